@@ -12,7 +12,6 @@ use kms_ledger::bundle::{BundleError, MAX_ENTRY};
 use kms_ledger::checkpoint::Checkpoint;
 use kms_ledger::edge::Edge;
 use kms_ledger::hash::Hash;
-use kms_ledger::note::MAX_NOTE;
 use kms_ledger::number::{Index, Size};
 use kms_ledger::proof::{self, BuildError, ConsistencyProof, InclusionProof};
 use kms_ledger::tile::{self, Content, FULL_WIDTH, Tile, TileHashes, TileReadError, TileReader};
@@ -22,6 +21,8 @@ use crate::rpc::CallError;
 
 /// How long one file of the log may take.
 const FILE_TIME: Duration = Duration::from_secs(30);
+/// A signed checkpoint is not longer, in bytes: a log's own has 300, and each cosignature adds 200.
+const MAX_CHECKPOINT: usize = 16 << 10;
 /// No question about a tree needs more tiles: a proof has 63 hashes, each from up to two tiles.
 const MAX_TILES: usize = 256;
 
@@ -100,7 +101,7 @@ impl RemoteLog {
     /// # Errors
     /// [`CallError`].
     pub async fn checkpoint(&self) -> Result<Vec<u8>, CallError> {
-        Ok(self.connection.fetch(FILE_TIME, "/log/checkpoint", MAX_NOTE).await?.body)
+        Ok(self.connection.fetch(FILE_TIME, "/log/checkpoint", MAX_CHECKPOINT).await?.body)
     }
 
     /// The content of a tile of hashes, of the length that its name says. Mirrors may have only the full tile.
@@ -181,14 +182,22 @@ impl<'a> Tree<'a> {
             return Err(LedgerError::Shrunk { old, new });
         }
         if old < new && old > Size::ZERO {
-            let found = self.read(|hashes| proof::root(hashes, old)).await?;
-            let proof = self.read(|hashes| ConsistencyProof::build(hashes, old, new)).await?;
-            // What the tiles say of the older tree, the signed root confirms.
-            proof.verify((old, &found), (new, &self.root)).map_err(|_| LedgerError::Tiles(new))?;
+            let found = self.root_of(old).await?;
             return if found == older.root { Ok(()) } else { Err(LedgerError::Forked(old)) };
         }
         let is_same = if old == new { older.root == self.root } else { older.root == Hash::EMPTY_ROOT };
         if is_same { Ok(()) } else { Err(LedgerError::Forked(old)) }
+    }
+
+    /// The root of the first `old` leaves, more than none. What the tiles say of it, the signed root confirms.
+    async fn root_of(&self, old: Size) -> Result<Hash, LedgerError> {
+        let new = self.size;
+        let found = self.read(|hashes| proof::root(hashes, old)).await?;
+        if old < new {
+            let proof = self.read(|hashes| ConsistencyProof::build(hashes, old, new)).await?;
+            proof.verify((old, &found), (new, &self.root)).map_err(|_| LedgerError::Tiles(new))?;
+        }
+        Ok(found)
     }
 
     /// Verifies that leaf `index` is `leaf`, the hash of an entry that the caller has.

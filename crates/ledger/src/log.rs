@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Origin};
 use crate::key::{PublicKey, VerifyingKey};
-use crate::note::{Note, NoteError, OpenError, VerifiedSignature};
+use crate::note::{Note, NoteError, OpenError, SignatureLine, VerifiedSignature};
 use crate::signature::{Signed, SigningKey, Timestamp};
 
 /// Why a signed checkpoint is not accepted.
@@ -105,6 +105,21 @@ impl Log {
         Ok(SignedCheckpoint { checkpoint, cosignatures })
     }
 
+    /// A signed checkpoint without the lines of other keys; `None` if the log has not signed it. Anybody can add lines to a note, so
+    /// this is what is worth keeping.
+    pub fn own_note(&self, note: &[u8]) -> Option<String> {
+        self.open(note, &[]).ok()?;
+        let note = Note::parse(note).ok()?;
+        let mut own = format!("{}\n", note.text());
+        for key in &self.keys {
+            let is_own = |line: &&SignatureLine| line.name() == key.name() && line.id() == key.id();
+            if let Some(line) = note.signatures().iter().find(is_own) {
+                own.push_str(&line.to_string());
+            }
+        }
+        Some(own)
+    }
+
     /// That a key of the log has signed the note, and that no line of one of its keys is invalid.
     pub(crate) fn check_signature(&self, note: &Note) -> Result<(), OpenCheckpointError> {
         let verified = note.verify(&self.keys)?;
@@ -128,5 +143,27 @@ impl SigningKey {
     pub fn sign_checkpoint(&self, checkpoint: &Checkpoint) -> String {
         let text = checkpoint.to_string();
         format!("{text}\n{}", self.sign(&text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Hash;
+
+    #[test]
+    fn only_lines_of_the_log_are_worth_keeping() {
+        let origin: Origin = "kms.example/cvm-kms/1".parse().unwrap();
+        let key = SigningKey::from_seed("kms.example/cvm-kms/1".parse().unwrap(), &[1; 32]).unwrap();
+        let other = SigningKey::from_seed("kms.example/cvm-kms/1".parse().unwrap(), &[2; 32]).unwrap();
+        let log = Log::of_key(key.verifying_key().clone()).unwrap();
+        let checkpoint = Checkpoint::new(origin, 5.try_into().unwrap(), Hash::leaf(b"x"));
+        let note = key.sign_checkpoint(&checkpoint);
+        let own = key.sign(&checkpoint.to_string());
+        let padded = format!("{}{own}{note_end}", note, note_end = other.sign(&checkpoint.to_string()));
+        assert!(log.open(padded.as_bytes(), &[]).is_ok());
+        assert_eq!(log.own_note(padded.as_bytes()), Some(note.clone()));
+        assert_eq!(log.own_note(note.as_bytes()), Some(note));
+        assert_eq!(log.own_note(other.sign_checkpoint(&checkpoint).as_bytes()), None);
     }
 }

@@ -1,5 +1,7 @@
 //! Signed notes: a text with signature lines below it (C2SP `signed-note`).
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -87,6 +89,14 @@ impl SignatureLine {
         let signature = STANDARD.decode(signature).ok()?;
         let (id, signature) = signature.split_first_chunk().filter(|(_, rest)| !rest.is_empty())?;
         Some(Self { name: name.parse().ok()?, id: KeyId::from(*id), signature: signature.to_vec() })
+    }
+}
+
+/// The line with its newline.
+impl fmt::Display for SignatureLine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let signature = [&self.id.as_bytes()[..], &self.signature].concat();
+        writeln!(formatter, "{LINE_START}{} {}", self.name, STANDARD.encode(signature))
     }
 }
 

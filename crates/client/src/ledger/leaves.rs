@@ -19,6 +19,8 @@ const TILE_HEIGHT: u8 = 8;
 pub struct Read {
     /// Leaves whose hashes lead to the root.
     pub leaves: u64,
+    /// Up to which leaf.
+    pub end: u64,
     /// Leaves whose entries were read too.
     pub entries: u64,
     /// Leaves whose entries are not kept there any more.
@@ -28,12 +30,14 @@ pub struct Read {
 impl Tree<'_> {
     /// Verifies every leaf from the tile on that has leaf `from`, and the tiles above them. With `entries`, a connection of an
     /// operator, each entry has the hash of its leaf and follows from the one before. `progress` is told of leaves that are done.
+    /// It ends after about `most` leaves, at the end of a tile; [`Read::end`] says where.
     ///
     /// # Errors
     /// [`LedgerError`]: the first thing that does not hold.
     pub async fn check_leaves(
         &self,
         from: u64,
+        most: u64,
         entries: Option<&RemoteLog>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Read, LedgerError> {
@@ -43,7 +47,10 @@ impl Tree<'_> {
         let mut above = Above { tree: self, edge: self.edge(start).await?, tiles: Vec::new() };
         let mut read = Read::default();
         let mut chain = Chain::default();
-        for number in first..self.size.get().div_ceil(width) {
+        let all = self.size.get().div_ceil(width);
+        let last = all.min(from.saturating_add(most).div_ceil(width).max(first + 1));
+        let end = self.size.get().min(last * width);
+        for number in first..last {
             let tile = self.tile_at(Content::Hashes(0), number)?;
             let leaves = self.hashes_of(&tile).await?;
             if let Some(log) = entries {
@@ -66,7 +73,10 @@ impl Tree<'_> {
             read.leaves += leaves.len() as u64;
             progress(read.leaves);
         }
-        if above.edge.root() == self.root { Ok(read) } else { Err(LedgerError::Tiles(self.size)) }
+        read.end = end;
+        let end = Size::try_from(end).map_err(|_| LedgerError::Tiles(self.size))?;
+        let root = if end < self.size { self.root_of(end).await? } else { self.root };
+        if above.edge.root() == root { Ok(read) } else { Err(LedgerError::Tiles(self.size)) }
     }
 }
 

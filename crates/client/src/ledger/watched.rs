@@ -56,6 +56,10 @@ pub struct View {
     pub checkpoint: Checkpoint,
     /// The signed note of it.
     pub note: String,
+    /// Leaves, from the first on, that were verified one by one; not all yet if the log is large.
+    pub checked: u64,
+    /// Whether another log was accepted in its place: it need not be shown any more.
+    pub is_replaced: bool,
     /// When it was shown last, Unix seconds.
     pub seen_at: u64,
     /// When it had grown last, Unix seconds.
@@ -83,18 +87,23 @@ struct Kept {
     log_key: String,
     root_key: Option<String>,
     checkpoint: String,
+    /// Absent if it is all leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checked: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    replaced: bool,
     seen_at: u64,
     grown_at: u64,
 }
 
 impl View {
-    /// A view whose checkpoint its log has signed; `None` if it has not.
+    /// A view whose checkpoint its log has signed; `None` if it has not. Signatures of others are not kept.
     pub fn new(url: String, log_key: &str, root_key: Option<Signer>, note: &[u8], now: u64) -> Option<Self> {
         let log = Log::of_key(log_key.parse::<VerifyingKey>().ok()?).ok()?;
         let checkpoint = log.open(note, &[]).ok()?.checkpoint().clone();
-        let note = String::from_utf8(note.to_vec()).ok()?;
-        let log_key = log_key.to_owned();
-        Some(Self { url, log, log_key, root_key, checkpoint, note, seen_at: now, grown_at: now })
+        let (note, log_key, checked) = (log.own_note(note)?, log_key.to_owned(), checkpoint.size.get());
+        let (seen_at, grown_at, is_replaced) = (now, now, false);
+        Some(Self { url, log, log_key, root_key, checkpoint, note, checked, is_replaced, seen_at, grown_at })
     }
 }
 
@@ -120,7 +129,12 @@ impl Watched {
                 None => None,
             };
             let view = View::new(kept.url, &kept.log_key, root_key, kept.checkpoint.as_bytes(), kept.seen_at);
-            let view = View { grown_at: kept.grown_at, ..view.ok_or(wrong)? };
+            let view = view.ok_or_else(|| wrong.clone())?;
+            let checked = kept.checked.unwrap_or(view.checkpoint.size.get());
+            if checked > view.checkpoint.size.get() {
+                return Err(wrong);
+            }
+            let view = View { checked, is_replaced: kept.replaced, grown_at: kept.grown_at, ..view };
             if views.iter().any(|known| known.url == view.url && known.log == view.log) {
                 return Err(DamagedState::Twice(index + 1));
             }
@@ -141,6 +155,12 @@ impl Watched {
             None => self.views.push(view),
         }
     }
+
+    /// Forgets what `url` has shown of `log`, and keeps `before` instead, if there was such a view.
+    pub fn restore(&mut self, url: &str, log: &Log, before: Option<&View>) {
+        self.views.retain(|view| view.url != url || view.log != *log);
+        self.views.extend(before.cloned());
+    }
 }
 
 /// JSON, with a newline at the end.
@@ -151,6 +171,8 @@ impl fmt::Display for Watched {
             log_key: view.log_key.clone(),
             root_key: view.root_key.map(|key| key.to_string()),
             checkpoint: view.note.clone(),
+            checked: Some(view.checked).filter(|checked| *checked != view.checkpoint.size.get()),
+            replaced: view.is_replaced,
             seen_at: view.seen_at,
             grown_at: view.grown_at,
         };
@@ -188,6 +210,20 @@ mod tests {
     }
 
     #[test]
+    fn progress_and_replacement_are_kept_and_signatures_of_others_are_not() {
+        let mut watched = Watched::default();
+        let kept = View { checked: 256, is_replaced: true, ..view("https://a/prpc", 1000) };
+        watched.keep(kept.clone());
+        assert_eq!(Watched::parse(watched.to_string().as_bytes()).unwrap().views, [kept.clone()]);
+        let other = SigningKey::from_seed("witness.example".parse().unwrap(), &[3; 32]).unwrap();
+        let padded = format!("{}{}", kept.note, other.sign(&kept.checkpoint.to_string()).repeat(90));
+        let view = View::new(kept.url.clone(), &kept.log_key, None, padded.as_bytes(), 9).unwrap();
+        assert_eq!(view.note, kept.note);
+        watched.restore(&kept.url, &kept.log, None);
+        assert_eq!(watched, Watched::default());
+    }
+
+    #[test]
     fn no_altered_byte_of_a_checkpoint_is_read() {
         let mut watched = Watched::default();
         watched.keep(view("https://a/prpc", 1000));
@@ -202,6 +238,8 @@ mod tests {
         }
         assert!(Watched::parse(&text.as_bytes()[..text.len() / 2]).is_err());
         assert!(Watched::parse(b"").is_err());
+        let beyond = text.replacen("\"seen_at\"", "\"checked\": 1001, \"seen_at\"", 1);
+        assert_eq!(Watched::parse(beyond.as_bytes()), Err(DamagedState::View(1)));
         let twice = Watched { views: vec![view("https://a/prpc", 1), view("https://a/prpc", 2)] };
         assert_eq!(Watched::parse(twice.to_string().as_bytes()), Err(DamagedState::Twice(2)));
     }

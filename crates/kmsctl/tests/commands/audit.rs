@@ -147,9 +147,12 @@ async fn with_a_credential_every_record_is_read() {
     let desk =
         Desk::default().with("KMS_ADMIN_TOKEN", "operators-token").with("KMS_ADMIN_URL", &server.url());
     desk.write("root.pem", &server.server.authority.root_pem);
-    let read = async || {
-        desk.run(&["audit", "verify", &server.url(), "--root-ca", "root.pem", "--entries", "--json"]).await
+    let read_with = async |more: &[&str]| {
+        let url = server.url();
+        let arguments = ["audit", "verify", &url, "--root-ca", "root.pem", "--entries", "--json"];
+        desk.run(&[&arguments, more].concat()).await
     };
+    let read = async || read_with(&[]).await;
     let report: Value = read().await.expect(0).json();
     assert_eq!((&report["entries"], &report["leaves"]), (&520.into(), &520.into()));
     for (alter, text) in [
@@ -168,9 +171,11 @@ async fn with_a_credential_every_record_is_read() {
     }
     // Moved away: their hashes still lead to the root, and the report says so.
     server.set(FakeLog { missing: Some("tile/entries/000".to_owned()), ..FakeLog::of(520) });
-    let report: Value = read().await.expect(0).json();
-    assert_eq!(report["entries"], 264);
-    assert!(report["not_verified"].to_string().contains("what 256 records say"), "{report}");
+    for (option, code) in [(&[][..], 4), (&["--entries-may-be-archived"], 0)] {
+        let report: Value = read_with(option).await.expect(code).json();
+        assert_eq!(report["entries"], 264);
+        assert!(report["not_verified"].to_string().contains("what 256 records say"), "{report}");
+    }
     let stranger = desk.with("KMS_ADMIN_TOKEN", "another");
     let ran = stranger.run(&["audit", "verify", &server.url(), "--root-ca", "root.pem", "--entries"]).await;
     assert!(ran.code == 3 || ran.code == 1, "{}", ran.err);
@@ -190,6 +195,15 @@ async fn a_server_that_sends_too_much_or_nonsense_is_given_up() {
         server.alter(|log| log.instead = Some((path.to_owned(), content)));
         verify(&desk, &server, &[]).await.expect(code);
     }
+    let padding = format!("— witness.example {}\n", "A".repeat(400)).repeat(50);
+    let padded = format!("{}{padding}", server.log().note());
+    server.alter(|log| log.instead = Some(("checkpoint".to_owned(), padded.into_bytes())));
+    verify(&desk, &server, &[]).await.expect(1);
+    // The origin is that of whom nobody knows, and is printed.
+    let foreign = server.log().note().replace("kms.example", "evil\u{202e}\u{9b}31mx");
+    server.alter(|log| log.instead = Some(("checkpoint".to_owned(), foreign.into_bytes())));
+    let ran = verify(&desk, &server, &[]).await.expect(4);
+    assert!(!ran.err.contains(['\u{202e}', '\u{9b}']), "{:?}", ran.err);
     let checkpoint = Checkpoint::new(
         server.log().origin(),
         i64::MAX.cast_unsigned().try_into().expect("a size"),

@@ -27,6 +27,8 @@ pub(super) struct Remote<'a> {
     pub(super) source: &'a Source,
     /// Whether entries are read, and where.
     pub(super) admin: Option<&'a AdminBeside>,
+    /// Whether entries that are not served any more are as they should be.
+    pub(super) may_be_archived: bool,
     pub(super) is_quick: bool,
     pub(super) witnesses: &'a [VerifyingKey],
     pub(super) save_checkpoint: Option<&'a Path>,
@@ -72,7 +74,12 @@ impl Remote<'_> {
         }
         let found = Found { signed, pin, receipt, read, shown };
         terminal.show(&self.report(&found, &note), |page| self.show(page, &found))?;
-        Ok(Exit::Done)
+        Ok(if self.is_whole(&found) { Exit::Done } else { Exit::Unproven })
+    }
+
+    /// Whether every record was read that should be. Records that are hidden look like those that were moved away.
+    fn is_whole(&self, found: &Found) -> bool {
+        self.may_be_archived || found.read.is_none_or(|read| read.elsewhere == 0)
     }
 
     fn unproven(&self, problem: impl std::fmt::Display) -> Failure {
@@ -111,7 +118,7 @@ impl Remote<'_> {
             }
             None => None,
         };
-        let read = tree.check_leaves(0, entries.as_ref(), &mut |_| ()).await;
+        let read = tree.check_leaves(0, u64::MAX, entries.as_ref(), &mut |_| ()).await;
         read.map_err(|error| failure(self.url, error))
     }
 
@@ -170,7 +177,15 @@ impl Remote<'_> {
                 );
                 note(
                     read.elsewhere > 0,
-                    format!("what {} records say that the KMS does not keep any more", read.elsewhere),
+                    format!(
+                        "what {} records say that the KMS does not serve{}",
+                        read.elsewhere,
+                        if self.may_be_archived {
+                            ""
+                        } else {
+                            " (--entries-may-be-archived, if they were moved away)"
+                        }
+                    ),
                 );
             }
         }
@@ -179,7 +194,10 @@ impl Remote<'_> {
 
     fn show(&self, page: &mut Page, found: &Found) {
         let checkpoint = found.signed.checkpoint();
-        let word = page.toned(Tone::Good, "verified");
+        let word = match self.is_whole(found) {
+            true => page.toned(Tone::Good, "verified"),
+            false => page.toned(Tone::Bad, "NOT VERIFIED"),
+        };
         page.line(format_args!("{word}  the log of {}", self.url));
         page.field("log", printable(checkpoint.origin.as_str()));
         page.field("log key", format_args!("{} ({})", printable(&found.shown.log_key), found.shown.because));

@@ -44,8 +44,10 @@ pub(super) struct Shown {
     pub(super) log: Log,
     /// The text of its key.
     pub(super) log_key: String,
-    /// The root key that has signed the log's key, if `GetMeta` is served.
+    /// The root key of the KMS, if something else than a signature of the log or `--log-key` shows that it is.
     pub(super) root_key: Option<Signer>,
+    /// The root key that has signed the log's key, if `GetMeta` is served. It may be that of somebody in between.
+    pub(super) signer: Option<Signer>,
     pub(super) because: &'static str,
 }
 
@@ -97,6 +99,7 @@ impl Source {
                     log: known.log.clone(),
                     log_key: known.text.clone(),
                     root_key: None,
+                    signer: None,
                     because: "--log-key",
                 });
             }
@@ -126,7 +129,15 @@ impl Source {
             (.., Belief::Unsaid, _) => "signed by the root key of a server with a public certificate",
         };
         let files = RemoteLog::new(connection);
-        Ok(Shown { files, log, log_key: meta.log_key, root_key: Some(signer), because })
+        let is_verified = match &belief {
+            Belief::Root(_) | Belief::Key(_) => true,
+            // Then any server was connected to, and it may show a root key of its own.
+            Belief::Any | Belief::Unsaid => {
+                self.k256_pubkey.is_some() || (known.is_empty() && elsewhere == Elsewhere::Nothing)
+            }
+        };
+        let root_key = is_verified.then_some(signer);
+        Ok(Shown { files, log, log_key: meta.log_key, root_key, signer: Some(signer), because })
     }
 }
 

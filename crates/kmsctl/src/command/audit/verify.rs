@@ -28,6 +28,9 @@ pub(crate) struct Verify {
     /// Of a URL: read every record too, through the admin listener (--admin, KMS_ADMIN_TOKEN)
     #[arg(long)]
     entries: bool,
+    /// Of a URL: records that the KMS does not serve are as they should be, as they were moved away; else that is exit code 4
+    #[arg(long, requires = "entries")]
+    entries_may_be_archived: bool,
     /// Of a URL: verify only the tiles that the checkpoint, --pin and --receipt need
     #[arg(long, conflicts_with = "entries")]
     quick: bool,
@@ -137,6 +140,7 @@ impl Verify {
                     known: &self.known,
                     source: &self.source,
                     admin: self.entries.then_some(&self.admin),
+                    may_be_archived: self.entries_may_be_archived,
                     is_quick: self.quick,
                     witnesses: &self.witnesses,
                     save_checkpoint: self.save_checkpoint.as_deref(),

@@ -1,6 +1,7 @@
 //! `kmsctl audit watch`: whether logs only grow, compared with what was kept of them and with what other URLs show.
 
 mod alarm;
+mod compare;
 mod round;
 
 use std::fs::{self, File, TryLockError};
@@ -23,8 +24,6 @@ use crate::when;
 
 /// How often it is looked whether standard output is still read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Alarms that are remembered.
-const MAX_ALARMS: usize = 256;
 
 /// Arguments of `kmsctl audit watch`.
 #[derive(Args, Debug)]
@@ -80,18 +79,22 @@ impl Watch {
         loop {
             let began = Instant::now();
             let round = Round::look(&self, &mut watched, &state, terminal).await?;
-            files::write(&state, watched.to_string().as_bytes(), Readers::Everyone, Existing::Replaced)?;
-            for alarm in &round.alarms {
-                terminal.alarm(alarm.text());
+            // What was found wins over what cannot be kept or said of it.
+            let mut exit = round.exit();
+            let mut lost = |failure: Failure| {
+                terminal.warn(&failure.message);
+                exit = exit.max(Exit::Failed);
+            };
+            if let Err(failure) = write(&state, &watched) {
+                lost(failure);
             }
             if self.once {
-                terminal.show(&round.report(&round.alarms), |page| round.show(page))?;
-                return Ok(round.exit());
+                let shown = terminal.show(&round.report(&round.alarms), |page| round.show(page));
+                shown.unwrap_or_else(lost);
+                return Ok(exit);
             }
             for alarm in &round.alarms {
-                if alarms.len() < MAX_ALARMS && !alarms.iter().any(|known| known.is_same(alarm)) {
-                    alarms.push(alarm.clone());
-                }
+                alarm.clone().remember(&mut alarms);
             }
             let text = match terminal.audience() {
                 Audience::People => terminal.page(|page| round.show_changes(page, &alarms)),
@@ -143,6 +146,18 @@ fn beside(state: &Path, ending: &str) -> PathBuf {
     let mut name = state.as_os_str().to_owned();
     name.push(ending);
     name.into()
+}
+
+/// Never more than [`read`] reads.
+fn write(state: &Path, watched: &Watched) -> Outcome<()> {
+    let text = watched.to_string();
+    if text.len() > MAX_BYTES {
+        return Err(Failure::failed(format_args!(
+            "{}: not written, as it would have more than {MAX_BYTES} bytes; watch fewer logs with one --state",
+            state.display()
+        )));
+    }
+    files::write(state, text.as_bytes(), Readers::Everyone, Existing::Replaced)
 }
 
 fn read(state: &Path) -> Outcome<Watched> {

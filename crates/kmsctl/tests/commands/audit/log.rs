@@ -32,6 +32,8 @@ pub(super) struct FakeLog {
     pub(super) signs_with: u8,
     /// Seed of the root key that vouches.
     pub(super) vouched_by: u8,
+    /// Seed of the root key that `GetMeta` shows.
+    pub(super) root: u8,
     /// A file with a byte that is another.
     pub(super) altered: Option<(String, usize)>,
     /// A file that is not there.
@@ -66,6 +68,7 @@ impl FakeLog {
             seed: 1,
             signs_with: 1,
             vouched_by: 7,
+            root: 7,
             altered: None,
             missing: None,
             instead: None,
@@ -212,7 +215,7 @@ impl LogServer {
             TestServer::start(authority, &[Leaf::kms()], &["h2", "http/1.1"], move |authority, call| {
                 let log = shown.lock().expect("no panic").clone();
                 if call.method == "GetMeta" {
-                    let root = RootKey::new(7);
+                    let root = RootKey::new(log.root);
                     return Reply::Json(json!({
                         "ca_cert": authority.root_pem,
                         "k256_pubkey": root.public().to_string(),

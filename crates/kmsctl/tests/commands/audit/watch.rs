@@ -63,7 +63,7 @@ async fn whatever_is_wrong_is_an_alarm_until_it_is_right_again() {
             let report = look(&desk, &[&server], 4, &[]).await;
             assert_eq!((alarm(&report), standing(&report)), (kind, "alarm"), "{report}");
             let evidence = report["alarms"][0]["evidence"].as_array().expect("a list");
-            if ["fork", "shrunk"].contains(&kind) {
+            if ["fork", "shrunk", "altered"].contains(&kind) {
                 let notes: Vec<String> =
                     evidence.iter().map(|file| desk.read(file.as_str().expect("a name"))).collect();
                 assert_eq!(notes, [FakeLog::of(700).note(), server.log().note()]);
@@ -98,6 +98,11 @@ async fn another_log_of_the_same_root_key_can_be_accepted() {
     assert!(report["alarms"][0]["problem"].as_str().expect("text").contains("--accept-new"), "{report}");
     assert_eq!(standing(&look(&desk, &[&server], 0, &["--accept-new"]).await), "first");
     // From now on both are known, as behind a balancer.
+    // The one that was replaced need not be shown any more.
+    let state: Value = serde_json::from_str(&desk.read("state.json")).expect("JSON");
+    let seen = state["views"][0]["seen_at"].as_u64().expect("a time");
+    desk.write("state.json", state.to_string().replace(&seen.to_string(), &(seen - 7200).to_string()));
+    look(&desk, &[&server], 0, &[]).await;
     for log in [FakeLog::of(11), FakeLog::of(21).with_seed(9)] {
         server.set(log);
         assert_eq!(standing(&look(&desk, &[&server], 0, &[]).await), "grown");
@@ -141,7 +146,13 @@ async fn what_several_urls_show_of_one_log_is_compared() {
     let other = Desk::default();
     mirror.set(FakeLog::of(510).with_other(505));
     look(&other, &[&mirror], 0, &[]).await;
-    look(&other, &[&server], 0, &[]).await;
+    // What the other URL has shown is larger, and may be the only true history.
+    let report = look(&other, &[&server], 4, &[]).await;
+    assert_eq!(
+        (alarm(&report), report["alarms"][0]["evidence"].as_array().map(Vec::len)),
+        ("shrunk", Some(2))
+    );
+    assert!(!other.read("state.json").contains(&server.url()), "it is not kept");
     server.set(FakeLog::of(510));
     for servers in [[&server, &mirror], [&mirror, &server]] {
         let report = look(&other, &servers, 4, &[]).await;
@@ -165,4 +176,109 @@ async fn a_damaged_state_is_never_overwritten() {
         assert!(report["error"].as_str().expect("text").contains("is damaged"), "{report}");
         assert_eq!(desk.read("state.json"), damaged);
     }
+}
+
+/// As [`look`], with nothing that says whose the log is but what was kept.
+async fn look_unpinned(desk: &Desk, server: &LogServer, code: i32, more: &[&str]) -> Value {
+    let url = server.url();
+    let arguments = ["audit", "watch", &url, "--once", "--json", "--state", "state.json"];
+    desk.run(&[&arguments, more].concat()).await.expect(code).json()
+}
+
+#[tokio::test]
+async fn a_server_in_between_cannot_replace_the_root_key_that_is_kept() {
+    let server = LogServer::start(FakeLog::of(10)).await;
+    let desk = Desk::default();
+    look(&desk, &[&server], 0, &[]).await;
+    assert_eq!(standing(&look_unpinned(&desk, &server, 0, &[]).await), "same");
+    let kept = desk.read("state.json");
+    assert!(kept.contains(&RootKey::new(7).public().to_string()), "{kept}");
+    let foreign = FakeLog { vouched_by: 8, root: 8, ..FakeLog::of(10) };
+    for log in [foreign.clone(), foreign.with_seed(9)] {
+        server.set(log);
+        for more in [&[][..], &["--accept-new"]] {
+            assert_eq!(alarm(&look_unpinned(&desk, &server, 4, more).await), "key");
+        }
+    }
+    assert_eq!(desk.read("state.json"), kept);
+    // A log that was known by its key only has no root key, whatever is shown.
+    let other = Desk::default();
+    let key = FakeLog::of(10).key_text();
+    server.set(FakeLog { vouched_by: 8, root: 8, ..FakeLog::of(10) });
+    look_unpinned(&other, &server, 0, &["--log-key", &key]).await;
+    assert!(other.read("state.json").contains("\"root_key\": null"));
+    server.set(FakeLog::of(10));
+    look(&other, &[&server], 0, &[]).await;
+    assert!(other.read("state.json").contains(&RootKey::new(7).public().to_string()));
+}
+
+#[tokio::test]
+async fn an_old_copy_of_what_another_url_has_shown_is_not_called_good() {
+    let (server, copy) = (LogServer::start(FakeLog::of(510)).await, LogServer::start(FakeLog::of(500)).await);
+    let desk = Desk::default();
+    look(&desk, &[&server], 0, &[]).await;
+    // It has the tiles that prove it.
+    let behind = Some(("checkpoint".to_owned(), FakeLog::of(500).note().into_bytes()));
+    copy.set(FakeLog { instead: behind, ..FakeLog::of(510) });
+    let report = look(&desk, &[&copy], 1, &[]).await;
+    assert!(report["logs"][0]["warnings"].to_string().contains("the first 500 of 510 leaves"), "{report}");
+    copy.set(FakeLog::of(500));
+    assert_eq!(alarm(&look(&desk, &[&copy], 4, &[]).await), "shrunk");
+    // As long as the other one is shown too, it is only late.
+    look(&desk, &[&copy, &server], 0, &[]).await;
+}
+
+#[tokio::test]
+async fn signatures_of_others_are_not_kept() {
+    let server = LogServer::start(FakeLog::of(10)).await;
+    let desk = Desk::default();
+    let padded = format!("{}{}", server.log().note(), "— witness.example AAAAAAAA\n".repeat(90));
+    server.alter(|log| log.instead = Some(("checkpoint".to_owned(), padded.into_bytes())));
+    look(&desk, &[&server], 0, &[]).await;
+    assert!(!desk.read("state.json").contains("witness.example"));
+}
+
+#[tokio::test]
+async fn new_records_that_cannot_be_read_are_not_passed_over() {
+    let server = LogServer::start(FakeLog::of(300)).await;
+    let desk =
+        Desk::default().with("KMS_ADMIN_TOKEN", "operators-token").with("KMS_ADMIN_URL", &server.url());
+    desk.write("root.pem", &server.server.authority.root_pem);
+    let read =
+        async |code: i32| look_unpinned(&desk, &server, code, &["--entries", "--root-ca", "root.pem"]).await;
+    read(0).await;
+    server.set(FakeLog { missing: Some("tile/entries/001.p/64".to_owned()), ..FakeLog::of(320) });
+    let report = read(1).await;
+    assert!(report["logs"][0]["warnings"].to_string().contains("records of 64 leaves"), "{report}");
+}
+
+#[tokio::test]
+async fn a_large_log_is_verified_in_several_looks() {
+    let server = LogServer::start(FakeLog::of(140_000)).await;
+    let desk = Desk::default();
+    let report = look(&desk, &[&server], 1, &[]).await;
+    assert!(
+        report["logs"][0]["warnings"].to_string().contains("8928 leaves are not verified yet"),
+        "{report}"
+    );
+    // In what is left.
+    server.alter(|log| log.altered = Some(("tile/0/520".to_owned(), 5)));
+    assert_eq!(alarm(&look(&desk, &[&server], 4, &["--spot-checks", "0"]).await), "altered");
+    server.alter(|log| log.altered = None);
+    assert_eq!(standing(&look(&desk, &[&server], 0, &[]).await), "same");
+    assert!(!desk.read("state.json").contains("checked"));
+}
+
+#[tokio::test]
+async fn an_alarm_wins_over_a_url_that_cannot_be_looked_at() {
+    let server = LogServer::start(FakeLog::of(10)).await;
+    let desk = Desk::default();
+    desk.write("root.pem", &server.server.authority.root_pem);
+    look_unpinned(&desk, &server, 0, &["--root-ca", "root.pem"]).await;
+    server.set(FakeLog::of(9));
+    // Of plain http a root CA says nothing: wrong usage.
+    let plain = ["http://127.0.0.1:1", "--root-ca", "root.pem"];
+    assert_eq!(alarm(&look_unpinned(&desk, &server, 4, &plain).await), "shrunk");
+    server.set(FakeLog::of(10));
+    look_unpinned(&desk, &server, 2, &plain).await;
 }

@@ -14,6 +14,9 @@ use crate::output::printable;
 /// Files of evidence beside one state file: a log that forks again and again does not fill the disk.
 const MAX_EVIDENCE: usize = 64;
 
+/// As many if two notes do not contradict each other: there may be new ones at every look.
+const MAX_WEAK_EVIDENCE: usize = 32;
+
 /// What is wrong with a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -56,9 +59,17 @@ impl Alarm {
         format!("{}: {}{evidence}", self.url, printable(&self.problem))
     }
 
-    /// Whether it is about the same.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        (self.kind, &self.url, &self.problem) == (other.kind, &other.url, &other.problem)
+    /// Adds it to those of earlier looks: one of each kind for a URL, with its last problem and when it was found first.
+    pub(super) fn remember(self, alarms: &mut Vec<Self>) {
+        match alarms.iter_mut().find(|known| known.kind == self.kind && known.url == self.url) {
+            Some(known) => {
+                known.problem = self.problem;
+                if !self.evidence.is_empty() {
+                    known.evidence = self.evidence;
+                }
+            }
+            None => alarms.push(self),
+        }
     }
 }
 
@@ -81,15 +92,19 @@ impl Kind {
     }
 }
 
-/// Keeps two signed notes that contradict each other beside the state file, and gives the names of the files.
-pub(super) fn keep_evidence(state: &Path, kept: &str, shown: &str) -> Outcome<Vec<String>> {
+/// Keeps two signed notes of one log beside the state file, and gives the names of the files.
+pub(super) fn keep_evidence(state: &Path, kind: Kind, kept: &str, shown: &str) -> Outcome<Vec<String>> {
+    let most = match kind {
+        Kind::Fork | Kind::Shrunk => MAX_EVIDENCE,
+        Kind::Altered | Kind::Signature | Kind::Key | Kind::Stopped | Kind::Quiet => MAX_WEAK_EVIDENCE,
+    };
     let digest = Sha256::new().chain_update(kept).chain_update(shown).finalize();
     let name = hex::encode(&digest[..8]);
     let mut names = Vec::new();
     for (note, role) in [(kept, "kept"), (shown, "shown")] {
         let path = beside(state, &format!(".{name}-{role}"));
         if !path.exists() {
-            if count(state) >= MAX_EVIDENCE {
+            if count(state) >= most {
                 return Ok(names);
             }
             files::write(&path, note.as_bytes(), Readers::Everyone, Existing::Replaced)?;
@@ -111,4 +126,32 @@ fn count(state: &Path) -> usize {
             name.ends_with("-kept") || name.ends_with("-shown")
         })
         .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_alarm_of_each_kind_is_remembered_for_a_url() {
+        let alarm = |kind, url: &str, problem: &str, since: &str, evidence: &[&str]| Alarm {
+            kind,
+            url: url.to_owned(),
+            problem: problem.to_owned(),
+            since: since.to_owned(),
+            evidence: evidence.iter().map(ToString::to_string).collect(),
+        };
+        let mut alarms = Vec::new();
+        alarm(Kind::Fork, "a", "at 5", "1", &["x"]).remember(&mut alarms);
+        for at in 0..1000 {
+            alarm(Kind::Altered, "a", &format!("at {at}"), &at.to_string(), &[]).remember(&mut alarms);
+        }
+        alarm(Kind::Fork, "a", "at 6", "2", &[]).remember(&mut alarms);
+        alarm(Kind::Fork, "b", "at 7", "3", &[]).remember(&mut alarms);
+        let found: Vec<_> = alarms
+            .iter()
+            .map(|alarm| (alarm.problem.as_str(), alarm.since.as_str(), alarm.evidence.len()))
+            .collect();
+        assert_eq!(found, [("at 6", "1", 1), ("at 999", "0", 0), ("at 7", "3", 0)]);
+    }
 }

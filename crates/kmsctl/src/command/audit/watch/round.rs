@@ -2,25 +2,37 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::Path;
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use kms_client::ledger::leaves::Read;
 use kms_client::ledger::watched::{MAX_VIEWS, View, Watched};
 use kms_client::ledger::{LedgerError, RemoteLog, Tree};
 use kms_client::operator::OperatorUrl;
 use kms_ledger::Index;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::super::source::{Elsewhere, Shown};
-use super::Watch;
 use super::alarm::{Alarm, Kind, keep_evidence};
+use super::compare::compare;
+use super::{Watch, write};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
 use crate::when;
+
+/// How long the look at one URL may take, and how long its comparison with others.
+const LOOK_TIME: Duration = Duration::from_secs(120);
+/// Leaves of one log that are verified in one look; the next one continues.
+const MAX_LEAVES: u64 = 1 << 17;
 
 /// What was found.
 pub(super) struct Round {
     at: u64,
     looks: Vec<Look>,
     pub(super) alarms: Vec<Alarm>,
+    usage: Option<Failure>,
 }
 
 /// What one URL has shown.
@@ -29,9 +41,11 @@ struct Look {
     origin: Option<String>,
     size: Option<u64>,
     standing: Standing,
+    /// What was not verified although the log holds as far as it was.
+    warnings: Vec<String>,
 }
 
-enum Standing {
+pub(super) enum Standing {
     /// It is known from now on.
     First,
     Same,
@@ -42,16 +56,25 @@ enum Standing {
 }
 
 /// A log that holds, compared with what this URL has shown before.
-struct Seen {
-    shown: Shown,
-    view: View,
+pub(super) struct Seen {
+    pub(super) shown: Shown,
+    pub(super) view: View,
     standing: Standing,
+    warnings: Vec<String>,
+    /// Whether it was accepted in place of another log at this URL.
+    is_replacement: bool,
 }
 
 /// Why there is no such log.
-enum Trouble {
+pub(super) enum Trouble {
     Unreachable(String),
-    Alarm { kind: Kind, problem: String, notes: Option<[String; 2]> },
+    /// It cannot be looked at with these options: ends the command, unless there is an alarm.
+    Usage(Failure),
+    Alarm {
+        kind: Kind,
+        problem: String,
+        notes: Option<[String; 2]>,
+    },
 }
 
 impl From<LedgerError> for Trouble {
@@ -64,13 +87,13 @@ impl From<LedgerError> for Trouble {
 }
 
 impl Trouble {
-    /// Two signed checkpoints contradict each other: both are evidence.
-    fn between(error: LedgerError, kept: &str, shown: &str) -> Self {
+    /// Both checkpoints are signed by the log: they are evidence.
+    pub(super) fn between(error: LedgerError, kept: &str, shown: &str) -> Self {
         match Self::from(error) {
-            Self::Alarm { kind: kind @ (Kind::Fork | Kind::Shrunk), problem, .. } => {
+            Self::Alarm { kind, problem, .. } => {
                 Self::Alarm { kind, problem, notes: Some([kept.to_owned(), shown.to_owned()]) }
             }
-            other => other,
+            other @ (Self::Unreachable(_) | Self::Usage(_)) => other,
         }
     }
 }
@@ -83,76 +106,133 @@ impl Round {
         state: &Path,
         terminal: &Terminal,
     ) -> Outcome<Self> {
-        let at = when::now();
-        let mut round = Self { at, looks: Vec::new(), alarms: Vec::new() };
-        let mut seen = Vec::new();
-        for url in &watch.urls {
-            match watch.look_at(url, watched, at, terminal).await? {
-                Ok(found) => seen.push(found),
-                Err(trouble) => round.note(url.to_string(), trouble, state)?,
+        let mut round = Self { at: when::now(), looks: Vec::new(), alarms: Vec::new(), usage: None };
+        let known = watched.clone();
+        let mut seen = round.see(watch, watched, state, terminal).await;
+        let compared = compare(&seen, &known).await;
+        for (place, compared) in compared {
+            match compared {
+                Ok(warning) => seen[place].warnings.extend(warning),
+                Err(trouble) => {
+                    let View { url, log, .. } = &seen[place].view;
+                    watched.restore(url, log, known.view(url, log));
+                    round.note(url.clone(), trouble, state, terminal);
+                }
             }
         }
-        // The largest tree of each log shows whether the others are its beginning.
-        let mut contradicted = Vec::new();
-        for largest in &seen {
-            let (log, size) = (&largest.view.log, largest.view.checkpoint.size);
-            let is_largest =
-                seen.iter().all(|other| other.view.log != *log || other.view.checkpoint.size <= size);
-            let others = seen.iter().map(|other| &other.view).chain(&watched.views);
-            let others: Vec<&View> = others
-                .filter(|other| {
-                    other.log == *log && other.url != largest.view.url && other.checkpoint.size <= size
-                })
-                .collect();
-            if !is_largest || others.is_empty() {
-                continue;
+        let is_good = |found: &Seen| round.looks.iter().all(|look| look.url != found.view.url);
+        let good: Vec<Seen> = seen.into_iter().filter(is_good).collect();
+        for found in good {
+            let View { url, log, .. } = &found.view;
+            if found.is_replacement {
+                let others = watched.views.iter_mut().filter(|view| view.url == *url && view.log != *log);
+                others.for_each(|view| view.is_replaced = true);
             }
-            if let Err(trouble) = compare(largest, &others).await {
-                contradicted.push(largest.view.url.clone());
-                round.note(largest.view.url.clone(), trouble, state)?;
+            for warning in &found.warnings {
+                terminal.warn(format_args!("{url}: {warning}"));
             }
-        }
-        for found in seen.into_iter().filter(|found| !contradicted.contains(&found.view.url)) {
             round.looks.push(Look {
-                url: found.view.url.clone(),
-                origin: Some(found.view.log.origin().to_string()),
+                url: url.clone(),
+                origin: Some(log.origin().to_string()),
                 size: Some(found.view.checkpoint.size.get()),
                 standing: found.standing,
+                warnings: found.warnings,
             });
-            watched.keep(found.view);
         }
-        round.note_silence(watch, watched);
+        round.note_silence(watch, watched, terminal);
+        match round.usage.take() {
+            Some(failure) if round.alarms.is_empty() => return Err(failure),
+            Some(_) | None => {}
+        }
+        let place = |look: &Look| watch.urls.iter().position(|url| url.to_string() == look.url);
+        round.looks.sort_by_key(place);
         Ok(round)
     }
 
-    fn note(&mut self, url: String, trouble: Trouble, state: &Path) -> Outcome<()> {
+    /// Looks at all URLs at once, so that none delays another, and keeps what holds as it comes.
+    async fn see(
+        &mut self,
+        watch: &Watch,
+        watched: &mut Watched,
+        state: &Path,
+        terminal: &Terminal,
+    ) -> Vec<Seen> {
+        let known = watched.clone();
+        let (known, at) = (&known, self.at);
+        let is_first = |(place, url): &(usize, &OperatorUrl)| {
+            watch.urls.iter().take(*place).all(|before| before.to_string() != url.to_string())
+        };
+        let mut looks: FuturesUnordered<_> = watch
+            .urls
+            .iter()
+            .enumerate()
+            .filter(is_first)
+            .map(async |(_, url)| (url, in_time(watch.look_at(url, known, at, terminal)).await))
+            .collect();
+        let mut seen = Vec::new();
+        while let Some((url, found)) = looks.next().await {
+            let is_full = watched.views.len() >= MAX_VIEWS;
+            let found = found.and_then(|found| {
+                if is_full && watched.view(&found.view.url, &found.view.log).is_none() {
+                    return Err(Trouble::Unreachable(format!(
+                        "the state has {MAX_VIEWS} logs already; watch further ones with another --state"
+                    )));
+                }
+                Ok(found)
+            });
+            match found {
+                Ok(found) => {
+                    watched.keep(found.view.clone());
+                    // Others may take long. If it cannot be written, that is said at the end of the round.
+                    let _ = write(state, watched);
+                    seen.push(found);
+                }
+                Err(trouble) => self.note(url.to_string(), trouble, state, terminal),
+            }
+        }
+        seen
+    }
+
+    fn note(&mut self, url: String, trouble: Trouble, state: &Path, terminal: &Terminal) {
         let standing = match trouble {
             Trouble::Unreachable(reason) => Standing::Unreachable(reason),
+            Trouble::Usage(failure) => {
+                let reason = failure.message.clone();
+                self.usage.get_or_insert(failure);
+                Standing::Unreachable(reason)
+            }
             Trouble::Alarm { kind, problem, notes } => {
                 let evidence = match &notes {
-                    Some([kept, shown]) => keep_evidence(state, kept, shown)?,
-                    None => Vec::new(),
+                    Some([kept, shown]) => keep_evidence(state, kind, kept, shown),
+                    None => Ok(Vec::new()),
                 };
-                self.alarms.push(Alarm {
-                    kind,
-                    url: url.clone(),
-                    problem,
-                    since: when::at(self.at),
-                    evidence,
+                let evidence = evidence.unwrap_or_else(|failure| {
+                    terminal.warn(failure.message);
+                    Vec::new()
                 });
+                self.alarm(
+                    Alarm { kind, url: url.clone(), problem, since: when::at(self.at), evidence },
+                    terminal,
+                );
                 Standing::Alarm
             }
         };
-        self.looks.push(Look { url, origin: None, size: None, standing });
-        Ok(())
+        self.looks.push(Look { url, origin: None, size: None, standing, warnings: Vec::new() });
+    }
+
+    /// It is said before anything else can fail.
+    fn alarm(&mut self, alarm: Alarm, terminal: &Terminal) {
+        terminal.alarm(alarm.text());
+        self.alarms.push(alarm);
     }
 
     /// Logs that are not shown any more, or do not grow.
-    fn note_silence(&mut self, watch: &Watch, watched: &Watched) {
+    fn note_silence(&mut self, watch: &Watch, watched: &Watched, terminal: &Terminal) {
         let urls: Vec<String> = watch.urls.iter().map(ToString::to_string).collect();
-        let since = |time: u64| self.at.saturating_sub(time);
-        let mut alarms = Vec::new();
-        for view in watched.views.iter().filter(|view| urls.contains(&view.url)) {
+        let at = self.at;
+        let since = |time: u64| at.saturating_sub(time);
+        let is_awaited = |view: &&View| !view.is_replaced && urls.contains(&view.url);
+        for view in watched.views.iter().filter(is_awaited) {
             let origin = view.log.origin();
             let (kind, problem) = if since(view.seen_at) > watch.stopped_after.as_secs() {
                 let seen = when::at(view.seen_at);
@@ -163,15 +243,15 @@ impl Round {
             } else {
                 continue;
             };
-            let (url, since) = (view.url.clone(), when::at(self.at));
-            alarms.push(Alarm { kind, url, problem, since, evidence: Vec::new() });
+            let (url, since) = (view.url.clone(), when::at(at));
+            self.alarm(Alarm { kind, url, problem, since, evidence: Vec::new() }, terminal);
         }
-        self.alarms.extend(alarms);
     }
 
     pub(super) fn exit(&self) -> Exit {
-        let is_unreachable = |look: &Look| matches!(look.standing, Standing::Unreachable(_));
-        match (self.alarms.is_empty(), self.looks.iter().any(is_unreachable)) {
+        let is_open =
+            |look: &Look| matches!(look.standing, Standing::Unreachable(_)) || !look.warnings.is_empty();
+        match (self.alarms.is_empty(), self.looks.iter().any(is_open)) {
             (false, _) => Exit::Unproven,
             (true, true) => Exit::Failed,
             (true, false) => Exit::Done,
@@ -195,6 +275,7 @@ impl Round {
                 "standing": standing,
                 "grown": grown,
                 "error": reason,
+                "warnings": look.warnings,
             })
         };
         json!({
@@ -238,56 +319,54 @@ impl Look {
     }
 }
 
-/// That each of `others` is the beginning of the largest tree.
-async fn compare(largest: &Seen, others: &[&View]) -> Result<(), Trouble> {
-    let tree = Tree::open(&largest.shown.files, &largest.view.checkpoint).await?;
-    for other in others {
-        tree.check_beginning(&other.checkpoint)
-            .await
-            .map_err(|error| Trouble::between(error, &other.note, &largest.view.note))?;
-    }
-    Ok(())
+/// What `look` gives, unless it takes too long.
+pub(super) async fn in_time<T>(look: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    timeout(LOOK_TIME, look).await.unwrap_or_else(|_| {
+        Err(Trouble::Unreachable(format!("it did not show its log within {} seconds", LOOK_TIME.as_secs())))
+    })
 }
 
 impl Watch {
-    /// What `url` shows, compared with what it has shown before. Wrong usage ends the command.
+    /// What `url` shows, compared with what it has shown before.
     async fn look_at(
         &self,
         url: &OperatorUrl,
         watched: &Watched,
         now: u64,
         terminal: &Terminal,
-    ) -> Outcome<Result<Seen, Trouble>> {
+    ) -> Result<Seen, Trouble> {
         let name = url.to_string();
         let known: Vec<&View> = watched.views.iter().filter(|view| view.url == name).collect();
         // Only a log that is known by now needs no known server.
         let elsewhere = if known.is_empty() { Elsewhere::Nothing } else { Elsewhere::Signature };
-        let shown = match self.source.open(url, &self.log_keys, elsewhere).await {
-            Ok(shown) => shown,
-            Err(failure) => return trouble_of(failure).map(Err),
-        };
-        let is_new = !known.is_empty() && known.iter().all(|view| view.log != shown.log);
-        let is_vouched = known.iter().any(|view| view.root_key.is_some() && view.root_key == shown.root_key);
-        if is_new && !(self.accept_new && is_vouched) {
-            let before = known.iter().map(|view| view.log_key.clone()).collect::<Vec<_>>().join(", ");
-            let advice = if is_vouched { " If that is meant: --accept-new" } else { "" };
-            let problem = format!("it shows the log {}, and showed {before}.{advice}", shown.log_key);
-            return Ok(Err(Trouble::Alarm { kind: Kind::Key, problem, notes: None }));
+        let mut shown = self.source.open(url, &self.log_keys, elsewhere).await?;
+        let before = watched.view(&name, &shown.log);
+        if let (Some(kept), Some(signer)) = (before.and_then(|before| before.root_key), shown.signer)
+            && kept != signer
+        {
+            let problem = format!("the key of its log is signed by the root key {signer}, and was by {kept}");
+            return Err(Trouble::Alarm { kind: Kind::Key, problem, notes: None });
+        }
+        let is_replacement = !known.is_empty() && before.is_none();
+        if is_replacement {
+            let is_signed = known.iter().any(|view| view.root_key.is_some() && view.root_key == shown.signer);
+            let is_vouched = is_signed || self.log_keys.iter().any(|key| key.log == shown.log);
+            if !(self.accept_new && is_vouched) {
+                let before = known.iter().map(|view| view.log_key.clone()).collect::<Vec<_>>().join(", ");
+                let advice = if is_vouched { " If that is meant: --accept-new" } else { "" };
+                let problem = format!("it shows the log {}, and showed {before}.{advice}", shown.log_key);
+                return Err(Trouble::Alarm { kind: Kind::Key, problem, notes: None });
+            }
+            if is_signed {
+                shown.root_key = shown.signer;
+            }
         }
         let entries = match self.entries {
-            true => match self.admin.service(self.source.server()).connect(terminal).await {
-                Ok(connection) => Some(RemoteLog::new(connection)),
-                Err(failure) => return trouble_of(failure).map(Err),
-            },
+            true => Some(RemoteLog::new(self.admin.service(self.source.server()).connect(terminal).await?)),
             false => None,
         };
-        let before = watched.view(&name, &shown.log);
-        if before.is_none() && watched.views.len() >= MAX_VIEWS {
-            return Err(Failure::usage(format_args!(
-                "the state has {MAX_VIEWS} logs already; watch further ones with another --state"
-            )));
-        }
-        Ok(self.verify(shown, before, &name, entries.as_ref(), now).await)
+        let seen = self.verify(shown, before, &name, entries.as_ref(), now).await?;
+        Ok(Seen { is_replacement, ..seen })
     }
 
     async fn verify(
@@ -306,6 +385,7 @@ impl Watch {
             notes: None,
         })?;
         let checkpoint = signed.checkpoint();
+        let own_note = shown.log.own_note(&note).unwrap_or_default();
         let note = String::from_utf8_lossy(&note).into_owned();
         let between = |error| match before {
             Some(before) => Trouble::between(error, &before.note, &note),
@@ -318,22 +398,35 @@ impl Watch {
             let (old, new) = (before.checkpoint.size, checkpoint.size);
             return Err(between(LedgerError::Shrunk { old, new }));
         }
-        let tree = Tree::open(&shown.files, checkpoint).await?;
+        let tree = Tree::open(&shown.files, checkpoint).await.map_err(between)?;
         let old = before.map_or(0, |before| before.checkpoint.size.get());
         if let Some(before) = before {
             tree.check_beginning(&before.checkpoint).await.map_err(between)?;
         }
         let new = checkpoint.size.get();
-        if new > old {
-            tree.check_leaves(old, entries, &mut |_| ()).await?;
-        }
+        let checked = before.map_or(0, |before| before.checked);
+        let read = match new > checked {
+            true => tree.check_leaves(checked, MAX_LEAVES, entries, &mut |_| ()).await.map_err(between)?,
+            false => Read { end: checked, ..Read::default() },
+        };
         for _ in 0..self.spot_checks {
             // Every new one has a key of its own.
             let random = RandomState::new().build_hasher().finish();
-            let Some(index) = random.checked_rem(old).and_then(|index| Index::try_from(index).ok()) else {
+            let Some(index) = random.checked_rem(checked).and_then(|index| Index::try_from(index).ok())
+            else {
                 break;
             };
-            tree.leaf(index).await?;
+            tree.leaf(index).await.map_err(between)?;
+        }
+        let mut warnings = Vec::new();
+        if read.end < new {
+            warnings.push(format!("{} leaves are not verified yet; the next look continues", new - read.end));
+        }
+        if read.elsewhere > 0 {
+            warnings.push(format!(
+                "the records of {} leaves are not served: only their hashes were read",
+                read.elsewhere
+            ));
         }
         let standing = match before {
             None => Standing::First,
@@ -345,22 +438,27 @@ impl Watch {
             url: url.to_owned(),
             log: shown.log.clone(),
             log_key: shown.log_key.clone(),
-            root_key: shown.root_key,
+            // Once verified it stays: any server may show another one beside the same log.
+            root_key: before.and_then(|before| before.root_key).or(shown.root_key),
             checkpoint: checkpoint.clone(),
-            note,
+            note: own_note,
+            checked: read.end,
+            is_replaced: false,
             seen_at: now,
             grown_at,
         };
         drop(tree);
-        Ok(Seen { shown, view, standing })
+        Ok(Seen { shown, view, standing, warnings, is_replacement: false })
     }
 }
 
-/// A server that does not answer is looked at again later; one that is another is an alarm; wrong usage ends the command.
-fn trouble_of(failure: Failure) -> Outcome<Trouble> {
-    match failure.exit {
-        Exit::Usage => Err(failure),
-        Exit::Unproven => Ok(Trouble::Alarm { kind: Kind::Key, problem: failure.message, notes: None }),
-        Exit::Done | Exit::Failed | Exit::Refused => Ok(Trouble::Unreachable(failure.message)),
+/// A server that does not answer is looked at again later; one that is another is an alarm.
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        match failure.exit {
+            Exit::Usage => Self::Usage(failure),
+            Exit::Unproven => Self::Alarm { kind: Kind::Key, problem: failure.message, notes: None },
+            Exit::Done | Exit::Failed | Exit::Refused => Self::Unreachable(failure.message),
+        }
     }
 }
