@@ -3,7 +3,9 @@
 //! What gives power is in the audit log and on the disk before it counts. What takes power away counts at once, whatever the
 //! disk does, and is on the disk and in the log before it is answered.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod records;
+
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use kms_wire::role::Role;
 use tokio::sync::{Mutex, MutexGuard};
 use zeroize::Zeroizing;
 
+use self::records::{directory, records_of};
 use super::Author;
 use crate::audit::{Audit, AuditError, Event};
 use crate::clock::unix_now;
@@ -20,7 +23,7 @@ use crate::operator::named::{
     CredentialName, Directory, Named, NamedCredential, NoRandomNumbers, Secret, SecretHash, Standing,
 };
 use crate::operator::{Credentials, Operator};
-use crate::state::{CredentialFile, CredentialFileError, CredentialRecord};
+use crate::state::{CredentialFile, CredentialFileError};
 
 /// Most credentials at a time.
 const MAX_CREDENTIALS: usize = 1000;
@@ -507,56 +510,4 @@ async fn replace(
 ) -> Result<io::Result<()>, CredentialError> {
     let (file, records) = (Arc::clone(file), records_of(directory));
     tokio::task::spawn_blocking(move || file.replace(records)).await.map_err(|_| CredentialError::Panicked)
-}
-
-fn records_of(directory: &Directory) -> Vec<CredentialRecord> {
-    let record = |credential: &Arc<NamedCredential>| {
-        let (hash, invited_until) = match &credential.standing {
-            Standing::Active(hash) => (hash, None),
-            Standing::Invited { hash, until } => (hash, Some(*until)),
-        };
-        CredentialRecord {
-            name: credential.name.to_string(),
-            role: credential.role.name().to_owned(),
-            hash: hash.as_str().to_owned(),
-            invited_until,
-            secret_version: credential.version,
-            created_at: credential.created_at,
-            created_by: credential.created_by.clone(),
-            expires_at: credential.expires_at,
-            last_used: credential.last_used.load(Ordering::Relaxed),
-        }
-    };
-    directory.values().map(record).collect()
-}
-
-fn directory(records: Vec<CredentialRecord>) -> Result<Directory, String> {
-    if records.len() > MAX_CREDENTIALS {
-        return Err(format!("there are more than {MAX_CREDENTIALS} credentials"));
-    }
-    let mut directory = BTreeMap::new();
-    for record in records {
-        let hash = record.hash.parse().map_err(|error| format!("{error}"))?;
-        let name: CredentialName = record.name.parse().map_err(|error| format!("{error}"))?;
-        if record.secret_version == 0 {
-            return Err("secret_version must be at least 1".to_owned());
-        }
-        let credential = NamedCredential {
-            name: name.clone(),
-            role: record.role.parse().map_err(|error| format!("{error}"))?,
-            standing: match record.invited_until {
-                None => Standing::Active(hash),
-                Some(until) => Standing::Invited { hash, until },
-            },
-            version: record.secret_version,
-            created_at: record.created_at,
-            created_by: record.created_by,
-            expires_at: record.expires_at,
-            last_used: AtomicU64::new(record.last_used),
-        };
-        if directory.insert(name.clone(), Arc::new(credential)).is_some() {
-            return Err(format!("{name} is there twice"));
-        }
-    }
-    Ok(directory)
 }
