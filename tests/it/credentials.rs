@@ -257,6 +257,51 @@ async fn what_is_revoked_but_not_kept_is_revoked_again() {
 }
 
 #[tokio::test]
+async fn only_operators_and_owners_are_not_limited_in_their_rate() {
+    let mut world = World::ready().await;
+    world.configure("core.limits.unauthenticated_per_second = 1\ncore.limits.unauthenticated_burst = 3");
+    world.start().await.expect("it starts again");
+    let admin = Admin::of(&world).await;
+    for role in [Role::Operator, Role::Owner, Role::Viewer, Role::Auditor] {
+        let token = admin.create(role.name(), role).await;
+        let mut limited = 0;
+        for _ in 0..20 {
+            match admin.ask("GET", "/api/v1/events", &Value::Null, &token).await.status {
+                200 => {}
+                429 => limited += 1,
+                other => panic!("{role}: {other}"),
+            }
+        }
+        assert_eq!(limited == 0, role.includes(Role::Operator), "{role}: {limited} of 20");
+    }
+}
+
+#[tokio::test]
+async fn the_health_service_of_the_admin_listener_needs_a_viewer() {
+    let world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    let mut to = admin.0.clone().http2().connect().await.expect("a connection");
+    for role in Role::ALL {
+        let token = admin.create(role.name(), role).await;
+        let call = request("POST", "/grpc.health.v1.Health/Check", vec![0; 5]);
+        let call = with(call, "content-type", "application/grpc");
+        let answer = to.send(with(call, "authorization", &format!("Bearer {token}"))).await;
+        let is_refused = answer.header("grpc-status") == "7";
+        assert_eq!(is_refused, !role.includes(Role::Viewer), "{role}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_locked_is_not_used() {
+    let mut world = World::ready().await;
+    let file = world.path("elsewhere").join("credentials.json");
+    std::fs::create_dir_all(file.with_file_name("credentials.json.lock")).expect("where the lock would be");
+    world.configure(&format!("core.admin.credentials_file = '{}'", file.display()));
+    let error = world.start().await.expect_err("another process could replace it").to_string();
+    assert!(error.ends_with("cannot be locked against other processes"), "{error}");
+}
+
+#[tokio::test]
 async fn a_credential_and_a_user_of_one_name_are_refused() {
     let mut world = World::ready().await;
     Admin::of(&world).await.create("alice", Role::Viewer).await;
