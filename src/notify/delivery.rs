@@ -137,7 +137,8 @@ impl Delivery {
                 }
                 pause = (pause * 2).clamp(self.bounds.first_pause, self.bounds.max_pause);
                 let rest = tokio::time::sleep(jittered(pause).max(wait));
-                if attempts.by_status < self.bounds.max_in_front {
+                // One that was put behind is sent once a turn.
+                if attempts.by_status < self.bounds.max_in_front && !attempts.were_put_behind() {
                     rest.await;
                     continue;
                 }

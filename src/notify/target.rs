@@ -45,6 +45,13 @@ pub(super) struct Attempts {
     put_behind: u32,
 }
 
+impl Attempts {
+    /// Whether the notification was put behind the others before.
+    pub(super) fn were_put_behind(&self) -> bool {
+        self.put_behind > 0
+    }
+}
+
 #[derive(Debug)]
 struct Waiting {
     notification: Arc<Notification>,
@@ -180,7 +187,7 @@ impl Target {
 
     /// Waits until there is one that was not put behind yet.
     pub(super) async fn fresh(&self) {
-        while !self.queue().waiting.iter().any(|one| one.attempts.put_behind == 0) {
+        while self.queue().waiting.iter().all(|one| one.attempts.were_put_behind()) {
             self.news.notified().await;
         }
     }
