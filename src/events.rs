@@ -22,12 +22,12 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use serde_json::{Value, json};
 
-pub use self::index::{Ask, Index, IndexError, Order, Page, Stretch};
+pub use self::index::{Ask, Index, IndexError, Order, Page, Reach, Stretch};
 pub use self::live::{Gap, Live, Next, Subscription, frame, waiting};
 pub use self::outside::{MAX_MESSAGE, Message, MessageError, ReportError, Reports};
 pub use self::pipe::{Lines, Pipe, PipeError};
 pub use self::query::{Filter, Format, MAX_LIMIT, MAX_QUERY, Query, QueryError, last_event_id};
-use crate::audit::{Audit, Record};
+use crate::audit::{Audit, Progress, Record};
 use crate::config;
 
 /// How long a shutdown waits for the thread.
@@ -56,6 +56,7 @@ impl From<&config::Core> for Settings {
 /// The events of one log. Dropping it ends its thread.
 #[derive(Debug)]
 pub struct Events {
+    progress: Progress,
     index: Arc<ArcSwapOption<Index>>,
     live: Arc<Live>,
     is_damaged: Arc<AtomicBool>,
@@ -86,6 +87,7 @@ impl Events {
             follower.run();
         })?;
         Ok(Self {
+            progress: audit.progress(),
             index,
             live,
             is_damaged,
@@ -117,6 +119,11 @@ impl Events {
             self.is_damaged.store(true, Ordering::Relaxed);
         }
         Some(answer)
+    }
+
+    /// The number of the newest acknowledged record of the log. The index may not have it yet.
+    pub fn acknowledged(&self) -> u64 {
+        self.progress.acknowledged()
     }
 
     /// Future events.

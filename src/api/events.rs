@@ -10,8 +10,8 @@ use super::Caller;
 use crate::clock::unix_now;
 use crate::error::{Code, Error, Result};
 use crate::events::{
-    Ask, Events, Gap, Index, Live, Message, MessageError, Next, Order, Page, Query, ReportError, Reports,
-    Stretch, Subscription, frame, waiting,
+    Ask, Events, Gap, Index, Live, Message, MessageError, Next, Order, Page, Query, Reach, ReportError,
+    Reports, Stretch, Subscription, frame, waiting,
 };
 
 /// Concurrent queries of the index; further ones wait.
@@ -50,6 +50,11 @@ impl EventService {
         self.events.live().newest()
     }
 
+    /// The number of the newest record of the log, which the index may not have yet.
+    pub fn acknowledged(&self) -> u64 {
+        self.events.acknowledged()
+    }
+
     /// The newest events that match, in ascending order, as `render` writes them.
     ///
     /// # Errors
@@ -57,14 +62,16 @@ impl EventService {
     pub async fn page<T: Send + 'static>(
         &self,
         query: &Query,
-        render: impl FnOnce(Page) -> T + Send + 'static,
+        render: impl FnOnce(Page, Reach) -> T + Send + 'static,
     ) -> Result<T> {
         let Query { filter, since, until, cursor, .. } = query.clone();
         let limit = query.limit();
         self.ask(&self.queries, move |index| {
             let (since, until) = (since.unwrap_or(0), until.unwrap_or(u64::MAX));
             let order = Order::Newest;
-            index.page(&Ask { filter: &filter, since, until, beyond: cursor, order, limit }).map(render)
+            let ask = Ask { filter: &filter, since, until, beyond: cursor, order, limit };
+            let (page, reach) = index.page_and_reach(&ask)?;
+            Ok(render(page, reach))
         })
         .await
     }

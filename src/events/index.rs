@@ -5,6 +5,8 @@
 //! a set of offsets. A query intersects the sets block by block, so that even one without results reads at
 //! most some thousand small entries.
 
+mod error;
+
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::iter::Peekable;
@@ -19,6 +21,8 @@ use redb::{
 };
 use sha2::{Digest as _, Sha256};
 
+pub use self::error::IndexError;
+use self::error::unusable;
 use super::offsets::{BLOCK, Offsets};
 use super::query::{Filter, milliseconds};
 use crate::audit::{Record, RecordKey};
@@ -41,53 +45,6 @@ const MAX_PAGE: usize = 1 << 20;
 const MAX_WAVE: usize = 256;
 const READERS: usize = 8;
 const FEW: usize = 16;
-
-/// Why the index is unavailable.
-#[derive(Debug, thiserror::Error)]
-pub enum IndexError {
-    /// Its file cannot be opened, read or written.
-    #[error("the index of events cannot be used")]
-    Database(#[source] Box<redb::Error>),
-    /// Its content is damaged.
-    #[error("the index of events is damaged")]
-    Damaged,
-    /// An I/O error.
-    #[error("the index of events cannot be used")]
-    Io(#[from] io::Error),
-}
-
-/// Wraps any error of the library.
-fn unusable<E: Into<redb::Error>>(error: E) -> IndexError {
-    IndexError::Database(Box::new(error.into()))
-}
-
-impl IndexError {
-    /// Whether its content is damaged.
-    pub(super) fn is_damage(&self) -> bool {
-        match self {
-            Self::Damaged => true,
-            Self::Database(error) => matches!(**error, redb::Error::Corrupted(_)),
-            Self::Io(_) => false,
-        }
-    }
-
-    /// Whether the system failed to open the file, which says nothing about its content.
-    pub(super) fn is_of_the_system(&self) -> bool {
-        let is_content = |error: &io::Error| {
-            matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
-        };
-        match self {
-            Self::Damaged => false,
-            Self::Database(error) => matches!(&**error, redb::Error::Io(error) if !is_content(error)),
-            Self::Io(error) => !is_content(error),
-        }
-    }
-
-    /// Whether another process, or an earlier index of this one, still has it open.
-    pub(super) fn is_in_use(&self) -> bool {
-        matches!(self, Self::Database(error) if matches!(**error, redb::Error::DatabaseAlreadyOpen))
-    }
-}
 
 /// The order in which records are visited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +79,15 @@ pub struct Page {
     pub records: Vec<Record>,
     /// The cursor of the next page, if there may be more.
     pub next: Option<u64>,
+}
+
+/// The records that an index holds: all from the first to the last that are in a file of the log. 0 if it holds none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// The number of the oldest.
+    pub first: u64,
+    /// The number of the newest.
+    pub last: u64,
 }
 
 /// What comes after a record, for a reader that follows.
@@ -272,6 +238,18 @@ impl Index {
     /// [`IndexError`].
     pub fn page(&self, ask: &Ask<'_>) -> Result<Page, IndexError> {
         page(&self.database.begin_read().map_err(unusable)?, ask)
+    }
+
+    /// One page of a query, and what the index held when it was asked.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn page_and_reach(&self, ask: &Ask<'_>) -> Result<(Page, Reach), IndexError> {
+        let transaction = self.database.begin_read().map_err(unusable)?;
+        let records = transaction.open_table(RECORDS).map_err(unusable)?;
+        let first = records.first().map_err(unusable)?.map_or(0, |(seq, _)| seq.value());
+        let last = records.last().map_err(unusable)?.map_or(0, |(seq, _)| seq.value());
+        Ok((page(&transaction, ask)?, Reach { first, last }))
     }
 
     /// At most `limit` records that `filter` admits after the record `after`. Its place is `after` while the index has none beyond it.

@@ -20,7 +20,7 @@ use crate::api::events::{EventService, now};
 use crate::api::routes::Route;
 use crate::api::{Caller, Service};
 use crate::error::{Error, Result};
-use crate::events::{self, Format, Page, Query};
+use crate::events::{self, Format, Page, Query, Reach};
 
 pub(super) const STREAM: &str = "/api/v1/events/stream";
 const LOGS: &str = "/logs";
@@ -30,6 +30,10 @@ const AUDIT_LOGS: &str = "/api/v1/audit-logs";
 
 /// The response header with the cursor of the next, older page.
 const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-next-cursor");
+/// The oldest and the newest event of the index, and the newest of the log before the query; 0 where there is none.
+const INDEX_FIRST: HeaderName = HeaderName::from_static("x-index-first");
+const INDEX_LAST: HeaderName = HeaderName::from_static("x-index-last");
+const LOG_NEWEST: HeaderName = HeaderName::from_static("x-log-newest");
 
 pub(super) fn routes(service: Arc<EventService>) -> Router {
     let page = |path, usual, shape: Shape| {
@@ -63,20 +67,24 @@ enum Shape {
 async fn page(service: &EventService, query: Option<&str>, usual: Format, shape: Shape) -> Result<Response> {
     let query = read(query)?;
     let (format, newest) = (query.format.unwrap_or(usual), service.newest());
-    let rendered = service.page(&query, move |page| {
+    let acknowledged = service.acknowledged();
+    let rendered = service.page(&query, move |page, reach| {
         let body = match format {
             Format::Text => page.records.iter().map(events::text).collect(),
             Format::Json => json_of(&page, shape, newest),
         };
-        (body, page.next)
+        (body, page.next, reach)
     });
-    let (body, next): (String, _) = rendered.await?;
+    let (body, next, Reach { first, last }): (String, _, _) = rendered.await?;
     let kind = match format {
         Format::Text => "text/plain; charset=utf-8",
         Format::Json => "application/json",
     };
     let mut answer = Response::new(Body::from(body));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    for (name, value) in [(INDEX_FIRST, first), (INDEX_LAST, last), (LOG_NEWEST, acknowledged)] {
+        answer.headers_mut().insert(name, value.into());
+    }
     if let Some(next) = next {
         answer.headers_mut().insert(NEXT_CURSOR, next.into());
     }

@@ -65,6 +65,14 @@ async fn what_happens_is_read_as_lines_and_as_json() {
     assert_eq!(get(&world, "/logs?limit=1").await.text().lines().count(), 1);
     assert_eq!(get(&world, "/api/v1/events?format=text&limit=1").await.text(), format!("{time} {message}\n"));
 
+    let newest = recorded["seq"].to_string();
+    for path in ["/logs?limit=1", "/api/v1/events?type=denied", "/api/v1/audit-logs?cursor=2"] {
+        let answer = get(&world, path).await;
+        let reach =
+            ["x-index-first", "x-index-last", "x-log-newest"].map(|name| answer.header(name).to_owned());
+        assert_eq!(reach, ["1", &newest, &newest], "{path}");
+    }
+
     // Page by page, each event once.
     let all: Vec<_> = world.audit().iter().map(|record| record["seq"].as_u64().expect("a number")).collect();
     let (mut seen, mut path) = (Vec::new(), "/api/v1/events?limit=2".to_owned());

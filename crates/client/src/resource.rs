@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
@@ -12,6 +12,9 @@ use crate::rpc::{CallError, accepted, read_bounded, within};
 
 /// The response header with the cursor of the next page.
 const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-next-cursor");
+const INDEX_FIRST: HeaderName = HeaderName::from_static("x-index-first");
+const INDEX_LAST: HeaderName = HeaderName::from_static("x-index-last");
+const LOG_NEWEST: HeaderName = HeaderName::from_static("x-log-newest");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// A document.
@@ -21,6 +24,26 @@ pub struct Document {
     pub body: Vec<u8>,
     /// The cursor of the next page, from `X-Next-Cursor`.
     pub next_cursor: Option<u64>,
+    /// For events: what the index of the KMS holds. A KMS of an earlier version does not say it.
+    pub reach: Option<Reach>,
+}
+
+/// Which events the index of a KMS holds, by number; 0 where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The oldest of the index.
+    pub first: u64,
+    /// The newest of the index.
+    pub last: u64,
+    /// The newest of the audit log.
+    pub newest: u64,
+}
+
+impl Reach {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let (first, last) = (number(headers, &INDEX_FIRST)?, number(headers, &INDEX_LAST)?);
+        Some(Self { first, last, newest: number(headers, &LOG_NEWEST)? })
+    }
 }
 
 impl OperatorConnection {
@@ -83,10 +106,10 @@ impl OperatorConnection {
         let request = request.ok_or_else(|| CallError::Method(name.to_owned()))?;
         let exchange = async {
             let response = accepted(name, self.send(request).await).await?;
-            let next = response.headers().get(NEXT_CURSOR);
-            let next_cursor = next.and_then(|next| next.to_str().ok()?.parse().ok());
+            let next_cursor = number(response.headers(), &NEXT_CURSOR);
+            let reach = Reach::of(response.headers());
             let mut body = read_bounded(name, response, max_bytes).await?;
-            Ok(Document { body: std::mem::take(&mut *body), next_cursor })
+            Ok(Document { body: std::mem::take(&mut *body), next_cursor, reach })
         };
         within(limit, name, exchange).await
     }
@@ -114,6 +137,10 @@ impl Stream<'_> {
         }
         Ok(None)
     }
+}
+
+fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
 /// The path for errors, without its query.

@@ -1,9 +1,14 @@
 //! The event log on the admin listener of a KMS: selection of events, and pages of them.
 
+use std::io::Write as _;
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use kms_attest::identity::AppId;
 use kms_client::operator::OperatorConnection;
+use kms_client::resource::Reach;
 use serde_json::Value;
+use tokio::time::sleep;
 
 use crate::exit::{Failure, Outcome};
 use crate::output::{Page, Tone, printable};
@@ -15,9 +20,12 @@ pub(crate) const MAX_PAGE: usize = 1000;
 /// A record is shorter than 64 KiB, and its message occurs twice in an event. A KMS ends a page before this
 /// size.
 const MAX_PAGE_BYTES: usize = 16 << 20;
+/// An index is usually 0.2 seconds behind its log: how often it is asked again before it counts as behind, and when.
+const ASK_AGAIN: u32 = 8;
+const ASK_AFTER: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 250 });
 
 /// Which events are shown.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Selection {
     /// Only of this type, such as app_key_released or denied
     #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
@@ -77,7 +85,19 @@ impl Selection {
     }
 }
 
+impl Selection {
+    /// Whether it selects every event.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.kind.is_none() && self.app_id.is_none() && self.source.is_none()
+    }
+}
+
 impl Period {
+    /// Everything until its begin; `None` if it has none.
+    pub(crate) fn before(&self) -> Option<Self> {
+        self.since.as_ref().map(|since| Self { since: None, until: Some(since.clone()) })
+    }
+
     /// As query parameters, each with `&` in front.
     pub(crate) fn parameters(&self) -> String {
         [("since", &self.since), ("until", &self.until)]
@@ -135,6 +155,8 @@ pub(crate) struct EventPage {
     pub(crate) events: Vec<Event>,
     /// The cursor of the events before these, if there may be any.
     pub(crate) next: Option<u64>,
+    /// What the index of the KMS holds.
+    pub(crate) reach: Option<Reach>,
 }
 
 /// A query for events.
@@ -147,8 +169,52 @@ pub(crate) struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// The newest events before `cursor`, at most `limit`.
+    /// The newest events before `cursor`, at most `limit`. Warns if the newest may be missing.
     pub(crate) async fn page(
+        &self,
+        admin: AdminService<'_>,
+        connection: &OperatorConnection,
+        cursor: Option<u64>,
+        limit: usize,
+    ) -> Outcome<EventPage> {
+        let (page, behind) = self.complete_page(admin, connection, cursor, limit, None).await?;
+        if let Some(behind) = behind.filter(|_| cursor.is_none()) {
+            let _ = writeln!(std::io::stderr(), "warning: {}: {behind}", admin.url);
+        }
+        Ok(page)
+    }
+
+    /// The same from an index that has the event `newest`, or at first the newest of the log; with a text if it has
+    /// not within two seconds.
+    pub(crate) async fn complete_page(
+        &self,
+        admin: AdminService<'_>,
+        connection: &OperatorConnection,
+        cursor: Option<u64>,
+        limit: usize,
+        newest: Option<u64>,
+    ) -> Outcome<(EventPage, Option<String>)> {
+        let (mut newest, mut asked) = (newest, 0);
+        loop {
+            let page = self.one_page(admin, connection, cursor, limit).await?;
+            let Some(Reach { last, newest: of_log, .. }) = page.reach else { return Ok((page, None)) };
+            let newest = *newest.get_or_insert(of_log);
+            if last >= newest {
+                return Ok((page, None));
+            }
+            if asked == ASK_AGAIN {
+                let behind = format!(
+                    "its index of events reaches event {last} of {newest}: it is behind, or built again, and later events \
+                     are missing"
+                );
+                return Ok((page, Some(behind)));
+            }
+            asked += 1;
+            sleep(ASK_AFTER).await;
+        }
+    }
+
+    async fn one_page(
         &self,
         admin: AdminService<'_>,
         connection: &OperatorConnection,
@@ -169,10 +235,35 @@ impl Question<'_> {
         if !numbers.is_sorted_by(|before, after| before < after) || events.len() > limit {
             return Err(wrong("events that were not asked for"));
         }
-        let lowest = events.first().map(|event| event.seq).or(cursor);
-        if document.next_cursor.is_some_and(|next| lowest.is_some_and(|lowest| next > lowest)) {
+        let lowest = events.first().map(|event| event.seq);
+        if document.next_cursor.is_some_and(|next| leads_back(next, lowest, cursor)) {
             return Err(wrong("a cursor that leads back"));
         }
-        Ok(EventPage { events, next: document.next_cursor })
+        Ok(EventPage { events, next: document.next_cursor, reach: document.reach })
+    }
+}
+
+/// Whether a page with this lowest event, which was asked for with `cursor`, cannot be continued at `next`.
+fn leads_back(next: u64, lowest: Option<u64>, cursor: Option<u64>) -> bool {
+    lowest.is_some_and(|lowest| next > lowest) || cursor.is_some_and(|cursor| next >= cursor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_page_leads_to_older_ones() {
+        for (next, lowest, cursor, expected) in [
+            (5, None, None, false),
+            (5, Some(5), None, false),
+            (6, Some(5), None, true),
+            (5, Some(5), Some(9), false),
+            (8, None, Some(9), false),
+            (9, None, Some(9), true),
+            (10, None, Some(9), true),
+        ] {
+            assert_eq!(leads_back(next, lowest, cursor), expected, "{next} {lowest:?} {cursor:?}");
+        }
     }
 }

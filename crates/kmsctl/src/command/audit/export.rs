@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tempfile::tempfile;
 use tokio::time::sleep;
 
-use crate::event_log::{Event, Period, Question, Selection};
+use crate::event_log::{Event, MAX_PAGE, Period, Question, Selection};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files::{self, Existing, Readers};
 use crate::output::{Output, Terminal};
@@ -29,8 +29,13 @@ const PAGE: usize = 500;
 const TRIES: u32 = 8;
 const BACKOFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(10)];
 
+const COMPLETE: &str = "\
+It fails (exit code 1) rather than leave events out: while the KMS's index of events is behind or
+built again, and if it no longer holds events that are asked for (core.events.keep).";
+
 /// Arguments of `kmsctl audit export`.
 #[derive(Args, Debug)]
+#[command(after_help = COMPLETE)]
 pub(crate) struct Export {
     #[command(flatten)]
     admin: Administered,
@@ -54,6 +59,28 @@ struct Spool {
     events: u64,
     /// Those whose entries are not kept there any more.
     without_entry: u64,
+}
+
+/// What the pages so far say about the completeness of the export.
+#[derive(Debug, Default)]
+struct Coverage {
+    /// The newest event of the index at the first page, which it must have at all later ones.
+    newest: Option<u64>,
+    /// The oldest event that was exported.
+    lowest: Option<u64>,
+    /// The oldest event of the index, at the last page.
+    first: Option<u64>,
+}
+
+impl Coverage {
+    /// Adds a page with these numbers, in ascending order; returns the pairs of neighbours that have others in between.
+    fn add(&mut self, seqs: &[u64]) -> Vec<(u64, u64)> {
+        let above = self.lowest.or(seqs.last().copied());
+        let pairs = seqs.iter().copied().zip(seqs.iter().copied().skip(1).chain(above));
+        let gaps = pairs.filter(|(seq, above)| seq.saturating_add(1) < *above).collect();
+        self.lowest = seqs.first().copied().or(self.lowest);
+        gaps
+    }
 }
 
 impl Export {
@@ -94,13 +121,18 @@ impl Export {
         let question = Question { route: AUDIT_LOGS, selection: &self.selection, period: &self.period };
         let mut spool = Spool::new()?;
         let mut reader: Option<Entries> = None;
+        let mut coverage = Coverage::default();
         let (mut cursor, mut failures) = (None, 0);
         loop {
-            match next(&question, admin, terminal, &mut reader, cursor).await {
+            match next(&question, admin, terminal, &mut reader, cursor, &mut coverage).await {
                 Ok((lines, next)) => {
+                    self.check_gaps(admin, reader.as_ref(), &mut coverage, &lines).await?;
                     spool.push(&lines)?;
                     failures = 0;
-                    let Some(next) = next else { return Ok(spool) };
+                    let Some(next) = next else {
+                        self.check_begin(admin, reader.as_ref(), &coverage, terminal).await?;
+                        return Ok(spool);
+                    };
                     cursor = Some(next);
                 }
                 // The first page says whether anything answers there.
@@ -123,6 +155,76 @@ impl Export {
     }
 }
 
+impl Export {
+    /// Whether nothing is missing between the events of a page and those after it. Events whose time is out of order
+    /// may be outside the period.
+    async fn check_gaps(
+        &self,
+        admin: AdminService<'_>,
+        reader: Option<&Entries>,
+        coverage: &mut Coverage,
+        lines: &[Value],
+    ) -> Outcome<()> {
+        let seqs: Vec<u64> = lines.iter().filter_map(|line| line["seq"].as_u64()).collect();
+        let gaps = coverage.add(&seqs);
+        if !self.selection.is_everything() {
+            return Ok(());
+        }
+        let all = Question { route: AUDIT_LOGS, selection: &self.selection, period: &Period::default() };
+        for (below, above) in gaps {
+            let missing = usize::try_from(above - below - 1).unwrap_or(usize::MAX);
+            let found = match reader {
+                Some(reader) if missing <= MAX_PAGE => {
+                    let page =
+                        all.complete_page(admin, &reader.connection, Some(above), missing, Some(0)).await?.0;
+                    page.events.iter().filter(|event| event.seq > below).count()
+                }
+                _ => 0,
+            };
+            if found != missing {
+                return Err(Failure::failed(format_args!(
+                    "{}: events {} to {} are missing in its index: they are in the files of the audit log at most",
+                    admin.url,
+                    below + 1,
+                    above - 1
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the index holds the oldest events that are asked for.
+    async fn check_begin(
+        &self,
+        admin: AdminService<'_>,
+        reader: Option<&Entries>,
+        coverage: &Coverage,
+        terminal: &Terminal,
+    ) -> Outcome<()> {
+        let Some(first) = coverage.first else {
+            terminal.warn("this KMS does not say which events its index holds: some may be missing");
+            return Ok(());
+        };
+        if first <= 1 {
+            return Ok(());
+        }
+        if let (Some(before), Some(reader)) = (self.period.before(), reader) {
+            let any = Selection::default();
+            let question = Question { route: AUDIT_LOGS, selection: &any, period: &before };
+            let (page, _) = question.complete_page(admin, &reader.connection, None, 1, Some(0)).await?;
+            if !page.events.is_empty() {
+                return Ok(());
+            }
+        }
+        let failure = Failure::failed(format_args!(
+            "{}: its index begins with event {first}: older ones that were asked for are in the files of the audit log at \
+             most (core.events.keep)",
+            admin.url
+        ));
+        Err(failure.hint("give a later --since"))
+    }
+}
+
 /// The lines of a page, and the cursor of the one before it.
 async fn next(
     question: &Question<'_>,
@@ -130,12 +232,21 @@ async fn next(
     terminal: &Terminal,
     reader: &mut Option<Entries>,
     cursor: Option<u64>,
+    coverage: &mut Coverage,
 ) -> Outcome<(Vec<Value>, Option<u64>)> {
     let entries = match reader {
         Some(entries) => entries,
         None => reader.insert(Entries::open(admin.connect(terminal).await?)),
     };
-    let page = question.page(admin, &entries.connection, cursor, PAGE).await?;
+    let (page, behind) =
+        question.complete_page(admin, &entries.connection, cursor, PAGE, coverage.newest).await?;
+    if let Some(behind) = behind {
+        return Err(Failure::failed(format_args!("{}: {behind}", admin.url)).hint("try again later"));
+    }
+    if let Some(reach) = page.reach {
+        coverage.newest.get_or_insert(reach.last);
+        coverage.first = coverage.first.max(Some(reach.first));
+    }
     let mut lines = Vec::new();
     // The newest first, as pages are: the bundle of the last is that of the next.
     for event in page.events.into_iter().rev() {
@@ -296,3 +407,7 @@ impl Spool {
 fn failed(error: &std::io::Error) -> Failure {
     Failure::file("cannot use a temporary file in", Path::new(&std::env::temp_dir()), error)
 }
+
+#[cfg(test)]
+#[path = "export_tests.rs"]
+mod tests;
