@@ -5,13 +5,14 @@ use futures_util::stream::FuturesUnordered;
 use kms_client::ledger::watched::{View, Watched};
 use kms_client::ledger::{LedgerError, Tree};
 
-use super::round::{Seen, Trouble, in_time};
+use super::round::{LOOK_TIME, Seen, Trouble, in_time};
 
 /// Compares what each URL shows of a log with what others show and have shown of it. The result has the place in `seen`, and a
 /// warning.
 pub(super) async fn compare(seen: &[Seen], known: &Watched) -> Vec<(usize, Result<Option<String>, Trouble>)> {
     let all = seen.iter().enumerate();
-    let all = all.map(async |(place, found)| (place, in_time(found.compare(seen, &known.views)).await));
+    let all =
+        all.map(async |(place, found)| (place, in_time(LOOK_TIME, found.compare(seen, &known.views)).await));
     all.collect::<FuturesUnordered<_>>().collect().await
 }
 

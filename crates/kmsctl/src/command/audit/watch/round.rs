@@ -23,7 +23,7 @@ use crate::output::{Page, Terminal, Tone, printable};
 use crate::when;
 
 /// How long the look at one URL may take, and how long its comparison with others.
-const LOOK_TIME: Duration = Duration::from_secs(120);
+pub(super) const LOOK_TIME: Duration = Duration::from_secs(120);
 /// Leaves of one log that are verified in one look; the next one continues.
 const MAX_LEAVES: u64 = 1 << 17;
 
@@ -167,7 +167,7 @@ impl Round {
             .iter()
             .enumerate()
             .filter(is_first)
-            .map(async |(_, url)| (url, in_time(watch.look_at(url, known, at, terminal)).await))
+            .map(async |(_, url)| (url, in_time(LOOK_TIME, watch.look_at(url, known, at, terminal)).await))
             .collect();
         let mut seen = Vec::new();
         while let Some((url, found)) = looks.next().await {
@@ -320,9 +320,12 @@ impl Look {
 }
 
 /// What `look` gives, unless it takes too long.
-pub(super) async fn in_time<T>(look: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-    timeout(LOOK_TIME, look).await.unwrap_or_else(|_| {
-        Err(Trouble::Unreachable(format!("it did not show its log within {} seconds", LOOK_TIME.as_secs())))
+pub(super) async fn in_time<T>(
+    limit: Duration,
+    look: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    timeout(limit, look).await.unwrap_or_else(|_| {
+        Err(Trouble::Unreachable(format!("it did not show its log within {} seconds", limit.as_secs())))
     })
 }
 
@@ -460,5 +463,17 @@ impl From<Failure> for Trouble {
             Exit::Unproven => Self::Alarm { kind: Kind::Key, problem: failure.message, notes: None },
             Exit::Done | Exit::Failed | Exit::Refused => Self::Unreachable(failure.message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_url_that_never_ends_to_answer_is_unreachable() {
+        let found = in_time(Duration::from_millis(1), std::future::pending::<Result<(), Trouble>>()).await;
+        assert!(matches!(found, Err(Trouble::Unreachable(reason)) if reason.contains("within")));
+        assert!(in_time(LOOK_TIME, async { Ok(()) }).await.is_ok());
     }
 }
