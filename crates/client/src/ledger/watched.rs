@@ -214,7 +214,10 @@ mod tests {
         let mut watched = Watched::default();
         let kept = View { checked: 256, is_replaced: true, ..view("https://a/prpc", 1000) };
         watched.keep(kept.clone());
-        assert_eq!(Watched::parse(watched.to_string().as_bytes()).unwrap().views, [kept.clone()]);
+        assert_eq!(
+            Watched::parse(watched.to_string().as_bytes()).unwrap().views,
+            std::slice::from_ref(&kept)
+        );
         let other = SigningKey::from_seed("witness.example".parse().unwrap(), &[3; 32]).unwrap();
         let padded = format!("{}{}", kept.note, other.sign(&kept.checkpoint.to_string()).repeat(90));
         let view = View::new(kept.url.clone(), &kept.log_key, None, padded.as_bytes(), 9).unwrap();
