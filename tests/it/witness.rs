@@ -18,7 +18,7 @@ use kms_ledger::{Hash, Size};
 use serde_json::json;
 
 use crate::support::http::request;
-use crate::support::{Identity, World, eventually};
+use crate::support::{Identity, World, eventually, tools};
 use cvm_kms::proto::{AppKeyResponse, GetMetaResponse};
 
 /// A witness that follows the specification, with its one log.
@@ -148,11 +148,11 @@ impl Drop for Program {
     }
 }
 
-/// PyPI `aics-witness` and `aics-tlog` (Python 3.12): their directory is in `AICS`.
+/// PyPI `aics-witness` and `aics-tlog`.
 #[tokio::test]
-#[ignore = "needs aics-witness and aics-tlog from PyPI: AICS=<directory of the programs>"]
 async fn a_witness_that_we_did_not_write_cosigns_and_a_verifier_agrees() {
-    let programs = std::path::PathBuf::from(std::env::var("AICS").expect("AICS"));
+    let python = tools::python("clients/python");
+    let programs = python.parent().expect("a directory");
     let mut world = World::ready().await;
     let directory = world.path("witness");
     std::fs::create_dir(&directory).expect("a directory");
