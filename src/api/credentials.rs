@@ -30,7 +30,7 @@ pub struct CreateRequest {
     /// Unix seconds.
     #[serde(default)]
     expires_at: Option<u64>,
-    /// Answer with a token that its holder exchanges for the secret.
+    /// Respond with an invitation instead of a token.
     #[serde(default)]
     invite: bool,
 }
@@ -49,7 +49,7 @@ pub struct Shown {
     invited_until: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_used: Option<u64>,
-    /// What the holder shows. Only in the answer that makes it.
+    /// Only in the response that creates it.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
 }
@@ -74,10 +74,10 @@ impl CredentialService {
         self.credentials.list().values().map(|credential| Shown::of(credential, now)).collect()
     }
 
-    /// Makes a credential.
+    /// Creates a credential.
     ///
     /// # Errors
-    /// A request that cannot be read or done; an audit log or a file that cannot be written.
+    /// A request that cannot be read or carried out; an audit log or file that cannot be written.
     pub async fn create(&self, caller: &Caller, request: CreateRequest) -> Result<Shown> {
         let new = NewCredential {
             name: name(&request.name)?,
@@ -89,7 +89,7 @@ impl CredentialService {
         issued(tokio::spawn(async move { credentials.create(new, changer, &audit).await })).await
     }
 
-    /// Gives a credential another secret.
+    /// Replaces the secret of a credential.
     ///
     /// # Errors
     /// As [`CredentialService::create`].
@@ -99,20 +99,20 @@ impl CredentialService {
         issued(tokio::spawn(async move { credentials.rotate(credential, changer, &audit).await })).await
     }
 
-    /// Takes a credential away.
+    /// Revokes a credential.
     ///
     /// # Errors
-    /// As [`CredentialService::create`]; also where it counts no more, but the disk does not take it.
+    /// As [`CredentialService::create`]; also if it is revoked in memory, but not on the disk.
     pub async fn revoke(&self, caller: &Caller, credential: &str) -> Result<()> {
         let credential = name(credential)?;
         let (credentials, audit, changer) = self.change(caller)?;
         done(tokio::spawn(async move { credentials.revoke(credential, changer, &audit).await })).await
     }
 
-    /// Exchanges the invitation that the caller shows for a secret.
+    /// Exchanges the caller's invitation for a secret.
     ///
     /// # Errors
-    /// The caller shows no invitation, or one that does not count any more.
+    /// The caller has no invitation, or one that is no longer valid.
     pub async fn activate(&self, caller: &Caller) -> Result<Shown> {
         let (credentials, audit, changer) = self.change(caller)?;
         issued(tokio::spawn(async move { credentials.activate(changer, &audit).await })).await
@@ -148,7 +148,7 @@ impl Shown {
     }
 }
 
-/// The end of a change, which is a task of its own: a client that goes away leaves nothing half done.
+/// Waits for a change, which is a task of its own: it completes even if the client disconnects.
 async fn done<T>(change: JoinHandle<std::result::Result<T, CredentialError>>) -> Result<T> {
     match change.await {
         Ok(outcome) => outcome.map_err(failed),
@@ -165,7 +165,7 @@ fn name(text: &str) -> Result<CredentialName> {
     text.parse().map_err(|error| Error::invalid(format!("{error}")))
 }
 
-/// Owners are told what the system says: they are authenticated, and it names no path.
+/// Owners see the cause: they are authenticated, and it contains no path.
 fn failed(error: CredentialError) -> Error {
     let code = match error {
         CredentialError::Unknown(_)

@@ -1,7 +1,7 @@
 //! Credentials of operators: created, rotated, revoked and activated while the KMS runs.
 //!
-//! What gives power is in the audit log and on the disk before it counts. What takes power away counts at once, whatever the
-//! disk does, and is on the disk and in the log before it is answered.
+//! A new secret takes effect only after it is in the audit log and on the disk. A revocation takes effect at once, even if the
+//! disk fails, and the response comes after it is on the disk and in the log.
 
 mod records;
 
@@ -25,14 +25,14 @@ use crate::operator::named::{
 use crate::operator::{Credentials, Operator};
 use crate::state::{CredentialFile, CredentialFileError};
 
-/// Most credentials at a time.
+/// The largest number of credentials.
 const MAX_CREDENTIALS: usize = 1000;
-/// How long an invitation can be used.
+/// The lifetime of an invitation, in seconds.
 pub const INVITATION: u64 = 15 * 60;
-/// The name of the credential that is made at the first start.
+/// The name of the owner that the first start creates.
 const FIRST: &str = "admin";
 
-/// Why a change did not happen, or not as a whole.
+/// Why a change failed, or took effect only in part.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// No credential has this name.
@@ -44,13 +44,13 @@ pub enum CredentialError {
     /// A user of the htpasswd file has the name.
     #[error("{0} is a user of the htpasswd file; choose another name")]
     IsUser(CredentialName),
-    /// There are as many as there can be.
+    /// There are as many credentials as allowed already.
     #[error("there are {MAX_CREDENTIALS} credentials, which is the most; revoke some")]
     Full,
-    /// Nobody could manage credentials any more.
+    /// Without it no owner would be left to manage credentials.
     #[error("{0} is the last credential of an owner without an end; create another one first")]
     LastOwner(CredentialName),
-    /// It ends in the past.
+    /// Its end is in the past.
     #[error("expires_at must be later than now, {now}, got {expires_at}")]
     Ended {
         /// Unix seconds.
@@ -58,47 +58,47 @@ pub enum CredentialError {
         /// Unix seconds.
         now: u64,
     },
-    /// The one who asks has been revoked, or has another secret now.
+    /// The caller's credential was revoked or rotated since the request began.
     #[error("nothing was changed: the credential that asks for it does not count any more")]
     NotLive,
-    /// Somebody else has used the invitation, or it has ended.
+    /// The invitation was used or has expired.
     #[error("the invitation is not valid any more; ask for another one")]
     NotInvited,
-    /// There is no randomness for a secret.
+    /// No random numbers for a secret.
     #[error(transparent)]
     Random(#[from] NoRandomNumbers),
-    /// The audit log does not take the record, so nothing was changed.
+    /// The audit log could not be written; nothing was changed.
     #[error("nothing was changed: the audit log does not take the record: {0}")]
     NotRecorded(#[source] AuditError),
-    /// The file cannot be written, so nothing was changed.
+    /// The file could not be written; nothing was changed.
     #[error("nothing was changed: the file of credentials cannot be written: {0}")]
     NotKept(#[source] io::Error),
-    /// It does not count any more, but would again after a restart.
+    /// Revoked in memory, but valid again after a restart.
     #[error(
         "the credential does not count any more, but it would again after a restart: its file cannot be written: {0}; \
          revoke it again"
     )]
     RevokedNotKept(#[source] io::Error),
-    /// It does not count any more, but the log does not say so.
+    /// Revoked, but without a record.
     #[error(
         "the credential does not count any more, but the audit log does not take the record: {0}; revoke it again"
     )]
     RevokedNotRecorded(#[source] AuditError),
-    /// The work ended in a panic.
+    /// The task panicked.
     #[error("the change ended in a panic")]
     Panicked,
 }
 
-/// How the holder of a new credential comes to its secret.
+/// How the holder of a new credential gets its secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Issue {
-    /// It is in the answer.
+    /// The response contains it.
     Secret,
-    /// The answer has a token that is exchanged for it once, within [`INVITATION`] seconds.
+    /// The response contains a token that can be exchanged for it once, within [`INVITATION`] seconds.
     Invitation,
 }
 
-/// A credential to be made.
+/// A credential to be created.
 #[derive(Debug)]
 pub struct NewCredential {
     /// Its name.
@@ -107,25 +107,25 @@ pub struct NewCredential {
     pub role: Role,
     /// Unix seconds at which it ends by itself.
     pub expires_at: Option<u64>,
-    /// How its holder comes to the secret.
+    /// How its holder gets the secret.
     pub issue: Issue,
 }
 
-/// What a change gives out: shown once, and kept nowhere.
+/// The result of a change. The token is shown once and not stored.
 #[derive(Debug)]
 pub struct Issued {
-    /// The credential as it is now.
+    /// The credential after the change.
     pub credential: Arc<NamedCredential>,
-    /// What its holder shows.
+    /// The token of its holder.
     pub token: Zeroizing<String>,
 }
 
-/// The operator who asks for a change. It is looked at again when the change has its turn.
+/// The operator that requests a change. Checked again when the change has the file.
 #[derive(Debug)]
 pub struct Changer {
-    /// Who it is, and by which secret.
+    /// The operator, with the version of its secret.
     pub operator: Operator,
-    /// What the audit log says of them.
+    /// The same for the audit log.
     pub author: Author,
 }
 
@@ -133,27 +133,27 @@ pub struct Changer {
 #[derive(Debug)]
 pub struct NamedCredentials {
     named: Arc<Named>,
-    /// What the configuration has besides.
+    /// The credentials of the configuration.
     configured: Arc<Credentials>,
     /// One change at a time.
     file: Mutex<Kept>,
 }
 
-/// What outlives a restart.
+/// The part that survives a restart.
 #[derive(Debug)]
 struct Kept {
     file: Arc<CredentialFile>,
-    /// Revoked, but not on the disk or not in the log. Revoking them again is how an owner repeats that.
+    /// Revoked in memory, but not on the disk or not in the log. Revoking them again retries both.
     unfinished: BTreeSet<CredentialName>,
 }
 
 impl NamedCredentials {
-    /// Reads the file, and puts what it has in force in `configured`; `None` where no credentials are needed. Where the
-    /// configuration names no owner and there never was a file, an owner is made. It is shown by `show` and recorded before
-    /// it is kept: if that fails, the next start makes another one.
+    /// Reads the file and puts its credentials in force; `None` if no credentials are needed. If the configuration names no
+    /// owner and there never was a file, creates an owner. `show` shows its token and the audit log records it before the
+    /// file is written: if either fails, the next start creates another one.
     ///
     /// # Errors
-    /// A file that cannot be read or written, or by which nobody would be an owner.
+    /// The file cannot be read or written, or no owner would exist.
     pub async fn open(
         file: CredentialFile,
         configured: Arc<Credentials>,
@@ -174,7 +174,7 @@ impl NamedCredentials {
             file.begin(records_of(&directory)).map_err(OpenError::NotKept)?;
             made = Some(name);
         }
-        // Kept by a release that did not note it.
+        // Written by a version without the marker.
         if made.is_none()
             && !directory.is_empty()
             && let Err(error) = file.mark()
@@ -189,7 +189,7 @@ impl NamedCredentials {
         Ok(Some(Opened { credentials: Self { named, configured, file }, made }))
     }
 
-    /// Whether [`NamedCredentials::open`] would take the file that is there; whether it would make an owner.
+    /// Whether [`NamedCredentials::open`] would accept the file, and whether it would create an owner.
     ///
     /// # Errors
     /// As [`NamedCredentials::open`].
@@ -197,12 +197,12 @@ impl NamedCredentials {
         examined(file, configured).map(|(_, makes_owner)| makes_owner)
     }
 
-    /// All credentials by name, those that have ended included.
+    /// All credentials by name, including expired ones.
     pub fn list(&self) -> Arc<Directory> {
         self.named.current()
     }
 
-    /// Makes a credential.
+    /// Creates a credential.
     ///
     /// # Errors
     /// [`CredentialError`]; nothing was changed then.
@@ -255,7 +255,7 @@ impl NamedCredentials {
         self.put(&mut turn, None, issued, &changer, event, audit).await
     }
 
-    /// Gives a credential another secret; the one before does not count any more.
+    /// Replaces the secret of a credential; the old one is invalid at once.
     ///
     /// # Errors
     /// [`CredentialError`]; nothing was changed then.
@@ -275,7 +275,7 @@ impl NamedCredentials {
         self.put(&mut turn, Some(old.version), issued, &changer, event, audit).await
     }
 
-    /// Exchanges the invitation that `changer` has shown for a secret.
+    /// Exchanges the invitation of `changer` for a secret.
     ///
     /// # Errors
     /// [`CredentialError`]; nothing was changed then.
@@ -293,7 +293,7 @@ impl NamedCredentials {
         self.put(&mut turn, Some(*version), issued, &changer, event, audit).await
     }
 
-    /// Takes a credential away: from now on, whatever change holds the file.
+    /// Revokes a credential at once, without waiting for another change.
     ///
     /// # Errors
     /// [`CredentialError`]
@@ -329,7 +329,7 @@ impl NamedCredentials {
         Ok(())
     }
 
-    /// That the one who asks has not been revoked, rotated or ended since the request began.
+    /// Checks that the caller's credential was not revoked or rotated and has not expired since the request began.
     fn expect_live(&self, changer: &Changer) -> Result<(), CredentialError> {
         match self.configured.is_live(&changer.operator) {
             true => Ok(()),
@@ -337,7 +337,7 @@ impl NamedCredentials {
         }
     }
 
-    /// Records, keeps, and then puts in force: in the place of the secret `before`, if it still counts.
+    /// Records, saves, and then puts in force: replaces the secret `before` if that is still valid.
     async fn put(
         &self,
         turn: &mut MutexGuard<'_, Kept>,
@@ -347,7 +347,7 @@ impl NamedCredentials {
         event: Event,
         audit: &Audit,
     ) -> Result<Issued, CredentialError> {
-        // A secret takes long to make, and a revocation does not wait.
+        // Hashing is slow, and a revocation does not wait for it.
         self.expect_live(changer)?;
         let credential = &issued.credential;
         let put = |directory: &mut Directory| {
@@ -366,14 +366,14 @@ impl NamedCredentials {
         put(&mut directory)?;
         let _ = audit.record(event).await.map_err(CredentialError::NotRecorded)?;
         replace(&turn.file, &directory).await?.map_err(CredentialError::NotKept)?;
-        // What was revoked meanwhile stays away; its revocation waits for this turn, and then writes the file.
+        // A credential revoked meanwhile stays revoked; its revocation then writes the file after this change.
         self.named.change(put)?;
         turn.unfinished.remove(&credential.name);
         Ok(issued)
     }
 }
 
-/// What the file has, and whether there has never been an owner.
+/// The content of the file, and whether there never was an owner.
 fn examined(
     file: &CredentialFile,
     configured: &Credentials,
@@ -399,21 +399,21 @@ fn examined(
 pub struct Opened {
     /// All of them.
     pub credentials: NamedCredentials,
-    /// The owner that this start has made.
+    /// The owner that this start created.
     pub made: Option<CredentialName>,
 }
 
-/// Whether a start would make an owner, and show its token.
+/// Whether a start would create an owner and show its token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WillMakeOwner(pub bool);
 
-/// Why it is not known who is an owner.
+/// Why the credentials cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file cannot be read.
     #[error(transparent)]
     File(#[from] CredentialFileError),
-    /// Nobody would know the first owner's token.
+    /// The first owner's token could not be shown.
     #[error("the token of the first owner cannot be printed to standard output, so nobody would know it")]
     NotShown(#[source] io::Error),
     /// The file with the first owner cannot be written.
@@ -421,25 +421,25 @@ pub enum OpenError {
         "the file that core.admin.credentials_file names cannot be written, so the first owner cannot be made"
     )]
     NotKept(#[source] io::Error),
-    /// The audit log does not take the record of the first owner.
+    /// The audit log could not record the first owner.
     #[error("the first owner cannot be made: the audit log does not take the record")]
     NotRecorded(#[source] AuditError),
     /// There is no randomness for a secret.
     #[error(transparent)]
     Random(#[from] NoRandomNumbers),
-    /// One name stands for two operators.
+    /// A name is both a named credential and an htpasswd user.
     #[error(
         "{0} is a credential in the file that core.admin.credentials_file names, and a user of the htpasswd file; rename the \
          user"
     )]
     IsUser(CredentialName),
-    /// There was a file.
+    /// There was a file, and it is missing.
     #[error(
         "the file that core.admin.credentials_file names is gone, and this KMS has had credentials; restore it, set \
          core.admin.auth_token, or remove credentials-created from the key directory to begin with a new owner"
     )]
     Gone,
-    /// The file names no owner without an end, and neither does the configuration.
+    /// Neither the file nor the configuration has an owner that does not expire.
     #[error(
         "no credential of an owner without an end is in the file that core.admin.credentials_file names, so nobody could \
          manage this KMS; set core.admin.auth_token, or remove the file, and credentials-created from the key \
@@ -462,7 +462,7 @@ fn again(old: &NamedCredential, standing: Standing, version: u64) -> NamedCreden
     }
 }
 
-/// A new secret for what `make` gives.
+/// Makes a secret for the credential that `make` builds.
 async fn issue(
     until: Option<u64>,
     make: impl FnOnce(Standing, u64) -> NamedCredential,
@@ -480,8 +480,8 @@ async fn issue(
     Ok(Issued { token: secret.token(&credential.name), credential })
 }
 
-/// Random, so that a credential that was revoked and made again does not meet what is remembered of the old one. Not 0, which
-/// stands for users of the htpasswd file.
+/// Random, so that a remembered password of a revoked credential does not match a new one of the same name. Never 0, which is
+/// for users of the htpasswd file.
 fn version() -> Result<u64, NoRandomNumbers> {
     let mut bytes = [0; 8];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomNumbers)?;

@@ -55,7 +55,7 @@ pub(super) fn routes(service: Arc<CredentialService>) -> Router {
     }))
 }
 
-/// A request whose path says all; its body does not matter.
+/// A request without parameters in its body.
 struct Asked {
     caller: Caller,
     /// The part of the path before the last one. It is not decoded: no name of a credential needs it.

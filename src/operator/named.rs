@@ -1,7 +1,7 @@
 //! Named credentials: one for each person or program that operates this KMS, with a role of its own.
 //!
-//! A secret has 256 random bits, is shown once, and is kept as an Argon2id hash. What is here is read by each request; only
-//! `control::credentials` changes it.
+//! A secret has 256 random bits, is shown once, and is stored as an Argon2id hash. Each request reads these credentials; only
+//! `control::credentials` changes them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,11 +19,11 @@ use zeroize::Zeroizing;
 
 use crate::clock::{Floor, unix_now};
 
-/// What a token begins with; scanners for leaked secrets find it by this.
+/// The prefix of a token, by which secret scanners find it.
 const PREFIX: &str = "ckms_";
 /// Hex digits of a generated secret.
 const SECRET_DIGITS: usize = 64;
-/// Bytes of the longest name.
+/// The longest name, in bytes.
 const MAX_NAME: usize = 64;
 /// Memory (KiB), passes and lanes of one hash: OWASP's recommendation for Argon2id.
 const COST: (u32, u32, u32) = (19 * 1024, 2, 1);
@@ -64,21 +64,21 @@ impl fmt::Display for CredentialName {
     }
 }
 
-/// A secret that was just made. Prints nothing; [`Secret::token`] shows it.
+/// A new secret. Its `Debug` prints nothing; [`Secret::token`] shows it.
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// 256 random bits in hex.
     ///
     /// # Errors
-    /// The system gives no random numbers.
+    /// The random number generator failed.
     pub fn generate() -> Result<Self, NoRandomNumbers> {
         let mut bytes = Zeroizing::new([0; SECRET_DIGITS / 2]);
         SystemRandom::new().fill(&mut *bytes).map_err(|_| NoRandomNumbers)?;
         Ok(Self(Zeroizing::new(hex::encode(*bytes))))
     }
 
-    /// What the holder shows: `ckms_<name>_<secret>`.
+    /// The holder's token: `ckms_<name>_<secret>`.
     pub fn token(&self, name: &CredentialName) -> Zeroizing<String> {
         Zeroizing::new(format!("{PREFIX}{name}_{}", self.0.as_str()))
     }
@@ -95,7 +95,7 @@ impl fmt::Debug for Secret {
 #[error("the system random number generator failed")]
 pub struct NoRandomNumbers;
 
-/// Name and secret in a token; `None` if it is no token of a named credential.
+/// Name and secret in a token; `None` if it is not a token of a named credential.
 pub(super) fn parts_of_token(token: &str) -> Option<(&str, &str)> {
     let (name, secret) = token.strip_prefix(PREFIX)?.split_once('_')?;
     let is_secret = secret.len() == SECRET_DIGITS && secret.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -106,13 +106,13 @@ pub(super) fn parts_of_token(token: &str) -> Option<(&str, &str)> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretHash(String);
 
-/// A text that is no Argon2id hash of ours.
+/// A text that is not an Argon2id hash with our parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a hash is not Argon2id in PHC form with the parameters of this program")]
 pub struct BadHash;
 
 impl SecretHash {
-    /// Hashes a secret; takes some 20 ms and 19 MiB.
+    /// Hashes a secret: about 20 ms and 19 MiB.
     ///
     /// # Errors
     /// The system gives no random numbers.
@@ -124,7 +124,7 @@ impl SecretHash {
         Ok(Self(hash.to_string()))
     }
 
-    /// As the file has it.
+    /// The PHC text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -133,7 +133,7 @@ impl SecretHash {
 impl FromStr for SecretHash {
     type Err = BadHash;
 
-    /// Only with our own parameters: those of a hash decide how much memory and time a log-in takes.
+    /// Accepts our own parameters only, because they set the memory and time of a login.
     fn from_str(text: &str) -> Result<Self, BadHash> {
         let hash = PasswordHash::new(text).map_err(|_| BadHash)?;
         let is_ours = hash.algorithm == argon2::ARGON2ID_IDENT
@@ -156,16 +156,16 @@ fn argon2id() -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
 }
 
-/// What the holder of a credential has.
+/// The state of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// A secret.
+    /// Its holder has a secret.
     Active(SecretHash),
-    /// A token that is exchanged for a secret, once.
+    /// Its holder has an invitation, which can be exchanged for a secret once.
     Invited {
         /// The hash of the token's secret.
         hash: SecretHash,
-        /// Unix seconds at which it ends.
+        /// The end of the invitation, in Unix seconds.
         until: u64,
     },
 }
@@ -177,15 +177,15 @@ pub struct NamedCredential {
     pub name: CredentialName,
     /// What it may do.
     pub role: Role,
-    /// What its holder has.
+    /// Its state.
     pub standing: Standing,
-    /// Changes with the secret: what was remembered of an earlier secret does not count.
+    /// Changes with the secret, so that a remembered earlier secret is invalid.
     pub version: u64,
     /// Unix seconds.
     pub created_at: u64,
-    /// The operator who made it.
+    /// The operator that created it.
     pub created_by: String,
-    /// Unix seconds at which it ends by itself.
+    /// Its end, in Unix seconds.
     pub expires_at: Option<u64>,
     /// Unix seconds of its last use; 0 before the first.
     pub last_used: AtomicU64,
@@ -198,7 +198,7 @@ impl NamedCredential {
         }
     }
 
-    /// Whether it has ended at `now`, in Unix seconds.
+    /// Whether it has expired at `now`, in Unix seconds.
     pub fn has_ended(&self, now: u64) -> bool {
         let ends = self.expires_at.is_some_and(|end| end <= now);
         match self.standing {
@@ -207,7 +207,7 @@ impl NamedCredential {
         }
     }
 
-    /// Whether it admits an owner at `now` and for good.
+    /// Whether it is an active owner that does not expire.
     pub fn is_lasting_owner(&self) -> bool {
         self.role == Role::Owner && self.expires_at.is_none() && matches!(self.standing, Standing::Active(_))
     }
@@ -220,23 +220,23 @@ pub type Directory = BTreeMap<CredentialName, Arc<NamedCredential>>;
 #[derive(Default)]
 pub struct Named {
     directory: ArcSwap<Directory>,
-    /// One change at a time, which is never long.
+    /// Held for one change in memory.
     changes: Mutex<()>,
-    /// The clock may be set back, but not before this.
+    /// The earliest time that counts, even if the clock is set back.
     floor: OnceLock<Floor>,
 }
 
-/// The hash for names that do not exist, so that the time of a response does not tell which do. No secret with it is known.
+/// The hash for unknown names, so that the response time does not reveal which names exist. No secret has this hash.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 impl Named {
-    /// Those in force now.
+    /// The credentials in force.
     pub fn current(&self) -> Arc<Directory> {
         self.directory.load_full()
     }
 
-    /// Changes those in force, from the next request on; not if `change` fails.
+    /// Changes the credentials in force, from the next request on; leaves them if `change` fails.
     ///
     /// # Errors
     /// Those of `change`.
@@ -248,12 +248,12 @@ impl Named {
         Ok(outcome)
     }
 
-    /// From now on, it is never earlier than `floor`.
+    /// Sets the earliest time that counts.
     pub fn not_before(&self, floor: Floor) {
         let _ = self.floor.set(floor);
     }
 
-    /// Unix seconds, by which credentials end.
+    /// The time by which credentials expire, in Unix seconds.
     pub fn now(&self) -> u64 {
         unix_now().max(self.floor.get().map_or(0, Floor::newest))
     }
@@ -263,13 +263,13 @@ impl Named {
         self.directory.load().is_empty()
     }
 
-    /// The credential of this name, unless it has ended.
+    /// The credential of this name, unless it has expired.
     pub fn get(&self, name: &str, now: u64) -> Option<Arc<NamedCredential>> {
         let name: CredentialName = name.parse().ok()?;
         self.directory.load().get(&name).filter(|credential| !credential.has_ended(now)).cloned()
     }
 
-    /// Whether `secret` is that of the credential `name` at `now`. Takes as long for each name.
+    /// Whether `secret` is that of the credential `name` at `now`. Takes the same time for each name.
     pub(super) fn admits(&self, name: &str, secret: &str, now: u64) -> bool {
         let credential = self.get(name, now);
         let hash = credential.as_ref().map_or(NOBODY, |credential| credential.hash().as_str());

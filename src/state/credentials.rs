@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use kms_attest::state_file::{self, StateFileError};
 use serde::{Deserialize, Serialize};
 
-/// No file with as many credentials as there can be is larger.
+/// Larger than the file of the largest number of credentials.
 const MAX_FILE: u64 = 1 << 20;
-/// The version that is written and the only one that is read.
+/// The only version that is written and read.
 const VERSION: u32 = 1;
 
-/// Why it is not known which credentials there are.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialFileError {
-    /// The system does not give it.
+    /// It cannot be read.
     #[error("the file that core.admin.credentials_file names cannot be read, so nobody could be identified")]
     Unreadable(#[source] io::Error),
-    /// It is not what this program wrote.
+    /// Its content is invalid.
     #[error(
         "the file that core.admin.credentials_file names is damaged ({0}), so nobody could be identified; restore it, or \
          remove it, and credentials-created from the key directory, to begin with a new owner"
@@ -29,7 +29,7 @@ pub enum CredentialFileError {
 #[derive(Debug)]
 pub struct CredentialFile {
     path: PathBuf,
-    /// There once the file has been: who loses the file must not become the owner of a KMS that has one.
+    /// Exists once the file existed: deleting the file must not make a new owner.
     marker: PathBuf,
 }
 
@@ -43,7 +43,7 @@ struct Content {
     credentials: Vec<CredentialRecord>,
 }
 
-/// One credential, as the file has it.
+/// One credential in the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialRecord {
@@ -53,14 +53,14 @@ pub struct CredentialRecord {
     pub role: String,
     /// Argon2id in PHC form, of the secret or of the invitation.
     pub hash: String,
-    /// Unix seconds at which the invitation ends; absent once the credential is active.
+    /// The end of the invitation, in Unix seconds; absent once the credential is active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invited_until: Option<u64>,
     /// Changes with the secret.
     pub secret_version: u64,
     /// Unix seconds.
     pub created_at: u64,
-    /// The operator who made it.
+    /// The operator that created it.
     pub created_by: String,
     /// Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,7 +75,7 @@ impl CredentialFile {
         Self { path, marker: key_directory.join(MARKER) }
     }
 
-    /// Whether there has been a file.
+    /// Whether the file ever existed.
     ///
     /// # Errors
     /// Those of the system.

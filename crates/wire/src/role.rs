@@ -10,15 +10,15 @@ pub enum Role {
     EventsWriter,
     /// Reads state, events and denials.
     Viewer,
-    /// Reads the audit log with its proofs too.
+    /// Also reads the audit log with its proofs.
     Auditor,
-    /// Changes what can be taken back: freezes, shadow policies, caches.
+    /// Also reports events and changes what can be undone: freezes, shadow policies, caches.
     Operator,
-    /// Everything: lifts freezes, hands root keys to replicas, manages credentials.
+    /// Everything, such as lifting freezes, handing root keys to replicas, and managing credentials.
     Owner,
 }
 
-/// A name that is not a role's.
+/// A text that is not the name of a role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("role must be owner, operator, auditor, viewer or events-writer")]
 pub struct UnknownRole;
@@ -38,7 +38,7 @@ impl Role {
         }
     }
 
-    /// Whether a credential with this role may use what needs `least`. Roles that only read report no events.
+    /// Whether a credential with this role may use what requires `least`. Viewer and auditor cannot report events.
     pub fn includes(self, least: Self) -> bool {
         match least {
             Self::EventsWriter => matches!(self, Self::EventsWriter | Self::Operator | Self::Owner),

@@ -8,7 +8,7 @@ use super::MAX_CREDENTIALS;
 use crate::operator::named::{CredentialName, Directory, NamedCredential, Standing};
 use crate::state::CredentialRecord;
 
-/// What the file is to have.
+/// The records to write.
 pub(super) fn records_of(directory: &Directory) -> Vec<CredentialRecord> {
     let record = |credential: &Arc<NamedCredential>| {
         let (hash, invited_until) = match &credential.standing {
@@ -30,7 +30,7 @@ pub(super) fn records_of(directory: &Directory) -> Vec<CredentialRecord> {
     directory.values().map(record).collect()
 }
 
-/// What the file has; an error says what is wrong with it.
+/// The credentials in the records of the file, or what is wrong with them.
 pub(super) fn directory(records: Vec<CredentialRecord>) -> Result<Directory, String> {
     if records.len() > MAX_CREDENTIALS {
         return Err(format!("there are more than {MAX_CREDENTIALS} credentials"));
