@@ -79,7 +79,7 @@ pub(crate) fn write(path: &Path, content: &[u8], readers: Readers, existing: Exi
     })
 }
 
-/// As [`write`], with the content that `fill` writes.
+/// As [`write()`], with the content that `fill` writes.
 pub(crate) fn write_with(
     path: &Path,
     readers: Readers,

@@ -174,7 +174,8 @@ impl Terminal {
 
     /// A line on standard error. Its text may be that of a KMS which is not verified.
     fn tell(&self, tone: Tone, word: &str, text: &str) {
-        let _ = writeln!(std::io::stderr(), "{}: {}", self.toned_for_error(tone, word), printable(text));
+        let _ =
+            writeln!(std::io::stderr(), "{}: {}", self.toned_for_error(tone, word), printable_lines(text));
     }
 
     fn toned_for_error(&self, tone: Tone, text: &str) -> String {
@@ -248,6 +249,11 @@ pub(crate) fn printable(foreign: &str) -> String {
     foreign.chars().map(|c| if is_control(c) { ' ' } else { c }).collect()
 }
 
+/// The same for a message of several lines, such as one with what to do.
+fn printable_lines(message: &str) -> String {
+    message.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
 fn is_control(c: char) -> bool {
     let is_of_direction =
         matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -261,5 +267,6 @@ mod tests {
     #[test]
     fn text_of_others_cannot_steer_a_terminal() {
         assert_eq!(printable("a\u{1b}[31m\nb\u{9b}c\u{202e}d\u{2066}é"), "a [31m b c d é");
+        assert_eq!(printable_lines("a\u{1b}\r\n  b\u{202e}"), "a  \n  b ");
     }
 }
