@@ -1,12 +1,13 @@
 //! Guests of one app that request their keys repeatedly, and a comparison of the releases with the audit log.
 
 use std::collections::HashMap;
-use std::fs;
+use std::io::Read as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cvm_kms::audit::segments;
+use kms_ledger::compressed::Stored;
 use kms_simulator::Cvm;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -113,7 +114,10 @@ impl Guests {
         let files = segments(&world.key_file("audit.jsonl")).map_err(|error| error.to_string())?;
         let mut lines: HashMap<String, usize> = HashMap::new();
         for file in files {
-            let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+            // A closed file is compressed at some time.
+            let mut text = String::new();
+            let stored = Stored::open(&file).map_err(|error| error.to_string())?;
+            stored.reader().read_to_string(&mut text).map_err(|error| error.to_string())?;
             for line in text.lines() {
                 // The last line may be incomplete.
                 let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
