@@ -85,40 +85,34 @@ impl Caller {
     /// # Errors
     /// The credential has another role or does not count any more, or no credential was asked for.
     pub fn authorize(&self, access: Access) -> Result<()> {
-        let operator = self.identity();
-        let ended = || Error::new(Code::Unauthenticated, "the credential does not count any more");
         let least = match access {
             Access::Open
             | Access::Onboarding
             | Access::AttestedCertificate
             | Access::AttestedMessage
             | Access::TokenInMessage => return Ok(()),
-            Access::Invitation => {
-                if !self.is_live() {
-                    return Err(ended());
-                }
-                return match operator {
-                    Some(Operator::Invited { .. }) => Ok(()),
-                    _ => Err(Error::new(Code::Denied, "this needs an invitation")),
-                };
-            }
-            Access::Operator(role) | Access::OperatorAndAttestedCertificate(role) => role,
+            Access::Invitation => None,
+            Access::Operator(role) | Access::OperatorAndAttestedCertificate(role) => Some(role),
         };
         if !self.is_live() {
-            return Err(ended());
+            return Err(Error::new(Code::Unauthenticated, "the credential does not count any more"));
         }
-        match operator.and_then(Operator::role) {
-            Some(role) if role.includes(least) => Ok(()),
-            Some(role) => Err(Error::new(
-                Code::Denied,
-                format!("this needs a credential with the role {least}; yours has the role {role}"),
-            )),
-            None => Err(Error::new(
-                Code::Denied,
-                format!(
+        let denied = |text: String| Err(Error::new(Code::Denied, text));
+        match (least, self.identity()) {
+            (None, Some(Operator::Invited { .. })) => Ok(()),
+            (
+                None,
+                Some(Operator::Anyone | Operator::Token | Operator::User(_) | Operator::Named { .. }) | None,
+            ) => denied("this needs an invitation".to_owned()),
+            (Some(least), operator) => match operator.and_then(Operator::role) {
+                Some(role) if role.includes(least) => Ok(()),
+                Some(role) => denied(format!(
+                    "this needs a credential with the role {least}; yours has the role {role}"
+                )),
+                None => denied(format!(
                     "this needs a credential with the role {least}; an invitation must be activated first"
-                ),
-            )),
+                )),
+            },
         }
     }
 

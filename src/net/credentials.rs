@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::body;
-use super::prpc::{self, Encoding};
-use super::router::route;
+use super::prpc;
+use super::router::{route, uncached};
 use crate::api::credentials::{CreateRequest, CredentialService};
 use crate::api::routes::Route;
 use crate::api::{Caller, Service};
@@ -33,21 +33,21 @@ pub(super) fn routes(service: Arc<CredentialService>) -> Router {
         }
     })
     .merge(route(Service::Admin, ROTATE, move |request: Request| async move {
-        let rotated = match asked(ROTATE, request).await {
+        let rotated = match asked(&request) {
             Ok(Asked { caller, name }) => rotate.rotate(&caller, &name).await,
             Err(error) => Err(error),
         };
         answered(rotated)
     }))
     .merge(route(Service::Admin, REVOKE, move |request: Request| async move {
-        let revoked = match asked(REVOKE, request).await {
+        let revoked = match asked(&request) {
             Ok(Asked { caller, name }) => revoke.revoke(&caller, &name).await,
             Err(error) => Err(error),
         };
         answered(revoked.map(|()| json!({ "revoked": true })))
     }))
     .merge(route(Service::Admin, ACTIVATE, move |request: Request| async move {
-        let activated = match asked(ACTIVATE, request).await {
+        let activated = match asked(&request) {
             Ok(Asked { caller, .. }) => activate.activate(&caller).await,
             Err(error) => Err(error),
         };
@@ -62,16 +62,14 @@ struct Asked {
     name: String,
 }
 
-async fn asked(path: &str, request: Request) -> Result<Asked> {
-    let caller = caller(&request)?;
+fn asked(request: &Request) -> Result<Asked> {
+    let caller = prpc::caller(request.extensions())?.clone();
     let name = request.uri().path().rsplit('/').nth(1).unwrap_or_default().to_owned();
-    let limit = Route::at(Service::Admin, path).body_limit;
-    body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
     Ok(Asked { caller, name })
 }
 
 async fn created(service: &CredentialService, request: Request) -> Result<impl Serialize + use<>> {
-    let caller = caller(&request)?;
+    let caller = prpc::caller(request.extensions())?.clone();
     let limit = Route::at(Service::Admin, LIST).body_limit;
     let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
     let request: CreateRequest =
@@ -79,23 +77,12 @@ async fn created(service: &CredentialService, request: Request) -> Result<impl S
     service.create(&caller, request).await
 }
 
-fn caller(request: &Request) -> Result<Caller> {
-    let caller = request.extensions().get::<Caller>().cloned();
-    caller.ok_or_else(|| Error::internal("no connection information", "caller extension missing"))
-}
-
 fn answered(result: Result<impl Serialize>) -> Response {
-    let body = result.and_then(|value| {
-        serde_json::to_vec_pretty(&value).map_err(|error| Error::internal("internal error", error))
-    });
-    let mut answer = match body {
-        Ok(body) => {
-            let mut answer = Response::new(Body::from(body));
-            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            answer
-        }
-        Err(error) => prpc::error(Encoding::Json, &error).map(Body::new),
-    };
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+    uncached(result.and_then(|value| {
+        let body =
+            serde_json::to_vec_pretty(&value).map_err(|error| Error::internal("internal error", error))?;
+        let mut answer = Response::new(Body::from(body));
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(answer)
+    }))
 }

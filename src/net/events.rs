@@ -13,12 +13,12 @@ use kms_ledger::Size;
 use kms_ledger::tile::{Content, Tile};
 use serde_json::{Value, json};
 
-use super::prpc::{self, Encoding};
-use super::router::route;
+use super::prpc;
+use super::router::{route, uncached};
 use super::{body, same_site};
+use crate::api::Service;
 use crate::api::events::{EventService, now};
 use crate::api::routes::Route;
-use crate::api::{Caller, Service};
 use crate::error::{Error, Result};
 use crate::events::{self, Format, Page, Query, Reach};
 
@@ -39,7 +39,7 @@ pub(super) fn routes(service: Arc<EventService>) -> Router {
     let page = |path, usual, shape: Shape| {
         let service = Arc::clone(&service);
         route(Service::Admin, path, move |request: Request| async move {
-            answered(page(&service, request.uri().query(), usual, shape).await)
+            uncached(page(&service, request.uri().query(), usual, shape).await)
         })
     };
     let streamed = Arc::clone(&service);
@@ -48,10 +48,10 @@ pub(super) fn routes(service: Arc<EventService>) -> Router {
         .merge(page(EVENTS, Format::Json, Shape::Event))
         .merge(page(AUDIT_LOGS, Format::Json, Shape::Proven))
         .merge(route(Service::Admin, STREAM, move |request: Request| async move {
-            answered(stream::open(&streamed, request))
+            uncached(stream::open(&streamed, request))
         }))
         .merge(route(Service::Admin, NEW_EVENT, move |request: Request| async move {
-            answered(new_event(&report, request).await)
+            uncached(new_event(&report, request).await)
         }))
 }
 
@@ -123,9 +123,7 @@ fn proof(seq: u64, newest: u64) -> Value {
 
 async fn new_event(service: &EventService, request: Request) -> Result<Response> {
     let (parts, incoming) = request.into_parts();
-    let caller = parts.extensions.get::<Caller>();
-    let caller =
-        caller.ok_or_else(|| Error::internal("no connection information", "caller extension missing"))?;
+    let caller = prpc::caller(&parts.extensions)?;
     let message = match parts.method {
         Verb::GET | Verb::HEAD if same_site::is_by_browser(&parts.headers) => {
             return Err(Error::invalid("new_event changes something: ask for it by POST"));
@@ -162,10 +160,4 @@ fn in_body(body: &[u8]) -> Result<Vec<u8>> {
 fn in_form(form: &[u8]) -> Vec<u8> {
     let found = form_urlencoded::parse(form).find(|(key, _)| key == "message");
     found.map(|(_, message)| message.into_owned().into_bytes()).unwrap_or_default()
-}
-
-fn answered(result: Result<Response>) -> Response {
-    let mut answer = result.unwrap_or_else(|error| prpc::error(Encoding::Json, &error).map(Body::new));
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
 }

@@ -1,7 +1,7 @@
 //! prpc: the API as JSON, protobuf or query strings over plain HTTP requests (`docs/protocol.md`).
 
 use bytes::Bytes;
-use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use http::{Extensions, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::Full;
 use kms_wire::code::{DENIAL_ID, ERROR_CODE};
@@ -82,6 +82,12 @@ pub trait Dispatch {
     -> impl Future<Output = Result<Bytes>> + Send;
 }
 
+/// The caller that the middleware put beside a request.
+pub(super) fn caller(extensions: &Extensions) -> Result<&Caller> {
+    let missing = || Error::internal("no connection information", "caller extension missing");
+    extensions.get::<Caller>().ok_or_else(missing)
+}
+
 /// Serves one request to `/prpc/<name>`.
 pub async fn serve<D: Dispatch, B>(
     dispatch: &D,
@@ -98,11 +104,9 @@ where
     }
     let (parts, incoming) = request.into_parts();
     let asked = Encoding::asked(&parts.method, parts.uri.query(), &parts.headers);
-    let Some(caller) = parts.extensions.get::<Caller>() else {
-        return error(
-            Encoding::Json,
-            &Error::internal("no connection information", "caller extension missing"),
-        );
+    let caller = match caller(&parts.extensions) {
+        Ok(caller) => caller,
+        Err(missing) => return error(Encoding::Json, &missing),
     };
 
     let name = stripped(name, D::SERVICE);

@@ -24,10 +24,10 @@ use crate::api::onboard::{Finished, OnboardService};
 use crate::api::readiness::Readiness;
 use crate::api::routes::{Route, Verbs};
 use crate::api::setup::SetupService;
-use crate::api::{Access, Caller, Method, Service};
+use crate::api::{Access, Method, Service};
 use crate::audit::Audit;
 use crate::config::BodyLimits;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Result};
 use crate::metrics::Metrics;
 
 /// The routes of the KMS phase on the main listener.
@@ -176,8 +176,9 @@ pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Hand
 /// Lets operators pass whose credential has the role that is needed, and still has it when the body is there.
 async fn authorized(row: &Route, request: Request, next: Next) -> Response {
     let refused = |error: Error| prpc::error(Encoding::Json, &error).map(Body::new);
-    let Some(caller) = request.extensions().get::<Caller>().cloned() else {
-        return refused(Error::internal("no connection information", "caller extension missing"));
+    let caller = match prpc::caller(request.extensions()) {
+        Ok(caller) => caller.clone(),
+        Err(missing) => return refused(missing),
     };
     if let Err(error) = caller.authorize(row.access) {
         return refused(error);
@@ -194,6 +195,13 @@ async fn authorized(row: &Route, request: Request, next: Next) -> Response {
         Ok(()) => next.run(Request::from_parts(parts, Body::from(body))).await,
         Err(error) => refused(error),
     }
+}
+
+/// The response of a route of operators, which no cache may keep; errors are JSON.
+pub(super) fn uncached(result: Result<Response>) -> Response {
+    let mut answer = result.unwrap_or_else(|error| prpc::error(Encoding::Json, &error).map(Body::new));
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
 }
 
 async fn health() -> &'static str {
