@@ -46,6 +46,7 @@ pub mod proof;
 #[cfg(feature = "proof")]
 pub mod receipt;
 pub use kms_wire::message as proto;
+pub use kms_wire::role::Role;
 pub mod resource;
 pub mod rpc;
 pub mod server;

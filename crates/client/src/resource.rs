@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 
 use crate::operator::OperatorConnection;
 use crate::rpc::{CallError, accepted, read_bounded, within};
@@ -43,6 +44,13 @@ impl Reach {
     fn of(headers: &HeaderMap) -> Option<Self> {
         let (first, last) = (number(headers, &INDEX_FIRST)?, number(headers, &INDEX_LAST)?);
         Some(Self { first, last, newest: number(headers, &LOG_NEWEST)? })
+    }
+}
+
+impl Document {
+    /// The content as JSON; `None` if it is anything else.
+    pub fn json<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_str(std::str::from_utf8(&self.body).ok()?).ok()
     }
 }
 

@@ -1,12 +1,15 @@
 //! `kmsctl credential`: named credentials of operators, with roles.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use kms_client::Role;
+use kms_client::resource::Document;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
-use crate::target::{ADMIN_TIME, Administered};
+use crate::target::Administered;
 use crate::when;
 
 const CREDENTIALS: &str = "/api/v1/credentials";
@@ -28,30 +31,18 @@ pub(crate) enum Credential {
     Activate(List),
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Role {
-    /// Everything: lift freezes, hand root keys to replicas, manage credentials
-    Owner,
-    /// Change what can be taken back: freezes, shadow policies, caches
-    Operator,
-    /// Read the audit log with its proofs too
-    Auditor,
-    /// Read state, events and denials
-    Viewer,
-    /// Report events, and read nothing
-    EventsWriter,
-}
-
-impl Role {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Owner => "owner",
-            Self::Operator => "operator",
-            Self::Auditor => "auditor",
-            Self::Viewer => "viewer",
-            Self::EventsWriter => "events-writer",
-        }
-    }
+/// The roles, each with what it may do.
+fn roles() -> impl TypedValueParser<Value = Role> {
+    let described = |role: Role| {
+        PossibleValue::new(role.name()).help(match role {
+            Role::Owner => "Everything: lift freezes, hand root keys to replicas, manage credentials",
+            Role::Operator => "Change what can be taken back: freezes, shadow policies, caches",
+            Role::Auditor => "Read the audit log with its proofs too",
+            Role::Viewer => "Read state, events and denials",
+            Role::EventsWriter => "Report events, and read nothing",
+        })
+    };
+    PossibleValuesParser::new(Role::ALL.into_iter().rev().map(described)).try_map(|name| name.parse::<Role>())
 }
 
 /// Arguments of `kmsctl credential create`.
@@ -60,7 +51,7 @@ pub(crate) struct Create {
     /// Lower-case letters, digits, `-` and `.`
     name: String,
     /// What its holder may do
-    #[arg(long)]
+    #[arg(long, value_parser = roles())]
     role: Role,
     /// End it after this time, such as 8h or 90d
     #[arg(long, value_name = "DURATION", value_parser = when::duration)]
@@ -195,19 +186,16 @@ async fn post<A: serde::de::DeserializeOwned>(
     let admin = admin.one()?;
     let connection = admin.connect(terminal).await?;
     let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    match connection.post(ADMIN_TIME, path, body, MAX_RESPONSE).await {
-        Ok(document) => read(&document.body),
-        Err(error) => Err(admin.failure(error)?),
-    }
+    read(&admin.post_on(&connection, path, body, MAX_RESPONSE).await?)
 }
 
 async fn list(admin: &Administered, terminal: &Terminal) -> Outcome<Listed> {
     let admin = admin.one()?;
     let connection = admin.connect(terminal).await?;
-    read(&admin.fetch_on(&connection, CREDENTIALS, MAX_RESPONSE).await?.body)
+    read(&admin.fetch_on(&connection, CREDENTIALS, MAX_RESPONSE).await?)
 }
 
-fn read<A: serde::de::DeserializeOwned>(body: &[u8]) -> Outcome<A> {
-    let read = std::str::from_utf8(body).ok().and_then(|text| serde_json::from_str(text).ok());
-    read.ok_or_else(|| Failure::failed("the response is not what a KMS sends about credentials"))
+fn read<A: serde::de::DeserializeOwned>(document: &Document) -> Outcome<A> {
+    let failure = || Failure::failed("the response is not what a KMS sends about credentials");
+    document.json().ok_or_else(failure)
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Terminal;
-use crate::target::{ADMIN_TIME, Administered};
+use crate::target::Administered;
 
 /// The largest response, which is a number.
 const MAX_ANSWER: usize = 4096;
@@ -39,13 +39,8 @@ impl Event {
         let admin = add.admin.one()?;
         let connection = admin.connect(terminal).await?;
         let body = json!({ "message": add.message }).to_string().into_bytes();
-        let answer = match connection.post(ADMIN_TIME, "/api/v1/new_event", body, MAX_ANSWER).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(admin.failure(error)?),
-        };
-        let recorded =
-            std::str::from_utf8(&answer.body).ok().and_then(|text| serde_json::from_str(text).ok());
-        let recorded: Recorded = recorded.ok_or_else(|| {
+        let answer = admin.post_on(&connection, "/api/v1/new_event", body, MAX_ANSWER).await?;
+        let recorded: Recorded = answer.json().ok_or_else(|| {
             Failure::failed(format_args!("{}: the answer does not say that it is recorded", admin.url))
         })?;
         terminal.show(&recorded, |page| page.line(format_args!("Recorded as event {}.", recorded.seq)))?;

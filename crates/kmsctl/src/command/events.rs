@@ -78,8 +78,7 @@ impl Events {
     async fn newest(&self, admin: AdminService<'_>, terminal: &Terminal) -> Outcome<u64> {
         let connection = admin.connect(terminal).await?;
         let document = admin.fetch_on(&connection, &format!("{EVENTS}?limit=1"), 1 << 20).await?;
-        let newest: Option<Vec<Value>> =
-            std::str::from_utf8(&document.body).ok().and_then(|text| serde_json::from_str(text).ok());
+        let newest: Option<Vec<Value>> = document.json();
         let newest =
             newest.ok_or_else(|| Failure::failed(format_args!("{}: no list of events", admin.url)))?;
         Ok(newest.into_iter().filter_map(Event::read).map(|event| event.seq).max().unwrap_or(0))
