@@ -306,9 +306,7 @@ impl NamedCredentials {
         let removed = self.named.change(|directory| {
             self.expect_live(&changer)?;
             let Some(old) = directory.remove(&name) else { return Ok(None) };
-            let has_owner = self.configured.has_configured_owner()
-                || directory.values().any(|credential| credential.is_lasting_owner());
-            match old.is_lasting_owner() && !has_owner {
+            match old.is_lasting_owner() && !has_owner(&self.configured, directory) {
                 true => Err(CredentialError::LastOwner(name.clone())),
                 false => Ok(Some(old)),
             }
@@ -373,6 +371,11 @@ impl NamedCredentials {
     }
 }
 
+/// Whether the configuration or `directory` has an owner that does not expire.
+fn has_owner(configured: &Credentials, directory: &Directory) -> bool {
+    configured.has_configured_owner() || directory.values().any(|credential| credential.is_lasting_owner())
+}
+
 /// The content of the file, and whether there never was an owner.
 fn examined(
     file: &CredentialFile,
@@ -384,9 +387,7 @@ fn examined(
     if let Some(name) = directory.keys().find(|name| configured.has_user(name.as_str())) {
         return Err(OpenError::IsUser(name.clone()));
     }
-    let has_owner = configured.has_configured_owner()
-        || directory.values().any(|credential| credential.is_lasting_owner());
-    match (has_owner, has_file) {
+    match (has_owner(configured, &directory), has_file) {
         (true, _) => Ok((directory, WillMakeOwner(false))),
         (false, true) => Err(OpenError::NoOwner),
         (false, false) if file.has_begun().map_err(CredentialFileError::Unreadable)? => Err(OpenError::Gone),

@@ -22,7 +22,7 @@ use crate::api::prepared::Reply;
 use crate::api::readiness::Readiness;
 use crate::api::{Access, Caller, METHODS, Method, Role, Service};
 use crate::config::BodyLimits;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::proto::{self, DESCRIPTORS};
 
 /// The most bytes read of the body of a request that is not gRPC, before it is refused. More is drained.
@@ -114,10 +114,8 @@ async fn probed(
     if !is_guarded || !request.uri().path().starts_with(probes::GRPC) {
         return next.run(request).await;
     }
-    let caller = request.extensions().get::<Caller>();
-    let missing = || Error::internal("no connection information", "caller extension missing");
     let access = Access::Operator(Role::Viewer);
-    match caller.ok_or_else(missing).and_then(|caller| caller.authorize(access)) {
+    match prpc::caller(request.extensions()).and_then(|caller| caller.authorize(access)) {
         Ok(()) => next.run(request).await,
         Err(error) => status::grpc_answer(&error),
     }
