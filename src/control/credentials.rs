@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use self::records::{directory, records_of};
 use super::Author;
-use crate::audit::{Audit, AuditError, Event};
+use crate::audit::{Audit, AuditError, Event, Health};
 use crate::clock::unix_now;
 use crate::operator::named::{
     CredentialName, Directory, Named, NamedCredential, NoRandomNumbers, Secret, SecretHash, Standing,
@@ -150,7 +150,8 @@ struct Kept {
 impl NamedCredentials {
     /// Reads the file and puts its credentials in force; `None` if no credentials are needed. If the configuration names no
     /// owner and there never was a file, creates an owner. `show` shows its token and the audit log records it before the
-    /// file is written: if either fails, the next start creates another one.
+    /// file is written: if either fails, the next start creates another one. While the audit log cannot be written, for example
+    /// because it imports an older log, no owner is created, nobody is admitted, and the start goes on.
     ///
     /// # Errors
     /// The file cannot be read or written, or no owner would exist.
@@ -164,7 +165,14 @@ impl NamedCredentials {
         named.not_before(audit.floor().clone());
         let (mut directory, WillMakeOwner(makes_owner)) = examined(&file, &configured)?;
         let mut made = None;
-        if makes_owner {
+        let can_record = !matches!(audit.health(), Health::Failing { .. });
+        if makes_owner && !can_record {
+            tracing::warn!(
+                "the audit log cannot be written, so no credential of an owner is made: the admin listener admits nobody \
+                 until this KMS is started again"
+            );
+        }
+        if makes_owner && can_record {
             let issued = first_owner()?;
             show(&issued).map_err(OpenError::NotShown)?;
             let name = issued.credential.name.clone();

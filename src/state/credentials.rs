@@ -104,7 +104,7 @@ impl CredentialFile {
         self.write(credentials)
     }
 
-    /// Writes the first records. If that fails, there has been no file.
+    /// Writes the first records. If only the marker fails, the file exists, and the next start uses it and writes the marker.
     ///
     /// # Errors
     /// Those of the system.

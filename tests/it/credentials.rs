@@ -487,6 +487,23 @@ async fn what_cannot_be_done_is_refused_with_what_to_change() {
 }
 
 #[tokio::test]
+async fn while_the_audit_log_cannot_be_written_no_owner_is_made_and_the_start_goes_on() {
+    let mut world = World::ready().await;
+    world.configure("core.admin.auth_token = ''");
+    world.start_without_room_for_audit().await;
+    let admin = Admin::of(&world).await;
+    assert_eq!(admin.status(ADMIN_TOKEN).await, 401);
+    assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
+    assert!(!world.key_file("credentials.json").exists(), "nobody could know its token");
+
+    let file = world.key_file("audit.jsonl");
+    world.configure(&format!("core.audit.file = {file:?}"));
+    world.start().await.expect("it starts again");
+    assert!(world.key_file("credentials.json").exists());
+    assert_eq!(world.audited("owner_created").len(), 1);
+}
+
+#[tokio::test]
 async fn a_credential_ends_when_it_is_to_end() {
     let world = World::ready().await;
     let admin = Admin::of(&world).await;
