@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kms_wire::role::Role;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
@@ -22,7 +23,7 @@ pub struct CredentialService {
 }
 
 /// The body of `POST /api/v1/credentials`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateRequest {
     name: String,
@@ -36,7 +37,7 @@ pub struct CreateRequest {
 }
 
 /// A credential as owners see it. Times are Unix seconds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Shown {
     name: String,
     role: &'static str,
@@ -54,7 +55,7 @@ pub struct Shown {
     token: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum State {
     Active,

@@ -448,7 +448,7 @@ async fn every_route_asks_for_what_its_row_says_and_is_served_nowhere_else() {
         (Service::Admin, admin),
     ] {
         let mut to = connected(&caller).await;
-        for route in &ROUTES {
+        for route in ROUTES {
             let path = route
                 .path
                 .replace("{file}", "view.js")
