@@ -7,6 +7,7 @@ pub mod events;
 mod images;
 pub mod kms;
 pub mod lockout;
+pub mod me;
 pub mod meta;
 pub mod onboard;
 pub mod prepared;

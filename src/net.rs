@@ -14,6 +14,7 @@ pub mod handshake;
 mod ledger;
 pub mod limit;
 pub mod listener;
+mod me;
 pub mod memory;
 pub mod middleware;
 mod onboarding_auth;

@@ -424,6 +424,17 @@ impl Credentials {
         }
     }
 
+    /// When the credential of `operator` ends, in Unix seconds; `None` if it does not expire.
+    pub fn expires_at(&self, operator: &Operator) -> Option<u64> {
+        match operator {
+            Operator::Anyone | Operator::Token | Operator::User(_) => None,
+            Operator::Named { name, .. } | Operator::Invited { name, .. } => {
+                let named = self.named()?;
+                named.get(name, named.now())?.expires_at
+            }
+        }
+    }
+
     /// Which secret of this name counts: what is remembered of another version does not. 0 for users of the htpasswd file.
     pub fn version(&self, user: &str) -> u64 {
         match self {

@@ -79,6 +79,7 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/events/stream", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/new_event", GetAndPost, Operator(EventsWriter), SHORT),
         row(Admin, "/api/v1/audit-logs", Get, Operator(Auditor), 0),
+        row(Admin, "/api/v1/me", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/credentials", GetAndPost, Operator(Owner), SHORT),
         row(Admin, "/api/v1/credentials/{name}/rotate", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/credentials/{name}/revoke", Post, Operator(Owner), SHORT),

@@ -16,6 +16,7 @@ use crate::api::admin::AdminService;
 use crate::api::credentials::CredentialService;
 use crate::api::events::EventService;
 use crate::api::kms::KmsService;
+use crate::api::me::MeService;
 use crate::api::meta::Meta;
 use crate::api::readiness::Readiness;
 use crate::api::setup::Switch;
@@ -122,7 +123,9 @@ impl Serving {
         let events = EventService::new(Arc::clone(&process.events), Arc::clone(&process.reports));
         let (service, readiness) = (Arc::clone(&self.admin), Arc::clone(&self.readiness));
         let named = named_credentials(process, credentials).await?;
-        let router = net::admin(service, Arc::new(events), &admin.limits, readiness, process.audit(), named);
+        let me = Arc::new(MeService::new(Arc::clone(credentials), process.boot_id.clone()));
+        let router =
+            net::admin(service, Arc::new(events), &admin.limits, readiness, process.audit(), me, named);
         let core = &process.config.core;
         let reserved = core.reserved_names();
         let names = reserved.iter().map(ReservedName::as_str).chain([self.ready.domain().as_str()]);

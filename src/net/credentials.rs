@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::Request;
-use axum::response::Response;
-use http::{HeaderValue, Method as Verb, header};
+use http::Method as Verb;
 use serde::Serialize;
-use serde_json::json;
 
 use super::body;
 use super::prpc;
-use super::router::{route, uncached};
+use super::router::{json, route};
 use crate::api::credentials::{CreateRequest, CredentialService};
 use crate::api::routes::Route;
 use crate::api::{Caller, Service};
@@ -28,8 +25,8 @@ pub(super) fn routes(service: Arc<CredentialService>) -> Router {
     let [rotate, revoke, activate] = std::array::from_fn(|_| Arc::clone(&service));
     route(Service::Admin, LIST, move |request: Request| async move {
         match *request.method() {
-            Verb::POST => answered(created(&service, request).await),
-            _ => answered(Ok(json!({ "credentials": service.list() }))),
+            Verb::POST => json(created(&service, request).await),
+            _ => json(Ok(serde_json::json!({ "credentials": service.list() }))),
         }
     })
     .merge(route(Service::Admin, ROTATE, move |request: Request| async move {
@@ -37,21 +34,21 @@ pub(super) fn routes(service: Arc<CredentialService>) -> Router {
             Ok(Asked { caller, name }) => rotate.rotate(&caller, &name).await,
             Err(error) => Err(error),
         };
-        answered(rotated)
+        json(rotated)
     }))
     .merge(route(Service::Admin, REVOKE, move |request: Request| async move {
         let revoked = match asked(&request) {
             Ok(Asked { caller, name }) => revoke.revoke(&caller, &name).await,
             Err(error) => Err(error),
         };
-        answered(revoked.map(|()| json!({ "revoked": true })))
+        json(revoked.map(|()| serde_json::json!({ "revoked": true })))
     }))
     .merge(route(Service::Admin, ACTIVATE, move |request: Request| async move {
         let activated = match asked(&request) {
             Ok(Asked { caller, .. }) => activate.activate(&caller).await,
             Err(error) => Err(error),
         };
-        answered(activated)
+        json(activated)
     }))
 }
 
@@ -75,14 +72,4 @@ async fn created(service: &CredentialService, request: Request) -> Result<impl S
     let request: CreateRequest =
         kms_attest::json::from_utf8(&body).map_err(|error| Error::invalid(error.to_string()))?;
     service.create(&caller, request).await
-}
-
-fn answered(result: Result<impl Serialize>) -> Response {
-    uncached(result.and_then(|value| {
-        let body =
-            serde_json::to_vec_pretty(&value).map_err(|error| Error::internal("internal error", error))?;
-        let mut answer = Response::new(Body::from(body));
-        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(answer)
-    }))
 }

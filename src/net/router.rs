@@ -10,16 +10,18 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodFilter, any, on};
 use http::{HeaderValue, Method as Verb, StatusCode, header};
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
-use super::{body, credentials, events, grpc, ledger, setup, status, web};
+use super::{body, credentials, events, grpc, ledger, me, setup, status, web};
 use crate::api::admin::AdminService;
 use crate::api::credentials::CredentialService;
 use crate::api::events::EventService;
 use crate::api::kms::KmsService;
+use crate::api::me::MeService;
 use crate::api::onboard::{Finished, OnboardService};
 use crate::api::readiness::Readiness;
 use crate::api::routes::{Route, Verbs};
@@ -113,6 +115,7 @@ pub fn admin(
     limits: &BodyLimits,
     readiness: Arc<Readiness>,
     audit: Arc<Audit>,
+    me: Arc<MeService>,
     credentials: Option<Arc<CredentialService>>,
 ) -> Router {
     let credentials = credentials.map_or_else(Router::new, credentials::routes);
@@ -121,6 +124,7 @@ pub fn admin(
         .merge(probes::routes(Service::Admin, readiness, Reader::Operator))
         .merge(ledger::routes(Service::Admin, audit, Reader::Operator))
         .merge(events::routes(events))
+        .merge(me::routes(me))
         .merge(credentials)
         .merge(grpc)
         .fallback(not_found)
@@ -202,6 +206,17 @@ pub(super) fn uncached(result: Result<Response>) -> Response {
     let mut answer = result.unwrap_or_else(|error| prpc::error(Encoding::Json, &error).map(Body::new));
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+/// A JSON document for operators, which no cache may keep.
+pub(super) fn json(result: Result<impl Serialize>) -> Response {
+    uncached(result.and_then(|value| {
+        let body =
+            serde_json::to_vec_pretty(&value).map_err(|error| Error::internal("internal error", error))?;
+        let mut answer = Response::new(Body::from(body));
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(answer)
+    }))
 }
 
 async fn health() -> &'static str {

@@ -16,6 +16,7 @@ use crate::support::http::{request, with};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
 
 const CREDENTIALS: &str = "/api/v1/credentials";
+const ME: &str = "/api/v1/me";
 
 /// The admin listener, with what its callers show.
 struct Admin(Caller);
@@ -154,6 +155,7 @@ fn each_method_and_route_needs_the_role_that_it_should() {
             ("/api/v1/events/stream", of(Viewer)),
             ("/api/v1/new_event", of(EventsWriter)),
             ("/api/v1/audit-logs", of(Auditor)),
+            ("/api/v1/me", of(Viewer)),
             ("/api/v1/credentials", of(Owner)),
             ("/api/v1/credentials/{name}/rotate", of(Owner)),
             ("/api/v1/credentials/{name}/revoke", of(Owner)),
@@ -254,6 +256,44 @@ async fn what_is_revoked_but_not_kept_is_revoked_again() {
     assert_eq!(admin.refused("POST", &revoke, Value::Null, ADMIN_TOKEN).await.0, 400, "once");
     world.start().await.expect("it starts again");
     assert_eq!(Admin::of(&world).await.status(&token).await, 401, "over a restart");
+}
+
+#[tokio::test]
+async fn each_caller_is_told_which_credential_it_uses() {
+    let mut world = World::ready().await;
+    let hash = bcrypt::hash("pass word", 4).expect("bcrypt");
+    std::fs::write(world.path("htpasswd"), format!("alice:{hash}\n")).expect("the file");
+    world.configure(&format!("core.admin.htpasswd_file = '{}'", world.path("htpasswd").display()));
+    world.start().await.expect("it starts again");
+    let admin = Admin::of(&world).await;
+    let end = unix_now() + 3600;
+    let made = json!({ "name": "ci", "role": "viewer", "expires_at": end });
+    let made = admin.done("POST", CREDENTIALS, made).await;
+    let named = format!("Bearer {}", made["token"].as_str().expect("a token"));
+    let alice = base64::engine::general_purpose::STANDARD.encode("alice:pass word");
+    let end = time::OffsetDateTime::from_unix_timestamp(i64::try_from(end).expect("fits")).expect("a date");
+    let end = end.format(&time::format_description::well_known::Rfc3339).expect("a date");
+    for (authorization, name, role, kind, expires_at) in [
+        (named, "ci", "viewer", "named", json!(end)),
+        (format!("Basic {alice}"), "alice", "owner", "user", Value::Null),
+        (format!("Bearer {ADMIN_TOKEN}"), "token", "owner", "token", Value::Null),
+    ] {
+        let answer = admin.shows("GET", ME, String::new(), "authorization", &authorization).await;
+        assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+        assert_eq!(answer.header("cache-control"), "no-store");
+        let me = answer.value();
+        let expected = json!({
+            "name": name, "role": role, "domain": null, "kind": kind, "expires_at": expires_at,
+            "server_time": me["server_time"], "boot_id": me["boot_id"], "version": me["version"],
+        });
+        assert_eq!(me, expected);
+        for field in ["server_time", "boot_id", "version"] {
+            assert!(me[field].as_str().is_some_and(|text| !text.is_empty()), "{field}");
+        }
+    }
+    let reporter = admin.create("reporter", Role::EventsWriter).await;
+    let (status, told) = admin.refused("GET", ME, Value::Null, &reporter).await;
+    assert_eq!(status, 403, "{told}");
 }
 
 #[tokio::test]

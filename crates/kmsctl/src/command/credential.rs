@@ -13,6 +13,7 @@ use crate::target::Administered;
 use crate::when;
 
 const CREDENTIALS: &str = "/api/v1/credentials";
+const ME: &str = "/api/v1/me";
 /// The largest response: a list of a thousand credentials.
 const MAX_RESPONSE: usize = 1 << 20;
 
@@ -29,6 +30,8 @@ pub(crate) enum Credential {
     Revoke(Named),
     /// Exchange an invitation, given as the token of this command, for a credential
     Activate(List),
+    /// Show the credential that this command uses, and what it may do
+    Whoami(List),
 }
 
 /// The roles, each with what it may do.
@@ -107,6 +110,19 @@ struct Revoked {
     revoked: bool,
 }
 
+/// The caller's own credential as a KMS shows it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Me {
+    name: String,
+    role: String,
+    domain: Option<String>,
+    kind: String,
+    expires_at: Option<String>,
+    server_time: String,
+    boot_id: String,
+    version: String,
+}
+
 impl Credential {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         match self {
@@ -131,8 +147,13 @@ impl Credential {
                 terminal.show(&revoked, |page| page.line("Revoked: it is not accepted any more."))?;
                 Ok(Exit::Done)
             }
+            Self::Whoami(List { admin }) => {
+                let me: Me = get(&admin, terminal, ME).await?;
+                terminal.show(&me, |page| whoami(page, &me))?;
+                Ok(Exit::Done)
+            }
             Self::List(List { admin }) => {
-                let listed: Listed = list(&admin, terminal).await?;
+                let listed: Listed = get(&admin, terminal, CREDENTIALS).await?;
                 terminal.show(&listed, |page| match listed.credentials.is_empty() {
                     true => page.line("There are no named credentials."),
                     false => listed.credentials.iter().for_each(|shown| entry(page, shown)),
@@ -177,6 +198,15 @@ fn entry(page: &mut Page, shown: &Shown) {
     page.field("last used", shown.last_used.map_or_else(|| "never".to_owned(), when::at));
 }
 
+fn whoami(page: &mut Page, me: &Me) {
+    page.line(format_args!("{} ({})", printable(&me.name), printable(&me.role)));
+    page.field("kind", printable(&me.kind));
+    page.field("domain", printable(me.domain.as_deref().unwrap_or("the whole KMS")));
+    page.field("expires", printable(me.expires_at.as_deref().unwrap_or("never")));
+    page.field("server time", printable(&me.server_time));
+    page.field("server", format_args!("{}, process {}", printable(&me.version), printable(&me.boot_id)));
+}
+
 async fn post<A: serde::de::DeserializeOwned>(
     admin: &Administered,
     terminal: &Terminal,
@@ -189,10 +219,14 @@ async fn post<A: serde::de::DeserializeOwned>(
     read(&admin.post_on(&connection, path, body, MAX_RESPONSE).await?)
 }
 
-async fn list(admin: &Administered, terminal: &Terminal) -> Outcome<Listed> {
+async fn get<A: serde::de::DeserializeOwned>(
+    admin: &Administered,
+    terminal: &Terminal,
+    path: &str,
+) -> Outcome<A> {
     let admin = admin.one()?;
     let connection = admin.connect(terminal).await?;
-    read(&admin.fetch_on(&connection, CREDENTIALS, MAX_RESPONSE).await?)
+    read(&admin.fetch_on(&connection, path, MAX_RESPONSE).await?)
 }
 
 fn read<A: serde::de::DeserializeOwned>(document: &Document) -> Outcome<A> {
