@@ -214,7 +214,8 @@ impl Failure {
     fn is_of_the_body(self) -> bool {
         match self {
             Self::Status(status) => {
-                status.is_client_error() && !matches!(status.as_u16(), 401 | 404 | 408 | 425 | 429)
+                status.is_client_error()
+                    && !matches!(status.as_u16(), 401 | 403..=405 | 407 | 408 | 410 | 423 | 425 | 429)
             }
             Self::TimedOut | Self::Connection(_) => false,
         }

@@ -253,8 +253,10 @@ async fn what_is_not_taken_is_sent_again_and_given_up_at_some_time() {
 
 #[tokio::test]
 async fn one_body_that_is_refused_holds_up_no_others() {
-    // 500 and 404 may pass and are tried until the end; 403 and 406 are about the body.
-    for (status, is_given_up) in [(500, false), (404, false), (403, true), (406, true)] {
+    // 500, 403, 404 and 410 may pass and are tried until the end; 406 and 413 are about the body.
+    for (status, is_given_up) in
+        [(500, false), (403, false), (404, false), (410, false), (406, true), (413, true)]
+    {
         let world = World::new();
         let mut receiver = Receiver::start(vec![Reply::StatusOf(status, 1)]).await;
         let _notifier = world.start(&[entry(&receiver.url, "")]);
