@@ -32,7 +32,7 @@ pub use node::NodeId;
 pub(super) use published::Published;
 
 use memory::Memory;
-use node::Node;
+use node::{Node, Renamed};
 use published::Reader;
 
 /// The file of the log's key and of the root key's signature over it, in the directory of the tree.
@@ -133,11 +133,9 @@ pub(super) struct Ledger {
     tree: Tree,
     key: Arc<LogKey>,
     memory: Memory,
-    /// Number of the record that is leaf 0.
-    first: u64,
     head: Arc<Head>,
     published: Arc<Published>,
-    renamed: Option<Event>,
+    node: Node,
 }
 
 impl Ledger {
@@ -154,7 +152,7 @@ impl Ledger {
         let mut memory = Memory::open(path)?;
         let checkpoints = memory.read()?;
         let named = node::read(&segments::node_name(path))?;
-        let (node, is_new) = match named {
+        let (mut node, is_new) = match named {
             Some(_) if checkpoints.is_empty() => return Err(LedgerError::Forgotten),
             Some(node) => (node, false),
             None => (Node::new(records::first(path)?), true),
@@ -164,11 +162,13 @@ impl Ledger {
             // Its leaves belong to the log's old name, on which the entries of records without a salt depend.
             tree.clear()?;
         }
-        let renamed = checkpoints.first().filter(|_| is_new).map(|signed| Event::LogRenamed {
-            previous: signed.origin.to_string(),
-            size: signed.size.get(),
-            root: signed.root.to_base64(),
-        });
+        if is_new {
+            node.renamed = checkpoints.first().map(|signed| Renamed {
+                previous: signed.origin.to_string(),
+                size: signed.size.get(),
+                root: signed.root.to_base64(),
+            });
+        }
         // As many as there are leaves.
         let found = (end.seq() + 1).saturating_sub(node.first);
         let signed = published.newest_signed(checkpoints, &key.origin()?);
@@ -203,17 +203,27 @@ impl Ledger {
         }
         if is_new {
             // Last, so that a node with a name also has a checkpoint.
-            node::create(&segments::node_name(path), &node)?;
+            node::save(&segments::node_name(path), &node)?;
         }
         let published = Arc::clone(published);
-        let ledger = Self { tree, key, memory, first: node.first, head, published, renamed };
+        let ledger = Self { tree, key, memory, head, published, node };
         ledger.publish(path);
         Ok(ledger)
     }
 
     /// The change of the log's name, if it is not recorded yet.
-    pub(super) fn take_renamed(&mut self) -> Option<Event> {
-        self.renamed.take()
+    pub(super) fn renamed(&self) -> Option<Event> {
+        self.node.renamed.clone().map(|Renamed { previous, size, root }| Event::LogRenamed {
+            previous,
+            size,
+            root,
+        })
+    }
+
+    /// The change of the name is recorded. After a crash before this it is recorded twice.
+    pub(super) fn recorded_renamed(&mut self, path: &Path) -> io::Result<()> {
+        self.node.renamed = None;
+        node::save(&segments::node_name(path), &self.node)
     }
 
     /// Writes the hashes of records that follow, before they are on the disk themselves.
@@ -235,7 +245,7 @@ impl Ledger {
 
     /// The leaf of one of the newest records.
     pub(super) fn leaf(&self, seq: u64, record: &[u8]) -> io::Result<Leaf> {
-        let index = index(seq, self.first)?;
+        let index = index(seq, self.node.first)?;
         let proof = self.tree.prove_recent(index).map_err(|error| io::Error::other(error.to_string()))?;
         let entry = chain::content(record).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Leaf { entry, index, proof, checkpoint: Arc::clone(&self.head.checkpoint) })
@@ -262,7 +272,7 @@ impl Ledger {
         self.published.open(Reader {
             path: path.to_owned(),
             tiles: TileFiles::new(&segments::tree_name(path)),
-            first: self.first,
+            first: self.node.first,
             key: Arc::clone(&self.key),
         });
         self.published.set(Arc::clone(&self.head));

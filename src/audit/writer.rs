@@ -110,6 +110,8 @@ pub(super) struct Writer {
     is_import_due: bool,
     /// Who waits for that.
     importer: Option<std_mpsc::SyncSender<Result<(), AuditError>>>,
+    /// The change of the log's name, while it waits to be recorded.
+    renamed: Option<String>,
     /// What seals records of a version without a ledger, until it is written.
     import: Option<String>,
     /// Events that nothing waits for and that are not written yet.
@@ -514,8 +516,11 @@ impl Writer {
     /// So many of them are written.
     fn forget_kept(&mut self, kept: usize) {
         self.import = None;
-        self.kept.drain(..kept);
+        let is_renamed = self.kept.drain(..kept).any(|fields| Some(&fields) == self.renamed.as_ref());
         self.lost = 0;
+        if is_renamed {
+            self.recorded_renamed();
+        }
     }
 
     fn lines(&self, events: &[&str]) -> Result<(Vec<u8>, Link), Failure> {

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 /// Maximum length of the file, bytes.
-const MAX_FILE: u64 = 256;
+const MAX_FILE: u64 = 4096;
 
 /// The name of a node in the origin of its log: 16 hex digits, random.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,18 @@ pub(super) struct Node {
     pub(super) id: NodeId,
     /// Number of the record that is leaf 0.
     pub(super) first: u64,
+    /// What was signed under the log's old name, until the log has a record of it.
+    pub(super) renamed: Option<Renamed>,
+}
+
+/// The newest checkpoint under the log's old name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Renamed {
+    pub(super) previous: String,
+    pub(super) size: u64,
+    /// Base64.
+    pub(super) root: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,12 +59,14 @@ pub(super) struct Node {
 struct Stored {
     node: String,
     first: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    renamed: Option<Renamed>,
 }
 
 impl Node {
     /// A new name, for a log whose first record has this number.
     pub(super) fn new(first: Option<u64>) -> Self {
-        Self { id: NodeId::random(), first: first.unwrap_or(1) }
+        Self { id: NodeId::random(), first: first.unwrap_or(1), renamed: None }
     }
 }
 
@@ -63,16 +77,16 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Node>> {
         Ok(_) => {
             let stored: Stored = serde_json::from_str(&text).map_err(io::Error::from)?;
             let id = NodeId::parse(&stored.node).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Some(Node { id, first: stored.first.max(1) }))
+            Ok(Some(Node { id, first: stored.first.max(1), renamed: stored.renamed }))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Creates the file. It is on the disk when this returns.
-pub(super) fn create(path: &Path, node: &Node) -> io::Result<()> {
-    let stored = Stored { node: node.id.to_string(), first: node.first };
+/// Creates or replaces the file. It is on the disk when this returns.
+pub(super) fn save(path: &Path, node: &Node) -> io::Result<()> {
+    let stored = Stored { node: node.id.to_string(), first: node.first, renamed: node.renamed.clone() };
     write(path, &serde_json::to_string(&stored)?)
 }
 

@@ -335,6 +335,21 @@ async fn a_log_with_a_new_name_says_what_the_old_one_has_signed() {
     let tree = verified_by_auditor(&place, None).unwrap().tree.unwrap();
     assert_eq!((tree.leaves, tree.stale), (4, 0));
     assert_ne!(tree.checkpoint.origin.as_str(), signed[0]);
+
+    // A crash before that is recorded loses nothing, and it is recorded once.
+    let name = place.path.with_extension("node");
+    let mut node: Value = serde_json::from_str(&fs::read_to_string(&name).unwrap()).unwrap();
+    assert!(node.get("renamed").is_none());
+    node["renamed"] = json!({ "previous": signed[0], "size": 4, "root": signed[2] });
+    fs::write(&name, node.to_string()).unwrap();
+    for _ in 0..2 {
+        let audit = place.signing().await;
+        audit.record(event(9)).await.unwrap();
+        drop(audit);
+        let lines = place.lines();
+        assert_eq!(lines.iter().filter(|line| line.contains("log_renamed")).count(), 2, "{lines:?}");
+        assert!(!fs::read_to_string(&name).unwrap().contains("renamed"));
+    }
 }
 
 #[tokio::test]
@@ -455,6 +470,36 @@ async fn an_import_that_fails_after_the_start_releases_nothing() {
     assert!(audit.record(event(7)).await.is_err() && audit.head().is_none());
     drop(audit);
     assert_eq!(fs::read_to_string(&place.path).unwrap(), text);
+}
+
+#[tokio::test]
+async fn an_import_goes_on_when_the_disk_can_be_read_again() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let place = Place::new();
+    place.filled(6).await;
+    place.make_legacy();
+    let lines: Vec<String> = place.lines().iter().map(|line| format!("{line}\n")).collect();
+    fs::write(&place.path, lines[3..].concat()).unwrap();
+    let closed = place.path.with_file_name("audit.3.jsonl");
+    // Its first bytes cannot be read: EIO.
+    std::os::unix::fs::symlink("/proc/self/mem", &closed).unwrap();
+    let slow = place.path.with_file_name("audit.2.jsonl");
+    mknodat(CWD, &slow, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let audit = Audit::open(&place.path).unwrap();
+    let written = fs::OpenOptions::new().write(true).open(&slow).unwrap();
+    fs::remove_file(&slow).unwrap();
+    drop(written);
+    let began = Instant::now();
+    while reason(&audit) == FailureReason::Importing {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(reason(&audit), FailureReason::NotImported);
+    fs::remove_file(&closed).unwrap();
+    fs::write(&closed, lines[..3].concat()).unwrap();
+    audit.sign_with(Arc::new(TestKeys)).await;
+    healed(&audit).await;
+    assert!(audit.record(event(7)).await.is_ok() && audit.head().is_some());
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ impl Writer {
             looked_for_closed: None,
             asked_space: None,
             is_import_due: false,
+            renamed: None,
             importer: None,
             import: None,
             kept: VecDeque::new(),
@@ -179,11 +180,11 @@ impl Writer {
     pub(super) fn end_import(&mut self) {
         let Some(importer) = self.importer.take() else { return };
         let imported = self.import();
-        let is_imported = imported.is_ok();
+        let failure = imported.as_ref().err().map(not_imported);
         // The start can no longer wait for it.
         let _ = importer.send(imported);
-        if !is_imported {
-            return;
+        if let Some(failure) = failure {
+            return self.fail(failure);
         }
         match self.settle(None) {
             Ok(()) => self.status.succeeded(),
@@ -201,31 +202,14 @@ impl Writer {
         let status = Arc::clone(&self.status);
         let event = legacy::import(&self.path, last, |record| status.imports(Some((record, last))));
         self.status.imports(None);
-        match event.and_then(|event| event.fields()) {
-            Ok(fields) => {
-                (self.import, self.is_import_due) = (Some(fields), false);
-                Ok(())
-            }
-            Err(error) => {
-                self.fail(Failure {
-                    cause: "not_imported",
-                    reason: FailureReason::NotImported,
-                    need: Need::Restart,
-                    error: io::Error::other(error.to_string()),
-                });
-                Err(error)
-            }
-        }
+        let fields = event.and_then(|event| event.fields())?;
+        (self.import, self.is_import_due) = (Some(fields), false);
+        Ok(())
     }
 
     /// Brings the file into a state in which it can grow, and writes what waits, after `first`.
     fn settle(&mut self, first: Option<Event>) -> Result<(), Failure> {
-        self.import().map_err(|error| Failure {
-            cause: "not_imported",
-            reason: FailureReason::NotImported,
-            need: Need::Restart,
-            error: io::Error::other(error.to_string()),
-        })?;
+        self.import().map_err(|error| not_imported(&error))?;
         match self.segment()?.rest {
             Rest::Damaged(_) => return self.begin_segment("damaged_end"),
             _ if self.is_directory_in_doubt => return self.begin_segment("sync_failed"),
@@ -301,6 +285,16 @@ impl Writer {
         );
         Ok(Some((file, found)))
     }
+}
+
+/// A disk that fails can recover; records that are no log stay so until somebody brings the right files back.
+fn not_imported(error: &AuditError) -> Failure {
+    let need = match error {
+        AuditError::Open { source, .. } if may_pass(source) => Need::Open,
+        _ => Need::Restart,
+    };
+    let error = io::Error::other(error.to_string());
+    Failure { cause: "not_imported", reason: FailureReason::NotImported, need, error }
 }
 
 fn lock(file: &File, path: &Path) -> Result<(), AuditError> {

@@ -31,14 +31,27 @@ impl Writer {
     fn open_ledger(&mut self) -> Result<(), Failure> {
         if let (Some(keys), None) = (&self.keys, &self.ledger) {
             let ledger = Ledger::open(&self.path, keys.as_ref(), &self.link, &self.published);
-            let mut ledger = ledger.map_err(failure)?;
-            if let Some(fields) = ledger.take_renamed().and_then(|event| event.fields().ok()) {
-                self.keep(fields);
+            let ledger = ledger.map_err(failure)?;
+            if self.renamed.is_none()
+                && let Some(fields) = ledger.renamed().and_then(|event| event.fields().ok())
+            {
+                // However many wait already.
+                self.kept.push_back(fields.clone());
+                self.renamed = Some(fields);
             }
             self.ledger = Some(ledger);
             self.opened_trees += 1;
         }
         Ok(())
+    }
+
+    /// The change of the log's name is in the log: it need not be remembered.
+    pub(super) fn recorded_renamed(&mut self) {
+        self.renamed = None;
+        let Some(ledger) = &mut self.ledger else { return };
+        if let Err(error) = ledger.recorded_renamed(&self.path) {
+            tracing::warn!(%error, "the new name of the audit log is recorded again at the next start");
+        }
     }
 
     /// Writes the hashes of these lines; `None` where nothing signs.
