@@ -1,5 +1,6 @@
 //! The steps of the demo, from simulated hardware to an app that has its keys.
 
+use std::convert::Infallible;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -9,15 +10,17 @@ use kms_attest::evidence::Evidence;
 use kms_attest::verify::{Binding, Verifier};
 use kms_client::boot::{AttemptError, FailedAttempt};
 use kms_client::proto::BootstrapResponse;
-use kms_client::{BootError, CallError, ServerAttestation};
+use kms_client::{BootError, CallError, KmsUrl, ServerAttestation};
 
 use crate::allow::{self, Entry};
 use crate::env::Env;
+use crate::fleet::Fleet;
 use crate::guest::{Fingerprints, Guest, Memory};
 use crate::kms::{self, Admin, Kms, Node};
 use crate::output::{Output, fingerprint};
 use crate::paste::{Refusal, Yours};
 use crate::state::StateDir;
+use crate::viewer;
 
 pub(crate) struct Demo {
     state: StateDir,
@@ -27,6 +30,7 @@ pub(crate) struct Demo {
     // Before the fields that they depend on, so that they are dropped first.
     guest: Option<Guest>,
     yours: Option<(Guest, Guest)>,
+    fleet: Option<Fleet>,
     kms: Option<Kms>,
     spares: Vec<Kms>,
     env: Option<Env>,
@@ -42,7 +46,17 @@ pub(crate) struct Ports {
 impl Demo {
     pub(crate) fn new(state: StateDir, ports: Ports) -> Self {
         let token = hex::encode(rand::random::<[u8; 16]>());
-        Self { state, ports, token, guest: None, yours: None, kms: None, spares: Vec::new(), env: None }
+        Self {
+            state,
+            ports,
+            token,
+            guest: None,
+            yours: None,
+            fleet: None,
+            kms: None,
+            spares: Vec::new(),
+            env: None,
+        }
     }
 
     /// Runs the demo with its output, and leaves everything running.
@@ -79,6 +93,21 @@ impl Demo {
         release(output, state, kms, guest).await
     }
 
+    /// Adds CVMs that boot again and again once everything is set up.
+    pub(crate) async fn populate(&mut self, output: &mut Output) -> Result<()> {
+        let Self { state, fleet, env: Some(env), .. } = self else { return Ok(()) };
+        output.chapter("More CVMs");
+        let fleet = fleet.insert(Fleet::build(state, env).await?);
+        let (all, denied) = fleet.size();
+        output.note(format_args!(
+            "{all} CVMs on two hosts reboot until the end, first one a second, later two a minute;"
+        ));
+        output.note(format_args!(
+            "{denied} of them are denied, each for another reason (--quiet leaves all of them out)"
+        ));
+        Ok(())
+    }
+
     /// Prints commands to try while it runs: a line for every `kmsctl` command, with CVMs and KMSs to use
     /// them on.
     pub(crate) async fn invite(&mut self, output: &mut Output) -> Result<()> {
@@ -98,10 +127,19 @@ impl Demo {
         }
         let [first, second] = &spares[..] else { bail!("two further KMSs were started") };
 
+        output.chapter("Console");
+        let admin = kms.admin_address()?;
+        output.fact("address", format_args!("http://{admin}/"));
+        output.fact("viewer token", viewer::token(admin, token).await?);
+        output
+            .note("a viewer sees everything and changes nothing; to change something, sign in as an owner:");
+        output.fact("owner token", format_args!("KMS_ADMIN_TOKEN in {}", state.environment().display()));
+        output.note("for the actions of an owner that wait for a second one: kmsctl credential create ada --role owner");
+
         output.chapter("Yours");
         let yours = Yours {
             kms: kms.base(),
-            admin: kms.admin_address()?,
+            admin,
             token,
             pccs: env.pccs_url(),
             agent: app.agent_address(),
@@ -127,11 +165,13 @@ impl Demo {
         Ok(())
     }
 
-    /// Waits for an unexpected end of the KMS.
+    /// Boots the CVMs that reboot, until an unexpected end of the KMS.
     pub(crate) async fn kms_ended(&mut self) -> Result<()> {
-        match &mut self.kms {
-            Some(kms) => kms.ended().await,
-            None => Ok(()),
+        let Some(kms) = &mut self.kms else { return Ok(()) };
+        let url = kms.url();
+        tokio::select! {
+            ended = kms.ended() => ended,
+            never = reboots(&mut self.fleet, url) => match never {},
         }
     }
 
@@ -139,6 +179,13 @@ impl Demo {
         for kms in self.kms.take().into_iter().chain(self.spares.drain(..)) {
             kms.stop().await;
         }
+    }
+}
+
+async fn reboots(fleet: &mut Option<Fleet>, kms: KmsUrl) -> Infallible {
+    match fleet {
+        Some(fleet) => fleet.live(kms).await,
+        None => std::future::pending().await,
     }
 }
 

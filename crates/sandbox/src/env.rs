@@ -8,7 +8,10 @@ use kms_attest::attester::Attester;
 use kms_attest::collateral::{CacheOptions, CollateralCache};
 use kms_attest::trust::TrustAnchors;
 use kms_attest::verify::Verifier;
-use kms_simulator::{Cvm, GuestAgent, KeyProvider, PccsServer, Platform, Stage};
+use kms_simulator::{
+    CollateralSpec, Cvm, EarlySet, GuestAgent, KeyProvider, PccsServer, Platform, PlatformSpec, Stage,
+    TcbLevel,
+};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
@@ -17,12 +20,23 @@ use crate::state::StateDir;
 /// The compose file of the KMS's own CVM.
 const KMS_COMPOSE: &str = concat!("kms-sandbox: cvm-kms ", env!("CARGO_PKG_VERSION"));
 
+/// The TCB recovery of the early set, Unix seconds: 2026-10-13.
+const TCB_RECOVERY: u64 = 1_791_849_600;
+
 /// The hardware and its servers.
 pub(crate) struct Env {
     platform: Arc<Platform>,
+    second: Arc<Platform>,
     pccs: PccsServer,
     kms_agent: GuestAgent,
     sockets: TempDir,
+}
+
+/// A machine that CVMs run on. The demo uses the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Host {
+    First,
+    Second,
 }
 
 /// A CVM with its guest agent's socket.
@@ -34,9 +48,21 @@ pub(crate) struct Machine {
 impl Env {
     /// Starts the machines. What is derived from the seed is the same at every start.
     pub(crate) async fn start(state: &StateDir) -> Result<Self> {
-        let platform = Platform::from_seed(&state.seed()?);
+        let seed = state.seed()?;
+        let platform = Platform::from_seed(&seed);
+        let second = Platform::new(&PlatformSpec {
+            fmspc: *b"SIM\0\0\x02",
+            ppid: [2; 16],
+            ..PlatformSpec::from_seed(&seed)
+        });
         state.write("simulated-root-ca.pem", platform.root_pem())?;
-        let pccs = PccsServer::start(&platform).await.context("start the simulated collateral service")?;
+        let pccs = PccsServer::start_on(([127, 0, 0, 1], 0).into(), &platform, &[Arc::clone(&second)])
+            .await
+            .context("start the simulated collateral service")?;
+        pccs.set_early(EarlySet::Published(Box::new(CollateralSpec::after_tcb_recovery_of(
+            TCB_RECOVERY,
+            TcbLevel::OutOfDate,
+        ))));
         // Not in the state directory, because the path of a unix socket has at most 107 bytes.
         let sockets =
             tempfile::Builder::new().prefix("kms-sandbox-").tempdir().context("make a directory")?;
@@ -47,11 +73,18 @@ impl Env {
             .build();
         let socket = sockets.path().join("kms.sock");
         let kms_agent = GuestAgent::serve(&cvm, socket).await.context("start the KMS's guest agent")?;
-        Ok(Self { platform, pccs, kms_agent, sockets })
+        Ok(Self { platform, second, pccs, kms_agent, sockets })
     }
 
     pub(crate) fn platform(&self) -> &Platform {
         &self.platform
+    }
+
+    pub(crate) fn host(&self, host: Host) -> &Arc<Platform> {
+        match host {
+            Host::First => &self.platform,
+            Host::Second => &self.second,
+        }
     }
 
     pub(crate) fn pccs_url(&self) -> String {
@@ -66,6 +99,11 @@ impl Env {
     /// Boots a CVM for an app, up to the request for its keys. `name` distinguishes its guest agent.
     pub(crate) async fn boot(&self, name: &str, compose: &str) -> Result<Machine> {
         let cvm = Cvm::builder(&self.platform).compose_hash(Sha256::digest(compose).into()).build();
+        self.serve(name, cvm).await
+    }
+
+    /// Starts the guest agent of a CVM, which `name` distinguishes from the others.
+    pub(crate) async fn serve(&self, name: &str, cvm: Arc<Cvm>) -> Result<Machine> {
         let socket: PathBuf = self.sockets.path().join(format!("{name}.sock"));
         let agent = GuestAgent::serve(&cvm, socket).await.context("start the app's guest agent")?;
         Ok(Machine { cvm, agent })

@@ -50,10 +50,7 @@ impl Guest {
 
     /// Fetches its keys from the KMS, which must prove that it is one.
     pub(crate) async fn fetch(&self, kms: KmsUrl) -> Result<Result<AppKeys, BootError>> {
-        let attester = self.machine.attester()?;
-        let vm_config = attester.vm_config().await.context("ask the guest agent for vm_config")?;
-        let server = ServerAttestation::Required(&self.verifier);
-        Ok(fetch_app_keys(&[kms], &attester, server, &vm_config, None).await)
+        fetch(&self.machine, &self.verifier, kms).await
     }
 
     /// Measures the key provider, as a guest does before it runs its app: a verifier of the app then sees
@@ -61,6 +58,18 @@ impl Guest {
     pub(crate) fn finish_boot(&self, keys: &AppKeys) {
         self.machine.cvm.finish_boot(&KeyProvider::Kms(keys.key_provider.clone()));
     }
+}
+
+/// Fetches the keys of the app in `machine`, as a guest does at boot.
+pub(crate) async fn fetch(
+    machine: &Machine,
+    verifier: &Verifier,
+    kms: KmsUrl,
+) -> Result<Result<AppKeys, BootError>> {
+    let attester = machine.attester()?;
+    let vm_config = attester.vm_config().await.context("ask the guest agent for vm_config")?;
+    let server = ServerAttestation::Required(verifier);
+    Ok(fetch_app_keys(&[kms], &attester, server, &vm_config, None).await)
 }
 
 /// Fingerprints of the keys, which are shown and stored instead of the keys.

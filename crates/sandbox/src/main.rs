@@ -3,11 +3,13 @@
 mod allow;
 mod demo;
 mod env;
+mod fleet;
 mod guest;
 mod kms;
 mod output;
 mod paste;
 mod state;
+mod viewer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +40,27 @@ struct Arguments {
     /// End when the CVM has its keys: with status 0, or 1 if it did not receive them
     #[arg(long)]
     once: bool,
+    /// Boot no further CVMs after the demo
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// What the sandbox does after the demo.
+#[derive(Clone, Copy)]
+enum Afterwards {
+    End,
+    Stay,
+    StayAndBoot,
+}
+
+impl Arguments {
+    fn afterwards(&self) -> Afterwards {
+        match (self.once, self.quiet) {
+            (true, _) => Afterwards::End,
+            (false, true) => Afterwards::Stay,
+            (false, false) => Afterwards::StayAndBoot,
+        }
+    }
 }
 
 #[tokio::main]
@@ -54,10 +77,11 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let mut interruption = Interruption::new()?;
+    let afterwards = arguments.afterwards();
     let state = StateDir::open(arguments.dir)?;
     log_to(&state)?;
     let mut demo = Demo::new(state, Ports { main: arguments.port, admin: arguments.admin_port });
-    let lived = live(&mut demo, output, &mut interruption, arguments.once).await;
+    let lived = live(&mut demo, output, &mut interruption, afterwards).await;
     output.stopping();
     demo.end().await;
     lived
@@ -67,18 +91,24 @@ async fn live(
     demo: &mut Demo,
     output: &mut Output,
     interruption: &mut Interruption,
-    once: bool,
+    afterwards: Afterwards,
 ) -> Result<()> {
     tokio::select! {
         told = demo.tell(output) => told?,
         () = interruption.comes() => bail!("interrupted before the CVM had its keys"),
     }
-    if once {
-        return Ok(());
-    }
-    tokio::select! {
-        invited = demo.invite(output) => invited?,
-        () = interruption.comes() => return Ok(()),
+    let preparing = async {
+        if matches!(afterwards, Afterwards::StayAndBoot) {
+            demo.populate(output).await?;
+        }
+        demo.invite(output).await
+    };
+    match afterwards {
+        Afterwards::End => return Ok(()),
+        Afterwards::Stay | Afterwards::StayAndBoot => tokio::select! {
+            prepared = preparing => prepared?,
+            () = interruption.comes() => return Ok(()),
+        },
     }
     tokio::select! {
         ended = demo.kms_ended() => ended,

@@ -1,8 +1,10 @@
 //! The whole demo, run twice in one directory.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn sandbox(dir: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kms-sandbox"))
@@ -103,9 +105,18 @@ impl Drop for Running {
 }
 
 /// The lines to paste, which are the only ones without indentation.
-fn invitation(dir: &Path) -> (Running, Vec<String>) {
+fn invitation(dir: &Path, more: &[&str]) -> (Running, Vec<String>) {
+    let (sandbox, told) = started(dir, more);
+    let lines = told.into_iter().filter(|line| !line.is_empty() && !line.starts_with(' '));
+    (sandbox, lines.skip_while(|line| !line.ends_with(". Yours")).skip(1).collect())
+}
+
+/// A sandbox that stays up, and everything that it says.
+fn started(dir: &Path, more: &[&str]) -> (Running, Vec<String>) {
     let mut sandbox = Command::new(env!("CARGO_BIN_EXE_kms-sandbox"))
-        .args(["--port", "0", "--admin-port", "0", "--dir"])
+        .args(["--port", "0", "--admin-port", "0"])
+        .args(more)
+        .arg("--dir")
         .arg(dir)
         .env_remove("RUST_LOG")
         .env_remove("DSTACK_AGENT_ADDRESS")
@@ -114,10 +125,10 @@ fn invitation(dir: &Path) -> (Running, Vec<String>) {
         .expect("the sandbox runs");
     let told = BufReader::new(sandbox.stdout.take().expect("piped"));
     let sandbox = Running(sandbox);
-    let mut lines = told.lines().map(|line| line.expect("text"));
-    lines.by_ref().find(|line| line.ends_with(". Yours")).expect("it stays up");
-    let until = lines.take_while(|line| !line.trim_start().starts_with("start over"));
-    (sandbox, until.filter(|line| !line.is_empty() && !line.starts_with(' ')).collect())
+    let lines = told.lines().map(|line| line.expect("text"));
+    let told: Vec<String> = lines.take_while(|line| !line.trim_start().starts_with("start over")).collect();
+    assert!(told.iter().any(|line| line.ends_with(". Yours")), "it stays up: {told:#?}");
+    (sandbox, told)
 }
 
 /// The commands of the README's table, each with the name of the program.
@@ -140,8 +151,8 @@ fn every_row_of_the_readme_has_a_line_and_every_line_works_when_pasted() {
     let home = tempfile::tempdir().expect("directory");
     let dir = home.path().join("it's mine");
     // At the second start nothing is left to set up, and the lines must work again.
-    for _ in 0..2 {
-        let (_running, lines) = invitation(&dir);
+    for more in [&[][..], &["--quiet"]] {
+        let (_running, lines) = invitation(&dir, more);
         let commands = commands_of_the_readme();
         assert!(commands.len() >= 12, "{commands:?}");
         for command in commands {
@@ -186,4 +197,60 @@ fn every_row_of_the_readme_has_a_line_and_every_line_works_when_pasted() {
             std::fs::remove_file(home.path().join(file)).expect("removed");
         }
     }
+}
+
+/// The value of a fact.
+fn fact<'a>(told: &'a [String], name: &str) -> &'a str {
+    let line = told.iter().find_map(|line| line.trim_start().strip_prefix(name));
+    line.unwrap_or_else(|| panic!("{name} is missing in {told:#?}")).trim()
+}
+
+#[test]
+fn the_console_has_a_viewer_and_something_to_show() {
+    let home = tempfile::tempdir().expect("directory");
+    let mut tokens = Vec::new();
+    for (more, boots) in [(&[][..], true), (&["--quiet"], false)] {
+        let (_running, told) = started(home.path(), more);
+        let console = told.iter().position(|line| line.ends_with(". Console")).expect("a chapter");
+        let address = fact(&told[console..], "address").to_owned();
+        let token = fact(&told[console..], "viewer token").to_owned();
+        assert!(address.starts_with("http://127.0.0.1:"), "{address}");
+        let ask = |token: &str, path: &str, post: &[&str]| {
+            let url = format!("{address}{path}");
+            let asked = Command::new("curl")
+                .args(["-s", "--max-time", "60", "-w", "\n%{http_code}", "-H"])
+                .arg(format!("Authorization: Bearer {token}"))
+                .args(post)
+                .arg(&url)
+                .output()
+                .expect("curl");
+            String::from_utf8(asked.stdout).expect("text")
+        };
+        let denials = |token: &str| {
+            let listed = ask(token, "prpc/Admin.ListDenials", &["-d", "{}"]);
+            let (body, status) = listed.rsplit_once('\n').expect("a status");
+            assert_eq!(status, "200", "{body}");
+            let listed: serde_json::Value = serde_json::from_str(body).expect("json");
+            let codes = listed["denials"].as_array().into_iter().flatten();
+            codes.filter_map(|denial| denial["code"].as_str().map(str::to_owned)).collect::<BTreeSet<_>>()
+        };
+        if boots {
+            let until = Instant::now() + Duration::from_secs(120);
+            while denials(&token).len() < 6 {
+                assert!(Instant::now() < until, "{:?}", denials(&token));
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        } else {
+            assert!(!told.iter().any(|line| line.contains("reboot")), "{told:#?}");
+        }
+        let refused = ask(&token, "api/v1/credentials", &[]);
+        assert!(refused.ends_with("\n403"), "a viewer is no owner: {refused}");
+        let owner = std::fs::read_to_string(home.path().join("env")).expect("env");
+        let owner =
+            owner.lines().find_map(|line| line.strip_prefix("export KMS_ADMIN_TOKEN=")).expect("a token");
+        let listed = ask(owner, "api/v1/credentials", &[]);
+        assert_eq!(listed.matches("sandbox-viewer").count(), 1, "{listed}");
+        tokens.push(token);
+    }
+    assert_ne!(tokens[0], tokens[1], "only the hash is kept");
 }
