@@ -344,7 +344,7 @@ async fn a_log_with_a_new_name_says_what_the_old_one_has_signed() {
     fs::write(&name, node.to_string()).unwrap();
     for _ in 0..2 {
         let audit = place.signing().await;
-        audit.record(event(9)).await.unwrap();
+        let _ = audit.record(event(9)).await.unwrap();
         drop(audit);
         let lines = place.lines();
         assert_eq!(lines.iter().filter(|line| line.contains("log_renamed")).count(), 2, "{lines:?}");
