@@ -1,9 +1,11 @@
 //! The methods of the API as plain async functions, the access table, and the caller.
 
+pub mod actions;
 pub mod admin;
 pub mod credentials;
 mod env_keys;
 pub mod events;
+pub mod health;
 mod images;
 pub mod kms;
 pub mod lockout;

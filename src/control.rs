@@ -4,6 +4,7 @@
 mod author;
 mod credentials;
 mod denials;
+mod drain;
 mod freeze;
 mod shadow;
 
@@ -13,6 +14,7 @@ pub use self::credentials::{
     WillMakeOwner,
 };
 pub use self::denials::{Concerns, DenialId, Denials, Novelty, RefusalRecord, RefusedRequest, Shown};
+pub use self::drain::{Drain, Draining};
 pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Scope, ScopeError,
     Unfrozen,

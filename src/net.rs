@@ -1,5 +1,6 @@
 //! Bytes in, service calls, bytes out: listener, TLS, and the codecs of the API on one router.
 
+mod actions;
 mod activity;
 mod admin_auth;
 pub mod auth_backend;
@@ -34,5 +35,5 @@ mod turns;
 mod web;
 
 pub use onboarding_auth::OnboardingAuth;
-pub use router::{admin, kms, onboarding};
+pub use router::{AdminServices, admin, kms, onboarding};
 pub use same_site::OwnNames;

@@ -16,7 +16,7 @@ use super::images::{clear, note_cleared};
 use super::kms::KmsService;
 use super::{Caller, Method};
 use crate::admission::{Explainer, Foundation};
-use crate::audit::Event;
+use crate::audit::{Event, Receipt};
 use crate::config::{Core, EmptyDevices};
 use crate::error::Result;
 use crate::proto::{ClearImageCacheRequest, GetKmsKeyRequest, KmsKeyResponse, VerifiedIdentity};
@@ -46,6 +46,11 @@ impl AdminService {
         }
     }
 
+    /// What the services share.
+    pub(super) fn foundation(&self) -> &Foundation {
+        &self.foundation
+    }
+
     /// `Admin.ClearImageCache`.
     ///
     /// # Errors
@@ -66,14 +71,18 @@ impl AdminService {
         self.kms.hand_over(Method::AdminGetKmsKey, caller, request).await
     }
 
-    /// Records an operator's action. If the record fails, the action still stands.
-    async fn recorded(&self, event: Event) {
+    /// Records an operator's action. If the record fails, the action still stands, and there is no receipt.
+    pub(super) async fn recorded(&self, event: Event) -> Option<Receipt> {
         match tokio::time::timeout(NOTE_TIME, self.foundation.audit.record(event)).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(receipt)) => Some(receipt),
             Ok(Err(error)) => {
-                tracing::error!(%error, "an operator's action could not be written to the audit log")
+                tracing::error!(%error, "an operator's action could not be written to the audit log");
+                None
             }
-            Err(_) => tracing::error!("the audit log is slow to record an operator's action"),
+            Err(_) => {
+                tracing::error!("the audit log is slow to record an operator's action");
+                None
+            }
         }
     }
 }

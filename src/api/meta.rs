@@ -8,7 +8,7 @@ use kms_policy::{Info, Policy};
 use tokio::sync::watch;
 
 use super::prepared::Prepared;
-use super::readiness::{Effect, Readiness};
+use super::readiness::{Effect, Readiness, Report};
 use crate::admission::Foundation;
 use crate::audit::Audit;
 use crate::config::Posture;
@@ -116,8 +116,8 @@ impl Meta {
         };
         let report = self.readiness.report();
         shown.ready = Some(report.is_ready());
-        shown.not_ready = report.shown(Effect::Stops);
-        shown.readiness_warnings = report.shown(Effect::Warns);
+        shown.not_ready = Report::shown(report.not_ready());
+        shown.readiness_warnings = Report::shown(report.with(Effect::Warns));
         if let Some(head) = self.audit.head() {
             shown.log_key = head.key.to_string();
             shown.log_key_signature = head.vouching.to_vec();

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::admission::{Foundation, Missing, SelfDenialCode, SelfRefusal};
 use crate::audit::{FailureReason, Health};
-use crate::clock::{CLOCK_REMEDY, unix_now};
+use crate::clock::{CLOCK_REMEDY, rfc3339, unix_now};
 use crate::metrics::Metrics;
 use crate::proto::ReadinessReason;
 
@@ -42,6 +42,8 @@ pub enum Cause {
     Clock,
     /// An operator has frozen everything.
     Frozen,
+    /// An operator drains this KMS.
+    Draining,
     /// The disk of the audit log is nearly full.
     DiskNearlyFull,
 }
@@ -51,13 +53,15 @@ pub enum Cause {
 pub enum Effect {
     /// Nothing is released.
     Stops,
+    /// Keys are released to callers that still arrive; load balancers send them elsewhere.
+    Drains,
     /// Keys are released, but an operator should act.
     Warns,
 }
 
 impl Cause {
     /// All causes, in the order in which they are reported.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NoKeys,
         Self::Frozen,
         Self::AllowlistUnusable,
@@ -68,6 +72,7 @@ impl Cause {
         Self::CollateralUnavailable,
         Self::AuditLogUnavailable,
         Self::Clock,
+        Self::Draining,
         Self::DiskNearlyFull,
     ];
 
@@ -84,6 +89,7 @@ impl Cause {
             Self::AuditLogUnavailable => "audit_log_unavailable",
             Self::Clock => "clock",
             Self::Frozen => "frozen",
+            Self::Draining => "draining",
             Self::DiskNearlyFull => "disk_nearly_full",
         }
     }
@@ -101,6 +107,7 @@ impl Cause {
             Self::AuditLogUnavailable => "the audit log cannot be written, so nothing is released",
             Self::Clock => "the clock is wrong: it is behind what is known to be past",
             Self::Frozen => "an operator has frozen this KMS",
+            Self::Draining => "an operator drains this KMS: send requests to another one",
             Self::DiskNearlyFull => "little disk space is left for the audit log",
         }
     }
@@ -108,6 +115,7 @@ impl Cause {
     /// Its effect.
     pub fn effect(self) -> Effect {
         match self {
+            Self::Draining => Effect::Drains,
             Self::DiskNearlyFull => Effect::Warns,
             Self::NoKeys
             | Self::PolicyUnavailable
@@ -147,9 +155,19 @@ impl Report {
         Self { reasons }
     }
 
-    /// Whether keys can be released.
+    /// Whether requests should come here: keys are released, and no operator drains this KMS.
     pub fn is_ready(&self) -> bool {
+        self.releases() && self.with(Effect::Drains).next().is_none()
+    }
+
+    /// Whether keys can be released.
+    pub fn releases(&self) -> bool {
         self.with(Effect::Stops).next().is_none()
+    }
+
+    /// All reasons, in the order of [`Cause::ALL`].
+    pub fn reasons(&self) -> &[Reason] {
+        &self.reasons
     }
 
     /// The reasons with this effect.
@@ -157,13 +175,18 @@ impl Report {
         self.reasons.iter().filter(move |reason| reason.cause.effect() == effect)
     }
 
-    /// The causes with this effect, in the public form that `GetMeta` shows.
-    pub fn shown(&self, effect: Effect) -> Vec<ReadinessReason> {
+    /// Why [`Report::is_ready`] says no.
+    pub fn not_ready(&self) -> impl Iterator<Item = &Reason> {
+        self.with(Effect::Stops).chain(self.with(Effect::Drains))
+    }
+
+    /// Reasons in the public form that `GetMeta` shows.
+    pub fn shown<'a>(reasons: impl Iterator<Item = &'a Reason>) -> Vec<ReadinessReason> {
         let shown = |reason: &Reason| ReadinessReason {
             code: reason.cause.name().to_owned(),
             text: reason.cause.text().to_owned(),
         };
-        self.with(effect).map(shown).collect()
+        reasons.map(shown).collect()
     }
 
     /// Whether both have the same causes, with whatever details.
@@ -196,6 +219,11 @@ impl Readiness {
 
     fn with(foundation: Option<Arc<Foundation>>, metrics: Arc<Metrics>) -> Self {
         Self { foundation, metrics, current: watch::Sender::new(Report::default()) }
+    }
+
+    /// Whether this is the phase without keys.
+    pub fn is_onboarding(&self) -> bool {
+        self.foundation.is_none()
     }
 
     /// The current state, from memory and without waiting.
@@ -240,8 +268,9 @@ impl Readiness {
     }
 }
 
-fn reasons(foundation: &Foundation) -> Vec<Reason> {
-    let Foundation { self_authorization, policy, freezes, verifier, audit, .. } = foundation;
+/// What stops the release of keys now, or will soon.
+pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
+    let Foundation { self_authorization, policy, freezes, drain, verifier, audit, .. } = foundation;
     let mut reasons = Vec::new();
     if let Some(frozen) = freezes.of_kms() {
         let detail = format!("by {}: {}", frozen.author.by, frozen.reason);
@@ -281,6 +310,10 @@ fn reasons(foundation: &Foundation) -> Vec<Reason> {
         let progress = audit.imported().map(|(record, of)| format!(" (record {record} of {of})"));
         let detail = format!("{reason}{}, since Unix time {since}", progress.unwrap_or_default());
         reasons.push(Reason { cause, detail });
+    }
+    if let Some(draining) = drain.current() {
+        let detail = format!("by {} since {}", draining.author.by, rfc3339(draining.since));
+        reasons.push(Reason { cause: Cause::Draining, detail });
     }
     if let Some(detail) = audit.space().shortage() {
         reasons.push(Reason { cause: Cause::DiskNearlyFull, detail });
@@ -350,6 +383,11 @@ fn tell(before: &Report, now: &Report) {
     };
     let (reasons, warnings) = (names(Effect::Stops), names(Effect::Warns));
     match (before.is_ready(), now.is_ready()) {
+        (_, false) if now.releases() => {
+            tracing::warn!(
+                "DRAINING: load balancers are told to send requests elsewhere; those that come are served"
+            );
+        }
         (_, false) => tracing::warn!(reasons, "NOT READY: nothing is released"),
         (false, true) => tracing::info!(warnings, "ready again: keys are released"),
         (true, true) if warnings.is_empty() => tracing::info!("the warnings are over"),
@@ -380,13 +418,16 @@ mod tests {
             (&[Cause::DiskNearlyFull][..], true),
             (&[Cause::DiskNearlyFull, Cause::AuditLogUnavailable][..], false),
             (&[Cause::Frozen][..], false),
+            (&[Cause::Draining][..], false),
         ] {
             assert_eq!(report(causes).is_ready(), is_ready, "{causes:?}");
         }
         let both = report(&[Cause::DiskNearlyFull, Cause::PolicyUnavailable, Cause::Frozen, Cause::Frozen]);
-        let codes: Vec<_> = both.shown(Effect::Stops).into_iter().map(|reason| reason.code).collect();
+        let codes: Vec<_> = Report::shown(both.not_ready()).into_iter().map(|reason| reason.code).collect();
         assert_eq!(codes, ["frozen", "policy_unavailable"]);
-        assert_eq!(both.shown(Effect::Warns).len(), 1);
+        assert_eq!(both.with(Effect::Warns).count(), 1);
+        let draining = report(&[Cause::Draining]);
+        assert!(draining.releases() && !report(&[Cause::Draining, Cause::Frozen]).releases());
     }
 
     #[test]

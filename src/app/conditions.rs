@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::process::Process;
 use super::serving::Serving;
-use crate::api::readiness::{Cause, Effect, Report};
+use crate::api::readiness::{Cause, Report};
 use crate::audit::Audit;
 use crate::clock::unix_now;
 use crate::event_type::Condition;
@@ -63,9 +63,7 @@ fn name_origin(notifier: &Notifier, audit: &Audit) {
 fn look_at_causes(notifier: &Notifier, report: &Report) {
     for cause in Cause::ALL {
         let Some(condition) = condition(cause) else { continue };
-        let holds = [Effect::Stops, Effect::Warns]
-            .into_iter()
-            .any(|effect| report.with(effect).any(|reason| reason.cause == cause));
+        let holds = report.reasons().iter().any(|reason| reason.cause == cause);
         notifier.look(condition, holds.then(|| cause.text().to_owned()));
     }
 }
@@ -73,7 +71,11 @@ fn look_at_causes(notifier: &Notifier, report: &Report) {
 /// `None` for causes that are events, and for those that the notifier checks itself.
 fn condition(cause: Cause) -> Option<Condition> {
     match cause {
-        Cause::NoKeys | Cause::Frozen | Cause::AuditLogUnavailable | Cause::DiskNearlyFull => None,
+        Cause::NoKeys
+        | Cause::Frozen
+        | Cause::Draining
+        | Cause::AuditLogUnavailable
+        | Cause::DiskNearlyFull => None,
         Cause::PolicyUnavailable => Some(Condition::PolicyUnavailable),
         Cause::AllowlistUnusable => Some(Condition::AllowlistUnusable),
         Cause::KmsNotAllowed => Some(Condition::KmsNotAllowed),

@@ -1,6 +1,8 @@
 //! The TLS certificate: issued at each start, and again before it expires.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +19,7 @@ use super::AppError;
 use super::admin_tls::{self, AdminCertificate};
 use super::process::Process;
 use super::serving::Serving;
+use crate::api::actions::Reissue;
 use crate::ca::{self, CaError};
 use crate::lifecycle::Ready;
 use crate::net::tls::Leaf;
@@ -28,6 +31,7 @@ const ATTEST_RETRY: Duration = Duration::from_secs(5);
 const CHECK: Duration = Duration::from_secs(3600);
 
 /// Renews the TLS certificate before it expires; open connections keep the old one.
+#[derive(Clone)]
 pub(super) struct Renewal {
     ready: Arc<Ready>,
     leaf: Arc<Leaf>,
@@ -37,6 +41,7 @@ pub(super) struct Renewal {
 }
 
 /// Renews the certificate of the admin listener.
+#[derive(Clone)]
 pub(super) struct AdminRenewal {
     pub(super) own: admin_tls::Own,
     pub(super) leaf: Arc<Leaf>,
@@ -84,6 +89,23 @@ impl Renewal {
             leaf.swap(vec![certificate], &own.key_der())?;
         }
         Ok(())
+    }
+}
+
+impl Reissue for Renewal {
+    fn reissue(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(async move {
+            self.renew(SystemTime::now()).await.map_err(|error| {
+                tracing::error!(%error, "the TLS certificate could not be issued again; the old one stays in use");
+                "the certificate could not be issued; the log says why, and the old one stays in use".to_owned()
+            })
+        })
+    }
+}
+
+impl fmt::Debug for Renewal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renewal").finish_non_exhaustive()
     }
 }
 

@@ -15,6 +15,7 @@ use super::leaf::Ephemeral;
 use super::process::{Process, address_of, bind};
 use super::running::Running;
 use super::serving::{MainListener, Serving};
+use crate::api::health::HealthService;
 use crate::api::onboard::OnboardService;
 use crate::api::readiness::Readiness;
 use crate::api::setup::{SetupService, Switch, Token};
@@ -62,7 +63,8 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
     );
     let auth = OnboardingAuth::new(token, process.audit(), process.metrics());
     let readiness = Arc::new(Readiness::onboarding(process.metrics()));
-    let router = net::onboarding(service, Arc::new(setup), &core.onboard.limits, auth, readiness);
+    let health = Arc::new(HealthService::new(readiness, process.boot()));
+    let router = net::onboarding(service, Arc::new(setup), &core.onboard.limits, auth, health);
     let certificate = Ephemeral::new(core.onboard.address)?;
     let tls = tls::onboarding(certificate.leaf())?;
     let attester = process.attester();

@@ -17,11 +17,12 @@ use tokio::task::JoinSet;
 use super::AppError;
 use crate::admission::{Foundation, SelfAuthorizer, TcbTolerance, WATCHED_FOR};
 use crate::api::METHODS;
+use crate::api::health::Boot;
 use crate::api::setup::Switch;
 use crate::audit::{Audit, Beginning, Event};
 use crate::clock::Floor;
 use crate::config::{Config, Core, Posture};
-use crate::control::Freezes;
+use crate::control::{Drain, Freezes};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
 use crate::log::ProcessLog;
@@ -136,6 +137,7 @@ impl Process {
                 tolerance,
                 self_authorization,
                 freezes,
+                drain: Arc::<Drain>::default(),
                 audit,
                 metrics,
             }),
@@ -152,6 +154,11 @@ impl Process {
             _credentials_file: credentials_file,
             log,
         })
+    }
+
+    /// This run of the process.
+    pub(super) fn boot(&self) -> Boot {
+        Boot { id: self.boot_id.clone(), started: self.started }
     }
 
     pub(super) fn foundation(&self) -> Arc<Foundation> {

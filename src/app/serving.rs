@@ -9,12 +9,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::admin_tls::AdminCertificate;
+use super::leaf::Renewal;
 use super::process::{Process, bind};
 use super::{AppError, background, leaf};
 use crate::admission::Foundation;
+use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
 use crate::api::credentials::CredentialService;
 use crate::api::events::EventService;
+use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::meta::Meta;
@@ -27,7 +30,7 @@ use crate::lifecycle::Ready;
 use crate::net::listener::{Phase, PlainHttp};
 use crate::net::middleware::Middleware;
 use crate::net::tls::{self, ClientPolicy, Leaf};
-use crate::net::{self, OwnNames};
+use crate::net::{self, AdminServices, OwnNames};
 use crate::operator::Credentials;
 use crate::state::CredentialFile;
 
@@ -46,6 +49,7 @@ pub(super) struct Serving {
     pub(super) ready: Arc<Ready>,
     pub(super) meta: Arc<Meta>,
     pub(super) readiness: Arc<Readiness>,
+    health: Arc<HealthService>,
     pub(super) kms: Arc<KmsService>,
     pub(super) leaf: Arc<Leaf>,
     pub(super) admin_certificate: Option<AdminCertificate>,
@@ -99,8 +103,8 @@ impl Serving {
         let admin_certificate =
             AdminCertificate::find(&process.config, &leaf, &ready, attester.as_deref()).await?;
         let shown = core.metrics.enabled.then(|| Arc::clone(metrics));
-        let router =
-            net::kms(Arc::clone(&kms), &rpc.limits, shown, Arc::clone(&readiness), Arc::clone(audit));
+        let health = Arc::new(HealthService::new(Arc::clone(&readiness), process.boot()));
+        let router = net::kms(Arc::clone(&kms), &rpc.limits, shown, Arc::clone(&health), Arc::clone(audit));
         let middleware = Middleware::new(router, process.memory(), process.metrics())
             .limited(process.limit())
             .readable_by(&rpc.cors_origins)
@@ -111,7 +115,7 @@ impl Serving {
             plain: PlainHttp::Closed,
             front: Arc::new(middleware),
         };
-        Ok(Self { ready, meta, readiness, kms, leaf, admin_certificate, admin, phase })
+        Ok(Self { ready, meta, readiness, health, kms, leaf, admin_certificate, admin, phase })
     }
 
     pub(super) async fn bind_admin(
@@ -121,11 +125,18 @@ impl Serving {
         let admin = &process.config.core.admin;
         let Some(credentials) = &process.credentials else { return Ok(None) };
         let events = EventService::new(Arc::clone(&process.events), Arc::clone(&process.reports));
-        let (service, readiness) = (Arc::clone(&self.admin), Arc::clone(&self.readiness));
-        let named = named_credentials(process, credentials).await?;
-        let me = Arc::new(MeService::new(Arc::clone(credentials), process.boot_id.clone()));
-        let router =
-            net::admin(service, Arc::new(events), &admin.limits, readiness, process.audit(), me, named);
+        let certificates = Arc::new(Renewal::of(process, self));
+        let actions = ActionService::new(Arc::clone(&self.admin), Arc::clone(&self.ready), certificates);
+        let services = AdminServices {
+            admin: Arc::clone(&self.admin),
+            events: Arc::new(events),
+            health: Arc::clone(&self.health),
+            audit: process.audit(),
+            me: Arc::new(MeService::new(Arc::clone(credentials), process.boot_id.clone())),
+            actions: Arc::new(actions),
+            credentials: named_credentials(process, credentials).await?,
+        };
+        let router = net::admin(services, &admin.limits);
         let core = &process.config.core;
         let reserved = core.reserved_names();
         let names = reserved.iter().map(ReservedName::as_str).chain([self.ready.domain().as_str()]);

@@ -412,6 +412,35 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// An operator has started an action; another event follows when it has ended.
+    ActionStarted {
+        /// Its name.
+        action: &'static str,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An action was done.
+    ActionSucceeded {
+        /// Its name.
+        action: &'static str,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An action could not be done.
+    ActionFailed {
+        /// Its name.
+        action: &'static str,
+        /// Why.
+        reason: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// No credential was configured, so the first start made one of an owner.
     OwnerCreated {
         /// Its name.
@@ -550,6 +579,9 @@ impl Event {
             Self::ShadowStarted { .. } => EventType::ShadowStarted,
             Self::ShadowStopped { .. } => EventType::ShadowStopped,
             Self::CollateralRefreshed { .. } => EventType::CollateralRefreshed,
+            Self::ActionStarted { .. } => EventType::ActionStarted,
+            Self::ActionSucceeded { .. } => EventType::ActionSucceeded,
+            Self::ActionFailed { .. } => EventType::ActionFailed,
             Self::OwnerCreated { .. } => EventType::OwnerCreated,
             Self::CredentialCreated { .. } => EventType::CredentialCreated,
             Self::CredentialRotated { .. } => EventType::CredentialRotated,

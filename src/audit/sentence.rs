@@ -257,6 +257,9 @@ impl Record {
                     by()
                 )
             }
+            "action_started" => format!("executing action: {}, by {}", v("action"), by()),
+            "action_succeeded" => format!("action {} succeeded", v("action")),
+            "action_failed" => format!("action {} failed{}", v("action"), because()),
             "owner_created" => format!("the first start made the credential {} of an owner", v("name")),
             "credential_created" => {
                 format!("credential {} with the role {} was created by {}", v("name"), v("role"), by())

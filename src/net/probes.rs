@@ -4,21 +4,26 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
+use axum::extract::Request;
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use kms_wire::media;
+use serde_json::{Value, json as value};
 
-use super::router::route;
+use super::router::{json, route};
 use crate::api::Service;
+use crate::api::health::{Detail, HealthService};
 use crate::api::readiness::{Effect, Readiness, Reason};
 
 /// The paths here, and the older `/health`. Probes come from the address of a load balancer, which all its
 /// clients share: they are not rate-limited, and need no token.
-pub(super) const PATHS: [&str; 3] = ["/health", LIVE, READY];
+pub(super) const PATHS: [&str; 3] = [HEALTH, LIVE, READY];
 
 /// The prefix of gRPC health probes.
 pub(super) const GRPC: &str = "/grpc.health.v1.Health/";
 
+const HEALTH: &str = "/health";
+const ADMIN_HEALTH: &str = "/api/v1/health";
 const LIVE: &str = "/livez";
 const READY: &str = "/readyz";
 
@@ -31,24 +36,41 @@ pub(super) enum Reader {
     Operator,
 }
 
-/// `GET /livez` and `GET /readyz`.
-pub(super) fn routes(service: Service, readiness: Arc<Readiness>, reader: Reader) -> Router {
-    route(service, LIVE, || async { answer(StatusCode::OK, &json!({ "status": "ok" })) }).merge(route(
-        service,
-        READY,
-        move || async move { ready(&readiness, reader) },
-    ))
+/// `GET /livez`, `GET /readyz`, and the health: at `/health`, as the peer has it on the main listener, or at
+/// `/api/v1/health` for operators.
+pub(super) fn routes(service: Service, health: Arc<HealthService>, reader: Reader) -> Router {
+    let readiness = Arc::clone(health.readiness());
+    let health = match service {
+        Service::Kms | Service::Onboard => route(service, HEALTH, move |request: Request| async move {
+            match accepts_json(request.headers()) {
+                true => json(Ok(health.health(Detail::Public))),
+                false => "OK".into_response(),
+            }
+        }),
+        Service::Admin => {
+            route(service, ADMIN_HEALTH, move || async move { json(Ok(health.health(Detail::Operator))) })
+        }
+    };
+    route(service, LIVE, || async { answer(StatusCode::OK, &value!({ "status": "ok" })) })
+        .merge(route(service, READY, move || async move { ready(&readiness, reader) }))
+        .merge(health)
+}
+
+/// Whether a client asks for JSON by name; `*/*` is not enough.
+fn accepts_json(headers: &HeaderMap) -> bool {
+    media::accepted(headers).any(|kind| kind == "application/json")
 }
 
 /// 200, or 503 with the reasons.
 fn ready(readiness: &Readiness, reader: Reader) -> Response {
     let report = readiness.report();
-    let list = |effect| report.with(effect).map(|reason| shown(reason, reader)).collect::<Vec<_>>();
+    let reasons: Vec<_> = report.not_ready().map(|reason| shown(reason, reader)).collect();
+    let warnings: Vec<_> = report.with(Effect::Warns).map(|reason| shown(reason, reader)).collect();
     let (status, word) = match report.is_ready() {
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
     };
-    let body = json!({ "status": word, "reasons": list(Effect::Stops), "warnings": list(Effect::Warns) });
+    let body = value!({ "status": word, "reasons": reasons, "warnings": warnings });
     let mut answer = answer(status, &body);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -57,7 +79,7 @@ fn ready(readiness: &Readiness, reader: Reader) -> Response {
 }
 
 fn shown(reason: &Reason, reader: Reader) -> Value {
-    let mut shown = json!({ "code": reason.cause.name(), "text": reason.cause.text() });
+    let mut shown = value!({ "code": reason.cause.name(), "text": reason.cause.text() });
     if reader == Reader::Operator && !reason.detail.is_empty() {
         shown["detail"] = reason.detail.as_str().into();
     }

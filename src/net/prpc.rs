@@ -236,6 +236,19 @@ pub fn error(encoding: Encoding, cause: &Error) -> Answer {
     answer
 }
 
+/// An error of a route that is not a method: `error` as in prpc, with `code` and `message` beside it.
+pub fn route_error(cause: &Error) -> Answer {
+    let code = cause.denial().map_or(cause.reason(), |denial| denial.code);
+    let mut object =
+        serde_json::json!({ "error": cause.message(), "code": code, "message": cause.message() });
+    if let Some(denial) = cause.denial() {
+        object["denial_id"] = denial.id.as_str().into();
+    }
+    let body = serde_json::to_vec_pretty(&object).expect("an object of texts");
+    let (parts, _) = error(Encoding::Json, cause).into_parts();
+    Response::from_parts(parts, Full::new(body.into()))
+}
+
 /// A short response in plain text.
 pub fn plain(status: StatusCode, text: &'static str) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));

@@ -38,7 +38,11 @@ impl RefusalLog {
             Code::Denied | Code::Unauthenticated | Code::AlreadyOnboarded => {
                 tracing::info!(method, %remote, code, denial, cause, "request refused");
             }
-            Code::InvalidRequest | Code::UnknownMethod | Code::TooLarge | Code::TooManyRequests => {
+            Code::InvalidRequest
+            | Code::UnknownMethod
+            | Code::Conflict
+            | Code::TooLarge
+            | Code::TooManyRequests => {
                 tracing::debug!(method, %remote, code, denial, cause, "request refused");
             }
         }

@@ -16,14 +16,15 @@ use tokio::sync::watch;
 use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
-use super::{body, credentials, events, grpc, ledger, me, setup, status, web};
+use super::{actions, body, credentials, events, grpc, ledger, me, setup, status, web};
+use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
 use crate::api::credentials::CredentialService;
 use crate::api::events::EventService;
+use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::onboard::{Finished, OnboardService};
-use crate::api::readiness::Readiness;
 use crate::api::routes::{Route, Verbs};
 use crate::api::setup::SetupService;
 use crate::api::{Access, Method, Service};
@@ -37,12 +38,12 @@ pub fn kms(
     service: Arc<KmsService>,
     limits: &BodyLimits,
     metrics: Option<Arc<Metrics>>,
-    readiness: Arc<Readiness>,
+    health: Arc<HealthService>,
     audit: Arc<Audit>,
 ) -> Router {
+    let readiness = Arc::clone(health.readiness());
     let mut router = prpc_routes(Arc::clone(&service), limits)
-        .merge(route(Service::Kms, "/health", health))
-        .merge(probes::routes(Service::Kms, Arc::clone(&readiness), Reader::Anyone))
+        .merge(probes::routes(Service::Kms, health, Reader::Anyone))
         .merge(ledger::routes(Service::Kms, audit, Reader::Anyone));
     if let Some(metrics) = metrics {
         let readiness = Arc::clone(&readiness);
@@ -63,8 +64,9 @@ pub fn onboarding(
     setup: Arc<SetupService>,
     limits: &BodyLimits,
     entrance: OnboardingAuth,
-    readiness: Arc<Readiness>,
+    health: Arc<HealthService>,
 ) -> Router {
+    let readiness = Arc::clone(health.readiness());
     let finish = {
         let service = Arc::clone(&service);
         route(Service::Onboard, "/finish", move || async move {
@@ -83,8 +85,7 @@ pub fn onboarding(
     let router = prpc_routes(Arc::clone(&service), limits)
         .merge(web::onboarding())
         .merge(setup::routes(setup))
-        .merge(route(Service::Onboard, "/health", health))
-        .merge(probes::routes(Service::Onboard, Arc::clone(&readiness), Reader::Anyone))
+        .merge(probes::routes(Service::Onboard, health, Reader::Anyone))
         .merge(finish)
         .merge(grpc::onboarding(service, limits, readiness))
         .fallback(not_found)
@@ -108,23 +109,36 @@ async fn not_yet(State(finished): State<watch::Receiver<bool>>, request: Request
     prpc::refuse(request, &cause).await.map(Body::new)
 }
 
+/// The services of the admin listener.
+#[derive(Debug)]
+pub struct AdminServices {
+    /// The methods.
+    pub admin: Arc<AdminService>,
+    /// The event log.
+    pub events: Arc<EventService>,
+    /// Health and readiness.
+    pub health: Arc<HealthService>,
+    /// The audit log's tree.
+    pub audit: Arc<Audit>,
+    /// The caller's own credential.
+    pub me: Arc<MeService>,
+    /// Named actions.
+    pub actions: Arc<ActionService>,
+    /// Named credentials; `None` where the configuration has none.
+    pub credentials: Option<Arc<CredentialService>>,
+}
+
 /// The routes of the admin listener.
-pub fn admin(
-    service: Arc<AdminService>,
-    events: Arc<EventService>,
-    limits: &BodyLimits,
-    readiness: Arc<Readiness>,
-    audit: Arc<Audit>,
-    me: Arc<MeService>,
-    credentials: Option<Arc<CredentialService>>,
-) -> Router {
+pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
+    let AdminServices { admin, events, health, audit, me, actions, credentials } = services;
     let credentials = credentials.map_or_else(Router::new, credentials::routes);
-    let grpc = grpc::admin(Arc::clone(&service), limits, Arc::clone(&readiness));
-    prpc_routes(service, limits)
-        .merge(probes::routes(Service::Admin, readiness, Reader::Operator))
+    let grpc = grpc::admin(Arc::clone(&admin), limits, Arc::clone(health.readiness()));
+    prpc_routes(admin, limits)
+        .merge(probes::routes(Service::Admin, health, Reader::Operator))
         .merge(ledger::routes(Service::Admin, audit, Reader::Operator))
         .merge(events::routes(events))
         .merge(me::routes(me))
+        .merge(actions::routes(actions))
         .merge(credentials)
         .merge(grpc)
         .fallback(not_found)
@@ -179,7 +193,7 @@ pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Hand
 
 /// Lets operators pass whose credential has the role that is needed, and still has it when the body is there.
 async fn authorized(row: &Route, request: Request, next: Next) -> Response {
-    let refused = |error: Error| prpc::error(Encoding::Json, &error).map(Body::new);
+    let refused = |error: Error| prpc::route_error(&error).map(Body::new);
     let caller = match prpc::caller(request.extensions()) {
         Ok(caller) => caller.clone(),
         Err(missing) => return refused(missing),
@@ -203,7 +217,7 @@ async fn authorized(row: &Route, request: Request, next: Next) -> Response {
 
 /// The response of a route of operators, which no cache may keep; errors are JSON.
 pub(super) fn uncached(result: Result<Response>) -> Response {
-    let mut answer = result.unwrap_or_else(|error| prpc::error(Encoding::Json, &error).map(Body::new));
+    let mut answer = result.unwrap_or_else(|error| prpc::route_error(&error).map(Body::new));
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
@@ -217,10 +231,6 @@ pub(super) fn json(result: Result<impl Serialize>) -> Response {
         answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(answer)
     }))
-}
-
-async fn health() -> &'static str {
-    "OK"
 }
 
 fn exposition(metrics: &Metrics) -> Response {

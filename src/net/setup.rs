@@ -11,7 +11,7 @@ use http::{HeaderValue, header};
 use serde::Serialize;
 
 use super::body;
-use super::prpc::{self, Encoding};
+use super::prpc;
 use super::router::route;
 use crate::api::Service;
 use crate::api::routes::Route;
@@ -72,7 +72,7 @@ fn answer<A: Serialize>(result: Result<A>) -> Response {
             answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             answer
         }
-        Err(error) => prpc::error(Encoding::Json, &error).map(Body::new),
+        Err(error) => prpc::route_error(&error).map(Body::new),
     };
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer

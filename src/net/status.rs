@@ -41,6 +41,7 @@ pub fn counted<B>(answer: &Response<B>) -> StatusCode {
         tonic::Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         tonic::Code::PermissionDenied => StatusCode::FORBIDDEN,
         tonic::Code::Unimplemented => StatusCode::NOT_FOUND,
+        tonic::Code::Aborted => StatusCode::CONFLICT,
         tonic::Code::ResourceExhausted => StatusCode::PAYLOAD_TOO_LARGE,
         tonic::Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -51,13 +52,14 @@ pub fn counted<B>(answer: &Response<B>) -> StatusCode {
 mod tests {
     use super::*;
 
-    const CODES: [Code; 10] = [
+    const CODES: [Code; 11] = [
         Code::InvalidRequest,
         Code::Unauthenticated,
         Code::Denied,
         Code::NotReady,
         Code::AlreadyOnboarded,
         Code::UnknownMethod,
+        Code::Conflict,
         Code::TooLarge,
         Code::TooManyRequests,
         Code::Unavailable,

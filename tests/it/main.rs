@@ -9,6 +9,7 @@ mod support;
 
 mod access_cases;
 mod access_table;
+mod actions;
 mod admin;
 mod adversaries;
 mod cases;

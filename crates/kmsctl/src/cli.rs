@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::command::action::Action;
 use crate::command::app_key::AppKey;
 use crate::command::audit::Audit;
 use crate::command::bootstrap::Bootstrap;
@@ -100,6 +101,9 @@ enum Command {
     Unfreeze(Unfreeze),
     /// List the freezes
     Frozen(Frozen),
+    /// Drain a KMS, test it, have it reload its policy, and more
+    #[command(subcommand)]
+    Action(Box<Action>),
     /// Have a KMS fetch Intel's collateral again, now
     RefreshCollateral(RefreshCollateral),
     /// Correct a KMS whose clock was ahead
@@ -142,6 +146,7 @@ impl Command {
             Self::Freeze(command) => command.run(terminal).await,
             Self::Unfreeze(command) => command.run(terminal).await,
             Self::Frozen(command) => command.run(terminal).await,
+            Self::Action(command) => command.run(terminal).await,
             Self::RefreshCollateral(command) => command.run(terminal).await,
             Self::ClockFloor(command) => command.run(terminal).await,
             Self::Shadow(command) => command.run(terminal).await,

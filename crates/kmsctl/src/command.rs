@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod action;
 pub(crate) mod app_key;
 pub(crate) mod audit;
 pub(crate) mod bootstrap;

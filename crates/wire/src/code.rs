@@ -26,6 +26,8 @@ pub enum Code {
     AlreadyOnboarded,
     /// The method does not exist here.
     UnknownMethod,
+    /// The state of this KMS does not allow it now; the request is valid.
+    Conflict,
     /// The request is larger than the method allows.
     TooLarge,
     /// The caller's address or app sends too many requests.
@@ -46,6 +48,7 @@ impl Code {
             Self::NotReady => "not_ready",
             Self::AlreadyOnboarded => "already_onboarded",
             Self::UnknownMethod => "unknown_method",
+            Self::Conflict => "conflict",
             Self::TooLarge => "too_large",
             Self::TooManyRequests => "too_many_requests",
             Self::Unavailable => "unavailable",
@@ -60,6 +63,7 @@ impl Code {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::UnknownMethod => StatusCode::NOT_FOUND,
+            Self::Conflict => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::NotReady | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -74,6 +78,7 @@ impl Code {
             Self::Unauthenticated => GrpcCode::Unauthenticated,
             Self::Denied => GrpcCode::PermissionDenied,
             Self::AlreadyOnboarded => GrpcCode::FailedPrecondition,
+            Self::Conflict => GrpcCode::Aborted,
             Self::UnknownMethod => GrpcCode::Unimplemented,
             Self::TooLarge | Self::TooManyRequests => GrpcCode::ResourceExhausted,
             Self::NotReady | Self::Unavailable => GrpcCode::Unavailable,
@@ -90,6 +95,7 @@ impl Code {
             | Self::Denied
             | Self::AlreadyOnboarded
             | Self::UnknownMethod
+            | Self::Conflict
             | Self::TooLarge
             | Self::Internal => false,
         }
@@ -107,6 +113,8 @@ pub enum GrpcCode {
     ResourceExhausted = 8,
     /// `FAILED_PRECONDITION`
     FailedPrecondition = 9,
+    /// `ABORTED`
+    Aborted = 10,
     /// `UNIMPLEMENTED`
     Unimplemented = 12,
     /// `INTERNAL`

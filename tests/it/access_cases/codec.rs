@@ -83,6 +83,7 @@ impl Told {
             Code::TooLarge => (413, tonic::Code::ResourceExhausted),
             Code::TooManyRequests => (429, tonic::Code::ResourceExhausted),
             Code::Internal => (500, tonic::Code::Internal),
+            Code::Conflict => (409, tonic::Code::Aborted),
             Code::NotReady | Code::Unavailable => (503, tonic::Code::Unavailable),
         };
         let status = if codec == Codec::Grpc { grpc as u16 } else { http };

@@ -1,0 +1,43 @@
+//! The action `self-test`: what a release depends on, checked now.
+
+use kms_attest::identity::AppId;
+
+use super::Ended;
+use crate::admission::Foundation;
+use crate::api::readiness;
+use crate::lifecycle::Ready;
+
+/// Checks everything, and names all that fails.
+pub(super) async fn run(foundation: &Foundation, ready: &Ready) -> Ended {
+    let Foundation { attester, policy, self_authorization, .. } = foundation;
+    let mut problems = Vec::new();
+    // A key for an app that cannot exist: the root keys, the derivation and the signature are exercised.
+    match self_authorization.fresh().await {
+        Ok(own) => {
+            if ready.env_public_key(&own, &AppId([0; 20])).is_err() {
+                problems.push("keys cannot be derived".to_owned());
+            }
+        }
+        Err(refusal) => problems.push(format!("this KMS has no self-authorization: {refusal}")),
+    }
+    if self_authorization.is_enforced()
+        && let Err(error) = attester.attest(ready.rpc_report_data()).await
+    {
+        problems.push(format!("attester: {error}"));
+    }
+    if let Err(error) = policy.info().await {
+        problems.push(format!("policy: {error}"));
+    }
+    for reason in readiness::reasons(foundation) {
+        let text = reason.cause.text();
+        problems.push(if reason.detail.is_empty() {
+            text.to_owned()
+        } else {
+            format!("{text}: {}", reason.detail)
+        });
+    }
+    match problems.is_empty() {
+        true => Ok("keys, attestation, policy, collateral and audit log are as they should be".to_owned()),
+        false => Err(problems.join("; ")),
+    }
+}

@@ -1,0 +1,42 @@
+//! Actions of operators over HTTP: `/api/v1/actions`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use http::Method as Verb;
+
+use super::router::{json, route};
+use super::{prpc, same_site};
+use crate::api::Service;
+use crate::api::actions::{ActionService, Done};
+use crate::error::{Error, Result};
+
+const LIST: &str = "/api/v1/actions";
+const RUN: &str = "/api/v1/actions/{name}";
+
+/// The routes of actions.
+pub(super) fn routes(service: Arc<ActionService>) -> Router {
+    let listed = Arc::clone(&service);
+    route(Service::Admin, LIST, move || async move { json(Ok(listed.list())) }).merge(route(
+        Service::Admin,
+        RUN,
+        move |request: Request| async move { json(run(service, request).await) },
+    ))
+}
+
+/// By GET too, as `curl` users type it, but not for a page in a browser.
+async fn run(service: Arc<ActionService>, request: Request) -> Result<Done> {
+    let is_refused = match *request.method() {
+        Verb::GET => same_site::is_by_browser(request.headers()),
+        Verb::HEAD => true,
+        _ => false,
+    };
+    if is_refused {
+        return Err(Error::invalid("an action changes something: ask for it by POST"));
+    }
+    let caller = prpc::caller(request.extensions())?.clone();
+    // Not decoded: no name of an action needs it.
+    let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+    service.run(&caller, name).await
+}
