@@ -37,3 +37,4 @@ mod web;
 pub use onboarding_auth::OnboardingAuth;
 pub use router::{AdminServices, admin, kms, onboarding};
 pub use same_site::OwnNames;
+pub use web::{SignIn, console};

@@ -69,6 +69,10 @@ pub const ROUTES: &[Route] = &{
         row(Onboard, "/prpc/GetSetupStatus", GetAndPost, Onboarding, SHORT),
         row(Onboard, "/prpc/Onboard.GetSetupStatus", GetAndPost, Onboarding, SHORT),
         row(Onboard, "/finish", Get, Onboarding, 0),
+        // The console: the same files for everyone, without data.
+        row(Admin, "/", Get, Open, 0),
+        row(Admin, "/assets/console/{*file}", Get, Open, 0),
+        row(Admin, "/assets/vendor/{*file}", Get, Open, 0),
         row(Admin, "/livez", Get, Operator(Viewer), 0),
         row(Admin, "/readyz", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/health", Get, Operator(Viewer), 0),

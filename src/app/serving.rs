@@ -30,7 +30,7 @@ use crate::lifecycle::Ready;
 use crate::net::listener::{Phase, PlainHttp};
 use crate::net::middleware::Middleware;
 use crate::net::tls::{self, ClientPolicy, Leaf};
-use crate::net::{self, AdminServices, OwnNames};
+use crate::net::{self, AdminServices, OwnNames, SignIn};
 use crate::operator::Credentials;
 use crate::state::CredentialFile;
 
@@ -137,6 +137,11 @@ impl Serving {
             credentials: named_credentials(process, credentials).await?,
         };
         let router = net::admin(services, &admin.limits);
+        let sign_in = match **credentials {
+            Credentials::NoneNeeded => SignIn::NotNeeded,
+            Credentials::Needed { .. } => SignIn::Required,
+        };
+        let router = router.merge(net::console(sign_in));
         let core = &process.config.core;
         let reserved = core.reserved_names();
         let names = reserved.iter().map(ReservedName::as_str).chain([self.ready.domain().as_str()]);

@@ -28,7 +28,8 @@ use super::same_site::OwnNames;
 use super::turns::{Turns, in_turns};
 use super::{events, grpc, probes, status};
 use crate::address::bucket;
-use crate::api::{Access, Caller, METHODS, Method, Role};
+use crate::api::routes::Route;
+use crate::api::{Access, Caller, METHODS, Method, Role, Service};
 use crate::audit::Audit;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
@@ -179,6 +180,13 @@ impl Middleware {
         }
         let caller = match &self.guard {
             None => caller.clone(),
+            // Files that are the same for everyone; a link on any page may lead to them.
+            Some(_) if is_open_route(&request) => {
+                if let Some(answer) = self.over_limit(caller, &mut request, purpose) {
+                    return answer;
+                }
+                caller.clone()
+            }
             Some(guard) => {
                 let (verb, uri, headers) = (request.method(), request.uri(), request.headers());
                 // Boxed, because most requests need no credentials and would still carry a future of this
@@ -219,6 +227,13 @@ impl Middleware {
             Err(never) => match never {},
         }
     }
+}
+
+/// Whether this asks for a route of the admin listener that needs no credential.
+fn is_open_route(request: &Request<Body>) -> bool {
+    let is_read = matches!(*request.method(), Verb::GET | Verb::HEAD);
+    let row = Route::serving(Service::Admin, request.uri().path());
+    is_read && row.is_some_and(|row| row.access == Access::Open)
 }
 
 /// Whether the method at this path reads the evidence in the caller's certificate.

@@ -1,47 +1,84 @@
-//! The onboarding page, embedded in the program; it loads nothing from other sites.
+//! The setup page and the console, embedded in the program; they load nothing from other sites.
+
+mod files;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use axum::routing::get;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use sha2::{Digest as _, Sha256};
 
-/// The page may load its own files and call its own server, nothing else.
+use files::{CONSOLE, File, Kind, ONBOARDING};
+
+/// A page may load its own files and call its own server, nothing else.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
-const HTML: &str = "text/html; charset=utf-8";
-const CSS: &str = "text/css; charset=utf-8";
-const SCRIPT: &str = "text/javascript; charset=utf-8";
-const SVG: &str = "image/svg+xml";
+/// Where the console's page says whether it has to ask for a credential.
+const CREDENTIALS_NEEDED: &str = "data-credentials=\"needed\"";
+const CREDENTIALS_NOT_NEEDED: &str = "data-credentials=\"not-needed\"";
 
-/// Path, type and content of each file.
-const FILES: [(&str, &str, &str); 11] = [
-    ("/", HTML, include_str!("../../web/onboard.html")),
-    ("/assets/onboard.css", CSS, include_str!("../../web/onboard.css")),
-    ("/assets/icon.svg", SVG, include_str!("../../web/icon.svg")),
-    ("/assets/onboard.js", SCRIPT, include_str!("../../web/onboard.js")),
-    ("/assets/advice.js", SCRIPT, include_str!("../../web/advice.js")),
-    ("/assets/checks.js", SCRIPT, include_str!("../../web/checks.js")),
-    ("/assets/keys.js", SCRIPT, include_str!("../../web/keys.js")),
-    ("/assets/kms.js", SCRIPT, include_str!("../../web/kms.js")),
-    ("/assets/serve.js", SCRIPT, include_str!("../../web/serve.js")),
-    ("/assets/steps.js", SCRIPT, include_str!("../../web/steps.js")),
-    ("/assets/view.js", SCRIPT, include_str!("../../web/view.js")),
-];
+/// Whether callers of the admin listener have to show a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignIn {
+    /// The console asks for one.
+    Required,
+    /// The configuration says that none is needed.
+    NotNeeded,
+}
 
+/// The setup page of a KMS without keys. It is read once, and another page follows at the same address.
 pub(super) fn onboarding() -> Router {
-    FILES.into_iter().fold(Router::new(), |router, (path, kind, content)| {
-        router.route(path, get(move || async move { file(kind, content) }))
+    ONBOARDING.iter().fold(Router::new(), |router, file| {
+        router.route(file.path, get(move || async move { uncached(file) }))
     })
 }
 
-fn file(kind: &'static str, content: &'static str) -> Response {
-    let mut answer = Response::new(Body::from(content));
+/// The console of the admin listener. Browsers keep its files, and ask each time whether they are current.
+pub fn console(sign_in: SignIn) -> Router {
+    CONSOLE.iter().fold(Router::new(), |router, file| {
+        let content = match (file.kind, sign_in) {
+            (Kind::Html, SignIn::NotNeeded) => {
+                Vec::from(file.content.replace(CREDENTIALS_NEEDED, CREDENTIALS_NOT_NEEDED)).into()
+            }
+            (Kind::Html | Kind::Css | Kind::Script | Kind::Svg, _) => {
+                bytes::Bytes::from_static(file.content.as_bytes())
+            }
+        };
+        let tag = entity_tag(&content);
+        router
+            .route(file.path, get(move |asked: HeaderMap| async move { cached(file, content, tag, &asked) }))
+    })
+}
+
+fn entity_tag(content: &[u8]) -> HeaderValue {
+    let tag = format!("\"{}\"", hex::encode(&Sha256::digest(content)[..12]));
+    HeaderValue::try_from(tag).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+}
+
+fn uncached(file: &'static File) -> Response {
+    let mut answer = with_headers(file, Body::from(file.content));
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn cached(file: &'static File, content: bytes::Bytes, tag: HeaderValue, asked: &HeaderMap) -> Response {
+    let is_known = asked.get(header::IF_NONE_MATCH) == Some(&tag);
+    let mut answer = with_headers(file, if is_known { Body::empty() } else { Body::from(content) });
+    if is_known {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    answer.headers_mut().insert(header::ETAG, tag);
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    answer
+}
+
+fn with_headers(file: &'static File, body: Body) -> Response {
+    let mut answer = Response::new(body);
     for (name, value) in [
-        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_TYPE, file.kind.media_type()),
         (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "no-referrer"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
@@ -58,9 +95,67 @@ mod tests {
 
     #[test]
     fn the_table_has_every_file_and_leaves_it_open() {
-        for (path, _, _) in FILES {
-            let row = Route::serving(Service::Onboard, path).expect("a row");
-            assert_eq!((row.verbs, row.access), (Verbs::Get, Access::Open), "{path}");
+        for (service, files) in [(Service::Onboard, ONBOARDING), (Service::Admin, CONSOLE)] {
+            for File { path, .. } in files {
+                let row = Route::serving(service, path).expect("a row");
+                assert_eq!((row.verbs, row.access), (Verbs::Get, Access::Open), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_file_of_the_console_is_served() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
+        for (part, prefix) in [
+            ("console", "/assets/console/"),
+            ("console/views", "/assets/console/views/"),
+            ("vendor", "/assets/vendor/"),
+        ] {
+            for entry in std::fs::read_dir(directory.join(part)).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                if [".js", ".css"].iter().any(|end| name.ends_with(end)) {
+                    let path = format!("{prefix}{name}");
+                    assert!(
+                        CONSOLE.iter().any(|file| file.path == path),
+                        "{path} is not in the list of files"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_console_is_small_and_loads_nothing_from_elsewhere() {
+        let total: usize = CONSOLE.iter().map(|file| file.content.len()).sum();
+        assert!(total < 350_000, "{total} bytes");
+        for File { path, content, .. } in CONSOLE {
+            for elsewhere in
+                ["src=\"http", "href=\"http", "url(http", "@import", "src=\"//", "href=\"//", "from 'http"]
+            {
+                assert!(!content.contains(elsewhere), "{path}: {elsewhere}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_says_whether_a_credential_is_needed() {
+        let page = CONSOLE.iter().find(|file| file.path == "/").expect("the page");
+        assert_eq!(page.content.matches(CREDENTIALS_NEEDED).count(), 1);
+    }
+
+    #[test]
+    fn libraries_are_those_whose_checksums_are_recorded() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("web/vendor");
+        let sums = std::fs::read_to_string(directory.join("SHA256SUMS")).unwrap();
+        let recorded: Vec<(&str, &str)> = sums.lines().filter_map(|line| line.split_once("  ")).collect();
+        for (sum, name) in &recorded {
+            let content = std::fs::read(directory.join(name)).unwrap();
+            assert_eq!(hex::encode(Sha256::digest(content)), *sum, "{name}");
+        }
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let is_recorded = recorded.iter().any(|(_, known)| *known == name);
+            assert!(is_recorded || ["SHA256SUMS", "README.md"].contains(&&*name), "{name} has no checksum");
         }
     }
 }

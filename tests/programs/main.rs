@@ -9,6 +9,7 @@ mod support;
 
 mod binary;
 mod clients;
+mod console_scripts;
 mod credentials;
 mod documents;
 mod ethereum_nodes;

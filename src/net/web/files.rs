@@ -1,0 +1,85 @@
+//! The files of the setup page and of the console.
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Html,
+    Css,
+    Script,
+    Svg,
+}
+
+impl Kind {
+    pub(super) fn media_type(self) -> &'static str {
+        match self {
+            Self::Html => "text/html; charset=utf-8",
+            Self::Css => "text/css; charset=utf-8",
+            Self::Script => "text/javascript; charset=utf-8",
+            Self::Svg => "image/svg+xml",
+        }
+    }
+}
+
+/// A file, and the path that it is served at.
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) path: &'static str,
+    pub(super) kind: Kind,
+    pub(super) content: &'static str,
+}
+
+/// `path kind file`, where the file is below `web/`.
+macro_rules! files {
+    ($($path:literal $kind:ident $file:literal,)*) => {
+        &[$(File { path: $path, kind: Kind::$kind, content: include_str!(concat!("../../../web/", $file)) },)*]
+    };
+}
+
+pub(super) const ONBOARDING: &[File] = files! {
+    "/" Html "onboard.html",
+    "/assets/tokens.css" Css "tokens.css",
+    "/assets/onboard.css" Css "onboard.css",
+    "/assets/icon.svg" Svg "icon.svg",
+    "/assets/onboard.js" Script "onboard.js",
+    "/assets/advice.js" Script "advice.js",
+    "/assets/checks.js" Script "checks.js",
+    "/assets/keys.js" Script "keys.js",
+    "/assets/kms.js" Script "kms.js",
+    "/assets/serve.js" Script "serve.js",
+    "/assets/steps.js" Script "steps.js",
+    "/assets/view.js" Script "view.js",
+};
+
+pub(super) const CONSOLE: &[File] = files! {
+    "/" Html "console/index.html",
+    "/assets/console/tokens.css" Css "tokens.css",
+    "/assets/console/icon.svg" Svg "icon.svg",
+    "/assets/console/console.css" Css "console/console.css",
+    "/assets/console/api.js" Script "console/api.js",
+    "/assets/console/app.js" Script "console/app.js",
+    "/assets/console/chart.js" Script "console/chart.js",
+    "/assets/console/format.js" Script "console/format.js",
+    "/assets/console/live.js" Script "console/live.js",
+    "/assets/console/proof.js" Script "console/proof.js",
+    "/assets/console/roles.js" Script "console/roles.js",
+    "/assets/console/router.js" Script "console/router.js",
+    "/assets/console/shell.js" Script "console/shell.js",
+    "/assets/console/signin.js" Script "console/signin.js",
+    "/assets/console/ui.js" Script "console/ui.js",
+    "/assets/console/views/approvals.js" Script "console/views/approvals.js",
+    "/assets/console/views/credentials.js" Script "console/views/credentials.js",
+    "/assets/console/views/cvms.js" Script "console/views/cvms.js",
+    "/assets/console/views/denials.js" Script "console/views/denials.js",
+    "/assets/console/views/diagnostics.js" Script "console/views/diagnostics.js",
+    "/assets/console/views/freezes.js" Script "console/views/freezes.js",
+    "/assets/console/views/ledger.js" Script "console/views/ledger.js",
+    "/assets/console/views/overview.js" Script "console/views/overview.js",
+    "/assets/console/views/platforms.js" Script "console/views/platforms.js",
+    "/assets/console/views/policy.js" Script "console/views/policy.js",
+    "/assets/console/views/releases.js" Script "console/views/releases.js",
+    "/assets/console/views/replicas.js" Script "console/views/replicas.js",
+    "/assets/console/views/settings.js" Script "console/views/settings.js",
+    "/assets/vendor/preact.js" Script "vendor/preact.js",
+    "/assets/vendor/uplot.js" Script "vendor/uplot.js",
+    "/assets/vendor/uplot.css" Css "vendor/uplot.css",
+};

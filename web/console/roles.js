@@ -1,0 +1,30 @@
+// What each role may do: the one table from which the console decides which buttons it shows.
+
+const ORDER = ['viewer', 'auditor', 'operator', 'owner'];
+
+/** The least role of each action, as the KMS requires it. */
+export const ACTIONS = {
+  'denial.explain': 'viewer',
+  'record.read': 'auditor',
+  'policy.check': 'operator',
+  'shadow.start': 'operator',
+  'shadow.stop': 'operator',
+  'freeze.create': 'operator',
+  'action.run': 'operator',
+  'reload': 'operator',
+  'collateral.refresh': 'operator',
+  'event.report': 'operator',
+  'freeze.lift': 'owner',
+  'policy.upload': 'owner',
+  'policy.activate': 'owner',
+  'approval.decide': 'owner',
+  'credential.manage': 'owner',
+  'settings.change': 'owner',
+  'restart': 'owner',
+};
+
+/** Whether this caller may do it. An unknown action is a mistake of ours, and is refused. */
+export function can(me, action) {
+  const least = ACTIONS[action];
+  return Boolean(me && least) && ORDER.indexOf(me.role) >= ORDER.indexOf(least);
+}

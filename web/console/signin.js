@@ -1,0 +1,100 @@
+// Signing in: a token, a name with its secret, or the activation of an invitation. Nothing is stored.
+
+import { call, get, useCredential, useTask } from './api.js';
+import { Button, Copy, Failure, Field, Note, html, useEffect, useRef, useState } from './ui.js';
+
+const WAYS = [['token', 'Token'], ['name', 'Name and secret'], ['invitation', 'Invitation']];
+const isLoopback = /^(localhost|127\.|\[::1\]|.*\.localhost$)/.test(location.hostname);
+
+/** Whether what is typed here can be read on the network. */
+const isClear = location.protocol === 'http:' && !isLoopback;
+
+async function signIn(credential) {
+  useCredential(credential);
+  try {
+    return await get('/api/v1/me', { quiet: true });
+  } catch (error) {
+    useCredential(null);
+    throw error;
+  }
+}
+
+async function activate(token) {
+  useCredential({ token });
+  try {
+    return await call('POST', '/api/v1/activate', { body: {}, quiet: true });
+  } finally {
+    useCredential(null);
+  }
+}
+
+function Activated({ made, onUse, busy }) {
+  const heading = useRef(null);
+  useEffect(() => heading.current?.focus(), []);
+  return html`<div class="stack">
+    <h2 tabindex="-1" ref=${heading}>Your credential</h2>
+    <p>This is the secret of <strong>${made.name}</strong> (${made.role}). Store it now: it is shown this once.</p>
+    <div class="secret"><code>${made.secret ?? made.token}</code><${Copy} text=${made.secret ?? made.token} name="secret" /></div>
+    <${Button} kind="primary" busy=${busy} onClick=${onUse}>I have stored it, sign in<//>
+  </div>`;
+}
+
+/** The form. `onSignedIn(me)` is called once a credential is accepted; `reason` says why it is asked for again. */
+export function SignInForm({ onSignedIn, reason }) {
+  const [way, setWay] = useState('token');
+  const [missing, setMissing] = useState('');
+  const [made, setMade] = useState(null);
+  const first = useRef(null);
+  const task = useTask(async (credential) => {
+    if (credential.invitation) return void setMade(await activate(credential.invitation));
+    onSignedIn(await signIn(credential));
+  });
+  useEffect(() => first.current?.focus(), [way]);
+
+  if (made) {
+    return html`<${Activated} made=${made} busy=${task.busy} onUse=${() => task.run({ token: made.secret ?? made.token })} /><${Failure} error=${task.error} />`;
+  }
+  const submit = (event) => {
+    event.preventDefault();
+    const { way: _, ...typed } = Object.fromEntries(new FormData(event.target));
+    const lacks = Object.entries(typed).find(([, value]) => !value.trim());
+    if (lacks) {
+      setMissing(lacks[0]);
+      event.target.elements[lacks[0]].focus();
+      return;
+    }
+    setMissing('');
+    task.run(typed);
+  };
+  const secret = { type: 'password', autocomplete: 'off', spellcheck: false, autocapitalize: 'none' };
+  const problem = task.error && (task.error.status === 401 ? { ...task.error, status: 401, message: way === 'name' ? 'Name or secret is wrong, or they have expired.' : 'This credential is not valid here: wrong, expired or revoked.', code: '' } : task.error);
+  return html`<form class="stack" onSubmit=${submit} novalidate>
+    ${reason && html`<${Note} kind="warn" title=${reason}>The place and its filters stay.<//>`}
+    ${isClear && html`<${Note} kind="bad" title="This page came without TLS">Anyone on the network between can read what you type here.<//>`}
+    <fieldset class="segments"><legend class="unseen">How do you sign in?</legend>
+      ${WAYS.map(([value, text]) => html`<label key=${value}><input type="radio" name="way" checked=${way === value} onChange=${() => { setWay(value); setMissing(''); task.clear(); }} /><span>${text}</span></label>`)}
+    </fieldset>
+    ${way === 'token' && html`<${Field} label="Token" hint="Of the configuration, of a named credential, or an access token of your identity provider." error=${missing === 'token' && 'Type the token first.'}>
+      ${(props) => html`<input ...${props} ...${secret} name="token" ref=${first} />`}<//>`}
+    ${way === 'name' && html`<${Field} label="Name" error=${missing === 'name' && 'Type the name first.'}>
+        ${(props) => html`<input ...${props} name="name" autocomplete="off" spellcheck=${false} autocapitalize="none" ref=${first} />`}<//>
+      <${Field} label="Secret" error=${missing === 'secret' && 'Type the secret first.'}>${(props) => html`<input ...${props} ...${secret} name="secret" />`}<//>`}
+    ${way === 'invitation' && html`<${Field} label="Activation token" hint="It works once. You are then shown a credential of your own." error=${missing === 'invitation' && 'Type the activation token first.'}>
+      ${(props) => html`<input ...${props} ...${secret} name="invitation" ref=${first} />`}<//>`}
+    <${Failure} error=${problem} title=${task.error?.status === 401 ? 'Not accepted' : undefined} />
+    <${Button} type="submit" kind="primary" busy=${task.busy}>${way === 'invitation' ? 'Activate' : 'Sign in'}<//>
+    <p class="hint">Kept in the memory of this page only: after a reload you are asked again.</p>
+  </form>`;
+}
+
+/** The page before anything else. */
+export function SignIn({ onSignedIn }) {
+  useEffect(() => { document.title = `Sign in · ${location.hostname}`; }, []);
+  return html`<main class="signin" id="main">
+    <div class="signinbox card">
+      <p class="brand"><img src="/assets/console/icon.svg" alt="" width="28" height="28" />cvm-kms</p>
+      <h1>Sign in</h1>
+      <p class="lead">to the KMS at <strong>${location.host}</strong></p>
+      <${SignInForm} onSignedIn=${onSignedIn} />
+    </div></main>`;
+}

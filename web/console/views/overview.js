@@ -1,0 +1,106 @@
+// Overview: what this KMS is, whether it releases keys, and what needs attention by when.
+
+import { useGet, withQuery } from '../api.js';
+import { Chart } from '../chart.js';
+import { ago, count, duration, methodName, milliseconds, number, spaced } from '../format.js';
+import { link } from '../router.js';
+import {
+  ButtonLink, Card, Empty, Figure, Icon, Id, Loaded, Note, Page, Severity, Table, Time, Values, Whole, html,
+} from '../ui.js';
+
+const RELEASES = ['app_key_released', 'kms_key_released', 'certificate_issued'];
+const WINDOWS = [['1h', '1 hour'], ['6h', '6 hours'], ['24h', '24 hours'], ['7d', '7 days'], ['30d', '30 days']];
+const POINTS = { '1h': 60, '6h': 72, '24h': 72, '7d': 84, '30d': 90 };
+
+/** What the button of an item does, by the view that it leads to. */
+const WORDS = {
+  denials: 'Explain', releases: 'See releases', cvms: 'See machines', policy: 'See policy', freezes: 'See freezes', approvals: 'Decide', platforms: 'See platforms', ledger: 'See ledger',
+  replicas: 'See replicas', credentials: 'See credentials', settings: 'See settings', diagnostics: 'See diagnostics',
+};
+
+function Attention({ items }) {
+  if (items.length === 0) {
+    return html`<div class="line soft"><span class="good"><${Icon} name="check" /></span>Nothing needs attention.</div>`;
+  }
+  return html`<ul class="todo">${items.map((item) => html`<li key=${`${item.code}${item.link?.id ?? item.message}`}>
+    <${Severity} of=${item.severity} />
+    <div class="what">${item.message}
+      <div class="soft">${[
+        item.by && html`<span key="by">${Date.parse(item.by) < Date.now() ? 'was due' : 'due'} <${Time} at=${item.by} /></span>`,
+        item.since && html`<span key="since">since <${Time} at=${item.since} /></span>`,
+        item.since && item.count > 1 && html`<span key="count">${number(item.count)} times</span>`,
+        item.detail && html`<span key="detail">${item.detail}</span>`,
+      ].filter(Boolean).flatMap((part, index) => (index > 0 ? [' · ', part] : [part]))}</div></div>
+    ${item.link && html`<${ButtonLink} small kind=${item.severity === 'critical' ? 'primary' : ''} href=${link(item.link.view, item.link.id)}>${WORDS[item.link.view] ?? 'Show'}<//>`}
+  </li>`)}</ul>`;
+}
+
+function Traffic({ span, navigate }) {
+  const window = span in POINTS ? span : '6h';
+  const history = useGet(withQuery('/api/v1/history', { window, points: POINTS[window] }), { every: 30, live: [...RELEASES, 'denied', 'refused'] });
+  const choice = html`<fieldset class="segments inline"><legend class="unseen">Time shown</legend>${WINDOWS.map(([value, text]) => html`<label key=${value}>
+    <input type="radio" name="window" checked=${value === window} onChange=${() => navigate({ window: value === '6h' ? null : value }, { replace: true })} /><span aria-label=${text}>${value}</span></label>`)}</fieldset>`;
+  return html`<${Card} title="Releases and denials" span=${8} aside=${choice}>
+    <${Loaded} of=${history} lines=${6}>${({ points }) => {
+      const times = points.map(({ at }) => Date.parse(at) / 1000);
+      const released = points.map((point) => point.released);
+      const denied = points.map((point) => point.denied);
+      const sum = (list) => list.reduce((total, value) => total + value, 0);
+      return html`<${Chart} times=${times} format=${number} describe=${`${number(sum(released))} releases and ${number(sum(denied))} denials in the last ${WINDOWS.find(([value]) => value === window)[1]}`}
+        series=${[{ name: 'released', tone: 'accent', values: released }, { name: 'denied', tone: 'bad', values: denied }]} />`;
+    }}<//><//>`;
+}
+
+function Relaxed({ settings }) {
+  return html`<${Card} title="Relaxed settings" span=${4} aside=${settings.length > 0 && html`<a href=${link('settings')}>Settings</a>`}>
+    ${settings.length === 0 ? html`<div class="line soft"><span class="good"><${Icon} name="check" /></span>None: every check is on.</div>`
+      : html`<ul class="todo">${settings.map(({ setting, message }) => html`<li key=${setting}><${Severity} of="warning" /><div class="what">${message}<div class="soft"><code>${setting}</code></div></div></li>`)}</ul>`}<//>`;
+}
+
+function Latest() {
+  const releases = useGet('/api/v1/releases?limit=6', { every: 60, live: RELEASES });
+  return html`<${Card} title="Latest releases" flush aside=${html`<a href=${link('releases')}>All releases</a>`}>
+    <${Loaded} of=${releases} empty=${(data) => data.releases.length === 0 && html`<${Empty} title="No keys released yet">CVMs that your policy allows get their keys here.<//>`}>
+      ${(data) => html`<${Table} caption="Latest releases" rows=${data.releases} rowKey=${({ seq }) => seq} href=${({ seq }) => link('releases', seq)} columns=${[
+        { head: 'When', kind: 'shrink', cell: ({ seq, at }) => html`<a href=${link('releases', seq)}><${Time} at=${at} still /></a>` },
+        { head: 'What', cell: ({ method }) => methodName(method) },
+        { head: 'App', cell: ({ app_id: app }) => html`<${Id} value=${app} name="app id" still />` },
+        { head: 'Instance', kind: 'minor', cell: ({ instance_id: instance }) => html`<${Id} value=${instance} name="instance id" still />` },
+        { head: 'TCB status', cell: ({ tcb_status: tcb }) => tcb || '—' },
+        { head: 'OS image', kind: 'minor', cell: ({ os_image_hash: image }) => html`<${Id} value=${image} name="OS image hash" still />` },
+        { head: 'Record', kind: 'num minor', cell: ({ seq }) => `#${number(seq)}` },
+      ]} />`}<//><//>`;
+}
+
+/** The view. */
+export default function OverviewView({ params, navigate }) {
+  const overview = useGet('/api/v1/overview', { every: 20 });
+  const { data } = overview;
+  const lead = data && html`<span>Running for ${duration((Date.parse(data.server_time) - Date.parse(data.started_at)) / 1000)} · version ${data.version} · root <${Id} value=${data.root_fingerprint} name="root fingerprint" keep=${16} /></span>`;
+  return html`<${Page} title=${data?.name || 'Overview'} lead=${lead}>
+    <${Loaded} of=${overview} lines=${10}>${(now) => html`<div class="grid">
+      ${now.reasons.length > 0 && html`<div class="span12 stack">${now.reasons.map(({ code, message, stops }) => html`<${Note} key=${code} kind=${stops ? 'bad' : 'warn'}
+        title=${stops ? 'This stops the release of keys' : 'Keys are released, but'}>${message} <code class="soft">${code}</code><//>`)}</div>`}
+      <${Card} title="Needs attention" aside=${now.attention.length > 0 && count(now.attention.length, 'item')}><${Attention} items=${now.attention} /><//>
+      <${Figure} name="Released, 24 hours" value=${number(now.last_24h.releases)} href=${link('releases')} more=${`${count(now.last_24h.cvms, 'CVM')}, ${count(now.last_24h.apps, 'app')}`} />
+      <${Figure} name="Denied, 24 hours" value=${number(now.last_24h.denials)} href=${link('denials')} kind=${now.last_24h.denials > 0 ? 'bad' : ''}
+        more=${now.last_24h.denials > 0 ? `${number(now.last_24h.distinct_denials)} distinct, ${count(now.last_24h.denied_cvms, 'CVM')}` : 'no request was refused'} />
+      <${Figure} name="Release, 99th percentile" value=${milliseconds(now.latency.p99_ms)}
+        more=${now.latency.p99_ms === null ? 'no release yet' : `median ${milliseconds(now.latency.p50_ms)} · ledger ${milliseconds(now.latency.ledger_p99_ms)}`} />
+      <${Figure} name="Ledger" value=${number(now.ledger.size)} href=${link('ledger')} kind=${now.ledger.witnesses_ok < now.ledger.required ? 'bad' : ''}
+        more=${`checkpoint ${ago(now.ledger.checkpoint_at)}${now.ledger.witnesses > 0 ? ` · ${now.ledger.witnesses_ok} of ${count(now.ledger.witnesses, 'witness', 'witnesses')}` : ' · no witnesses'}`} />
+      <${Traffic} span=${params.window ?? '6h'} navigate=${navigate} />
+      <${Relaxed} settings=${now.relaxed} />
+      <${Latest} />
+      <${Card} title="Identity"><${Values} wide of=${[
+        { name: 'Name', value: now.name },
+        { name: 'Root fingerprint', value: html`<${Whole} value=${now.root_fingerprint} name="root fingerprint">${spaced(now.root_fingerprint)}<//>` },
+        { name: 'CA fingerprint', value: now.ca_fingerprint && html`<${Whole} value=${now.ca_fingerprint} name="CA fingerprint">${spaced(now.ca_fingerprint)}<//>` },
+        { name: 'OS image of this KMS', value: now.os_image_hash && html`<${Whole} value=${now.os_image_hash} name="OS image hash" />` },
+        { name: 'Boot id', value: html`<${Whole} value=${now.boot_id} name="boot id" />` },
+        { name: 'Version', value: now.version },
+        { name: 'Mode', value: now.mode },
+        { name: 'Started', value: html`<${Time} at=${now.started_at} />` },
+      ]} /><//>
+    </div>`}<//><//>`;
+}
