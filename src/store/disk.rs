@@ -103,7 +103,7 @@ impl Lock<'_> {
 /// Exclusive use of a key directory by this process until this is dropped. Another process gets an error.
 #[derive(Debug)]
 pub struct Occupancy {
-    _directory: fs::File,
+    directory: fs::File,
     turn: Mutex<()>,
 }
 
@@ -113,11 +113,18 @@ impl Occupancy {
     /// is about to end.
     pub fn take(path: &Path) -> Result<Self, StoreError> {
         OsDisk.create_dir_all(path)?;
-        Ok(Self { _directory: locked(path)?, turn: Mutex::new(()) })
+        Ok(Self { directory: locked(path)?, turn: Mutex::new(()) })
     }
 
     pub(super) fn turn(&self) -> Lock<'_> {
         Lock::Turn(self.turn.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Occupancy {
+    /// Closing alone would leave the lock with a child process that is about to execute another program.
+    fn drop(&mut self) {
+        let _ = self.directory.unlock();
     }
 }
 

@@ -16,7 +16,14 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// The exclusive right among all processes on this machine to change a state file, until dropped.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "holds the lock until dropped")] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing alone would leave the lock with a child process that is about to execute another program.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
 
 impl Lock {
     /// Waits up to two seconds for the lock of the file at `path`. The lock is a separate file that stays,
