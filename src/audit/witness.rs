@@ -64,12 +64,12 @@ impl WitnessError {
 
 /// The witnesses of a log.
 pub(super) struct Witnesses {
-    client: Client,
     members: Vec<Member>,
     require: usize,
 }
 
 struct Member {
+    client: Client,
     key: VerifyingKey,
     url: url::Url,
     /// The size that it has cosigned last, as far as known.
@@ -85,16 +85,18 @@ impl Witnesses {
         let tls = outgoing::client_config(&[]).map_err(|error| io::Error::other(error.to_string()))?;
         let timeouts =
             Timeouts { connect: MAX_REQUEST_TIME, response: ResponseTimeout::Total(MAX_REQUEST_TIME) };
-        let client = outgoing::client(tls, timeouts, redirect::Policy::none());
-        let client = client.build().map_err(io::Error::other)?;
+        let client = || outgoing::client(tls.clone(), timeouts, redirect::Policy::none());
+        let remote = client().build().map_err(io::Error::other)?;
+        let local = client().no_proxy().build().map_err(io::Error::other)?;
         let member = |witness: &config::Witness| Member {
+            client: if witness.url.is_loopback() { local.clone() } else { remote.clone() },
             key: witness.key.clone(),
             url: witness.add_checkpoint(),
             known: Size::ZERO,
             pause: Duration::ZERO,
             next_try: Instant::now(),
         };
-        Ok(Self { client, members: settings.list.iter().map(member).collect(), require: settings.require })
+        Ok(Self { members: settings.list.iter().map(member).collect(), require: settings.require })
     }
 
     /// Sends each new checkpoint to the witnesses, until the process ends.
@@ -129,14 +131,14 @@ impl Witnesses {
         status: &Status,
     ) -> bool {
         let now = Instant::now();
-        let (client, require) = (&self.client, self.require.max(1));
+        let require = self.require.max(1);
         let is_due = |member: &&mut Member| member.next_try <= now;
         let mut asked: FuturesUnordered<_> = self
             .members
             .iter_mut()
             .filter(is_due)
             .map(async |member| {
-                let outcome = member.cosign(client, head, tiles).await;
+                let outcome = member.cosign(head, tiles).await;
                 member.note(&outcome);
                 outcome
             })
@@ -187,18 +189,13 @@ impl Member {
     }
 
     /// The cosignature lines for a checkpoint.
-    async fn cosign(
-        &mut self,
-        client: &Client,
-        head: &Head,
-        tiles: &TileFiles,
-    ) -> Result<String, WitnessError> {
+    async fn cosign(&mut self, head: &Head, tiles: &TileFiles) -> Result<String, WitnessError> {
         let mut attempt = 0;
         loop {
             attempt += 1;
             let proof = proven(tiles, self.known.min(head.size), head.size).await?;
             let request = Request::new(self.known.min(head.size), proof, &head.checkpoint)?;
-            let (status, kind, body) = self.ask(client, &request).await?;
+            let (status, kind, body) = self.ask(&request).await?;
             let answer = Answer { status, content_type: kind.as_deref(), body: &body };
             match request.read_answer(&answer, std::slice::from_ref(&self.key)) {
                 Ok(_) => {
@@ -211,14 +208,10 @@ impl Member {
         }
     }
 
-    async fn ask(
-        &self,
-        client: &Client,
-        request: &Request,
-    ) -> Result<(u16, Option<String>, Vec<u8>), WitnessError> {
+    async fn ask(&self, request: &Request) -> Result<(u16, Option<String>, Vec<u8>), WitnessError> {
         let broken = |error: reqwest::Error| WitnessError::Connection(error.without_url().to_string());
         let mut answer =
-            client.post(self.url.clone()).body(request.to_string()).send().await.map_err(broken)?;
+            self.client.post(self.url.clone()).body(request.to_string()).send().await.map_err(broken)?;
         let kind = answer.headers().get(http::header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| Some(kind.to_str().ok()?.to_owned()));
         let body = outgoing::read_at_most(&mut answer, MAX_NOTE).await.map_err(|error| match error {

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kms_attest::outgoing::{self, ResponseTimeout, Timeouts};
-use reqwest::{Client, StatusCode, redirect};
+use kms_attest::outgoing::{self, Endpoint, ResponseTimeout, Timeouts};
+use reqwest::redirect::{self, Attempt};
+use reqwest::{Client, StatusCode};
 use rustls_pki_types::CertificateDer;
 use tokio::io::AsyncWriteExt;
 
@@ -53,6 +54,18 @@ impl From<io::Error> for DownloadError {
     }
 }
 
+/// Follows a redirect, unless it leaves this machine unencrypted after an URL that did not.
+fn never_weaker(attempt: Attempt<'_>) -> redirect::Action {
+    let before = attempt.previous().last().and_then(|before| Endpoint::parse(before.as_str()).ok());
+    if before.is_none_or(|before| before.is_weakened_by(attempt.url())) {
+        return attempt.stop();
+    }
+    if attempt.previous().len() > MAX_REDIRECTS {
+        return attempt.error("too many redirects");
+    }
+    attempt.follow()
+}
+
 #[derive(Debug)]
 pub(super) struct Source {
     client: Client,
@@ -65,7 +78,9 @@ impl Source {
     pub(super) fn new(template: String, extra_roots: &[CertificateDer<'static>]) -> Result<Self, SetupError> {
         let tls = outgoing::client_config(extra_roots)?;
         let timeouts = Timeouts { connect: CONNECT, response: ResponseTimeout::Silence(SILENCE) };
-        let client = outgoing::client(tls, timeouts, redirect::Policy::limited(MAX_REDIRECTS));
+        let client = outgoing::client(tls, timeouts, redirect::Policy::custom(never_weaker));
+        let is_local = Endpoint::parse(&template).is_ok_and(|endpoint| endpoint.is_loopback());
+        let client = if is_local { client.no_proxy() } else { client };
         Ok(Self { client: client.pool_max_idle_per_host(0).build()?, template })
     }
 

@@ -3,13 +3,13 @@
 use std::error::Error;
 use std::time::Duration;
 
-use reqwest::Client;
 use reqwest::header::HeaderMap;
 use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Client, ClientBuilder};
 use rustls_pki_types::CertificateDer;
 
 use super::{EndpointError, FetchFailure, Resource};
-use crate::outgoing::{self, BodyError, Cause, ResponseTimeout, Timeouts};
+use crate::outgoing::{self, BodyError, Cause, Endpoint, ResponseTimeout, Timeouts};
 
 /// Time-out of a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -28,6 +28,8 @@ pub(super) const MAX_CRL: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub struct Http {
     endpoints: Client,
+    /// For endpoints on this machine, which are not asked through a proxy.
+    local: Client,
     distribution_points: Client,
 }
 
@@ -39,17 +41,17 @@ pub(super) struct Response {
 
 impl Http {
     /// A client that trusts Mozilla's roots and `extra_roots`, as [`outgoing::client_config`] does. The proxy
-    /// variables of the environment apply.
+    /// variables of the environment apply beyond this machine.
     pub fn new(extra_roots: &[CertificateDer<'static>]) -> Result<Self, EndpointError> {
         let tls = outgoing::client_config(extra_roots).map_err(|e| EndpointError::Client(e.to_string()))?;
         let timeouts = Timeouts { connect: CONNECT, response: ResponseTimeout::Total(REQUEST) };
-        let client = |redirects| {
-            let client = outgoing::client(tls.clone(), timeouts, redirects).pool_max_idle_per_host(MAX_IDLE);
-            client.build().map_err(|e| EndpointError::Client(e.to_string()))
-        };
+        let client =
+            |redirects| outgoing::client(tls.clone(), timeouts, redirects).pool_max_idle_per_host(MAX_IDLE);
+        let built = |client: ClientBuilder| client.build().map_err(|e| EndpointError::Client(e.to_string()));
         Ok(Self {
-            endpoints: client(Policy::custom(within_host))?,
-            distribution_points: client(Policy::none())?,
+            endpoints: built(client(Policy::custom(within_host)))?,
+            local: built(client(Policy::custom(within_host)).no_proxy())?,
+            distribution_points: built(client(Policy::none()))?,
         })
     }
 
@@ -60,7 +62,9 @@ impl Http {
         url: &str,
         limit: usize,
     ) -> Result<Response, FetchFailure> {
-        read(&self.endpoints, resource, url, limit).await
+        let is_local = Endpoint::parse(url).is_ok_and(|endpoint| endpoint.is_loopback());
+        let client = if is_local { &self.local } else { &self.endpoints };
+        read(client, resource, url, limit).await
     }
 
     /// Requests a CRL from an address in a certificate, without redirects.

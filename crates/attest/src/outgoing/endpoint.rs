@@ -39,9 +39,14 @@ impl Endpoint {
         match self.url.host() {
             Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
             Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
             None => false,
         }
+    }
+
+    /// Whether a redirect to `next` leaves this machine unencrypted although this URL does not.
+    pub fn is_weakened_by(&self, next: &Url) -> bool {
+        !self.is_exposed() && Self::parse(next.as_str()).is_ok_and(|next| next.is_exposed())
     }
 
     /// Whether it leaves this machine unencrypted.
@@ -85,6 +90,14 @@ mod tests {
             ("http://localhost:3000", Some(false)),
             ("http://127.0.0.9:3000", Some(false)),
             ("http://[::1]:3000", Some(false)),
+            ("http://[::ffff:127.0.0.1]:3000", Some(false)),
+            ("http://[::ffff:10.0.2.2]:3000", Some(true)),
+            ("HTTP:LocalHost:3000", Some(false)),
+            ("HTTP:10.0.2.2", Some(true)),
+            ("http://127.1", Some(false)),
+            ("http://localhost.:3000", Some(true)),
+            ("http://localhost@auth-api", Some(true)),
+            ("http://0.0.0.0:3000", Some(true)),
             ("http://localhost.evil.example", Some(true)),
             ("ftp://host", None),
             ("auth-api:8000", None),
