@@ -4,6 +4,7 @@ mod admin_tls;
 mod background;
 mod conditions;
 mod error;
+mod examination;
 mod leaf;
 mod onboarding;
 mod preflight;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 pub use self::error::AppError;
+pub use self::examination::examine;
 pub use self::preflight::Preflight;
 use self::process::{Process, bind, key_directory};
 pub use self::running::Running;
@@ -39,6 +41,7 @@ pub async fn start(config: Config) -> Result<Running, AppError> {
 /// # Errors
 /// [`AppError`]; nothing is served then.
 pub async fn start_logging_to(config: Config, log: Option<ProcessLog>) -> Result<Running, AppError> {
+    config.permitted()?;
     // First, because this creates the key directory with its permissions, and the audit log is usually in it.
     let occupancy = Arc::new(Occupancy::take(&config.core.cert_dir)?);
     let directory = key_directory(&config, &occupancy)?;

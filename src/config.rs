@@ -12,6 +12,8 @@ mod listeners;
 mod notify;
 mod paths;
 mod posture;
+mod production;
+mod profile;
 mod reader;
 mod sections;
 mod tcb;
@@ -45,17 +47,23 @@ pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
 pub use paths::{KEY_FILES, NOTIFIED};
 pub use posture::Posture;
+pub use production::{UnsafeConfig, UnsafeSetting};
+pub use profile::Profile;
 pub use reader::{ConfigError, Finding, Notice};
 pub use tcb::{Grace, Tcb};
 
 /// The service's configuration; a field's path is the key's path.
 pub struct Config {
+    /// `profile`: whether unsafe settings stop the start.
+    pub profile: Profile,
     /// `[rpc]`: the main listener.
     pub rpc: Rpc,
     /// `[core]`: everything else.
     pub core: Core,
     /// The files this configuration was read from, first to last; the compiled-in defaults are not listed.
     pub files: Vec<PathBuf>,
+    /// What the values show, whatever their section.
+    values: production::Values,
 }
 
 impl Config {

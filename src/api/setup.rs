@@ -16,6 +16,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+pub use self::calls::Machine;
 use self::checks::Turns;
 pub use self::checks::{About, Check};
 pub use self::finding::Finding;

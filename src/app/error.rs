@@ -10,7 +10,7 @@ use crate::admission::ImageCheckError;
 use crate::api::setup::Switch;
 use crate::audit::{AuditError, FailureReason};
 use crate::ca::CaError;
-use crate::config::{CredentialsError, FileError, VerifierError};
+use crate::config::{CredentialsError, FileError, UnsafeConfig, VerifierError};
 use crate::error::Error;
 use crate::events::PipeError;
 use crate::lifecycle::LifecycleError;
@@ -22,6 +22,9 @@ use crate::store::StoreError;
 /// Why the service does not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    /// The profile permits no unsafe setting.
+    #[error(transparent)]
+    Unsafe(#[from] UnsafeConfig),
     /// The key directory or its keys are unusable.
     #[error(transparent)]
     Lifecycle(#[from] LifecycleError),
@@ -132,7 +135,8 @@ impl AppError {
             Self::Lifecycle(_) | Self::Store(_) | Self::NoKeys | Self::Panicked(_) => {
                 Switch::Lacking("the key directory cannot be used; the log says why")
             }
-            Self::AutoBootstrap(_)
+            Self::Unsafe(_)
+            | Self::AutoBootstrap(_)
             | Self::Ca(_)
             | Self::Tls(_)
             | Self::Policy(_)

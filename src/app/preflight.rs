@@ -11,7 +11,7 @@ use super::{AppError, admin_tls};
 use crate::admission::ImageCheck;
 use crate::audit::{self, AuditError};
 use crate::clock::{ClockBehind, Floor, unix_now};
-use crate::config::Config;
+use crate::config::{Config, UnsafeSetting};
 use crate::control::{Freezes, NamedCredentials, WillMakeOwner};
 use crate::events::Pipe;
 use crate::lifecycle::{Node, Prospect};
@@ -42,6 +42,8 @@ pub struct Preflight {
     pub damaged_log: u64,
     /// Whether it would make a credential of an owner, and print its token, because no other is configured.
     pub makes_owner: bool,
+    /// What `profile = "production"` refuses, whatever the profile is.
+    pub unsafe_settings: Vec<UnsafeSetting>,
 }
 
 /// The time limit for the guest agent to respond.
@@ -101,6 +103,7 @@ impl Preflight {
             clock_behind,
             damaged_log,
             makes_owner,
+            unsafe_settings: config.unsafe_settings(),
         }
     }
 }

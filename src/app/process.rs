@@ -204,7 +204,12 @@ impl Process {
     /// Logs the version and every relaxed setting.
     pub(super) fn announce(&self) {
         let policy = &self.foundation.policy;
-        tracing::info!(version = env!("CVM_KMS_VERSION"), policy = policy.kind(), "cvm-kms starts");
+        tracing::info!(
+            version = env!("CVM_KMS_VERSION"),
+            policy = policy.kind(),
+            profile = self.config.profile.name(),
+            "cvm-kms starts"
+        );
         for relaxation in self.posture.relaxed() {
             tracing::warn!(setting = relaxation.code, "RELAXED: {}", relaxation.sentence);
         }

@@ -59,13 +59,33 @@ impl Core {
     /// # Errors
     /// [`VerifierError`].
     pub fn verifier(&self, floor: Floor) -> Result<Verifier, VerifierError> {
-        let Self { attestation, tcb, .. } = self;
-        let anchors = attestation.trust_anchors()?;
+        let tcb = &self.tcb;
+        let anchors = self.attestation.trust_anchors()?;
+        let floors = Floors::open(tcb.floors_file.clone(), anchors.tdx_root(), tcb.min_evaluation_number)?;
+        self.verifier_with(floor, anchors, floors)
+    }
+
+    /// The same for a check, which writes no file.
+    ///
+    /// # Errors
+    /// [`VerifierError`].
+    pub fn verifier_of_a_check(&self) -> Result<Verifier, VerifierError> {
+        let anchors = self.attestation.trust_anchors()?;
+        self.verifier_with(Floor::default(), anchors, Floors::in_memory(self.tcb.min_evaluation_number))
+    }
+
+    fn verifier_with(
+        &self,
+        floor: Floor,
+        anchors: TrustAnchors,
+        floors: Floors,
+    ) -> Result<Verifier, VerifierError> {
+        let attestation = &self.attestation;
         let endpoints: Vec<&str> = attestation.pccs.iter().map(Endpoint::as_str).collect();
         let options = CacheOptions {
             clock: Clock::system().above(floor),
             extra_tls_roots: ca_file("core.attestation.ca_file", attestation.ca_file.as_deref())?,
-            floors: Floors::open(tcb.floors_file.clone(), anchors.tdx_root(), tcb.min_evaluation_number)?,
+            floors,
             ..CacheOptions::default()
         };
         let cache = CollateralCache::new(&endpoints, &anchors, options)?;

@@ -11,9 +11,9 @@ use super::layers::Layers;
 use super::reader::{ConfigError, Notice, Report, Section};
 use super::{
     AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
-    Ledger, Limits, LiteAttestation, Metrics, Rate, ReleaseStage, Witnesses,
+    Ledger, Limits, LiteAttestation, Metrics, Profile, Rate, ReleaseStage, Witnesses,
 };
-use super::{consistency, ethereum, events, listeners, notify, values, webhook};
+use super::{consistency, ethereum, events, listeners, notify, production, values, webhook};
 
 const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
 /// The default of `core.attestation.urls.amd_kds`.
@@ -26,18 +26,23 @@ pub(super) fn read(
     layers: Layers,
     environment: Environment<'_>,
 ) -> Result<(Config, Vec<Notice>), ConfigError> {
+    let mut shown = production::Values::of(&layers);
+    let variables = production::Variables::default();
+    let environment: Environment<'_> = &production::recorded(environment, &variables);
     let mut report = Report { files: layers.files, findings: layers.findings, notices: Vec::new() };
     let mut tls_files = listeners::TlsFiles::default();
-    let (rpc, core) = Section::root(layers.root, &mut report, |root| {
+    let (profile, rpc, core) = Section::root(layers.root, &mut report, |root| {
         for profile in ["default", "debug", "release", "global"] {
             root.inert(profile, "this table has no effect, here as in dstack-kms");
         }
+        let profile = root.required("profile", Profile::Standard, Profile::parse);
         let limits = listeners::server_settings(root, &BodyLimits::default());
         let rpc = root.section("rpc", |section| listeners::rpc(section, &limits, &mut tls_files));
         let core = root.section("core", |section| core(section, &limits, environment));
-        (rpc, core)
+        (profile, rpc, core)
     });
-    let config = Config { rpc, core, files: report.files.clone() };
+    shown.add_variables(variables.take(), &core.auth_api);
+    let config = Config { profile, rpc, core, files: report.files.clone(), values: shown };
     tls_files.check(&config.core.cert_dir, &mut report);
     consistency::check(&config, &mut report);
     match report.findings.is_empty() {

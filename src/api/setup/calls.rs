@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
+use kms_attest::attester::Attester;
 use kms_attest::binding::ReportData;
 use kms_attest::collateral::{Collateral, CollateralError};
 use kms_attest::evidence::{Evidence, Platform};
-use kms_attest::verify::{Binding, Verified};
+use kms_attest::verify::{Binding, Verified, Verifier};
 use kms_client::source::{AttestedSource, SourceError};
 use kms_client::url::{KmsUrl, UrlError};
-use kms_policy::{Decision, Denial, DenialCode, Subject};
+use kms_policy::{Decision, Denial, DenialCode, Policy, Subject};
 
 use super::SetupService;
 use super::checks::Listener;
 use super::finding::{self, Failure};
 use super::reasons::{date, is_not_current, unattested, unreached, unverified};
-use crate::admission::{Foundation, own_identity};
+use crate::admission::{Foundation, TcbTolerance, own_identity};
 use crate::domain::Domain;
 
 /// A time before this version existed (1 January 2026), so an earlier clock is wrong.
@@ -23,9 +24,27 @@ const WRITTEN: u64 = 1_767_225_600;
 /// What was found, or why the real call would fail.
 type Passed = Result<String, Failure>;
 
+/// What the checks of this machine call.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine<'a> {
+    /// Gives evidence of this machine.
+    pub attester: &'a Attester,
+    /// Verifies it.
+    pub verifier: &'a Verifier,
+    /// What policy is told of it.
+    pub tolerance: &'a TcbTolerance,
+    /// Judges it.
+    pub policy: &'a Policy,
+}
+
 impl SetupService {
     fn foundation(&self) -> &Foundation {
         &self.onboard.foundation
+    }
+
+    pub(super) fn machine(&self) -> Machine<'_> {
+        let Foundation { attester, verifier, tolerance, policy, .. } = self.foundation();
+        Machine { attester, verifier, tolerance, policy }
     }
 
     pub(super) async fn key_directory(&self) -> Passed {
@@ -42,8 +61,37 @@ impl SetupService {
         Ok("A file was written, synced to the disk and removed.".to_owned())
     }
 
+    pub(super) async fn source(&self, url: &str, listener: Listener) -> Result<finding::Passed, Failure> {
+        let url: KmsUrl = url.parse().map_err(|error: UrlError| {
+            Failure::new(format!("{error}."), "Give the URL under which CVMs reach the running KMS.")
+        })?;
+        // `Onboard` needs this first.
+        self.foundation().attester.vm_config().await.map_err(unattested)?;
+        let source = AttestedSource::open(&url, &self.foundation().verifier).await.map_err(unreached)?;
+        let allowed = self.onboard.authorize_source(source.verified()).await;
+        allowed.map_err(|reason| unreached(SourceError::NotAllowed(reason)))?;
+        let described = match listener {
+            Listener::Main => {
+                source.temp_ca_cert().await.map_err(unreached)?;
+                source.described().await
+            }
+            Listener::Admin => None,
+        };
+        let k256 = described.map(|meta| hex::encode(meta.k256_pubkey)).filter(|key| !key.is_empty());
+        let measured = own_identity(source.verified()).map(|identity| hex::encode(identity.mr_aggregated));
+        let detail = format!(
+            "It is an attested KMS (TCB status {}, mrAggregated {}), and our policy allows it. Whether its \
+             policy allows this one shows when it is asked for the keys.",
+            status_of(source.verified()),
+            measured.unwrap_or_default()
+        );
+        Ok(finding::Passed::from(detail).showing(k256))
+    }
+}
+
+impl Machine<'_> {
     pub(super) async fn clock(&self) -> Passed {
-        let clock = self.foundation().verifier.cache().clock();
+        let clock = self.verifier.cache().clock();
         let now = clock.now();
         if now < WRITTEN {
             return Err(Failure::new(
@@ -80,7 +128,7 @@ impl SetupService {
 
     pub(super) async fn attester(&self) -> Passed {
         let (evidence, bound) = self.evidence().await?;
-        match self.foundation().verifier.verify(&evidence, Binding::ReportData(&bound)).await {
+        match self.verifier.verify(&evidence, Binding::ReportData(&bound)).await {
             Ok(verified) => Ok(format!(
                 "Evidence over fresh random data was made and verified: {}, TCB status {}.",
                 evidence.platform.tee_variant(),
@@ -95,7 +143,7 @@ impl SetupService {
             failure
                 .within("Only evidence of this machine tells which collateral is needed, and there is none: ")
         })?;
-        let verifier = &self.foundation().verifier;
+        let verifier = self.verifier;
         let before = verifier.cache().stats().fetches;
         let verified = verifier.verify(&evidence, Binding::ReportData(&bound)).await.map_err(unverified)?;
         let origin = if verifier.cache().stats().fetches > before { "Fetched now" } else { "Fetched before" };
@@ -110,9 +158,8 @@ impl SetupService {
         let (evidence, bound) = self.evidence().await.map_err(|failure| {
             failure.within("The policy judges the evidence of this machine, and there is none: ")
         })?;
-        let foundation = self.foundation();
         let verified =
-            foundation.verifier.verify(&evidence, Binding::ReportData(&bound)).await.map_err(unverified)?;
+            self.verifier.verify(&evidence, Binding::ReportData(&bound)).await.map_err(unverified)?;
         let identity = own_identity(&verified).map_err(|error| {
             Failure::new(
                 format!("The evidence of this machine names no KMS: {error}"),
@@ -120,8 +167,8 @@ impl SetupService {
             )
         })?;
         // As for the self-authorization, with what core.tcb tolerates.
-        let tolerated = foundation.tolerance.apply(verified.verdict(), &identity);
-        match foundation.policy.decide(Subject::Kms(&tolerated.told)).await {
+        let tolerated = self.tolerance.apply(verified.verdict(), &identity);
+        match self.policy.decide(Subject::Kms(&tolerated.told)).await {
             Err(error) => Err(Failure::new(
                 "The authorization backend does not answer.",
                 "Make sure that the backend of core.auth_api runs and can be reached from here; the log has the cause.",
@@ -129,14 +176,14 @@ impl SetupService {
             .caused_by(error.detail())),
             Ok(Decision::Denied(denial)) => Err(denied(denial)),
             Ok(Decision::Allowed { .. }) => {
-                Ok(format!("The policy ({}) allows this KMS{}.", foundation.policy.kind(), self.about_policy().await))
+                Ok(format!("The policy ({}) allows this KMS{}.", self.policy.kind(), self.about_policy().await))
             }
         }
     }
 
     /// The backend's description; keys can be made without it.
     async fn about_policy(&self) -> String {
-        let Ok(info) = self.foundation().policy.info().await else {
+        let Ok(info) = self.policy.info().await else {
             return "; it does not describe itself now".to_owned();
         };
         let is_one = |address: &String| address.bytes().any(|digit| !matches!(digit, b'0' | b'x'));
@@ -148,45 +195,18 @@ impl SetupService {
         }
     }
 
-    pub(super) async fn source(&self, url: &str, listener: Listener) -> Result<finding::Passed, Failure> {
-        let url: KmsUrl = url.parse().map_err(|error: UrlError| {
-            Failure::new(format!("{error}."), "Give the URL under which CVMs reach the running KMS.")
-        })?;
-        // `Onboard` needs this first.
-        self.foundation().attester.vm_config().await.map_err(unattested)?;
-        let source = AttestedSource::open(&url, &self.foundation().verifier).await.map_err(unreached)?;
-        let allowed = self.onboard.authorize_source(source.verified()).await;
-        allowed.map_err(|reason| unreached(SourceError::NotAllowed(reason)))?;
-        let described = match listener {
-            Listener::Main => {
-                source.temp_ca_cert().await.map_err(unreached)?;
-                source.described().await
-            }
-            Listener::Admin => None,
-        };
-        let k256 = described.map(|meta| hex::encode(meta.k256_pubkey)).filter(|key| !key.is_empty());
-        let measured = own_identity(source.verified()).map(|identity| hex::encode(identity.mr_aggregated));
-        let detail = format!(
-            "It is an attested KMS (TCB status {}, mrAggregated {}), and our policy allows it. Whether its \
-             policy allows this one shows when it is asked for the keys.",
-            status_of(source.verified()),
-            measured.unwrap_or_default()
-        );
-        Ok(finding::Passed::from(detail).showing(k256))
-    }
-
     /// Evidence over fresh random data, with that data.
     async fn evidence(&self) -> Result<(Evidence, ReportData), Failure> {
         let mut random = [0; 64];
         aws_lc_rs::rand::fill(&mut random).expect("the system has randomness");
         let bound = ReportData(random);
-        let evidence = self.foundation().attester.attest(bound).await.map_err(unattested)?;
+        let evidence = self.attester.attest(bound).await.map_err(unattested)?;
         Ok((evidence, bound))
     }
 
     async fn collateral_for(&self, evidence: &Evidence) -> Result<Arc<Collateral>, CollateralError> {
         match &evidence.platform {
-            Platform::Tdx(tdx) => self.foundation().verifier.cache().get(&tdx.quote).await,
+            Platform::Tdx(tdx) => self.verifier.cache().get(&tdx.quote).await,
             other @ (Platform::GcpTdx { .. }
             | Platform::NitroEnclave { .. }
             | Platform::SevSnp { .. }

@@ -1,0 +1,31 @@
+//! The setup checks of a KMS that does not run, with its configuration.
+
+use std::sync::Arc;
+
+use kms_attest::attester::Attester;
+use kms_policy::Policy;
+
+use crate::admission::TcbTolerance;
+use crate::api::METHODS;
+use crate::api::setup::{Finding, Machine};
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// Makes the calls that a start would make: evidence of this machine, collateral, policy. Writes nothing. Empty if the
+/// parts cannot be built, which [`super::Preflight`] finds, or if there is no TEE.
+pub async fn examine(config: &Config) -> Vec<Finding> {
+    let core = &config.core;
+    let (Ok(attester), Ok(verifier), Ok(policy)) =
+        (core.attester.build(), core.verifier_of_a_check(), Policy::from_config(&core.auth_api))
+    else {
+        return Vec::new();
+    };
+    if matches!(attester, Attester::None) {
+        return Vec::new();
+    }
+    let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| (row.name, row.access.into()))));
+    let tolerance = TcbTolerance::new(core.tcb.clone(), verifier.cache().clock().clone(), metrics);
+    let machine =
+        Machine { attester: &attester, verifier: &verifier, tolerance: &tolerance, policy: &policy };
+    machine.examine().await
+}
