@@ -11,6 +11,8 @@ macro_rules! say {
 mod audit;
 mod auth;
 mod check;
+mod doctor;
+mod findings;
 mod health;
 mod notify;
 mod policy;
@@ -24,6 +26,7 @@ use clap::{Parser, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   kms check -c kms.toml                                what `run` would do, and everything that is wrong
+  kms doctor -c kms.toml                               what to change before keys matter
   kms -c kms.toml                                      serve
   kms health -c kms.toml                               can it release keys? For probes
   kms notify test -c kms.toml                          does a notification arrive at each target?
@@ -48,6 +51,8 @@ enum Command {
     Run,
     /// Show what `run` would do with this configuration, with all findings at once, and change nothing
     Check,
+    /// Examine this machine and the configuration, and say what to change
+    Doctor(doctor::Doctor),
     /// Check whether a KMS can release keys; exit status 0 if it can, otherwise prints the reasons
     Health(health::Health),
     /// Send a test notification
@@ -73,6 +78,7 @@ impl Cli {
         match self.command.unwrap_or(Command::Run) {
             Command::Run => run::run(self.config.as_deref()),
             Command::Check => Ok(check::check(self.config.as_deref())),
+            Command::Doctor(doctor) => doctor.run(self.config.as_deref()),
             Command::Health(health) => health.run(self.config.as_deref()),
             Command::Notify(notify) => notify.run(self.config.as_deref()),
             Command::Audit(audit) => audit.run(),

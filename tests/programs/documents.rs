@@ -47,6 +47,8 @@ const NOT_RUN: &[(&str, &str)] = &[
         "serves until it is stopped; the test of this section runs it",
     ),
     ("target/release/kms -c /tmp/kms-try/kms.toml", "the test of this section runs it"),
+    ("kms doctor -c kms.toml", "its status is that of the worst finding; tests/programs/doctor.rs runs it"),
+    ("kms doctor -c kms.toml --json", "as above"),
     ("docker compose -f docker/compose.yaml up --build", "needs a container engine; CI lints the file"),
     (
         "kmsctl verify https://kms.example.com:8000 --strict --json --allow allow.json --root-spki <hex> --k256-pubkey <hex>",

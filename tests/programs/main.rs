@@ -11,6 +11,7 @@ mod binary;
 mod clients;
 mod console_scripts;
 mod credentials;
+mod doctor;
 mod documents;
 mod ethereum_nodes;
 mod kmsctl;
