@@ -1,8 +1,173 @@
-// Denials.
+// Denials: who is refused and why; one denial as a chain of checks, what would allow it, and trying that out.
 
-import { Empty, Page, html } from '../ui.js';
+import { get, post, upload, useGet, useTask, withQuery } from '../api.js';
+import { count, methodName, number, words } from '../format.js';
+import { link } from '../router.js';
+import { can } from '../roles.js';
+import {
+  Button, Card, Chain, Code, Confirm, Empty, Failure, Filters, Id, Loaded, Note, Page, Pages, Pill, Table, Time, Values, Whole, html, toast, useState,
+} from '../ui.js';
+import { Tcb } from './releases.js';
+
+const EVENTS = ['denied', 'refused', 'withheld'];
+const FIELDS = [{ name: 'app', label: 'App id', placeholder: 'all apps' }, { name: 'code', label: 'Reason (code)', placeholder: 'all reasons' }];
+
+function List({ params, navigate }) {
+  const { app, code, cursor } = params;
+  const denials = useGet(withQuery('/api/v1/denials', { app, code, cursor, limit: 50 }), cursor ? {} : { every: 60, live: EVENTS });
+  return html`<${Page} title="Denials" lead="Requests that were refused. The same caller that is refused again for the same reason is one row.">
+    <${Card} flush>
+      <${Filters} fields=${FIELDS} params=${params} navigate=${navigate}>${cursor ? 'An older page; it does not change' : 'Updated as they happen'}<//>
+      <${Loaded} of=${denials} lines=${8} empty=${(data) => data.denials.length === 0 && (app || code
+        ? html`<${Empty} title="No denial matches these filters">Wider filters show more.<//>`
+        : html`<${Empty} title="Nobody was refused">A request that the policy or a check refuses appears here, with what would allow it.<//>`)}>${({ denials: rows, next }) => html`
+        <${Table} caption="Denials" rows=${rows} rowKey=${({ id }) => id} href=${({ id }) => link('denials', id)} columns=${[
+          { head: 'Last', kind: 'shrink', cell: ({ id, last_at: at }) => html`<a href=${link('denials', id)}><${Time} at=${at} still /></a>` },
+          { head: 'Why', kind: 'why', cell: (row) => html`<span class="clamp" title=${row.message}>${row.message}</span><code class="sub">${row.code}</code>` },
+          { head: 'App', cell: (row) => html`<${Id} value=${row.app_id} name="app id" still />` },
+          { head: 'Instance', cell: (row) => html`<${Id} value=${row.instance_id} name="instance id" still />` },
+          { head: 'What', kind: 'minor nowrap', cell: ({ method }) => (method ? methodName(method) : '—') },
+          { head: 'Times', kind: 'num', cell: (row) => number(row.count) },
+          { head: 'First', kind: 'minor shrink', cell: ({ first_at: at }) => html`<${Time} at=${at} still />` },
+        ]} /><${Pages} cursor=${cursor} next=${next} navigate=${navigate} what="denials" />`}<//>
+    <//><//>`;
+}
+
+/** A document with a fragment added: lists get what they lack, objects are merged. */
+export function merged(document, fragment) {
+  if (Array.isArray(fragment)) {
+    const list = Array.isArray(document) ? document : [];
+    const known = new Set(list.map((item) => JSON.stringify(item).toLowerCase()));
+    return [...list, ...fragment.filter((item) => !known.has(JSON.stringify(item).toLowerCase()))];
+  }
+  if (fragment !== null && typeof fragment === 'object') {
+    const result = { ...(document !== null && typeof document === 'object' ? document : {}) };
+    for (const [key, value] of Object.entries(fragment)) {
+      // Own keys only, so that no name in a fragment reaches the prototype.
+      Object.defineProperty(result, key, { value: merged(Object.hasOwn(result, key) ? result[key] : undefined, value), enumerable: true, writable: true, configurable: true });
+    }
+    return result;
+  }
+  return fragment;
+}
+
+const pretty = (value) => `${JSON.stringify(value, null, 2)}\n`;
+
+function lines(item) {
+  return typeof item === 'string' ? item : JSON.stringify(item);
+}
+
+function Checked({ checked }) {
+  const { valid, problems, difference, decision } = checked;
+  return html`<div class="stack" role="status">
+    ${!valid && html`<${Note} kind="bad" title="The policy would not be valid">${problems.map(({ at, message }) => html`<div key=${at}><code>${at}</code> ${message}</div>`)}<//>`}
+    ${decision && html`<${Note} kind=${decision.allowed ? 'good' : 'bad'} title=${decision.allowed ? 'This request would be allowed' : 'This request would still be refused'}>
+      ${decision.message}${!decision.allowed && decision.code && html` <code class="soft">${decision.code}</code>`}<//>`}
+    ${difference && html`<div class="code"><pre tabindex="0" role="group" aria-label="Difference from the policy in force"><code>${difference.added.map((item) => html`<ins key=${lines(item)}>+ ${lines(item)}${'\n'}</ins>`)}${difference.removed
+      .map((item) => html`<del key=${lines(item)}>- ${lines(item)}${'\n'}</del>`)}${difference.added.length + difference.removed.length === 0 && 'no difference'}</code></pre></div>`}
+  </div>`;
+}
+
+/** What would allow it, and the ways to try: a dry run, in shadow on live requests, and in force. */
+function Remedy({ me, denial, refresh }) {
+  const { remedy } = denial;
+  const [checked, setChecked] = useState(null);
+  const [asking, ask] = useState(null);
+  const policy = useGet(remedy?.fragment ? '/api/v1/policy' : null);
+  const dryRun = useTask(async () => {
+    setChecked(null);
+    const now = await get('/api/v1/policy');
+    setChecked(await post('/api/v1/policy/check', { document: merged(now.document, remedy.fragment), denial_id: denial.id }));
+    return true;
+  });
+  const shadow = useTask(async () => {
+    const now = await get('/api/v1/policy');
+    await post('/prpc/StartShadow?json', { auth_config_json: pretty(merged(now.document, remedy.fragment)), name: `allows denial ${denial.id}` });
+    return true;
+  });
+  const allow = useTask(async () => {
+    const now = await get('/api/v1/policy');
+    return upload('/api/v1/file-upload/auth-config', pretty(merged(now.document, remedy.fragment)));
+  });
+  if (!remedy) {
+    return html`<${Card} title="What would allow it"><p class="soft">${denial.explainable ? 'No change of the policy would allow this caller.' : 'The evidence of this request is not kept, so it cannot be judged again. Ask the CVM to try once more.'}</p><//>`;
+  }
+  const hasDocument = Boolean(remedy.fragment && policy.data?.document);
+  const mayAllow = hasDocument && policy.data.editable && can(me, 'policy.upload');
+  const done = (result) => {
+    ask(null);
+    if (result.approval) toast('A second owner has to approve it', { kind: 'warn', href: link('approvals', result.approval.id), word: 'Approvals' });
+    else toast('The policy in force has it now');
+    refresh();
+  };
+  return html`<${Card} title="What would allow it">
+    <div class="stack">
+      ${remedy.text.split('\n').map((text) => html`<p key=${text}>${text}</p>`)}
+      ${remedy.fragment && html`<${Code} text=${pretty(remedy.fragment).trim()} name="fragment of the policy" />`}
+      ${hasDocument && html`<div class="line">
+        ${can(me, 'policy.check') && html`<${Button} kind=${mayAllow ? '' : 'primary'} busy=${dryRun.busy} onClick=${() => dryRun.run()}>Dry run<//>`}
+        ${can(me, 'shadow.start') && html`<${Button} onClick=${() => ask('shadow')}>Try in shadow<//>`}
+        ${mayAllow && html`<${Button} kind="primary" onClick=${() => ask('allow')}>Allow<//>`}
+      </div>`}
+      <${Failure} error=${dryRun.error} />
+      ${checked && html`<${Checked} checked=${checked} />`}
+      ${remedy.kmsctl && html`<details><summary>On the command line</summary><${Code} text=${remedy.kmsctl} name="command" /></details>`}
+    </div>
+    ${asking === 'shadow' && html`<${Confirm} title="Try in shadow" word="Start the shadow" task=${shadow} onClose=${() => ask(null)}
+      onDone=${() => { ask(null); toast('The candidate is in shadow', { href: link('policy'), word: 'Policy' }); }}>
+      <p>The policy with this fragment judges each request beside the policy in force, and decides nothing. It replaces a candidate that is in shadow now.</p><//>`}
+    ${asking === 'allow' && html`<${Confirm} title="Allow this" word="Put it in force" task=${allow} onClose=${() => ask(null)} onDone=${done}>
+      <p>This is added to the policy in force. Every caller with these values gets keys from then on:</p><${Code} text=${pretty(remedy.fragment).trim()} name="fragment of the policy" /><//>`}
+  <//>`;
+}
+
+function Nearest({ nearest }) {
+  return html`<${Card} title="Nearest entry of the policy" aside=${html`<code>${nearest.entry}</code>`}><div class="stack">
+    ${nearest.reason && html`<p class="soft">${nearest.reason}</p>`}
+    <${Table} caption="Differences from the nearest entry" rows=${nearest.differences} rowKey=${({ field }) => field} columns=${[
+      { head: 'Field', kind: 'shrink', cell: ({ field }) => field },
+      { head: 'Listed', cell: ({ listed }) => html`<code class="good">${listed || '—'}</code>` },
+      { head: 'Measured', cell: ({ measured }) => html`<code class="bad">${measured || '—'}</code>` },
+    ]} /></div><//>`;
+}
+
+const VERDICTS = { allowed: ['good', 'Would be allowed now'], denied: ['bad', 'Would be denied now'], unknown: ['warn', 'Not known now'] };
+
+function One({ me, params }) {
+  const denial = useGet(`/api/v1/denials/${encodeURIComponent(params.id)}`, { every: 30, live: EVENTS });
+  const { id, ...filters } = params;
+  const { data } = denial;
+  const verdict = VERDICTS[data?.verdict];
+  return html`<${Page} title=${data ? `Why ${data.app_id ? `app ${data.app_id.slice(0, 8)}…` : 'this caller'} is refused` : 'Denial'} back=${{ href: link('denials', null, filters), text: 'Denials' }}
+    lead=${data && html`<span>${count(data.count, 'time')} since <${Time} at=${data.first_at} />, last <${Time} at=${data.last_at} /></span>`}
+    actions=${verdict && html`<${Pill} kind=${verdict[0]}>${verdict[1]}<//>`}>
+    <${Loaded} of=${denial} lines=${12}>${(one) => html`<div class="grid">
+      <div class="span7 stack">
+        <${Card} title="Reason" aside=${html`<code>${one.code}</code>`}><p class="breaks">${one.message}</p>
+          ${(one.expected || one.actual) && (one.walk ?? []).length === 0 && html`<${Values} of=${[{ name: 'Expected', value: one.expected && html`<code>${one.expected}</code>` }, { name: 'Measured', value: one.actual && html`<code>${one.actual}</code>` }]} />`}<//>
+        ${(one.walk ?? []).length > 0 && html`<${Card} title="Checks" aside="by today's rules, in the order of a request"><${Chain} steps=${one.walk.map((step) => ({
+          ...step, step: words(step.step), message: html`${step.rule && html`<span>${step.rule}: </span>`}${step.message}${step.state === 'failed' && (step.expected || step.actual) && html`<span class="sub">${step.expected && html`expected <code>${step.expected}</code>`}
+            ${step.actual && html` measured <code>${step.actual}</code>`}</span>`}` }))} /><//>`}
+        ${one.nearest && html`<${Nearest} nearest=${one.nearest} />`}
+      </div>
+      <div class="span5 stack">
+        <${Remedy} me=${me} denial=${one} refresh=${denial.refresh} />
+        <${Card} title="Caller"><${Values} of=${[
+          { name: 'Asked for', value: one.method && methodName(one.method) },
+          { name: 'App id', value: one.app_id && html`<${Whole} value=${one.app_id} name="app id" />` },
+          { name: 'Instance id', value: one.instance_id && html`<${Whole} value=${one.instance_id} name="instance id" />` },
+          { name: 'Compose hash', value: one.compose_hash && html`<${Whole} value=${one.compose_hash} name="compose hash" />` },
+          { name: 'OS image', value: one.os_image_hash && html`<${Whole} value=${one.os_image_hash} name="OS image hash" />` },
+          { name: 'Device', value: one.device_id && html`<${Whole} value=${one.device_id} name="device id" />` },
+          { name: 'TCB status', value: one.tcb_status && html`<${Tcb} status=${one.tcb_status} advisories=${one.tcb_advisories} />` },
+          { name: 'Advisories', value: one.tcb_advisories?.join(', ') },
+          { name: 'From', value: one.address },
+          { name: 'Denial id', hint: 'as the caller was told', value: html`<${Whole} value=${one.id} name="denial id" />` },
+        ]} /><//>
+      </div></div>`}<//><//>`;
+}
 
 /** The view. */
-export default function DenialsView() {
-  return html`<${Page} title="Denials"><${Empty} title="Not here yet" /><//>`;
+export default function DenialsView(props) {
+  return props.params.id === null ? html`<${List} ...${props} />` : html`<${One} key=${props.params.id} ...${props} />`;
 }

@@ -19,7 +19,8 @@ const FIELDS = [
 /** A TCB status; anything but UpToDate is marked. */
 export function Tcb({ status, advisories }) {
   if (!status) return html`<span class="soft">—</span>`;
-  return html`<${Pill} kind=${status === 'UpToDate' ? 'quiet' : 'warn'} tip=${advisories?.length > 0 ? advisories.join(', ') : undefined}>${status}<//>`;
+  if (status === 'UpToDate') return status;
+  return html`<${Pill} kind="warn" tip=${advisories?.length > 0 ? advisories.join(', ') : undefined}>${status}<//>`;
 }
 
 function useSince(period) {
@@ -142,7 +143,7 @@ function Verification({ release }) {
     return true;
   });
   const wrong = steps?.some(({ state }) => state === 'failed');
-  const command = `kmsctl audit verify ${location.origin.replace(/:\d+$/, '')}:PORT --receipt release-${release.seq}.proof`;
+  const command = `kmsctl audit verify https://${location.hostname}:8000 --receipt release-${release.seq}.proof`;
   return html`<${Card} title="Proof" aside=${release.receipt && html`<${Button} small onClick=${() => save(`release-${release.seq}.proof`, release.receipt)}><${Icon} name="download" />Receipt<//>`}>
     <div class="stack">
       <p class="soft">The record is a leaf of a Merkle tree that this KMS signs. Your browser can compute that from the receipt and the tiles of the log, without trusting an answer of the KMS.</p>
@@ -153,7 +154,7 @@ function Verification({ release }) {
         <${Note} kind=${wrong ? 'bad' : 'good'} title=${wrong ? 'This does not verify' : 'Verified in this browser'}>
           ${wrong ? 'Keep the receipt, and ask for the log from another place: something was changed.' : 'The record is in the log, and the log has only grown since. What is marked with a dash was not verified.'}<//>
         <${Chain} steps=${steps} />
-        ${!wrong && html`<p class="soft">This page came from the KMS too. To depend on neither it nor your browser:</p><${Code} text=${command} name="command" />`}`}</div>
+        ${!wrong && html`<p class="soft">This page came from the KMS too. To depend on neither it nor your browser, with the address at which CVMs call:</p><${Code} text=${command} name="command" />`}`}</div>
     </div><//>`;
 }
 
