@@ -33,9 +33,9 @@ function badges(overview, approvals) {
   };
 }
 
-function State({ overview, reach }) {
+function State({ overview, error, reach }) {
   if (!reach) return html`<${Pill} kind="bad">No answer<//>`;
-  if (!overview) return html`<${Pill}>Connecting<//>`;
+  if (!overview) return error ? html`<${Pill} kind="warn">State not known<//>` : html`<${Pill}>Connecting<//>`;
   if (!overview.ready) return html`<${Pill} kind="bad">Not releasing keys<//>`;
   return overview.reasons?.length > 0 ? html`<${Pill} kind="warn">Degraded<//>` : html`<${Pill} kind="good">Releasing keys<//>`;
 }
@@ -44,13 +44,13 @@ function Who({ me, onSignOut }) {
   const [live, setLive] = useState(liveState);
   useEffect(() => onLive(setLive), []);
   const text = { live: 'Live', lost: 'Reconnecting', off: 'Not live' }[live];
-  return html`<div class="who">
+  return html`<section class="who" aria-label="Who is signed in">
     <p class="name"><strong>${me.kind === 'anyone' ? 'Anyone' : me.name}</strong><span class="soft"> ${me.role}</span></p>
     ${me.domain && html`<p class="soft">domain ${me.domain}</p>`}
     ${me.expires_at && html`<p class="soft">credential ends <${Time} at=${me.expires_at} /></p>`}
     <p class="livestate ${live}"><span class="dot" aria-hidden="true"></span>${text}</p>
     ${me.kind !== 'anyone' && html`<${Button} small onClick=${onSignOut}>Sign out<//>`}
-  </div>`;
+  </section>`;
 }
 
 /** Whether the KMS answers. */
@@ -79,7 +79,7 @@ export function Shell({ me, view, onSignOut, children }) {
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById('main').focus(); }}>Skip to the content</a>
     <header class="top">
       <a class="brand" href=${link('overview')}><img src="/assets/console/icon.svg" alt="" width="24" height="24" /><span class="brandname">${name}</span></a>
-      <${State} overview=${overview.data} reach=${reach} />
+      <${State} overview=${overview.data} error=${overview.error} reach=${reach} />
       <button type="button" class="menu small" ref=${menu} aria-expanded=${isOpen ? 'true' : 'false'} aria-controls="nav" onClick=${() => setOpen(!isOpen)}>
         <${Icon} name=${isOpen ? 'cross' : 'menu'} /><span class="word">Menu</span></button>
     </header>

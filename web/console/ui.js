@@ -64,7 +64,10 @@ export function Toasts() {
   </div>`;
 }
 
-/** One tooltip for the page: the text of `data-tip` of what is hovered or focused. Escape hides it. */
+/**
+ * One tooltip for the page: the text of `data-tip` of what is hovered or focused. Escape hides it. It is for eyes only, so what has one
+ * has the text as its description too.
+ */
 export function Tips() {
   const [tip, set] = useState(null);
   const box = useRef(null);
@@ -94,7 +97,7 @@ export function Tips() {
     if (tip && !element.matches(':popover-open')) element.showPopover();
     if (!tip && element.matches(':popover-open')) element.hidePopover();
   }, [tip]);
-  return html`<div class="tip" ref=${box} role="tooltip" popover="manual">${tip?.text}</div>`;
+  return html`<div class="tip" ref=${box} aria-hidden="true" popover="manual">${tip?.text}</div>`;
 }
 
 let ticking = null;
@@ -122,7 +125,7 @@ export function Time({ at, still = false }) {
   useClock();
   const exact = absolute(at);
   if (!exact) return html`<span class="soft">—</span>`;
-  return html`<time datetime=${exact.replace(' UTC', 'Z').replace(' ', 'T')} data-tip=${exact} tabindex=${still ? undefined : 0}>${ago(at)}</time>`;
+  return html`<time datetime=${exact.replace(' UTC', 'Z').replace(' ', 'T')} data-tip=${exact} aria-description=${exact} tabindex=${still ? undefined : 0}>${ago(at)}</time>`;
 }
 
 /** Puts a text on the clipboard; also where the page came without TLS and the browser withholds the modern way. */
@@ -176,7 +179,7 @@ export function Id({ value, name = 'identifier', keep = 8, still = false }) {
       toast(`${name} could not be copied`, { kind: 'bad' });
     }
   };
-  return html`<button type="button" class="id" data-tip=${text} tabindex=${still ? -1 : undefined} onClick=${click}
+  return html`<button type="button" class="id" data-tip=${text} aria-description=${text} tabindex=${still ? -1 : undefined} onClick=${click}
     aria-label=${`${short(text, keep)}, copy ${name}`}>${short(text, keep)}</button>`;
 }
 
@@ -195,7 +198,7 @@ export function Code({ text, name, children }) {
 /** A word in a coloured capsule, with a mark whose shape differs by kind. Kinds: good, warn, bad, quiet. */
 export function Pill({ kind = 'quiet', children, tip }) {
   const mark = { good: 'check', warn: 'warning', bad: 'cross' }[kind];
-  return html`<span class="pill ${kind}" data-tip=${tip}>${mark && html`<${Icon} name=${mark} />`}${children}</span>`;
+  return html`<span class="pill ${kind}" data-tip=${tip} aria-description=${tip}>${mark && html`<${Icon} name=${mark} />`}${children}</span>`;
 }
 
 /** A button. Kinds: primary, danger, quiet. While `busy` it says so and takes no click. */
@@ -302,7 +305,7 @@ export function Table({ caption, columns, rows, rowKey, href, empty, mark }) {
       ${kind.includes('hide') ? html`<span class="unseen">${head}</span>` : head}</th>`)}</tr></thead>
     <tbody role="rowgroup">${rows.map((row, index) => html`<tr key=${rowKey ? rowKey(row) : index} role="row" class="${href ? 'opens' : ''} ${mark?.(row) ?? ''}"
       onClick=${href ? open(row) : undefined}>${columns.map(({ head, cell, kind = '' }) => html`<td key=${head} role="cell" class=${kind} data-label=${kind.includes('hide') ? undefined : head}>
-        ${cell(row)}</td>`)}</tr>`)}</tbody></table></div>`;
+        <div>${cell(row)}</div></td>`)}</tr>`)}</tbody></table></div>`;
 }
 
 /** The way to older entries of a list in pages; `cursor` is that of the place, `next` that of the answer. */

@@ -75,7 +75,7 @@ export default function ApprovalsView({ me, params }) {
         ${waiting.map((approval) => html`<${Waiting} key=${approval.id} me=${me} approval=${approval} refresh=${approvals.refresh} marked=${approval.id === params.id} />`)}
         ${ended.length > 0 && html`<${Card} title="Ended" flush><${Table} caption="Requests that ended" rows=${ended} rowKey=${({ id }) => id} mark=${({ id }) => (id === params.id ? 'marked' : '')} columns=${[
           { head: 'Requested', kind: 'shrink', cell: ({ requested_at: at }) => html`<${Time} at=${at} />` },
-          { head: 'Change', cell: ({ detail, result }) => html`${detail}${result && html`<span class="sub">${result}</span>`}` },
+          { head: 'Change', kind: 'text', cell: ({ detail, result }) => html`${detail}${result && html`<span class="sub">${result}</span>`}` },
           { head: 'By', cell: (row) => row.requested_by },
           { head: 'Decided by', cell: (row) => row.approved_by ?? '—' },
           { head: 'State', kind: 'shrink', cell: (row) => html`<${State} of=${row.state} />` },

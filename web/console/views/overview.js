@@ -80,7 +80,7 @@ export default function OverviewView({ params, navigate }) {
   return html`<${Page} title=${data?.name || 'Overview'} lead=${lead}>
     <${Loaded} of=${overview} lines=${10}>${(now) => html`<div class="grid">
       ${now.reasons.length > 0 && html`<div class="span12 stack">${now.reasons.map(({ code, message, stops }) => html`<${Note} key=${code} kind=${stops ? 'bad' : 'warn'}
-        title=${stops ? 'This stops the release of keys' : 'Keys are released, but'}>${message} <code class="soft">${code}</code><//>`)}</div>`}
+        title=${stops ? 'This stops the release of keys' : 'This does not stop the release of keys'}>${message} <code class="soft">${code}</code><//>`)}</div>`}
       <${Card} title="Needs attention" aside=${now.attention.length > 0 && count(now.attention.length, 'item')}><${Attention} items=${now.attention} /><//>
       <${Figure} name="Released, 24 hours" value=${number(now.last_24h.releases)} href=${link('releases')} more=${`${count(now.last_24h.cvms, 'CVM')}, ${count(now.last_24h.apps, 'app')}`} />
       <${Figure} name="Denied, 24 hours" value=${number(now.last_24h.denials)} href=${link('denials')} kind=${now.last_24h.denials > 0 ? 'bad' : ''}
