@@ -1,6 +1,7 @@
 // Signing in: a token, a name with its secret, or the activation of an invitation. Nothing is stored.
 
 import { call, get, useCredential, useTask } from './api.js';
+import { go, place } from './router.js';
 import { Button, Copy, Failure, Field, Note, html, useEffect, useRef, useState } from './ui.js';
 
 const WAYS = [['token', 'Token'], ['name', 'Name and secret'], ['invitation', 'Invitation']];
@@ -18,6 +19,17 @@ async function signIn(credential) {
     throw error;
   }
 }
+
+/** The activation token of an invitation link, `#/activate?token=…`, which leaves the address as soon as it is read. */
+function takeInvitation() {
+  const { view, params } = place();
+  if (view !== 'activate') return '';
+  go('#/overview', { replace: true });
+  return params.token ?? '';
+}
+
+/** Read before anything is drawn. */
+const invitationAtStart = takeInvitation();
 
 async function activate(token) {
   useCredential({ token });
@@ -41,7 +53,8 @@ function Activated({ made, onUse, busy }) {
 
 /** The form. `onSignedIn(me)` is called once a credential is accepted; `reason` says why it is asked for again. */
 export function SignInForm({ onSignedIn, reason }) {
-  const [way, setWay] = useState('token');
+  const [invitation, setInvitation] = useState(invitationAtStart);
+  const [way, setWay] = useState(invitation ? 'invitation' : 'token');
   const [missing, setMissing] = useState('');
   const [made, setMade] = useState(null);
   const first = useRef(null);
@@ -50,6 +63,17 @@ export function SignInForm({ onSignedIn, reason }) {
     onSignedIn(await signIn(credential));
   });
   useEffect(() => first.current?.focus(), [way]);
+  // A link that is opened where the console is open already changes the address only.
+  useEffect(() => {
+    const opened = () => {
+      const token = takeInvitation();
+      if (!token) return;
+      setInvitation(token);
+      setWay('invitation');
+    };
+    window.addEventListener('hashchange', opened);
+    return () => window.removeEventListener('hashchange', opened);
+  }, []);
 
   if (made) {
     return html`<${Activated} made=${made} busy=${task.busy} onUse=${() => task.run({ token: made.secret ?? made.token })} /><${Failure} error=${task.error} />`;
@@ -80,7 +104,7 @@ export function SignInForm({ onSignedIn, reason }) {
         ${(props) => html`<input ...${props} name="name" autocomplete="off" spellcheck=${false} autocapitalize="none" ref=${first} />`}<//>
       <${Field} label="Secret" error=${missing === 'secret' && 'Type the secret first.'}>${(props) => html`<input ...${props} ...${secret} name="secret" />`}<//>`}
     ${way === 'invitation' && html`<${Field} label="Activation token" hint="It works once. You are then shown a credential of your own." error=${missing === 'invitation' && 'Type the activation token first.'}>
-      ${(props) => html`<input ...${props} ...${secret} name="invitation" ref=${first} />`}<//>`}
+      ${(props) => html`<input ...${props} ...${secret} name="invitation" key=${invitation} defaultValue=${invitation} ref=${first} />`}<//>`}
     <${Failure} error=${problem} title=${task.error?.status === 401 ? 'Not accepted' : undefined} />
     <${Button} type="submit" kind="primary" busy=${task.busy}>${way === 'invitation' ? 'Activate' : 'Sign in'}<//>
     <p class="hint">Kept in the memory of this page only: after a reload you are asked again.</p>

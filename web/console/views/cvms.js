@@ -1,8 +1,120 @@
-// CVMs.
+// The CVMs that asked for keys: who got them, how often, from where, and with what measurements.
 
-import { Empty, Page, html } from '../ui.js';
+import { get, useGet, useTask, withQuery } from '../api.js';
+import { methodName, number, short, words } from '../format.js';
+import { can } from '../roles.js';
+import { link } from '../router.js';
+import {
+  Button, ButtonLink, Card, Empty, Failure, Figure, Filters, Id, Loaded, Note, Page, Pages, Table, Time, Values, Whole, html, useState,
+} from '../ui.js';
+import { SINCE, TCB_STATUSES, Tcb, start } from './common.js';
 
-/** The view. */
-export default function CvmsView() {
-  return html`<${Page} title="CVMs"><${Empty} title="Not here yet" /><//>`;
+const EVENTS = ['app_key_released', 'certificate_issued', 'denied', 'refused'];
+const FILTERS = [
+  { name: 'app', label: 'App', placeholder: 'app id' },
+  { name: 'image', label: 'OS image', placeholder: 'image hash' },
+  { name: 'tcb', label: 'TCB status', options: [['', 'Any'], ...TCB_STATUSES.map((status) => [status, status])] },
+  { name: 'since', label: 'Last seen', options: SINCE },
+];
+
+const COLUMNS = [
+  { head: 'Instance', kind: 'main', cell: (cvm) => html`<a class="nowrap" href=${link('cvms', cvm.id)}><code>${short(cvm.instance_id || cvm.id, 12)}</code></a>` },
+  { head: 'App', cell: (cvm) => html`<${Id} value=${cvm.app_id} name="app id" still />` },
+  { head: 'Last seen', cell: (cvm) => html`<${Time} at=${cvm.last_at} still />` },
+  { head: 'Releases', kind: 'num', cell: (cvm) => number(cvm.releases) },
+  { head: 'Denials', kind: 'num', cell: (cvm) => (cvm.denials > 0 ? html`<span class="bad">${number(cvm.denials)}</span>` : html`<span class="soft">0</span>`) },
+  { head: 'Platform', cell: (cvm) => html`<${Tcb} status=${cvm.tcb_status} advisories=${cvm.advisories} />` },
+  { head: 'OS image', kind: 'minor', cell: (cvm) => html`<${Id} value=${cvm.os_image_hash} name="OS image hash" still />` },
+  { head: 'Device', kind: 'minor', cell: (cvm) => html`<${Id} value=${cvm.device_id} name="device id" still />` },
+];
+
+function List({ params, navigate }) {
+  const { app, image, tcb, since, cursor } = params;
+  const path = withQuery('/api/v1/cvms', { app, image, tcb, since: start(since), cursor, limit: 50 });
+  const cvms = useGet(path, { every: 30, live: EVENTS });
+  const isFiltered = Boolean(app || image || tcb || since);
+  const nothing = isFiltered
+    ? html`<${Empty} title="No CVM matches">Clear a filter to see more of them.<//>`
+    : html`<${Empty} title="No CVM has asked for keys yet">Each CVM appears here at its first request, whether it is released or denied.<//>`;
+  return html`<${Page} title="CVMs" lead="Every confidential VM that asked for keys, the latest first.">
+    <${Card} flush>
+      <${Filters} fields=${FILTERS} params=${params} navigate=${navigate} />
+      <${Loaded} of=${cvms} lines=${8} empty=${(data) => data.cvms.length === 0 && nothing}>
+        ${(data) => html`<${Table} caption="CVMs" columns=${COLUMNS} rows=${data.cvms} rowKey=${({ id }) => id} href=${({ id }) => link('cvms', id)} />
+          <${Pages} cursor=${cursor} next=${data.next} navigate=${navigate} what="CVMs" />`}
+      <//>
+    <//>
+  <//>`;
+}
+
+/** What a proxy is told that asks whether to route to the app. */
+function Resolved({ app }) {
+  const [told, tell] = useState(null);
+  const task = useTask(async () => {
+    try {
+      tell({ data: await get(`/api/v1/resolve/${app}`) });
+    } catch (error) {
+      if (error.status !== 403) throw error;
+      tell({ refused: error.message });
+    }
+  });
+  const { data, refused } = told ?? {};
+  return html`<${Card} title="What proxies are told" aside=${html`<code>/v1/resolve/${short(app, 8)}</code>`}><div class="stack">
+    <p class="soft">A proxy asks whether to route to this app: only if its keys were released not long ago, on a platform that is still good.</p>
+    ${data && html`<${Note} kind="good" role="status" title="Route to it">Keys were released <${Time} at=${data.released_at} />, platform ${data.tcb_status}${data.sealed === false ? ', not sealed' : ''}.<//>`}
+    ${refused && html`<${Note} kind="warn" role="status" title="Do not route to it">${refused}<//>`}
+    <${Failure} error=${task.error} />
+    <div><${Button} busy=${task.busy} onClick=${() => task.run()}>Ask as a proxy<//></div></div><//>`;
+}
+
+function Latest({ cvm }) {
+  const releases = useGet(withQuery('/api/v1/releases', { app: cvm.app_id, limit: 50 }), { live: EVENTS });
+  const own = (data) => data.releases.filter(({ instance_id: instance }) => !cvm.instance_id || instance === cvm.instance_id).slice(0, 8);
+  const columns = [
+    { head: 'When', kind: 'main', cell: ({ seq, at }) => html`<a href=${link('releases', seq)}><${Time} at=${at} still /></a>` },
+    { head: 'What', cell: ({ method }) => methodName(method) },
+    { head: 'Platform', cell: ({ tcb_status: status, tcb_advisories: advisories }) => html`<${Tcb} status=${status} advisories=${advisories} />` },
+    { head: 'Log entry', kind: 'num', cell: ({ seq }) => number(seq) },
+  ];
+  return html`<${Card} title="Latest releases" flush aside=${html`<a href=${link('releases', null, { app: cvm.app_id })}>All of this app</a>`}>
+    <${Loaded} of=${releases} lines=${4} empty=${(data) => own(data).length === 0 && html`<${Empty} title="None among the latest of this app" />`}>
+      ${(data) => html`<${Table} caption="Latest releases of this CVM" columns=${columns} rows=${own(data)} rowKey=${({ seq }) => seq} href=${({ seq }) => link('releases', seq)} />`}
+    <//><//>`;
+}
+
+function One({ id, me }) {
+  const answer = useGet(`/api/v1/cvms/${encodeURIComponent(id)}`, { every: 30, live: EVENTS });
+  const cvm = answer.data;
+  const actions = cvm && html`
+    ${cvm.denials > 0 && html`<${ButtonLink} href=${link('denials', null, { app: cvm.app_id })}>Denials of this app<//>`}
+    ${can(me, 'freeze.create') && html`<${ButtonLink} href=${link('freezes', 'new', { scope: 'instance', target: cvm.instance_id })}>Freeze this CVM<//>
+      <${ButtonLink} href=${link('freezes', 'new', { scope: 'app', target: cvm.app_id })}>Freeze its app<//>`}`;
+  return html`<${Page} title=${`CVM ${short(cvm?.instance_id || id, 12)}`} back=${{ href: link('cvms'), text: 'CVMs' }} actions=${actions}
+      lead=${cvm && html`Last seen <${Time} at=${cvm.last_at} />, first <${Time} at=${cvm.first_at} />.`}>
+    <${Loaded} of=${answer} lines=${10}>${(data) => html`<div class="grid">
+      <${Figure} name="Releases" value=${number(data.releases)} more=${Object.entries(data.methods ?? {}).map(([method, times]) => `${number(times)} ${methodName(method)}`).join(', ') || 'none yet'} />
+      <${Figure} name="Denials" value=${number(data.denials)} kind=${data.denials > 0 ? 'bad' : ''} more=${data.denials > 0 && data.releases === 0 ? 'it has never got keys' : 'since it was first seen'} />
+      <${Card} title="Platform" span=${6}><${Values} of=${[
+        { name: 'TCB status', value: html`<${Tcb} status=${data.tcb_status} />` },
+        { name: 'Advisories', value: data.advisories?.length > 0 ? data.advisories.join(', ') : 'none' },
+        { name: 'TEE', value: words(data.tee) },
+        { name: 'Address', value: data.address && html`<code>${data.address}</code>` },
+      ]} /><//>
+      <${Card} title="Identity and measurements"><${Values} wide of=${[
+        { name: 'App', value: html`<${Whole} value=${data.app_id} name="app id" />` },
+        { name: 'Instance', value: html`<${Whole} value=${data.instance_id} name="instance id" />` },
+        { name: 'Compose hash', value: html`<${Whole} value=${data.compose_hash} name="compose hash" />` },
+        { name: 'OS image', value: html`<${Whole} value=${data.os_image_hash} name="OS image hash" />` },
+        { name: 'Device', value: html`<${Whole} value=${data.device_id} name="device id" />` },
+      ]} />
+        <p class="line hint below"><a href=${link('cvms', null, { app: data.app_id })}>Other CVMs of this app</a><a href=${link('cvms', null, { image: data.os_image_hash })}>CVMs with this OS image</a></p><//>
+      <${Latest} cvm=${data} />
+      ${data.app_id && html`<${Resolved} app=${data.app_id} />`}
+    </div>`}<//>
+  <//>`;
+}
+
+/** `#/cvms` and `#/cvms/ID`. */
+export default function Cvms({ me, params, navigate }) {
+  return params.id ? html`<${One} key=${params.id} id=${params.id} me=${me} />` : html`<${List} params=${params} navigate=${navigate} />`;
 }

@@ -1,8 +1,65 @@
-// Ledger.
+// The audit log as a transparency log: its signed checkpoint, who witnessed it, its files, and the proof of one entry.
 
-import { Empty, Page, html } from '../ui.js';
+import { post, useGet, useTask } from '../api.js';
+import { bytes, number } from '../format.js';
+import { can } from '../roles.js';
+import { Button, Card, Code, Empty, Failure, Figure, Loaded, Note, Page, Pill, Table, Time, Values, Whole, html, toast } from '../ui.js';
+import { Proof } from './ledger_proof.js';
 
-/** The view. */
-export default function LedgerView() {
-  return html`<${Page} title="Ledger"><${Empty} title="Not here yet" /><//>`;
+const STATES = { ok: ['good', 'current'], behind: ['warn', 'behind'], failing: ['bad', 'failing'], never: ['bad', 'never answered'] };
+
+const WITNESSES = [
+  { head: 'Witness', kind: 'main', cell: ({ name }) => name },
+  { head: 'State', cell: ({ state }) => html`<${Pill} kind=${STATES[state]?.[0]}>${STATES[state]?.[1] ?? state}<//>` },
+  { head: 'Last cosignature', cell: ({ last_at: at }) => html`<${Time} at=${at} still />` },
+  { head: 'At size', kind: 'num', cell: ({ size }) => number(size) },
+  { head: 'Behind', kind: 'num', cell: ({ behind }) => number(behind) },
+  { head: 'What it said', cell: ({ message }) => message ?? html`<span class="soft">—</span>` },
+];
+const FILES = [
+  { head: 'File', kind: 'main', cell: ({ name }) => html`<code>${name}</code>` },
+  { head: 'Entries', cell: ({ first, last }) => html`<span class="num nowrap">${number(first)} – ${number(last)}</span>` },
+  { head: 'Size', kind: 'num', cell: (file) => bytes(file.bytes) },
+  { head: 'Kept', cell: ({ compressed, archived }) => (archived ? 'archived' : compressed ? 'compressed' : html`<span class="soft">open</span>`) },
+];
+
+function Checkpoint({ of, me, refresh }) {
+  const sign = useTask(async () => {
+    const done = await post('/api/v1/actions/checkpoint');
+    refresh();
+    return done;
+  });
+  const act = async () => { if (await sign.run()) toast('A checkpoint was signed'); };
+  return html`<${Card} title="Checkpoint" aside=${can(me, 'action.run') && html`<${Button} small busy=${sign.busy} onClick=${act}>Sign one now<//>`}><div class="stack">
+    <${Failure} error=${sign.error} />
+    <${Values} wide of=${[
+      { name: 'Origin', value: html`<code>${of.origin}</code>` },
+      { name: 'Root hash', value: html`<${Whole} value=${of.root} name="root hash" />` },
+      { name: 'Key of the log', hint: 'for verifiers', value: html`<${Whole} value=${of.log_key} name="key of the log" />` },
+      { name: 'Vouched for', value: of.vouched ? html`<${Pill} kind="good">by the root key<//>` : html`<${Pill} kind="warn">not by the root key<//>` },
+    ]} />
+    ${of.checkpoint && html`<${Code} text=${of.checkpoint} name="checkpoint" />`}
+    <p class="hint">With a copy of this text elsewhere it can be proved later that the log was changed or shortened: <code>kmsctl audit verify --pin</code>.</p></div><//>`;
+}
+
+/** `#/ledger`, and `#/ledger/NUMBER` with the proof of that entry. */
+export default function Ledger({ me, params, navigate }) {
+  const ledger = useGet('/api/v1/ledger', { every: 15 });
+  return html`<${Page} title="Ledger" lead="Each release and refusal is an entry of a log that only grows, and that others can verify.">
+    <${Loaded} of=${ledger} lines=${10}>${(data) => {
+      const current = data.witnesses.filter(({ state }) => state === 'ok').length;
+      return html`<div class="grid">
+        ${!data.healthy && html`<div class="span12"><${Note} kind="bad" role="alert" title="The log is not healthy">${data.problem}<//></div>`}
+        <${Figure} span=${4} name="Entries" value=${number(data.size)} more="of the tree" />
+        <${Figure} span=${4} name="Checkpoint" value=${html`<${Time} at=${data.checkpoint_at} />`} more="signed by the log's key" />
+        <${Figure} span=${4} name="Witnesses" value=${data.witnesses.length > 0 ? `${current} of ${data.witnesses.length}` : 'none'} kind=${current < (data.require ?? 0) ? 'bad' : ''}
+          more=${data.require > 0 ? `${data.require} required for a release` : 'none required for a release'} />
+        <${Proof} size=${data.size} logKey=${data.log_key} number=${params.id} navigate=${navigate} />
+        <${Checkpoint} of=${data} me=${me} refresh=${ledger.refresh} />
+        <${Card} title="Witnesses" flush><${Table} caption="Witnesses" columns=${WITNESSES} rows=${data.witnesses} rowKey=${({ name }) => name}
+          empty=${html`<${Empty} title="No witness is configured">Witnesses sign that they saw the same log as everyone else: <code>core.ledger.witnesses</code>.<//>`} /><//>
+        <${Card} title="Files" flush><${Table} caption="Files of the log" columns=${FILES} rows=${data.files} rowKey=${({ name }) => name} empty=${html`<${Empty} title="No file yet" />`} /><//>
+      </div>`;
+    }}<//>
+  <//>`;
 }
