@@ -9,11 +9,13 @@ const PATIENCE = 30000;
 const KEPT = 80;
 
 let authorization = null;
+/** Whether the credential was refused: nothing is asked until there is another one, because wrong ones are counted. */
+let isRefused = false;
 let reachable = true;
 const kept = new Map();
-const listeners = { expired: new Set(), reach: new Set() };
+const listeners = { expired: new Set(), renewed: new Set(), reach: new Set() };
 
-/** Calls `tell` when the credential is not accepted any more (`expired`), or when the KMS is lost or found (`reach`). */
+/** Calls `tell` when the credential is not accepted any more (`expired`), when there is another one (`renewed`), or when the KMS is lost or found (`reach`). */
 export function on(what, tell) {
   listeners[what].add(tell);
   return () => listeners[what].delete(tell);
@@ -31,12 +33,18 @@ export class Refusal extends Error {
 
 const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
 
+const headerOf = ({ token, name, secret }) => (token ? `Bearer ${token.trim()}` : `Basic ${base64(`${name}:${secret}`)}`);
+
 /** Shows this credential from now on: `{ token }`, `{ name, secret }`, or null for none. */
 export function useCredential(credential) {
+  authorization = credential ? headerOf(credential) : null;
+  isRefused = false;
+  if (credential) for (const tell of listeners.renewed) tell();
+}
+
+/** Drops what was read, as it is not for the next reader. */
+export function forget() {
   kept.clear();
-  if (!credential) authorization = null;
-  else if (credential.token) authorization = `Bearer ${credential.token.trim()}`;
-  else authorization = `Basic ${base64(`${credential.name}:${credential.secret}`)}`;
 }
 
 /** The headers of a call. */
@@ -59,11 +67,12 @@ function readable(status) {
 }
 
 /**
- * One call. `body` is sent as JSON, unless it is a Blob or a text. Gives the parsed JSON, or the text of anything else.
- * Throws a Refusal.
+ * One call. `body` is sent as JSON, unless it is a Blob or a text. Gives the parsed JSON, or the text of anything else. `as` is another
+ * credential than the one in use. Throws a Refusal.
  */
-export async function call(verb, path, { body, signal, accept = 'application/json', raw = false, quiet = false, patience = PATIENCE } = {}) {
-  const headers = headersOf({ Accept: accept });
+export async function call(verb, path, { body, signal, as, accept = 'application/json', raw = false, patience = PATIENCE } = {}) {
+  if (isRefused && !as) throw new Refusal(401, readable(401));
+  const headers = as ? { Accept: accept, Authorization: headerOf(as) } : headersOf({ Accept: accept });
   // `omit`: the browser neither sends what it stores nor asks for a password of its own.
   const init = { method: verb, headers, cache: 'no-store', credentials: 'omit', redirect: 'error' };
   init.signal = signal ? AbortSignal.any([signal, AbortSignal.timeout(patience)]) : AbortSignal.timeout(patience);
@@ -87,7 +96,11 @@ export async function call(verb, path, { body, signal, accept = 'application/jso
     const message = told?.message ?? told?.error ?? readable(answer.status);
     const code = told?.code ?? answer.headers.get('x-error-code') ?? '';
     const id = told?.request_id ?? answer.headers.get('x-request-id') ?? '';
-    if (answer.status === 401 && !quiet) for (const tell of listeners.expired) tell();
+    // A late answer to an older credential says nothing about the one in use.
+    if (answer.status === 401 && !as && authorization && headers.Authorization === authorization && !isRefused) {
+      isRefused = true;
+      for (const tell of listeners.expired) tell();
+    }
     throw new Refusal(answer.status, message, code, id);
   }
   if (raw) return answer.arrayBuffer();
@@ -127,7 +140,7 @@ export function useGet(path, { every = 0, live = null } = {}) {
   const known = path === null ? undefined : kept.get(path);
 
   const refresh = useCallback(async () => {
-    if (path === null) return;
+    if (path === null || isRefused) return;
     const mine = own.current;
     mine.asking?.abort();
     const asking = new AbortController();
@@ -155,6 +168,7 @@ export function useGet(path, { every = 0, live = null } = {}) {
     let soon = null;
     const stop = types && onEvents(types.split(','), () => { soon ??= setTimeout(() => { soon = null; again(); }, 700); });
     const found = on('reach', (now) => { if (now && mine.error?.status === 0) refresh(); });
+    const renewed = on('renewed', refresh);
     return () => {
       mine.asking?.abort();
       clearInterval(timer);
@@ -162,6 +176,7 @@ export function useGet(path, { every = 0, live = null } = {}) {
       document.removeEventListener('visibilitychange', again);
       if (stop) stop();
       found();
+      renewed();
     };
   }, [path, every, types, refresh]);
 

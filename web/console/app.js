@@ -1,6 +1,6 @@
 // The console: signs in, then shows the view that the address names.
 
-import { get, on, useCredential } from './api.js';
+import { forget, get, on, useCredential } from './api.js';
 import * as live from './live.js';
 import { usePlace } from './router.js';
 import { GROUPS, Shell } from './shell.js';
@@ -64,17 +64,19 @@ function App() {
     live.close();
     setExpired(true);
   }), []);
-  const enter = () => get('/api/v1/me', { quiet: true }).then((now) => { setFailure(null); setMe(now); }, setFailure);
+  const enter = () => get('/api/v1/me').then((now) => { setFailure(null); setMe(now); }, setFailure);
   useEffect(() => { if (!needsCredential) enter(); }, []);
   useEffect(() => { if (me) live.open(); }, [me]);
 
   const signedIn = (now) => {
+    if (me && (me.name !== now.name || me.role !== now.role)) forget();
     setExpired(false);
     setMe(now);
   };
   const signOut = () => {
     live.close();
     useCredential(null);
+    forget();
     setMe(null);
     setExpired(false);
   };

@@ -5,6 +5,8 @@ import { headersOf } from './api.js';
 const STREAM = '/api/v1/events/stream';
 /** The first and the longest pause before the stream is opened again, in milliseconds. */
 const PAUSES = [1000, 30000];
+/** No event is longer, in characters; more without an end is not an event. */
+const LONGEST = 1000000;
 /** Without even a keep-alive for this long, the connection is lost. The KMS sends one every 15 seconds. */
 const SILENCE = 40000;
 
@@ -88,6 +90,7 @@ async function read(signal) {
       timer = setTimeout(() => silence.abort(), SILENCE);
       const blocks = (rest + value).replaceAll('\r\n', '\n').split('\n\n');
       rest = blocks.pop();
+      if (rest.length > LONGEST) return 0;
       for (const block of blocks) take(parseEvent(block));
     }
   } catch {

@@ -98,6 +98,8 @@ export function Shell({ me, view, onSignOut, children }) {
     <main id="main" tabindex="-1">
       ${!reach && html`<${Note} kind="bad" role="alert" title="The KMS does not answer" actions=${html`<${Button} small onClick=${overview.refresh}>Try again<//>`}>
         What is shown here was true before. The console tries again by itself.<//>`}
+      ${overview.data && me.version && overview.data.version !== me.version && html`<${Note} kind="info" title="This KMS was updated" actions=${html`<${Button} small onClick=${() => location.reload()}>Reload<//>`}>
+        It now runs ${overview.data.version}; this page is of ${me.version}. After the reload you are asked to sign in.<//>`}
       ${children}
     </main>
   </div>`;

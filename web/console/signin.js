@@ -11,13 +11,9 @@ const isLoopback = /^(localhost|127\.|\[::1\]|.*\.localhost$)/.test(location.hos
 const isClear = location.protocol === 'http:' && !isLoopback;
 
 async function signIn(credential) {
+  const me = await get('/api/v1/me', { as: credential });
   useCredential(credential);
-  try {
-    return await get('/api/v1/me', { quiet: true });
-  } catch (error) {
-    useCredential(null);
-    throw error;
-  }
+  return me;
 }
 
 /** The activation token of an invitation link, `#/activate?token=…`, which leaves the address as soon as it is read. */
@@ -31,14 +27,7 @@ function takeInvitation() {
 /** Read before anything is drawn. */
 const invitationAtStart = takeInvitation();
 
-async function activate(token) {
-  useCredential({ token });
-  try {
-    return await call('POST', '/api/v1/activate', { body: {}, quiet: true });
-  } finally {
-    useCredential(null);
-  }
-}
+const activate = (token) => call('POST', '/api/v1/activate', { body: {}, as: { token } });
 
 function Activated({ made, onUse, busy }) {
   const heading = useRef(null);

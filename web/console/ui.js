@@ -326,23 +326,40 @@ export function Field({ label, hint, error, children, id: given }) {
     ${error && html`<p class="error" id=${`${id}-error`}>${error}</p>`}</div>`;
 }
 
+/** A filter that is typed; the place follows a moment later. */
+function FilterText({ name, value, placeholder, navigate }) {
+  const [typed, type] = useState(value);
+  const sent = useRef(value);
+  const timer = useRef(null);
+  useEffect(() => {
+    // Another place with another filter: what is typed here is of the one before.
+    if (value !== sent.current) type(value);
+    sent.current = value;
+  }, [value]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  const change = (event) => {
+    const now = event.target.value;
+    type(now);
+    clearTimeout(timer.current);
+    timer.current = setTimeout(() => {
+      sent.current = now.trim();
+      navigate({ [name]: sent.current || null, cursor: null }, { replace: true });
+    }, 300);
+  };
+  return html`<input type="search" value=${typed} placeholder=${placeholder} spellcheck=${false} autocapitalize="none" autocomplete="off" onInput=${change} />`;
+}
+
 /**
  * Filters above a list: `fields` are `{ name, label, options, placeholder }`; with options `[[value, text], …]` a choice, else a text. Values are
  * the parameters of the place.
  */
 export function Filters({ fields, params, navigate, children }) {
-  const timers = useRef({});
-  const change = (name, value) => {
-    clearTimeout(timers.current[name]);
-    timers.current[name] = setTimeout(() => navigate({ [name]: value.trim() || null, cursor: null }, { replace: true }), 300);
-  };
   const isFiltered = fields.some(({ name }) => params[name]);
   return html`<form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
     ${fields.map(({ name, label, options, placeholder }) => html`<label key=${name}><span>${label}</span>
       ${options ? html`<select value=${params[name] ?? ''} onChange=${(event) => navigate({ [name]: event.target.value || null, cursor: null }, { replace: true })}>
           ${options.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}</select>`
-        : html`<input type="search" key=${`${name}-${params[name] ? '' : 'empty'}`} defaultValue=${params[name] ?? ''} placeholder=${placeholder} spellcheck="false" autocapitalize="none"
-          autocomplete="off" onInput=${(event) => change(name, event.target.value)} />`}</label>`)}
+        : html`<${FilterText} name=${name} value=${params[name] ?? ''} placeholder=${placeholder} navigate=${navigate} />`}</label>`)}
     ${isFiltered && html`<${Button} kind="quiet" small onClick=${() => navigate(Object.fromEntries([...fields.map(({ name }) => [name, null]), ['cursor', null]]), { replace: true })}>Clear<//>`}
     ${children && html`<div class="filtersend">${children}</div>`}
   </form>`;

@@ -10,7 +10,9 @@ const BAD = ['Revoked', 'OutOfDate', 'OutOfDateConfigurationNeeded'];
 /** Intel's verdict on a platform, with its advisories on hover. */
 export function Tcb({ status, advisories = [] }) {
   if (!status) return html`<span class="soft">—</span>`;
-  const kind = GOOD.includes(status) ? 'good' : BAD.includes(status) ? 'bad' : 'warn';
+  // Only what is not as it should be catches the eye.
+  if (GOOD.includes(status)) return html`<span>${status}</span>`;
+  const kind = BAD.includes(status) ? 'bad' : 'warn';
   return html`<${Pill} kind=${kind} tip=${advisories.length > 0 ? advisories.join(', ') : undefined}>${status}<//>`;
 }
 

@@ -7,7 +7,7 @@ import { can } from '../roles.js';
 import {
   Button, Card, Chain, Code, Confirm, Empty, Failure, Filters, Id, Loaded, Note, Page, Pages, Pill, Table, Time, Values, Whole, html, toast, useState,
 } from '../ui.js';
-import { Tcb } from './releases.js';
+import { Tcb, waits } from './common.js';
 
 const EVENTS = ['denied', 'refused', 'withheld'];
 const FIELDS = [{ name: 'app', label: 'App id', placeholder: 'all apps' }, { name: 'code', label: 'Reason (code)', placeholder: 'all reasons' }];
@@ -96,8 +96,7 @@ function Remedy({ me, denial, refresh }) {
   const mayAllow = hasDocument && policy.data.editable && can(me, 'policy.upload');
   const done = (result) => {
     ask(null);
-    if (result.approval) toast('A second owner has to approve it', { kind: 'warn', href: link('approvals', result.approval.id), word: 'Approvals' });
-    else toast('The policy in force has it now');
+    if (!waits(result)) toast('The policy in force has it now');
     refresh();
   };
   return html`<${Card} title="What would allow it">

@@ -35,13 +35,27 @@ function Attention({ items }) {
   </li>`)}</ul>`;
 }
 
+/** What stops the release of keys, at the top and not in the list as well. */
+const stopping = ({ reasons }) => reasons.filter(({ stops }) => stops);
+const others = (overview) => overview.attention.filter(({ code }) => !stopping(overview).some((reason) => reason.code === code));
+
+function Stops({ overview }) {
+  const reasons = stopping(overview);
+  if (reasons.length === 0) return null;
+  return html`<div class="span12 stack">${reasons.map(({ code, message, detail }) => {
+    const place = overview.attention.find((item) => item.code === code)?.link;
+    return html`<${Note} key=${code} kind="bad" title="No keys are released" actions=${place && html`<${ButtonLink} small href=${link(place.view, place.id)}>${WORDS[place.view] ?? 'Show'}<//>`}>
+      ${message}${detail && html`: ${detail}`} <code class="soft">${code}</code><//>`;
+  })}</div>`;
+}
+
 function Traffic({ span, navigate }) {
   const window = span in POINTS ? span : '6h';
   const history = useGet(withQuery('/api/v1/history', { window, points: POINTS[window] }), { every: 30, live: [...RELEASES, 'denied', 'refused'] });
   const choice = html`<fieldset class="segments inline"><legend class="unseen">Time shown</legend>${WINDOWS.map(([value, text]) => html`<label key=${value}>
     <input type="radio" name="window" checked=${value === window} onChange=${() => navigate({ window: value === '6h' ? null : value }, { replace: true })} /><span aria-label=${text}>${value}</span></label>`)}</fieldset>`;
   return html`<${Card} title="Releases and denials" span=${8} aside=${choice}>
-    <${Loaded} of=${history} lines=${6}>${({ points }) => {
+    <${Loaded} of=${history} lines=${6}>${({ points, building }) => {
       const times = points.map(({ at }) => Date.parse(at) / 1000);
       const released = points.map((point) => point.released);
       const denied = points.map((point) => point.denied);
@@ -79,16 +93,15 @@ export default function OverviewView({ params, navigate }) {
   const lead = data && html`<span>Running for ${duration((Date.parse(data.server_time) - Date.parse(data.started_at)) / 1000)} · version ${data.version} · root <${Id} value=${data.root_fingerprint} name="root fingerprint" keep=${16} /></span>`;
   return html`<${Page} title=${data?.name || 'Overview'} lead=${lead}>
     <${Loaded} of=${overview} lines=${10}>${(now) => html`<div class="grid">
-      ${now.reasons.length > 0 && html`<div class="span12 stack">${now.reasons.map(({ code, message, stops }) => html`<${Note} key=${code} kind=${stops ? 'bad' : 'warn'}
-        title=${stops ? 'This stops the release of keys' : 'This does not stop the release of keys'}>${message} <code class="soft">${code}</code><//>`)}</div>`}
-      <${Card} title="Needs attention" aside=${now.attention.length > 0 && count(now.attention.length, 'item')}><${Attention} items=${now.attention} /><//>
-      <${Figure} name="Released, 24 hours" value=${number(now.last_24h.releases)} href=${link('releases')} more=${`${count(now.last_24h.cvms, 'CVM')}, ${count(now.last_24h.apps, 'app')}`} />
+      <${Stops} overview=${now} />
+      <${Card} title="Needs attention" aside=${others(now).length > 0 && count(others(now).length, 'item')}><${Attention} items=${others(now)} /><//>
+      <${Figure} name="Released, 24 hours" value=${number(now.last_24h.releases)} href=${link('releases')} more=${now.last_24h.releases === null ? 'not counted yet' : `${count(now.last_24h.cvms, 'CVM')}, ${count(now.last_24h.apps, 'app')}`} />
       <${Figure} name="Denied, 24 hours" value=${number(now.last_24h.denials)} href=${link('denials')} kind=${now.last_24h.denials > 0 ? 'bad' : ''}
-        more=${now.last_24h.denials > 0 ? `${number(now.last_24h.distinct_denials)} distinct, ${count(now.last_24h.denied_cvms, 'CVM')}` : 'no request was refused'} />
+        more=${now.last_24h.denials === null ? 'not counted yet' : now.last_24h.denials > 0 ? `${number(now.last_24h.distinct_denials)} distinct, ${count(now.last_24h.denied_cvms, 'CVM')}` : 'no request was refused'} />
       <${Figure} name="Release, 99th percentile" value=${milliseconds(now.latency.p99_ms)}
         more=${now.latency.p99_ms === null ? 'no release yet' : `median ${milliseconds(now.latency.p50_ms)} · ledger ${milliseconds(now.latency.ledger_p99_ms)}`} />
       <${Figure} name="Ledger" value=${number(now.ledger.size)} href=${link('ledger')} kind=${now.ledger.witnesses_ok < now.ledger.required ? 'bad' : ''}
-        more=${`checkpoint ${ago(now.ledger.checkpoint_at)}${now.ledger.witnesses > 0 ? ` · ${now.ledger.witnesses_ok} of ${count(now.ledger.witnesses, 'witness', 'witnesses')}` : ' · no witnesses'}`} />
+        more=${now.ledger.size === null ? 'nothing is signed yet' : `checkpoint ${ago(now.ledger.checkpoint_at)}${now.ledger.witnesses > 0 ? ` · ${now.ledger.witnesses_ok} of ${count(now.ledger.witnesses, 'witness', 'witnesses')}` : ' · no witnesses'}`} />
       <${Traffic} span=${params.window ?? '6h'} navigate=${navigate} />
       <${Relaxed} settings=${now.relaxed} />
       <${Latest} />

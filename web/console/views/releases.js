@@ -5,31 +5,20 @@ import { METHODS, count, methodName, number } from '../format.js';
 import * as proof from '../proof.js';
 import { link } from '../router.js';
 import {
-  Button, Card, Chain, Code, Empty, Failure, Filters, Icon, Id, Loaded, Note, Page, Pages, Pill, Table, Time, Values, Whole, html, useMemo, useRef, useState,
+  Button, Card, Chain, Code, Empty, Failure, Filters, Icon, Id, Loaded, Note, Page, Pages, Table, Time, Values, Whole, html, useMemo, useRef, useState,
 } from '../ui.js';
+import { SINCE, Tcb, save, start } from './common.js';
 
 const EVENTS = ['app_key_released', 'kms_key_released', 'certificate_issued'];
-const PERIODS = { '1h': 3600, '24h': 86400, '7d': 604800, '30d': 2592000 };
 const FIELDS = [
   { name: 'app', label: 'App id', placeholder: 'all apps' },
   { name: 'method', label: 'What', options: [['', 'everything'], ...Object.entries(METHODS)] },
-  { name: 'period', label: 'Period', options: [['', 'any time'], ['1h', 'last hour'], ['24h', 'last 24 hours'], ['7d', 'last 7 days'], ['30d', 'last 30 days']] },
+  { name: 'period', label: 'Period', options: SINCE },
 ];
-
-/** A TCB status; anything but UpToDate is marked. */
-export function Tcb({ status, advisories }) {
-  if (!status) return html`<span class="soft">—</span>`;
-  if (status === 'UpToDate') return status;
-  return html`<${Pill} kind="warn" tip=${advisories?.length > 0 ? advisories.join(', ') : undefined}>${status}<//>`;
-}
-
-function useSince(period) {
-  return useMemo(() => (PERIODS[period] ? new Date(Date.now() - PERIODS[period] * 1000).toISOString().replace(/\.\d+Z$/, 'Z') : null), [period]);
-}
 
 function List({ params, navigate }) {
   const { app, method, period, cursor } = params;
-  const since = useSince(period);
+  const since = useMemo(() => start(period), [period]);
   const releases = useGet(withQuery('/api/v1/releases', { app, method, since, cursor, limit: 50 }), cursor ? {} : { every: 60, live: EVENTS });
   const first = useRef(null);
   const isFiltered = Boolean(app || method || period);
@@ -121,15 +110,6 @@ async function verify({ record, receipt, leaf }) {
   return steps;
 }
 
-function save(name, text) {
-  const address = URL.createObjectURL(new Blob([text], { type: 'text/plain' }));
-  const anchor = document.createElement('a');
-  anchor.href = address;
-  anchor.download = name;
-  anchor.click();
-  setTimeout(() => URL.revokeObjectURL(address), 1000);
-}
-
 function Verification({ release }) {
   const [steps, show] = useState(null);
   const task = useTask(async () => {
@@ -161,7 +141,7 @@ function Verification({ release }) {
 function One({ params, navigate }) {
   const release = useGet(`/api/v1/releases/${encodeURIComponent(params.id)}`);
   const { id, ...filters } = params;
-  return html`<${Page} title=${`Release #${number(Number(id))}`} back=${{ href: link('releases', null, filters), text: 'Releases' }}
+  return html`<${Page} title=${`Release #${/^\d{1,15}$/.test(id) ? number(Number(id)) : id}`} back=${{ href: link('releases', null, filters), text: 'Releases' }}
     lead=${release.data && html`<span>${methodName(release.data.method)}, <${Time} at=${release.data.at} /></span>`}>
     <${Loaded} of=${release} lines=${12}>${(one) => html`<div class="grid">
       <div class="span7 stack"><${Card} title="What was released, and to whom"><${Values} of=${[

@@ -72,7 +72,7 @@ function Restart({ me, onClose }) {
     // A new boot id says that it is another process. Bounded, so that a supervisor that does not start it is noticed.
     for (let tries = 0; tries < 60; tries += 1) {
       await new Promise((later) => { setTimeout(later, 1000); });
-      const me2 = await get('/api/v1/me', { quiet: true, patience: 3000 }).catch(() => null);
+      const me2 = await get('/api/v1/me', { patience: 3000 }).catch(() => null);
       if (me2 && me2.boot_id !== answer.boot_id) { setState('done'); return answer; }
     }
     throw new Error('It did not come back within a minute: look at its supervisor.');
