@@ -12,6 +12,7 @@ pub mod lockout;
 pub mod me;
 pub mod meta;
 pub mod onboard;
+pub mod policy;
 pub mod prepared;
 pub mod quota;
 pub mod readiness;
@@ -19,6 +20,7 @@ mod receipt;
 mod refusal;
 pub mod routes;
 pub mod setup;
+pub mod uploads;
 pub mod wrong_credentials;
 
 use std::net::IpAddr;

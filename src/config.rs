@@ -45,7 +45,7 @@ pub use kms_policy::{Relaxation, ReleaseStage};
 pub use kms_wire::method::NAMES as METHODS;
 pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
-pub use paths::{KEY_FILES, NOTIFIED};
+pub use paths::{KEY_FILES, NOTIFIED, STAGED};
 pub use posture::Posture;
 pub use production::{UnsafeConfig, UnsafeSetting};
 pub use profile::Profile;

@@ -19,4 +19,4 @@ pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Scope, ScopeError,
     Unfrozen,
 };
-pub use self::shadow::{CandidateError, Change, Effect, MAX_CANDIDATE, Report, Shadow};
+pub use self::shadow::{CandidateError, CandidateText, Change, Effect, MAX_CANDIDATE, Report, Shadow};

@@ -104,6 +104,8 @@ types! {
     ActionStarted "action_started" Info,
     ActionSucceeded "action_succeeded" Info,
     ActionFailed "action_failed" Warning,
+    FileUploaded "file_uploaded" Warning,
+    FileUploadFailed "file_upload_failed" Warning,
     OwnerCreated "owner_created" Warning,
     CredentialCreated "credential_created" Warning,
     CredentialRotated "credential_rotated" Info,

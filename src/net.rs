@@ -21,6 +21,7 @@ pub mod middleware;
 mod onboarding_auth;
 mod party;
 mod passwords;
+mod policy;
 mod probes;
 pub mod prpc;
 pub mod refusal_log;
@@ -32,6 +33,7 @@ mod slots;
 pub mod status;
 pub mod tls;
 mod turns;
+mod uploads;
 mod web;
 
 pub use onboarding_auth::OnboardingAuth;

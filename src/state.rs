@@ -1,7 +1,9 @@
-//! The files in which `control` keeps operators' changes over restarts. Never keys, never permits.
+//! The files in which `control` keeps operators' changes over restarts, and how a file of theirs is replaced. Never keys, never permits.
 
 mod credentials;
 mod freezes;
+mod staged;
 
 pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord};
 pub use freezes::{FreezeFile, FreezeFileError, FreezeRecord, Written, write};
+pub use staged::{Durability, StagedFile};

@@ -4,6 +4,7 @@
 use kms_wire::role::Role;
 
 use super::{Access, Service};
+use crate::control::MAX_CANDIDATE;
 
 /// The HTTP methods that a route is served for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +79,11 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/health", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions/{name}", GetAndPost, Operator(Role::Operator), SHORT),
+        row(Admin, "/api/v1/policy", Get, Operator(Viewer), 0),
+        // A text as a JSON string is longer than the text.
+        row(Admin, "/api/v1/policy/check", Post, Operator(Role::Operator), MAX_CANDIDATE * 2),
+        row(Admin, "/api/v1/policy/activate", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/file-upload/{name}", Post, Operator(Owner), MAX_CANDIDATE),
         row(Admin, "/log/checkpoint", Get, Operator(Viewer), 0),
         row(Admin, "/log/tile/entries/{*tile}", Get, Operator(Auditor), 0),
         row(Admin, "/log/tile/{*tile}", Get, Operator(Viewer), 0),

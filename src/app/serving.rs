@@ -21,8 +21,10 @@ use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::meta::Meta;
+use crate::api::policy::PolicyService;
 use crate::api::readiness::Readiness;
 use crate::api::setup::Switch;
+use crate::api::uploads::UploadService;
 use crate::ca;
 use crate::control::{Issued, NamedCredentials, Opened};
 use crate::domain::ReservedName;
@@ -127,6 +129,9 @@ impl Serving {
         let events = EventService::new(Arc::clone(&process.events), Arc::clone(&process.reports));
         let certificates = Arc::new(Renewal::of(process, self));
         let actions = ActionService::new(Arc::clone(&self.admin), Arc::clone(&self.ready), certificates);
+        let core = &process.config.core;
+        let policy = PolicyService::new(core, Arc::clone(&self.kms), Arc::clone(&self.admin));
+        let policy = Arc::new(policy);
         let services = AdminServices {
             admin: Arc::clone(&self.admin),
             events: Arc::new(events),
@@ -134,6 +139,8 @@ impl Serving {
             audit: process.audit(),
             me: Arc::new(MeService::new(Arc::clone(credentials), process.boot_id.clone())),
             actions: Arc::new(actions),
+            uploads: Arc::new(UploadService::new(Arc::clone(&policy))),
+            policy,
             credentials: named_credentials(process, credentials).await?,
         };
         let router = net::admin(services, &admin.limits);
@@ -142,7 +149,6 @@ impl Serving {
             Credentials::Needed { .. } => SignIn::Required,
         };
         let router = router.merge(net::console(sign_in));
-        let core = &process.config.core;
         let reserved = core.reserved_names();
         let names = reserved.iter().map(ReservedName::as_str).chain([self.ready.domain().as_str()]);
         let names = OwnNames::new(names);

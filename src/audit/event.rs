@@ -441,6 +441,35 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// An operator replaces a file of the configuration: recorded before it is done.
+    FileUploaded {
+        /// Which: `auth-config`, `htpasswd` or `collateral-bundle`.
+        name: &'static str,
+        /// Its length.
+        bytes: u64,
+        /// SHA-256 of it, hex.
+        sha256: String,
+        /// SHA-256 of what it replaces, hex; absent where there was none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        replaces: Option<String>,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// The file before this in the log could not be put into its place: the old one stays.
+    FileUploadFailed {
+        /// Which, as in `file_uploaded`.
+        name: &'static str,
+        /// SHA-256 of it, hex.
+        sha256: String,
+        /// Why.
+        reason: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// No credential was configured, so the first start made one of an owner.
     OwnerCreated {
         /// Its name.
@@ -582,6 +611,8 @@ impl Event {
             Self::ActionStarted { .. } => EventType::ActionStarted,
             Self::ActionSucceeded { .. } => EventType::ActionSucceeded,
             Self::ActionFailed { .. } => EventType::ActionFailed,
+            Self::FileUploaded { .. } => EventType::FileUploaded,
+            Self::FileUploadFailed { .. } => EventType::FileUploadFailed,
             Self::OwnerCreated { .. } => EventType::OwnerCreated,
             Self::CredentialCreated { .. } => EventType::CredentialCreated,
             Self::CredentialRotated { .. } => EventType::CredentialRotated,

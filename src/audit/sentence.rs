@@ -260,6 +260,16 @@ impl Record {
             "action_started" => format!("executing action: {}, by {}", v("action"), by()),
             "action_succeeded" => format!("action {} succeeded", v("action")),
             "action_failed" => format!("action {} failed{}", v("action"), because()),
+            "file_uploaded" => format!(
+                "file {} was uploaded: {} bytes, SHA-256 {}; by {}",
+                v("name"),
+                v("bytes"),
+                v("sha256"),
+                by()
+            ),
+            "file_upload_failed" => {
+                format!("file {} with SHA-256 {} is not in force{}", v("name"), v("sha256"), because())
+            }
             "owner_created" => format!("the first start made the credential {} of an owner", v("name")),
             "credential_created" => {
                 format!("credential {} with the role {} was created by {}", v("name"), v("role"), by())

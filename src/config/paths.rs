@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Core;
 use super::reader::Report;
+use super::{AuthApi, Core};
 
 /// The files of the key directory; the tests of `store` compare this list with theirs.
 pub const KEY_FILES: [&str; 10] = [
@@ -21,6 +21,9 @@ pub const KEY_FILES: [&str; 10] = [
 
 /// What keeps, in the key directory, what was notified.
 pub const NOTIFIED: &str = "notified.json";
+
+/// What an uploaded file ends with until it is in its place.
+pub const STAGED: &str = "staged";
 
 /// A file, and the key that names it.
 struct Named {
@@ -46,6 +49,10 @@ pub(super) fn check(core: &Core, report: &mut Report) {
         .collect();
     let extensions = ["tree", "node", "archived"];
     others.extend(extensions.map(|end| named("core.audit.file", &core.audit.file.with_extension(end))));
+    if let AuthApi::Allowlist { path, .. } = &core.auth_api {
+        let staged = path.with_added_extension(STAGED);
+        others.extend([path, &staged].map(|path| named("core.auth_api.allowlist.path", path)));
+    }
     let suffixes = ["reserve", "new"];
     others.extend(suffixes.map(|end| named("core.audit.file", &core.audit.file.with_added_extension(end))));
     others.extend(core.admin.htpasswd_file.iter().map(|path| named("core.admin.htpasswd_file", path)));

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
 use kms_policy::{Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind};
+use sha2::{Digest as _, Sha256};
 
 use crate::clock::unix_now;
 use crate::config::{EmptyDevices, ReleaseStage};
@@ -93,10 +94,22 @@ pub struct Report {
     pub omitted: u64,
 }
 
+/// The text of a candidate.
+#[derive(Debug, Clone)]
+pub struct CandidateText {
+    /// The allowlist, as it was given.
+    pub text: Arc<[u8]>,
+    /// SHA-256 of it.
+    pub sha256: [u8; 32],
+    /// What an empty device list means in it.
+    pub empty_devices: EmptyDevices,
+}
+
 /// An allowlist with its counts.
 struct Candidate {
     name: String,
     rules: Ruleset,
+    text: CandidateText,
     since: u64,
     allowed_by_both: AtomicU64,
     denied_by_both: AtomicU64,
@@ -152,6 +165,7 @@ impl Shadow {
         let candidate = Candidate {
             name,
             rules,
+            text: CandidateText { text: json.into(), sha256: Sha256::digest(json).into(), empty_devices },
             since: unix_now(),
             allowed_by_both: AtomicU64::new(0),
             denied_by_both: AtomicU64::new(0),
@@ -187,6 +201,19 @@ impl Shadow {
     /// The report so far; `None` if no candidate is running.
     pub fn report(&self) -> Option<Report> {
         self.0.load().as_ref().map(|candidate| candidate.report())
+    }
+
+    /// The text of the running candidate.
+    pub fn text(&self) -> Option<CandidateText> {
+        self.0.load().as_ref().map(|candidate| candidate.text.clone())
+    }
+
+    /// Stops the candidate if it has this digest, and returns its last report.
+    pub fn stop_if(&self, sha256: &[u8; 32]) -> Option<Report> {
+        let running = self.0.load_full().filter(|candidate| candidate.text.sha256 == *sha256)?;
+        let before = self.0.compare_and_swap(&running, None);
+        let is_stopped = before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &running));
+        is_stopped.then(|| running.report())
     }
 
     /// Stops the candidate and returns its last report.

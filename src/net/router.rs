@@ -11,12 +11,13 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, any, on};
 use http::{HeaderValue, Method as Verb, StatusCode, header};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
-use super::{actions, body, credentials, events, grpc, ledger, me, setup, status, web};
+use super::{actions, body, credentials, events, grpc, ledger, me, policy, setup, status, uploads, web};
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
 use crate::api::credentials::CredentialService;
@@ -25,8 +26,10 @@ use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::onboard::{Finished, OnboardService};
+use crate::api::policy::PolicyService;
 use crate::api::routes::{Route, Verbs};
 use crate::api::setup::SetupService;
+use crate::api::uploads::UploadService;
 use crate::api::{Access, Method, Service};
 use crate::audit::Audit;
 use crate::config::BodyLimits;
@@ -124,13 +127,17 @@ pub struct AdminServices {
     pub me: Arc<MeService>,
     /// Named actions.
     pub actions: Arc<ActionService>,
+    /// The policy.
+    pub policy: Arc<PolicyService>,
+    /// Files of owners.
+    pub uploads: Arc<UploadService>,
     /// Named credentials; `None` where the configuration has none.
     pub credentials: Option<Arc<CredentialService>>,
 }
 
 /// The routes of the admin listener.
 pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
-    let AdminServices { admin, events, health, audit, me, actions, credentials } = services;
+    let AdminServices { admin, events, health, audit, me, actions, policy, uploads, credentials } = services;
     let credentials = credentials.map_or_else(Router::new, credentials::routes);
     let grpc = grpc::admin(Arc::clone(&admin), limits, Arc::clone(health.readiness()));
     prpc_routes(admin, limits)
@@ -139,6 +146,8 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(events::routes(events))
         .merge(me::routes(me))
         .merge(actions::routes(actions))
+        .merge(policy::routes(policy))
+        .merge(uploads::routes(uploads))
         .merge(credentials)
         .merge(grpc)
         .fallback(not_found)
@@ -220,6 +229,33 @@ pub(super) fn uncached(result: Result<Response>) -> Response {
     let mut answer = result.unwrap_or_else(|error| prpc::route_error(&error).map(Body::new));
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+/// The body of a request to the route at `path` as JSON.
+pub(super) async fn read_json<T: DeserializeOwned>(path: &str, request: Request) -> Result<T> {
+    let limit = Route::at(Service::Admin, path).body_limit;
+    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    kms_attest::json::from_utf8(&body).map_err(|error| Error::invalid(error.to_string()))
+}
+
+/// Whether the query says `name=true`. It may say nothing else.
+pub(super) fn flag(query: Option<&str>, name: &str) -> Result<bool> {
+    let mut flag = None;
+    for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        let value = match &*value {
+            "true" => true,
+            "false" => false,
+            _ => return Err(Error::invalid(format!("{name} must be true or false"))),
+        };
+        if key != name {
+            let key: String = key.chars().filter(|character| !character.is_control()).take(100).collect();
+            return Err(Error::invalid(format!("there is no parameter {key}; the only one is {name}")));
+        }
+        if flag.replace(value).is_some() {
+            return Err(Error::invalid(format!("{name} is given more than once")));
+        }
+    }
+    Ok(flag.unwrap_or(false))
 }
 
 /// A JSON document for operators, which no cache may keep.

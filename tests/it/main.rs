@@ -26,6 +26,7 @@ mod notify;
 mod onboarding;
 mod os_image;
 mod outage;
+mod policy;
 mod policy_faults;
 mod posture;
 mod setup;

@@ -23,6 +23,7 @@ use crate::command::freeze::{Freeze, Frozen, Unfreeze};
 use crate::command::man::Man;
 use crate::command::meta::Meta;
 use crate::command::onboard::Onboard;
+use crate::command::policy::{Policy, Upload};
 use crate::command::shadow::Shadow;
 use crate::command::sign_cert::SignCert;
 use crate::command::status::Status;
@@ -109,6 +110,11 @@ enum Command {
     /// Correct a KMS whose clock was ahead
     #[command(subcommand)]
     ClockFloor(ClockFloor),
+    /// Show the policy in force, check another one, and activate it
+    #[command(subcommand)]
+    Policy(Box<Policy>),
+    /// Replace a file of a KMS, such as its allowlist, when it is checked
+    Upload(Upload),
     /// Evaluate an allowlist on live requests before it decides
     #[command(subcommand)]
     Shadow(Shadow),
@@ -149,6 +155,8 @@ impl Command {
             Self::Action(command) => command.run(terminal).await,
             Self::RefreshCollateral(command) => command.run(terminal).await,
             Self::ClockFloor(command) => command.run(terminal).await,
+            Self::Policy(command) => command.run(terminal).await,
+            Self::Upload(command) => command.run(terminal).await,
             Self::Shadow(command) => command.run(terminal).await,
             Self::Audit(command) => command.run(terminal).await,
             Self::Events(command) => command.run(terminal).await,

@@ -18,6 +18,7 @@ pub(crate) mod freeze;
 pub(crate) mod man;
 pub(crate) mod meta;
 pub(crate) mod onboard;
+pub(crate) mod policy;
 pub(crate) mod shadow;
 pub(crate) mod sign_cert;
 pub(crate) mod status;

@@ -19,7 +19,7 @@ use self::stamp::Stamp;
 use crate::decision::{Decision, Denial, DenialCode, PolicyError, Ruling, Subject};
 use crate::drop_in_background::drop_in_background;
 use crate::examination::Examination;
-use crate::info::Info;
+use crate::info::{InForce, Info};
 use crate::relaxation::Relaxation;
 use crate::rules::{MAX_FILE, Rules};
 use crate::settings::EmptyDevices;
@@ -120,6 +120,12 @@ impl Allowlist {
             Err(_) if is_large(seen) => Ok(()),
             Err(_) => Err(Silent),
         }
+    }
+
+    /// The rules that decide now.
+    pub(crate) fn in_force(&self) -> InForce {
+        let snapshot = self.file.snapshot.load();
+        InForce { digest: snapshot.digest.filter(|_| snapshot.error.is_none()), since: Some(snapshot.since) }
     }
 
     pub(crate) fn info(&self) -> Info {
@@ -227,6 +233,8 @@ struct Snapshot {
     is_settled: bool,
     /// When this read began.
     begun: Instant,
+    /// When this content was first read.
+    since: SystemTime,
 }
 
 impl Snapshot {
@@ -238,7 +246,9 @@ impl Snapshot {
             Err(error) => return Self { begun, ..Self::unreadable(format!("cannot be read: {error}")) },
         };
         let digest = Some(Sha256::digest(&bytes).into());
-        let (rules, error) = match before.filter(|before| before.digest == digest) {
+        let same = before.filter(|before| before.digest == digest);
+        let since = same.map_or_else(SystemTime::now, |before| before.since);
+        let (rules, error) = match same {
             Some(before) => (Arc::clone(&before.rules), before.error.clone()),
             None => match Rules::parse(&bytes) {
                 Ok(rules) => (Arc::new(rules), None),
@@ -246,7 +256,7 @@ impl Snapshot {
             },
         };
         let (stamp, is_settled) = (Some(Stamp::of(&metadata)), is_settled(&metadata));
-        Self { rules, error, digest, stamp, is_settled, begun }
+        Self { rules, error, digest, stamp, is_settled, begun, since }
     }
 
     fn unreadable(error: String) -> Self {
@@ -257,6 +267,7 @@ impl Snapshot {
             stamp: None,
             is_settled: true,
             begun: Instant::now(),
+            since: SystemTime::now(),
         }
     }
 

@@ -153,6 +153,16 @@ pub enum Decision {
     Denied(Denial),
 }
 
+impl Decision {
+    /// Whether the subject is allowed.
+    pub fn is_allowed(&self) -> bool {
+        match self {
+            Self::Allowed { .. } => true,
+            Self::Denied(_) => false,
+        }
+    }
+}
+
 /// A decision, and the digest of what decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ruling {

@@ -1,6 +1,15 @@
 //! What a policy knows about its backend.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+/// The rules that decide now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InForce {
+    /// What identifies them, where something does: SHA-256 of an allowlist's bytes, or of a webhook's decision key.
+    pub digest: Option<[u8; 32]>,
+    /// When an allowlist was first read with this content.
+    pub since: Option<SystemTime>,
+}
 
 /// What the backend reports about itself; `GetMeta` shows it. With `dev`, only the configured gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -30,7 +30,7 @@ pub use decision::{
 };
 pub use error::SetupError;
 pub use ethereum::Ethereum;
-pub use info::{ChainState, Info};
+pub use info::{ChainState, InForce, Info};
 pub use observer::{ShedBy, WebhookObserver};
 pub use policy::Policy;
 pub use relaxation::Relaxation;

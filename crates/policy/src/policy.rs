@@ -11,7 +11,7 @@ use crate::decision::{Decision, DenialCode, PolicyError, Ruling, Subject};
 use crate::error::SetupError;
 use crate::ethereum::Ethereum;
 use crate::examination::Examination;
-use crate::info::{ChainState, Info};
+use crate::info::{ChainState, InForce, Info};
 use crate::observer::WebhookObserver;
 use crate::queue::FairnessKey;
 use crate::relaxation::Relaxation;
@@ -119,6 +119,15 @@ impl Policy {
                 ..remedy
             }),
             Self::AllowAll(_) | Self::Allowlist(_) => remedy::in_allowlist(code, subject),
+        }
+    }
+
+    /// The rules that decide now, as far as they were read.
+    pub fn in_force(&self) -> InForce {
+        match self {
+            Self::Allowlist(policy) => policy.in_force(),
+            Self::Webhook(policy) => InForce { digest: policy.digest(), since: None },
+            Self::AllowAll(_) | Self::Ethereum(_) => InForce { digest: None, since: None },
         }
     }
 

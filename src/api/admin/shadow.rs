@@ -9,7 +9,7 @@ use super::{AdminService, shown};
 use crate::api::Caller;
 use crate::audit::Event;
 use crate::config::EmptyDevices;
-use crate::control::{Change, Report};
+use crate::control::{Author, Change, Report};
 use crate::error::{Error, Result};
 use crate::proto::{ShadowChange, ShadowReportResponse, StartShadowRequest, StartShadowResponse};
 
@@ -65,7 +65,18 @@ impl AdminService {
     pub async fn stop_shadow(&self, caller: &Caller, (): ()) -> Result<ShadowReportResponse> {
         let own = self.judged_own();
         let Some(report) = self.kms.shadow.stop() else { return Ok(ShadowReportResponse::default()) };
-        let author = caller.author();
+        self.record_end(caller.author(), &report).await;
+        Ok(response(report, own))
+    }
+
+    /// Stops the candidate with this digest, which has become the policy in force.
+    pub(in crate::api) async fn stop_shadow_if(&self, caller: &Caller, sha256: &[u8; 32]) {
+        if let Some(report) = self.kms.shadow.stop_if(sha256) {
+            self.record_end(caller.author(), &report).await;
+        }
+    }
+
+    async fn record_end(&self, author: Author, report: &Report) {
         self.recorded(Event::ShadowStopped {
             name: report.name.clone(),
             newly_allowed: report.newly_allowed,
@@ -74,11 +85,10 @@ impl AdminService {
             remote: author.remote,
         })
         .await;
-        Ok(response(report, own))
     }
 
     /// Whether the candidate would allow this KMS: one that does not would stop every release.
-    fn judged_own(&self) -> Option<Decision> {
+    pub(in crate::api) fn judged_own(&self) -> Option<Decision> {
         let own = self.foundation.self_authorization.told_identity()?;
         self.kms.shadow.judge(Subject::Kms(&own))
     }

@@ -1,0 +1,186 @@
+//! The policy as operators see and change it: what is in force, a check of a candidate, and its activation.
+
+mod check;
+mod placing;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kms_attest::small_file::small_file;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+pub use self::check::{CheckRequest, Checked, Problem};
+pub use self::placing::Placed;
+use super::Caller;
+use super::admin::AdminService;
+use super::kms::KmsService;
+use crate::admission::Foundation;
+use crate::clock::{rfc3339, unix};
+use crate::config::{AuthApi, Core, EmptyDevices};
+use crate::control::{CandidateText, MAX_CANDIDATE};
+use crate::error::{Code, Error, Result};
+
+/// Shows and changes the policy.
+#[derive(Debug)]
+pub struct PolicyService {
+    foundation: Arc<Foundation>,
+    kms: Arc<KmsService>,
+    admin: Arc<AdminService>,
+    /// The allowlist's file; `None` if something else decides.
+    file: Option<PathBuf>,
+    /// What an empty device list means.
+    empty_devices: EmptyDevices,
+    /// One file at a time is put into its place.
+    turn: Mutex<()>,
+}
+
+/// The policy in force.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PolicyState {
+    /// `allowlist`, `webhook`, `ethereum` or `dev`.
+    kind: &'static str,
+    /// What identifies the rules in the records of releases, hex: SHA-256 of the allowlist, or of the key that signs a
+    /// webhook's decisions.
+    sha256: Option<String>,
+    /// When an allowlist was first read with this content, RFC 3339 in UTC.
+    loaded_at: Option<String>,
+    /// Where the rules are: `file`, `webhook`, `chain` or `configuration`.
+    source: &'static str,
+    /// Whether an allowlist can be uploaded.
+    editable: bool,
+    /// Why not, or why the policy cannot decide at the moment.
+    message: Option<String>,
+    /// The allowlist; null for another kind, and if it is invalid or larger than can be uploaded.
+    document: Option<Value>,
+    /// The candidate that is evaluated on live requests.
+    shadow: Option<ShadowState>,
+    /// Whether the rules relax something, such as an empty device list that allows any device.
+    relaxed: bool,
+}
+
+/// A candidate allowlist, and what it would have changed so far.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ShadowState {
+    name: String,
+    /// SHA-256 of its text, hex: what activation names.
+    sha256: String,
+    /// RFC 3339 in UTC.
+    started_at: String,
+    /// Requests that both have judged.
+    seen: u64,
+    /// Requests that it denies and the policy in force allows.
+    would_deny: u64,
+    /// Requests that it allows and the policy in force denies.
+    would_allow: u64,
+    /// Whether it allows this KMS itself; null if that is not known. One that does not would stop every release.
+    allows_this_kms: Option<bool>,
+    document: Option<Value>,
+}
+
+/// The body of `POST /api/v1/policy/activate`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ActivateRequest {
+    /// SHA-256 of the candidate in shadow, hex, as it was reviewed.
+    sha256: String,
+}
+
+impl PolicyService {
+    /// The policy of `[core]`.
+    pub fn new(core: &Core, kms: Arc<KmsService>, admin: Arc<AdminService>) -> Self {
+        let file = match &core.auth_api {
+            AuthApi::Allowlist { path, .. } => Some(path.clone()),
+            AuthApi::Webhook(_) | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => None,
+        };
+        Self {
+            foundation: Arc::clone(&kms.foundation),
+            kms,
+            admin,
+            file,
+            empty_devices: core.auth_api.empty_devices(),
+            turn: Mutex::default(),
+        }
+    }
+
+    /// What is in force now, and the candidate.
+    pub async fn state(&self) -> PolicyState {
+        let policy = &self.foundation.policy;
+        // Reads a file that has changed.
+        let _ = policy.info().await;
+        let (source, refusal) = match &self.file {
+            Some(_) => ("file", None),
+            None => match policy.kind() {
+                "webhook" => ("webhook", Some("the authorization backend has the rules; change them there")),
+                "ethereum" => ("chain", Some("a contract has the rules; change them there")),
+                _ => ("configuration", Some("core.auth_api.type = \"dev\" has no rules")),
+            },
+        };
+        let in_force = policy.in_force();
+        PolicyState {
+            kind: policy.kind(),
+            sha256: in_force.digest.map(hex::encode),
+            loaded_at: in_force.since.map(|since| rfc3339(unix(since))),
+            source,
+            editable: self.file.is_some(),
+            message: policy.last_error().or(refusal.map(str::to_owned)),
+            document: self.content().await.and_then(|content| document(&content)),
+            shadow: self.shadow(),
+            relaxed: policy.is_dev() || policy.relaxation().is_some(),
+        }
+    }
+
+    fn shadow(&self) -> Option<ShadowState> {
+        let shadow = &self.kms.shadow;
+        let (report, text) = (shadow.report()?, shadow.text()?);
+        let own = self.admin.judged_own();
+        Some(ShadowState {
+            name: report.name,
+            sha256: hex::encode(text.sha256),
+            started_at: rfc3339(report.since),
+            seen: report.allowed_by_both + report.denied_by_both + report.newly_allowed + report.newly_denied,
+            would_deny: report.newly_denied,
+            would_allow: report.newly_allowed,
+            allows_this_kms: own.map(|decision| decision.is_allowed()),
+            document: document(&text.text),
+        })
+    }
+
+    /// The content of the allowlist's file, if it is there and could be uploaded.
+    async fn content(&self) -> Option<Vec<u8>> {
+        let path = self.file.clone()?;
+        let read = tokio::task::spawn_blocking(move || small_file(&path, MAX_CANDIDATE as u64).ok());
+        read.await.ok().flatten()
+    }
+
+    /// The candidate in shadow becomes the policy in force.
+    ///
+    /// # Errors
+    /// There is no candidate, it has another digest, or it was evaluated with another meaning of empty device lists;
+    /// as [`PolicyService::place`].
+    pub async fn activate(self: Arc<Self>, caller: &Caller, request: ActivateRequest) -> Result<Placed> {
+        let conflict = |code, text: &str| Err(Error::new(Code::Conflict, text).because(code));
+        let Some(CandidateText { text, sha256, empty_devices }) = self.kms.shadow.text() else {
+            return conflict("no_candidate", "no candidate is in shadow; start one first");
+        };
+        if hex::encode(sha256) != request.sha256.to_ascii_lowercase() {
+            let text = "the candidate in shadow has changed: review it, and activate it by its own sha256";
+            return conflict("candidate_changed", text);
+        }
+        if empty_devices != self.empty_devices {
+            let text = "the candidate was evaluated with another meaning of empty device lists (strict_devices) \
+                        than the configuration has; start it again without strict_devices";
+            return conflict("candidate_differs", text);
+        }
+        let placed = Arc::clone(&self).replace(caller, text.to_vec()).await?;
+        self.admin.stop_shadow_if(caller, &sha256).await;
+        Ok(placed)
+    }
+}
+
+/// A text as JSON.
+fn document(content: &[u8]) -> Option<Value> {
+    kms_attest::json::from_utf8(content).ok()
+}

@@ -1,0 +1,246 @@
+//! An allowlist is put into its place: checked whole, staged beside the old one, recorded, renamed, and in force at once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kms_attest::small_file::small_file;
+use kms_policy::Subject;
+use kms_policy::review::Review;
+use schemars::JsonSchema;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::{PolicyService, Problem};
+use crate::api::Caller;
+use crate::audit::{Event, Receipt};
+use crate::control::Author;
+use crate::error::{Code, Error, Result};
+use crate::state::{Durability, StagedFile};
+
+/// The name of the allowlist among the files that can be uploaded.
+pub(crate) const AUTH_CONFIG: &str = "auth-config";
+
+/// How long a request waits for another one that puts a file into its place.
+const MAX_TURN: Duration = Duration::from_secs(10);
+/// How long it waits until the rules decide: a large file is read for seconds.
+const MAX_READ: Duration = Duration::from_secs(12);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The permissions of a file that did not exist. An allowlist is no secret.
+const MODE: u32 = 0o644;
+/// Larger than any allowlist: only the digest of the old file counts.
+const MAX_OLD: u64 = 64 << 20;
+/// The most problems in an error.
+const MAX_PROBLEMS: usize = 5;
+
+/// A file that was checked, and replaced unless only the check was wanted.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Placed {
+    /// `auth-config`, `htpasswd` or `collateral-bundle`.
+    pub name: &'static str,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of it, hex.
+    pub sha256: String,
+    /// Whether it differs from what was in force. A file that does not changes nothing.
+    pub changed: bool,
+    /// Whether it was only checked.
+    pub dry_run: bool,
+    /// What was done, and what to know about it.
+    pub message: String,
+    /// Warnings about its content.
+    pub problems: Vec<Problem>,
+}
+
+/// An allowlist that could be used.
+struct Candidate {
+    content: Arc<[u8]>,
+    sha256: [u8; 32],
+    problems: Vec<Problem>,
+}
+
+impl PolicyService {
+    /// Checks an allowlist as an upload would, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`PolicyService::replace`].
+    pub async fn examine(&self, content: Vec<u8>) -> Result<Placed> {
+        let path = self.file()?;
+        let candidate = self.candidate(content).await?;
+        let changed = digest_of(path).await != Some(candidate.sha256);
+        let message = match changed {
+            true => format!("it could be used{}", self.warning(&candidate)),
+            false => "it is the file that is in force".to_owned(),
+        };
+        Ok(candidate.placed(changed, message, Run::Dry))
+    }
+
+    /// An owner replaces the allowlist.
+    ///
+    /// # Errors
+    /// Another kind of policy decides; the document is not valid; the disk or the audit log refuses it. Nothing has changed then.
+    pub async fn replace(self: Arc<Self>, caller: &Caller, content: Vec<u8>) -> Result<Placed> {
+        let author = caller.author();
+        self.place(author, content, None).await
+    }
+
+    /// Puts an allowlist into its place, to its end also if the caller disconnects. With `replaces`, only if that is the
+    /// digest of the file that is in force.
+    ///
+    /// # Errors
+    /// As [`PolicyService::replace`]; the file in force is another one.
+    pub async fn place(
+        self: Arc<Self>,
+        author: Author,
+        content: Vec<u8>,
+        replaces: Option<[u8; 32]>,
+    ) -> Result<Placed> {
+        let change = tokio::spawn(async move { self.put(author, content, replaces).await });
+        change.await.map_err(|error| Error::internal("the change ended in a panic", error))?
+    }
+
+    fn file(&self) -> Result<&PathBuf> {
+        self.file.as_ref().ok_or_else(|| {
+            let kind = self.foundation.policy.kind();
+            let text = format!(
+                "core.auth_api.type is \"{kind}\": an allowlist can be uploaded only where it is \"allowlist\""
+            );
+            Error::new(Code::Conflict, text).because("not_configured")
+        })
+    }
+
+    async fn candidate(&self, content: Vec<u8>) -> Result<Candidate> {
+        let empty_devices = self.empty_devices;
+        let review = move || {
+            let review = Review::of(&content, empty_devices);
+            let problems: Vec<_> = review.findings().iter().map(Problem::from).collect();
+            if review.is_usable() {
+                let sha256 = Sha256::digest(&content).into();
+                return Ok(Candidate { content: content.into(), sha256, problems });
+            }
+            let errors = problems.iter().filter(|problem| problem.is_error()).take(MAX_PROBLEMS);
+            let errors: Vec<_> = errors.map(Problem::sentence).collect();
+            Err(Error::invalid(errors.join("; ")).because("invalid_file"))
+        };
+        // Parsing a large file blocks for a while.
+        let reviewed = tokio::task::spawn_blocking(review).await;
+        reviewed.map_err(|error| Error::internal("the check ended in a panic", error))?
+    }
+
+    async fn put(&self, author: Author, content: Vec<u8>, replaces: Option<[u8; 32]>) -> Result<Placed> {
+        let path = self.file()?;
+        let candidate = self.candidate(content).await?;
+        let slow = |error| Error::unavailable("another file is being put into its place; try again", error);
+        let _turn = tokio::time::timeout(MAX_TURN, self.turn.lock()).await.map_err(slow)?;
+        let old = digest_of(path).await;
+        if replaces.is_some() && replaces != old {
+            let text = "the policy in force has changed since; review the difference again";
+            return Err(Error::new(Code::Conflict, text).because("policy_changed"));
+        }
+        if old == Some(candidate.sha256) {
+            let message = "it is the file that is in force; nothing was changed".to_owned();
+            return Ok(candidate.placed(false, message, Run::Real));
+        }
+        let (staged, content) = (path.clone(), Arc::clone(&candidate.content));
+        let stage = move || StagedFile::write(&staged, &content, MODE);
+        let staged = blocking(stage).await.map_err(|error| unplaced("the file cannot be written", &error))?;
+        let sha256 = hex::encode(candidate.sha256);
+        let uploaded = Event::FileUploaded {
+            name: AUTH_CONFIG,
+            bytes: candidate.content.len() as u64,
+            sha256: sha256.clone(),
+            replaces: old.map(hex::encode),
+            by: author.by.clone(),
+            remote: author.remote,
+        };
+        let _recorded: Receipt = self.foundation.audit.record(uploaded).await.map_err(|error| {
+            Error::unavailable("the audit log does not take the record; nothing was changed", error)
+        })?;
+        let durability = match blocking(move || staged.commit()).await {
+            Ok(durability) => durability,
+            Err(error) => {
+                let reason = error.to_string();
+                let Author { by, remote } = author;
+                let failed = Event::FileUploadFailed { name: AUTH_CONFIG, sha256, reason, by, remote };
+                self.foundation.audit.note(failed);
+                return Err(unplaced("the file cannot be put into its place", &error));
+            }
+        };
+        tracing::info!(name = AUTH_CONFIG, sha256, by = author.by, "a file was uploaded");
+        let mut message = match self.decides(&candidate.sha256).await {
+            true => "it is in force".to_owned(),
+            false => "it is in its place, and not in force yet: see GET /api/v1/policy".to_owned(),
+        };
+        if durability == Durability::Unconfirmed {
+            message.push_str("; the disk has not confirmed it, so a crash may bring the old one back");
+        }
+        message.push_str(&self.warning(&candidate));
+        Ok(candidate.placed(true, message, Run::Real))
+    }
+
+    /// Waits until the rules with this digest decide.
+    async fn decides(&self, sha256: &[u8; 32]) -> bool {
+        let policy = &self.foundation.policy;
+        let deadline = Instant::now() + MAX_READ;
+        loop {
+            // Reads the file again.
+            let _ = policy.info().await;
+            if policy.in_force().digest.as_ref() == Some(sha256) {
+                // Otherwise methods that anyone may call would notice half a second later.
+                let _ = self.foundation.self_authorization.fresh().await;
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Says so if the candidate would stop everything.
+    fn warning(&self, candidate: &Candidate) -> String {
+        let own = self.foundation.self_authorization.told_identity();
+        let rules = kms_policy::Ruleset::parse(&candidate.content, self.empty_devices).ok();
+        let denied =
+            own.zip(rules).is_some_and(|(own, rules)| !rules.decide(Subject::Kms(&own)).is_allowed());
+        let warning = "; it does not allow this KMS itself, so with it nothing is released";
+        if denied { warning.to_owned() } else { String::new() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Run {
+    Dry,
+    Real,
+}
+
+impl Candidate {
+    fn placed(self, changed: bool, message: String, run: Run) -> Placed {
+        Placed {
+            name: AUTH_CONFIG,
+            bytes: self.content.len() as u64,
+            sha256: hex::encode(self.sha256),
+            changed,
+            dry_run: run == Run::Dry,
+            message,
+            problems: self.problems,
+        }
+    }
+}
+
+/// SHA-256 of the file; `None` if it cannot be read.
+async fn digest_of(path: &Path) -> Option<[u8; 32]> {
+    let path = path.to_owned();
+    blocking(move || small_file(&path, MAX_OLD)).await.ok().map(|content| Sha256::digest(&content).into())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+/// Operators see the system's error, which names no path.
+fn unplaced(what: &str, error: &std::io::Error) -> Error {
+    Error::new(Code::Unavailable, format!("{what}: {error}; nothing was changed"))
+}

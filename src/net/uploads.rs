@@ -1,0 +1,38 @@
+//! Files of owners over HTTP: `POST /api/v1/file-upload/{name}`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+
+use super::router::{flag, json, route};
+use super::{body, prpc};
+use crate::api::Service;
+use crate::api::policy::Placed;
+use crate::api::routes::Route;
+use crate::api::uploads::{Intent, UploadName, UploadService};
+use crate::error::Result;
+
+const UPLOAD: &str = "/api/v1/file-upload/{name}";
+
+/// The route of uploads.
+pub(super) fn routes(service: Arc<UploadService>) -> Router {
+    route(
+        Service::Admin,
+        UPLOAD,
+        move |request: Request| async move { json(upload(&service, request).await) },
+    )
+}
+
+async fn upload(service: &UploadService, request: Request) -> Result<Placed> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    let intent = match flag(request.uri().query(), "dry_run")? {
+        true => Intent::Check,
+        false => Intent::Replace,
+    };
+    // Not decoded: no name of a file needs it.
+    let name = UploadName::parse(request.uri().path().rsplit('/').next().unwrap_or_default())?;
+    let limit = Route::at(Service::Admin, UPLOAD).body_limit;
+    let content = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    service.upload(&caller, name, content.to_vec(), intent).await
+}
