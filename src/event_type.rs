@@ -112,6 +112,13 @@ types! {
     CredentialActivated "credential_activated" Info,
     CredentialRevoked "credential_revoked" Warning,
     CredentialsRefused "credentials_refused" Warning,
+    ApprovalRequested "approval_requested" Warning,
+    ApprovalApproved "approval_approved" Warning,
+    ApprovalRejected "approval_rejected" Warning,
+    ApprovalExpired "approval_expired" Info,
+    ApprovalDone "approval_done" Info,
+    ApprovalFailed "approval_failed" Warning,
+    ApprovalWaived "approval_waived" Critical,
     Reported "reported" Info,
     CachesCleared "caches_cleared" Info,
 }

@@ -526,6 +526,91 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// A change was requested that needs a second owner.
+    ApprovalRequested {
+        /// The id of the request.
+        id: String,
+        /// The kind of the change.
+        action: &'static str,
+        /// The change in words.
+        detail: String,
+        /// SHA-256 of what will be done, hex.
+        sha256: String,
+        /// Unix seconds until which it can be approved.
+        expires_at: u64,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// A second owner has approved a change, which is made now.
+    ApprovalApproved {
+        /// As in `approval_requested`.
+        id: String,
+        /// As in `approval_requested`.
+        action: &'static str,
+        /// As in `approval_requested`.
+        detail: String,
+        /// As in `approval_requested`.
+        sha256: String,
+        /// The owner who requested it.
+        requested_by: String,
+        /// The second owner.
+        by: String,
+        /// Where the approval came from.
+        remote: IpAddr,
+    },
+    /// An owner has rejected a change, or has taken back the own request.
+    ApprovalRejected {
+        /// As in `approval_requested`.
+        id: String,
+        /// As in `approval_requested`.
+        action: &'static str,
+        /// The owner who requested it.
+        requested_by: String,
+        /// The owner who rejected it.
+        by: String,
+        /// Where the rejection came from.
+        remote: IpAddr,
+    },
+    /// A change cannot be approved any more.
+    ApprovalExpired {
+        /// As in `approval_requested`.
+        id: String,
+        /// As in `approval_requested`.
+        action: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A change that was approved is made.
+    ApprovalDone {
+        /// As in `approval_requested`.
+        id: String,
+        /// As in `approval_requested`.
+        action: &'static str,
+        /// What happened.
+        result: String,
+    },
+    /// A change that was requested or approved was not made.
+    ApprovalFailed {
+        /// As in `approval_requested`.
+        id: String,
+        /// As in `approval_requested`.
+        action: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A change that needs two owners was made by one, because there are not two yet.
+    ApprovalWaived {
+        /// As in `approval_requested`.
+        action: &'static str,
+        /// As in `approval_requested`.
+        detail: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// A local program or an operator reported something. The text is theirs, with control characters
     /// escaped.
     Reported {
@@ -619,6 +704,13 @@ impl Event {
             Self::CredentialActivated { .. } => EventType::CredentialActivated,
             Self::CredentialRevoked { .. } => EventType::CredentialRevoked,
             Self::CredentialsRefused { .. } => EventType::CredentialsRefused,
+            Self::ApprovalRequested { .. } => EventType::ApprovalRequested,
+            Self::ApprovalApproved { .. } => EventType::ApprovalApproved,
+            Self::ApprovalRejected { .. } => EventType::ApprovalRejected,
+            Self::ApprovalExpired { .. } => EventType::ApprovalExpired,
+            Self::ApprovalDone { .. } => EventType::ApprovalDone,
+            Self::ApprovalFailed { .. } => EventType::ApprovalFailed,
+            Self::ApprovalWaived { .. } => EventType::ApprovalWaived,
             Self::Reported { .. } => EventType::Reported,
             Self::CachesCleared { .. } => EventType::CachesCleared,
         }

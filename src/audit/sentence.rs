@@ -280,6 +280,35 @@ impl Record {
             "credentials_refused" => {
                 format!("wrong {} from {} on the {} listener", v("shown"), v("remote"), v("listener"))
             }
+            "approval_requested" => {
+                format!("request {} of {} needs a second owner: {}", v("id"), by(), v("detail"))
+            }
+            "approval_approved" => format!(
+                "request {} of {} was approved by {}: {}",
+                v("id"),
+                v("requested_by"),
+                by(),
+                v("detail")
+            ),
+            "approval_rejected" => {
+                format!(
+                    "request {} of {} ({}) was rejected by {}",
+                    v("id"),
+                    v("requested_by"),
+                    v("action"),
+                    by()
+                )
+            }
+            "approval_expired" => format!("request {} ({}) has ended{}", v("id"), v("action"), because()),
+            "approval_done" => format!("request {} ({}) is done: {}", v("id"), v("action"), v("result")),
+            "approval_failed" => format!("request {} ({}) failed{}", v("id"), v("action"), because()),
+            "approval_waived" => {
+                format!(
+                    "no second owner was needed, because there are fewer than two; by {}: {}",
+                    by(),
+                    v("detail")
+                )
+            }
             "reported" => match self.text("by") {
                 "" => format!("[{}] {}", self.source(), self.message()),
                 by => format!("[{}, {}] {}", self.source(), short(&printable(by)), self.message()),
