@@ -15,6 +15,7 @@ pub struct Error {
     reason: &'static str,
     source: Option<Source>,
     denial: Option<DenialReference>,
+    approval: Option<Box<serde_json::Value>>,
 }
 
 /// How a refusal can be looked up: the caller may quote this to an operator.
@@ -45,7 +46,7 @@ impl Error {
             let tail = message.ceil_char_boundary(message.len() - kept);
             message.replace_range(head..tail, OMISSION);
         }
-        Self { code, message, reason: code.name(), source: None, denial: None }
+        Self { code, message, reason: code.name(), source: None, denial: None, approval: None }
     }
 
     /// Attaches the cause, which only the log shows.
@@ -75,10 +76,20 @@ impl Error {
         self.denial.as_ref()
     }
 
+    /// Adds the request that waits for a second owner.
+    pub fn awaiting(self, approval: serde_json::Value) -> Self {
+        Self { approval: Some(Box::new(approval)), ..self }
+    }
+
+    /// The request that waits for a second owner, if one does.
+    pub fn approval(&self) -> Option<&serde_json::Value> {
+        self.approval.as_deref()
+    }
+
     /// Prefixes the message with `context: `.
     pub fn within(self, context: &str) -> Self {
-        let Self { code, message, reason, source, denial } = self;
-        Self { reason, source, denial, ..Self::new(code, format!("{context}: {message}")) }
+        let Self { code, message, reason, source, denial, approval } = self;
+        Self { reason, source, denial, approval, ..Self::new(code, format!("{context}: {message}")) }
     }
 
     /// [`Code::InvalidRequest`].

@@ -218,6 +218,11 @@ pub fn error(encoding: Encoding, cause: &Error) -> Answer {
                 object["code"] = denial.code.into();
                 object["denial_id"] = denial.id.as_str().into();
             }
+            if let Some(approval) = cause.approval() {
+                object["code"] = cause.reason().into();
+                object["message"] = message.into();
+                object["approval"] = approval.clone();
+            }
             serde_json::to_vec_pretty(&object).expect("an object of texts")
         }
         Encoding::Protobuf => PrpcError { message: message.to_owned() }.encode_to_vec(),
@@ -238,6 +243,9 @@ pub fn error(encoding: Encoding, cause: &Error) -> Answer {
 
 /// An error of a route that is not a method: `error` as in prpc, with `code` and `message` beside it.
 pub fn route_error(cause: &Error) -> Answer {
+    if let Some(approval) = cause.approval() {
+        return waiting(cause, approval);
+    }
     let code = cause.denial().map_or(cause.reason(), |denial| denial.code);
     let mut object =
         serde_json::json!({ "error": cause.message(), "code": code, "message": cause.message() });
@@ -247,6 +255,17 @@ pub fn route_error(cause: &Error) -> Answer {
     let body = serde_json::to_vec_pretty(&object).expect("an object of texts");
     let (parts, _) = error(Encoding::Json, cause).into_parts();
     Response::from_parts(parts, Full::new(body.into()))
+}
+
+/// A request that waits for a second owner, which is no error of a route.
+fn waiting(cause: &Error, approval: &serde_json::Value) -> Answer {
+    let object =
+        serde_json::json!({ "code": cause.reason(), "message": cause.message(), "approval": approval });
+    let body = serde_json::to_vec_pretty(&object).expect("an object of texts");
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = StatusCode::ACCEPTED;
+    answer.headers_mut().insert(header::CONTENT_TYPE, Encoding::Json.content_type());
+    answer
 }
 
 /// A short response in plain text.

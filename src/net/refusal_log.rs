@@ -35,7 +35,7 @@ impl RefusalLog {
             Code::Unavailable | Code::NotReady => {
                 tracing::warn!(method, %remote, code, cause, "request failed")
             }
-            Code::Denied | Code::Unauthenticated | Code::AlreadyOnboarded => {
+            Code::Denied | Code::Unauthenticated | Code::AlreadyOnboarded | Code::ApprovalNeeded => {
                 tracing::info!(method, %remote, code, denial, cause, "request refused");
             }
             Code::InvalidRequest

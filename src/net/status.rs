@@ -52,12 +52,13 @@ pub fn counted<B>(answer: &Response<B>) -> StatusCode {
 mod tests {
     use super::*;
 
-    const CODES: [Code; 11] = [
+    const CODES: [Code; 12] = [
         Code::InvalidRequest,
         Code::Unauthenticated,
         Code::Denied,
         Code::NotReady,
         Code::AlreadyOnboarded,
+        Code::ApprovalNeeded,
         Code::UnknownMethod,
         Code::Conflict,
         Code::TooLarge,

@@ -24,6 +24,8 @@ pub enum Code {
     NotReady,
     /// Keys exist already.
     AlreadyOnboarded,
+    /// The request is right, and waits for a second owner.
+    ApprovalNeeded,
     /// The method does not exist here.
     UnknownMethod,
     /// The state of this KMS does not allow it now; the request is valid.
@@ -47,6 +49,7 @@ impl Code {
             Self::Denied => "denied",
             Self::NotReady => "not_ready",
             Self::AlreadyOnboarded => "already_onboarded",
+            Self::ApprovalNeeded => "approval_needed",
             Self::UnknownMethod => "unknown_method",
             Self::Conflict => "conflict",
             Self::TooLarge => "too_large",
@@ -59,7 +62,7 @@ impl Code {
     /// Its HTTP status. `docs/protocol.md` lists the differences to the peer, which always responds with 400.
     pub fn http(self) -> StatusCode {
         match self {
-            Self::InvalidRequest | Self::AlreadyOnboarded => StatusCode::BAD_REQUEST,
+            Self::InvalidRequest | Self::AlreadyOnboarded | Self::ApprovalNeeded => StatusCode::BAD_REQUEST,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::UnknownMethod => StatusCode::NOT_FOUND,
@@ -77,7 +80,7 @@ impl Code {
             Self::InvalidRequest => GrpcCode::InvalidArgument,
             Self::Unauthenticated => GrpcCode::Unauthenticated,
             Self::Denied => GrpcCode::PermissionDenied,
-            Self::AlreadyOnboarded => GrpcCode::FailedPrecondition,
+            Self::AlreadyOnboarded | Self::ApprovalNeeded => GrpcCode::FailedPrecondition,
             Self::Conflict => GrpcCode::Aborted,
             Self::UnknownMethod => GrpcCode::Unimplemented,
             Self::TooLarge | Self::TooManyRequests => GrpcCode::ResourceExhausted,
@@ -94,6 +97,7 @@ impl Code {
             | Self::Unauthenticated
             | Self::Denied
             | Self::AlreadyOnboarded
+            | Self::ApprovalNeeded
             | Self::UnknownMethod
             | Self::Conflict
             | Self::TooLarge

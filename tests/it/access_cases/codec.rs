@@ -76,7 +76,7 @@ impl Told {
     pub fn error(codec: Codec, code: Code, text: impl Into<String>) -> Self {
         let (http, grpc) = match code {
             Code::InvalidRequest => (400, tonic::Code::InvalidArgument),
-            Code::AlreadyOnboarded => (400, tonic::Code::FailedPrecondition),
+            Code::AlreadyOnboarded | Code::ApprovalNeeded => (400, tonic::Code::FailedPrecondition),
             Code::Unauthenticated => (401, tonic::Code::Unauthenticated),
             Code::Denied => (403, tonic::Code::PermissionDenied),
             Code::UnknownMethod => (404, tonic::Code::Unimplemented),
