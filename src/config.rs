@@ -285,12 +285,28 @@ pub struct Admin {
     pub htpasswd_file: Option<PathBuf>,
     /// Named credentials, already resolved to `<cert_dir>/credentials.json` where the key is empty.
     pub credentials_file: PathBuf,
+    /// How many owners a change of an owner needs.
+    pub approvals: OwnerRule,
+    /// What waits for a second owner, already resolved to `<cert_dir>/approvals.json` where the key is empty.
+    pub approvals_file: PathBuf,
     /// Serve without credentials.
     pub insecure_no_auth: bool,
     /// HTTPS settings; `None` is plain HTTP.
     pub tls: Option<Arc<AdminTls>>,
     /// Body limits by method of the admin listener.
     pub limits: BodyLimits,
+}
+
+/// `core.admin.approvals` and `core.admin.approval_lifetime`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnerRule {
+    /// The owner who requests a change makes it.
+    OneOwner,
+    /// A second owner approves it within this time.
+    TwoOwners {
+        /// How long a request waits.
+        lifetime: Duration,
+    },
 }
 
 /// `[core.admin.tls]`

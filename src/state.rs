@@ -1,9 +1,11 @@
 //! The files in which `control` keeps operators' changes over restarts, and how a file of theirs is replaced. Never keys, never permits.
 
+mod approvals;
 mod credentials;
 mod freezes;
 mod staged;
 
+pub use approvals::{ApprovalFile, ApprovalFileError};
 pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord};
 pub use freezes::{FreezeFile, FreezeFileError, FreezeRecord, Written, write};
 pub use staged::{Durability, StagedFile};

@@ -1,7 +1,7 @@
 //! Checks across keys: settings that contradict each other.
 
 use super::reader::Report;
-use super::{Admin, AuthApi, Config, PublicHandover, Rpc, webhook};
+use super::{Admin, AuthApi, Config, OwnerRule, PublicHandover, Rpc, webhook};
 
 pub(super) fn check(config: &Config, report: &mut Report) {
     let core = &config.core;
@@ -53,6 +53,10 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 }
 
 fn admin(admin: &Admin, rpc: &Rpc, auth_api: &AuthApi, report: &mut Report) {
+    if admin.insecure_no_auth && matches!(admin.approvals, OwnerRule::TwoOwners { .. }) {
+        let why = "2 needs credentials, so core.admin.insecure_no_auth must be false: without them, everybody is one person";
+        report.find("core.admin.approvals", why);
+    }
     let same_address =
         admin.address == rpc.address || admin.address.is_unspecified() || rpc.address.is_unspecified();
     if admin.port != 0 && admin.port == rpc.port && same_address {

@@ -1,8 +1,10 @@
 //! The sections of the three listeners.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kms_wire::method::NAMES;
 use serde_json::Value;
@@ -10,8 +12,8 @@ use serde_json::Value;
 use super::reader::{Report, Section};
 use super::sections::Environment;
 use super::{
-    Admin, AdminTls, BodyLimits, ClientCertificates, MissingFiles, Onboard, PublicHandover, Rpc, Secret,
-    values,
+    Admin, AdminTls, BodyLimits, ClientCertificates, MissingFiles, Onboard, OwnerRule, PublicHandover, Rpc,
+    Secret, values,
 };
 use crate::domain::Domain;
 
@@ -34,6 +36,10 @@ const SERVER_SETTINGS: [&str; 13] = [
 
 /// The limits of the peer's HTTP server that belong to no method.
 const SERVER_LIMITS: [&str; 7] = ["form", "data-form", "file", "string", "bytes", "json", "msgpack"];
+
+/// How long a request may wait for a second owner.
+const APPROVAL_LIFETIME: RangeInclusive<Duration> =
+    Duration::from_secs(300)..=Duration::from_secs(30 * 86_400);
 
 const MAX_BODY_LIMIT: usize = 64 << 20;
 
@@ -157,10 +163,25 @@ pub(super) fn admin(section: &mut Section<'_>, cert_dir: &Path, environment: Env
         credentials_file: section
             .path("credentials_file")
             .unwrap_or_else(|| cert_dir.join("credentials.json")),
+        approvals: approvals(section),
+        approvals_file: section.path("approvals_file").unwrap_or_else(|| cert_dir.join("approvals.json")),
         insecure_no_auth: section.flag("insecure_no_auth"),
         tls: admin_tls(section),
         limits,
     }
+}
+
+fn approvals(section: &mut Section<'_>) -> OwnerRule {
+    let lifetime = section.required("approval_lifetime", Duration::ZERO, |value| {
+        let lifetime = values::duration(&values::string(value)?)?;
+        let lifetime = lifetime.filter(|lifetime| APPROVAL_LIFETIME.contains(lifetime));
+        lifetime.ok_or_else(|| "must be from 5m to 30d".to_owned())
+    });
+    section.required("approvals", OwnerRule::OneOwner, |value| match value.as_u64() {
+        Some(1) => Ok(OwnerRule::OneOwner),
+        Some(2) => Ok(OwnerRule::TwoOwners { lifetime }),
+        _ => Err("must be 1, or 2 for changes that a second owner must approve".to_owned()),
+    })
 }
 
 /// Without key and certificates the listener speaks plain HTTP.

@@ -38,6 +38,7 @@ pub(super) fn check(core: &Core, report: &mut Report) {
         named("core.events.index", &core.events.index),
         named("core.freeze.file", &core.freeze.file),
         named("core.admin.credentials_file", &core.admin.credentials_file),
+        named("core.admin.approvals_file", &core.admin.approvals_file),
         named("core.tcb.floors_file", &core.tcb.floors_file),
     ];
     written.extend(core.events.fifo.iter().map(|path| named("core.events.fifo", path)));
@@ -119,6 +120,10 @@ mod tests {
             (
                 "admin.credentials_file = 'ROOT/keys/frozen.json'",
                 "core.admin.credentials_file: is a file of core.freeze.file too",
+            ),
+            (
+                "admin.approvals_file = 'ROOT/keys/credentials.json'",
+                "core.admin.approvals_file: is a file of core.admin.credentials_file too",
             ),
             ("freeze.file = 'ROOT/keys/audit.jsonl'", "core.freeze.file: is a file of core.audit.file too"),
         ] {

@@ -1,0 +1,70 @@
+//! The file that keeps, over restarts, what waits for a second owner: replaced as a whole, by one rename. It holds no secret.
+
+use std::io;
+use std::path::PathBuf;
+
+use kms_attest::state_file::{self, StateFileError};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Larger than the file of the most requests with the largest documents.
+const MAX_FILE: u64 = 64 << 20;
+/// The only version that is written and read.
+const VERSION: u32 = 1;
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ApprovalFileError {
+    /// It cannot be read.
+    #[error("the file that core.admin.approvals_file names cannot be read")]
+    Unreadable(#[source] io::Error),
+    /// Its content is invalid.
+    #[error("the file that core.admin.approvals_file names is damaged ({0})")]
+    Damaged(String),
+}
+
+/// The file, which no other process writes.
+#[derive(Debug)]
+pub struct ApprovalFile(PathBuf);
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content<T> {
+    version: u32,
+    approvals: Vec<T>,
+}
+
+impl ApprovalFile {
+    /// The file at `path`; there need not be one.
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// All records; none where there is no file.
+    ///
+    /// # Errors
+    /// [`ApprovalFileError`]
+    pub fn read<T: DeserializeOwned>(&self) -> Result<Vec<T>, ApprovalFileError> {
+        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
+            StateFileError::Unreadable(cause) => ApprovalFileError::Unreadable(cause),
+            StateFileError::TooLarge => ApprovalFileError::Damaged(error.to_string()),
+        })?;
+        let Some(bytes) = bytes else { return Ok(Vec::new()) };
+        let content: Content<T> = kms_attest::json::from_utf8(&bytes)
+            .map_err(|error| ApprovalFileError::Damaged(error.to_string()))?;
+        match content.version {
+            VERSION => Ok(content.approvals),
+            other => Err(ApprovalFileError::Damaged(format!("version must be {VERSION}, got {other}"))),
+        }
+    }
+
+    /// Replaces all records. Waits for the disk.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn replace<T: Serialize>(&self, approvals: Vec<T>) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, approvals })?;
+        text.push(b'\n');
+        state_file::replace(&self.0, &text)
+    }
+}
