@@ -2,6 +2,7 @@
 
 pub mod actions;
 pub mod admin;
+pub mod approvals;
 pub mod credentials;
 mod env_keys;
 pub mod events;
@@ -30,7 +31,7 @@ pub use kms_wire::method::{Access, ByGet, METHODS, Method, Row, Service};
 pub use kms_wire::role::Role;
 
 use crate::admission::Peer;
-use crate::control::Author;
+use crate::control::{Author, Changer};
 use crate::error::{Code, Error, Result};
 use crate::operator::{Credentials, Operator};
 
@@ -125,6 +126,16 @@ impl Caller {
     pub fn author(&self) -> Author {
         let by = self.operator.as_ref().map_or_else(|| "anyone".to_owned(), ToString::to_string);
         Author { by, remote: self.remote }
+    }
+
+    /// The operator that changes something.
+    ///
+    /// # Errors
+    /// No credentials were asked for, which is a fault of ours.
+    pub fn changer(&self) -> Result<Changer> {
+        let operator = self.identity().cloned();
+        let operator = operator.ok_or_else(|| Error::internal("no operator", "caller is not identified"))?;
+        Ok(Changer::new(operator, self.author()))
     }
 
     /// What the TLS layer knows, with the evidence verified on this connection.

@@ -1,6 +1,7 @@
 //! What operators control and inspect at run time: freezes, refused requests, a candidate allowlist.
 //! Admission depends on it only through proofs such as [`NotFrozen`].
 
+mod approvals;
 mod author;
 mod credentials;
 mod denials;
@@ -8,6 +9,10 @@ mod drain;
 mod freeze;
 mod shadow;
 
+pub use self::approvals::{
+    Action, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent, EachApproved, Gate,
+    LowerClockFloor, OwnerChange, OwnerCredential, ReplaceHtpasswd, SeenFreeze, State, Unfreeze,
+};
 pub use self::author::Author;
 pub use self::credentials::{
     Changer, CredentialError, INVITATION, Issue, Issued, NamedCredentials, NewCredential, OpenError, Opened,

@@ -3,6 +3,7 @@
 mod actions;
 mod activity;
 mod admin_auth;
+mod approvals;
 pub mod auth_backend;
 mod body;
 mod cors;

@@ -1,6 +1,7 @@
 //! How operators prove who they are: the token of the configuration, a user of an htpasswd file, or a named credential.
 
 pub mod named;
+mod person;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use self::named::{Named, NamedCredential, Standing};
+pub use self::person::Person;
 
 /// SHA-256 of the operator's token: all comparisons are over digests, in constant time.
 pub struct OperatorToken([u8; 32]);
@@ -362,17 +364,6 @@ impl Credentials {
         match self {
             Self::NoneNeeded => None,
             Self::Needed { named, .. } => Some(named),
-        }
-    }
-
-    /// Whether the configuration has an owner: a token, or a user of the htpasswd file whose name no credential has.
-    pub fn has_configured_owner(&self) -> bool {
-        match self {
-            Self::NoneNeeded => true,
-            Self::Needed { token, users, named } => {
-                let now = named.now();
-                token.is_some() || users.names().any(|user| named.get(user, now).is_none())
-            }
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use kms_attest::identity::BootInfo;
 
+use super::approvals::ApprovalGate;
 use super::images::{clear, note_cleared};
 use super::kms::KmsService;
 use super::{Caller, Method};
@@ -31,17 +32,19 @@ pub struct AdminService {
     /// Hands over root keys; nothing else here can make a permit.
     kms: Arc<KmsService>,
     explainer: Explainer,
+    gate: ApprovalGate,
     /// What an empty device list means in a candidate allowlist without the setting.
     empty_devices: EmptyDevices,
 }
 
 impl AdminService {
     /// The service over `[core]`; `kms` is the service of the main listener.
-    pub fn new(core: &Core, kms: Arc<KmsService>) -> Self {
+    pub fn new(core: &Core, kms: Arc<KmsService>, gate: ApprovalGate) -> Self {
         Self {
             foundation: Arc::clone(&kms.foundation),
             explainer: kms.explainer(),
             kms,
+            gate,
             empty_devices: core.auth_api.empty_devices(),
         }
     }

@@ -7,11 +7,15 @@ use kms_wire::role::Role;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 use super::Caller;
+use super::approvals::ApprovalGate;
 use crate::audit::Audit;
 use crate::clock::unix_now;
-use crate::control::{Changer, CredentialError, Issue, Issued, NamedCredentials, NewCredential};
+use crate::control::{
+    Approved, Changer, CredentialError, Issue, Issued, NamedCredentials, NewCredential, OwnerCredential,
+};
 use crate::error::{Code, Error, Result};
 use crate::operator::named::{CredentialName, NamedCredential, Standing};
 
@@ -20,6 +24,7 @@ use crate::operator::named::{CredentialName, NamedCredential, Standing};
 pub struct CredentialService {
     credentials: Arc<NamedCredentials>,
     audit: Arc<Audit>,
+    gate: ApprovalGate,
 }
 
 /// The body of `POST /api/v1/credentials`.
@@ -65,8 +70,8 @@ enum State {
 
 impl CredentialService {
     /// The service over the credentials of a KMS.
-    pub fn new(credentials: Arc<NamedCredentials>, audit: Arc<Audit>) -> Self {
-        Self { credentials, audit }
+    pub fn new(credentials: Arc<NamedCredentials>, audit: Arc<Audit>, gate: ApprovalGate) -> Self {
+        Self { credentials, audit, gate }
     }
 
     /// All credentials by name, without secrets.
@@ -86,8 +91,13 @@ impl CredentialService {
             expires_at: request.expires_at,
             issue: if request.invite { Issue::Invitation } else { Issue::Secret },
         };
-        let (credentials, audit, changer) = self.change(caller)?;
-        issued(tokio::spawn(async move { credentials.create(new, changer, &audit).await })).await
+        if new.role == Role::Owner {
+            self.credentials.expect_free(&new).map_err(failed)?;
+            let create = OwnerCredential::Create { name: new.name.to_string(), expires_at: new.expires_at };
+            let approved = self.gate.pass(caller, create).await?;
+            return self.create_as(new, approved.into_changer()).await.map(Shown::new);
+        }
+        self.create_as(new, caller.changer()?).await.map(Shown::new)
     }
 
     /// Replaces the secret of a credential.
@@ -96,8 +106,14 @@ impl CredentialService {
     /// As [`CredentialService::create`].
     pub async fn rotate(&self, caller: &Caller, credential: &str) -> Result<Shown> {
         let credential = name(credential)?;
-        let (credentials, audit, changer) = self.change(caller)?;
-        issued(tokio::spawn(async move { credentials.rotate(credential, changer, &audit).await })).await
+        let changer = match self.owner(&credential) {
+            Some(created_at) => {
+                let rotate = OwnerCredential::Rotate { name: credential.to_string(), created_at };
+                self.gate.pass(caller, rotate).await?.into_changer()
+            }
+            None => caller.changer()?,
+        };
+        self.rotate_as(credential, Issue::Secret, changer).await.map(Shown::new)
     }
 
     /// Revokes a credential.
@@ -106,8 +122,63 @@ impl CredentialService {
     /// As [`CredentialService::create`]; also if it is revoked in memory, but not on the disk.
     pub async fn revoke(&self, caller: &Caller, credential: &str) -> Result<()> {
         let credential = name(credential)?;
-        let (credentials, audit, changer) = self.change(caller)?;
-        done(tokio::spawn(async move { credentials.revoke(credential, changer, &audit).await })).await
+        let changer = match self.owner(&credential) {
+            Some(created_at) => {
+                let revoke = OwnerCredential::Revoke { name: credential.to_string(), created_at };
+                self.gate.pass(caller, revoke).await?.into_changer()
+            }
+            None => caller.changer()?,
+        };
+        self.revoke_as(credential, changer).await
+    }
+
+    /// Makes a change that a second owner has approved. Returns the invitation of the credential, if it got one: nobody but
+    /// its holder is to know its secret.
+    pub(super) async fn change_owner(
+        &self,
+        approved: Approved<OwnerCredential>,
+    ) -> Result<Option<Zeroizing<String>>> {
+        let change = approved.action().clone();
+        let changer = approved.into_changer();
+        match change {
+            OwnerCredential::Create { name: owner, expires_at } => {
+                let (name, issue) = (name(&owner)?, Issue::Invitation);
+                let new = NewCredential { name, role: Role::Owner, expires_at, issue };
+                self.create_as(new, changer).await.map(|issued| Some(issued.token))
+            }
+            OwnerCredential::Rotate { name: owner, .. } => {
+                let issued = self.rotate_as(name(&owner)?, Issue::Invitation, changer).await;
+                issued.map(|issued| Some(issued.token))
+            }
+            OwnerCredential::Revoke { name: owner, .. } => {
+                self.revoke_as(name(&owner)?, changer).await.map(|()| None)
+            }
+            OwnerCredential::SetSecret { .. } => {
+                Err(Error::invalid("this version does not do that; nothing was changed"))
+            }
+        }
+    }
+
+    /// When the credential was created, if it is an owner's.
+    fn owner(&self, name: &CredentialName) -> Option<u64> {
+        let directory = self.credentials.list();
+        let credential = directory.get(name).filter(|credential| credential.role == Role::Owner)?;
+        Some(credential.created_at)
+    }
+
+    async fn create_as(&self, new: NewCredential, changer: Changer) -> Result<Issued> {
+        let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
+        done(tokio::spawn(async move { credentials.create(new, changer, &audit).await })).await
+    }
+
+    async fn rotate_as(&self, name: CredentialName, issue: Issue, changer: Changer) -> Result<Issued> {
+        let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
+        done(tokio::spawn(async move { credentials.rotate(name, issue, changer, &audit).await })).await
+    }
+
+    async fn revoke_as(&self, name: CredentialName, changer: Changer) -> Result<()> {
+        let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
+        done(tokio::spawn(async move { credentials.revoke(name, changer, &audit).await })).await
     }
 
     /// Exchanges the caller's invitation for a secret.
@@ -115,19 +186,20 @@ impl CredentialService {
     /// # Errors
     /// The caller has no invitation, or one that is no longer valid.
     pub async fn activate(&self, caller: &Caller) -> Result<Shown> {
-        let (credentials, audit, changer) = self.change(caller)?;
-        issued(tokio::spawn(async move { credentials.activate(changer, &audit).await })).await
-    }
-
-    fn change(&self, caller: &Caller) -> Result<(Arc<NamedCredentials>, Arc<Audit>, Changer)> {
-        let operator = caller.identity().cloned();
-        let operator = operator.ok_or_else(|| Error::internal("no operator", "caller is not identified"))?;
-        let changer = Changer { operator, author: caller.author() };
-        Ok((Arc::clone(&self.credentials), Arc::clone(&self.audit), changer))
+        let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
+        let changer = caller.changer()?;
+        let activated = tokio::spawn(async move { credentials.activate(changer, &audit).await });
+        done(activated).await.map(Shown::new)
     }
 }
 
 impl Shown {
+    /// With the token of its holder.
+    fn new(issued: Issued) -> Self {
+        let Issued { credential, token } = issued;
+        Self { token: Some(token.as_str().to_owned()), ..Self::of(&credential, unix_now()) }
+    }
+
     fn of(credential: &NamedCredential, now: u64) -> Self {
         let last_used = credential.last_used.load(Ordering::Relaxed);
         let (state, invited_until) = match credential.standing {
@@ -157,11 +229,6 @@ async fn done<T>(change: JoinHandle<std::result::Result<T, CredentialError>>) ->
     }
 }
 
-async fn issued(change: JoinHandle<std::result::Result<Issued, CredentialError>>) -> Result<Shown> {
-    let Issued { credential, token } = done(change).await?;
-    Ok(Shown { token: Some(token.as_str().to_owned()), ..Shown::of(&credential, unix_now()) })
-}
-
 fn name(text: &str) -> Result<CredentialName> {
     text.parse().map_err(|error| Error::invalid(format!("{error}")))
 }
@@ -174,6 +241,8 @@ fn failed(error: CredentialError) -> Error {
         | CredentialError::IsUser(_)
         | CredentialError::Full
         | CredentialError::LastOwner(_)
+        | CredentialError::LastTwoOwners(_)
+        | CredentialError::OfOwner
         | CredentialError::Ended { .. } => Code::InvalidRequest,
         CredentialError::NotInvited => Code::Denied,
         CredentialError::NotLive => Code::Unauthenticated,

@@ -28,6 +28,14 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     let meta = Arc::clone(&serving.meta);
     background.spawn(async move { meta.refresh_loop().await });
     background.spawn(housekeeping(process, serving));
+    let approvals = Arc::clone(&process.approvals);
+    background.spawn(async move {
+        let mut tick = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            tick.tick().await;
+            approvals.expire().await;
+        }
+    });
     let witnesses = &process.config.core.ledger.witnesses;
     if !witnesses.list.is_empty() {
         match foundation.audit.witness_loop(witnesses) {

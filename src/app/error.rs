@@ -67,6 +67,9 @@ pub enum AppError {
     /// It is not known who may use the admin listener.
     #[error(transparent)]
     NamedCredentials(#[from] crate::control::OpenError),
+    /// Another process uses the file of approvals.
+    #[error("the file that core.admin.approvals_file names is in use by another process")]
+    ApprovalsFileInUse,
     /// Another process uses the file of freezes.
     #[error("the file that core.freeze.file names is in use by another process")]
     FreezeFileInUse,
@@ -123,7 +126,10 @@ impl AppError {
             Self::Freezes(_) | Self::FreezeFileInUse => {
                 Switch::Lacking("the freezes are unknown; the log says why")
             }
-            Self::NamedCredentials(_) | Self::CredentialsFileInUse | Self::CredentialsFileNotLocked(_) => {
+            Self::NamedCredentials(_)
+            | Self::CredentialsFileInUse
+            | Self::CredentialsFileNotLocked(_)
+            | Self::ApprovalsFileInUse => {
                 Switch::Lacking("it is not known who may use the admin listener; the log says why")
             }
             Self::Verifier(VerifierError::Floors(_)) => {

@@ -17,12 +17,13 @@ use tokio::task::JoinSet;
 use super::AppError;
 use crate::admission::{Foundation, SelfAuthorizer, TcbTolerance, WATCHED_FOR};
 use crate::api::METHODS;
+use crate::api::approvals::ApprovalGate;
 use crate::api::health::Boot;
 use crate::api::setup::Switch;
 use crate::audit::{Audit, Beginning, Event};
 use crate::clock::Floor;
 use crate::config::{Config, Core, Posture};
-use crate::control::{Drain, Freezes};
+use crate::control::{Approvals, Drain, Freezes};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
 use crate::log::ProcessLog;
@@ -34,6 +35,7 @@ use crate::net::memory::RequestMemory;
 use crate::notify::Notifier;
 use crate::operator::Credentials;
 use crate::os_image;
+use crate::state::ApprovalFile;
 use crate::store::{KeyDirectory, Occupancy, StoreError};
 
 /// The parts with the lifetime of the process.
@@ -63,6 +65,10 @@ pub(super) struct Process {
     _freeze_file: Option<state_file::Lock>,
     /// The same for the file of credentials.
     _credentials_file: Option<state_file::Lock>,
+    /// The same for the file of approvals.
+    _approvals_file: Option<state_file::Lock>,
+    /// Changes of owners that wait for a second one.
+    pub(super) approvals: Arc<Approvals>,
     /// Changes when the operator requests a reload.
     pub(super) reload: watch::Sender<u64>,
     /// Becomes true when the service must end.
@@ -80,6 +86,7 @@ impl Process {
         let core = &config.core;
         let freeze_file = freeze_lock(core)?;
         let credentials_file = credentials_lock(core)?;
+        let approvals_file = approvals_lock(core)?;
         let clock_floor = Floor::default();
         let attester = Arc::new(core.attester.build()?);
         let verifier = core.verifier(clock_floor.clone())?.remembering(SeenPlatforms::new(WATCHED_FOR));
@@ -106,6 +113,12 @@ impl Process {
         policy.report_to(Arc::clone(&metrics) as _);
         let freezes = Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?);
         let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
+        let approvals = Approvals::open(
+            core.admin.approvals,
+            ApprovalFile::new(core.admin.approvals_file.clone()),
+            credentials.clone(),
+            Arc::clone(&audit),
+        );
         let events = Events::follow(Settings::from(core), &audit).map_err(AppError::Events)?;
         let reports = Arc::new(Reports::new(Arc::clone(&audit)));
         let boot_id = boot_id();
@@ -152,6 +165,8 @@ impl Process {
             occupancy,
             _freeze_file: freeze_file,
             _credentials_file: credentials_file,
+            _approvals_file: approvals_file,
+            approvals: Arc::new(approvals),
             log,
         })
     }
@@ -176,6 +191,11 @@ impl Process {
 
     pub(super) fn audit(&self) -> Arc<Audit> {
         Arc::clone(&self.foundation.audit)
+    }
+
+    /// What changes of owners pass.
+    pub(super) fn gate(&self) -> ApprovalGate {
+        ApprovalGate::new(Arc::clone(&self.approvals))
     }
 
     pub(super) fn metrics(&self) -> Arc<Metrics> {
@@ -329,6 +349,20 @@ fn credentials_lock(core: &Core) -> Result<Option<state_file::Lock>, AppError> {
     // Without the lock, another process could bring back what was revoked here.
     lock(core, &core.admin.credentials_file, AppError::CredentialsFileInUse)?
         .map_err(AppError::CredentialsFileNotLocked)
+}
+
+/// Another KMS must not overwrite what waits for a second owner of this one.
+fn approvals_lock(core: &Core) -> Result<Option<state_file::Lock>, AppError> {
+    if !core.admin.enabled {
+        return Ok(None);
+    }
+    match lock(core, &core.admin.approvals_file, AppError::ApprovalsFileInUse)? {
+        Ok(lock) => Ok(lock),
+        Err(error) => {
+            tracing::warn!(%error, "the file of core.admin.approvals_file cannot be locked against other processes");
+            Ok(None)
+        }
+    }
 }
 
 /// The lock of a file; none in the key directory, which has its own.

@@ -15,6 +15,7 @@ use super::{AppError, background, leaf};
 use crate::admission::Foundation;
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
+use crate::api::approvals::{ApprovalService, Makers};
 use crate::api::credentials::CredentialService;
 use crate::api::events::EventService;
 use crate::api::health::HealthService;
@@ -78,7 +79,7 @@ async fn named_credentials(
             "a credential of an owner was made, and its token printed to standard output; rotate it if others can read that"
         );
     }
-    Ok(Some(Arc::new(CredentialService::new(Arc::new(credentials), audit))))
+    Ok(Some(Arc::new(CredentialService::new(Arc::new(credentials), audit, process.gate()))))
 }
 
 impl Serving {
@@ -101,7 +102,7 @@ impl Serving {
         let meta = Arc::new(Meta::new(&ready, &foundation, process.config.posture(), Arc::clone(&readiness)));
         let kms = KmsService::new(core, Arc::clone(&foundation), Arc::clone(&ready), Arc::clone(&meta))?;
         let kms = Arc::new(kms);
-        let admin = Arc::new(AdminService::new(core, Arc::clone(&kms)));
+        let admin = Arc::new(AdminService::new(core, Arc::clone(&kms), process.gate()));
         let admin_certificate =
             AdminCertificate::find(&process.config, &leaf, &ready, attester.as_deref()).await?;
         let shown = core.metrics.enabled.then(|| Arc::clone(metrics));
@@ -132,6 +133,8 @@ impl Serving {
         let core = &process.config.core;
         let policy = PolicyService::new(core, Arc::clone(&self.kms), Arc::clone(&self.admin));
         let policy = Arc::new(policy);
+        let credentials_service = named_credentials(process, credentials).await?;
+        let makers = Makers { admin: Arc::clone(&self.admin), credentials: credentials_service.clone() };
         let services = AdminServices {
             admin: Arc::clone(&self.admin),
             events: Arc::new(events),
@@ -141,7 +144,8 @@ impl Serving {
             actions: Arc::new(actions),
             uploads: Arc::new(UploadService::new(Arc::clone(&policy))),
             policy,
-            credentials: named_credentials(process, credentials).await?,
+            approvals: Arc::new(ApprovalService::new(Arc::clone(&process.approvals), makers)),
+            credentials: credentials_service,
         };
         let router = net::admin(services, &admin.limits);
         let sign_in = match **credentials {

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use self::records::{directory, records_of};
 use super::Author;
+use super::approvals::{OwnerChange, OwnerCredential};
 use crate::audit::{Audit, AuditError, Event, Health};
 use crate::clock::unix_now;
 use crate::operator::named::{
@@ -58,6 +59,12 @@ pub enum CredentialError {
         /// Unix seconds.
         now: u64,
     },
+    /// It is the credential of an owner, which was not known when the change was requested.
+    #[error("nothing was changed: the credential is an owner's, or another one than it was; try again")]
+    OfOwner,
+    /// Fewer than two owners without an end would be left, and changes of theirs need two.
+    #[error("{0} is one of the last two owners without an end; create another one first")]
+    LastTwoOwners(CredentialName),
     /// The caller's credential was revoked or rotated since the request began.
     #[error("nothing was changed: the credential that asks for it does not count any more")]
     NotLive,
@@ -98,6 +105,16 @@ pub enum Issue {
     Invitation,
 }
 
+impl Issue {
+    /// The end of the invitation, if it is one.
+    fn until(self, now: u64) -> Option<u64> {
+        match self {
+            Self::Secret => None,
+            Self::Invitation => Some(now.saturating_add(INVITATION)),
+        }
+    }
+}
+
 /// A credential to be created.
 #[derive(Debug)]
 pub struct NewCredential {
@@ -127,6 +144,21 @@ pub struct Changer {
     pub operator: Operator,
     /// The same for the audit log.
     pub author: Author,
+    /// Which change of an owner's credential was approved.
+    pub(super) owner_change: Option<OwnerChange>,
+}
+
+impl Changer {
+    /// An operator who changes no owner's credential.
+    pub fn new(operator: Operator, author: Author) -> Self {
+        Self { operator, author, owner_change: None }
+    }
+
+    /// Checks that this change of an owner's credential was approved.
+    fn expect_approval(&self, change: &OwnerCredential) -> Result<&OwnerChange, CredentialError> {
+        let approved = self.owner_change.as_ref().filter(|approved| approved.is(change));
+        approved.ok_or(CredentialError::OfOwner)
+    }
 }
 
 /// All named credentials, and the right to change them.
@@ -222,24 +254,13 @@ impl NamedCredentials {
     ) -> Result<Issued, CredentialError> {
         let mut turn = self.file.lock().await;
         self.expect_live(&changer)?;
-        let directory = self.named.current();
+        if new.role == Role::Owner {
+            let (name, expires_at) = (new.name.to_string(), new.expires_at);
+            changer.expect_approval(&OwnerCredential::Create { name, expires_at })?;
+        }
+        self.expect_free(&new)?;
         let now = self.named.now();
-        if let Some(expires_at) = new.expires_at.filter(|end| *end <= now) {
-            return Err(CredentialError::Ended { expires_at, now });
-        }
-        if self.configured.has_user(new.name.as_str()) {
-            return Err(CredentialError::IsUser(new.name));
-        }
-        if directory.get(&new.name).is_some_and(|credential| !credential.has_ended(now)) {
-            return Err(CredentialError::Exists(new.name));
-        }
-        if directory.values().filter(|credential| !credential.has_ended(now)).count() >= MAX_CREDENTIALS {
-            return Err(CredentialError::Full);
-        }
-        let until = match new.issue {
-            Issue::Secret => None,
-            Issue::Invitation => Some(now.saturating_add(INVITATION)),
-        };
+        let until = new.issue.until(now);
         let name = new.name.clone();
         let issued = issue(until, |standing, version| NamedCredential {
             name: new.name,
@@ -263,6 +284,28 @@ impl NamedCredentials {
         self.put(&mut turn, None, issued, &changer, event, audit).await
     }
 
+    /// Whether a credential could be created now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn expect_free(&self, new: &NewCredential) -> Result<(), CredentialError> {
+        let directory = self.named.current();
+        let now = self.named.now();
+        if let Some(expires_at) = new.expires_at.filter(|end| *end <= now) {
+            return Err(CredentialError::Ended { expires_at, now });
+        }
+        if self.configured.has_user(new.name.as_str()) {
+            return Err(CredentialError::IsUser(new.name.clone()));
+        }
+        if directory.get(&new.name).is_some_and(|credential| !credential.has_ended(now)) {
+            return Err(CredentialError::Exists(new.name.clone()));
+        }
+        if directory.values().filter(|credential| !credential.has_ended(now)).count() >= MAX_CREDENTIALS {
+            return Err(CredentialError::Full);
+        }
+        Ok(())
+    }
+
     /// Replaces the secret of a credential; the old one is invalid at once.
     ///
     /// # Errors
@@ -270,14 +313,21 @@ impl NamedCredentials {
     pub async fn rotate(
         &self,
         name: CredentialName,
+        issue_as: Issue,
         changer: Changer,
         audit: &Audit,
     ) -> Result<Issued, CredentialError> {
         let mut turn = self.file.lock().await;
         self.expect_live(&changer)?;
-        let old = self.named.get(name.as_str(), self.named.now());
+        let now = self.named.now();
+        let old = self.named.get(name.as_str(), now);
         let Some(old) = old else { return Err(CredentialError::Unknown(name)) };
-        let issued = issue(None, |standing, version| again(&old, standing, version)).await?;
+        if old.role == Role::Owner {
+            let (name, created_at) = (name.to_string(), old.created_at);
+            changer.expect_approval(&OwnerCredential::Rotate { name, created_at })?;
+        }
+        let until = issue_as.until(now);
+        let issued = issue(until, |standing, version| again(&old, standing, version)).await?;
         let Author { by, remote } = changer.author.clone();
         let event = Event::CredentialRotated { name: name.to_string(), by, remote };
         self.put(&mut turn, Some(old.version), issued, &changer, event, audit).await
@@ -314,7 +364,13 @@ impl NamedCredentials {
         let removed = self.named.change(|directory| {
             self.expect_live(&changer)?;
             let Some(old) = directory.remove(&name) else { return Ok(None) };
-            match old.is_lasting_owner() && !has_owner(&self.configured, directory) {
+            if old.role != Role::Owner {
+                return Ok(Some(old));
+            }
+            let revoke = OwnerCredential::Revoke { name: name.to_string(), created_at: old.created_at };
+            let least = changer.expect_approval(&revoke)?.least_owners();
+            match old.is_lasting_owner() && lasting_owners(&self.configured, directory) < least {
+                true if least > 1 => Err(CredentialError::LastTwoOwners(name.clone())),
                 true => Err(CredentialError::LastOwner(name.clone())),
                 false => Ok(Some(old)),
             }
@@ -379,9 +435,10 @@ impl NamedCredentials {
     }
 }
 
-/// Whether the configuration or `directory` has an owner that does not expire.
-fn has_owner(configured: &Credentials, directory: &Directory) -> bool {
-    configured.has_configured_owner() || directory.values().any(|credential| credential.is_lasting_owner())
+/// How many owners that do not expire are in the configuration and in `directory`.
+fn lasting_owners(configured: &Credentials, directory: &Directory) -> usize {
+    let named = directory.values().filter(|credential| credential.is_lasting_owner());
+    configured.count_configured_owners() + named.count()
 }
 
 /// The content of the file, and whether there never was an owner.
@@ -395,7 +452,7 @@ fn examined(
     if let Some(name) = directory.keys().find(|name| configured.has_user(name.as_str())) {
         return Err(OpenError::IsUser(name.clone()));
     }
-    match (has_owner(configured, &directory), has_file) {
+    match (lasting_owners(configured, &directory) > 0, has_file) {
         (true, _) => Ok((directory, WillMakeOwner(false))),
         (false, true) => Err(OpenError::NoOwner),
         (false, false) if file.has_begun().map_err(CredentialFileError::Unreadable)? => Err(OpenError::Gone),

@@ -25,6 +25,7 @@ use self::recent::Recent;
 pub use self::recent::RecentApps;
 pub use self::scope::{Scope, ScopeError};
 use super::Author;
+use super::approvals::{Approved, SeenFreeze, Unfreeze};
 use crate::audit::{Audit, AuditError, Event};
 use crate::metrics::Metrics;
 use crate::state::{self, FreezeFile, FreezeFileError, FreezeRecord, Written};
@@ -86,6 +87,18 @@ pub enum FreezeError {
         /// Why it is not recorded.
         recorded: AuditError,
     },
+    /// Another freeze than the one whose end was approved.
+    #[error(
+        "it is still frozen: not the freeze whose end was approved is in force, but one by {} ({})",
+        current.author.by, current.reason
+    )]
+    Changed {
+        /// The one in force.
+        current: Arc<Freeze>,
+    },
+    /// The scope is not one.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// An unfreeze that cannot be recorded does not happen.
     #[error("it is still frozen: the audit log does not take the record: {0}")]
     UnfreezeNotRecorded(#[source] AuditError),
@@ -278,13 +291,30 @@ impl Freezes {
         outcome
     }
 
+    /// The freeze of exactly this scope, in force or expired.
+    pub fn kept_of(&self, scope: Scope) -> Option<Arc<Freeze>> {
+        Some(Arc::clone(&self.kept().get(&scope)?.freeze))
+    }
+
     /// Removes a freeze, even an expired one, so that no change of the clock revives it.
     ///
     /// # Errors
     /// [`FreezeError`]; the freeze then stays.
     pub async fn unfreeze(
         &self,
+        approved: &Approved<Unfreeze>,
+        audit: &Audit,
+    ) -> Result<Unfrozen, FreezeError> {
+        let Unfreeze { reason, freeze, .. } = approved.action();
+        let scope = approved.action().scope()?;
+        self.lift(scope, freeze.as_ref(), approved.author().clone(), reason.clone(), audit).await
+    }
+
+    /// Removes the freeze of `scope`; only the one that was `seen`, if one was.
+    async fn lift(
+        &self,
         scope: Scope,
+        seen: Option<&SeenFreeze>,
         author: Author,
         reason: String,
         audit: &Audit,
@@ -293,6 +323,9 @@ impl Freezes {
         let mut entries = self.kept();
         let thaw = match entries.remove(&scope) {
             None => return Ok(Unfrozen::WasNotFrozen),
+            Some(held) if seen.is_some_and(|seen| *seen != SeenFreeze::from(&*held.freeze)) => {
+                return Err(FreezeError::Changed { current: Arc::clone(&held.freeze) });
+            }
             Some(held) if held.is_live(self.time.now()) => Unfrozen::Done,
             Some(_) => Unfrozen::WasNotFrozen,
         };

@@ -17,9 +17,12 @@ use tokio::sync::watch;
 use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
-use super::{actions, body, credentials, events, grpc, ledger, me, policy, setup, status, uploads, web};
+use super::{
+    actions, approvals, body, credentials, events, grpc, ledger, me, policy, setup, status, uploads, web,
+};
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
+use crate::api::approvals::ApprovalService;
 use crate::api::credentials::CredentialService;
 use crate::api::events::EventService;
 use crate::api::health::HealthService;
@@ -131,13 +134,16 @@ pub struct AdminServices {
     pub policy: Arc<PolicyService>,
     /// Files of owners.
     pub uploads: Arc<UploadService>,
+    /// Changes that wait for a second owner.
+    pub approvals: Arc<ApprovalService>,
     /// Named credentials; `None` where the configuration has none.
     pub credentials: Option<Arc<CredentialService>>,
 }
 
 /// The routes of the admin listener.
 pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
-    let AdminServices { admin, events, health, audit, me, actions, policy, uploads, credentials } = services;
+    let AdminServices { admin, events, health, audit, me, actions, policy, uploads, approvals, credentials } =
+        services;
     let credentials = credentials.map_or_else(Router::new, credentials::routes);
     let grpc = grpc::admin(Arc::clone(&admin), limits, Arc::clone(health.readiness()));
     prpc_routes(admin, limits)
@@ -148,6 +154,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(actions::routes(actions))
         .merge(policy::routes(policy))
         .merge(uploads::routes(uploads))
+        .merge(approvals::routes(approvals))
         .merge(credentials)
         .merge(grpc)
         .fallback(not_found)

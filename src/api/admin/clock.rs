@@ -6,6 +6,7 @@ use super::AdminService;
 use crate::api::Caller;
 use crate::audit::LowerFloorError;
 use crate::clock::{MAX_BEHIND, unix_now};
+use crate::control::{Approved, LowerClockFloor};
 use crate::error::{Error, Result};
 use crate::proto::{LowerClockFloorRequest, LowerClockFloorResponse};
 
@@ -33,7 +34,17 @@ impl AdminService {
                  wrong first; nothing was changed"
             )));
         }
-        let (audit, author) = (Arc::clone(&self.foundation.audit), caller.author());
+        let approved = self.gate.pass(caller, LowerClockFloor { reason }).await?;
+        self.lower_clock_floor_approved(approved).await
+    }
+
+    /// Makes the change.
+    pub(in crate::api) async fn lower_clock_floor_approved(
+        &self,
+        approved: Approved<LowerClockFloor>,
+    ) -> Result<LowerClockFloorResponse> {
+        let (audit, author) = (Arc::clone(&self.foundation.audit), approved.author().clone());
+        let LowerClockFloor { reason } = approved.action().clone();
         // A task of its own, so that a caller that disconnects does not leave it half done.
         let change =
             tokio::spawn(async move { audit.lower_clock_floor(reason, author.by, author.remote).await });

@@ -8,7 +8,9 @@ use tokio::task::JoinHandle;
 use super::AdminService;
 use crate::api::Caller;
 use crate::clock::unix_now;
-use crate::control::{Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Scope, Unfrozen};
+use crate::control::{
+    Approved, Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Scope, SeenFreeze, Unfreeze, Unfrozen,
+};
 use crate::error::{Code, Error, Result};
 use crate::proto::{
     FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse, UnfreezeRequest,
@@ -36,7 +38,17 @@ impl AdminService {
             return Err(Error::invalid(format!("expires_at must be later than now, {since}, got {end}")));
         }
         let freeze = Freeze { scope, reason, since, expires_at: request.expires_at, author: caller.author() };
-        let earlier = if request.replace { Earlier::IsReplaced } else { Earlier::MayBeExtended };
+        let current = self.foundation.freezes.of(scope);
+        if self.gate.needs_two() && current.is_some_and(|current| freeze.ends_before(&current)) {
+            let why = "it is frozen for longer already; nothing was changed. With core.admin.approvals = 2 it ends earlier \
+                       only by unfreeze";
+            return Err(Error::invalid(why));
+        }
+        // With two owners, a freeze that ends earlier is an unfreeze, which one person cannot do.
+        let earlier = match request.replace && !self.gate.needs_two() {
+            true => Earlier::IsReplaced,
+            false => Earlier::MayBeExtended,
+        };
         let frozen = Some(entry(&freeze));
         let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
         let change = tokio::spawn(async move { freezes.freeze(freeze, earlier, &audit).await });
@@ -55,9 +67,22 @@ impl AdminService {
     pub async fn unfreeze(&self, caller: &Caller, request: UnfreezeRequest) -> Result<UnfreezeResponse> {
         let scope = scope(&request.scope, &request.value)?;
         let reason = reason(request.reason)?;
+        // Not asked of a second owner if there is nothing to end.
+        let Some(freeze) = self.foundation.freezes.kept_of(scope) else {
+            return Ok(UnfreezeResponse { was_frozen: false });
+        };
+        let freeze = self.gate.needs_two().then(|| SeenFreeze::from(&*freeze));
+        let unfreeze = Unfreeze { scope: request.scope, value: request.value, reason, freeze };
+        self.unfreeze_approved(self.gate.pass(caller, unfreeze).await?).await
+    }
+
+    /// Makes the change.
+    pub(in crate::api) async fn unfreeze_approved(
+        &self,
+        approved: Approved<Unfreeze>,
+    ) -> Result<UnfreezeResponse> {
         let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
-        let author = caller.author();
-        let change = tokio::spawn(async move { freezes.unfreeze(scope, author, reason, &audit).await });
+        let change = tokio::spawn(async move { freezes.unfreeze(&approved, &audit).await });
         let thaw =
             finished(change, "the disk does not respond: it may still be frozen, see ListFrozen").await?;
         Ok(UnfreezeResponse { was_frozen: thaw == Unfrozen::Done })
@@ -112,7 +137,10 @@ pub(super) fn reason(text: String) -> Result<String> {
 /// Includes the system's error text: operators are authenticated, and it contains no path.
 fn failed(error: FreezeError) -> Error {
     let code = match error {
-        FreezeError::Full | FreezeError::Shortens { .. } => Code::InvalidRequest,
+        FreezeError::Full
+        | FreezeError::Shortens { .. }
+        | FreezeError::Changed { .. }
+        | FreezeError::Scope(_) => Code::InvalidRequest,
         FreezeError::NotKept(_)
         | FreezeError::NotRecorded(_)
         | FreezeError::NeitherKeptNorRecorded { .. }

@@ -135,11 +135,11 @@ async fn what_was_answered_holds_after_a_restart() {
         assert_eq!(freezes.list().len(), before + 1);
     }
     for scope in scopes() {
-        let thaw = freezes.unfreeze(scope, author(), String::new(), &disk.audit).await.unwrap();
+        let thaw = freezes.lift(scope, None, author(), String::new(), &disk.audit).await.unwrap();
         assert_eq!(thaw, Unfrozen::Done);
         assert_eq!(disk.open().list(), freezes.list());
     }
-    let thaw = freezes.unfreeze(Scope::Kms, author(), String::new(), &disk.audit).await.unwrap();
+    let thaw = freezes.lift(Scope::Kms, None, author(), String::new(), &disk.audit).await.unwrap();
     assert_eq!(thaw, Unfrozen::WasNotFrozen);
     assert!(disk.open().check(&Identity::example()).is_ok());
     let mode = fs::metadata(disk.path()).unwrap().permissions().mode();
@@ -156,7 +156,7 @@ fn for_an_hour(time: &SetTime) -> Freeze {
 async fn change_something(freezes: &Freezes, disk: &Disk) {
     let elsewhere = Scope::Device(DeviceId([9; 32]));
     freezes.freeze(freeze_of(elsewhere), Earlier::IsReplaced, &disk.audit).await.unwrap();
-    freezes.unfreeze(elsewhere, author(), String::new(), &disk.audit).await.unwrap();
+    freezes.lift(elsewhere, None, author(), String::new(), &disk.audit).await.unwrap();
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn what_has_ended_can_be_taken_back_before_a_clock_brings_it_back() {
     let scope = freeze.scope;
     freezes.freeze(freeze, Earlier::IsReplaced, &disk.audit).await.unwrap();
     time.pass(3600);
-    let thaw = freezes.unfreeze(scope, author(), String::new(), &disk.audit).await.unwrap();
+    let thaw = freezes.lift(scope, None, author(), String::new(), &disk.audit).await.unwrap();
     assert_eq!((thaw, disk.events("unfrozen")), (Unfrozen::WasNotFrozen, 1));
     time.jump(-3600);
     assert!(freezes.check(&Identity::example()).is_ok() && disk.open_at(&time).list().is_empty());
@@ -268,7 +268,7 @@ async fn a_file_that_cannot_be_written_freezes_and_does_not_thaw() {
     assert!(matches!(error, FreezeError::NotKept(_)), "{error}");
     assert_eq!(disk.events("frozen"), 1, "on the record all the same");
     assert!(freezes.check(&Identity::example()).is_err(), "frozen until the process ends");
-    let error = freezes.unfreeze(Scope::Kms, author(), String::new(), &disk.audit).await.unwrap_err();
+    let error = freezes.lift(Scope::Kms, None, author(), String::new(), &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::UnfreezeNotKept(_)), "{error}");
     assert!(freezes.check(&Identity::example()).is_err());
 }
@@ -294,7 +294,7 @@ async fn an_unfreeze_that_is_not_recorded_does_not_happen() {
     let freezes = disk.open();
     freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap();
     let too_long = "x".repeat(70 << 10);
-    let error = freezes.unfreeze(Scope::Kms, author(), too_long, &disk.audit).await.unwrap_err();
+    let error = freezes.lift(Scope::Kms, None, author(), too_long, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::UnfreezeNotRecorded(_)), "{error}");
     assert!(freezes.check(&Identity::example()).is_err() && disk.open().check(&Identity::example()).is_err());
 }
@@ -309,7 +309,7 @@ async fn the_audit_log_has_changes_in_the_order_in_which_they_happened() {
         let (freezes, audit) = (Arc::clone(&freezes), Arc::clone(&audit));
         changes.spawn(async move {
             freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &audit).await.unwrap();
-            freezes.unfreeze(Scope::Kms, author(), String::new(), &audit).await.unwrap();
+            freezes.lift(Scope::Kms, None, author(), String::new(), &audit).await.unwrap();
         });
     }
     while let Some(change) = changes.join_next().await {

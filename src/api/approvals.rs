@@ -1,0 +1,296 @@
+//! Changes of owners that wait for a second owner: how they pass, and how they are approved and made.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::Caller;
+use super::admin::AdminService;
+use super::credentials::CredentialService;
+use crate::clock::rfc3339;
+use crate::control::{
+    Action, Approval, ApprovalError, Approvals, Approved, EachApproved, Gate, OwnerCredential, State,
+};
+use crate::error::{Code, Error, Result};
+use crate::operator::Operator;
+
+/// What each change of an owner passes before it is made.
+#[derive(Debug, Clone)]
+pub struct ApprovalGate(Arc<Approvals>);
+
+impl ApprovalGate {
+    /// The gate of one KMS.
+    pub fn new(approvals: Arc<Approvals>) -> Self {
+        Self(approvals)
+    }
+
+    /// Whether changes need two owners.
+    pub fn needs_two(&self) -> bool {
+        self.0.needs_two()
+    }
+
+    /// Proof that the change may be made now.
+    ///
+    /// # Errors
+    /// [`Code::ApprovalNeeded`] with the request that waits for a second owner now; or a request that cannot be made.
+    pub async fn pass<A>(&self, caller: &Caller, action: A) -> Result<Approved<A>>
+    where
+        A: Into<Action> + Clone + Send + Sync + 'static,
+    {
+        let (changer, approvals) = (caller.changer()?, Arc::clone(&self.0));
+        // A task of its own, so that a caller that disconnects does not leave a request half made.
+        let gate = tokio::spawn(async move { approvals.gate(action, changer).await });
+        match gate.await.map_err(|error| Error::internal("the request ended in a panic", error))? {
+            Ok(Gate::Go(approved)) => Ok(approved),
+            Ok(Gate::Wait(approval)) => Err(needed(&approval, caller.identity())),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+/// Approves and rejects what waits.
+#[derive(Debug)]
+pub struct ApprovalService {
+    approvals: Arc<Approvals>,
+    makers: Makers,
+}
+
+/// The services that make approved changes.
+#[derive(Debug, Clone)]
+pub struct Makers {
+    /// Freezes, and the clock floor.
+    pub admin: Arc<AdminService>,
+    /// Credentials; `None` where no credentials are needed.
+    pub credentials: Option<Arc<CredentialService>>,
+}
+
+/// The body of `POST /api/v1/approvals/{id}/approve`, which may be empty.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApproveRequest {
+    /// The SHA-256 of what is approved, as the approver has seen it, in hex: anything else is not approved.
+    #[serde(default)]
+    sha256: Option<String>,
+}
+
+/// A change that waits for a second owner, or what became of it. Times are RFC 3339.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Shown {
+    /// 16 hex digits.
+    pub id: String,
+    /// The kind of the change.
+    pub action: &'static str,
+    /// The change as a sentence.
+    pub detail: String,
+    /// SHA-256 of what will be done, hex: of the document, if there is one.
+    pub sha256: String,
+    /// The owner who requested it.
+    pub requested_by: String,
+    /// When.
+    pub requested_at: String,
+    /// Until when it can be approved.
+    pub expires_at: String,
+    /// `waiting`, `approved` (the change is being made), `done`, `failed`, `rejected` or `expired`.
+    pub state: &'static str,
+    /// The second owner.
+    pub approved_by: Option<String>,
+    /// What happened, or why it did not.
+    pub result: Option<String>,
+    /// How many owners it needs.
+    pub needed: u8,
+    /// Whether the caller requested it, and therefore cannot approve it.
+    pub own: bool,
+    /// The document that will be put in force, where one request is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document: Option<String>,
+    /// The invitation that the change made, in the response to the approval only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// A list of requests.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Listed {
+    /// Oldest first.
+    pub approvals: Vec<Shown>,
+}
+
+/// What a change did.
+struct Made {
+    result: String,
+    token: Option<Zeroizing<String>>,
+}
+
+impl Made {
+    fn of(result: impl Into<String>) -> Self {
+        Self { result: result.into(), token: None }
+    }
+}
+
+impl ApprovalService {
+    /// The service over the requests of a KMS.
+    pub fn new(approvals: Arc<Approvals>, makers: Makers) -> Self {
+        Self { approvals, makers }
+    }
+
+    /// All requests that are known.
+    pub fn list(&self, caller: &Caller) -> Listed {
+        let shown = |approval: Arc<Approval>| Shown::of(&approval, caller.identity());
+        Listed { approvals: self.approvals.list().into_iter().map(shown).collect() }
+    }
+
+    /// One request, with the document that will be put in force.
+    ///
+    /// # Errors
+    /// There is no such request.
+    pub fn show(&self, caller: &Caller, id: &str) -> Result<Shown> {
+        let approval = self.approvals.find(id);
+        let approval = approval.ok_or_else(|| failed(ApprovalError::Unknown(id.to_owned())))?;
+        let document = approval.action.document().filter(|document| !document.is_empty());
+        Ok(Shown { document: document.map(str::to_owned), ..Shown::of(&approval, caller.identity()) })
+    }
+
+    /// Approves a request, and makes the change. That the change failed is in the response, which is no error then.
+    ///
+    /// # Errors
+    /// It was not approved.
+    pub async fn approve(&self, caller: &Caller, id: &str, request: ApproveRequest) -> Result<Shown> {
+        let (changer, approvals, makers) =
+            (caller.changer()?, Arc::clone(&self.approvals), self.makers.clone());
+        let (id, caller) = (id.to_owned(), caller.clone());
+        // A task of its own: the change is made even if the client disconnects.
+        let change = tokio::spawn(async move {
+            let approved =
+                approvals.approve(&id, request.sha256.as_deref(), changer).await.map_err(failed)?;
+            let made = tokio::spawn(async move { makers.make(approved).await }).await;
+            let made =
+                made.unwrap_or_else(|error| Err(Error::internal("the change ended in a panic", error)));
+            let (outcome, token) = match made {
+                Ok(Made { result, token }) => (Ok(result), token),
+                Err(error) => {
+                    tracing::warn!(id, cause = error.chain(), "an approved change failed");
+                    (Err(error.message().to_owned()), None)
+                }
+            };
+            let ended = approvals.finish(&id, outcome).await;
+            let ended = ended.ok_or_else(|| Error::internal("internal error", "the request is gone"))?;
+            let token = token.map(|token| token.as_str().to_owned());
+            Ok(Shown { token, ..Shown::of(&ended, caller.identity()) })
+        });
+        change.await.map_err(|error| Error::internal("the change ended in a panic", error))?
+    }
+
+    /// Rejects a request, or takes it back.
+    ///
+    /// # Errors
+    /// It still waits.
+    pub async fn reject(&self, caller: &Caller, id: &str) -> Result<Shown> {
+        let (changer, approvals, id) = (caller.changer()?, Arc::clone(&self.approvals), id.to_owned());
+        let change = tokio::spawn(async move { approvals.reject(&id, changer).await });
+        let rejected = change.await.map_err(|error| Error::internal("the change ended in a panic", error))?;
+        let rejected = rejected.map_err(failed)?;
+        Ok(Shown::of(&rejected, caller.identity()))
+    }
+}
+
+impl Makers {
+    async fn make(&self, approved: Approved<Action>) -> Result<Made> {
+        match approved.by_kind() {
+            EachApproved::Unfreeze(approved) => {
+                let thawed = self.admin.unfreeze_approved(approved).await?;
+                Ok(Made::of(if thawed.was_frozen {
+                    "it is not frozen any more"
+                } else {
+                    "it was not frozen"
+                }))
+            }
+            EachApproved::LowerClockFloor(approved) => {
+                let lowered = self.admin.lower_clock_floor_approved(approved).await?;
+                Ok(Made::of(match lowered.was_behind {
+                    true => "the dates of earlier audit records are ignored",
+                    false => "the clock was not behind, so nothing was changed",
+                }))
+            }
+            EachApproved::ActivatePolicy(_) | EachApproved::ReplaceHtpasswd(_) => {
+                Err(Error::invalid("this version does not do that; nothing was changed"))
+            }
+            EachApproved::OwnerCredential(approved) => {
+                let Some(credentials) = &self.credentials else {
+                    return Err(Error::invalid("there are no credentials; nothing was changed"));
+                };
+                let result = match approved.action() {
+                    OwnerCredential::Create { name, .. } => format!("{name} is invited as an owner"),
+                    OwnerCredential::Rotate { name, .. } => {
+                        format!("{name} is invited to have another secret")
+                    }
+                    OwnerCredential::Revoke { name, .. } => format!("{name} is revoked"),
+                    OwnerCredential::SetSecret { name, .. } => format!("{name} has the new secret"),
+                };
+                Ok(Made { result, token: credentials.change_owner(approved).await? })
+            }
+        }
+    }
+}
+
+impl Shown {
+    fn of(approval: &Approval, caller: Option<&Operator>) -> Self {
+        let (state, approved_by, result) = match &approval.state {
+            State::Waiting => ("waiting", None, None),
+            State::Approved { by } => ("approved", Some(by), None),
+            State::Done { by, result } => ("done", Some(by), Some(result.clone())),
+            State::Failed { by, result } => ("failed", Some(by), Some(result.clone())),
+            State::Rejected { by } => ("rejected", None, Some(format!("rejected by {by}"))),
+            State::Expired { result } => ("expired", None, Some(result.clone())),
+        };
+        Self {
+            id: approval.id.clone(),
+            action: approval.action.name(),
+            detail: approval.detail.clone(),
+            sha256: approval.sha256.clone(),
+            requested_by: approval.requested_by.clone(),
+            requested_at: rfc3339(approval.requested_at),
+            expires_at: rfc3339(approval.expires_at),
+            state,
+            approved_by: approved_by.cloned(),
+            result,
+            needed: 2,
+            own: caller.is_some_and(|caller| caller.to_string() == approval.requested_by),
+            document: None,
+            token: None,
+        }
+    }
+}
+
+/// A change that waits, as an error: no response of a method can say it.
+fn needed(approval: &Approval, caller: Option<&Operator>) -> Error {
+    let id = &approval.id;
+    let message = format!(
+        "this needs a second owner, and nothing was changed yet: another owner approves request {id} with kmsctl approvals \
+         approve {id}"
+    );
+    let error = Error::new(Code::ApprovalNeeded, message);
+    match serde_json::to_value(Shown::of(approval, caller)) {
+        Ok(shown) => error.awaiting(shown),
+        Err(_) => error,
+    }
+}
+
+/// Owners see the cause: they are authenticated, and it contains no path.
+fn failed(error: ApprovalError) -> Error {
+    let code = match error {
+        ApprovalError::NotLive => Code::Unauthenticated,
+        ApprovalError::NotOwner | ApprovalError::SamePerson => Code::Denied,
+        ApprovalError::Full
+        | ApprovalError::FullOfOne
+        | ApprovalError::FullOfDocuments
+        | ApprovalError::Unknown(_)
+        | ApprovalError::Ended { .. }
+        | ApprovalError::OtherPayload { .. } => Code::InvalidRequest,
+        ApprovalError::NotRecorded(_) | ApprovalError::NotKept(_) | ApprovalError::NoRandomNumbers => {
+            Code::Unavailable
+        }
+    };
+    Error::new(code, error.to_string()).caused_by(error)
+}

@@ -1,0 +1,285 @@
+//! What waits for a second owner: each kind of change with everything that it needs to be made later.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::super::{Freeze, Scope, ScopeError};
+use crate::clock::rfc3339;
+use crate::operator::Person;
+
+/// A change that needs two owners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Action {
+    /// Ends a freeze.
+    Unfreeze(Unfreeze),
+    /// Ignores the dates of earlier audit records.
+    LowerClockFloor(LowerClockFloor),
+    /// Puts an allowlist in force.
+    ActivatePolicy(ActivatePolicy),
+    /// Replaces the users of the htpasswd file.
+    ReplaceHtpasswd(ReplaceHtpasswd),
+    /// Changes a credential of an owner.
+    OwnerCredential(OwnerCredential),
+}
+
+/// Ends a freeze.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unfreeze {
+    /// The name of its scope.
+    pub scope: String,
+    /// The value of its scope.
+    #[serde(with = "hex::serde")]
+    pub value: Vec<u8>,
+    /// Why it ends; may be empty.
+    pub reason: String,
+    /// The freeze that ends; another one of the same scope stays. `None` ends each.
+    pub freeze: Option<SeenFreeze>,
+}
+
+/// What identifies a freeze among those of its scope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenFreeze {
+    /// When it began, Unix seconds.
+    pub since: u64,
+    /// When it expires, Unix seconds.
+    pub expires_at: Option<u64>,
+    /// Its reason.
+    pub reason: String,
+    /// The operator.
+    pub by: String,
+}
+
+/// Ignores the dates of earlier audit records, because the clock was ahead when they were made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LowerClockFloor {
+    /// How the clock came to be ahead.
+    pub reason: String,
+}
+
+/// Puts an allowlist in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivatePolicy {
+    /// Its text.
+    pub document: String,
+    /// SHA-256 of the policy that it replaces, hex; another one in force is not replaced.
+    pub replaces: Option<String>,
+}
+
+/// Replaces the users of the htpasswd file, who are owners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplaceHtpasswd {
+    /// The new file: names and bcrypt hashes.
+    pub document: String,
+    /// SHA-256 of the file that it replaces, hex.
+    pub replaces: Option<String>,
+}
+
+/// Changes a credential of an owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum OwnerCredential {
+    /// Creates it.
+    Create {
+        /// Its name.
+        name: String,
+        /// Its end, Unix seconds.
+        expires_at: Option<u64>,
+    },
+    /// Replaces its secret.
+    Rotate {
+        /// Its name.
+        name: String,
+        /// When it was created, Unix seconds: a later one of the same name stays as it is.
+        created_at: u64,
+    },
+    /// Revokes it.
+    Revoke {
+        /// Its name.
+        name: String,
+        /// As above.
+        created_at: u64,
+    },
+    /// Sets a secret that the requester has chosen, and creates the credential if there is none.
+    SetSecret {
+        /// Its name.
+        name: String,
+        /// Argon2id hash of the secret, PHC form.
+        hash: String,
+        /// As above, if there is one.
+        created_at: Option<u64>,
+    },
+}
+
+impl Action {
+    /// The stable name, for programs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Unfreeze(_) => "unfreeze",
+            Self::LowerClockFloor(_) => "lower_clock_floor",
+            Self::ActivatePolicy(_) => "activate_policy",
+            Self::ReplaceHtpasswd(_) => "replace_htpasswd",
+            Self::OwnerCredential(OwnerCredential::Create { .. }) => "create_owner",
+            Self::OwnerCredential(OwnerCredential::Rotate { .. }) => "rotate_owner",
+            Self::OwnerCredential(OwnerCredential::Revoke { .. }) => "revoke_owner",
+            Self::OwnerCredential(OwnerCredential::SetSecret { .. }) => "set_owner_secret",
+        }
+    }
+
+    /// SHA-256 of what will be done, hex: of the document, or of the whole action as JSON where it has none.
+    pub fn sha256(&self) -> String {
+        match self.document() {
+            Some(document) => hex::encode(Sha256::digest(document)),
+            None => hex::encode(Sha256::digest(serde_json::to_vec(self).unwrap_or_default())),
+        }
+    }
+
+    /// The document that will be put in force, which may be long.
+    pub fn document(&self) -> Option<&str> {
+        match self {
+            Self::ActivatePolicy(ActivatePolicy { document, .. })
+            | Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) => Some(document),
+            Self::Unfreeze(_) | Self::LowerClockFloor(_) | Self::OwnerCredential(_) => None,
+        }
+    }
+
+    /// The same without its document.
+    pub(super) fn without_document(&self) -> Self {
+        let mut action = self.clone();
+        match &mut action {
+            Self::ActivatePolicy(ActivatePolicy { document, .. })
+            | Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) => *document = String::new(),
+            Self::Unfreeze(_) | Self::LowerClockFloor(_) | Self::OwnerCredential(_) => {}
+        }
+        action
+    }
+
+    /// What will be done, as a sentence for the owner who approves it.
+    pub fn detail(&self) -> String {
+        let until = |end: Option<u64>| {
+            end.map_or("without an end".to_owned(), |end| format!("until {}", rfc3339(end)))
+        };
+        match self {
+            Self::Unfreeze(Unfreeze { scope, value, reason, freeze }) => {
+                let mut text = match Scope::parse(scope, value) {
+                    Ok(scope) => format!("unfreeze {scope}"),
+                    Err(_) => "unfreeze nothing: the scope is not valid".to_owned(),
+                };
+                if let Some(SeenFreeze { since, reason, by, .. }) = freeze {
+                    text.push_str(&format!(", frozen since {} by {by} ({reason})", rfc3339(*since)));
+                }
+                if !reason.is_empty() {
+                    text.push_str(&format!("; because: {reason}"));
+                }
+                text
+            }
+            Self::LowerClockFloor(LowerClockFloor { reason }) => {
+                format!("ignore the dates of earlier audit records, because the clock was ahead: {reason}")
+            }
+            Self::ActivatePolicy(ActivatePolicy { document, replaces }) => format!(
+                "put the allowlist of {} bytes with SHA-256 {} in force, instead of {}",
+                document.len(),
+                self.sha256(),
+                replaces.as_deref().unwrap_or("the one there is")
+            ),
+            Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) => {
+                format!("replace the users of the htpasswd file, who are owners, by: {}", names(document))
+            }
+            Self::OwnerCredential(OwnerCredential::Create { name, expires_at }) => {
+                format!("invite {name} as an owner, {}; the approver gets the invitation", until(*expires_at))
+            }
+            Self::OwnerCredential(OwnerCredential::Rotate { name, .. }) => {
+                format!("replace the secret of the owner {name} by an invitation, which the approver gets")
+            }
+            Self::OwnerCredential(OwnerCredential::Revoke { name, .. }) => format!("revoke the owner {name}"),
+            Self::OwnerCredential(OwnerCredential::SetSecret { name, .. }) => {
+                format!("let the owner {name} have the secret that the requester has chosen")
+            }
+        }
+    }
+
+    /// Whether this person may make the change alone: it concerns their own secret or their own standing only.
+    pub(super) fn is_own_of(&self, person: &Person) -> bool {
+        let Person::Named { name: own, created_at: since } = person else { return false };
+        match self {
+            Self::OwnerCredential(
+                OwnerCredential::Rotate { name, created_at } | OwnerCredential::Revoke { name, created_at },
+            ) => name == own && created_at == since,
+            Self::OwnerCredential(OwnerCredential::SetSecret { name, created_at, .. }) => {
+                name == own && *created_at == Some(*since)
+            }
+            Self::OwnerCredential(OwnerCredential::Create { .. })
+            | Self::Unfreeze(_)
+            | Self::LowerClockFloor(_)
+            | Self::ActivatePolicy(_)
+            | Self::ReplaceHtpasswd(_) => false,
+        }
+    }
+
+    /// Whether it gives a KMS with one owner its second one.
+    pub(super) fn adds_owner(&self) -> bool {
+        match self {
+            Self::OwnerCredential(change) => match change {
+                OwnerCredential::Create { .. } => true,
+                OwnerCredential::SetSecret { created_at, .. } => created_at.is_none(),
+                OwnerCredential::Rotate { .. } | OwnerCredential::Revoke { .. } => false,
+            },
+            Self::Unfreeze(_)
+            | Self::LowerClockFloor(_)
+            | Self::ActivatePolicy(_)
+            | Self::ReplaceHtpasswd(_) => false,
+        }
+    }
+}
+
+/// The names of an htpasswd file, for a sentence.
+fn names(document: &str) -> String {
+    const MOST: usize = 10;
+    let lines = document.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut names: Vec<_> = lines.filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect();
+    let others = names.len().saturating_sub(MOST);
+    names.truncate(MOST);
+    if others > 0 {
+        names.push(format!("{others} others"));
+    }
+    names.join(", ")
+}
+
+impl Unfreeze {
+    /// The scope.
+    ///
+    /// # Errors
+    /// It is not one.
+    pub fn scope(&self) -> Result<Scope, ScopeError> {
+        Scope::parse(&self.scope, &self.value)
+    }
+}
+
+impl From<&Freeze> for SeenFreeze {
+    fn from(freeze: &Freeze) -> Self {
+        Self {
+            since: freeze.since,
+            expires_at: freeze.expires_at,
+            reason: freeze.reason.clone(),
+            by: freeze.author.by.clone(),
+        }
+    }
+}
+
+/// Makes each kind an [`Action`].
+macro_rules! kinds {
+    ($($kind:ident,)*) => {
+        $(impl From<$kind> for Action {
+            fn from(action: $kind) -> Self {
+                Self::$kind(action)
+            }
+        })*
+    };
+}
+
+kinds!(Unfreeze, LowerClockFloor, ActivatePolicy, ReplaceHtpasswd, OwnerCredential,);

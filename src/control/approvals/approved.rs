@@ -1,0 +1,116 @@
+//! The proof that an owner's change may be made now.
+
+use super::action::{Action, ActivatePolicy, LowerClockFloor, OwnerCredential, ReplaceHtpasswd, Unfreeze};
+use crate::control::{Author, Changer};
+use crate::operator::Operator;
+
+/// Proof that a change may be made now: once, exactly as it is described here. Only [`Approvals`](super::Approvals) makes it.
+#[derive(Debug)]
+pub struct Approved<A> {
+    action: A,
+    operator: Operator,
+    author: Author,
+    consent: Consent,
+}
+
+/// Why a change of an owner may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consent {
+    /// One owner is enough: `core.admin.approvals = 1`.
+    OneIsEnough,
+    /// Two owners are needed, and it concerns the requester's own credential only.
+    Own,
+    /// Two owners are needed, and there are not two yet.
+    FewerThanTwo,
+    /// A second owner has approved it.
+    Second,
+}
+
+/// An approved change of each kind.
+#[derive(Debug)]
+pub enum EachApproved {
+    /// See [`Action`].
+    Unfreeze(Approved<Unfreeze>),
+    /// See [`Action`].
+    LowerClockFloor(Approved<LowerClockFloor>),
+    /// See [`Action`].
+    ActivatePolicy(Approved<ActivatePolicy>),
+    /// See [`Action`].
+    ReplaceHtpasswd(Approved<ReplaceHtpasswd>),
+    /// See [`Action`].
+    OwnerCredential(Approved<OwnerCredential>),
+}
+
+impl<A> Approved<A> {
+    pub(super) fn new(action: A, operator: Operator, author: Author, consent: Consent) -> Self {
+        Self { action, operator, author, consent }
+    }
+
+    /// What may be done.
+    pub fn action(&self) -> &A {
+        &self.action
+    }
+
+    /// For the audit log: the requester, and the owner who approved it.
+    pub fn author(&self) -> &Author {
+        &self.author
+    }
+
+    /// Why it may be done.
+    pub fn consent(&self) -> Consent {
+        self.consent
+    }
+
+    fn with<B>(self, action: impl FnOnce(A) -> B) -> Approved<B> {
+        let Self { action: old, operator, author, consent } = self;
+        Approved { action: action(old), operator, author, consent }
+    }
+}
+
+impl Approved<Action> {
+    /// The same by its kind.
+    pub fn by_kind(self) -> EachApproved {
+        let Self { action, operator, author, consent } = self;
+        let rest = Approved { action: (), operator, author, consent };
+        match action {
+            Action::Unfreeze(action) => EachApproved::Unfreeze(rest.with(|()| action)),
+            Action::LowerClockFloor(action) => EachApproved::LowerClockFloor(rest.with(|()| action)),
+            Action::ActivatePolicy(action) => EachApproved::ActivatePolicy(rest.with(|()| action)),
+            Action::ReplaceHtpasswd(action) => EachApproved::ReplaceHtpasswd(rest.with(|()| action)),
+            Action::OwnerCredential(action) => EachApproved::OwnerCredential(rest.with(|()| action)),
+        }
+    }
+}
+
+impl Approved<OwnerCredential> {
+    /// The operator that makes the change, with this proof.
+    pub fn into_changer(self) -> Changer {
+        Changer {
+            operator: self.operator,
+            author: self.author,
+            owner_change: Some(OwnerChange { change: self.action, consent: self.consent }),
+        }
+    }
+}
+
+/// The change of an owner's credential that was approved.
+#[derive(Debug)]
+pub struct OwnerChange {
+    change: OwnerCredential,
+    consent: Consent,
+}
+
+impl OwnerChange {
+    /// Whether exactly `change` was approved.
+    pub(in crate::control) fn is(&self, change: &OwnerCredential) -> bool {
+        self.change == *change
+    }
+
+    /// How many owners without an end must be left.
+    pub(in crate::control) fn least_owners(&self) -> usize {
+        match self.consent {
+            Consent::OneIsEnough => 1,
+            Consent::Own | Consent::FewerThanTwo | Consent::Second => 2,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Changes that wait for a second owner, over HTTP: `/api/v1/approvals`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+
+use super::router::{json, route};
+use super::{body, prpc};
+use crate::api::approvals::{ApprovalService, ApproveRequest, Shown};
+use crate::api::routes::Route;
+use crate::api::{Caller, Service};
+use crate::error::{Error, Result};
+
+const LIST: &str = "/api/v1/approvals";
+const ONE: &str = "/api/v1/approvals/{id}";
+const APPROVE: &str = "/api/v1/approvals/{id}/approve";
+const REJECT: &str = "/api/v1/approvals/{id}/reject";
+
+/// The routes of approvals.
+pub(super) fn routes(service: Arc<ApprovalService>) -> Router {
+    let [one, approve, reject] = std::array::from_fn(|_| Arc::clone(&service));
+    route(Service::Admin, LIST, move |request: Request| async move {
+        json(prpc::caller(request.extensions()).map(|caller| service.list(caller)))
+    })
+    .merge(route(Service::Admin, ONE, move |request: Request| async move {
+        let id = request.uri().path().rsplit('/').next().unwrap_or_default();
+        json(prpc::caller(request.extensions()).and_then(|caller| one.show(caller, id)))
+    }))
+    .merge(route(Service::Admin, APPROVE, move |request: Request| async move {
+        json(approved(&approve, request).await)
+    }))
+    .merge(route(Service::Admin, REJECT, move |request: Request| async move {
+        json(rejected(&reject, request).await)
+    }))
+}
+
+/// The caller, and the part of the path before the last one. It is not decoded: no id needs it.
+fn asked(request: &Request) -> Result<(Caller, String)> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    let id = request.uri().path().rsplit('/').nth(1).unwrap_or_default().to_owned();
+    Ok((caller, id))
+}
+
+async fn approved(service: &ApprovalService, request: Request) -> Result<Shown> {
+    let (caller, id) = asked(&request)?;
+    let limit = Route::at(Service::Admin, APPROVE).body_limit;
+    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    let request = match body.is_empty() {
+        true => ApproveRequest::default(),
+        false => kms_attest::json::from_utf8(&body).map_err(|error| Error::invalid(error.to_string()))?,
+    };
+    service.approve(&caller, &id, request).await
+}
+
+async fn rejected(service: &ApprovalService, request: Request) -> Result<Shown> {
+    let (caller, id) = asked(&request)?;
+    service.reject(&caller, &id).await
+}

@@ -1,0 +1,98 @@
+//! Persons, as the two-person rule counts them: one for each credential of an owner.
+
+use kms_wire::role::Role;
+use serde::{Deserialize, Serialize};
+
+use super::named::{NamedCredential, Standing};
+use super::{Credentials, Operator};
+
+/// The holder of one credential, whatever its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Person {
+    /// Everybody who has the token of the configuration.
+    Token,
+    /// A user of the htpasswd file.
+    User {
+        /// The user's name.
+        name: String,
+    },
+    /// The holder of a named credential.
+    Named {
+        /// The name of the credential.
+        name: String,
+        /// Unix seconds: a revoked credential is not the later one of the same name.
+        created_at: u64,
+    },
+}
+
+impl Person {
+    /// Whether both may be the same person: a name is one person, whatever kind of credential has it.
+    pub fn may_be(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Token => None,
+            Self::User { name } | Self::Named { name, .. } => Some(name),
+        }
+    }
+}
+
+impl Credentials {
+    /// The person behind `operator`; `None` for a credential that does not count any more, an invitation, and where no
+    /// credentials are needed.
+    pub fn person(&self, operator: &Operator) -> Option<Person> {
+        if !self.is_live(operator) {
+            return None;
+        }
+        match operator {
+            Operator::Anyone | Operator::Invited { .. } => None,
+            Operator::Token => Some(Person::Token),
+            Operator::User(name) => Some(Person::User { name: name.clone() }),
+            Operator::Named { name, .. } => {
+                let named = self.named()?;
+                let created_at = named.get(name, named.now())?.created_at;
+                Some(Person::Named { name: name.clone(), created_at })
+            }
+        }
+    }
+
+    /// Whether `person` is an owner now.
+    pub fn is_owner(&self, person: &Person) -> bool {
+        let Self::Needed { token, users, named, .. } = self else { return false };
+        let now = named.now();
+        match person {
+            Person::Token => token.is_some(),
+            Person::User { name } => users.has(name) && named.get(name, now).is_none(),
+            Person::Named { name, created_at } => named.get(name, now).is_some_and(|credential| {
+                credential.created_at == *created_at
+                    && credential.role == Role::Owner
+                    && matches!(credential.standing, Standing::Active(_))
+            }),
+        }
+    }
+
+    /// How many owners there are or were, including those whose credential has expired: time must not take the second one
+    /// away. An invitation counts until it ends.
+    pub fn count_owners(&self) -> usize {
+        let Self::Needed { named, .. } = self else { return self.count_configured_owners() };
+        let now = named.now();
+        let counts = |credential: &NamedCredential| match credential.standing {
+            Standing::Active(_) => true,
+            Standing::Invited { .. } => !credential.has_ended(now),
+        };
+        let current = named.current();
+        let owners = current.values().filter(|credential| credential.role == Role::Owner);
+        self.count_configured_owners() + owners.filter(|credential| counts(credential)).count()
+    }
+
+    /// How many owners the configuration has: the token, and users of the htpasswd file whose name no credential has; one
+    /// where no credentials are needed.
+    pub fn count_configured_owners(&self) -> usize {
+        let Self::Needed { token, users, named, .. } = self else { return 1 };
+        let now = named.now();
+        usize::from(token.is_some()) + users.names().filter(|user| named.get(user, now).is_none()).count()
+    }
+}
