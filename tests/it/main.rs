@@ -12,6 +12,7 @@ mod access_table;
 mod actions;
 mod admin;
 mod adversaries;
+mod approvals;
 mod cases;
 mod credentials;
 mod ethereum;
