@@ -106,6 +106,46 @@ async fn an_owner_gives_others_credentials_of_their_own() {
 }
 
 #[tokio::test]
+async fn a_second_owner_approves_what_the_first_requests() {
+    let config = format!("core.admin.auth_token = \"{TOKEN}\"\ncore.admin.approvals = 2");
+    let world = World::ready_with(&config).await;
+    let first = desk(&world).await;
+    let bob = first.json(0, &["credential", "create", "bob", "--role", "owner"]).await;
+    let bob = desk(&world).await.with("KMS_ADMIN_TOKEN", bob["token"].as_str().expect("a token"));
+    assert!(first.run(&["approvals", "list"]).await.out.starts_with("Nothing waits for a second owner."));
+    assert_eq!(first.run(&["freeze", "kms", "--reason", "r", "--yes"]).await.code, 0);
+
+    let waits = first.run(&["unfreeze", "kms"]).await;
+    assert_eq!(waits.code, 3, "{}", waits.text());
+    let listed = first.json(0, &["approvals", "list"]).await;
+    let id = listed["approvals"][0]["id"].as_str().expect("an id").to_owned();
+    assert!(waits.text().contains(&format!("kmsctl approvals approve {id}")), "{}", waits.text());
+    let own = first.run(&["approvals", "approve", &id, "--yes"]).await;
+    assert_eq!(own.code, 3, "{}", own.text());
+    assert!(own.text().contains("another owner than the one who requested it"), "{}", own.text());
+    let unasked = bob.run(&["approvals", "approve", &id]).await;
+    assert_eq!(unasked.code, 2, "{}", unasked.text());
+    let approved = bob.run(&["approvals", "approve", &id, "--yes"]).await;
+    assert_eq!(approved.code, 0, "{}", approved.text());
+    assert!(approved.out.starts_with("Done: it is not frozen any more."), "{}", approved.out);
+    assert!(first.run(&["frozen"]).await.out.starts_with("Nothing is frozen."));
+
+    let waits = first.json(3, &["credential", "create", "carol", "--role", "owner"]).await;
+    let id = waits["approval"]["id"].as_str().expect("an id").to_owned();
+    let shown = bob.run(&["approvals", "show", &id]).await;
+    assert!(shown.out.contains("invite carol as an owner"), "{}", shown.text());
+    let approved = bob.json(0, &["approvals", "approve", &id, "--yes"]).await;
+    let carol = desk(&world).await.with("KMS_ADMIN_TOKEN", approved["token"].as_str().expect("a token"));
+    assert_eq!(carol.run(&["credential", "activate"]).await.code, 0);
+    let waits = bob.json(3, &["credential", "revoke", "carol"]).await;
+    let id = waits["approval"]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(bob.json(0, &["approvals", "reject", &id]).await["state"], "rejected", "taken back");
+    let ended = first.run(&["approvals", "approve", &id, "--yes"]).await;
+    assert_eq!(ended.code, 3, "{}", ended.text());
+    assert_eq!(first.run(&["approvals", "approve", "../frozen"]).await.code, 2);
+}
+
+#[tokio::test]
 async fn an_operator_stops_one_thing_and_lets_it_go_again() {
     let world = world().await;
     let desk = desk(&world).await;

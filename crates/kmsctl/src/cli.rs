@@ -7,6 +7,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcomm
 
 use crate::command::action::Action;
 use crate::command::app_key::AppKey;
+use crate::command::approvals::Approvals;
 use crate::command::audit::Audit;
 use crate::command::bootstrap::Bootstrap;
 use crate::command::clock_floor::ClockFloor;
@@ -107,6 +108,9 @@ enum Command {
     Action(Box<Action>),
     /// Have a KMS fetch Intel's collateral again, now
     RefreshCollateral(RefreshCollateral),
+    /// Approve what waits for a second owner
+    #[command(subcommand)]
+    Approvals(Box<Approvals>),
     /// Correct a KMS whose clock was ahead
     #[command(subcommand)]
     ClockFloor(ClockFloor),
@@ -154,6 +158,7 @@ impl Command {
             Self::Frozen(command) => command.run(terminal).await,
             Self::Action(command) => command.run(terminal).await,
             Self::RefreshCollateral(command) => command.run(terminal).await,
+            Self::Approvals(command) => command.run(terminal).await,
             Self::ClockFloor(command) => command.run(terminal).await,
             Self::Policy(command) => command.run(terminal).await,
             Self::Upload(command) => command.run(terminal).await,

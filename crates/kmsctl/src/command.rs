@@ -2,6 +2,7 @@
 
 pub(crate) mod action;
 pub(crate) mod app_key;
+pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod bootstrap;
 pub(crate) mod clock_floor;

@@ -68,6 +68,11 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
+    /// The KMS refused.
+    pub(crate) fn refused(message: impl fmt::Display) -> Self {
+        Self::new(Exit::Refused, message)
+    }
+
     /// A check failed.
     pub(crate) fn unproven(message: impl fmt::Display) -> Self {
         Self::new(Exit::Unproven, message)

@@ -7,15 +7,27 @@ use clap::Args;
 use kms_client::operator::{OperatorConnection, OperatorUrl};
 use kms_client::resource::Document;
 use kms_client::{CallError, ConnectError, Trust};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Belief, Credentials, Server, Service, unconnected};
 use crate::exit::{Failure, Outcome};
-use crate::output::Terminal;
+use crate::output::{Terminal, printable};
 
 /// By default a KMS cancels a request after 50 s.
 pub(crate) const ADMIN_TIME: Duration = Duration::from_secs(60);
+
+/// The code of a response that a second owner must approve what was asked for.
+const APPROVAL_NEEDED: &str = "approval_needed";
+
+/// A request that waits for a second owner, instead of what was asked for.
+#[derive(Deserialize)]
+struct Waiting {
+    code: String,
+    message: String,
+    approval: Value,
+}
 
 /// The admin service of one KMS, or of several.
 #[derive(Args, Debug)]
@@ -173,7 +185,12 @@ impl AdminService<'_> {
         max_bytes: usize,
     ) -> Outcome<Document> {
         match connection.post(ADMIN_TIME, path, body, max_bytes).await {
-            Ok(document) => Ok(document),
+            Ok(document) => match document.json::<Waiting>() {
+                Some(Waiting { code, message, approval }) if code == APPROVAL_NEEDED => {
+                    Err(Failure::refused(printable(&message)).with("approval", approval))
+                }
+                _ => Ok(document),
+            },
             Err(error) => Err(self.failure(error)?),
         }
     }

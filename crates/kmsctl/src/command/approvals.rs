@@ -1,0 +1,204 @@
+//! `kmsctl approvals`: what waits for a second owner.
+
+use std::io::{self, IsTerminal as _};
+
+use clap::{Args, Subcommand};
+use kms_client::resource::Document;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::target::Administered;
+
+const APPROVALS: &str = "/api/v1/approvals";
+/// The largest response: one request, with the longest allowlist as text of JSON.
+const MAX_RESPONSE: usize = 32 << 20;
+
+/// The commands of `kmsctl approvals`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Approvals {
+    /// List what waits, and what became of earlier requests
+    List(List),
+    /// Show one request, with the document that it would put in force
+    Show(One),
+    /// Approve a request of another owner, which is carried out now
+    Approve(Approve),
+    /// Reject a request, or take back one's own
+    Reject(One),
+}
+
+/// Arguments of `kmsctl approvals list`.
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// Arguments of the commands about one request.
+#[derive(Args, Debug)]
+pub(crate) struct One {
+    /// Its id, as `kmsctl approvals list` shows it
+    id: String,
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// Arguments of `kmsctl approvals approve`.
+#[derive(Args, Debug)]
+pub(crate) struct Approve {
+    /// Its id, as `kmsctl approvals list` shows it
+    id: String,
+    /// Do not ask on a terminal
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    admin: Administered,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Listed {
+    approvals: Vec<Shown>,
+}
+
+/// A request as a KMS shows it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Shown {
+    id: String,
+    action: String,
+    detail: String,
+    sha256: String,
+    requested_by: String,
+    requested_at: String,
+    expires_at: String,
+    state: String,
+    approved_by: Option<String>,
+    result: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    document: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+impl Approvals {
+    pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        match self {
+            Self::List(List { admin }) => {
+                let listed: Listed = get(&admin, terminal, APPROVALS).await?;
+                terminal.show(&listed, |page| match listed.approvals.is_empty() {
+                    true => page.line("Nothing waits for a second owner."),
+                    false => listed.approvals.iter().for_each(|shown| entry(page, shown)),
+                })?;
+                Ok(Exit::Done)
+            }
+            Self::Show(One { id, admin }) => {
+                let shown: Shown = get(&admin, terminal, &of(&id, "")?).await?;
+                terminal.show(&shown, |page| {
+                    entry(page, &shown);
+                    shown
+                        .document
+                        .iter()
+                        .flat_map(|text| text.lines())
+                        .for_each(|line| page.line(printable(line)));
+                })?;
+                Ok(Exit::Done)
+            }
+            Self::Approve(Approve { id, yes, admin }) => approve(&admin, terminal, &id, yes).await,
+            Self::Reject(One { id, admin }) => {
+                let shown: Shown = post(&admin, terminal, &of(&id, "/reject")?, &Value::Null).await?;
+                if shown.state != "rejected" {
+                    return Err(Failure::failed("the response does not say that it is rejected"));
+                }
+                terminal.show(&shown, |page| entry(page, &shown))?;
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
+
+/// Approves exactly what was shown before.
+async fn approve(admin: &Administered, terminal: &Terminal, id: &str, yes: bool) -> Outcome {
+    let waiting: Shown = get(admin, terminal, &of(id, "")?).await?;
+    if !yes && waiting.state == "waiting" {
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            let why = "an approval is carried out at once, and there is no terminal to confirm it: use --yes";
+            return Err(Failure::usage(why));
+        }
+        terminal.note(format_args!(
+            "{}, requested by {}",
+            printable(&waiting.detail),
+            printable(&waiting.requested_by)
+        ));
+        if !terminal.confirmed("Do this now")? {
+            return Err(Failure::usage("nothing was approved"));
+        }
+    }
+    let body = json!({ "sha256": waiting.sha256 });
+    let shown: Shown = post(admin, terminal, &of(id, "/approve")?, &body).await?;
+    let result = shown.result.as_deref().unwrap_or_default();
+    if shown.state != "done" {
+        let failure = Failure::failed(format_args!("approved, but it failed: {}", printable(result)));
+        return Err(failure.with("approval", serde_json::to_value(&shown).unwrap_or_default()));
+    }
+    terminal.show(&shown, |page| {
+        page.line(format_args!("Done: {}.", printable(result)));
+        if let Some(token) = &shown.token {
+            page.line(page.toned(
+                Tone::Good,
+                "The invitation for its holder, valid for 15 minutes and shown only now:",
+            ));
+            page.line(printable(token));
+        }
+    })?;
+    Ok(Exit::Done)
+}
+
+/// The path of one request. Its id goes into it, so that a text that cannot be one is refused here.
+fn of(id: &str, action: &str) -> Outcome<String> {
+    match !id.is_empty() && id.bytes().all(|letter| letter.is_ascii_alphanumeric()) {
+        true => Ok(format!("{APPROVALS}/{id}{action}")),
+        false => Err(Failure::usage("the id of a request has hex digits only")),
+    }
+}
+
+fn entry(page: &mut Page, shown: &Shown) {
+    page.line(format_args!("{}: {}", printable(&shown.id), printable(&shown.detail)));
+    page.field("state", printable(&shown.state));
+    page.field(
+        "requested",
+        format_args!("{} by {}", printable(&shown.requested_at), printable(&shown.requested_by)),
+    );
+    if shown.state == "waiting" {
+        page.field("expires", printable(&shown.expires_at));
+    }
+    page.field("approved by", printable(shown.approved_by.as_deref().unwrap_or_default()));
+    page.field("result", printable(shown.result.as_deref().unwrap_or_default()));
+    page.field("sha256", printable(&shown.sha256));
+}
+
+async fn get<A: serde::de::DeserializeOwned>(
+    admin: &Administered,
+    terminal: &Terminal,
+    path: &str,
+) -> Outcome<A> {
+    let admin = admin.one()?;
+    let connection = admin.connect(terminal).await?;
+    read(&admin.fetch_on(&connection, path, MAX_RESPONSE).await?)
+}
+
+async fn post<A: serde::de::DeserializeOwned>(
+    admin: &Administered,
+    terminal: &Terminal,
+    path: &str,
+    body: &Value,
+) -> Outcome<A> {
+    let admin = admin.one()?;
+    let connection = admin.connect(terminal).await?;
+    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    read(&admin.post_on(&connection, path, body, MAX_RESPONSE).await?)
+}
+
+fn read<A: serde::de::DeserializeOwned>(document: &Document) -> Outcome<A> {
+    let failure = || Failure::failed("the response is not what a KMS sends about approvals");
+    document.json().ok_or_else(failure)
+}
