@@ -81,6 +81,7 @@ fn with_headers(file: &'static File, body: Body) -> Response {
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ] {
         answer.headers_mut().insert(name, HeaderValue::from_static(value));
     }

@@ -14,6 +14,7 @@ mod admin;
 mod adversaries;
 mod approvals;
 mod cases;
+mod console;
 mod credentials;
 mod ethereum;
 mod events;

@@ -65,6 +65,11 @@ export function Shell({ me, view, onSignOut, children }) {
   const overview = useGet('/api/v1/overview', { every: 20, live: EVENTS });
   const approvals = useGet('/api/v1/approvals', { every: 30 });
   const reach = useReach();
+  useEffect(() => {
+    if (reach) return undefined;
+    const timer = setInterval(overview.refresh, 3000);
+    return () => clearInterval(timer);
+  }, [reach, overview.refresh]);
   const [isOpen, setOpen] = useState(false);
   const menu = useRef(null);
   useEffect(() => setOpen(false), [view]);

@@ -1,0 +1,100 @@
+//! The files of the console: open to everyone, cached by their content, and nothing else with them.
+
+use crate::support::http::{post, request, with};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
+
+const FILES: [&str; 4] =
+    ["/", "/assets/console/app.js", "/assets/console/views/overview.js", "/assets/vendor/preact.js"];
+
+async fn admin(world: &World) -> Caller {
+    Caller::new(world.admin_address().await).plain()
+}
+
+/// What browsers send when a link on a page of another site is followed.
+async fn followed(world: &World, path: &str) -> Answer {
+    admin(world).await.send(with(request("GET", path, ""), "sec-fetch-site", "cross-site")).await
+}
+
+#[tokio::test]
+async fn the_files_need_no_credential_and_everything_else_still_does() {
+    let world = World::ready().await;
+    for path in FILES {
+        let answer = followed(&world, path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.header("www-authenticate").is_empty(), "{path}");
+        // Nobody is told more with a credential, and a wrong one is not counted as an attempt.
+        for _ in 0..30 {
+            let call = with(request("GET", path, ""), "authorization", "Bearer wrong");
+            assert_eq!(admin(&world).await.send(call).await.body, answer.body, "{path}");
+        }
+        let head = admin(&world).await.send(request("HEAD", path, "")).await;
+        assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
+        assert_eq!(admin(&world).await.send(post(path, "")).await.status, 401, "{path}");
+    }
+    let call = with(request("GET", "/livez", ""), "x-admin-token", ADMIN_TOKEN);
+    assert_eq!(admin(&world).await.send(call).await.status, 200, "the address is not locked");
+    for path in
+        ["/api/v1/me", "/assets/", "/assets/onboard.js", "//api/v1/me", "/assets/console/%2e%2e/api/v1/me"]
+    {
+        let status = admin(&world).await.send(request("GET", path, "")).await.status;
+        assert!([401, 404].contains(&status), "{path}: {status}");
+    }
+    assert_eq!(world.caller().send(request("GET", "/", "")).await.status, 404, "not on the main listener");
+}
+
+#[tokio::test]
+async fn a_page_may_load_its_own_files_only_and_is_in_no_frame() {
+    let world = World::ready().await;
+    for path in FILES {
+        let answer = followed(&world, path).await;
+        let policy = answer.header("content-security-policy");
+        for part in [
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "connect-src 'self'",
+            "frame-ancestors 'none'",
+            "form-action 'none'",
+            "base-uri 'none'",
+            "require-trusted-types-for 'script'",
+        ] {
+            assert!(policy.split("; ").any(|found| found == part), "{path}: {policy}");
+        }
+        assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"), "{policy}");
+        assert_eq!(answer.header("cross-origin-opener-policy"), "same-origin");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        assert_eq!(answer.header("referrer-policy"), "no-referrer");
+    }
+    let page = followed(&world, "/").await;
+    for inline in ["<style", "style=", "onclick", "onload", "<script>", "javascript:"] {
+        assert!(!page.text().contains(inline), "{inline}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_has_not_changed_is_not_sent_again() {
+    let world = World::ready().await;
+    for path in FILES {
+        let first = followed(&world, path).await;
+        let tag = first.header("etag").to_owned();
+        assert_eq!((first.header("cache-control"), tag.len()), ("no-cache", 26), "{path}");
+        for (shown, status) in [(tag.as_str(), 304), ("\"another\"", 200)] {
+            let again =
+                admin(&world).await.send(with(request("GET", path, ""), "if-none-match", shown)).await;
+            assert_eq!(again.status, status, "{path}");
+            assert_eq!(again.body.is_empty(), status == 304, "{path}");
+            assert_eq!(again.header("etag"), tag, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_page_asks_for_a_credential_only_where_one_is_needed() {
+    let (needed, not_needed) = ("data-credentials=\"needed\"", "data-credentials=\"not-needed\"");
+    let page = followed(&World::ready().await, "/").await;
+    assert!(page.text().contains(needed) && !page.text().contains(not_needed), "{}", page.text());
+    let world = World::ready_with("core.admin = { auth_token = \"\", insecure_no_auth = true }").await;
+    let page = followed(&world, "/").await;
+    assert!(page.text().contains(not_needed) && !page.text().contains(needed), "{}", page.text());
+    assert_ne!(page.header("etag"), followed(&World::ready().await, "/").await.header("etag"));
+}
