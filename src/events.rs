@@ -5,6 +5,7 @@
 
 mod follow;
 mod index;
+mod inventory;
 mod live;
 mod offsets;
 mod outside;
@@ -22,11 +23,14 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use serde_json::{Value, json};
 
-pub use self::index::{Ask, Index, IndexError, Order, Page, Reach, Stretch};
+pub use self::index::{
+    Active, Ask, Counts, Coverage, CvmAsk, CvmPage, Index, IndexError, Inventory, Order, Page, Reach, Stretch,
+};
+pub use self::inventory::{Cvm, CvmId, Handover, RELEASES, Refusal, Span, Subject};
 pub use self::live::{Gap, Live, Next, Subscription, frame, waiting};
 pub use self::outside::{MAX_MESSAGE, Message, MessageError, ReportError, Reports};
 pub use self::pipe::{Lines, Pipe, PipeError};
-pub use self::query::{Filter, Format, MAX_LIMIT, MAX_QUERY, Query, QueryError, last_event_id};
+pub use self::query::{A_TIME, Filter, Format, MAX_LIMIT, MAX_QUERY, Query, QueryError, last_event_id, time};
 use crate::audit::{Audit, Progress, Record};
 use crate::config;
 

@@ -39,6 +39,8 @@ pub(super) struct Follower {
     try_again: Instant,
     /// The time of the oldest change that is not synced.
     unsynced: Option<Instant>,
+    /// Whether the index may have records that its inventory has not counted: one of an older version.
+    has_uncounted: bool,
 }
 
 impl Follower {
@@ -64,6 +66,7 @@ impl Follower {
             catching_up: None,
             try_again,
             unsynced: None,
+            has_uncounted: false,
         }
     }
 
@@ -102,13 +105,14 @@ impl Follower {
         let indexed = indexed.unwrap_or(Err(IndexError::Damaged));
         self.live.publish(batch);
         let has_caught_up = indexed?;
+        let has_counted = self.count_more()?;
         if self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_EVERY)
             && let Some(index) = &*self.index.load()
         {
             index.sync()?;
             self.unsynced = None;
         }
-        Ok(if has_news || has_caught_up { Step::Worked } else { Step::Rested })
+        Ok(if has_news || has_caught_up || has_counted { Step::Worked } else { Step::Rested })
     }
 
     /// Adds new records, or older ones as long as the index lacks any; whether there were older ones.
@@ -127,6 +131,17 @@ impl Follower {
             self.catching_up = Some(reader);
         }
         Ok(!older.is_empty())
+    }
+
+    /// Counts in the inventory what is in the index and not counted; whether there was something.
+    fn count_more(&mut self) -> Result<bool, IndexError> {
+        let Some(index) = self.index.load_full().filter(|_| self.has_uncounted) else { return Ok(false) };
+        self.has_uncounted =
+            catch_unwind(AssertUnwindSafe(|| index.catch_up())).unwrap_or(Err(IndexError::Damaged))?;
+        if self.has_uncounted {
+            self.unsynced.get_or_insert_with(Instant::now);
+        }
+        Ok(self.has_uncounted)
     }
 
     fn add(&mut self, index: &Index, batch: &[(u64, Vec<u8>)]) -> Result<(), IndexError> {
@@ -173,6 +188,7 @@ impl Follower {
             tracing::debug!(after = last, "the index of events is catching up with the audit log");
         }
         self.catching_up = Some(Reader::after(&self.settings.log, last));
+        self.has_uncounted = true;
         self.index.store(Some(Arc::new(index)));
         Ok(())
     }

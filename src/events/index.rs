@@ -5,6 +5,7 @@
 //! a set of offsets. A query intersects the sets block by block, so that even one without results reads at
 //! most some thousand small entries.
 
+mod derived;
 mod error;
 
 use std::fs::{self, OpenOptions};
@@ -21,6 +22,7 @@ use redb::{
 };
 use sha2::{Digest as _, Sha256};
 
+pub use self::derived::{Active, Counts, Coverage, CvmAsk, CvmPage, Inventory};
 pub use self::error::IndexError;
 use self::error::unusable;
 use super::offsets::{BLOCK, Offsets};
@@ -121,7 +123,7 @@ impl Index {
             transaction.open_table(RECORDS).map_err(unusable)?;
             transaction.open_table(SETS).map_err(unusable)?;
             transaction.open_table(TIMES).map_err(unusable)?;
-            Ok(())
+            derived::create(transaction)
         })?;
         Ok(index)
     }
@@ -178,6 +180,15 @@ impl Index {
             let mut records = transaction.open_table(RECORDS).map_err(unusable)?;
             let mut sets = transaction.open_table(SETS).map_err(unusable)?;
             let mut times = transaction.open_table(TIMES).map_err(unusable)?;
+            if let Some((last, _)) = read.last() {
+                let before = records.last().map_err(unusable)?.map_or(0, |(seq, _)| seq.value());
+                derived::note(
+                    transaction,
+                    before,
+                    last.seq,
+                    read.iter().map(|(key, line)| (key.seq, *line)),
+                )?;
+            }
             for block in read.chunk_by(|(one, _), (next, _)| one.seq / BLOCK == next.seq / BLOCK) {
                 let Some((first, _)) = block.first() else { continue };
                 let number = first.seq / BLOCK;
@@ -224,6 +235,23 @@ impl Index {
         })
     }
 
+    /// Counts in the inventory what an index of an older version has not counted, a part of it at a time; whether
+    /// there was something.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn catch_up(&self) -> Result<bool, IndexError> {
+        self.write(Durability::None, derived::catch_up)
+    }
+
+    /// The inventory as it is now.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn inventory(&self) -> Result<Inventory, IndexError> {
+        Ok(Inventory::new(self.database.begin_read().map_err(unusable)?))
+    }
+
     /// Returns when everything added is on the disk.
     ///
     /// # Errors
@@ -250,6 +278,19 @@ impl Index {
         let first = records.first().map_err(unusable)?.map_or(0, |(seq, _)| seq.value());
         let last = records.last().map_err(unusable)?.map_or(0, |(seq, _)| seq.value());
         Ok((page(&transaction, ask)?, Reach { first, last }))
+    }
+
+    /// The record of this number, and its line.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn record(&self, seq: u64) -> Result<Option<(Record, Vec<u8>)>, IndexError> {
+        let records = self.records()?;
+        let row = records.get(seq).map_err(unusable)?;
+        Ok(row.and_then(|row| {
+            let line = line(row.value())?;
+            Some((Record::read(line)?, line.to_vec()))
+        }))
     }
 
     /// At most `limit` records that `filter` admits after the record `after`. Its place is `after` while the index has none beyond it.
@@ -300,12 +341,19 @@ fn page(transaction: &ReadTransaction, ask: &Ask<'_>) -> Result<Page, IndexError
         Err(error) => Some(Err(unusable(error))),
     });
     let mut streams = vec![ordered(in_time, ask.order)];
-    for property in asked_properties(ask.filter) {
+    let set = |property| {
         let set = sets.range((property, first)..=(property, last)).map_err(unusable)?.map(|entry| {
             let (key, offsets) = entry.map_err(unusable)?;
             Ok((key.value().1, Offsets::from_bytes(offsets.value())))
         });
-        streams.push(ordered(set, ask.order));
+        Ok::<_, IndexError>(ordered(set, ask.order))
+    };
+    for property in asked_properties(ask.filter) {
+        streams.push(set(property)?);
+    }
+    if !ask.filter.kinds.is_empty() {
+        let kinds = ask.filter.kinds.iter().map(|kind| set(property("type", kind)));
+        streams.push(either(kinds.collect::<Result<_, _>>()?, ask.order));
     }
     let mut candidates = std::iter::from_fn(|| common(&mut streams, ask.order).transpose())
         .flat_map(|common| match common {
@@ -402,7 +450,7 @@ fn properties(record: &RecordKey<'_>) -> impl Iterator<Item = u64> {
 }
 
 fn asked_properties(filter: &Filter) -> impl Iterator<Item = u64> {
-    let Filter { kind, app_id, source } = filter;
+    let Filter { kind, app_id, source, kinds: _ } = filter;
     [("type", kind), ("app", app_id), ("source", source)]
         .into_iter()
         .filter_map(|(name, value)| value.as_ref().map(|value| property(name, value)))
@@ -435,18 +483,48 @@ fn in_order(offsets: Offsets, order: Order) -> Vec<u64> {
     }
 }
 
-/// The next block that all streams have, with the intersection of its sets; advances the streams past it.
-fn common(streams: &mut [Blocks<'_>], order: Order) -> Result<Option<(u64, Offsets)>, IndexError> {
-    let is_before = |one: u64, other: u64| match order {
+/// The blocks that at least one of the streams has, each with the union of its sets.
+fn either(mut streams: Vec<Blocks<'_>>, order: Order) -> Blocks<'_> {
+    let next = move || {
+        let mut at = None;
+        for stream in &mut streams {
+            match stream.peek() {
+                None => {}
+                Some(Err(_)) => return stream.next(),
+                Some(Ok((block, _))) if at.is_none_or(|at| is_before(*block, at, order)) => at = Some(*block),
+                Some(Ok(_)) => {}
+            }
+        }
+        let at = at?;
+        let mut offsets = Offsets::NONE;
+        for stream in &mut streams {
+            if let Some(Ok((_, of_stream))) =
+                stream.next_if(|next| matches!(next, Ok((block, _)) if *block == at))
+            {
+                offsets = offsets.or(&of_stream);
+            }
+        }
+        Some(Ok((at, offsets)))
+    };
+    let blocks: Box<dyn Iterator<Item = _> + '_> = Box::new(std::iter::from_fn(next));
+    blocks.peekable()
+}
+
+fn is_before(one: u64, other: u64, order: Order) -> bool {
+    match order {
         Order::Newest => one > other,
         Order::Oldest => one < other,
-    };
+    }
+}
+
+/// The next block that all streams have, with the intersection of its sets; advances the streams past it.
+fn common(streams: &mut [Blocks<'_>], order: Order) -> Result<Option<(u64, Offsets)>, IndexError> {
     loop {
         let mut target: Option<u64> = None;
         for stream in &mut *streams {
             // Skips to the block of the others.
             while let (Some(target), Some(Ok((block, _)))) = (target, stream.peek())
-                && is_before(*block, target)
+                && is_before(*block, target, order)
             {
                 stream.next();
             }
@@ -461,7 +539,8 @@ fn common(streams: &mut [Blocks<'_>], order: Order) -> Result<Option<(u64, Offse
             streams.iter_mut().all(|stream| matches!(stream.peek(), Some(Ok((at, _))) if *at == block));
         let mut offsets = Offsets::ALL;
         for stream in &mut *streams {
-            let is_due = matches!(stream.peek(), Some(Ok((at, _))) if is_common || is_before(*at, block));
+            let is_due =
+                matches!(stream.peek(), Some(Ok((at, _))) if is_common || is_before(*at, block, order));
             if is_due && let Some(Ok((_, of_stream))) = stream.next() {
                 offsets = offsets.and(&of_stream);
             }

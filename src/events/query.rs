@@ -50,6 +50,8 @@ pub struct Filter {
     pub app_id: Option<String>,
     /// `kms`, `pipe` or `api`.
     pub source: Option<String>,
+    /// Any of these types; all if it is empty.
+    pub kinds: &'static [&'static str],
 }
 
 impl Filter {
@@ -62,7 +64,10 @@ impl Filter {
     pub(super) fn admits_event(&self, kind: &str, app_id: &str, source: &str) -> bool {
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
-        is(&self.kind, kind) && is(&self.app_id, app_id) && is(&self.source, source)
+        is(&self.kind, kind)
+            && is(&self.app_id, app_id)
+            && is(&self.source, source)
+            && (self.kinds.is_empty() || self.kinds.contains(&kind))
     }
 }
 
@@ -134,7 +139,8 @@ impl Query {
     }
 }
 
-const A_TIME: &str =
+/// What [`time`] parses.
+pub const A_TIME: &str =
     "a date, a time as in RFC 3339, Unix seconds, or a span until now such as 90s, 15m, 2h or 7d";
 
 fn set<T>(
@@ -150,8 +156,8 @@ fn set<T>(
     }
 }
 
-/// Parses a time; in milliseconds since 1970.
-fn time(text: &str, now: u64) -> Option<u64> {
+/// Parses a time as an operator writes it; in milliseconds since 1970. `now` is for relative ones such as `2h`.
+pub fn time(text: &str, now: u64) -> Option<u64> {
     if let Some(seconds) = number(text) {
         return seconds.checked_mul(1000).filter(|time| *time < MAX_TIME);
     }
@@ -268,6 +274,7 @@ mod tests {
             kind: Some("denied".to_owned()),
             app_id: Some("ab".to_owned()),
             source: Some("kms".to_owned()),
+            kinds: &[],
         };
         let (since, until) = (Some(NOW - 3_600_000), Some(NOW));
         let expected =

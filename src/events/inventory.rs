@@ -1,0 +1,347 @@
+//! The inventory: which CVMs have received keys, which callers were refused, and which replicas have the root
+//! keys. It is derived from the records of the log, and kept in the index.
+//!
+//! Only a release adds a CVM, so callers that are refused cannot displace any. All lists are bounded: the
+//! entries whose last record is the oldest are dropped first.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::query::milliseconds;
+
+/// The most CVMs in the inventory.
+pub(super) const MAX_CVMS: u64 = 100_000;
+/// The most refusals of verified callers.
+pub(super) const MAX_DENIED: u64 = 1000;
+/// The most refusals of other callers.
+pub(super) const MAX_REFUSED: u64 = 200;
+/// The most replicas.
+pub(super) const MAX_HANDOVERS: u64 = 1000;
+
+/// The types of the records of releases.
+pub const RELEASES: [&str; 3] = [APP_KEYS, CERTIFICATE, ROOT_KEYS];
+const APP_KEYS: &str = "app_key_released";
+const CERTIFICATE: &str = "certificate_issued";
+const ROOT_KEYS: &str = "kms_key_released";
+
+/// The id of a CVM: of its app and instance, or of its app and machine if it has no instance id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CvmId(pub(super) u128);
+
+impl CvmId {
+    /// The CVM that a record is about: SHA-256(name ‖ 00 ‖ app_id ‖ 00 ‖ id), 16 bytes of it, over hexadecimal text.
+    pub(super) fn of(subject: &Subject) -> Self {
+        match &*subject.instance_id {
+            "" => Self(digest(&["machine", &subject.app_id, &subject.device_id])),
+            instance => Self(digest(&["instance", &subject.app_id, instance])),
+        }
+    }
+
+    /// Parses the form of [`fmt::Display`].
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_id = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_id.then(|| u128::from_str_radix(text, 16).ok().map(Self)).flatten()
+    }
+}
+
+impl fmt::Display for CvmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// The subject of a record, in hexadecimal; texts are empty where the record has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the names are those of the log")]
+pub struct Subject {
+    pub app_id: String,
+    pub instance_id: String,
+    pub compose_hash: String,
+    pub device_id: String,
+    pub os_image_hash: String,
+    pub mr_aggregated: String,
+    pub tee_variant: String,
+    pub tcb_status: String,
+    pub advisory_ids: Vec<String>,
+    /// The address that the last request came from.
+    pub remote: String,
+}
+
+/// When something happened, and how often. Times are in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// The first time.
+    pub first: u64,
+    /// The last time.
+    pub last: u64,
+    /// The number of the last record.
+    pub seq: u64,
+    /// How often.
+    pub count: u64,
+}
+
+impl Span {
+    /// Counts a record of this number and time.
+    pub(super) fn extend(&mut self, seq: u64, time: u64) {
+        // A clock can go back.
+        self.first = self.first.min(time);
+        self.last = self.last.max(time);
+        self.seq = self.seq.max(seq);
+        self.count += 1;
+    }
+
+    /// Of no record yet.
+    pub(super) fn before(seq: u64, time: u64) -> Self {
+        Self { first: time, last: time, seq, count: 0 }
+    }
+}
+
+/// A CVM that has received keys or a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cvm {
+    /// As of its last release.
+    pub subject: Subject,
+    /// Its releases.
+    pub releases: Span,
+    /// How often it received the keys of its app.
+    pub app_keys: u64,
+    /// How often it received a certificate.
+    pub certificates: u64,
+    /// Its refusals after its first release.
+    pub denials: u64,
+    /// The time of the last of them.
+    pub denied_at: Option<u64>,
+}
+
+/// A refusal that is in the log; repeated ones are counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of the log")]
+pub struct Refusal {
+    /// The id that the caller was told.
+    pub denial_id: String,
+    /// The caller; `None` if it was not verified.
+    pub subject: Option<Subject>,
+    pub times: Span,
+    pub remote: String,
+    pub code: String,
+    pub reason: String,
+    pub step: String,
+    pub expected: Option<String>,
+    pub actual: Option<String>,
+    pub remedy: Option<String>,
+}
+
+/// A KMS that has received the root keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// As of the last time.
+    pub subject: Subject,
+    /// When it received them.
+    pub times: Span,
+}
+
+impl Cvm {
+    /// Without a release yet.
+    pub(super) fn new(releases: Span) -> Self {
+        let subject = Subject::default();
+        Self { subject, releases, app_keys: 0, certificates: 0, denials: 0, denied_at: None }
+    }
+}
+
+impl Handover {
+    /// Before the first.
+    pub(super) fn new(times: Span) -> Self {
+        Self { subject: Subject::default(), times }
+    }
+}
+
+/// The key of a replica: its measurement and machine.
+pub(super) fn handover_key(subject: &Subject) -> u128 {
+    digest(&["replica", &subject.mr_aggregated, &subject.device_id])
+}
+
+/// The key of a refusal.
+pub(super) fn refusal_key(denial_id: &str) -> u128 {
+    digest(&["refusal", denial_id])
+}
+
+/// An entry of a list of the inventory.
+pub(super) trait Entry: Serialize + for<'a> Deserialize<'a> {
+    /// Its last record, by number and time.
+    fn last(&self) -> (u64, u64);
+    /// The properties by which it is found, besides its key.
+    fn properties(&self) -> Vec<u64>;
+    /// The app, as [`property`] of its id.
+    fn app(&self) -> u64;
+}
+
+/// The property that all entries of a list have.
+pub(super) const ALL: u64 = 0;
+
+impl Entry for Cvm {
+    fn last(&self) -> (u64, u64) {
+        (self.releases.seq, self.releases.last)
+    }
+
+    fn properties(&self) -> Vec<u64> {
+        let Subject { app_id, os_image_hash, tcb_status, .. } = &self.subject;
+        vec![ALL, property("app", app_id), property("image", os_image_hash), property("tcb", tcb_status)]
+    }
+
+    fn app(&self) -> u64 {
+        property("app", &self.subject.app_id)
+    }
+}
+
+impl Entry for Refusal {
+    fn last(&self) -> (u64, u64) {
+        (self.times.seq, self.times.last)
+    }
+
+    fn properties(&self) -> Vec<u64> {
+        vec![ALL]
+    }
+
+    fn app(&self) -> u64 {
+        self.subject.as_ref().map_or(ALL, |subject| property("app", &subject.app_id))
+    }
+}
+
+impl Entry for Handover {
+    fn last(&self) -> (u64, u64) {
+        (self.times.seq, self.times.last)
+    }
+
+    fn properties(&self) -> Vec<u64> {
+        vec![ALL]
+    }
+
+    fn app(&self) -> u64 {
+        ALL
+    }
+}
+
+/// A property and its value as a number; never [`ALL`].
+pub(super) fn property(name: &str, value: &str) -> u64 {
+    (digest(&[name, value]) as u64).max(ALL + 1)
+}
+
+fn digest(parts: &[&str]) -> u128 {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(part);
+        digest.update([0]);
+    }
+    let digest: [u8; 32] = digest.finalize().into();
+    u128::from_be_bytes(*digest.first_chunk().expect("32 bytes have 16"))
+}
+
+/// A line of the log that counts for the inventory.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) seq: u64,
+    /// Milliseconds since 1970.
+    pub(super) time: u64,
+    pub(super) content: Content,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Keys of an app or a certificate.
+    Release(Box<Subject>, Delivered),
+    /// The root keys.
+    Handover(Box<Subject>),
+    /// A release that did not happen after all.
+    Withheld(Box<Subject>),
+    Refusal(Box<Refusal>),
+    /// So many refusals were not recorded.
+    Suppressed(u64),
+}
+
+/// What an app received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivered {
+    Keys,
+    Certificate,
+}
+
+#[derive(Deserialize)]
+struct Head<'a> {
+    seq: u64,
+    #[serde(borrow)]
+    time: Cow<'a, str>,
+    #[serde(rename = "event", borrow)]
+    kind: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    /// Empty in records of early versions.
+    #[serde(default)]
+    denial_id: String,
+    #[serde(default)]
+    remote: String,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    step: String,
+    expected: Option<String>,
+    actual: Option<String>,
+    remedy: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Suppressed {
+    events: u64,
+    source: Option<String>,
+}
+
+impl Line {
+    /// `None` for a line that is of no interest, or cannot be read.
+    pub(super) fn read(line: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(line).ok()?;
+        let Head { seq, time, kind } = serde_json::from_str(text).ok()?;
+        let subject = || serde_json::from_str(text).ok().map(Box::new);
+        let content = match &*kind {
+            APP_KEYS => Content::Release(subject()?, Delivered::Keys),
+            CERTIFICATE => Content::Release(subject()?, Delivered::Certificate),
+            ROOT_KEYS => Content::Handover(subject()?),
+            "withheld" => Content::Withheld(subject()?),
+            "denied" => Content::Refusal(refusal(text, Some(*subject()?))?),
+            "refused" => Content::Refusal(refusal(text, None)?),
+            "suppressed" => {
+                let Suppressed { events, source } = serde_json::from_str(text).ok()?;
+                if source.is_some() {
+                    return None;
+                }
+                Content::Suppressed(events)
+            }
+            _ => return None,
+        };
+        Some(Self { seq, time: milliseconds(&time).unwrap_or(0), content })
+    }
+}
+
+fn refusal(text: &str, subject: Option<Subject>) -> Option<Box<Refusal>> {
+    let Refused { denial_id, remote, code, reason, step, expected, actual, remedy } =
+        serde_json::from_str(text).ok()?;
+    let times = Span::before(0, 0);
+    Some(Box::new(Refusal {
+        denial_id,
+        subject,
+        times,
+        remote,
+        code,
+        reason,
+        step,
+        expected,
+        actual,
+        remedy,
+    }))
+}
