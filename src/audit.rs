@@ -34,12 +34,13 @@ pub use event::{Basis, Event, Subject, Why};
 pub use health::{FailureReason, Health, Reserve, Space};
 pub use kms_ledger::chain::LinkProblem;
 pub use kms_ledger::walk::{Chain, Damage};
-pub use ledger::{Head, Leaf, LegacySalts, LogKey, LogKeys, NodeId};
+pub use ledger::{Head, Leaf, LegacySalts, LogKey, LogKeys, NodeId, Proven};
 pub use reader::Reader;
 pub use segments::segments;
 pub use sentence::{Record, RecordKey, printable};
 pub use tail::Inspected;
 pub use verify::{Verified, verify_file, verify_files};
+pub use witness::WitnessState;
 
 use chain::MAX_LINE;
 use disk::{Disk, OsDisk};
@@ -336,7 +337,18 @@ impl Audit {
         settings: &config::Witnesses,
     ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
         let witnesses = witness::Witnesses::new(settings)?;
+        self.published.name_witnesses(settings.list.iter().map(WitnessState::new).collect());
         Ok(witnesses.cosign_loop(Arc::clone(&self.published), Arc::clone(&self.status)))
+    }
+
+    /// The witnesses of the log, as they were last asked.
+    pub fn witness_states(&self) -> Vec<WitnessState> {
+        self.published.witnesses()
+    }
+
+    /// When the newest checkpoint was signed, Unix seconds.
+    pub fn signed_at(&self) -> Option<u64> {
+        self.published.signed_at()
     }
 
     /// Returns once as many witnesses as are required have cosigned a tree that has the record.
@@ -368,6 +380,14 @@ impl Audit {
     /// They cannot be read, or are elsewhere.
     pub fn tile(&self, tile: &Tile) -> Result<Option<Vec<u8>>, AuditError> {
         self.published.tile(tile)
+    }
+
+    /// The proof that `line` is record `seq` of the signed tree; `None` if that does not have it. Reads files.
+    ///
+    /// # Errors
+    /// They cannot be read, or the line is not the record.
+    pub fn prove(&self, seq: u64, line: &[u8]) -> io::Result<Option<Proven>> {
+        self.published.prove(seq, line)
     }
 
     /// Returns once the event is on disk, and in a signed tree where there is one. Events that wait together

@@ -29,6 +29,7 @@ use super::segments;
 
 pub use legacy::LegacySalts;
 pub use node::NodeId;
+pub use published::Proven;
 pub(super) use published::Published;
 
 use memory::Memory;

@@ -20,6 +20,7 @@ use reqwest::{Client, redirect};
 use super::Head;
 use super::health::Status;
 use super::ledger::Published;
+use crate::clock::unix_now;
 use crate::config;
 
 /// Time-out of a request to a witness.
@@ -66,6 +67,30 @@ impl WitnessError {
 pub(super) struct Witnesses {
     members: Vec<Member>,
     require: usize,
+}
+
+/// A witness, as it was last asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WitnessState {
+    /// The name of its key.
+    pub name: String,
+    /// When it last cosigned, Unix seconds; `None` if not since the start.
+    pub last: Option<u64>,
+    /// The size of the tree that it has cosigned last.
+    pub size: Option<u64>,
+    /// Why its last answer is no cosignature.
+    pub problem: Option<String>,
+}
+
+impl WitnessState {
+    /// Whether its last answer was a cosignature.
+    pub fn is_well(&self) -> bool {
+        self.last.is_some() && self.problem.is_none()
+    }
+
+    pub(super) fn new(witness: &config::Witness) -> Self {
+        Self { name: witness.key.name().to_string(), last: None, size: None, problem: None }
+    }
 }
 
 struct Member {
@@ -140,6 +165,7 @@ impl Witnesses {
             .map(async |member| {
                 let outcome = member.cosign(head, tiles).await;
                 member.note(&outcome);
+                published.asked(&member.state(&outcome, head));
                 outcome
             })
             .collect();
@@ -186,6 +212,17 @@ impl Member {
             }
         }
         self.next_try = Instant::now() + self.pause;
+    }
+
+    /// What is shown of it after it was asked; what it says itself is not.
+    fn state(&self, outcome: &Result<String, WitnessError>, head: &Head) -> WitnessState {
+        let name = self.key.name().to_string();
+        match outcome {
+            Ok(_) => {
+                WitnessState { name, last: Some(unix_now()), size: Some(head.size.get()), problem: None }
+            }
+            Err(error) => WitnessState { name, last: None, size: None, problem: Some(error.to_string()) },
+        }
     }
 
     /// The cosignature lines for a checkpoint.

@@ -6,15 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kms_ledger::checkpoint::{Checkpoint, Origin};
+use kms_ledger::proof::{BuildError, InclusionProof};
+use kms_ledger::proof_file::ProofFile;
 use kms_ledger::store::TileFiles;
-use kms_ledger::tile::{Content, Tile, TileReader as _};
-use kms_ledger::{Size, bundle};
+use kms_ledger::tile::{Content, Tile, TileReadError, TileReader as _};
+use kms_ledger::{Hash, Index, Size, bundle};
 use tokio::sync::watch;
 
 use super::super::AuditError;
 use super::super::records::Records;
+use super::super::witness::WitnessState;
 use super::memory::parsed;
 use super::{Head, LogKey, entry};
+use crate::clock::unix_now;
 
 /// How long a cosigned checkpoint is shown although there are newer ones: witnesses need time.
 const SHOWN_COSIGNED: Duration = Duration::from_secs(60);
@@ -27,6 +31,8 @@ pub(in super::super) struct Published {
     heads: watch::Sender<Option<(Arc<Head>, TileFiles)>>,
     /// Number of leaves that enough witnesses have cosigned.
     witnessed: watch::Sender<u64>,
+    /// The witnesses, as they were last asked.
+    witnesses: Mutex<Vec<WitnessState>>,
     /// The newest checkpoint that this process knows to be signed, also when the tree's directory is moved away.
     signed: Mutex<Option<Checkpoint>>,
 }
@@ -36,6 +42,8 @@ struct Shown {
     head: Option<Arc<Head>>,
     reader: Option<Arc<Reader>>,
     cosigned: Option<Cosigned>,
+    /// When the newest checkpoint was signed, Unix seconds.
+    signed_at: Option<u64>,
 }
 
 /// A checkpoint with the lines of witnesses.
@@ -67,6 +75,7 @@ impl Published {
     pub(super) fn set(&self, head: Arc<Head>) {
         let mut shown = self.shown();
         shown.head = Some(Arc::clone(&head));
+        shown.signed_at = Some(unix_now());
         if let Some(reader) = &shown.reader {
             self.heads.send_replace(Some((head, reader.tiles.clone())));
         }
@@ -87,6 +96,29 @@ impl Published {
                 is_newer
             });
         }
+    }
+
+    /// Shows these witnesses, which were not asked yet.
+    pub(in super::super) fn name_witnesses(&self, witnesses: Vec<WitnessState>) {
+        *self.witnesses.lock().unwrap_or_else(PoisonError::into_inner) = witnesses;
+    }
+
+    /// Notes how a witness has answered. What it has cosigned before stays.
+    pub(in super::super) fn asked(&self, state: &WitnessState) {
+        let mut witnesses = self.witnesses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = witnesses.iter_mut().find(|known| known.name == state.name) {
+            known.last = state.last.or(known.last);
+            known.size = state.size.or(known.size);
+            known.problem.clone_from(&state.problem);
+        }
+    }
+
+    pub(in super::super) fn witnesses(&self) -> Vec<WitnessState> {
+        self.witnesses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(in super::super) fn signed_at(&self) -> Option<u64> {
+        self.shown().signed_at
     }
 
     /// Returns when enough witnesses have cosigned this many leaves.
@@ -119,6 +151,45 @@ impl Published {
             (Some(head), Some(reader)) if tile.is_within(head.size) => reader.read(tile).map(Some),
             _ => Ok(None),
         }
+    }
+}
+
+/// That a record is in a signed tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proven {
+    /// The entry of the leaf.
+    pub entry: Vec<u8>,
+    /// The index of the leaf.
+    pub index: u64,
+    /// The hash of the leaf.
+    pub hash: [u8; 32],
+    /// The root of the tree.
+    pub root: [u8; 32],
+    /// The signed checkpoint of the tree.
+    pub checkpoint: Arc<str>,
+    /// All of it as a file (C2SP `tlog-proof`), with the entry as extra data.
+    pub file: String,
+}
+
+impl Published {
+    /// The proof of record `seq`, which is this `line`; `None` if the signed tree does not have it.
+    pub(in super::super) fn prove(&self, seq: u64, line: &[u8]) -> io::Result<Option<Proven>> {
+        let reader = self.shown().reader.clone();
+        let (Some(reader), Some(checkpoint)) = (reader, self.checkpoint()) else { return Ok(None) };
+        let Some(signed) = parsed(checkpoint.as_bytes()) else { return Ok(None) };
+        let Some(place) = seq.checked_sub(reader.first).filter(|place| *place < signed.size.get()) else {
+            return Ok(None);
+        };
+        let index = Index::try_from(place).map_err(io::Error::other)?;
+        let entry = entry(line, seq, place, &reader.key.legacy)?;
+        let proof = InclusionProof::build(&reader.tiles.hashes(signed.size), index, signed.size);
+        let proof = proof
+            .map_err(|error: BuildError<TileReadError<io::Error>>| io::Error::other(error.to_string()))?;
+        // Also that the line is the record: it may come from elsewhere.
+        proof.verify(&entry, index, signed.size, &signed.root).map_err(io::Error::other)?;
+        let file = ProofFile { extra: Some(entry.clone()), index, proof, checkpoint: checkpoint.to_string() };
+        let (hash, root) = (*Hash::leaf(&entry).as_bytes(), *signed.root.as_bytes());
+        Ok(Some(Proven { hash, root, index: place, entry, checkpoint, file: file.to_string() }))
     }
 }
 
