@@ -22,6 +22,7 @@ mod refusal;
 pub mod routes;
 pub mod setup;
 pub mod uploads;
+pub mod views;
 pub mod wrong_credentials;
 
 use std::net::IpAddr;

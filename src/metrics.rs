@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kms_wire::method::Access;
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Metric as _};
 use prometheus::{
     Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -50,6 +50,9 @@ pub struct TcbForecastState {
     /// Models whose early set is not available.
     pub unavailable: u64,
 }
+
+/// The methods that release keys or certificates.
+const RELEASING: [&str; 3] = ["GetAppKey", "GetKmsKey", "SignCert"];
 
 /// All metrics of one service.
 pub struct Metrics {
@@ -440,6 +443,29 @@ impl Metrics {
 
     fn method(&self, index: Option<usize>) -> &Method {
         index.and_then(|index| self.methods.get(index)).unwrap_or(&self.other)
+    }
+
+    /// How many requests for keys and certificates took at most so long since the start: upper bounds in seconds, the
+    /// last of them infinite, and the number in each bucket.
+    pub fn release_latency(&self) -> Vec<(f64, u64)> {
+        let mut buckets: Vec<(f64, u64)> = Vec::new();
+        let releasing = |method: &&Method| RELEASING.contains(&method.name);
+        for histogram in self.methods.iter().filter(releasing).filter_map(|method| method.latency.get()) {
+            let metric = histogram.metric();
+            let histogram = metric.get_histogram();
+            let total = (f64::INFINITY, histogram.get_sample_count());
+            let bounds = histogram.get_bucket().iter().map(|it| (it.upper_bound(), it.cumulative_count()));
+            let mut below = 0;
+            for (index, (bound, cumulative)) in bounds.chain([total]).enumerate() {
+                let within = cumulative.saturating_sub(below);
+                below = cumulative;
+                match buckets.get_mut(index) {
+                    Some((_, count)) => *count += within,
+                    None => buckets.push((bound, within)),
+                }
+            }
+        }
+        buckets
     }
 
     /// Counts a denial by its stable code.

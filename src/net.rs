@@ -35,6 +35,7 @@ pub mod status;
 pub mod tls;
 mod turns;
 mod uploads;
+mod views;
 mod web;
 
 pub use onboarding_auth::OnboardingAuth;

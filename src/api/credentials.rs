@@ -17,7 +17,7 @@ use crate::control::{
     Approved, Changer, CredentialError, Issue, Issued, NamedCredentials, NewCredential, OwnerCredential,
 };
 use crate::error::{Code, Error, Result};
-use crate::operator::named::{CredentialName, NamedCredential, Standing};
+use crate::operator::named::{CredentialName, Directory, NamedCredential, Standing};
 
 /// Manages the named credentials of one KMS.
 #[derive(Debug)]
@@ -72,6 +72,11 @@ impl CredentialService {
     /// The service over the credentials of a KMS.
     pub fn new(credentials: Arc<NamedCredentials>, audit: Arc<Audit>, gate: ApprovalGate) -> Self {
         Self { credentials, audit, gate }
+    }
+
+    /// All credentials as they are known.
+    pub(super) fn directory(&self) -> Arc<Directory> {
+        self.credentials.list()
     }
 
     /// All credentials by name, without secrets.

@@ -76,6 +76,17 @@ impl EventService {
         .await
     }
 
+    /// Asks the index, on a thread that may block.
+    ///
+    /// # Errors
+    /// The index is not available.
+    pub(super) async fn ask_index<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Index) -> std::result::Result<T, crate::events::IndexError> + Send + 'static,
+    ) -> Result<T> {
+        self.ask(&self.queries, question).await
+    }
+
     /// Asks on a thread that may block.
     async fn ask<T: Send + 'static>(
         &self,

@@ -74,6 +74,11 @@ impl Meta {
         self.current.load_full()
     }
 
+    /// What is relaxed, by the configuration and by the policy's current rules.
+    pub fn relaxed(&self) -> Posture {
+        relaxed(&self.configured, &self.policy)
+    }
+
     /// Keeps the response current until dropped. While the backend does not respond, its last description
     /// stays, and its age is shown.
     pub async fn refresh_loop(&self) {

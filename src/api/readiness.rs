@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kms_attest::collateral::CacheStats;
 use kms_attest::verify::Verifier;
 use kms_policy::{DenialCode, Policy};
 use tokio::sync::watch;
@@ -18,6 +19,8 @@ use crate::proto::ReadinessReason;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often a policy is asked for its description, where it is not asked about this KMS.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// Collateral is reported when less time than this is left, in seconds.
+const COLLATERAL_LEFT: u64 = 24 * 60 * 60;
 
 /// What stops the release of keys, or will soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -319,6 +322,13 @@ pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
         reasons.push(Reason { cause: Cause::DiskNearlyFull, detail });
     }
     reasons
+}
+
+/// The seconds until the first cached collateral expires, where less than a day is left: it should have been
+/// refreshed before.
+pub fn collateral_left(stats: &CacheStats, now: u64) -> Option<u64> {
+    let expires = stats.entries.iter().map(|entry| entry.expires).min()?;
+    Some(expires.saturating_sub(now)).filter(|left| *left < COLLATERAL_LEFT)
 }
 
 /// Asks an otherwise idle policy for its description, to learn whether it responds.

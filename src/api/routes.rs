@@ -101,6 +101,12 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/credentials/{name}/rotate", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/credentials/{name}/revoke", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/activate", Post, Invitation, SHORT),
+        row(Admin, "/api/v1/overview", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/history", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/releases", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/releases/{seq}", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/denials", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/denials/{id}", Get, Operator(Viewer), 0),
     ]
 };
 

@@ -36,6 +36,8 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
             approvals.expire().await;
         }
     });
+    let latency = Arc::clone(&serving.latency);
+    background.spawn(async move { latency.refresh_loop().await });
     let witnesses = &process.config.core.ledger.witnesses;
     if !witnesses.list.is_empty() {
         match foundation.audit.witness_loop(witnesses) {

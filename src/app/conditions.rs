@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::process::Process;
 use super::serving::Serving;
-use crate::api::readiness::{Cause, Report};
+use crate::api::readiness::{Cause, Report, collateral_left};
 use crate::audit::Audit;
 use crate::clock::unix_now;
 use crate::event_type::Condition;
@@ -16,8 +16,6 @@ use crate::notify::Notifier;
 
 /// How often conditions are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Collateral is reported when less time than this is left, although it should have been refreshed before.
-const COLLATERAL_LEFT: u64 = 24 * 60 * 60;
 
 /// Checks the conditions until dropped.
 pub(super) fn look_loop(
@@ -34,9 +32,8 @@ pub(super) fn look_loop(
             tick.tick().await;
             name_origin(&notifier, &foundation.audit);
             look_at_causes(&notifier, &readiness.report());
-            let expires = foundation.verifier.cache().stats().entries.iter().map(|entry| entry.expires).min();
-            let left = expires.map(|expires| expires.saturating_sub(unix_now()));
-            let sentence = left.filter(|left| *left < COLLATERAL_LEFT).map(|left| {
+            let left = collateral_left(&foundation.verifier.cache().stats(), unix_now());
+            let sentence = left.map(|left| {
                 format!("collateral expires in {} minutes and no service has given newer one", left / 60)
             });
             notifier.look(Condition::CollateralExpires, sentence);

@@ -26,7 +26,9 @@ use crate::api::policy::PolicyService;
 use crate::api::readiness::Readiness;
 use crate::api::setup::Switch;
 use crate::api::uploads::UploadService;
+use crate::api::views::{LatencyLog, ServedCertificate, Sources, Views};
 use crate::ca;
+use crate::clock::unix;
 use crate::control::{Issued, NamedCredentials, Opened};
 use crate::domain::ReservedName;
 use crate::lifecycle::Ready;
@@ -56,6 +58,7 @@ pub(super) struct Serving {
     pub(super) kms: Arc<KmsService>,
     pub(super) leaf: Arc<Leaf>,
     pub(super) admin_certificate: Option<AdminCertificate>,
+    pub(super) latency: Arc<LatencyLog>,
     admin: Arc<AdminService>,
     phase: Phase,
 }
@@ -118,7 +121,8 @@ impl Serving {
             plain: PlainHttp::Closed,
             front: Arc::new(middleware),
         };
-        Ok(Self { ready, meta, readiness, health, kms, leaf, admin_certificate, admin, phase })
+        let latency = Arc::new(LatencyLog::new(Arc::clone(metrics)));
+        Ok(Self { ready, meta, readiness, health, kms, leaf, admin_certificate, latency, admin, phase })
     }
 
     pub(super) async fn bind_admin(
@@ -128,6 +132,7 @@ impl Serving {
         let admin = &process.config.core.admin;
         let Some(credentials) = &process.credentials else { return Ok(None) };
         let events = EventService::new(Arc::clone(&process.events), Arc::clone(&process.reports));
+        let events = Arc::new(events);
         let certificates = Arc::new(Renewal::of(process, self));
         let actions = ActionService::new(Arc::clone(&self.admin), Arc::clone(&self.ready), certificates);
         let core = &process.config.core;
@@ -137,7 +142,8 @@ impl Serving {
         let makers = Makers { admin: Arc::clone(&self.admin), credentials: credentials_service.clone() };
         let services = AdminServices {
             admin: Arc::clone(&self.admin),
-            events: Arc::new(events),
+            views: Arc::new(self.views(process, Arc::clone(&events), credentials_service.clone())),
+            events,
             health: Arc::clone(&self.health),
             audit: process.audit(),
             me: Arc::new(MeService::new(Arc::clone(credentials), process.boot_id.clone())),
@@ -173,6 +179,31 @@ impl Serving {
         let actual = listener.local_addr().map_err(|source| AppError::Listen { address, source })?;
         let _ = process.admin_address.set(actual);
         Ok(Some((listener, phase)))
+    }
+
+    fn views(
+        &self,
+        process: &Process,
+        events: Arc<EventService>,
+        credentials: Option<Arc<CredentialService>>,
+    ) -> Views {
+        let leaf: Arc<dyn ServedCertificate> = Arc::<Leaf>::clone(&self.leaf);
+        let of_admin = self.admin_certificate.as_ref().map(|certificate| Arc::clone(&certificate.leaf));
+        let of_admin = of_admin.map(|leaf| ("admin", leaf as Arc<dyn ServedCertificate>));
+        Views::new(Sources {
+            events,
+            admin: Arc::clone(&self.admin),
+            kms: Arc::clone(&self.kms),
+            ready: Arc::clone(&self.ready),
+            readiness: Arc::clone(&self.readiness),
+            meta: Arc::clone(&self.meta),
+            credentials,
+            latency: Arc::clone(&self.latency),
+            certificates: [("main", leaf)].into_iter().chain(of_admin).collect(),
+            required_witnesses: process.config.core.ledger.witnesses.require,
+            boot_id: process.boot_id.clone(),
+            started: unix(process.started),
+        })
     }
 
     /// Serves until the process is stopped, then lets running requests finish.

@@ -18,7 +18,8 @@ use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
-    actions, approvals, body, credentials, events, grpc, ledger, me, policy, setup, status, uploads, web,
+    actions, approvals, body, credentials, events, grpc, ledger, me, policy, setup, status, uploads, views,
+    web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -33,6 +34,7 @@ use crate::api::policy::PolicyService;
 use crate::api::routes::{Route, Verbs};
 use crate::api::setup::SetupService;
 use crate::api::uploads::UploadService;
+use crate::api::views::Views;
 use crate::api::{Access, Method, Service};
 use crate::audit::Audit;
 use crate::config::BodyLimits;
@@ -128,6 +130,8 @@ pub struct AdminServices {
     pub audit: Arc<Audit>,
     /// The caller's own credential.
     pub me: Arc<MeService>,
+    /// What operators read of this KMS.
+    pub views: Arc<Views>,
     /// Named actions.
     pub actions: Arc<ActionService>,
     /// The policy.
@@ -142,8 +146,19 @@ pub struct AdminServices {
 
 /// The routes of the admin listener.
 pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
-    let AdminServices { admin, events, health, audit, me, actions, policy, uploads, approvals, credentials } =
-        services;
+    let AdminServices {
+        admin,
+        events,
+        health,
+        audit,
+        me,
+        views,
+        actions,
+        policy,
+        uploads,
+        approvals,
+        credentials,
+    } = services;
     let credentials = credentials.map_or_else(Router::new, credentials::routes);
     let grpc = grpc::admin(Arc::clone(&admin), limits, Arc::clone(health.readiness()));
     prpc_routes(admin, limits)
@@ -151,6 +166,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(ledger::routes(Service::Admin, audit, Reader::Operator))
         .merge(events::routes(events))
         .merge(me::routes(me))
+        .merge(views::routes(&views))
         .merge(actions::routes(actions))
         .merge(policy::routes(policy))
         .merge(uploads::routes(uploads))

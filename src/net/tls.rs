@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
 use arc_swap::ArcSwap;
+use kms_attest::certificate;
 use kms_attest::ra_tls::ParsedCertificate;
 use kms_attest::tls::ChainLimit;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
@@ -20,6 +21,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::sessions::Sessions;
+use crate::api::views::ServedCertificate;
 use crate::config;
 
 /// Why TLS cannot be set up.
@@ -64,6 +66,14 @@ impl Leaf {
     pub fn swap(&self, chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Result<(), TlsError> {
         self.0.store(Arc::new(certified(chain, pkcs8)?));
         Ok(())
+    }
+}
+
+impl ServedCertificate for Leaf {
+    fn expires_at(&self) -> Option<u64> {
+        let served = self.0.load();
+        let der = served.cert.first()?;
+        certificate::not_after(&certificate::pem(der)).ok()
     }
 }
 

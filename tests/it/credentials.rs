@@ -164,6 +164,12 @@ fn each_method_and_route_needs_the_role_that_it_should() {
             ("/api/v1/credentials/{name}/rotate", of(Owner)),
             ("/api/v1/credentials/{name}/revoke", of(Owner)),
             ("/api/v1/activate", Access::Invitation),
+            ("/api/v1/overview", of(Viewer)),
+            ("/api/v1/history", of(Viewer)),
+            ("/api/v1/releases", of(Viewer)),
+            ("/api/v1/releases/{seq}", of(Viewer)),
+            ("/api/v1/denials", of(Viewer)),
+            ("/api/v1/denials/{id}", of(Viewer)),
         ]
     );
 }
@@ -390,7 +396,10 @@ async fn each_role_may_use_the_routes_that_the_table_says() {
                 .path
                 .replace("entries/{*tile}", "entries/000.p/1")
                 .replace("{*tile}", "0/000.p/1")
-                .replace("{name}", "nobody");
+                .replace("{name}", "nobody")
+                .replace("{seq}", "x")
+                .replace("{id}", "x")
+                .replace("{app}", "x");
             let path = if path.ends_with("/stream") { format!("{path}?limit=0") } else { path };
             let verb = if route.verbs == Verbs::Post { "POST" } else { "GET" };
             let status = admin.ask(verb, &path, &Value::Null, &token).await.status;

@@ -36,5 +36,6 @@ mod shadow;
 mod sign_cert;
 mod tcb;
 mod tls;
+mod views;
 mod wire;
 mod witness;

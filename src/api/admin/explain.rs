@@ -47,22 +47,7 @@ impl AdminService {
     /// Nothing to explain, or more than one thing; a denial that is not kept; an unknown subject.
     pub async fn explain(&self, caller: &Caller, request: ExplainRequest) -> Result<ExplainResponse> {
         let question = self.question(request)?;
-        let mut list = Checklist::default();
-        let (self_authorization, verified) =
-            tokio::join!(self.foundation.self_authorization.fresh(), self.verified(&question));
-        match self_authorization {
-            Ok(_) => list.pass(Step::SelfAuthorization, "", "this KMS may serve"),
-            Err(refusal) => list.refuse(Step::SelfAuthorization, &refusal.into()),
-        }
-        let found = match verified {
-            Ok(verified) => self.judge(&mut list, &question, &verified).await,
-            Err(refusal) => {
-                list.evidence_refused(&refusal, question.binding());
-                self.unjudged(&mut list);
-                Found::default()
-            }
-        };
-        let response = self.response(&question, list, found);
+        let response = self.answer(&question).await;
         let author = caller.author();
         self.recorded(Event::Explained {
             input: question.input,
@@ -74,6 +59,34 @@ impl AdminService {
         })
         .await;
         Ok(response)
+    }
+
+    /// The same for a refusal that is kept, without a record: a look at the list of refusals is no event.
+    ///
+    /// # Errors
+    /// A denial that is not kept, or whose evidence is not.
+    pub(in crate::api) async fn explained(&self, denial_id: String) -> Result<ExplainResponse> {
+        let question = self.question(ExplainRequest { denial_id, ..ExplainRequest::default() })?;
+        Ok(self.answer(&question).await)
+    }
+
+    async fn answer(&self, question: &Question) -> ExplainResponse {
+        let mut list = Checklist::default();
+        let (self_authorization, verified) =
+            tokio::join!(self.foundation.self_authorization.fresh(), self.verified(question));
+        match self_authorization {
+            Ok(_) => list.pass(Step::SelfAuthorization, "", "this KMS may serve"),
+            Err(refusal) => list.refuse(Step::SelfAuthorization, &refusal.into()),
+        }
+        let found = match verified {
+            Ok(verified) => self.judge(&mut list, question, &verified).await,
+            Err(refusal) => {
+                list.evidence_refused(&refusal, question.binding());
+                self.unjudged(&mut list);
+                Found::default()
+            }
+        };
+        self.response(question, list, found)
     }
 
     fn question(&self, request: ExplainRequest) -> Result<Question> {

@@ -1,0 +1,262 @@
+//! What needs an operator: one list out of what the parts of this KMS know, each with where to act.
+
+use std::collections::{BTreeMap, HashSet};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::denials::Denial;
+use super::{Views, at};
+use crate::api::readiness::{Cause, Effect, Report, collateral_left};
+use crate::clock::rfc3339;
+use crate::config::Posture;
+
+/// Denials are shown as long as they are not older than this, in seconds.
+const DENIALS_SINCE: u64 = 3600;
+/// The most groups of denials; the rest is one item.
+const MAX_GROUPS: usize = 10;
+/// A credential is shown when it ends within this time, in seconds.
+const CREDENTIAL_LEFT: u64 = 14 * 86_400;
+/// The same for a certificate: ours are renewed long before, others by operators.
+const CERTIFICATE_LEFT: u64 = 7 * 86_400;
+
+/// Something that needs an operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Attention {
+    /// Stable, for programs.
+    code: String,
+    severity: Severity,
+    message: String,
+    detail: String,
+    /// When it will stop something, if that is known.
+    by: Option<String>,
+    /// Since when it is so, if that is known.
+    since: Option<String>,
+    /// How often, or how many.
+    count: Option<u64>,
+    link: Link,
+}
+
+/// How urgent it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Nothing, or not everything, is released.
+    Critical,
+    /// It will be so, or somebody waits.
+    Warning,
+    /// To be known.
+    Info,
+}
+
+/// Where to act in the console.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Link {
+    view: &'static str,
+    id: Option<String>,
+}
+
+impl Attention {
+    fn new(code: &str, severity: Severity, message: impl Into<String>, view: &'static str) -> Self {
+        Self {
+            code: code.to_owned(),
+            severity,
+            message: message.into(),
+            detail: String::new(),
+            by: None,
+            since: None,
+            count: None,
+            link: Link { view, id: None },
+        }
+    }
+}
+
+/// Everything that needs an operator, the most urgent first, and by when.
+pub(super) fn list(
+    views: &Views,
+    report: &Report,
+    posture: &Posture,
+    denials: &[Denial],
+    now: u64,
+) -> Vec<Attention> {
+    let mut list: Vec<Attention> =
+        report.reasons().iter().map(|reason| of_cause(reason.cause, &reason.detail)).collect();
+    list.extend(of_denials(denials, now));
+    list.extend(views.of_collateral(now));
+    list.extend(views.of_ledger());
+    list.extend(views.of_credentials(now));
+    list.extend(views.of_certificates(now));
+    list.extend(of_relaxed(posture));
+    list.sort_by(|one, other| {
+        let by = |item: &Attention| (item.by.is_none(), item.by.clone());
+        one.severity.cmp(&other.severity).then_with(|| by(one).cmp(&by(other)))
+    });
+    list
+}
+
+fn of_cause(cause: Cause, detail: &str) -> Attention {
+    let view = match cause {
+        Cause::Frozen => "freezes",
+        Cause::AllowlistUnusable | Cause::PolicyUnavailable | Cause::KmsNotAllowed => "policy",
+        Cause::CollateralUnavailable => "platforms",
+        Cause::AuditLogUnavailable | Cause::DiskNearlyFull => "ledger",
+        Cause::NoKeys
+        | Cause::Draining
+        | Cause::OwnEvidenceUnavailable
+        | Cause::OwnEvidenceRefused
+        | Cause::Clock => "diagnostics",
+    };
+    let severity = match cause.effect() {
+        Effect::Stops => Severity::Critical,
+        Effect::Drains | Effect::Warns => Severity::Warning,
+    };
+    Attention { detail: detail.to_owned(), ..Attention::new(cause.name(), severity, cause.text(), view) }
+}
+
+/// The denials of the last hour by app and code.
+fn of_denials(denials: &[Denial], now: u64) -> Vec<Attention> {
+    let since = now.saturating_sub(DENIALS_SINCE) * 1000;
+    let mut groups = BTreeMap::<(Option<&str>, &str), Vec<&Denial>>::new();
+    for denial in denials.iter().filter(|denial| denial.last >= since) {
+        groups.entry((denial.app_id.as_deref(), &denial.code)).or_default().push(denial);
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(_, denials)| {
+        std::cmp::Reverse(denials.iter().map(|denial| denial.count).sum::<u64>())
+    });
+    let rest = groups.split_off(groups.len().min(MAX_GROUPS));
+    let mut list: Vec<_> =
+        groups.iter().filter_map(|((app, code), denials)| group(*app, code, denials)).collect();
+    if !rest.is_empty() {
+        let count = rest.iter().flat_map(|(_, denials)| denials).map(|denial| denial.count).sum();
+        let message = format!("{} other groups of callers are refused.", rest.len());
+        list.push(Attention {
+            count: Some(count),
+            ..Attention::new("denials", Severity::Warning, message, "denials")
+        });
+    }
+    list
+}
+
+fn group(app: Option<&str>, code: &str, denials: &[&Denial]) -> Option<Attention> {
+    let newest = denials.iter().max_by_key(|denial| denial.last)?;
+    let first = denials.iter().map(|denial| denial.first).min()?;
+    let callers = denials.iter().map(|denial| denial.caller()).collect::<HashSet<_>>().len();
+    let who = match (app, callers) {
+        (Some(app), 1) => format!("A CVM of app {app} is refused"),
+        (Some(app), callers) => format!("{callers} CVMs of app {app} are refused"),
+        (None, 1) => "A caller whose evidence does not verify is refused".to_owned(),
+        (None, callers) => format!("{callers} callers whose evidence does not verify are refused"),
+    };
+    // Anyone can cause the others.
+    let severity = if app.is_some() { Severity::Warning } else { Severity::Info };
+    Some(Attention {
+        detail: newest.message.clone(),
+        since: Some(at(first)),
+        count: Some(denials.iter().map(|denial| denial.count).sum()),
+        link: Link { view: "denials", id: Some(newest.id.clone()) },
+        ..Attention::new(code, severity, format!("{who}: {code}."), "denials")
+    })
+}
+
+fn of_relaxed(posture: &Posture) -> Option<Attention> {
+    let relaxed = posture.relaxed();
+    let codes: Vec<_> = posture.codes().collect();
+    (!relaxed.is_empty()).then(|| Attention {
+        detail: codes.join(", "),
+        count: Some(relaxed.len() as u64),
+        ..Attention::new(
+            "relaxed_settings",
+            Severity::Info,
+            "Protections are switched off in the settings.",
+            "settings",
+        )
+    })
+}
+
+impl Views {
+    fn of_collateral(&self, now: u64) -> Option<Attention> {
+        let stats = self.foundation().verifier.cache().stats();
+        let left = collateral_left(&stats, now)?;
+        Some(Attention {
+            by: Some(rfc3339(now + left)),
+            ..Attention::new(
+                "collateral_expires",
+                Severity::Warning,
+                format!("Collateral expires in {} minutes, and no service has given newer one.", left / 60),
+                "platforms",
+            )
+        })
+    }
+
+    fn of_ledger(&self) -> Vec<Attention> {
+        let audit = &self.foundation().audit;
+        let mut list = Vec::new();
+        if audit.head().is_none() {
+            let message = "The audit log is not signed, so nobody else can verify it.";
+            list.push(Attention::new("log_not_signed", Severity::Warning, message, "ledger"));
+        }
+        if audit.progress().lacks_witnesses() {
+            let behind = audit.witness_states().iter().filter(|witness| !witness.is_well()).count();
+            list.push(Attention {
+                count: Some(behind as u64),
+                ..Attention::new(
+                    "witnesses_behind",
+                    Severity::Warning,
+                    "Too few witnesses cosign the audit log.",
+                    "ledger",
+                )
+            });
+        }
+        let damaged = audit.damaged_bytes();
+        if damaged > 0 {
+            list.push(Attention {
+                count: Some(damaged),
+                ..Attention::new(
+                    "log_damaged",
+                    Severity::Warning,
+                    format!("{damaged} bytes at the end of files of the audit log are not records."),
+                    "ledger",
+                )
+            });
+        }
+        list
+    }
+
+    fn of_credentials(&self, now: u64) -> Vec<Attention> {
+        let Some(credentials) = &self.sources.credentials else { return Vec::new() };
+        let directory = credentials.directory();
+        let ending = directory.values().filter_map(|credential| {
+            let end = credential.expires_at.filter(|end| *end > now && *end <= now + CREDENTIAL_LEFT)?;
+            let name = credential.name.as_str();
+            Some(Attention {
+                by: Some(rfc3339(end)),
+                link: Link { view: "credentials", id: Some(name.to_owned()) },
+                ..Attention::new(
+                    "credential_expires",
+                    Severity::Warning,
+                    format!("The credential {name} ({}) ends soon.", credential.role.name()),
+                    "credentials",
+                )
+            })
+        });
+        ending.collect()
+    }
+
+    fn of_certificates(&self, now: u64) -> Vec<Attention> {
+        let ending = self.sources.certificates.iter().filter_map(|(listener, certificate)| {
+            let end = certificate.expires_at().filter(|end| *end <= now + CERTIFICATE_LEFT)?;
+            let severity = if end <= now { Severity::Critical } else { Severity::Warning };
+            Some(Attention {
+                by: Some(rfc3339(end)),
+                ..Attention::new(
+                    "certificate_expires",
+                    severity,
+                    format!("The TLS certificate of the {listener} listener expires."),
+                    "settings",
+                )
+            })
+        });
+        ending.collect()
+    }
+}

@@ -1,0 +1,237 @@
+//! The overview: what this KMS is, whether it releases keys, what it has done, and what needs an operator.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::attention::{self, Attention};
+use super::{Building, SHOWN_AGAIN, Views, at};
+use crate::api::readiness::{Effect, Report};
+use crate::clock::{rfc3339, unix_now};
+use crate::config::Posture;
+use crate::error::Result;
+
+/// A day in milliseconds.
+const DAY: u64 = 86_400_000;
+
+/// The state of this KMS at a glance.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Overview {
+    /// `serving`: the admin listener is there as soon as keys are.
+    mode: &'static str,
+    version: &'static str,
+    /// Another one at each start.
+    boot_id: String,
+    started_at: String,
+    server_time: String,
+    /// The domain of the server certificate.
+    name: String,
+    /// SHA-256 of the compressed secp256k1 root key, hexadecimal; replicas have the same.
+    root_fingerprint: String,
+    /// SHA-256 of the root CA's SubjectPublicKeyInfo, hexadecimal.
+    ca_fingerprint: String,
+    /// The OS image that this KMS itself runs on, as measured; null if it is not known.
+    os_image_hash: Option<String>,
+    /// Whether keys are released and requests should come here.
+    ready: bool,
+    /// What stops the release of keys, or will soon.
+    reasons: Vec<Reason>,
+    relaxed: Vec<Relaxed>,
+    /// What needs an operator, the most urgent first.
+    attention: Vec<Attention>,
+    last_24h: LastDay,
+    latency: Latency,
+    ledger: LedgerSummary,
+    /// The number of CVMs in the inventory.
+    cvms: Option<u64>,
+    /// Null unless the counts are not complete yet.
+    building: Option<Building>,
+}
+
+/// A reason why this KMS is not ready, or soon will not be.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Reason {
+    code: &'static str,
+    message: &'static str,
+    /// More for operators; may be empty.
+    detail: String,
+    /// Whether nothing is released because of it.
+    stops: bool,
+}
+
+/// A relaxed setting.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Relaxed {
+    setting: &'static str,
+    /// Which protection is missing.
+    message: String,
+}
+
+/// The last 24 hours. Null: the index is not available.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub struct LastDay {
+    releases: Option<u64>,
+    /// CVMs with a release.
+    cvms: Option<u64>,
+    /// Their apps.
+    apps: Option<u64>,
+    denials: Option<u64>,
+    /// Denials that differ in caller or reason; at most as many as are kept.
+    distinct_denials: Option<u64>,
+    /// CVMs that were refused, or addresses without a verified CVM.
+    denied_cvms: Option<u64>,
+}
+
+/// How long releases of the last 24 hours took, since the last start at most; null without any.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Latency {
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    /// The part of the ledger's disk.
+    ledger_p99_ms: Option<f64>,
+}
+
+/// The ledger in short.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct LedgerSummary {
+    /// The number of leaves; null before anything is signed.
+    size: Option<u64>,
+    /// The time of the newest record; each is signed with the next checkpoint.
+    checkpoint_at: Option<String>,
+    /// Witnesses that have cosigned the newest checkpoint or one shortly before it.
+    witnesses_ok: usize,
+    witnesses: usize,
+    /// How many a release needs.
+    required: usize,
+}
+
+/// What is counted for the overview.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counted {
+    releases: u64,
+    denials: u64,
+    cvms: u64,
+    apps: u64,
+    known: u64,
+    building: Option<Building>,
+}
+
+impl Views {
+    /// The overview. It is there without the index too, with fewer counts.
+    ///
+    /// # Errors
+    /// None today.
+    pub async fn overview(&self) -> Result<Overview> {
+        let now = unix_now();
+        let sources = &self.sources;
+        let report = sources.readiness.report();
+        let posture = sources.meta.relaxed();
+        let counted = self.counted(now).await.ok();
+        let denials = self.all_denials().await.ok();
+        let last_24h = LastDay::of(counted.as_ref(), denials.as_deref(), now);
+        let attention = attention::list(self, &report, &posture, denials.as_deref().unwrap_or_default(), now);
+        let latency = sources.latency.last_day();
+        let own = self.foundation().self_authorization.told_identity();
+        Ok(Overview {
+            mode: "serving",
+            version: env!("CVM_KMS_VERSION"),
+            boot_id: sources.boot_id.clone(),
+            started_at: rfc3339(sources.started),
+            server_time: rfc3339(now),
+            name: sources.ready.domain().as_str().to_owned(),
+            root_fingerprint: hex::encode(Sha256::digest(sources.ready.k256_public_key())),
+            ca_fingerprint: hex::encode(Sha256::digest(sources.ready.ca_public_key())),
+            os_image_hash: own.map(|own| hex::encode(own.os_image_hash)).filter(|hash| !hash.is_empty()),
+            ready: report.is_ready(),
+            reasons: reasons(&report),
+            relaxed: relaxed(&posture),
+            attention,
+            last_24h,
+            latency: Latency {
+                p50_ms: latency.quantile(0.5),
+                p99_ms: latency.quantile(0.99),
+                ledger_p99_ms: None,
+            },
+            ledger: self.ledger_summary(),
+            cvms: counted.as_ref().map(|counted| counted.known),
+            building: counted.and_then(|counted| counted.building),
+        })
+    }
+
+    /// The counts, at most two seconds old. Callers that come at the same time share them.
+    async fn counted(&self, now: u64) -> Result<Counted> {
+        let mut counts = self.counts.lock().await;
+        if let Some((when, counted)) = &*counts
+            && when.elapsed() < SHOWN_AGAIN
+        {
+            return Ok(counted.clone());
+        }
+        let newest = self.sources.events.acknowledged();
+        let since = (now * 1000).saturating_sub(DAY);
+        let counted = self
+            .inventory(move |inventory| {
+                let minutes = 24 * 60;
+                let from = (now / 60 + 1 - minutes) * 60_000;
+                let history = inventory.history(from, 60, usize::try_from(minutes).unwrap_or(0))?;
+                let active = inventory.active(since)?;
+                Ok(Counted {
+                    releases: history.iter().map(|counts| counts.releases).sum(),
+                    denials: history.iter().map(|counts| counts.refusals).sum(),
+                    cvms: active.cvms,
+                    apps: active.apps,
+                    known: inventory.count()?,
+                    building: Building::of(inventory, newest)?,
+                })
+            })
+            .await?;
+        *counts = Some((Instant::now(), counted.clone()));
+        Ok(counted)
+    }
+
+    fn ledger_summary(&self) -> LedgerSummary {
+        let audit = &self.foundation().audit;
+        let state = audit.witness_states();
+        LedgerSummary {
+            size: audit.head().map(|head| head.size.get()),
+            checkpoint_at: audit.signed_at().map(|signed| at(signed * 1000)),
+            witnesses_ok: state.iter().filter(|witness| witness.is_well()).count(),
+            witnesses: state.len(),
+            required: self.sources.required_witnesses,
+        }
+    }
+}
+
+impl LastDay {
+    fn of(counted: Option<&Counted>, denials: Option<&[super::denials::Denial]>, now: u64) -> Self {
+        let since = (now * 1000).saturating_sub(DAY);
+        let recent = denials.map(|denials| denials.iter().filter(|denial| denial.last >= since));
+        Self {
+            releases: counted.map(|counted| counted.releases),
+            cvms: counted.map(|counted| counted.cvms),
+            apps: counted.map(|counted| counted.apps),
+            denials: counted.map(|counted| counted.denials),
+            distinct_denials: recent.clone().map(|denials| denials.count() as u64),
+            denied_cvms: recent.map(|denials| {
+                denials.map(super::denials::Denial::caller).collect::<HashSet<_>>().len() as u64
+            }),
+        }
+    }
+}
+
+fn reasons(report: &Report) -> Vec<Reason> {
+    let reasons = report.reasons().iter().map(|reason| Reason {
+        code: reason.cause.name(),
+        message: reason.cause.text(),
+        detail: reason.detail.clone(),
+        stops: reason.cause.effect() == Effect::Stops,
+    });
+    reasons.collect()
+}
+
+fn relaxed(posture: &Posture) -> Vec<Relaxed> {
+    let relaxed = posture.relaxed().iter();
+    relaxed.map(|it| Relaxed { setting: it.code, message: it.sentence.to_string() }).collect()
+}

@@ -1,0 +1,147 @@
+//! The query parameters of the views: each is parsed once, and an unknown one is refused by its name.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::clock::unix_now;
+use crate::error::{Error, Result};
+use crate::events::{A_TIME, MAX_QUERY, time};
+
+/// A route without parameters.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// Parses the query string of a request.
+///
+/// # Errors
+/// An unknown, repeated or invalid parameter.
+pub fn read_query<T: DeserializeOwned>(query: Option<&str>) -> Result<T> {
+    let query = query.unwrap_or_default();
+    if query.len() > MAX_QUERY {
+        return Err(Error::invalid(format!("the query is longer than {MAX_QUERY} bytes")));
+    }
+    let mut parameters = Map::new();
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        if value.is_empty() {
+            continue;
+        }
+        let is_new = parameters.insert(key.to_string(), Value::String(value.into_owned())).is_none();
+        if !is_new {
+            return Err(Error::invalid(format!("parameter `{key}` is there twice")));
+        }
+    }
+    serde_json::from_value(Value::Object(parameters))
+        .map_err(|error| Error::invalid(error.to_string().replace("unknown field", "unknown parameter")))
+}
+
+/// Declares a parameter that is parsed from text.
+macro_rules! parameter {
+    ($(#[$about:meta])* $name:ident($inner:ty), $parse:expr, $expected:expr) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(pub(super) $inner);
+
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> std::result::Result<Self, String> {
+                let parse: fn(&str) -> Option<$inner> = $parse;
+                parse(&text).map(Self).ok_or_else(|| $expected.to_owned())
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                let expected: &str = &$expected;
+                schemars::json_schema!({ "type": "string", "description": expected })
+            }
+        }
+    };
+}
+
+parameter!(
+    /// A time in milliseconds since 1970.
+    Moment(u64),
+    |text| time(text, unix_now() * 1000),
+    format!("since and until must be {A_TIME}")
+);
+
+parameter!(
+    /// Hexadecimal digits, in lower case and without `0x`.
+    Digits(String),
+    |text| {
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        let is_hex = !digits.is_empty() && digits.len() <= 128;
+        (is_hex && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .then(|| digits.to_ascii_lowercase())
+    },
+    "app, image and device must be hexadecimal digits"
+);
+
+parameter!(
+    /// A name of letters, digits, `_` and `-`.
+    Word(String),
+    |text| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        (text.len() <= 64 && text.bytes().all(is_plain)).then(|| text.to_owned())
+    },
+    "code, tcb and method must be a name of at most 64 letters, digits, '_' or '-'"
+);
+
+parameter!(
+    /// The most entries of a page.
+    Limit(usize),
+    |text| number(text).filter(|limit| (1..=200).contains(limit)).and_then(|limit| usize::try_from(limit).ok()),
+    "limit must be a whole number from 1 to 200"
+);
+
+parameter!(
+    /// Where a page continues: `next` of the page before.
+    Cursor(u64),
+    |text| number(text),
+    "cursor must be `next` of an earlier response"
+);
+
+parameter!(
+    /// A span of time in seconds.
+    Window(u64),
+    |text| {
+        let (count, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let seconds = match unit {
+            "h" => 3600,
+            "d" => 86_400,
+            _ => return None,
+        };
+        number(count)?.checked_mul(seconds).filter(|window| (3600..=30 * 86_400).contains(window))
+    },
+    "window must be from 1h to 30d"
+);
+
+parameter!(
+    /// The number of steps of a chart.
+    Points(u64),
+    |text| number(text).filter(|points| (2..=500).contains(points)),
+    "points must be a whole number from 2 to 500"
+);
+
+fn number(text: &str) -> Option<u64> {
+    let is_number = text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { text.parse().ok() } else { None }
+}
+
+impl Limit {
+    /// The most entries; 50 unless it is said.
+    pub(super) fn of(limit: Option<Self>) -> usize {
+        limit.map_or(50, |Self(limit)| limit)
+    }
+}
