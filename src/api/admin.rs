@@ -54,6 +54,11 @@ impl AdminService {
         &self.foundation
     }
 
+    /// What changes of owners pass.
+    pub(super) fn gate(&self) -> &ApprovalGate {
+        &self.gate
+    }
+
     /// `Admin.ClearImageCache`.
     ///
     /// # Errors

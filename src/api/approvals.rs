@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::Caller;
 use super::admin::AdminService;
 use super::credentials::CredentialService;
+use super::policy::PolicyService;
 use crate::clock::rfc3339;
 use crate::control::{
     Action, Approval, ApprovalError, Approvals, Approved, EachApproved, Gate, OwnerCredential, State,
@@ -62,6 +63,8 @@ pub struct ApprovalService {
 pub struct Makers {
     /// Freezes, and the clock floor.
     pub admin: Arc<AdminService>,
+    /// The allowlist.
+    pub policy: Arc<PolicyService>,
     /// Credentials; `None` where no credentials are needed.
     pub credentials: Option<Arc<CredentialService>>,
 }
@@ -213,7 +216,11 @@ impl Makers {
                     false => "the clock was not behind, so nothing was changed",
                 }))
             }
-            EachApproved::ActivatePolicy(_) | EachApproved::ReplaceHtpasswd(_) => {
+            EachApproved::ActivatePolicy(approved) => {
+                let placed = Arc::clone(&self.policy).place_approved(&approved).await?;
+                Ok(Made::of(placed.message))
+            }
+            EachApproved::ReplaceHtpasswd(_) => {
                 Err(Error::invalid("this version does not do that; nothing was changed"))
             }
             EachApproved::OwnerCredential(approved) => {

@@ -159,7 +159,7 @@ impl PolicyService {
     ///
     /// # Errors
     /// There is no candidate, it has another digest, or it was evaluated with another meaning of empty device lists;
-    /// as [`PolicyService::place`].
+    /// as [`PolicyService::replace`].
     pub async fn activate(self: Arc<Self>, caller: &Caller, request: ActivateRequest) -> Result<Placed> {
         let conflict = |code, text: &str| Err(Error::new(Code::Conflict, text).because(code));
         let Some(CandidateText { text, sha256, empty_devices }) = self.kms.shadow.text() else {
@@ -175,7 +175,7 @@ impl PolicyService {
             return conflict("candidate_differs", text);
         }
         let placed = Arc::clone(&self).replace(caller, text.to_vec()).await?;
-        self.admin.stop_shadow_if(caller, &sha256).await;
+        self.admin.stop_shadow_if(caller.author(), &sha256).await;
         Ok(placed)
     }
 }

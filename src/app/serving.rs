@@ -139,7 +139,11 @@ impl Serving {
         let policy = PolicyService::new(core, Arc::clone(&self.kms), Arc::clone(&self.admin));
         let policy = Arc::new(policy);
         let credentials_service = named_credentials(process, credentials).await?;
-        let makers = Makers { admin: Arc::clone(&self.admin), credentials: credentials_service.clone() };
+        let makers = Makers {
+            admin: Arc::clone(&self.admin),
+            policy: Arc::clone(&policy),
+            credentials: credentials_service.clone(),
+        };
         let services = AdminServices {
             admin: Arc::clone(&self.admin),
             views: Arc::new(self.views(process, Arc::clone(&events), credentials_service.clone())),

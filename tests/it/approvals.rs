@@ -246,6 +246,52 @@ async fn what_has_changed_since_it_was_requested_is_not_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_allowlist_is_put_in_force_by_two_and_over_the_one_that_was_seen_only() {
+    const UPLOAD: &str = "/api/v1/file-upload/auth-config";
+    let mut world = World::ready().await;
+    let owners = Owners::of_two(&mut world).await;
+    let before: Value =
+        serde_json::from_slice(&std::fs::read(world.path("auth-config.json")).expect("the file"))
+            .expect("JSON");
+    let with = |image: &str| {
+        let mut rules = before.clone();
+        rules["osImages"].as_array_mut().expect("images").push(json!(format!("0x{}", image.repeat(32))));
+        rules
+    };
+    let (first, second) = (with("11"), with("22"));
+    let answer = owners.ask("POST", UPLOAD, json!({ "osImages": 1 }), ADMIN_TOKEN).await;
+    assert_eq!(answer.status, 400, "nobody is asked for what cannot be used: {}", answer.text());
+    let one = waiting(&owners.ask("POST", UPLOAD, first.clone(), ADMIN_TOKEN).await, 202);
+    let other = waiting(&owners.ask("POST", UPLOAD, second.clone(), &owners.bob).await, 202);
+    let shown = owners.shown(&one).await;
+    let document: Value = serde_json::from_str(shown["document"].as_str().expect("a text")).expect("JSON");
+    assert_eq!(document, first, "the approver sees it whole");
+    let text = shown["document"].as_str().expect("a text");
+    let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(text));
+    assert_eq!(shown["sha256"], digest);
+    let full = waiting_is_full(&owners, with("33")).await;
+    assert!(full.contains("2 requests with a document wait"), "{full}");
+
+    owners.approve(&one, &owners.bob).await;
+    let policy = owners.ask("GET", "/api/v1/policy", Value::Null, ADMIN_TOKEN).await.value();
+    assert_eq!(policy["document"], first);
+    let (status, told) = owners.decide(&other, "approve", ADMIN_TOKEN).await;
+    assert_eq!((status, &told["state"]), (200, &json!("failed")), "{told}");
+    assert!(
+        told["result"].as_str().expect("a reason").contains("the policy in force has changed since"),
+        "{told}"
+    );
+    assert!(owners.shown(&one).await["document"].is_null(), "it is not kept");
+    assert_eq!(world.audited("file_uploaded")[0]["by"], "token with credential bob");
+}
+
+async fn waiting_is_full(owners: &Owners, document: Value) -> String {
+    let answer = owners.ask("POST", "/api/v1/file-upload/auth-config", document, ADMIN_TOKEN).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    answer.text().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_no_owner_any_more_takes_no_part() {
     let mut world = World::ready().await;
     let owners = Owners::of_two(&mut world).await;

@@ -70,9 +70,9 @@ impl AdminService {
     }
 
     /// Stops the candidate with this digest, which has become the policy in force.
-    pub(in crate::api) async fn stop_shadow_if(&self, caller: &Caller, sha256: &[u8; 32]) {
+    pub(in crate::api) async fn stop_shadow_if(&self, author: Author, sha256: &[u8; 32]) {
         if let Some(report) = self.kms.shadow.stop_if(sha256) {
-            self.record_end(caller.author(), &report).await;
+            self.record_end(author, &report).await;
         }
     }
 

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::{PolicyService, Problem};
 use crate::api::Caller;
 use crate::audit::{Event, Receipt};
-use crate::control::Author;
+use crate::control::{ActivatePolicy, Approved, Author, Consent};
 use crate::error::{Code, Error, Result};
 use crate::state::{Durability, StagedFile};
 
@@ -78,10 +78,41 @@ impl PolicyService {
     /// An owner replaces the allowlist.
     ///
     /// # Errors
-    /// Another kind of policy decides; the document is not valid; the disk or the audit log refuses it. Nothing has changed then.
+    /// Another kind of policy decides; the document is not valid; the disk or the audit log refuses it; a second owner must
+    /// approve it. Nothing has changed then.
     pub async fn replace(self: Arc<Self>, caller: &Caller, content: Vec<u8>) -> Result<Placed> {
-        let author = caller.author();
-        self.place(author, content, None).await
+        let mut replaces = None;
+        if self.admin.gate().needs_two() {
+            // A second owner is not asked for what could not be done, or is done already.
+            let examined = self.examine(content.clone()).await?;
+            if !examined.changed {
+                return Ok(Placed { dry_run: false, ..examined });
+            }
+            replaces = digest_of(self.file()?).await.map(hex::encode);
+        }
+        let document = String::from_utf8(content)
+            .map_err(|_| Error::invalid("the document is not UTF-8").because("invalid_file"))?;
+        let approved = self.admin.gate().pass(caller, ActivatePolicy { document, replaces }).await?;
+        self.place_approved(&approved).await
+    }
+
+    /// Puts an allowlist into its place. If it is the candidate in shadow, and a second owner has approved it, it is not a
+    /// candidate any more.
+    pub(in crate::api) async fn place_approved(
+        self: Arc<Self>,
+        approved: &Approved<ActivatePolicy>,
+    ) -> Result<Placed> {
+        let ActivatePolicy { document, replaces } = approved.action();
+        let replaces = replaces.as_ref().map(|digest| {
+            let bytes = hex::decode(digest).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+            bytes.ok_or_else(|| Error::invalid("the request names no SHA-256; nothing was changed"))
+        });
+        let (author, content) = (approved.author().clone(), document.clone().into_bytes());
+        let placed = Arc::clone(&self).place(author.clone(), content, replaces.transpose()?).await?;
+        if approved.consent() == Consent::Second {
+            self.admin.stop_shadow_if(author, &Sha256::digest(document).into()).await;
+        }
+        Ok(placed)
     }
 
     /// Puts an allowlist into its place, to its end also if the caller disconnects. With `replaces`, only if that is the
@@ -89,7 +120,7 @@ impl PolicyService {
     ///
     /// # Errors
     /// As [`PolicyService::replace`]; the file in force is another one.
-    pub async fn place(
+    async fn place(
         self: Arc<Self>,
         author: Author,
         content: Vec<u8>,
