@@ -11,7 +11,7 @@ import {
 const STATES = {
   waiting: ['warn', 'Waiting'], approved: ['quiet', 'Being made'], done: ['good', 'Done'], failed: ['bad', 'Failed'], rejected: ['quiet', 'Rejected'], expired: ['quiet', 'Expired'],
 };
-const EVENTS = ['approval_requested', 'approval_given', 'approval_rejected', 'approval_expired', 'approval_done'];
+const EVENTS = ['requested', 'approved', 'rejected', 'expired', 'done', 'failed'].map((what) => `approval_${what}`);
 
 function State({ of }) {
   const [kind, text] = STATES[of] ?? ['quiet', words(of)];
