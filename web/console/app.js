@@ -11,8 +11,19 @@ import { render } from '../vendor/preact.js';
 const TITLES = Object.fromEntries(GROUPS.flatMap(({ views }) => views.map(([key, text]) => [key, text])));
 const needsCredential = document.documentElement.dataset.credentials !== 'not-needed';
 
-/** The modules of views, each loaded when it is first shown. */
+/** The views whose modules are loaded: each when it is first shown, and all of them a moment after signing in, so that they are there also
+ * while the KMS does not answer. */
 const loaded = new Map();
+const MOMENT = 2000;
+
+async function load(name) {
+  if (!loaded.has(name)) loaded.set(name, (await import(`./views/${name}.js`)).default);
+  return loaded.get(name);
+}
+
+async function loadAll() {
+  for (const name of Object.keys(TITLES)) await load(name).catch(() => null);
+}
 
 function useView(name) {
   const [state, set] = useState({ name: null, View: null, failed: null });
@@ -20,11 +31,8 @@ function useView(name) {
     if (!(name in TITLES)) return undefined;
     if (loaded.has(name)) return void set({ name, View: loaded.get(name), failed: null });
     let gone = false;
-    import(`./views/${name}.js`).then(
-      (module) => {
-        loaded.set(name, module.default);
-        if (!gone) set({ name, View: module.default, failed: null });
-      },
+    load(name).then(
+      (View) => { if (!gone) set({ name, View, failed: null }); },
       () => { if (!gone) set({ name, View: null, failed: { status: 0, message: 'This part of the console could not be loaded.' } }); },
     );
     return () => { gone = true; };
@@ -39,9 +47,9 @@ function Place({ me, place }) {
   const where = `${view}/${params.id ?? ''}`;
   useEffect(() => {
     document.title = `${TITLES[view] ?? 'Not found'} · ${location.hostname}`;
-    // The first view leaves the focus where the browser has put it; later ones get it, as a page that was loaded would.
-    if (shown.current !== null && shown.current !== where && View) {
-      window.scrollTo(0, 0);
+    // A view gets the focus as a page that was loaded would; the form that asked for the credential is gone.
+    if (shown.current !== where && View) {
+      if (shown.current !== null) window.scrollTo(0, 0);
       (document.getElementById('title') ?? document.getElementById('main'))?.focus({ preventScroll: true });
     }
     if (View) shown.current = where;
@@ -66,7 +74,12 @@ function App() {
   }), []);
   const enter = () => get('/api/v1/me').then((now) => { setFailure(null); setMe(now); }, setFailure);
   useEffect(() => { if (!needsCredential) enter(); }, []);
-  useEffect(() => { if (me) live.open(); }, [me]);
+  useEffect(() => {
+    if (!me) return undefined;
+    live.open();
+    const timer = setTimeout(loadAll, MOMENT);
+    return () => clearTimeout(timer);
+  }, [me]);
 
   const signedIn = (now) => {
     if (me && (me.name !== now.name || me.role !== now.role)) forget();
