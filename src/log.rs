@@ -1,6 +1,7 @@
 //! The process log: lines go to stderr through a bounded queue, so that a slow reader delays nothing.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
@@ -15,9 +16,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter, format};
 use tracing_subscriber::layer::{Context, Filter, Layer as _, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::request;
 
 /// The size of the queue in bytes; further lines are dropped.
 const MAX_QUEUE: usize = 1 << 20;
@@ -76,6 +81,7 @@ impl ProcessLog {
         let lines = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .with_writer(self.clone())
+            .event_format(WithRequest(format()))
             // Would print to stderr, and panic if that fails.
             .log_internal_errors(false)
             .with_filter(FewOfLibraries::new(self.clone()));
@@ -232,6 +238,28 @@ impl Write for Line {
     }
 }
 
+/// Adds the id of the task's request to each line.
+struct WithRequest<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for WithRequest<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let Some(id) = request::logged_id() else { return self.0.format_event(context, writer, event) };
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        writeln!(writer, "{} request_id={id}", line.trim_end_matches('\n'))
+    }
+}
+
 /// Limits the lines of libraries, because callers can cause any number of them.
 struct FewOfLibraries {
     limit: DefaultDirectRateLimiter,
@@ -363,5 +391,26 @@ mod tests {
         let theirs = text.matches("theirs").count();
         assert!((50..=70).contains(&theirs), "{theirs}");
         assert_eq!(log.dropped(), 500 - theirs as u64);
+    }
+
+    #[tokio::test]
+    async fn lines_within_a_request_name_it() {
+        let (log, answer, taken) = log();
+        drop(answer);
+        let lines = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(log.clone())
+            .event_format(WithRequest(format()));
+        let subscriber = tracing_subscriber::registry().with(lines);
+        let _guard = tracing::subscriber::set_default(subscriber);
+        tracing::info!("before");
+        let context = request::Context::new(request::RequestId::ours(10), request::ErrorBody::Peer);
+        context.scope(async { tracing::warn!(code = "denied", "within\ntwo lines") }).await;
+        log.flush(Duration::from_secs(5));
+        let text = text(&taken);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("before"), "{text}");
+        assert!(text.ends_with(" request_id=0000000000000000000000000000000a\n"), "{text}");
+        assert_eq!(text.matches("request_id=").count(), 1, "{text}");
     }
 }

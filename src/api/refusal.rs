@@ -13,6 +13,7 @@ use crate::audit::{AuditError, Event, Subject, Why};
 use crate::clock::CLOCK_REMEDY;
 use crate::control::{Concerns, Novelty, RefusedRequest, Shown};
 use crate::error::{Code, DenialReference, Error};
+use crate::request;
 
 /// A request for something that is only released with permission.
 pub(super) struct Attempt<'a> {
@@ -56,6 +57,7 @@ impl Attempt<'_> {
             actual: detail.actual.map(str::to_owned),
             remedy,
             denial_id: id.clone(),
+            request_id: request::logged_id(),
             evidence_sha256: None,
             stage_rule: refusal.stage_rule().map(StageRule::name),
         };

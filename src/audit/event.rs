@@ -651,6 +651,9 @@ pub struct Why {
     pub remedy: Option<String>,
     /// The id of this refusal in the response.
     pub denial_id: String,
+    /// The id of the request in logs; a caller's own begins with `caller:`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
     /// SHA-256 of the evidence, hex; `None` without readable evidence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence_sha256: Option<String>,

@@ -20,6 +20,7 @@ fn denied(reason: &str) -> Event {
             actual: None,
             remedy: None,
             denial_id: "00112233aabb".to_owned(),
+            request_id: None,
             evidence_sha256: None,
             stage_rule: None,
         },

@@ -34,6 +34,7 @@ use crate::audit::Audit;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::operator::{Credentials, Operator};
+use crate::request::{self, Context, ErrorBody, Ids};
 
 pub(super) type Answer = Response<Body>;
 
@@ -49,6 +50,7 @@ pub struct Middleware {
     turns: Turns,
     metrics: Arc<Metrics>,
     log: RefusalLog,
+    ids: Ids,
 }
 
 impl Middleware {
@@ -73,6 +75,7 @@ impl Middleware {
             turns: Turns::new(threads, threads),
             metrics,
             log: RefusalLog::default(),
+            ids: Ids::default(),
         }
     }
 
@@ -292,7 +295,9 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let Self { front, caller, activity, limit } = self.clone();
-        Box::pin(async move {
+        let context = Context::new(front.ids.of(request.headers()), ErrorBody::of(request.uri().path()));
+        let served = Arc::clone(&context);
+        Box::pin(context.scope(async move {
             let started = Instant::now();
             let is_grpc = grpc::is_grpc(&request);
             let is_head = request.method() == Verb::HEAD;
@@ -344,6 +349,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             for (name, value) in &front.headers {
                 answer.headers_mut().insert(name, value.clone());
             }
+            answer.headers_mut().insert(request::HEADER, served.id().header());
             if let Some(origin) = origin {
                 Cors::mark(origin, &mut answer);
             }
@@ -367,7 +373,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             }
             rest.drain().await;
             Ok(answer)
-        })
+        }))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::api::{ByGet, Caller, Method, Row, Service};
 use crate::config::BodyLimits;
 use crate::error::{Code, Error, Result};
 use crate::proto::PrpcError;
+use crate::request::{self, ErrorBody};
 
 /// A response with all of its body in memory.
 pub type Answer = Response<Full<Bytes>>;
@@ -208,12 +209,26 @@ fn success(method: Method, encoding: Encoding, bytes: Bytes) -> Answer {
     answer
 }
 
+/// The id of this task's request, if its error bodies have all keys.
+fn full_body() -> Option<String> {
+    request::current(|context| match context.error_body() {
+        ErrorBody::Full => Some(context.id().to_string()),
+        ErrorBody::Peer => None,
+    })?
+}
+
 /// An error in the encoding of the request.
 pub fn error(encoding: Encoding, cause: &Error) -> Answer {
     let message = cause.message();
+    request::fail(cause.code(), message);
     let body = match encoding {
         Encoding::Json | Encoding::SniffedJson => {
             let mut object = serde_json::json!({ "error": message });
+            if let Some(id) = full_body() {
+                object["code"] = cause.reason().into();
+                object["message"] = message.into();
+                object["request_id"] = id.into();
+            }
             if let Some(denial) = cause.denial() {
                 object["code"] = denial.code.into();
                 object["denial_id"] = denial.id.as_str().into();

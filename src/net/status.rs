@@ -6,9 +6,11 @@ use http::{Response, StatusCode};
 use kms_wire::code::{DENIAL_CODE_KEY, DENIAL_ID_KEY};
 
 use crate::error::{Code, Error};
+use crate::request;
 
 /// The gRPC status of an error, with its message and the ids with which a refusal can be looked up.
 pub fn grpc(error: &Error) -> tonic::Status {
+    request::fail(error.code(), error.message());
     let mut status = tonic::Status::new(tonic::Code::from_i32(error.code().grpc() as i32), error.message());
     if let Some(denial) = error.denial()
         && let Ok(id) = denial.id.parse()

@@ -25,6 +25,7 @@ mod key_directory;
 mod key_release;
 mod ledger;
 mod notify;
+mod observability;
 mod onboarding;
 mod os_image;
 mod outage;

@@ -1,0 +1,110 @@
+//! What operators see of requests: the id of each, metrics, and diagnostics.
+
+use http::HeaderMap;
+use prost::Message as _;
+use serde_json::json;
+
+use crate::support::http::{post, request, with};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
+
+const REQUEST_ID: &str = "x-request-id";
+
+fn id(headers: &HeaderMap) -> &str {
+    let mut values = headers.get_all(REQUEST_ID).iter();
+    let value = values.next().expect("a response has an id").to_str().expect("text");
+    assert!(values.next().is_none(), "one id");
+    value
+}
+
+fn is_ours(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+#[tokio::test]
+async fn every_response_of_both_listeners_has_an_id_of_its_own() {
+    let world = World::ready().await;
+    let caller = world.caller();
+    let admin = Caller::new(world.admin_address().await).plain();
+    let grpc = || with(post("/kms.KMS/GetMeta", vec![0; 5]), "content-type", "application/grpc");
+    let mut ids = Vec::new();
+    for (caller, request, status) in [
+        (&caller, request("GET", "/prpc/GetMeta", ""), 200),
+        (&caller, post("/prpc/KMS.GetMeta?json", "{}"), 200),
+        (&caller, post("/prpc/GetAppKey", "{}"), 401),
+        (&caller, request("GET", "/health", ""), 200),
+        (&caller, request("HEAD", "/health", ""), 200),
+        (&caller, request("GET", "/metrics", ""), 200),
+        (&caller, request("GET", "/no/such/path", ""), 404),
+        (&caller, post("/prpc/NoSuchMethod", "{}"), 404),
+        (&caller, request("OPTIONS", "/prpc/GetMeta", ""), 404),
+        (&caller, grpc(), 200),
+        (&admin, request("GET", "/livez", ""), 401),
+        (&admin, request("GET", "/api/v1/credentials", ""), 401),
+        (&admin, with(request("GET", "/livez", ""), "x-admin-token", ADMIN_TOKEN), 200),
+        (&admin, with(request("GET", "/no/such", ""), "x-admin-token", ADMIN_TOKEN), 404),
+        (&admin, with(request("TRACE", "/livez", ""), "x-admin-token", ADMIN_TOKEN), 404),
+    ] {
+        let shown = format!("{} {}", request.method(), request.uri());
+        let answer = caller.send(request).await;
+        assert_eq!(answer.status, status, "{shown}: {}", answer.text());
+        let id = id(&answer.headers);
+        assert!(is_ours(id), "{shown}: {id}");
+        ids.push(id.to_owned());
+    }
+    let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+    assert_eq!(distinct.len(), ids.len());
+}
+
+#[tokio::test]
+async fn a_plain_id_of_the_caller_comes_back_and_any_other_is_replaced() {
+    let world = World::ready().await;
+    let caller = world.caller();
+    for given in ["proxy-7", "01HVXYZ.a_b", &"a".repeat(64)] {
+        let answer = caller.send(with(request("GET", "/health", ""), REQUEST_ID, given)).await;
+        assert_eq!(id(&answer.headers), given);
+    }
+    for given in ["", "a b", "a\tlevel=ERROR", "\u{fc}ber", &"a".repeat(65), &"a".repeat(8192)] {
+        let mut request = request("GET", "/health", "");
+        request.headers_mut().insert(REQUEST_ID, given.as_bytes().try_into().expect("a header"));
+        let answer = caller.send(request).await;
+        assert!(answer.status == 200 && is_ours(id(&answer.headers)), "{given:?}: {:?}", answer.headers);
+    }
+}
+
+#[tokio::test]
+async fn errors_of_our_routes_name_the_request_and_those_of_the_peer_do_not() {
+    let world = World::ready().await;
+    let admin = Caller::new(world.admin_address().await).plain();
+    let ask = async |request| -> Answer { admin.send(with(request, "x-admin-token", ADMIN_TOKEN)).await };
+    let answer = ask(with(post("/api/v1/credentials", "{}"), REQUEST_ID, "from-my-proxy")).await;
+    let body = answer.value();
+    assert_eq!(answer.status, 400);
+    assert_eq!((&body["request_id"], &body["code"]), (&json!("from-my-proxy"), &json!("invalid_request")));
+    assert!(body["message"].is_string() && body["message"] == body["error"], "{body}");
+    assert_eq!(answer.header("x-error-code"), "invalid_request");
+    // A CVM that reads the peer's bodies gets exactly those.
+    let unknown = world.caller().send(with(post("/prpc/NoSuch", "{}"), REQUEST_ID, "from-my-proxy")).await;
+    assert_eq!(unknown.value(), json!({ "error": "Service not found: NoSuch" }));
+    let encoded = with(post("/prpc/NoSuch", vec![10]), "content-type", "application/octet-stream");
+    let encoded = world.caller().send(encoded).await;
+    let expected = cvm_kms::proto::PrpcError { message: "Service not found: NoSuch".to_owned() };
+    assert_eq!(encoded.body, expected.encode_to_vec());
+}
+
+#[tokio::test]
+async fn a_denial_is_recorded_with_the_id_of_its_request() {
+    let world = World::ready().await;
+    let caller = world.caller().shows(&world.attested(&world.app(1)).await);
+    let ask = || json!({ "api_version": 1, "vm_config": "" }).to_string();
+    let first = caller.send(with(post("/prpc/GetAppKey?json", ask()), REQUEST_ID, "boot-1")).await;
+    assert_eq!((first.status, id(&first.headers)), (403, "boot-1"), "{}", first.text());
+    let second = caller.send(post("/prpc/GetAppKey?json", ask())).await;
+    let denials = eventually("two denials", async || {
+        let denials = world.audited("denied");
+        (denials.len() == 2).then_some(denials)
+    })
+    .await;
+    // A caller's own id is marked, so that it cannot pass for one of ours.
+    assert_eq!(denials[0]["request_id"], "caller:boot-1");
+    assert_eq!(denials[1]["request_id"], id(&second.headers));
+}
