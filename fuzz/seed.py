@@ -390,6 +390,14 @@ def question():
     yield "no-hex", json.dumps(good | {"appId": "\u00e9", "composeHash": " e5"}).encode()
 
 
+def request_headers():
+    yield "id", b"01HV-x_y.z"
+    yield "long-id", b"7" * 65
+    yield "parent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    yield "later-parent", b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-more"
+    yield "no-trace", b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01"
+
+
 def os_image():
     """A choice and an amount of memory, then a document, an image as `image` takes it, or a text."""
     vectors_ = vectors("os_image")
@@ -483,7 +491,7 @@ def log():
 
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,
            key_pem, known_signers, ledger, log, message, operator, os_image, proof, prpc, question,
-           ra_tls_certificate, tcb_info, webhook]
+           ra_tls_certificate, request_headers, tcb_info, webhook]
 
 
 def main():

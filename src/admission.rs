@@ -15,6 +15,7 @@ mod timely;
 mod vm_config;
 mod walk;
 
+use std::fmt;
 use std::sync::Arc;
 
 use kms_attest::csr::Csr;
@@ -42,10 +43,11 @@ pub use self::vm_config::Mismatch;
 use self::walk::Walk;
 pub use self::walk::{Observer, Passed, Until};
 
-use kms_policy::Role;
+use kms_policy::{Policy, Role};
 
 use crate::config::ReleaseStage;
 use crate::control::Shadow;
+use crate::metrics::{Metrics, RequestStage, Upstream};
 
 /// The metric label of a verification.
 fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {
@@ -54,6 +56,20 @@ fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {
         Err(Refusal::CollateralUnavailable(_) | Refusal::ClockBehind(_)) => "unavailable",
         Err(_) => "refused",
     }
+}
+
+/// Counts a request to the policy, if it is a service.
+async fn asked<T, E: fmt::Display>(
+    metrics: &Metrics,
+    policy: &Policy,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let upstream = match policy {
+        Policy::AllowAll(_) | Policy::Allowlist(_) => return answer.await,
+        Policy::Webhook(_) => Upstream::Webhook,
+        Policy::Ethereum(_) => Upstream::Chain,
+    };
+    metrics.ask(upstream, answer, E::to_string).await
 }
 
 /// What a caller has shown, with the key that its evidence is bound to.
@@ -138,7 +154,10 @@ impl Admission {
         verification: Verification,
     ) -> Result<Permit<Certificate>, Refusal> {
         let Foundation { verifier, metrics, .. } = &*self.0.foundation;
-        let outcome = verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await;
+        let outcome = {
+            let _measured = metrics.stage(RequestStage::Verification);
+            verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await
+        };
         let outcome = outcome.map_err(|error| Refusal::unverified(Carrier::CertificateRequest, error));
         metrics.verification(verification_result(&outcome));
         let verified = outcome?;

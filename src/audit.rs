@@ -51,6 +51,7 @@ use writer::{Entry, Job, Writer};
 
 use crate::clock::{ClockBehind, Floor, unix_now};
 use crate::config::{self, Core, Ledger};
+use crate::metrics::{Metrics, QueueState};
 
 /// Proof that an event is on disk. Only [`Audit::record`] makes one.
 #[derive(Debug)]
@@ -274,6 +275,17 @@ impl Audit {
             lowering: tokio::sync::Mutex::default(),
             ended: Mutex::new(ended),
         })
+    }
+
+    /// Counts syncs and requests to witnesses in `metrics`, and shows what waits for the disk.
+    pub fn report_to(&self, metrics: &Arc<Metrics>) {
+        self.status.report_to(Arc::clone(metrics));
+        let Some(queue) = self.queue.as_ref().map(mpsc::Sender::downgrade) else { return };
+        metrics.watch_queue("audit", move || {
+            let queue = queue.upgrade()?;
+            let (limit, free) = (queue.max_capacity() as u64, queue.capacity() as u64);
+            Some(QueueState { waiting: limit - free, limit: Some(limit), shed: 0 })
+        });
     }
 
     /// The date below which the clock cannot be; the records raise it.

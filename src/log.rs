@@ -97,6 +97,11 @@ impl ProcessLog {
         self.0.push(format!("{text}\n").as_bytes());
     }
 
+    /// How many bytes wait, and how many may.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.0.lock().bytes, MAX_QUEUE)
+    }
+
     /// The number of dropped lines.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)

@@ -1,18 +1,40 @@
 //! Counters, gauges and histograms of this service, in a registry of their own, rendered for Prometheus.
 
-use std::fmt;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+mod errors;
+mod process;
+mod recent;
+mod requests;
+mod stages;
+mod upstreams;
+mod watched;
 
-use kms_wire::method::Access;
-use prometheus::core::{Collector, Metric as _};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use kms_policy::{ChainState, ShedBy, WebhookObserver};
+
+use self::errors::Errors;
+pub use self::errors::ToldError;
+use self::process::ProcessMetrics;
+pub use self::process::ProcessState;
+pub use self::recent::Percentiles;
+pub use self::requests::{InFlight, Kind, Observed};
+use self::requests::{Method, Requests};
+use self::stages::{BUCKETS, Series, Stages};
+pub use self::stages::{Durations, RequestStage, StageTimer};
+use self::upstreams::Upstreams;
+pub use self::upstreams::{LastError, Upstream, UpstreamState};
+use self::watched::Watched;
+pub use self::watched::{CacheState, QueueState};
+use crate::request::Tracer;
 
 /// Content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -51,19 +73,19 @@ pub struct TcbForecastState {
     pub unavailable: u64,
 }
 
-/// The methods that release keys or certificates.
-const RELEASING: [&str; 3] = ["GetAppKey", "GetKmsKey", "SignCert"];
-
 /// All metrics of one service.
 pub struct Metrics {
     registry: Registry,
-    methods: Vec<Method>,
-    /// For paths that are not methods.
-    other: Method,
-    attestation_requests: IntCounter,
-    attestation_failures: IntCounter,
-    requests: IntCounterVec,
-    latency: HistogramVec,
+    requests: Requests,
+    stages: Stages,
+    ledger_sync: Series,
+    upstreams: Upstreams,
+    errors: Errors,
+    watched: Watched,
+    process: ProcessMetrics,
+    /// `None` where nothing is traced.
+    tracer: OnceLock<Tracer>,
+    looked_at_process: Mutex<Option<Instant>>,
     denials: IntCounterVec,
     handshakes: IntCounterVec,
     handshake_cpu: Counter,
@@ -108,52 +130,6 @@ pub struct Metrics {
     chain_disagreements: IntCounter,
 }
 
-/// A method, with its most used metrics after their first use: before that they are not shown.
-struct Method {
-    name: &'static str,
-    kind: Kind,
-    ok: OnceLock<IntCounter>,
-    latency: OnceLock<Histogram>,
-}
-
-impl Method {
-    fn new(name: &'static str, kind: Kind) -> Self {
-        Self { name, kind, ok: OnceLock::new(), latency: OnceLock::new() }
-    }
-}
-
-/// The labels for a request, from its path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Observed {
-    /// The index of its method.
-    method: Option<usize>,
-    is_attestation: bool,
-}
-
-/// Whether the peer's two counters count a method, below `/prpc/`, with or without the prefix `KMS.`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Yes: its callers bring an attestation.
-    Attestation,
-    /// No, only our own metrics do.
-    Other,
-}
-
-impl From<Access> for Kind {
-    fn from(access: Access) -> Self {
-        match access {
-            Access::AttestedCertificate
-            | Access::AttestedMessage
-            | Access::OperatorAndAttestedCertificate(_) => Self::Attestation,
-            Access::Open
-            | Access::Onboarding
-            | Access::TokenInMessage
-            | Access::Operator(_)
-            | Access::Invitation => Self::Other,
-        }
-    }
-}
-
 impl WebhookObserver for Metrics {
     fn request_shed(&self, by: ShedBy) {
         let limit = match by {
@@ -190,29 +166,19 @@ impl Metrics {
         let registry = Registry::new();
         let r = &registry;
         let metrics = Self {
-            attestation_requests: counter(
-                r,
-                "dstack_kms_attestation_requests_total",
-                "Total number of KMS attestation requests.",
-            )?,
-            attestation_failures: counter(
-                r,
-                "dstack_kms_attestation_failures_total",
-                "Total number of failed KMS attestation requests.",
-            )?,
-            requests: counters(
-                r,
-                "cvm_kms_requests_total",
-                "Requests by method and HTTP status of the response.",
-                &["method", "status"],
-            )?,
-            latency: {
-                let opts =
-                    HistogramOpts::new("cvm_kms_request_seconds", "Time from request to response by method.");
-                let buckets =
-                    vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
-                register(r, HistogramVec::new(opts.buckets(buckets), &["method"])?)?
+            requests: Requests::register(r, methods)?,
+            stages: Stages::register(r)?,
+            ledger_sync: {
+                let help = "Time of a sync of audit records to the disk, with their signed tree.";
+                let opts = HistogramOpts::new("cvm_kms_ledger_sync_seconds", help);
+                Series::new(register(r, Histogram::with_opts(opts.buckets(BUCKETS.to_vec()))?)?)
             },
+            upstreams: Upstreams::register(r)?,
+            errors: Errors::default(),
+            watched: Watched::register(r)?,
+            process: ProcessMetrics::register(r)?,
+            tracer: OnceLock::new(),
+            looked_at_process: Mutex::default(),
             denials: counters(r, "cvm_kms_denials_total", "Decisions against a caller by code.", &["code"])?,
             handshakes: counters(
                 r,
@@ -401,71 +367,11 @@ impl Metrics {
             )?,
             refusals: AtomicU64::new(0),
             registry: registry.clone(),
-            methods,
-            other: Method::new("other", Kind::Other),
         };
         let build =
             Opts::new("cvm_kms_build_info", "Version of this program.").const_label("version", VERSION);
         register(r, IntGauge::with_opts(build)?)?.set(1);
         Ok(metrics)
-    }
-
-    /// The labels for a request to `path`: `/prpc/GetMeta`, `/prpc/KMS.GetMeta`, `/kms.KMS/GetMeta`.
-    pub fn observe(&self, path: &str) -> Observed {
-        let path = path.trim_start_matches('/');
-        let name = path.rsplit(['/', '.']).next().unwrap_or_default();
-        let name = name.rsplit_once("%2E").or_else(|| name.rsplit_once("%2e")).map_or(name, |(_, name)| name);
-        let below_prpc = path.strip_prefix("prpc/").map(|rest| rest.trim_start_matches('/'));
-        let is_kms = below_prpc.is_some_and(|rest| rest.len() == name.len() || rest.starts_with("KMS"));
-        let method = self.methods.iter().position(|method| method.name == name);
-        let kind = self.method(method).kind;
-        Observed { method, is_attestation: is_kms && kind == Kind::Attestation }
-    }
-
-    /// Counts a response by its HTTP status. For the peer's two counters 400 and above is a failure, also
-    /// before dispatch.
-    pub fn answered(&self, observed: Observed, status: u16, took: Duration) {
-        if observed.is_attestation {
-            self.attestation_requests.inc();
-            if status >= 400 {
-                self.attestation_failures.inc();
-            }
-        }
-        let method = self.method(observed.method);
-        let answers = |status| self.requests.with_label_values(&[method.name, label(status)]);
-        match status {
-            200 => method.ok.get_or_init(|| answers(200)).inc(),
-            other => answers(other).inc(),
-        }
-        let latency = || self.latency.with_label_values(&[method.name]);
-        method.latency.get_or_init(latency).observe(took.as_secs_f64());
-    }
-
-    fn method(&self, index: Option<usize>) -> &Method {
-        index.and_then(|index| self.methods.get(index)).unwrap_or(&self.other)
-    }
-
-    /// How many requests for keys and certificates took at most so long since the start: upper bounds in seconds, the
-    /// last of them infinite, and the number in each bucket.
-    pub fn release_latency(&self) -> Vec<(f64, u64)> {
-        let mut buckets: Vec<(f64, u64)> = Vec::new();
-        let releasing = |method: &&Method| RELEASING.contains(&method.name);
-        for histogram in self.methods.iter().filter(releasing).filter_map(|method| method.latency.get()) {
-            let metric = histogram.metric();
-            let histogram = metric.get_histogram();
-            let total = (f64::INFINITY, histogram.get_sample_count());
-            let bounds = histogram.get_bucket().iter().map(|it| (it.upper_bound(), it.cumulative_count()));
-            let mut below = 0;
-            for (index, (bound, cumulative)) in bounds.chain([total]).enumerate() {
-                let within = cumulative.saturating_sub(below);
-                below = cumulative;
-                match buckets.get_mut(index) {
-                    Some((_, count)) => *count += within,
-                    None => buckets.push((bound, within)),
-                }
-            }
-        }
-        buckets
     }
 
     /// Counts a denial by its stable code.
@@ -657,6 +563,8 @@ impl Metrics {
 
     /// All metrics in the text format.
     pub fn render(&self) -> String {
+        self.look_at_process();
+        self.look_at_watched();
         let mut text = Vec::new();
         // Writing to memory does not fail; a metric that cannot be encoded is left out.
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
@@ -672,25 +580,6 @@ pub struct OpenConnection(IntGauge);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// The status if it has a label of its own, otherwise its class, so that there are few label values.
-fn label(status: u16) -> &'static str {
-    match (status, status / 100) {
-        (200, _) => "200",
-        (400, _) => "400",
-        (401, _) => "401",
-        (403, _) => "403",
-        (404, _) => "404",
-        (413, _) => "413",
-        (429, _) => "429",
-        (500, _) => "500",
-        (503, _) => "503",
-        (_, 2) => "2xx",
-        (_, 4) => "4xx",
-        (_, 5) => "5xx",
-        _ => "other",
     }
 }
 

@@ -1,15 +1,18 @@
-//! The request that the running task serves: its id, and why it failed.
+//! The request that the running task serves: its id, why it failed, and its trace.
 //!
 //! Both belong to the task, so that log lines, records and error bodies name the request without every function
 //! passing it on. Work that a request starts in a task of its own is not part of it.
 
 mod id;
+mod trace;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use kms_wire::code::Code;
 
 pub use self::id::{HEADER, Ids, RequestId};
+pub use self::trace::{Asked, Attribute, MAX_WAITING, Recording, Remote, Span, SpanKind, Trace, Tracer};
 
 tokio::task_local! {
     static CURRENT: Arc<Context>;
@@ -24,6 +27,8 @@ pub struct Context {
     id: RequestId,
     body: ErrorBody,
     failure: OnceLock<Failure>,
+    /// `None` where it is not traced.
+    recording: Option<Recording>,
 }
 
 /// The keys of a JSON error body.
@@ -57,7 +62,12 @@ pub struct Failure {
 impl Context {
     /// The context of a request with this id, whose errors in JSON have these keys.
     pub fn new(id: RequestId, body: ErrorBody) -> Arc<Self> {
-        Arc::new(Self { id, body, failure: OnceLock::new() })
+        Self::traced(id, body, None)
+    }
+
+    /// [`Context::new`] of a request that may be traced.
+    pub fn traced(id: RequestId, body: ErrorBody, recording: Option<Recording>) -> Arc<Self> {
+        Arc::new(Self { id, body, failure: OnceLock::new(), recording })
     }
 
     /// Its id.
@@ -73,6 +83,20 @@ impl Context {
     /// Why it failed; `None` if it did not, or in another way than by an error of ours.
     pub fn failure(&self) -> Option<&Failure> {
         self.failure.get()
+    }
+
+    /// Ends its trace, if there is one: `method` is a label, `status` that of the response.
+    pub fn finish_trace(&self, method: &'static str, status: u16) {
+        let Some(recording) = &self.recording else { return };
+        let mut attributes = vec![
+            ("http.response.status_code", Attribute::Number(status.into())),
+            ("request.id", Attribute::Text(self.id.logged().to_string())),
+        ];
+        if let Some(failure) = self.failure() {
+            attributes.push(("error.type", Attribute::Text(failure.code.name().to_owned())));
+        }
+        // As OpenTelemetry says, a fault of the caller is not one of the server.
+        recording.finish(method, status >= 500, attributes);
     }
 
     /// Serves the request by `future`.
@@ -91,20 +115,27 @@ pub fn logged_id() -> Option<String> {
     current(|context| context.id.logged().to_string())
 }
 
+/// Adds work that ends now to the trace of this task's request. False outside of a request.
+pub fn record(name: &'static str, kind: SpanKind, took: Duration, is_failed: bool) -> bool {
+    current(|context| {
+        if let Some(recording) = &context.recording {
+            recording.add(name, kind, took, is_failed);
+        }
+    })
+    .is_some()
+}
+
+/// The caller of this task's request has shown an operator's credentials, and may have asked for a trace.
+pub fn trust_caller() {
+    let _ = current(|context| context.recording.as_ref().map(Recording::trust));
+}
+
 /// Notes the error that the caller of this task's request gets. The first one counts: later ones only wrap it.
 pub fn fail(code: Code, message: &str) {
     let _ = current(|context| {
         context.failure.get_or_init(|| {
-            let is_kept = match code {
-                Code::Internal | Code::Unavailable | Code::NotReady => true,
-                Code::InvalidRequest
-                | Code::Unauthenticated
-                | Code::Denied
-                | Code::AlreadyOnboarded
-                | Code::UnknownMethod
-                | Code::TooLarge
-                | Code::TooManyRequests => false,
-            };
+            // NotReady is shown as the readiness of the KMS.
+            let is_kept = matches!(code, Code::Internal | Code::Unavailable);
             let end = message.floor_char_boundary(MAX_MESSAGE);
             Failure { code, message: is_kept.then(|| message[..end].to_owned()) }
         });

@@ -26,6 +26,7 @@ pub mod os_image;
 pub mod proof;
 pub mod prpc;
 pub mod question;
+pub mod request_headers;
 pub mod tcb_info;
 pub mod webhook;
 
@@ -33,7 +34,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 24] = [
+pub const TARGETS: [(&str, Target); 25] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -56,6 +57,7 @@ pub const TARGETS: [(&str, Target); 24] = [
     ("prpc", prpc::prpc),
     ("question", question::question),
     ("ra_tls_certificate", certificate::ra_tls_certificate),
+    ("request_headers", request_headers::request_headers),
     ("tcb_info", tcb_info::tcb_info),
     ("webhook", webhook::webhook),
 ];

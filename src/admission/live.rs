@@ -5,7 +5,8 @@ use kms_policy::examination::Examination;
 use kms_policy::{Decision, Policy, Role, Subject};
 
 use super::walk::{Observer, Passed, Until, Walk};
-use super::{Refusal, Relaxations, StageRule, StageVerdict, Step};
+use super::{Refusal, Relaxations, StageRule, StageVerdict, Step, asked};
+use crate::metrics::RequestStage;
 use crate::os_image::OsImageError;
 
 /// The observer whose walk can lead to a permit: it ends with the first refusal.
@@ -20,7 +21,10 @@ impl Observer for Live<'_> {
 
     async fn policy(&mut self, policy: &Policy, subject: Subject<'_>) -> Examination {
         let Walk { foundation, shadow, release_stage, .. } = self.walk;
-        let ruling = policy.rule_on(subject).await;
+        let ruling = {
+            let _measured = foundation.metrics.stage(RequestStage::Policy);
+            asked(&foundation.metrics, policy, policy.rule_on(subject)).await
+        };
         let decision = ruling.as_ref().map(|ruling| &ruling.decision);
         shadow.observe(subject, decision.ok(), |by_policy| {
             match StageRule::of(by_policy, *release_stage).judge(self.role, self.stage) {
@@ -40,6 +44,7 @@ impl Observer for Live<'_> {
         &mut self,
         comparison: impl Future<Output = Result<(), OsImageError>> + Send,
     ) -> Option<Result<(), OsImageError>> {
+        let _measured = self.walk.foundation.metrics.stage(RequestStage::OsImage);
         Some(comparison.await)
     }
 

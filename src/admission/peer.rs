@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 
 use super::{Carrier, EvidenceRefusal, Refusal};
 use crate::clock::unix_now;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RequestStage};
 
 /// How long verified evidence is believed without looking again: newer collateral may judge a platform otherwise.
 const MEMORY: Duration = Duration::from_secs(3600);
@@ -86,7 +86,10 @@ impl Peer {
             Memory::Verified(..) | Memory::Unasked => {}
         }
         // On the heap: it is done once for a connection.
-        let outcome = Box::pin(verify(certificate, verifier)).await;
+        let outcome = {
+            let _measured = metrics.stage(RequestStage::Verification);
+            Box::pin(verify(certificate, verifier)).await
+        };
         metrics.verification(super::verification_result(&outcome));
         match outcome {
             Ok(verified) => {

@@ -13,7 +13,8 @@ use kms_policy::{Decision, Denial, DenialCode, Policy, PolicyError};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::permit::SelfAuthorization;
-use super::{Relaxations, TcbTolerance, Tolerated};
+use super::{Relaxations, TcbTolerance, Tolerated, asked};
+use crate::metrics::Upstream;
 
 /// The interval of background requests to policy. After a revocation, methods that anyone may call go on
 /// answering for at most this interval and the time of one request.
@@ -205,6 +206,16 @@ impl Missing {
             OwnEvidenceError::Verify(VerifyError::Clock(_)) => Self::Clock,
             OwnEvidenceError::Verify(_) => Self::Collateral,
             OwnEvidenceError::Attester(_) | OwnEvidenceError::Identity(_) => Self::Evidence,
+        }
+    }
+
+    /// The cause in one or two words.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "no decision",
+            Self::Evidence => "no evidence",
+            Self::Collateral => "no collateral",
+            Self::Clock => "clock behind",
         }
     }
 
@@ -469,7 +480,9 @@ impl SelfAuthorizer {
         let known = match known {
             Some(known) => known,
             None => {
-                let verified = Box::pin(own_evidence(attester, verifier)).await?;
+                let evidence = Box::pin(own_evidence(attester, verifier));
+                let cause = |error: &OwnEvidenceError| Missing::of(error).name().to_owned();
+                let verified = tolerance.metrics().ask(Upstream::OwnEvidence, evidence, cause).await?;
                 let identity = own_identity(&verified)?;
                 let until = verified.collateral_expires();
                 let verdict = verified.verdict().clone();
@@ -481,7 +494,8 @@ impl SelfAuthorizer {
             }
         };
         let Tolerated { told, relaxations } = tolerance.apply(&known.verdict, &known.identity);
-        let decision = policy.decide_own(&told).await.map_err(OwnDecisionError::Policy)?;
+        let decision = asked(tolerance.metrics(), policy, policy.decide_own(&told)).await;
+        let decision = decision.map_err(OwnDecisionError::Policy)?;
         // Log changes only.
         if matches!(decision, Decision::Allowed { .. }) && **needed.load() != relaxations {
             tolerance.needed(&relaxations, &known.identity, "this KMS");

@@ -65,6 +65,11 @@ impl TcbTolerance {
         Self { tcb, clock, metrics }
     }
 
+    /// Where decisions are counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// What policy is told about `identity`, which runs on the platform of `verdict`.
     pub fn apply(&self, verdict: &TcbVerdict, identity: &Identity) -> Tolerated {
         let covers = self.covers(verdict);

@@ -10,6 +10,7 @@ use super::prepared::Prepared;
 use crate::admission::SelfAuthorization;
 use crate::error::{Error, Result};
 use crate::lifecycle::{EnvPublicKey, Ready};
+use crate::metrics::CacheState;
 use crate::proto::PublicKeyResponse;
 
 /// How many keys are cached, least used first out. About 200 bytes each.
@@ -32,6 +33,13 @@ impl Default for EnvKeys {
 }
 
 impl EnvKeys {
+    /// The cache of keys, for diagnostics.
+    pub(super) fn state(&self) -> CacheState {
+        let keys = &self.keys;
+        let (entries, limit) = (keys.len() as u64, Some(keys.capacity()));
+        CacheState { entries, limit, hits: keys.hits(), misses: keys.misses() }
+    }
+
     /// The response for `app_id` at `now` (Unix seconds).
     pub(super) fn answer(
         &self,

@@ -1,10 +1,13 @@
 //! Clearing the caches of OS images, and audit records about them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::audit::{Audit, Event};
 use crate::control::Author;
 use crate::error::{Error, Result};
+use crate::metrics::{Metrics, Upstream};
 use crate::os_image::{CacheError, ImageCache, Progress, ProgressListener};
 
 /// Clears both caches, the image cache first.
@@ -36,9 +39,25 @@ pub(super) fn note_cleared(audit: &Audit, author: Author, image_hash: &str, conf
 }
 
 /// Records the progress of OS image downloads.
-pub(super) fn download_recorder(audit: &Arc<Audit>) -> ProgressListener {
-    let audit = Arc::clone(audit);
+pub(super) fn download_recorder(audit: &Arc<Audit>, metrics: &Arc<Metrics>) -> ProgressListener {
+    let (audit, metrics) = (Arc::clone(audit), Arc::clone(metrics));
+    // As many as downloads that run.
+    let begun = Mutex::new(HashMap::new());
     ProgressListener::new(move |image, progress| {
+        let mut begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = match progress {
+            Progress::Started => {
+                begun.insert(image.to_owned(), Instant::now());
+                None
+            }
+            Progress::Fetching { .. } | Progress::Unpacking { .. } => None,
+            Progress::Done { .. } => Some(None),
+            Progress::Failed { reason } => Some(Some(&**reason)),
+        };
+        if let Some((failure, begin)) = failure.and_then(|failure| Some((failure, begun.remove(image)?))) {
+            metrics.asked(Upstream::OsImages, begin.elapsed(), failure);
+        }
+        drop(begun);
         if let Some(event) = download_event(image, progress) {
             audit.note(event);
         }

@@ -27,6 +27,7 @@ use crate::control::{Denials, Shadow};
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::{NotReleased, Ready, ReleaseGuards, Released};
 use crate::log_limit::LogLimit;
+use crate::metrics::RequestStage;
 use crate::operator::{Operator, OperatorToken};
 use crate::os_image::ImageCache;
 use crate::proto::{
@@ -53,7 +54,7 @@ pub struct KmsService {
     /// The token for the legacy `ClearImageCache`; `None` refuses every token.
     operator: Option<OperatorToken>,
     public_handover: PublicHandover,
-    env_keys: EnvKeys,
+    env_keys: Arc<EnvKeys>,
     wrong_tokens: WrongCredentials,
     releases: LogLimit,
     root_releases: LogLimit,
@@ -81,8 +82,13 @@ impl KmsService {
         let [releases, root_releases] = [LINES; 2].map(LogLimit::per_second);
         let (audit, metrics) = (Arc::clone(&foundation.audit), Arc::clone(&foundation.metrics));
         let images = ImageCache::new(core.image.cache_dir.clone());
-        let image = ImageCheck::from_config(&core.image, &images, download_recorder(&audit))?;
+        let image = ImageCheck::from_config(&core.image, &images, download_recorder(&audit, &metrics))?;
         let shadow = Arc::<Shadow>::default();
+        let env_keys = Arc::<EnvKeys>::default();
+        let watched = Arc::downgrade(&env_keys);
+        metrics.watch_cache("env_keys", move || Some(watched.upgrade()?.state()));
+        let watched = Arc::downgrade(&ready);
+        metrics.watch_cache("app_signatures", move || Some(watched.upgrade()?.signature_cache()));
         Ok(Self {
             admission: Admission::new(
                 Arc::clone(&foundation),
@@ -99,7 +105,7 @@ impl KmsService {
             limit: ReleaseLimit::new(&core.limits),
             operator: core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| core.admin.token()),
             public_handover: core.onboard.public_handover,
-            env_keys: EnvKeys::default(),
+            env_keys,
             wrong_tokens: WrongCredentials::new("main", audit, metrics),
             releases,
             root_releases,
@@ -137,14 +143,19 @@ impl KmsService {
             Err(refusal) => return Err(attempt.refuse(refusal).within("App not allowed")),
         };
         self.within_limits(&permit)?;
-        let released = Released::app(self.guards(), permit, &self_authorization, caller.remote()).await;
+        let released = {
+            let _measured = self.foundation.metrics.stage(RequestStage::Record);
+            Released::app(self.guards(), permit, &self_authorization, caller.remote()).await
+        };
         let released = self.recorded(released, &attempt).map_err(|error| {
             if error.code() == Code::Denied { error.within("App not allowed") } else { error }
         })?;
+        let measured = self.foundation.metrics.stage(RequestStage::KeyDerivation);
         let keys = self
             .ready
             .app_keys(&released)
             .map_err(|error| Error::internal("the keys of this app cannot be derived", error))?;
+        drop(measured);
         let permit = released.permit();
         tell(&self.releases, "app keys released", permit, caller);
         Ok(AppKeyResponse {
@@ -185,9 +196,11 @@ impl KmsService {
         let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
         self.within_limits(&permit)?;
-        let released =
+        let released = {
+            let _measured = self.foundation.metrics.stage(RequestStage::Record);
             Released::kms(self.guards(), permit, &self_authorization, caller.remote(), caller.operator())
-                .await;
+                .await
+        };
         let released = self.recorded(released, &attempt)?;
         let handover = self.ready.handover(&released);
         tell(&self.root_releases, "ROOT KEYS given to a replica", released.permit(), caller);
@@ -262,20 +275,19 @@ impl KmsService {
         self.within_limits(&permit)?;
         let restricted = Restricted::parse(&csr, self.ready.names(), SystemTime::now())
             .map_err(|error| Error::invalid(error.to_string()))?;
-        let released = Released::certificate(
-            self.guards(),
-            permit,
-            &self_authorization,
-            caller.remote(),
-            &csr.subject,
-            &csr.subject_alt_names,
-        )
-        .await;
+        let released = {
+            let _measured = self.foundation.metrics.stage(RequestStage::Record);
+            let (guards, remote) = (self.guards(), caller.remote());
+            let names = &csr.subject_alt_names;
+            Released::certificate(guards, permit, &self_authorization, remote, &csr.subject, names).await
+        };
         let released = self.recorded(released, &attempt)?;
+        let measured = self.foundation.metrics.stage(RequestStage::KeyDerivation);
         let certificate_chain = self
             .ready
             .app_certificate(&released, &restricted)
             .map_err(|error| Error::internal("the certificate cannot be issued", error))?;
+        drop(measured);
         tell(&self.releases, "app certificate issued", released.permit(), caller);
         Ok(SignCertResponse { certificate_chain, receipt: released.leaf().map(Into::into) })
     }
@@ -326,6 +338,7 @@ impl KmsService {
         let self_authorization = &self.foundation.self_authorization;
         let (verified, is_verified) = Verification::pending();
         let own = async {
+            let _measured = self.foundation.metrics.stage(RequestStage::SelfAuthorization);
             match is_verified.await {
                 Ok(()) => self_authorization.fresh().await.map_err(Refusal::from),
                 Err(_) => self_authorization.current().map_err(Refusal::from),

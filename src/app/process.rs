@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use std::{fmt, io};
 
 use kms_attest::attester::Attester;
+use kms_attest::collateral::{CacheStats, CollateralCache};
 use kms_attest::state_file;
 use kms_attest::tcb::SeenPlatforms;
 use kms_policy::Policy;
@@ -27,7 +28,7 @@ use crate::control::{Approvals, Drain, Freezes};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
 use crate::log::ProcessLog;
-use crate::metrics::Metrics;
+use crate::metrics::{CacheState, Metrics, QueueState};
 use crate::net::handshake::Handshakes;
 use crate::net::limit::RequestLimit;
 use crate::net::listener::{self, Phase};
@@ -111,6 +112,10 @@ impl Process {
         }
         metrics.set_relaxed(posture.codes());
         policy.report_to(Arc::clone(&metrics) as _);
+        report_collateral(verifier.cache(), &metrics);
+        if let Some(log) = &log {
+            watch_log(log, &metrics);
+        }
         let freezes = Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?);
         let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
         let approvals = Approvals::open(
@@ -119,6 +124,7 @@ impl Process {
             credentials.clone(),
             Arc::clone(&audit),
         );
+        audit.report_to(&metrics);
         let events = Events::follow(Settings::from(core), &audit).map_err(AppError::Events)?;
         let reports = Arc::new(Reports::new(Arc::clone(&audit)));
         let boot_id = boot_id();
@@ -316,6 +322,25 @@ impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Process").finish_non_exhaustive()
     }
+}
+
+/// Counts requests for collateral, and shows the cache.
+fn report_collateral(cache: &CollateralCache, metrics: &Arc<Metrics>) {
+    cache.report_to(Arc::clone(metrics) as _);
+    let cache = cache.clone();
+    metrics.watch_cache("collateral", move || {
+        let CacheStats { hits, misses, entries, .. } = cache.stats();
+        Some(CacheState { entries: entries.len() as u64, limit: None, hits, misses })
+    });
+}
+
+/// Shows the queue of the process log, in bytes.
+fn watch_log(log: &ProcessLog, metrics: &Metrics) {
+    let log = log.clone();
+    metrics.watch_queue("log_bytes", move || {
+        let (waiting, limit) = log.waiting();
+        Some(QueueState { waiting: waiting as u64, limit: Some(limit as u64), shed: log.dropped() })
+    });
 }
 
 fn boot_id() -> String {

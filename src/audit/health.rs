@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::AuditError;
 use super::disk::Room;
 use crate::clock::unix_now;
+use crate::metrics::Metrics;
 
 /// Whether the audit log accepts records. While it does not, no key is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +165,8 @@ pub(super) struct Status {
     /// A write that takes longer than this counts as failed.
     max_write_time: Duration,
     told: Mutex<Told>,
+    /// Where syncs and requests to witnesses are counted, once it is known.
+    metrics: OnceLock<Arc<Metrics>>,
 }
 
 #[derive(Debug)]
@@ -196,7 +199,17 @@ impl Status {
             acknowledged: 0,
             imported: None,
         };
-        Self { max_write_time, told: Mutex::new(told) }
+        Self { max_write_time, told: Mutex::new(told), metrics: OnceLock::new() }
+    }
+
+    /// Counts syncs and requests to witnesses there from now on.
+    pub(super) fn report_to(&self, metrics: Arc<Metrics>) {
+        // The metrics of a process are made once.
+        let _ = self.metrics.set(metrics);
+    }
+
+    pub(super) fn metrics(&self) -> Option<&Metrics> {
+        self.metrics.get().map(|metrics| &**metrics)
     }
 
     pub(super) fn health(&self) -> Health {

@@ -22,6 +22,7 @@ use super::health::Status;
 use super::ledger::Published;
 use crate::clock::unix_now;
 use crate::config;
+use crate::metrics::Upstream;
 
 /// Time-out of a request to a witness.
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(5);
@@ -54,6 +55,15 @@ enum WitnessError {
 }
 
 impl WitnessError {
+    /// The cause, without the address of the witness.
+    fn name(&self) -> String {
+        match self {
+            Self::Connection(_) => "no connection, or none in time".to_owned(),
+            Self::TooLong | Self::Answer(_) | Self::Request(_) => self.to_string(),
+            Self::Tree(_) => "the tree cannot be read".to_owned(),
+        }
+    }
+
     /// Whether the witness says that this log has contradicted itself.
     fn is_fork(&self) -> bool {
         match self {
@@ -163,7 +173,11 @@ impl Witnesses {
             .iter_mut()
             .filter(is_due)
             .map(async |member| {
-                let outcome = member.cosign(head, tiles).await;
+                let cosigned = member.cosign(head, tiles);
+                let outcome = match status.metrics() {
+                    Some(metrics) => metrics.ask(Upstream::Witness, cosigned, WitnessError::name).await,
+                    None => cosigned.await,
+                };
                 member.note(&outcome);
                 published.asked(&member.state(&outcome, head));
                 outcome

@@ -469,6 +469,7 @@ impl Writer {
             }
         }
         let segment = self.segment()?;
+        let begin = Instant::now();
         if let Err(error) = self.disk.sync(&segment.file) {
             // The kernel may have dropped the pages: whatever is read back proves nothing. What was not acknowledged is
             // taken away, so that no later process believes it.
@@ -485,6 +486,9 @@ impl Writer {
         }
         self.link = link;
         self.commit(staged)?;
+        if let Some(metrics) = self.status.metrics() {
+            metrics.ledger_synced(begin.elapsed());
+        }
         Ok(lines)
     }
 

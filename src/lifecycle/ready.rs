@@ -20,6 +20,7 @@ use crate::ca::{self, CaError, Freshness, OwnNames, RPC_LEAF, Restricted};
 use crate::domain::{Domain, ReservedName};
 use crate::keys::derive::{self, AppKeys, DeriveError};
 use crate::keys::{RootKeys, Secret, statement};
+use crate::metrics::CacheState;
 use crate::proto::BootstrapResponse;
 use crate::store::{Derived, KeyDirectory, Stored};
 
@@ -52,6 +53,11 @@ impl Default for AppSignatures {
 }
 
 impl AppSignatures {
+    fn state(&self) -> CacheState {
+        let (entries, limit) = (self.0.len() as u64, Some(self.0.capacity()));
+        CacheState { entries, limit, hits: self.0.hits(), misses: self.0.misses() }
+    }
+
     fn get_or_sign(&self, root: &RootKeys, app_id: &AppId) -> Result<[u8; 65], DeriveError> {
         if let Some(signature) = self.0.get(&app_id.0) {
             return Ok(signature);
@@ -96,6 +102,11 @@ fn keep(directory: &KeyDirectory, file: Derived, content: &[u8]) {
 }
 
 impl Ready {
+    /// The cache of signatures over the keys of apps, for diagnostics.
+    pub fn signature_cache(&self) -> CacheState {
+        self.app_signatures.state()
+    }
+
     /// Loads the directory's content; issues CA certificates that expire soon again, over the same keys.
     pub(super) fn new(
         directory: KeyDirectory,

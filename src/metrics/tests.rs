@@ -26,7 +26,7 @@ fn paths_are_methods() {
         ("", "other", false),
     ] {
         let observed = metrics.observe(path);
-        assert_eq!(metrics.method(observed.method).name, method, "{path}");
+        assert_eq!(metrics.requests.method(observed.method).name, method, "{path}");
         assert_eq!(observed.is_attestation, is_attestation, "{path}");
     }
 }

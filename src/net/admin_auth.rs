@@ -58,8 +58,9 @@ impl AdminAuth {
         audit: Arc<Audit>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let wrong = WrongCredentials::new("admin", audit, metrics);
+        let wrong = WrongCredentials::new("admin", audit, Arc::clone(&metrics));
         let passwords = Passwords::new(Arc::clone(&credentials), Arc::clone(wrong.lockout()));
+        passwords.report_to(&metrics);
         Self { credentials, passwords, wrong, names }
     }
 

@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use super::party::Party;
 use super::turns::{Turns, in_turns};
 use crate::address::bucket;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RequestStage};
 
 /// The threads on which handshakes run.
 #[derive(Debug)]
@@ -33,7 +33,9 @@ impl Handshakes {
     /// As many turns as there are cores, at most half of them for one address.
     pub fn new(metrics: Arc<Metrics>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { runtime: OnceLock::new(), threads, turns: Turns::new(threads, threads.div_ceil(2)), metrics }
+        let turns = Turns::new(threads, threads.div_ceil(2));
+        turns.report_to(&metrics, "handshakes");
+        Self { runtime: OnceLock::new(), threads, turns, metrics }
     }
 
     /// Runs a handshake of `address` to its end. Dropping the future aborts it.
@@ -48,6 +50,7 @@ impl Handshakes {
     where
         T: Send + 'static,
     {
+        let _measured = self.metrics.stage(RequestStage::Handshake);
         let share = self.turns.share(Party::Address(bucket(address)));
         let metrics = Arc::clone(&self.metrics);
         let task = self.runtime()?.spawn(in_turns(share, timed(metrics, handshake)));

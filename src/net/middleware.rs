@@ -34,7 +34,7 @@ use crate::audit::Audit;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::operator::{Credentials, Operator};
-use crate::request::{self, Context, ErrorBody, Ids};
+use crate::request::{self, Asked, Context, ErrorBody, Ids, Tracer};
 
 pub(super) type Answer = Response<Body>;
 
@@ -51,6 +51,7 @@ pub struct Middleware {
     metrics: Arc<Metrics>,
     log: RefusalLog,
     ids: Ids,
+    tracer: Option<Tracer>,
 }
 
 impl Middleware {
@@ -76,7 +77,15 @@ impl Middleware {
             metrics,
             log: RefusalLog::default(),
             ids: Ids::default(),
+            tracer: None,
         }
+    }
+
+    /// Shows how many requests wait for a turn.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        self.turns.report_to(&self.metrics, "costly_requests");
+        self
     }
 
     /// Limits the rate of addresses, and of apps on connections on which policy has given a permit.
@@ -91,6 +100,20 @@ impl Middleware {
     pub fn guarded(mut self, credentials: Arc<Credentials>, names: OwnNames, audit: Arc<Audit>) -> Self {
         self.guard = Some(AdminAuth::new(credentials, names, audit, Arc::clone(&self.metrics)));
         self
+    }
+
+    /// Traces requests.
+    #[must_use]
+    pub fn traced(mut self, tracer: Option<Tracer>) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
+    /// What is known of a request before it is served.
+    fn context<B>(&self, request: &Request<B>) -> Arc<Context> {
+        let asked = if self.guard.is_some() { Asked::ByOperators } else { Asked::ByNobody };
+        let recording = self.tracer.as_ref().and_then(|tracer| tracer.begin(request.headers(), asked));
+        Context::traced(self.ids.of(request.headers()), ErrorBody::of(request.uri().path()), recording)
     }
 
     /// Lets pages of these origins read responses.
@@ -202,6 +225,7 @@ impl Middleware {
                         let is_operator = operator.role().is_some_and(|role| role.includes(Role::Operator));
                         if operator != Operator::Anyone && is_operator {
                             activity.admit(PeerTrust::Operator);
+                            request::trust_caller();
                             reservation.belongs_to_operator();
                         } else if let Some(answer) = self.over_limit(caller, &mut request, purpose) {
                             return answer;
@@ -295,7 +319,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let Self { front, caller, activity, limit } = self.clone();
-        let context = Context::new(front.ids.of(request.headers()), ErrorBody::of(request.uri().path()));
+        let context = front.context(&request);
         let served = Arc::clone(&context);
         Box::pin(context.scope(async move {
             let started = Instant::now();
@@ -311,6 +335,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             let is_health = request.uri().path().starts_with(probes::GRPC);
             let running = Arc::new(activity.begin(if is_health { Use::Probe } else { purpose }));
             let observed = front.metrics.observe(request.uri().path());
+            let _serving = front.metrics.serving(observed);
             let (reservation, answer, rest) =
                 match front.reserve(&caller, &activity, &request, purpose, started) {
                     Ok(reservation) => {
@@ -356,6 +381,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             let counted = status::counted(&answer);
             let ended = Instant::now();
             front.metrics.answered(observed, counted.as_u16(), ended - started);
+            served.finish_trace(front.metrics.label(observed), counted.as_u16());
             if let Some(app) = caller.peer().admitted_as() {
                 activity.admit(PeerTrust::Admitted(app));
             }

@@ -22,6 +22,7 @@ use futures_util::future::{BoxFuture, Shared};
 use self::queue::{Queue, Rank};
 use crate::address::bucket;
 use crate::api::lockout::{Guess, Guesser, Lockout};
+use crate::metrics::Metrics;
 use crate::operator::{Credentials, Password};
 
 /// How long a right password is remembered before it is hashed again.
@@ -116,6 +117,14 @@ impl Passwords {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("random numbers");
         let (queue, memory) = (Arc::default(), Mutex::default());
         Self(Arc::new(Inner { credentials, lockout, queue, key, memory }))
+    }
+
+    /// Shows how many passwords wait in `metrics`.
+    pub(super) fn report_to(&self, metrics: &Metrics) {
+        let queue = Arc::downgrade(&self.0.queue);
+        metrics.watch_shedding_queue("passwords", queue::MAX_WAITING as u64, move || {
+            Some(queue.upgrade()?.waiting() as u64)
+        });
     }
 
     /// Records a login from `address`, by token or password.

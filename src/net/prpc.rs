@@ -17,7 +17,7 @@ use crate::api::{ByGet, Caller, Method, Row, Service};
 use crate::config::BodyLimits;
 use crate::error::{Code, Error, Result};
 use crate::proto::PrpcError;
-use crate::request::{self, ErrorBody};
+use crate::request::{self, Context, ErrorBody};
 
 /// A response with all of its body in memory.
 pub type Answer = Response<Full<Bytes>>;
@@ -209,12 +209,36 @@ fn success(method: Method, encoding: Encoding, bytes: Bytes) -> Answer {
     answer
 }
 
-/// The id of this task's request, if its error bodies have all keys.
-fn full_body() -> Option<String> {
-    request::current(|context| match context.error_body() {
-        ErrorBody::Full => Some(context.id().to_string()),
-        ErrorBody::Peer => None,
-    })?
+/// The body of an error as the peer's clients read it.
+fn peers_body(cause: &Error) -> serde_json::Value {
+    let mut object = serde_json::json!({ "error": cause.message() });
+    if let Some(denial) = cause.denial() {
+        object["code"] = denial.code.into();
+        object["denial_id"] = denial.id.as_str().into();
+    }
+    if let Some(approval) = cause.approval() {
+        object["code"] = cause.reason().into();
+        object["message"] = cause.message().into();
+        object["approval"] = approval.clone();
+    }
+    object
+}
+
+/// The body of an error of our own routes.
+fn full_body(cause: &Error) -> serde_json::Value {
+    let code = cause.denial().map_or(cause.reason(), |denial| denial.code);
+    let mut object =
+        serde_json::json!({ "error": cause.message(), "code": code, "message": cause.message() });
+    if let Some(id) = request::current(|context| context.id().to_string()) {
+        object["request_id"] = id.into();
+    }
+    if let Some(denial) = cause.denial() {
+        object["denial_id"] = denial.id.as_str().into();
+    }
+    if let Some(approval) = cause.approval() {
+        object["approval"] = approval.clone();
+    }
+    object
 }
 
 /// An error in the encoding of the request.
@@ -223,21 +247,10 @@ pub fn error(encoding: Encoding, cause: &Error) -> Answer {
     request::fail(cause.code(), message);
     let body = match encoding {
         Encoding::Json | Encoding::SniffedJson => {
-            let mut object = serde_json::json!({ "error": message });
-            if let Some(id) = full_body() {
-                object["code"] = cause.reason().into();
-                object["message"] = message.into();
-                object["request_id"] = id.into();
-            }
-            if let Some(denial) = cause.denial() {
-                object["code"] = denial.code.into();
-                object["denial_id"] = denial.id.as_str().into();
-            }
-            if let Some(approval) = cause.approval() {
-                object["code"] = cause.reason().into();
-                object["message"] = message.into();
-                object["approval"] = approval.clone();
-            }
+            let object = match request::current(Context::error_body) {
+                Some(ErrorBody::Full) => full_body(cause),
+                Some(ErrorBody::Peer) | None => peers_body(cause),
+            };
             serde_json::to_vec_pretty(&object).expect("an object of texts")
         }
         Encoding::Protobuf => PrpcError { message: message.to_owned() }.encode_to_vec(),
@@ -256,18 +269,12 @@ pub fn error(encoding: Encoding, cause: &Error) -> Answer {
     answer
 }
 
-/// An error of a route that is not a method: `error` as in prpc, with `code` and `message` beside it.
+/// An error of a route that is not a method: `error` as in prpc, with `code`, `message` and `request_id` beside it.
 pub fn route_error(cause: &Error) -> Answer {
     if let Some(approval) = cause.approval() {
         return waiting(cause, approval);
     }
-    let code = cause.denial().map_or(cause.reason(), |denial| denial.code);
-    let mut object =
-        serde_json::json!({ "error": cause.message(), "code": code, "message": cause.message() });
-    if let Some(denial) = cause.denial() {
-        object["denial_id"] = denial.id.as_str().into();
-    }
-    let body = serde_json::to_vec_pretty(&object).expect("an object of texts");
+    let body = serde_json::to_vec_pretty(&full_body(cause)).expect("an object of texts");
     let (parts, _) = error(Encoding::Json, cause).into_parts();
     Response::from_parts(parts, Full::new(body.into()))
 }

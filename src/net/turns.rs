@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::party::Party;
+use crate::metrics::{Metrics, QueueState};
 
 /// Limits how much work runs at once, in total and per party. The work of one party waits in its own queue,
 /// so a party with many requests delays one with few by at most one turn.
@@ -17,6 +19,7 @@ pub(super) struct Turns {
     all: Arc<Semaphore>,
     of_one: usize,
     parties: Parties,
+    waiting: Arc<AtomicUsize>,
 }
 
 type Parties = Arc<Mutex<HashMap<Party, Arc<Semaphore>>>>;
@@ -27,19 +30,35 @@ pub(super) struct Share {
     own: Arc<Semaphore>,
     all: Arc<Semaphore>,
     parties: Parties,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Turns {
     /// `at_once` turns in total, at most `of_one` for one party.
     pub(super) fn new(at_once: usize, of_one: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(at_once)), of_one, parties: Parties::default() }
+        Self {
+            all: Arc::new(Semaphore::new(at_once)),
+            of_one,
+            parties: Parties::default(),
+            waiting: Arc::default(),
+        }
     }
 
     /// The turns of one piece of work of `party`.
     pub(super) fn share(&self, party: Party) -> Share {
         let mut parties = self.parties.lock().unwrap_or_else(PoisonError::into_inner);
         let own = parties.entry(party).or_insert_with(|| Arc::new(Semaphore::new(self.of_one)));
-        Share { party, own: Arc::clone(own), all: Arc::clone(&self.all), parties: Arc::clone(&self.parties) }
+        let (own, all, parties) = (Arc::clone(own), Arc::clone(&self.all), Arc::clone(&self.parties));
+        Share { party, own, all, parties, waiting: Arc::clone(&self.waiting) }
+    }
+
+    /// Shows how much work waits for a turn.
+    pub(super) fn report_to(&self, metrics: &Metrics, name: &'static str) {
+        let waiting = Arc::downgrade(&self.waiting);
+        metrics.watch_queue(name, move || {
+            let waiting = waiting.upgrade()?.load(Ordering::Relaxed) as u64;
+            Some(QueueState { waiting, limit: None, shed: 0 })
+        });
     }
 }
 
@@ -54,7 +73,26 @@ impl Share {
     /// Waits for a turn, which is returned when dropped.
     fn turn(&self) -> Pin<Box<dyn Future<Output = Turn<'_>> + Send + '_>> {
         // The semaphores are never closed.
-        Box::pin(async { Turn { _own: self.own.acquire().await.ok(), _all: self.all.acquire().await.ok() } })
+        Box::pin(async {
+            let _waiting = Waiting::new(&self.waiting);
+            Turn { _own: self.own.acquire().await.ok(), _all: self.all.acquire().await.ok() }
+        })
+    }
+}
+
+/// Counts work that waits, until dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

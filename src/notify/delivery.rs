@@ -15,6 +15,7 @@ use super::target::{Attempts, Target};
 use super::{SetupError, Shared};
 use crate::clock::unix_now;
 use crate::config::{NotifyKey, NotifyTarget};
+use crate::metrics::Upstream;
 
 /// The headers of Standard Webhooks, and the id of the signing key.
 const ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -114,7 +115,9 @@ impl Delivery {
             let begin = *attempts.begin.get_or_insert_with(Instant::now);
             loop {
                 let lost = target.lost();
-                let (failure, wait) = match self.send(&notification, &shared.sender, lost).await {
+                let sent = self.send(&notification, &shared.sender, lost);
+                let cause = |(failure, _): &(Failure, Duration)| failure.to_string();
+                let (failure, wait) = match target.metrics().ask(Upstream::Notification, sent, cause).await {
                     Ok(()) => {
                         if !pause.is_zero() {
                             tracing::info!(target = self.name, "notifications are taken again");

@@ -91,6 +91,11 @@ impl Target {
         Self { name: name.to_owned(), filter, queue: Mutex::new(queue), news: Notify::new(), metrics }
     }
 
+    /// Where its deliveries are counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

@@ -43,7 +43,7 @@ impl Ids {
         }
     }
 
-    fn next(&self) -> u128 {
+    pub(super) fn next(&self) -> u128 {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let halves = [0_u8, 1].map(|half| u128::from(self.key.hash_one((count, half))));
         halves[0] << 64 | halves[1]

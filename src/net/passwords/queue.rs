@@ -73,6 +73,11 @@ impl Queue {
         receiver.await.ok()
     }
 
+    /// How many passwords wait now.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().waiting.iter().filter(|waiting| !waiting.turn.is_closed()).count()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

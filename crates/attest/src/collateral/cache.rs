@@ -8,7 +8,8 @@ mod refreshed;
 mod stats;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use dcap_qvl::quote::Quote;
 use tokio::sync::Semaphore;
@@ -40,6 +41,12 @@ const MAX_SLOW_CHAIN_REQUESTS: usize = 32;
 /// Delay before a failed background refresh is repeated.
 const REFRESH_RETRY_SECONDS: u64 = 300;
 
+/// Is told how requests to collateral services end.
+pub trait FetchObserver: Send + Sync {
+    /// A request took `took`; `failure` is the cause if it gave nothing usable. Its text names no host.
+    fn fetched(&self, took: Duration, failure: Option<&FetchFailure>);
+}
+
 /// A cache of collateral by platform model. Clones share it.
 #[derive(Clone)]
 pub struct CollateralCache {
@@ -59,6 +66,7 @@ struct Shared {
     fetches: AtomicU64,
     failures: AtomicU64,
     generation: AtomicU64,
+    observer: OnceLock<Arc<dyn FetchObserver>>,
 }
 
 /// The outcome of a fetch.
@@ -98,6 +106,7 @@ impl CollateralCache {
             fetches: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            observer: OnceLock::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -274,13 +283,22 @@ impl CollateralCache {
         Err(CollateralError::Unavailable { failures })
     }
 
+    /// Tells `observer` of each request from now on. The first observer stays.
+    pub fn report_to(&self, observer: Arc<dyn FetchObserver>) {
+        let _ = self.shared.observer.set(observer);
+    }
+
     async fn ask<T>(
         &self,
         endpoint: &Endpoint,
         request: impl Future<Output = Result<T, FetchFailure>>,
     ) -> Result<T, FetchFailure> {
+        let begin = Instant::now();
         let response = timeout(self.shared.options.endpoint_deadline, request).await;
         let response = response.unwrap_or(Err(FetchFailure::Deadline));
+        if let Some(observer) = self.shared.observer.get() {
+            observer.fetched(begin.elapsed(), response.as_ref().err());
+        }
         match &response {
             Ok(_) => endpoint.succeeded(self.clock().now()),
             Err(failure) => {
