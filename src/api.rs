@@ -4,6 +4,7 @@ pub mod actions;
 pub mod admin;
 pub mod approvals;
 pub mod credentials;
+pub mod diagnostics;
 mod env_keys;
 pub mod events;
 pub mod health;

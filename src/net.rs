@@ -8,6 +8,7 @@ pub mod auth_backend;
 mod body;
 mod cors;
 mod credentials;
+mod diagnostics;
 mod dispatch;
 mod events;
 pub mod grpc;

@@ -77,6 +77,7 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/livez", Get, Operator(Viewer), 0),
         row(Admin, "/readyz", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/health", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/diagnostics/key-flow", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions/{name}", GetAndPost, Operator(Role::Operator), SHORT),
         row(Admin, "/api/v1/policy", Get, Operator(Viewer), 0),

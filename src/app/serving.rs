@@ -17,6 +17,7 @@ use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
 use crate::api::approvals::{ApprovalService, Makers};
 use crate::api::credentials::CredentialService;
+use crate::api::diagnostics::DiagnosticsService;
 use crate::api::events::EventService;
 use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
@@ -112,6 +113,7 @@ impl Serving {
         let health = Arc::new(HealthService::new(Arc::clone(&readiness), process.boot()));
         let router = net::kms(Arc::clone(&kms), &rpc.limits, shown, Arc::clone(&health), Arc::clone(audit));
         let middleware = Middleware::new(router, process.memory(), process.metrics())
+            .watched()
             .limited(process.limit())
             .readable_by(&rpc.cors_origins)
             .versioned();
@@ -151,6 +153,7 @@ impl Serving {
             health: Arc::clone(&self.health),
             audit: process.audit(),
             me: Arc::new(MeService::new(Arc::clone(credentials), process.boot_id.clone())),
+            diagnostics: Arc::new(DiagnosticsService::new(process.foundation())),
             actions: Arc::new(actions),
             uploads: Arc::new(UploadService::new(Arc::clone(&policy))),
             policy,

@@ -18,13 +18,14 @@ use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
-    actions, approvals, body, credentials, events, grpc, ledger, me, policy, setup, status, uploads, views,
-    web,
+    actions, approvals, body, credentials, diagnostics, events, grpc, ledger, me, policy, setup, status,
+    uploads, views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
 use crate::api::approvals::ApprovalService;
 use crate::api::credentials::CredentialService;
+use crate::api::diagnostics::DiagnosticsService;
 use crate::api::events::EventService;
 use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
@@ -132,6 +133,8 @@ pub struct AdminServices {
     pub me: Arc<MeService>,
     /// What operators read of this KMS.
     pub views: Arc<Views>,
+    /// What requests wait for.
+    pub diagnostics: Arc<DiagnosticsService>,
     /// Named actions.
     pub actions: Arc<ActionService>,
     /// The policy.
@@ -153,6 +156,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         audit,
         me,
         views,
+        diagnostics,
         actions,
         policy,
         uploads,
@@ -167,6 +171,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(events::routes(events))
         .merge(me::routes(me))
         .merge(views::routes(&views))
+        .merge(diagnostics::routes(diagnostics))
         .merge(actions::routes(actions))
         .merge(policy::routes(policy))
         .merge(uploads::routes(uploads))

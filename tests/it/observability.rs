@@ -4,6 +4,7 @@ use http::HeaderMap;
 use prost::Message as _;
 use serde_json::json;
 
+use crate::support::faults::{Fault, FaultServer, Reply};
 use crate::support::http::{post, request, with};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
 
@@ -30,7 +31,7 @@ async fn every_response_of_both_listeners_has_an_id_of_its_own() {
     for (caller, request, status) in [
         (&caller, request("GET", "/prpc/GetMeta", ""), 200),
         (&caller, post("/prpc/KMS.GetMeta?json", "{}"), 200),
-        (&caller, post("/prpc/GetAppKey", "{}"), 401),
+        (&caller, post("/prpc/GetAppKey?json", "{}"), 401),
         (&caller, request("GET", "/health", ""), 200),
         (&caller, request("HEAD", "/health", ""), 200),
         (&caller, request("GET", "/metrics", ""), 200),
@@ -83,7 +84,8 @@ async fn errors_of_our_routes_name_the_request_and_those_of_the_peer_do_not() {
     assert!(body["message"].is_string() && body["message"] == body["error"], "{body}");
     assert_eq!(answer.header("x-error-code"), "invalid_request");
     // A CVM that reads the peer's bodies gets exactly those.
-    let unknown = world.caller().send(with(post("/prpc/NoSuch", "{}"), REQUEST_ID, "from-my-proxy")).await;
+    let unknown =
+        world.caller().send(with(post("/prpc/NoSuch?json", "{}"), REQUEST_ID, "from-my-proxy")).await;
     assert_eq!(unknown.value(), json!({ "error": "Service not found: NoSuch" }));
     let encoded = with(post("/prpc/NoSuch", vec![10]), "content-type", "application/octet-stream");
     let encoded = world.caller().send(encoded).await;
@@ -107,4 +109,98 @@ async fn a_denial_is_recorded_with_the_id_of_its_request() {
     // A caller's own id is marked, so that it cannot pass for one of ours.
     assert_eq!(denials[0]["request_id"], "caller:boot-1");
     assert_eq!(denials[1]["request_id"], id(&second.headers));
+}
+
+const KEY_FLOW: &str = "/api/v1/diagnostics/key-flow";
+
+async fn key_flow(world: &World) -> serde_json::Value {
+    let admin = Caller::new(world.admin_address().await).plain();
+    let answer = admin.send(with(request("GET", KEY_FLOW, ""), "x-admin-token", ADMIN_TOKEN)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.header("cache-control"), "no-store");
+    answer.value()
+}
+
+/// The entry of a list with this name.
+fn named<'a>(flow: &'a serde_json::Value, list: &str, name: &str) -> &'a serde_json::Value {
+    let entries = flow[list].as_array().unwrap_or_else(|| panic!("{list}: {flow:#}"));
+    entries.iter().find(|entry| entry["name"] == name).unwrap_or_else(|| panic!("{list} {name}: {flow:#}"))
+}
+
+#[tokio::test]
+async fn diagnostics_show_the_stages_of_a_release_and_what_it_needed() {
+    let world = World::ready().await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    let caller = world.caller().shows(&world.attested(&app).await);
+    let answer = caller.json("GetAppKey", json!({ "api_version": 1, "vm_config": "" })).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let flow = key_flow(&world).await;
+    for stage in [
+        "handshake",
+        "verification",
+        "self_authorization",
+        "policy",
+        "os_image",
+        "record",
+        "ledger_sync",
+        "key_derivation",
+    ] {
+        let stage = named(&flow, "stages", stage);
+        let is_measured = stage["count"].as_u64() > Some(0) && stage["p99_ms"].as_f64() > Some(0.0);
+        assert!(is_measured || stage["name"] == "os_image", "{stage}");
+    }
+    for upstream in ["collateral", "own_evidence"] {
+        let upstream = named(&flow, "upstreams", upstream);
+        assert!(upstream["ok"] == true && upstream["last_error"].is_null(), "{upstream}");
+    }
+    for queue in ["audit", "passwords", "handshakes", "costly_requests"] {
+        assert_eq!(named(&flow, "queues", queue)["shed"], 0);
+    }
+    for cache in ["collateral", "env_keys", "app_signatures"] {
+        named(&flow, "caches", cache);
+    }
+    assert_eq!(flow["last_errors"], json!([]));
+    assert_eq!(flow["clock"]["behind_s"], 0);
+    assert!(flow["process"]["rss_bytes"].as_u64() > Some(1 << 20), "{flow:#}");
+    let in_flight = flow["in_flight"].as_array().expect("a list");
+    assert!(in_flight.iter().any(|running| running["method"] == "other"), "this request itself: {flow:#}");
+}
+
+#[tokio::test]
+async fn diagnostics_name_what_fails_and_no_address_of_it() {
+    let backend = FaultServer::answering(|_| {
+        Reply::json(&json!({ "isAllowed": true, "gatewayAppId": "any", "reason": "" }))
+    })
+    .await;
+    let toml = format!("core.auth_api = {{ type = \"webhook\", webhook.url = \"{}\" }}", backend.url());
+    let world = World::ready_with(&toml).await;
+    let caller = world.caller().shows(&world.attested(&world.app(1)).await);
+    backend.suffer(Fault::Page(500, b"postgres://user:hush".to_vec())).await;
+    let ask = || json!({ "api_version": 1, "vm_config": "" }).to_string();
+    for id in ["first", "second"] {
+        let answer = caller.send(with(post("/prpc/GetAppKey?json", ask()), REQUEST_ID, id)).await;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    let flow = key_flow(&world).await;
+    let webhook = named(&flow, "upstreams", "webhook");
+    assert!(webhook["ok"] == false && webhook["last_error"]["message"].is_string(), "{webhook}");
+    assert!(webhook["breaker"] == "closed" || webhook["breaker"] == "open", "{webhook}");
+    let errors = flow["last_errors"].as_array().expect("a list");
+    let error = errors.iter().find(|error| error["method"] == "GetAppKey").expect("an error");
+    assert_eq!((&error["code"], &error["request_id"]), (&json!("unavailable"), &json!("caller:second")));
+    assert_eq!(error["count"], 2, "the same error is one entry: {errors:#?}");
+    let text = flow.to_string();
+    assert!(!text.contains(&backend.address().to_string()) && !text.contains("hush"), "{flow:#}");
+}
+
+#[tokio::test]
+async fn diagnostics_take_no_parameters_and_need_a_credential() {
+    let world = World::ready().await;
+    let admin = Caller::new(world.admin_address().await).plain();
+    let path = format!("{KEY_FLOW}?verbose=1");
+    let answer = admin.send(with(request("GET", &path, ""), "x-admin-token", ADMIN_TOKEN)).await;
+    let text = "unknown parameter \"verbose\": there are none".to_owned();
+    assert_eq!(answer.refusal(), (400, text));
+    assert_eq!(admin.send(request("GET", KEY_FLOW, "")).await.status, 401);
 }

@@ -482,3 +482,20 @@ async fn a_replica_is_onboarded_through_the_admin_listener_by_a_node_that_proves
     let given = source.audited("kms_key_released");
     assert_eq!((given.len(), &given[0]["by"]), (1, &json!("token")), "who had them given");
 }
+
+#[tokio::test]
+async fn diagnostics_show_what_a_release_took_and_what_failed() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    let caller = world.caller().shows(&world.attested(&app).await);
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+    let shown = desk.run(&["diagnostics"]).await;
+    assert_eq!(shown.code, 0, "{}", shown.text());
+    for text in ["In flight: other 1", "verification", "ledger_sync", "own_evidence", "audit", "Process: "] {
+        assert!(shown.out.contains(text), "{text}: {}", shown.out);
+    }
+    let flow = desk.json(0, &["diagnostics"]).await;
+    assert!(flow["stages"].as_array().is_some_and(|stages| stages.len() == 8), "{flow:#}");
+}

@@ -15,6 +15,7 @@ use crate::command::collateral::RefreshCollateral;
 use crate::command::completions::Completions;
 use crate::command::credential::Credential;
 use crate::command::denials::Denials;
+use crate::command::diagnostics::Diagnostics;
 use crate::command::env::Env;
 use crate::command::event::Event;
 use crate::command::events::Events;
@@ -97,6 +98,8 @@ enum Command {
     Explain(Box<Explain>),
     /// List the requests that were refused recently
     Denials(Denials),
+    /// Show what requests wait for at a KMS, how long each stage takes, and what failed last
+    Diagnostics(Diagnostics),
     /// Stop releases to an app, an instance, a machine, an OS image, or all of them, now
     Freeze(Freeze),
     /// End a freeze
@@ -153,6 +156,7 @@ impl Command {
             Self::SignCert(command) => command.run(terminal).await,
             Self::Explain(command) => command.run(terminal).await,
             Self::Denials(command) => command.run(terminal).await,
+            Self::Diagnostics(command) => command.run(terminal).await,
             Self::Freeze(command) => command.run(terminal).await,
             Self::Unfreeze(command) => command.run(terminal).await,
             Self::Frozen(command) => command.run(terminal).await,

@@ -10,6 +10,7 @@ pub(crate) mod collateral;
 pub(crate) mod completions;
 pub(crate) mod credential;
 pub(crate) mod denials;
+pub(crate) mod diagnostics;
 pub(crate) mod env;
 pub(crate) mod event;
 pub(crate) mod events;
