@@ -17,6 +17,7 @@ mod profile;
 mod reader;
 mod sections;
 mod tcb;
+mod traces;
 mod values;
 mod webhook;
 
@@ -51,6 +52,7 @@ pub use production::{UnsafeConfig, UnsafeSetting};
 pub use profile::Profile;
 pub use reader::{ConfigError, Finding, Notice};
 pub use tcb::{Grace, Tcb};
+pub use traces::{Traces, TracesError};
 
 /// The service's configuration; a field's path is the key's path.
 pub struct Config {
@@ -186,6 +188,8 @@ pub struct Core {
     pub events: Events,
     /// `[[core.notify]]`
     pub notify: Vec<NotifyTarget>,
+    /// `[core.traces]`
+    pub traces: Traces,
     /// `[core.freeze]`
     pub freeze: Freeze,
     /// `[core.limits]`

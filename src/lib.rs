@@ -27,6 +27,7 @@ pub mod notify; // webhooks that tell people of events and conditions
 pub mod operator; // tokens and htpasswd users
 pub mod os_image; // OS images: downloaded, measured, compared with the registers in a quote
 pub mod proto; // messages and gRPC services from `proto/kms.proto`
-pub mod request; // the request that a task serves: its id, and why it failed
+pub mod request; // the request that a task serves: its id, why it failed, and its trace
 pub mod state; // where `control` keeps what operators changed
 pub mod store; // the key directory: empty, complete or broken; one commit point
+pub mod traces; // sends traces of requests to a collector

@@ -15,7 +15,7 @@ const ROWS: [&[&str]; 14] = [
     &["api"],
     &["lifecycle"],
     &["admission"],
-    &["control", "events", "notify"],
+    &["control", "events", "notify", "traces"],
     &["audit", "ca", "state", "store"],
     &["keys"],
     &["config"],

@@ -18,6 +18,7 @@ use crate::net::tls::TlsError;
 use crate::notify;
 use crate::state::FreezeFileError;
 use crate::store::StoreError;
+use crate::traces;
 
 /// Why the service does not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +109,9 @@ pub enum AppError {
     /// Nobody can be notified.
     #[error(transparent)]
     Notify(#[from] notify::SetupError),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] traces::SetupError),
     /// The audit log cannot be followed.
     #[error("the audit log cannot be followed")]
     Events(#[source] io::Error),
@@ -153,6 +157,7 @@ impl AppError {
             | Self::File(_)
             | Self::Pipe(_)
             | Self::Notify(_)
+            | Self::Traces(_)
             | Self::Events(_)
             | Self::Credentials(_) => {
                 Switch::Stuck("its configuration keeps this KMS from serving; the log says why")

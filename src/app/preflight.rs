@@ -20,6 +20,7 @@ use crate::operator::Credentials;
 use crate::os_image::ImageCache;
 use crate::state::CredentialFile;
 use crate::store::{self, KeyDirectory, StoreError};
+use crate::traces;
 
 /// What a start would do.
 #[derive(Debug)]
@@ -89,6 +90,7 @@ impl Preflight {
         if let Some(fifo) = &core.events.fifo {
             problems.note(Pipe::check(fifo).map_err(AppError::from));
         }
+        problems.note(traces::check(&core.traces).map_err(AppError::from));
         for target in &core.notify {
             problems.note(notify::check(target).map_err(AppError::from));
         }

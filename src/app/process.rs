@@ -36,8 +36,10 @@ use crate::net::memory::RequestMemory;
 use crate::notify::Notifier;
 use crate::operator::Credentials;
 use crate::os_image;
+use crate::request::Tracer;
 use crate::state::ApprovalFile;
 use crate::store::{KeyDirectory, Occupancy, StoreError};
+use crate::traces::Exporter;
 
 /// The parts with the lifetime of the process.
 pub(super) struct Process {
@@ -74,6 +76,10 @@ pub(super) struct Process {
     pub(super) reload: watch::Sender<u64>,
     /// Becomes true when the service must end.
     pub(super) stop: watch::Sender<bool>,
+    /// Decides which requests are traced; `None` without a collector.
+    pub(super) tracer: Option<Tracer>,
+    /// Sends traces.
+    _exporter: JoinSet<()>,
     /// The process log, if it is ours.
     pub(super) log: Option<ProcessLog>,
 }
@@ -129,6 +135,13 @@ impl Process {
         let reports = Arc::new(Reports::new(Arc::clone(&audit)));
         let boot_id = boot_id();
         let notifier = Notifier::start(core.into(), &core.notify, &audit, &metrics, boot_id.clone())?;
+        let mut exporter = JoinSet::new();
+        let mut tracer = None;
+        if let Some(traces) = Exporter::new(&core.traces, boot_id.clone())? {
+            metrics.trace_by(traces.tracer().clone());
+            tracer = Some(traces.tracer().clone());
+            exporter.spawn(traces.run(Arc::clone(&metrics)));
+        }
         let mut pipe = JoinSet::new();
         if let Some(path) = &core.events.fifo {
             match Pipe::open(path) {
@@ -146,6 +159,8 @@ impl Process {
             notifier: Arc::new(notifier),
             boot_id,
             _pipe: pipe,
+            tracer,
+            _exporter: exporter,
             limit: Arc::new(RequestLimit::of(&core.limits)),
             memory: RequestMemory::of(&core.limits),
             handshakes: Arc::new(Handshakes::new(Arc::clone(&metrics))),

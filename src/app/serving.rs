@@ -114,6 +114,7 @@ impl Serving {
         let router = net::kms(Arc::clone(&kms), &rpc.limits, shown, Arc::clone(&health), Arc::clone(audit));
         let middleware = Middleware::new(router, process.memory(), process.metrics())
             .watched()
+            .traced(process.tracer.clone())
             .limited(process.limit())
             .readable_by(&rpc.cors_origins)
             .versioned();
@@ -170,6 +171,7 @@ impl Serving {
         let names = reserved.iter().map(ReservedName::as_str).chain([self.ready.domain().as_str()]);
         let names = OwnNames::new(names);
         let middleware = Middleware::new(router, process.memory(), process.metrics())
+            .traced(process.tracer.clone())
             .limited(process.limit())
             .guarded(Arc::clone(credentials), names, process.audit());
         let (tls, plain) = match &self.admin_certificate {

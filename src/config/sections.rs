@@ -13,7 +13,7 @@ use super::{
     AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
     Ledger, Limits, LiteAttestation, Metrics, Profile, Rate, ReleaseStage, Witnesses,
 };
-use super::{consistency, ethereum, events, listeners, notify, production, values, webhook};
+use super::{consistency, ethereum, events, listeners, notify, production, traces, values, webhook};
 
 const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
 /// The default of `core.attestation.urls.amd_kds`.
@@ -105,6 +105,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         }),
         events: section.section("events", |section| events::read(section, &cert_dir)),
         notify: notify::read(section),
+        traces: section.section("traces", traces::read),
         freeze: section.section("freeze", |section| Freeze {
             file: section.path("file").unwrap_or_else(|| cert_dir.join("frozen.json")),
         }),
