@@ -24,9 +24,7 @@ pub fn request_headers(data: &[u8]) {
         assert!(trace != 0 && span != 0);
         let written = format!("-{trace:032x}-{span:016x}-");
         assert_eq!(&data[2..53], written.as_bytes());
-        assert_eq!(
-            u8::from_str_radix(std::str::from_utf8(&data[53..55]).unwrap(), 16).unwrap() & 1 == 1,
-            is_sampled
-        );
+        let flags = std::str::from_utf8(&data[53..55]).expect("digits");
+        assert_eq!(u8::from_str_radix(flags, 16).expect("digits") & 1 == 1, is_sampled);
     }
 }

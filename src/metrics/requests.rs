@@ -195,7 +195,9 @@ impl Metrics {
     pub fn release_latency(&self) -> Vec<(f64, u64)> {
         let mut buckets: Vec<(f64, u64)> = Vec::new();
         let releasing = |method: &&Method| RELEASING.contains(&method.name);
-        for histogram in self.requests.methods.iter().filter(releasing).filter_map(|method| method.latency.get()) {
+        for histogram in
+            self.requests.methods.iter().filter(releasing).filter_map(|method| method.latency.get())
+        {
             let metric = histogram.metric();
             let histogram = metric.get_histogram();
             let total = (f64::INFINITY, histogram.get_sample_count());

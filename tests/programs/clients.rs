@@ -25,7 +25,7 @@ use kms_simulator::{Cvm, GuestAgent, KeyProvider, Platform, Stage};
 use serde_json::{Value, json};
 
 /// Runs `tests/clients/python/<script>` with pinned packages.
-async fn python(script: &str, arguments: &[&str], input: &Value) -> Ran {
+pub(crate) async fn python(script: &str, arguments: &[&str], input: &Value) -> Ran {
     let mut command = Command::new(off_runtime(|| tools::python("clients/python")).await);
     // No compiled files beside the scripts, nothing of the caller's Python, no proxy for 127.0.0.1.
     command
@@ -55,7 +55,7 @@ async fn answer_of(mut command: Command, arguments: &[&str], input: &Value) -> R
 }
 
 /// The output of a script.
-fn said(ran: &Ran) -> Value {
+pub(crate) fn said(ran: &Ran) -> Value {
     serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.text()))
 }
 

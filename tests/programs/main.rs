@@ -18,6 +18,7 @@ mod kmsctl;
 mod kmsctl_audit;
 mod kmsctl_operator;
 mod notify_command;
+mod observability;
 mod onboarding_page;
 mod policy_commands;
 mod replicas;
