@@ -97,6 +97,13 @@ export function methodName(method) {
   return METHODS[name] ?? name;
 }
 
+/** A text with a capital letter at its start, as a sentence on a page has it; codes stay as they are. */
+export function sentence(text) {
+  const plain = String(text ?? '');
+  if (/^\S*[_0-9.]\S/.test(plain)) return plain;
+  return (plain.charAt(0).toUpperCase() + plain.slice(1)).replace(/^Os image/, 'OS image');
+}
+
 /** A code as words: `os_image_not_allowed` becomes "os image not allowed". */
 export function words(code) {
   return String(code ?? '').replaceAll('_', ' ');

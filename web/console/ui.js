@@ -1,7 +1,7 @@
 // The pieces that views are made of: cards, tables, identifiers, times, notes, dialogs, and the states of what is loaded.
 
 import { html, useCallback, useEffect, useLayoutEffect, useRef, useState } from '../vendor/preact.js';
-import { absolute, ago, short } from './format.js';
+import { absolute, ago, sentence, short } from './format.js';
 
 export { html, useCallback, useEffect, useLayoutEffect, useRef, useState };
 export { useMemo } from '../vendor/preact.js';
@@ -181,6 +181,11 @@ export function Id({ value, name = 'identifier', keep = 8, still = false }) {
   };
   return html`<button type="button" class="id" data-tip=${text} aria-description=${text} tabindex=${still ? -1 : undefined} onClick=${click}
     aria-label=${`${short(text, keep)}, copy ${name}`}>${short(text, keep)}</button>`;
+}
+
+/** A text of the KMS as a sentence; identifiers in it are shortened, and copied by a click. */
+export function Told({ children }) {
+  return sentence(children).split(/\b((?:0x)?[0-9a-f]{20,})\b/).map((part, index) => (index % 2 === 1 ? html`<${Id} key=${index} value=${part} />` : part));
 }
 
 /** A whole identifier or other long value, wrapped, with a copy button. */

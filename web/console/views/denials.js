@@ -1,11 +1,11 @@
 // Denials: who is refused and why; one denial as a chain of checks, what would allow it, and trying that out.
 
 import { get, post, upload, useGet, useTask, withQuery } from '../api.js';
-import { count, methodName, number, words } from '../format.js';
+import { count, methodName, number, sentence, words } from '../format.js';
 import { link } from '../router.js';
 import { can } from '../roles.js';
 import {
-  Button, Card, Chain, Code, Confirm, Empty, Failure, Filters, Id, Loaded, Note, Page, Pages, Pill, Table, Time, Values, Whole, html, toast, useState,
+  Button, Card, Chain, Code, Confirm, Empty, Failure, Filters, Id, Loaded, Note, Page, Pages, Pill, Table, Time, Told, Values, Whole, html, toast, useState,
 } from '../ui.js';
 import { Tcb, waits } from './common.js';
 
@@ -53,8 +53,20 @@ export function merged(document, fragment) {
 
 const pretty = (value) => `${JSON.stringify(value, null, 2)}\n`;
 
-function lines(item) {
-  return typeof item === 'string' ? item : JSON.stringify(item);
+const lines = (item) => (typeof item === 'string' ? item : JSON.stringify(item));
+
+const NAMES = { own_standing: 'This KMS', td_attributes: 'TD attributes', tcb_status: 'TCB status', frozen: 'Freezes', os_image: 'OS image', app_device: 'Device of the app', kms_device: 'Device of the KMS' };
+const STEPS = { os_image: 'OS image measured', tcb_status: 'TCB' };
+const named = (code) => NAMES[code] ?? sentence(words(code));
+
+/** A check as a step of the chain. */
+function step({ step: name, rule, state, message, expected, actual }) {
+  const compared = state === 'failed' && (expected || actual);
+  return {
+    state,
+    step: rule ? html`${named(rule)}<span class="sub">policy</span>` : STEPS[name] ?? named(name),
+    message: html`<${Told}>${message || (state === 'passed' ? 'passes' : '')}<//>${compared && html`<dl class="compared"><dt>expected</dt><dd>${expected || '—'}</dd><dt>measured</dt><dd>${actual || '—'}</dd></dl>`}`,
+  };
 }
 
 function Checked({ checked }) {
@@ -62,9 +74,10 @@ function Checked({ checked }) {
   return html`<div class="stack" role="status">
     ${!valid && html`<${Note} kind="bad" title="The policy would not be valid">${problems.map(({ at, message }) => html`<div key=${at}><code>${at}</code> ${message}</div>`)}<//>`}
     ${decision && html`<${Note} kind=${decision.allowed ? 'good' : 'bad'} title=${decision.allowed ? 'This request would be allowed' : 'This request would still be refused'}>
-      ${decision.message}${!decision.allowed && decision.code && html` <code class="soft">${decision.code}</code>`}<//>`}
-    ${difference && html`<div class="code"><pre tabindex="0" role="group" aria-label="Difference from the policy in force"><code>${difference.added.map((item) => html`<ins key=${lines(item)}>+ ${lines(item)}${'\n'}</ins>`)}${difference.removed
-      .map((item) => html`<del key=${lines(item)}>- ${lines(item)}${'\n'}</del>`)}${difference.added.length + difference.removed.length === 0 && 'no difference'}</code></pre></div>`}
+      ${sentence(decision.message)}${!decision.allowed && decision.code && html` <code class="soft">${decision.code}</code>`}<//>`}
+    ${difference && difference.added.length + difference.removed.length > 0 && html`<ul class="difference">
+      ${difference.removed.map((item) => html`<li key=${lines(item)} class="removed"><span class="sign" aria-hidden="true">−</span><span><span class="unseen">removed: </span><${Told}>${lines(item)}<//></span></li>`)}
+      ${difference.added.map((item) => html`<li key=${lines(item)} class="added"><span class="sign" aria-hidden="true">+</span><span><span class="unseen">added: </span><${Told}>${lines(item)}<//></span></li>`)}</ul>`}
   </div>`;
 }
 
@@ -101,7 +114,7 @@ function Remedy({ me, denial, refresh }) {
   };
   return html`<${Card} title="What would allow it">
     <div class="stack">
-      ${remedy.text.split('\n').map((text) => html`<p key=${text}>${text}</p>`)}
+      ${remedy.text.split('\n').map((text) => html`<p key=${text}><${Told}>${text}<//></p>`)}
       ${remedy.fragment && html`<${Code} text=${pretty(remedy.fragment).trim()} name="fragment of the policy" />`}
       ${hasDocument && html`<div class="line">
         ${can(me, 'policy.check') && html`<${Button} kind=${mayAllow ? '' : 'primary'} busy=${dryRun.busy} onClick=${() => dryRun.run()}>Dry run<//>`}
@@ -121,7 +134,7 @@ function Remedy({ me, denial, refresh }) {
 }
 
 function Nearest({ nearest }) {
-  return html`<${Card} title="Nearest entry of the policy" aside=${html`<code>${nearest.entry}</code>`}><div class="stack">
+  return html`<${Card} title="Nearest entry of the policy" aside=${html`<code class="breaks">${nearest.entry}</code>`}><div class="stack">
     ${nearest.reason && html`<p class="soft">${nearest.reason}</p>`}
     <${Table} caption="Differences from the nearest entry" rows=${nearest.differences} rowKey=${({ field }) => field} columns=${[
       { head: 'Field', kind: 'shrink', cell: ({ field }) => field },
@@ -142,12 +155,10 @@ function One({ me, params }) {
     actions=${verdict && html`<${Pill} kind=${verdict[0]}>${verdict[1]}<//>`}>
     <${Loaded} of=${denial} lines=${12}>${(one) => html`<div class="grid">
       <div class="span7 stack">
-        <${Card} title="Reason" aside=${html`<code>${one.code}</code>`}><p class="breaks">${one.message}</p>
+        <${Card} title="Reason" aside=${html`<code>${one.code}</code>`}><p class="breaks"><${Told}>${one.message}<//></p>
           ${(one.expected || one.actual) && (one.walk ?? []).length === 0 && html`<${Values} of=${[{ name: 'Expected', value: one.expected && html`<code>${one.expected}</code>` }, { name: 'Measured', value: one.actual && html`<code>${one.actual}</code>` }]} />`}<//>
-        ${(one.walk ?? []).length > 0 && html`<${Card} title="Checks" aside="by today's rules, in the order of a request"><${Chain} steps=${one.walk.map((step) => ({
-          ...step, step: words(step.step), message: html`${step.rule && html`<span>${step.rule}: </span>`}${step.message}${step.state === 'failed' && (step.expected || step.actual) && html`<span class="sub">${step.expected && html`expected <code>${step.expected}</code>`}
-            ${step.actual && html` measured <code>${step.actual}</code>`}</span>`}` }))} /><//>`}
-        ${one.nearest && html`<${Nearest} nearest=${one.nearest} />`}
+        ${(one.walk ?? []).length > 0 && html`<${Card} title="Checks" aside="by today's rules, in the order of a request"><${Chain} steps=${one.walk.map(step)} /><//>`}
+        ${one.nearest && one.nearest.differences.length > 0 && html`<${Nearest} nearest=${one.nearest} />`}
       </div>
       <div class="span5 stack">
         <${Remedy} me=${me} denial=${one} refresh=${denial.refresh} />

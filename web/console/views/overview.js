@@ -2,10 +2,10 @@
 
 import { useGet, withQuery } from '../api.js';
 import { Chart } from '../chart.js';
-import { ago, count, duration, methodName, milliseconds, number, spaced } from '../format.js';
+import { ago, count, duration, methodName, milliseconds, number, sentence, spaced } from '../format.js';
 import { link } from '../router.js';
 import {
-  ButtonLink, Card, Empty, Figure, Icon, Id, Loaded, Note, Page, Severity, Table, Time, Values, Whole, html,
+  Button, ButtonLink, Card, Empty, Figure, Icon, Id, Loaded, Note, Page, Severity, Table, Time, Told, Values, Whole, html, useState,
 } from '../ui.js';
 
 const RELEASES = ['app_key_released', 'kms_key_released', 'certificate_issued'];
@@ -18,21 +18,27 @@ const WORDS = {
   replicas: 'See replicas', credentials: 'See credentials', settings: 'See settings', diagnostics: 'See diagnostics',
 };
 
+/** How many items are shown at first. */
+const SOME = 5;
+
 function Attention({ items }) {
+  const [all, showAll] = useState(false);
   if (items.length === 0) {
     return html`<div class="line soft"><span class="good"><${Icon} name="check" /></span>Nothing needs attention.</div>`;
   }
-  return html`<ul class="todo">${items.map((item) => html`<li key=${`${item.code}${item.link?.id ?? item.message}`}>
+  const shown = all ? items : items.slice(0, items.length > SOME + 1 ? SOME : items.length);
+  return html`<ul class="todo">${shown.map((item) => html`<li key=${`${item.code}${item.link?.id ?? item.message}`}>
     <${Severity} of=${item.severity} />
-    <div class="what">${item.message}
+    <div class="what"><${Told}>${item.message}<//>
       <div class="soft">${[
         item.by && html`<span key="by">${Date.parse(item.by) < Date.now() ? 'was due' : 'due'} <${Time} at=${item.by} /></span>`,
         item.since && html`<span key="since">since <${Time} at=${item.since} /></span>`,
         item.since && item.count > 1 && html`<span key="count">${number(item.count)} times</span>`,
-        item.detail && html`<span key="detail">${item.detail}</span>`,
+        item.detail && html`<span key="detail"><${Told}>${item.detail}<//></span>`,
       ].filter(Boolean).flatMap((part, index) => (index > 0 ? [' · ', part] : [part]))}</div></div>
     ${item.link && html`<${ButtonLink} small kind=${item.severity === 'critical' ? 'primary' : ''} href=${link(item.link.view, item.link.id)}>${WORDS[item.link.view] ?? 'Show'}<//>`}
-  </li>`)}</ul>`;
+  </li>`)}</ul>
+  ${shown.length < items.length && html`<div class="below"><${Button} small kind="quiet" onClick=${() => showAll(true)}>Show all ${items.length}<//></div>`}`;
 }
 
 /** What stops the release of keys, at the top and not in the list as well. */
@@ -68,7 +74,7 @@ function Traffic({ span, navigate }) {
 function Relaxed({ settings }) {
   return html`<${Card} title="Relaxed settings" span=${4} aside=${settings.length > 0 && html`<a href=${link('settings')}>Settings</a>`}>
     ${settings.length === 0 ? html`<div class="line soft"><span class="good"><${Icon} name="check" /></span>None: every check is on.</div>`
-      : html`<ul class="todo">${settings.map(({ setting, message }) => html`<li key=${setting}><${Severity} of="warning" /><div class="what">${message}<div class="soft"><code>${setting}</code></div></div></li>`)}</ul>`}<//>`;
+      : html`<ul class="todo">${settings.map(({ setting, message }) => html`<li key=${setting}><${Severity} of="warning" /><div class="what">${sentence(message)}<div class="soft"><code>${setting}</code></div></div></li>`)}</ul>`}<//>`;
 }
 
 function Latest() {
@@ -90,7 +96,7 @@ function Latest() {
 export default function OverviewView({ params, navigate }) {
   const overview = useGet('/api/v1/overview', { every: 20 });
   const { data } = overview;
-  const lead = data && html`<span>Running for ${duration((Date.parse(data.server_time) - Date.parse(data.started_at)) / 1000)} · version ${data.version} · root <${Id} value=${data.root_fingerprint} name="root fingerprint" keep=${16} /></span>`;
+  const lead = data && html`<span>Running for ${duration((Date.parse(data.server_time) - Date.parse(data.started_at)) / 1000)} · ${data.version.startsWith('v') ? data.version : `v${data.version}`} · root <${Id} value=${data.root_fingerprint} name="root fingerprint" keep=${16} /></span>`;
   return html`<${Page} title=${data?.name || 'Overview'} lead=${lead}>
     <${Loaded} of=${overview} lines=${10}>${(now) => html`<div class="grid">
       <${Stops} overview=${now} />
@@ -99,7 +105,7 @@ export default function OverviewView({ params, navigate }) {
       <${Figure} name="Denied, 24 hours" value=${number(now.last_24h.denials)} href=${link('denials')} kind=${now.last_24h.denials > 0 ? 'bad' : ''}
         more=${now.last_24h.denials === null ? 'not counted yet' : now.last_24h.denials > 0 ? `${number(now.last_24h.distinct_denials)} distinct, ${count(now.last_24h.denied_cvms, 'CVM')}` : 'no request was refused'} />
       <${Figure} name="Release, 99th percentile" value=${milliseconds(now.latency.p99_ms)}
-        more=${now.latency.p99_ms === null ? 'no release yet' : `median ${milliseconds(now.latency.p50_ms)} · ledger ${milliseconds(now.latency.ledger_p99_ms)}`} />
+        more=${now.latency.p99_ms === null ? 'no release yet' : `median ${milliseconds(now.latency.p50_ms)}${now.latency.ledger_p99_ms === null ? '' : ` · ledger ${milliseconds(now.latency.ledger_p99_ms)}`}`} />
       <${Figure} name="Ledger" value=${number(now.ledger.size)} href=${link('ledger')} kind=${now.ledger.witnesses_ok < now.ledger.required ? 'bad' : ''}
         more=${now.ledger.size === null ? 'nothing is signed yet' : `checkpoint ${ago(now.ledger.checkpoint_at)}${now.ledger.witnesses > 0 ? ` · ${now.ledger.witnesses_ok} of ${count(now.ledger.witnesses, 'witness', 'witnesses')}` : ' · no witnesses'}`} />
       <${Traffic} span=${params.window ?? '6h'} navigate=${navigate} />
