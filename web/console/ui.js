@@ -264,7 +264,7 @@ export function Note({ kind = 'info', title, children, role, actions }) {
 export function Failure({ error, title, retry }) {
   if (!error) return null;
   const missing = error.status === 404 || error.status === 405;
-  const text = title ?? { 0: 'No answer', 403: 'Not for your role', 404: 'Not here' }[error.status] ?? 'The KMS refused this';
+  const text = title ?? { 0: 'No answer', 403: 'Not for your role', 404: 'Not here' }[error.status] ?? (error.status >= 500 ? 'The KMS could not do this' : 'The KMS refused this');
   return html`<${Note} kind=${missing || error.status === 403 ? 'info' : 'bad'} title=${text} role="alert"
     actions=${retry && html`<${Button} small onClick=${retry}>Try again<//>`}>
     ${error.message}${error.code && html` <code class="soft">${error.code}</code>`}

@@ -1,7 +1,7 @@
 //! The steps of the demo, from simulated hardware to an app that has its keys.
 
 use std::convert::Infallible;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cvm_kms::keys::statement;
@@ -21,6 +21,9 @@ use crate::output::{Output, fingerprint};
 use crate::paste::{Refusal, Yours};
 use crate::state::StateDir;
 use crate::viewer;
+
+/// A KMS that ends sooner is not started again.
+const SHORTEST_RUN: Duration = Duration::from_secs(1);
 
 pub(crate) struct Demo {
     state: StateDir,
@@ -165,13 +168,22 @@ impl Demo {
         Ok(())
     }
 
-    /// Boots the CVMs that reboot, until an unexpected end of the KMS.
+    /// Boots the CVMs that reboot, and starts the KMS again when an operator restarts it; until it fails.
     pub(crate) async fn kms_ended(&mut self) -> Result<()> {
-        let Some(kms) = &mut self.kms else { return Ok(()) };
-        let url = kms.url();
-        tokio::select! {
-            ended = kms.ended() => ended,
-            never = reboots(&mut self.fleet, url) => match never {},
+        loop {
+            let Self { state, token, kms: Some(kms), fleet, env: Some(env), .. } = self else {
+                return Ok(());
+            };
+            let (url, began) = (kms.url(), Instant::now());
+            tokio::select! {
+                ended = kms.ended() => ended?,
+                never = reboots(fleet, url) => match never {},
+            }
+            ensure!(began.elapsed() > SHORTEST_RUN, "the KMS ended");
+            // An operator asked for a restart, and this program is the supervisor.
+            let admin = Admin { port: kms.admin_address()?.port(), token: token.clone() };
+            let node = Node { certs: state.certs(), port: kms.address().port(), admin: Some(admin) };
+            *kms = Kms::start(state, env, &node).await?;
         }
     }
 

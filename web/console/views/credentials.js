@@ -7,7 +7,7 @@ import { Button, Card, Code, Confirm, Copy, Dialog, Empty, Failure, Field, Loade
 import { waits } from './common.js';
 
 const PATH = '/api/v1/credentials';
-const EVENTS = ['credential_created', 'credential_rotated', 'credential_revoked', 'credential_activated'];
+const EVENTS = ['credential_created', 'credential_rotated', 'credential_revoked', 'credential_activated', 'approval_done'];
 const ROLES = [
   ['viewer', 'Viewer', 'reads state, events and denials'],
   ['auditor', 'Auditor', 'reads the audit log with its proofs too'],

@@ -1,26 +1,26 @@
-// The CVMs that asked for keys: who got them, how often, from where, and with what measurements.
+// The CVMs that got keys: how often, from where, and with what measurements.
 
 import { get, useGet, useTask, withQuery } from '../api.js';
-import { methodName, number, short, words } from '../format.js';
+import { count, methodName, number, short, words } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
 import {
   Button, ButtonLink, Card, Empty, Failure, Figure, Filters, Id, Loaded, Note, Page, Pages, Table, Time, Values, Whole, html, useState,
 } from '../ui.js';
-import { SINCE, TCB_STATUSES, Tcb, start } from './common.js';
+import { SINCE, TCB_STATUSES, Tcb } from './common.js';
 
 const EVENTS = ['app_key_released', 'certificate_issued', 'denied', 'refused'];
 const FILTERS = [
   { name: 'app', label: 'App', placeholder: 'app id' },
   { name: 'image', label: 'OS image', placeholder: 'image hash' },
   { name: 'tcb', label: 'TCB status', options: [['', 'Any'], ...TCB_STATUSES.map((status) => [status, status])] },
-  { name: 'since', label: 'Last seen', options: SINCE },
+  { name: 'since', label: 'Last release', options: SINCE },
 ];
 
 const COLUMNS = [
   { head: 'Instance', kind: 'main', cell: (cvm) => html`<a class="nowrap" href=${link('cvms', cvm.id)}><code>${short(cvm.instance_id || cvm.id, 12)}</code></a>` },
   { head: 'App', cell: (cvm) => html`<${Id} value=${cvm.app_id} name="app id" still />` },
-  { head: 'Last seen', cell: (cvm) => html`<${Time} at=${cvm.last_at} still />` },
+  { head: 'Last release', cell: (cvm) => html`<${Time} at=${cvm.last_at} still />` },
   { head: 'Releases', kind: 'num', cell: (cvm) => number(cvm.releases) },
   { head: 'Denials', kind: 'num', cell: (cvm) => (cvm.denials > 0 ? html`<span class="bad">${number(cvm.denials)}</span>` : html`<span class="soft">0</span>`) },
   { head: 'Platform', cell: (cvm) => html`<${Tcb} status=${cvm.tcb_status} advisories=${cvm.advisories} />` },
@@ -30,15 +30,16 @@ const COLUMNS = [
 
 function List({ params, navigate }) {
   const { app, image, tcb, since, cursor } = params;
-  const path = withQuery('/api/v1/cvms', { app, image, tcb, since: start(since), cursor, limit: 50 });
+  const path = withQuery('/api/v1/cvms', { app, image, tcb, since, cursor, limit: 50 });
   const cvms = useGet(path, { every: 30, live: EVENTS });
   const isFiltered = Boolean(app || image || tcb || since);
   const nothing = isFiltered
     ? html`<${Empty} title="No CVM matches">Clear a filter to see more of them.<//>`
-    : html`<${Empty} title="No CVM has asked for keys yet">Each CVM appears here at its first request, whether it is released or denied.<//>`;
-  return html`<${Page} title="CVMs" lead="Every confidential VM that asked for keys, the latest first.">
+    : html`<${Empty} title="No CVM has got keys yet">Each CVM appears here with its first release. Those that were refused are under <a href=${link('denials')}>Denials</a>.<//>`;
+  return html`<${Page} title="CVMs" lead=${cvms.data?.total ? `${count(cvms.data.total, 'confidential VM')} got keys from this KMS; the latest is first.` : 'The confidential VMs that got keys from this KMS.'}>
+    ${cvms.data?.building && html`<${Note} title="The inventory is being built">It counts ${number(cvms.data.building.through)} of ${number(cvms.data.building.of)} records so far.<//>`}
     <${Card} flush>
-      <${Filters} fields=${FILTERS} params=${params} navigate=${navigate} />
+      <${Filters} fields=${FILTERS} params=${params} navigate=${navigate}>${cvms.data?.covers_since && html`since <${Time} at=${cvms.data.covers_since} />`}<//>
       <${Loaded} of=${cvms} lines=${8} empty=${(data) => data.cvms.length === 0 && nothing}>
         ${(data) => html`<${Table} caption="CVMs" columns=${COLUMNS} rows=${data.cvms} rowKey=${({ id }) => id} href=${({ id }) => link('cvms', id)} />
           <${Pages} cursor=${cursor} next=${data.next} navigate=${navigate} what="CVMs" />`}
@@ -61,7 +62,7 @@ function Resolved({ app }) {
   const { data, refused } = told ?? {};
   return html`<${Card} title="What proxies are told" aside=${html`<code>/v1/resolve/${short(app, 8)}</code>`}><div class="stack">
     <p class="soft">A proxy asks whether to route to this app: only if its keys were released not long ago, on a platform that is still good.</p>
-    ${data && html`<${Note} kind="good" role="status" title="Route to it">Keys were released <${Time} at=${data.released_at} />, platform ${data.tcb_status}${data.sealed === false ? ', not sealed' : ''}.<//>`}
+    ${data && html`<${Note} kind="good" role="status" title="Route to it">Keys were released <${Time} at=${data.released_at} />, platform ${data.tcb_status}${data.sealed === false ? ', OS image not verified' : ''}${data.policy_checked === false ? '; the policy was not asked' : ''}.<//>`}
     ${refused && html`<${Note} kind="warn" role="status" title="Do not route to it">${refused}<//>`}
     <${Failure} error=${task.error} />
     <div><${Button} busy=${task.busy} onClick=${() => task.run()}>Ask as a proxy<//></div></div><//>`;
@@ -87,13 +88,13 @@ function One({ id, me }) {
   const cvm = answer.data;
   const actions = cvm && html`
     ${cvm.denials > 0 && html`<${ButtonLink} href=${link('denials', null, { app: cvm.app_id })}>Denials of this app<//>`}
-    ${can(me, 'freeze.create') && html`<${ButtonLink} href=${link('freezes', 'new', { scope: 'instance', target: cvm.instance_id })}>Freeze this CVM<//>
+    ${can(me, 'freeze.create') && html`${cvm.instance_id && html`<${ButtonLink} href=${link('freezes', 'new', { scope: 'instance', target: cvm.instance_id })}>Freeze this CVM<//>`}
       <${ButtonLink} href=${link('freezes', 'new', { scope: 'app', target: cvm.app_id })}>Freeze its app<//>`}`;
   return html`<${Page} title=${`CVM ${short(cvm?.instance_id || id, 12)}`} back=${{ href: link('cvms'), text: 'CVMs' }} actions=${actions}
-      lead=${cvm && html`Last seen <${Time} at=${cvm.last_at} />, first <${Time} at=${cvm.first_at} />.`}>
+      lead=${cvm && html`Got keys last <${Time} at=${cvm.last_at} />, first <${Time} at=${cvm.first_at} />.`}>
     <${Loaded} of=${answer} lines=${10}>${(data) => html`<div class="grid">
-      <${Figure} name="Releases" value=${number(data.releases)} more=${Object.entries(data.methods ?? {}).map(([method, times]) => `${number(times)} ${methodName(method)}`).join(', ') || 'none yet'} />
-      <${Figure} name="Denials" value=${number(data.denials)} kind=${data.denials > 0 ? 'bad' : ''} more=${data.denials > 0 && data.releases === 0 ? 'it has never got keys' : 'since it was first seen'} />
+      <${Figure} name="Releases" value=${number(data.releases)} more=${Object.entries(data.methods ?? {}).filter(([, times]) => times > 0).map(([method, times]) => `${number(times)} ${methodName(method)}`).join(', ') || 'none yet'} />
+      <${Figure} name="Denials" value=${number(data.denials)} kind=${data.denials > 0 ? 'bad' : ''} more=${data.last_denied_at ? html`last <${Time} at=${data.last_denied_at} />` : 'since its first release'} />
       <${Card} title="Platform" span=${6}><${Values} of=${[
         { name: 'TCB status', value: html`<${Tcb} status=${data.tcb_status} />` },
         { name: 'Advisories', value: data.advisories?.length > 0 ? data.advisories.join(', ') : 'none' },
@@ -104,6 +105,7 @@ function One({ id, me }) {
         { name: 'App', value: html`<${Whole} value=${data.app_id} name="app id" />` },
         { name: 'Instance', value: html`<${Whole} value=${data.instance_id} name="instance id" />` },
         { name: 'Compose hash', value: html`<${Whole} value=${data.compose_hash} name="compose hash" />` },
+        { name: 'Measurement', hint: 'all registers', value: data.mr_aggregated && html`<${Whole} value=${data.mr_aggregated} name="measurement" />` },
         { name: 'OS image', value: html`<${Whole} value=${data.os_image_hash} name="OS image hash" />` },
         { name: 'Device', value: html`<${Whole} value=${data.device_id} name="device id" />` },
       ]} />

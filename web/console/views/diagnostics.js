@@ -43,7 +43,8 @@ const ERRORS = [
   { head: 'When', kind: 'main', cell: ({ at }) => html`<${Time} at=${at} still />` },
   { head: 'What', cell: ({ method }) => methodName(method) },
   { head: 'Error', cell: ({ message, code }) => html`${message} <code class="soft">${code}</code>` },
-  { head: 'Request', cell: ({ request_id: id }) => html`<${Id} value=${id} name="request id" keep=${12} still />` },
+  { head: 'Times', kind: 'num', cell: (error) => number(error.count) },
+  { head: 'Last request', cell: ({ request_id: id }) => html`<${Id} value=${id} name="request id" keep=${12} still />` },
 ];
 
 /** Facts about clock or process under their own names, whatever this version of the KMS reports. */
@@ -82,7 +83,7 @@ export default function Diagnostics() {
         <${Card} title="Upstreams" flush><${Table} caption="Upstreams" columns=${UPSTREAMS} rows=${data.upstreams} rowKey=${({ name }) => name} empty=${html`<${Empty} title="Nothing outside was asked yet" />`} /><//>
         <${Card} title="Caches" span=${6} flush><${Table} caption="Caches" columns=${CACHES} rows=${data.caches} rowKey=${({ name }) => name} empty=${html`<${Empty} title="There are none" />`} /><//>
         <${Card} title="Process and clock" span=${6}><${Values} of=${[...facts(data.process), ...facts(data.clock)]} /><//>
-        <${Card} title="Last errors" flush><${Table} caption="Last errors" columns=${ERRORS} rows=${data.last_errors} rowKey=${({ request_id: id, at }) => `${id}${at}`} empty=${html`<${Empty} title="No errors">Since the start of the process.<//>`} /><//>
+        <${Card} title="Last errors" flush><${Table} caption="Last errors" columns=${ERRORS} rows=${data.last_errors} rowKey=${({ method, code, message }) => `${method}${code}${message}`} empty=${html`<${Empty} title="No errors">Since the start of the process.<//>`} /><//>
       </div>`;
     }}<//>
   <//>`;

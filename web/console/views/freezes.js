@@ -1,6 +1,6 @@
 // Freezes: what gets no keys until it is lifted or ends. Before one starts, the KMS says what it stops.
 
-import { post, useDraft, useGet, useTask } from '../api.js';
+import { Refusal, post, useDraft, useGet, useTask } from '../api.js';
 import { count, number, short } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
@@ -10,7 +10,7 @@ import {
 import { waits } from './common.js';
 
 const PATH = '/api/v1/freezes';
-const EVENTS = ['frozen', 'unfrozen'];
+const EVENTS = ['frozen', 'unfrozen', 'approval_done'];
 
 /** Scope, words, name of the target, its length in hexadecimal digits. */
 const SCOPES = [
@@ -68,10 +68,9 @@ function Stops({ preview }) {
   if (!data) return null;
   const { cvm_count: cvms, releases_24h: releases } = data;
   if (cvms === 0) return html`<${Note} title="It stops nothing today">No CVM of it got keys in the last 24 hours. Later requests are refused.<//>`;
-  const ids = data.cvms.map((cvm) => (typeof cvm === 'string' ? cvm : cvm.id));
   return html`<${Note} kind="warn" title=${`It stops ${count(cvms, 'CVM')}`}>
     They got keys ${count(releases, 'time')} in the last 24 hours. Running ones keep what they have; their next boot, and certificates they renew, are refused.
-    <details><summary>Which ones</summary><p class="line">${ids.map((id) => html`<${Id} key=${id} value=${id} name="CVM" />`)}${cvms > ids.length && html`<span class="soft">and ${number(cvms - ids.length)} more</span>`}</p></details><//>`;
+    <details><summary>Which ones</summary><p class="line">${data.cvms.map(({ id, instance_id: instance }) => html`<a key=${id} href=${link('cvms', id)}><code>${short(instance || id, 8)}</code></a>`)}${cvms > data.cvms.length && html`<span class="soft">and ${number(cvms - data.cvms.length)} more</span>`}</p></details><//>`;
 }
 
 function Freeze({ params, navigate }) {
@@ -83,12 +82,15 @@ function Freeze({ params, navigate }) {
   const [tried, setTried] = useState(false);
   const target = isAll(scope) ? '' : plain(typed);
   const preview = usePreview(scope, target);
+  const frozen = useGet(PATH, { live: EVENTS });
+  const before = frozen.data?.freezes.find((freeze) => freeze.scope === scope && (freeze.target ?? '') === target);
   const problem = wrong(scope, target);
   const [, , name] = SCOPES.find(([key]) => key === scope);
   const task = useTask(() => post(PATH, {
     scope,
     ...(isAll(scope) ? {} : { target }),
     reason: reason.trim(),
+    ...(before ? { replace: true } : {}),
     ...(ends ? { expires_at: new Date(Date.now() + Number(ends) * 1000).toISOString().replace(/\.\d+Z$/, 'Z') } : {}),
   }));
   // The place follows what is typed, so that a reload or a link shows the same.
@@ -121,6 +123,7 @@ function Freeze({ params, navigate }) {
       </div><//>
       <${Card} title="What it stops" span=${5}><div class="stack" aria-live="polite">
         ${problem ? html`<p class="soft">The KMS says here what a freeze would stop, before anything is frozen.</p>` : html`<${Stops} preview=${preview} />`}
+        ${before && html`<${Note} title="It is frozen already">By ${before.by} <${Time} at=${before.at} />: “${before.reason}”. Reason and end are replaced.<//>`}
         ${isAll(scope) && html`<label class="choice"><input type="checkbox" checked=${sure} onChange=${(event) => setSure(event.target.checked)} /><span>No app gets keys from this KMS until an owner lifts it.</span></label>
           ${tried && !sure && html`<p class="error">Confirm that this stops everything.</p>`}`}
         <${Failure} error=${task.error} title=${task.error?.status === 409 ? 'Another operator was faster' : undefined} />
@@ -132,7 +135,14 @@ function Freeze({ params, navigate }) {
 
 function Lift({ freeze, onClose, onDone }) {
   const [reason, setReason] = useState('');
-  const task = useTask(() => post(`${PATH}/${encodeURIComponent(freeze.id)}/lift`, reason.trim() ? { reason: reason.trim() } : {}));
+  const task = useTask(async () => {
+    try {
+      return await post(`${PATH}/${encodeURIComponent(freeze.id)}/lift`, reason.trim() ? { reason: reason.trim() } : {});
+    } catch (error) {
+      // Not a wrong address: another owner was faster, or it has ended.
+      throw error.status === 404 ? new Refusal(409, error.message, error.code, error.requestId) : error;
+    }
+  });
   const what = isAll(freeze.scope) ? 'the whole KMS' : `${SCOPE_WORDS[freeze.scope] ?? freeze.scope} ${short(freeze.target, 12)}`;
   return html`<${Confirm} title="Lift this freeze?" word="Lift it" task=${task} onClose=${onClose} onDone=${onDone}>
     <p>Requests of <strong>${what}</strong> are judged by the policy again, at once. It was frozen by ${freeze.by} <${Time} at=${freeze.at} />: “${freeze.reason}”.</p>

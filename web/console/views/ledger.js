@@ -18,7 +18,7 @@ const WITNESSES = [
 ];
 const FILES = [
   { head: 'File', kind: 'main', cell: ({ name }) => html`<code>${name}</code>` },
-  { head: 'Entries', cell: ({ first, last }) => html`<span class="num nowrap">${number(first)} – ${number(last)}</span>` },
+  { head: 'Entries', cell: ({ first, last }) => html`${first === null && last === null ? html`<span class="soft">—</span>` : html`<span class="num nowrap">${number(first)} – ${number(last)}</span>`}` },
   { head: 'Size', kind: 'num', cell: (file) => bytes(file.bytes) },
   { head: 'Kept', cell: ({ compressed, archived }) => (archived ? 'archived' : compressed ? 'compressed' : html`<span class="soft">open</span>`) },
 ];
@@ -33,7 +33,7 @@ function Checkpoint({ of, me, refresh }) {
   return html`<${Card} title="Checkpoint" aside=${can(me, 'action.run') && html`<${Button} small busy=${sign.busy} onClick=${act}>Sign one now<//>`}><div class="stack">
     <${Failure} error=${sign.error} />
     <${Values} wide of=${[
-      { name: 'Origin', value: html`<code>${of.origin}</code>` },
+      { name: 'Origin', value: of.origin && html`<code>${of.origin}</code>` },
       { name: 'Root hash', value: html`<${Whole} value=${of.root} name="root hash" />` },
       { name: 'Key of the log', hint: 'for verifiers', value: html`<${Whole} value=${of.log_key} name="key of the log" />` },
       { name: 'Vouched for', value: of.vouched ? html`<${Pill} kind="good">by the root key<//>` : html`<${Pill} kind="warn">not by the root key<//>` },
@@ -49,6 +49,7 @@ export default function Ledger({ me, params, navigate }) {
     <${Loaded} of=${ledger} lines=${10}>${(data) => {
       const current = data.witnesses.filter(({ state }) => state === 'ok').length;
       return html`<div class="grid">
+        ${data.damaged_bytes > 0 && html`<div class="span12"><${Note} kind="warn" title="Damage in the files of the log">${bytes(data.damaged_bytes)} at the end of files are not records: <code>kms audit verify</code> says where.<//></div>`}
         ${!data.healthy && html`<div class="span12"><${Note} kind="bad" role="alert" title="The log is not healthy">${data.problem}<//></div>`}
         <${Figure} span=${4} name="Entries" value=${number(data.size)} more="of the tree" />
         <${Figure} span=${4} name="Checkpoint" value=${html`<${Time} at=${data.checkpoint_at} />`} more="signed by the log's key" />
@@ -58,7 +59,7 @@ export default function Ledger({ me, params, navigate }) {
         <${Checkpoint} of=${data} me=${me} refresh=${ledger.refresh} />
         <${Card} title="Witnesses" flush><${Table} caption="Witnesses" columns=${WITNESSES} rows=${data.witnesses} rowKey=${({ name }) => name}
           empty=${html`<${Empty} title="No witness is configured">Witnesses sign that they saw the same log as everyone else: <code>core.ledger.witnesses</code>.<//>`} /><//>
-        <${Card} title="Files" flush><${Table} caption="Files of the log" columns=${FILES} rows=${data.files} rowKey=${({ name }) => name} empty=${html`<${Empty} title="No file yet" />`} /><//>
+        <${Card} title="Files" flush aside=${data.free_bytes ? `${bytes(data.free_bytes)} free on their disk` : undefined}><${Table} caption="Files of the log" columns=${FILES} rows=${data.files} rowKey=${({ name }) => name} empty=${html`<${Empty} title="No file yet" />`} /><//>
       </div>`;
     }}<//>
   <//>`;

@@ -44,6 +44,7 @@ export function Proof({ size, logKey, number: given, navigate }) {
   const task = useTask(async (text) => {
     setProved(null);
     try {
+      if (!logKey) throw new ProofError('the log has not signed a checkpoint yet');
       setProved(await prove(BigInt(text), logKey));
     } catch (error) {
       if (!(error instanceof ProofError)) throw error;

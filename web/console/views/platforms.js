@@ -4,15 +4,12 @@ import { post, useGet, useTask } from '../api.js';
 import { count, duration, number, words } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
-import { Button, Card, Empty, Failure, Loaded, Note, Page, Pill, Table, Time, html, toast } from '../ui.js';
+import { Button, Card, Empty, Failure, Loaded, Note, Page, Pill, Severity, Table, Time, html, toast } from '../ui.js';
 import { Tcb } from './common.js';
 
 /** What is signed for less time than this is shown as urgent, in seconds. */
 const SOON = 3 * 86400;
-const KINDS = {
-  tcb_info: 'TCB info', qe_identity: 'Quoting enclave identity', root_ca_crl: 'Root CA revocations', pck_crl: 'PCK revocations', root_crl: 'Root CA revocations',
-  pck_crl_platform: 'PCK revocations (platform)', pck_crl_processor: 'PCK revocations (processor)',
-};
+const KINDS = { tcb_info: 'TCB info, quoting enclave and revocations' };
 
 function Left({ seconds }) {
   if (seconds === null || seconds === undefined) return html`<span class="soft">—</span>`;
@@ -24,22 +21,21 @@ const COLLATERAL = [
   { head: 'Document', kind: 'main', cell: ({ kind }) => KINDS[kind] ?? words(kind) },
   { head: 'Model', cell: ({ fmspc }) => (fmspc ? html`<code>${fmspc}</code>` : html`<span class="soft">all</span>`) },
   { head: 'Issued', cell: ({ issued_at: at }) => html`<${Time} at=${at} still />` },
+  { head: 'CA', kind: 'minor', cell: ({ ca }) => ca ?? html`<span class="soft">—</span>` },
   { head: 'Fetched', cell: ({ age_s: age }) => (age === null || age === undefined ? '—' : html`<span class="nowrap">${duration(age)} ago</span>`) },
   { head: 'Valid for', cell: ({ expires_in_s: left }) => html`<${Left} seconds=${left} />` },
-  { head: 'From', cell: ({ source }) => source ?? '—' },
 ];
 
 const PLATFORMS = [
-  { head: 'Model (FMSPC)', kind: 'main', cell: ({ fmspc }) => html`<code>${fmspc}</code>` },
-  { head: 'TCB status', cell: ({ tcb_status: status, advisories }) => html`<${Tcb} status=${status} advisories=${advisories} />` },
+  { head: 'TCB status', kind: 'main', cell: ({ tcb_status: status, advisories }) => html`<${Tcb} status=${status} advisories=${advisories} />` },
   { head: 'Advisories', cell: ({ advisories }) => (advisories?.length > 0 ? advisories.join(', ') : html`<span class="soft">none</span>`) },
   { head: 'CVMs', kind: 'num', cell: ({ cvms, tcb_status: tcb }) => html`<a href=${link('cvms', null, { tcb })}>${number(cvms)}</a>` },
-  { head: 'Last seen', cell: ({ last_at: at }) => html`<${Time} at=${at} still />` },
+  { head: 'Last release', cell: ({ last_at: at }) => html`<${Time} at=${at} still />` },
 ];
 
 function Forecast({ of }) {
-  return html`<ul class="todo">${of.map((coming) => html`<li key=${`${coming.fmspc}${coming.then}`}><span></span><div class="what">
-    <strong>${count(coming.machines, 'machine')}</strong> of model <code>${coming.fmspc}</code> ${coming.machines === 1 ? 'becomes' : 'become'} <strong>${words(coming.then)}</strong>
+  return html`<ul class="todo">${of.map((coming) => html`<li key=${`${coming.fmspc}${coming.then}`}><${Severity} of="warning" /><div class="what">
+    ${coming.machines ? html`<strong>${count(coming.machines, 'machine')}</strong>` : 'Machines'} of model <code>${coming.fmspc}</code> ${coming.machines === 1 ? 'becomes' : 'become'} <strong>${words(coming.then)}</strong>
     ${coming.at ? html` <${Time} at=${coming.at} />` : ' with the next TCB set'}.
     <div class="soft">now ${coming.now}${coming.message ? ` · ${coming.message}` : ''}</div></div></li>`)}</ul>`;
 }
@@ -60,13 +56,13 @@ export default function Platforms({ me }) {
       actions=${can(me, 'collateral.refresh') && html`<${Button} busy=${refresh.busy} onClick=${fetchNow}>Fetch collateral now<//>`}>
     <${Failure} error=${refresh.error} title="Collateral could not be fetched" />
     <${Loaded} of=${platforms} lines=${8}>${(data) => html`<div class="grid">
-      ${data.last_refresh && !data.last_refresh.ok && html`<div class="span12"><${Note} kind="warn" title="The last refresh failed"><${Time} at=${data.last_refresh.at} />: ${data.last_refresh.message}<//></div>`}
+      ${data.last_refresh && !data.last_refresh.ok && html`<div class="span12"><${Note} kind="warn" title="No collateral service answers">${data.last_refresh.message}; the last answer came <${Time} at=${data.last_refresh.at} />.<//></div>`}
       <${Card} title="What comes" aside=${data.forecast.length > 0 && count(data.forecast.length, 'model')}>${data.forecast.length > 0 ? html`<${Forecast} of=${data.forecast} />`
         : html`<p class="soft">Intel's early TCB set changes nothing for the machines that were seen.</p>`}<//>
-      <${Card} title="Machines by model" flush><${Table} caption="Machines by model and verdict" columns=${PLATFORMS} rows=${data.platforms} rowKey=${({ fmspc, tcb_status: status }) => `${fmspc}${status}`}
-        empty=${html`<${Empty} title="No CVM has been seen yet">Each model appears with the first CVM on it.<//>`} /><//>
-      <${Card} title="Collateral" flush aside=${data.last_refresh?.ok && html`refreshed <${Time} at=${data.last_refresh.at} />`}><${Table} caption="Collateral and its age" columns=${COLLATERAL} rows=${data.collateral}
-        rowKey=${({ kind, fmspc, tee }) => `${kind}${fmspc}${tee}`} empty=${html`<${Empty} title="No collateral yet">It is fetched with the first quote that needs it.<//>`} /><//>
+      <${Card} title="CVMs by verdict" flush aside="at their last release"><${Table} caption="CVMs by verdict" columns=${PLATFORMS} rows=${data.platforms} rowKey=${({ tcb_status: status }) => status}
+        empty=${html`<${Empty} title="No CVM has got keys yet">Intel's verdict on its machine appears with the first one.<//>`} /><//>
+      <${Card} title="Collateral" flush aside=${data.last_refresh?.ok && html`<span>answered <${Time} at=${data.last_refresh.at} /></span>`}><${Table} caption="Collateral and its age" columns=${COLLATERAL} rows=${data.collateral}
+        rowKey=${({ kind, fmspc, ca }) => `${kind}${fmspc}${ca}`} empty=${html`<${Empty} title="No collateral yet">It is fetched with the first quote that needs it.<//>`} /><//>
     </div>`}<//>
   <//>`;
 }

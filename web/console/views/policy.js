@@ -11,13 +11,22 @@ import { waits } from './common.js';
 import { difference, merged } from './policy_document.js';
 import { Allowed, Difference, Raw } from './policy_parts.js';
 
-const EVENTS = ['shadow_started', 'shadow_stopped', 'policy_changed', 'policy_reloaded', 'policy_activated'];
+const EVENTS = ['shadow_started', 'shadow_stopped', 'file_uploaded', 'approval_done'];
 const KINDS = { allowlist: 'an allowlist', webhook: 'a webhook', ethereum: 'a contract on Ethereum', dev: 'nobody: everything is allowed' };
 
 const text = (document) => `${JSON.stringify(document, null, 2)}\n`;
 
 /** Starts a candidate in shadow; gives what the KMS says about it. */
 const startShadow = (config, name) => post('/prpc/Admin.StartShadow', { auth_config_json: config, name });
+
+/** The problems of a document, each with its place. */
+function Problems({ of, more = 0 }) {
+  return html`<ul>${of.map(({ at, message }, index) => html`<li key=${index}>${at && html`<code>${at}</code> `}${message}</li>`)}${more > 0 && html`<li>and ${number(more)} more</li>`}</ul>`;
+}
+
+function StopsAll() {
+  return html`<${Note} kind="bad" role="alert" title="It does not allow this KMS itself">With it no app would get keys from this KMS.<//>`;
+}
 
 function Activate({ before, after, sha256, run, onClose, onDone }) {
   const task = useTask(run);
@@ -30,6 +39,7 @@ function Activate({ before, after, sha256, run, onClose, onDone }) {
 function InForce({ policy }) {
   const { document } = policy;
   return html`<div class="grid">
+    ${policy.message && html`<div class="span12"><${Note} kind="warn" title="To know">${policy.message}<//></div>`}
     ${policy.relaxed && html`<div class="span12"><${Note} kind="warn" title="This policy is relaxed">It allows more than a production policy should. The overview says what.<//></div>`}
     <${Card} title="In force"><${Values} wide of=${[
       { name: 'Decided by', value: KINDS[policy.kind] ?? words(policy.kind) },
@@ -68,7 +78,7 @@ function Candidate({ policy, me, refresh }) {
     <${Figure} span=${4} name="Newly allowed" value=${number(shadow.would_allow)} more="denied by the policy in force" />
     <${Figure} span=${4} name="Newly denied" value=${number(shadow.would_deny)} kind=${denies ? 'bad' : ''} more="allowed by the policy in force" />
     ${denies && html`<div class="span12"><${Note} kind="warn" title="It would deny what runs today">Look at the decisions below before you activate it.<//></div>`}
-    ${report.data?.denies_this_kms_because && html`<div class="span12"><${Note} kind="bad" title="It would deny this KMS itself">${report.data.denies_this_kms_because}<//></div>`}
+    ${shadow.allows_this_kms === false && html`<div class="span12"><${StopsAll} /></div>`}
     <${Card} title="What it changes" aside=${html`<${Id} value=${shadow.sha256} name="digest of the candidate" keep=${12} />`}><div class="stack">
       ${shadow.document && policy.document ? html`<${Difference} of=${difference(policy.document, shadow.document)} />` : html`<p class="soft">Its rules cannot be compared with those in force.</p>`}
       <${Failure} error=${stop.error} />
@@ -86,11 +96,12 @@ function Candidate({ policy, me, refresh }) {
 /** What the KMS says about a draft. */
 function Checked({ result, before, after, denialId }) {
   if (!result.valid) {
-    return html`<${Note} kind="bad" role="alert" title=${count(result.problems.length, 'problem')}><ul>${result.problems.map(({ at, message }, index) => html`<li key=${index}>${at && html`<code>${at}</code> `}${message}</li>`)}</ul><//>`;
+    return html`<${Note} kind="bad" role="alert" title=${count(result.problems.length, 'problem')}><${Problems} of=${result.problems} more=${result.more_problems} /><//>`;
   }
   const { decision } = result;
   return html`<div class="stack" role="status">
-    ${result.problems.length > 0 && html`<${Note} kind="warn" title="Valid, with remarks"><ul>${result.problems.map(({ at, message }, index) => html`<li key=${index}>${at && html`<code>${at}</code> `}${message}</li>`)}</ul><//>`}
+    ${result.problems.length > 0 && html`<${Note} kind="warn" title="Valid, with remarks"><${Problems} of=${result.problems} more=${result.more_problems} /><//>`}
+    ${result.allows_this_kms === false && html`<${StopsAll} />`}
     ${decision && (decision.allowed
       ? html`<${Note} kind="good" title="The denied request would be allowed">${denialId && html`Denial <a href=${link('denials', denialId)}>${short(denialId, 12)}</a> was judged again by this draft.`}<//>`
       : html`<${Note} kind="bad" title="The denied request would still be denied">${decision.message} <code class="soft">${decision.code}</code><//>`)}
@@ -123,7 +134,7 @@ function Edit({ policy, me, params, navigate, refresh }) {
   const written = draft || proposed;
   const parsed = useMemo(() => { try { return JSON.parse(written); } catch { return null; } }, [written]);
   const isSame = written === current;
-  const check = useTask(() => post('/api/v1/policy/check', { document: parsed ?? written, ...(params.denial ? { denial_id: params.denial } : {}) }));
+  const check = useTask(() => post('/api/v1/policy/check', { document: written, ...(params.denial ? { denial_id: params.denial } : {}) }));
   const shadow = useTask(() => startShadow(written, params.denial ? `denial ${params.denial}` : ''));
   const look = async () => { const result = await check.run(); setChecked(result ? { of: written, result } : null); };
   const isChecked = checked?.of === written;

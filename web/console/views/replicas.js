@@ -6,13 +6,12 @@ import { link } from '../router.js';
 import { Card, Empty, Id, Loaded, Note, Page, Pill, Table, Time, Values, Whole, html } from '../ui.js';
 
 const COLUMNS = [
-  { head: 'KMS', kind: 'main', cell: ({ seq, allowed, mr_aggregated: measured }) => (allowed
-    ? html`<a class="nowrap" href=${link('releases', seq)}><code>${short(measured, 12)}</code></a>` : html`<code class="nowrap">${short(measured, 12)}</code>`) },
+  { head: 'KMS', kind: 'main', cell: (handover) => html`<a class="nowrap" href=${handover.allowed ? link('releases', handover.seq) : link('denials', handover.denial_id)}><code>${short(handover.mr_aggregated || 'not measured', 12)}</code></a>` },
   { head: 'Root keys', cell: ({ allowed }) => (allowed ? html`<${Pill} kind="good">received<//>` : html`<${Pill} kind="bad">refused<//>`) },
   { head: 'Last', cell: ({ at }) => html`<${Time} at=${at} still />` },
   { head: 'Times', kind: 'num', cell: (handover) => number(handover.count) },
-  { head: 'OS image', cell: ({ os_image_hash: hash }) => html`<${Id} value=${hash} name="OS image hash" still />` },
-  { head: 'Device', cell: ({ device_id: id }) => html`<${Id} value=${id} name="device id" still />` },
+  { head: 'OS image', kind: 'minor', cell: ({ os_image_hash: hash }) => html`<${Id} value=${hash} name="OS image hash" still />` },
+  { head: 'Device', kind: 'minor', cell: ({ device_id: id }) => html`<${Id} value=${id} name="device id" still />` },
   { head: 'Address', cell: ({ address }) => (address ? html`<code>${address}</code>` : '—') },
 ];
 
@@ -31,7 +30,7 @@ export default function Replicas() {
       ]} /><//>
       ${refused(data) > 0 && html`<div class="span12"><${Note} kind="warn" title=${`${count(refused(data), 'KMS', 'KMSs')} asked and did not receive the root keys`}>If one of them is yours, its measurements are missing in the policy; if none is, find out who asked.<//></div>`}
       <${Card} title="Requests for the root keys" flush aside=${data.handovers.length > 0 && 'from the audit log'}><${Table} caption="KMSs that asked for the root keys" columns=${COLUMNS} rows=${data.handovers}
-        rowKey=${({ seq }) => seq} empty=${nothing} /><//>
+        rowKey=${({ seq, denial_id: denial }) => denial ?? seq} empty=${nothing} /><//>
     </div>`}<//>
   <//>`;
 }

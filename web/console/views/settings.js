@@ -129,7 +129,7 @@ function Reloaded({ of, onClose }) {
 
 /** `#/settings`, `#/settings/actions` and `#/settings/files`. */
 export default function Settings({ me, params, navigate }) {
-  const settings = useGet('/api/v1/settings', { live: ['settings_changed', 'setting_changed', 'reloaded'] });
+  const settings = useGet('/api/v1/settings', { live: ['setting_changed', 'reloaded'] });
   const [restarting, setRestarting] = useState(false);
   const [reloaded, setReloaded] = useState(null);
   const reload = useTask(() => post('/api/v1/reload'));

@@ -27,7 +27,7 @@ function Run({ of, onClose, onDone }) {
 
 /** The closed set of actions, each with how it ended last. */
 export function Actions({ me }) {
-  const actions = useGet('/api/v1/actions', { every: 30, live: ['action_started', 'action_succeeded', 'action_failed', 'action_done'] });
+  const actions = useGet('/api/v1/actions', { every: 30, live: ['action_succeeded', 'action_failed'] });
   const [asked, setAsked] = useState(null);
   const [running, setRunning] = useState(null);
   const task = useTask((name) => post(`/api/v1/actions/${name}`, {}, { patience: 90000 }));
