@@ -8,7 +8,9 @@ mod chain;
 mod support;
 
 mod binary;
+mod browser;
 mod clients;
+mod console;
 mod console_scripts;
 mod credentials;
 mod doctor;

@@ -1,39 +1,12 @@
 //! A real browser (Debian's Chromium, driven by Playwright): the onboarding page, checked by axe, and
 //! gRPC-web from pages of other sites.
 
-use std::path::Path;
-use std::process::Command;
-use std::sync::LazyLock;
-
+use crate::browser::play;
+use crate::support::World;
 use crate::support::http::request;
-use crate::support::{World, process, tools};
 use cvm_kms::proto::GetMetaResponse;
 use kms_simulator::{AgentMode, Cvm, Platform, Stage};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
-
-/// One browser at a time, because each needs most of a small machine.
-static BROWSER: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
-
-/// Runs `tests/page/<scenario>.mjs` against the page at `url`, and returns its result.
-async fn play(scenario: &str, url: &str, more: Value) -> Value {
-    let _turn = BROWSER.lock().await;
-    let directory = tokio::task::spawn_blocking(|| tools::npm("page")).await.expect("no panic");
-    let screenshots = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/page-screenshots");
-    std::fs::create_dir_all(&screenshots).expect("directory for pictures");
-    let mut given = json!({
-        "url": url,
-        "chromium": tools::program("chromium"),
-        "screenshots": screenshots,
-    });
-    given.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
-    let mut command = Command::new(tools::program("timeout"));
-    command.arg("300").arg(tools::program("node")).arg(format!("{scenario}.mjs")).arg(given.to_string());
-    command.current_dir(&directory);
-    let ran = process::finish(command, String::new()).await.expect_ok();
-    let last = ran.out.lines().last().expect("a result");
-    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {}", ran.out))
-}
 
 fn page_of(world: &World) -> String {
     format!("http://{}/", world.address())

@@ -12,11 +12,13 @@ use super::World;
 use super::process::{Ran, finish};
 
 /// Built once for each test binary, which takes cargo a second if nothing changed.
-static KMSCTL: LazyLock<PathBuf> = LazyLock::new(|| {
+static KMSCTL: LazyLock<PathBuf> = LazyLock::new(|| built("kmsctl", "commands"));
+
+/// Builds a program of the workspace, and says where it is. `test` is a test of its crate: together with it, features
+/// are those of `cargo test --workspace`, and nothing is built again.
+pub fn built(program: &str, test: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
-    // Together with a test, so that features are those of `cargo test --workspace` and nothing is built
-    // again.
-    cargo.args(["build", "--locked", "--workspace", "--bin", "kmsctl", "--test", "commands"]);
+    cargo.args(["build", "--locked", "--workspace", "--bin", program, "--test", test]);
     cargo.args(["--message-format", "json"]);
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
@@ -27,15 +29,15 @@ static KMSCTL: LazyLock<PathBuf> = LazyLock::new(|| {
         .stderr(Stdio::inherit())
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "kmsctl does not build");
+    assert!(output.status.success(), "{program} does not build");
     let messages = String::from_utf8(output.stdout).expect("text");
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "kmsctl")
+        .filter(|message| message["target"]["name"] == program)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .expect("cargo says where the program is")
-});
+}
 
 /// A directory, and `kmsctl` run in it.
 pub struct Desk {
