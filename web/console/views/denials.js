@@ -8,6 +8,7 @@ import {
   Button, Card, Chain, Code, Confirm, Empty, Failure, Filters, Id, Loaded, Note, Page, Pages, Pill, Table, Time, Told, Values, Whole, html, toast, useState,
 } from '../ui.js';
 import { Tcb, waits } from './common.js';
+import { merged } from './policy_document.js';
 
 const EVENTS = ['denied', 'refused', 'withheld'];
 const FIELDS = [{ name: 'app', label: 'App id', placeholder: 'all apps' }, { name: 'code', label: 'Reason (code)', placeholder: 'all reasons' }];
@@ -31,24 +32,6 @@ function List({ params, navigate }) {
           { head: 'First', kind: 'minor shrink', cell: ({ first_at: at }) => html`<${Time} at=${at} still />` },
         ]} /><${Pages} cursor=${cursor} next=${next} navigate=${navigate} what="denials" />`}<//>
     <//><//>`;
-}
-
-/** A document with a fragment added: lists get what they lack, objects are merged. */
-export function merged(document, fragment) {
-  if (Array.isArray(fragment)) {
-    const list = Array.isArray(document) ? document : [];
-    const known = new Set(list.map((item) => JSON.stringify(item).toLowerCase()));
-    return [...list, ...fragment.filter((item) => !known.has(JSON.stringify(item).toLowerCase()))];
-  }
-  if (fragment !== null && typeof fragment === 'object') {
-    const result = { ...(document !== null && typeof document === 'object' ? document : {}) };
-    for (const [key, value] of Object.entries(fragment)) {
-      // Own keys only, so that no name in a fragment reaches the prototype.
-      Object.defineProperty(result, key, { value: merged(Object.hasOwn(result, key) ? result[key] : undefined, value), enumerable: true, writable: true, configurable: true });
-    }
-    return result;
-  }
-  return fragment;
 }
 
 const pretty = (value) => `${JSON.stringify(value, null, 2)}\n`;
