@@ -29,7 +29,8 @@ function options(Plot, { series, width, height, stacked, unit }) {
     fill: line ? undefined : colour(tone),
     width: line ? 1.75 : 0,
     paths: line ? undefined : bars,
-    points: { show: false },
+    // A value between two gaps has no line.
+    points: line ? { show: true, size: 4, fill: colour(tone) } : { show: false },
     spanGaps: false,
   }));
   return {

@@ -48,7 +48,7 @@ export function milliseconds(value) {
   if (value >= 10000) return `${grouped.format(Math.round(value / 1000))} s`;
   if (value >= 1000) return `${(value / 1000).toFixed(1)} s`;
   if (value >= 10 || value === 0) return `${Math.round(value)} ms`;
-  return `${value.toFixed(1)} ms`;
+  return `${value.toFixed(1).replace('.0', '')} ms`;
 }
 
 /** "18,204". */

@@ -183,9 +183,9 @@ export function Id({ value, name = 'identifier', keep = 8, still = false }) {
     aria-label=${`${short(text, keep)}, copy ${name}`}>${short(text, keep)}</button>`;
 }
 
-/** A text of the KMS as a sentence; identifiers in it are shortened, and copied by a click. */
-export function Told({ children }) {
-  return sentence(children).split(/\b((?:0x)?[0-9a-f]{20,})\b/).map((part, index) => (index % 2 === 1 ? html`<${Id} key=${index} value=${part} />` : part));
+/** A text of the KMS as a sentence, or `asIs`; identifiers in it are shortened, and copied by a click. */
+export function Told({ children, asIs = false }) {
+  return (asIs ? String(children ?? '') : sentence(children)).split(/\b((?:0x)?[0-9a-f]{20,})\b/).map((part, index) => (index % 2 === 1 ? html`<${Id} key=${index} value=${part} />` : part));
 }
 
 /** A whole identifier or other long value, wrapped, with a copy button. */

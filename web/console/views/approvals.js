@@ -51,8 +51,8 @@ function Decision({ me, approval, onDone }) {
 }
 
 function Waiting({ me, approval, refresh, marked }) {
-  // The document is part of the answer for one request only.
-  const one = useGet(approval.action.startsWith('policy') || approval.action.includes('htpasswd') ? `/api/v1/approvals/${encodeURIComponent(approval.id)}` : null);
+  // A document that will be put in force is part of the answer for one request only.
+  const one = useGet(`/api/v1/approvals/${encodeURIComponent(approval.id)}`);
   const full = { ...approval, ...(one.data ?? {}) };
   return html`<${Card} title=${approval.detail} kind=${marked ? 'marked' : ''}>
     <div class="stack"><p class="soft">Requested by <strong>${approval.requested_by}</strong> <${Time} at=${approval.requested_at} />, ends <${Time} at=${approval.expires_at} /> · <code>${approval.action}</code> · <${Id} value=${approval.id} name="request id" keep=${16} /></p>

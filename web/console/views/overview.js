@@ -9,7 +9,7 @@ import {
 } from '../ui.js';
 
 const RELEASES = ['app_key_released', 'kms_key_released', 'certificate_issued'];
-const WINDOWS = [['1h', '1 hour'], ['6h', '6 hours'], ['24h', '24 hours'], ['7d', '7 days'], ['30d', '30 days']];
+const WINDOWS = [['1h', '1h', 'hour'], ['6h', '6h', '6 hours'], ['24h', '24h', '24 hours'], ['7d', '7d', '7 days'], ['30d', '30d', '30 days']];
 const POINTS = { '1h': 60, '6h': 72, '24h': 72, '7d': 84, '30d': 90 };
 
 /** What the button of an item does, by the view that it leads to. */
@@ -29,12 +29,12 @@ function Attention({ items }) {
   const shown = all ? items : items.slice(0, items.length > SOME + 1 ? SOME : items.length);
   return html`<ul class="todo">${shown.map((item) => html`<li key=${`${item.code}${item.link?.id ?? item.message}`}>
     <${Severity} of=${item.severity} />
-    <div class="what"><${Told}>${item.message}<//>
+    <div class="what"><${Told} asIs>${item.message}<//>
       <div class="soft">${[
         item.by && html`<span key="by">${Date.parse(item.by) < Date.now() ? 'was due' : 'due'} <${Time} at=${item.by} /></span>`,
         item.since && html`<span key="since">since <${Time} at=${item.since} /></span>`,
         item.since && item.count > 1 && html`<span key="count">${number(item.count)} times</span>`,
-        item.detail && html`<span key="detail"><${Told}>${item.detail}<//></span>`,
+        item.detail && html`<span key="detail"><${Told} asIs>${item.detail}<//></span>`,
       ].filter(Boolean).flatMap((part, index) => (index > 0 ? [' · ', part] : [part]))}</div></div>
     ${item.link && html`<${ButtonLink} small kind=${item.severity === 'critical' ? 'primary' : ''} href=${link(item.link.view, item.link.id)}>${WORDS[item.link.view] ?? 'Show'}<//>`}
   </li>`)}</ul>
@@ -55,20 +55,36 @@ function Stops({ overview }) {
   })}</div>`;
 }
 
-function Traffic({ span, navigate }) {
-  const window = span in POINTS ? span : '6h';
+function Choice({ name, of, chosen, onChoose, legend }) {
+  return html`<fieldset class="segments inline"><legend class="unseen">${legend}</legend>${of.map(([value, text, full]) => html`<label key=${value}>
+    <input type="radio" name=${name} checked=${value === chosen} onChange=${() => onChoose(value)} /><span aria-label=${full}>${text}</span></label>`)}</fieldset>`;
+}
+
+const sum = (list) => list.reduce((total, value) => total + value, 0);
+
+/** The chart of one question: how many requests, or how long releases took. */
+function Drawn({ shows, points, span }) {
+  const times = points.map(({ at }) => Date.parse(at) / 1000);
+  const of = (name) => points.map((point) => point[name]);
+  if (shows === 'latency') {
+    const slowest = Math.max(0, ...of('p99_ms').filter((value) => value !== null));
+    return html`<${Chart} times=${times} format=${milliseconds} unit="ms" describe=${`Time of a release in the last ${span}, at most ${milliseconds(slowest)} at the 99th percentile`}
+      series=${[{ name: 'median', tone: 'accent', line: true, values: of('p50_ms') }, { name: '99th percentile', tone: 'warn', line: true, values: of('p99_ms') }]} />`;
+  }
+  const [released, denied] = [of('released'), of('denied')];
+  return html`<${Chart} times=${times} format=${number} describe=${`${number(sum(released))} releases and ${number(sum(denied))} denials in the last ${span}`}
+    series=${[{ name: 'released', tone: 'accent', values: released }, { name: 'denied', tone: 'bad', values: denied }]} />`;
+}
+
+function Traffic({ params, navigate }) {
+  const window = params.window in POINTS ? params.window : '6h';
+  const shows = params.chart === 'latency' ? 'latency' : 'requests';
   const history = useGet(withQuery('/api/v1/history', { window, points: POINTS[window] }), { every: 30, live: [...RELEASES, 'denied', 'refused'] });
-  const choice = html`<fieldset class="segments inline"><legend class="unseen">Time shown</legend>${WINDOWS.map(([value, text]) => html`<label key=${value}>
-    <input type="radio" name="window" checked=${value === window} onChange=${() => navigate({ window: value === '6h' ? null : value }, { replace: true })} /><span aria-label=${text}>${value}</span></label>`)}</fieldset>`;
-  return html`<${Card} title="Releases and denials" span=${8} aside=${choice}>
-    <${Loaded} of=${history} lines=${6}>${({ points, building }) => {
-      const times = points.map(({ at }) => Date.parse(at) / 1000);
-      const released = points.map((point) => point.released);
-      const denied = points.map((point) => point.denied);
-      const sum = (list) => list.reduce((total, value) => total + value, 0);
-      return html`<${Chart} times=${times} format=${number} describe=${`${number(sum(released))} releases and ${number(sum(denied))} denials in the last ${WINDOWS.find(([value]) => value === window)[1]}`}
-        series=${[{ name: 'released', tone: 'accent', values: released }, { name: 'denied', tone: 'bad', values: denied }]} />`;
-    }}<//><//>`;
+  const choose = (change) => navigate(change, { replace: true });
+  return html`<${Card} title=${shows === 'latency' ? 'Time of a release' : 'Releases and denials'} span=${8} aside=${html`
+      <${Choice} name="chart" legend="What is shown" of=${[['requests', 'Requests'], ['latency', 'Latency']]} chosen=${shows} onChoose=${(value) => choose({ chart: value === 'requests' ? null : value })} />
+      <${Choice} name="window" legend="Time shown" of=${WINDOWS} chosen=${window} onChoose=${(value) => choose({ window: value === '6h' ? null : value })} />`}>
+    <${Loaded} of=${history} lines=${6}>${({ points }) => html`<${Drawn} key=${shows} shows=${shows} points=${points} span=${WINDOWS.find(([value]) => value === window)[2]} />`}<//><//>`;
 }
 
 function Relaxed({ settings }) {
@@ -100,6 +116,7 @@ export default function OverviewView({ params, navigate }) {
   return html`<${Page} title=${data?.name || 'Overview'} lead=${lead}>
     <${Loaded} of=${overview} lines=${10}>${(now) => html`<div class="grid">
       <${Stops} overview=${now} />
+      ${now.building && html`<div class="span12"><${Note} title="Older records are still being counted">${number(now.building.through)} of ${number(now.building.of)} are; until then the numbers below are lower than they should be.<//></div>`}
       <${Card} title="Needs attention" aside=${others(now).length > 0 && count(others(now).length, 'item')}><${Attention} items=${others(now)} /><//>
       <${Figure} name="Released, 24 hours" value=${number(now.last_24h.releases)} href=${link('releases')} more=${now.last_24h.releases === null ? 'not counted yet' : `${count(now.last_24h.cvms, 'CVM')}, ${count(now.last_24h.apps, 'app')}`} />
       <${Figure} name="Denied, 24 hours" value=${number(now.last_24h.denials)} href=${link('denials')} kind=${now.last_24h.denials > 0 ? 'bad' : ''}
@@ -108,7 +125,7 @@ export default function OverviewView({ params, navigate }) {
         more=${now.latency.p99_ms === null ? 'no release yet' : `median ${milliseconds(now.latency.p50_ms)}${now.latency.ledger_p99_ms === null ? '' : ` · ledger ${milliseconds(now.latency.ledger_p99_ms)}`}`} />
       <${Figure} name="Ledger" value=${number(now.ledger.size)} href=${link('ledger')} kind=${now.ledger.witnesses_ok < now.ledger.required ? 'bad' : ''}
         more=${now.ledger.size === null ? 'nothing is signed yet' : `checkpoint ${ago(now.ledger.checkpoint_at)}${now.ledger.witnesses > 0 ? ` · ${now.ledger.witnesses_ok} of ${count(now.ledger.witnesses, 'witness', 'witnesses')}` : ' · no witnesses'}`} />
-      <${Traffic} span=${params.window ?? '6h'} navigate=${navigate} />
+      <${Traffic} params=${params} navigate=${navigate} />
       <${Relaxed} settings=${now.relaxed} />
       <${Latest} />
       <${Card} title="Identity"><${Values} wide of=${[
