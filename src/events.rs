@@ -24,7 +24,8 @@ use arc_swap::ArcSwapOption;
 use serde_json::{Value, json};
 
 pub use self::index::{
-    Active, Ask, Counts, Coverage, CvmAsk, CvmPage, Index, IndexError, Inventory, Order, Page, Reach, Stretch,
+    Active, Ask, Counts, Coverage, CvmAsk, CvmPage, Growth, Index, IndexError, Inventory, Order, Page, Reach,
+    Recent, Stretch,
 };
 pub use self::inventory::{Cvm, CvmId, Handover, RELEASES, Refusal, Span, Subject};
 pub use self::live::{Gap, Live, Next, Subscription, frame, waiting};

@@ -9,7 +9,7 @@ use std::{fs, thread};
 use arc_swap::ArcSwapOption;
 
 use super::Settings;
-use super::index::{Index, IndexError};
+use super::index::{Growth, Index, IndexError};
 use super::live::Live;
 use crate::audit::{Progress, Reader};
 
@@ -136,8 +136,8 @@ impl Follower {
     /// Counts in the inventory what is in the index and not counted; whether there was something.
     fn count_more(&mut self) -> Result<bool, IndexError> {
         let Some(index) = self.index.load_full().filter(|_| self.has_uncounted) else { return Ok(false) };
-        self.has_uncounted =
-            catch_unwind(AssertUnwindSafe(|| index.catch_up())).unwrap_or(Err(IndexError::Damaged))?;
+        self.has_uncounted = catch_unwind(AssertUnwindSafe(|| index.catch_up(self.growth())))
+            .unwrap_or(Err(IndexError::Damaged))?;
         if self.has_uncounted {
             self.unsynced.get_or_insert_with(Instant::now);
         }
@@ -149,15 +149,19 @@ impl Follower {
             return Ok(());
         }
         self.unsynced.get_or_insert_with(Instant::now);
-        index.add(batch, self.keep(index))
+        index.add(batch, self.keep(index), self.growth())
+    }
+
+    fn growth(&self) -> Growth {
+        if self.progress.space().is_low { Growth::Stopped } else { Growth::Bounded }
     }
 
     /// How many records the index holds. It does not grow when disk space is low, because the log needs it.
     fn keep(&self, index: &Index) -> u64 {
         let keep = self.settings.keep;
-        match self.progress.space().is_low {
-            true => index.count().map_or(keep, |count| keep.min(count)),
-            false => keep,
+        match self.growth() {
+            Growth::Stopped => index.count().map_or(keep, |count| keep.min(count)),
+            Growth::Bounded => keep,
         }
     }
 

@@ -167,7 +167,7 @@ async fn what_the_index_does_not_hold_any_more_is_told() {
         (seq, line.into_bytes())
     };
     let lines: Vec<_> = (1..=5000).map(line).collect();
-    index.add(&lines, 1000).unwrap();
+    index.add(&lines, 1000, Growth::Bounded).unwrap();
     let first = 5000 - index.count().unwrap() + 1;
     assert!(first > 1);
     let kind = |kind: &str| Filter { kind: Some(kind.to_owned()), ..Filter::default() };

@@ -22,7 +22,7 @@ use redb::{
 };
 use sha2::{Digest as _, Sha256};
 
-pub use self::derived::{Active, Counts, Coverage, CvmAsk, CvmPage, Inventory};
+pub use self::derived::{Active, Counts, Coverage, CvmAsk, CvmPage, Growth, Inventory, Recent};
 pub use self::error::IndexError;
 use self::error::unusable;
 use super::offsets::{BLOCK, Offsets};
@@ -169,7 +169,7 @@ impl Index {
     ///
     /// # Errors
     /// [`IndexError`]; none of them is added then.
-    pub fn add(&self, lines: &[(u64, Vec<u8>)], keep: u64) -> Result<(), IndexError> {
+    pub fn add(&self, lines: &[(u64, Vec<u8>)], keep: u64, growth: Growth) -> Result<(), IndexError> {
         let mut read = Vec::with_capacity(lines.len());
         for (_, line) in lines {
             if let Some(key) = RecordKey::read(line) {
@@ -184,6 +184,7 @@ impl Index {
                 let before = records.last().map_err(unusable)?.map_or(0, |(seq, _)| seq.value());
                 derived::note(
                     transaction,
+                    growth,
                     before,
                     last.seq,
                     read.iter().map(|(key, line)| (key.seq, *line)),
@@ -240,8 +241,8 @@ impl Index {
     ///
     /// # Errors
     /// [`IndexError`].
-    pub fn catch_up(&self) -> Result<bool, IndexError> {
-        self.write(Durability::None, derived::catch_up)
+    pub fn catch_up(&self, growth: Growth) -> Result<bool, IndexError> {
+        self.write(Durability::None, |transaction| derived::catch_up(transaction, growth))
     }
 
     /// The inventory as it is now.

@@ -28,7 +28,7 @@ fn filled(path: &Path, seqs: std::ops::Range<u64>, time: impl Fn(u64) -> u64) ->
     let index = Index::open(path).unwrap();
     let entries: Vec<_> = seqs.map(|seq| entry(seq, time(seq))).collect();
     for batch in entries.chunks(700) {
-        index.add(batch, u64::MAX / 2).unwrap();
+        index.add(batch, u64::MAX / 2, Growth::Bounded).unwrap();
     }
     index
 }
@@ -123,7 +123,7 @@ fn pages_hold_what_a_look_at_every_record_finds() {
 fn old_records_make_room_and_leave_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let index = filled(&directory.path().join("index"), 1..5000, |seq| seq);
-    index.add(&[entry(5000, 5000)], 1000).unwrap();
+    index.add(&[entry(5000, 5000)], 1000, Growth::Bounded).unwrap();
     let count = index.count().unwrap();
     assert!((1000..=1000 + 2 * BLOCK).contains(&count), "{count}");
     let filter = filter("", "", "");
@@ -166,7 +166,7 @@ fn ten_million_events_answer_within_50_ms() {
     for seq in 1..=count {
         batch.push(entry(seq, 1_700_000_000_000 + seq * 10));
         if batch.len() == 1000 || seq == count {
-            index.add(&batch, u64::MAX / 2).unwrap();
+            index.add(&batch, u64::MAX / 2, Growth::Bounded).unwrap();
             batch.clear();
         }
         if seq % 100_000 == 0 {

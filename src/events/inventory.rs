@@ -21,6 +21,11 @@ pub(super) const MAX_REFUSED: u64 = 200;
 /// The most replicas.
 pub(super) const MAX_HANDOVERS: u64 = 1000;
 
+/// The most hours in which the releases of one CVM are counted.
+const MAX_HOURS_OF_ONE: usize = 25;
+/// Milliseconds.
+const HOUR: u64 = 3_600_000;
+
 /// The types of the records of releases.
 pub const RELEASES: [&str; 3] = [APP_KEYS, CERTIFICATE, ROOT_KEYS];
 const APP_KEYS: &str = "app_key_released";
@@ -74,9 +79,9 @@ pub struct Subject {
 /// When something happened, and how often. Times are in milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
-    /// The first time.
+    /// The earliest time.
     pub first: u64,
-    /// The last time.
+    /// The time of the last record.
     pub last: u64,
     /// The number of the last record.
     pub seq: u64,
@@ -87,9 +92,9 @@ pub struct Span {
 impl Span {
     /// Counts a record of this number and time.
     pub(super) fn extend(&mut self, seq: u64, time: u64) {
-        // A clock can go back.
+        // The newest record counts, not the latest time: a clock can have been ahead.
         self.first = self.first.min(time);
-        self.last = self.last.max(time);
+        self.last = time;
         self.seq = self.seq.max(seq);
         self.count += 1;
     }
@@ -111,6 +116,9 @@ pub struct Cvm {
     pub app_keys: u64,
     /// How often it received a certificate.
     pub certificates: u64,
+    /// Its releases by hour since 1970, of the last 24 hours with a release.
+    #[serde(default)]
+    pub hours: Vec<(u64, u64)>,
     /// Its refusals after its first release.
     pub denials: u64,
     /// The time of the last of them.
@@ -148,7 +156,36 @@ impl Cvm {
     /// Without a release yet.
     pub(super) fn new(releases: Span) -> Self {
         let subject = Subject::default();
-        Self { subject, releases, app_keys: 0, certificates: 0, denials: 0, denied_at: None }
+        Self {
+            subject,
+            releases,
+            app_keys: 0,
+            certificates: 0,
+            hours: Vec::new(),
+            denials: 0,
+            denied_at: None,
+        }
+    }
+}
+
+impl Cvm {
+    /// Counts a release.
+    pub(super) fn released(&mut self, seq: u64, time: u64) {
+        self.releases.extend(seq, time);
+        let hour = time / HOUR;
+        match self.hours.iter_mut().find(|(known, _)| *known == hour) {
+            Some((_, count)) => *count += 1,
+            None => self.hours.push((hour, 1)),
+        }
+        if self.hours.len() > MAX_HOURS_OF_ONE {
+            self.hours.sort_unstable();
+            self.hours.remove(0);
+        }
+    }
+
+    /// Its releases since a time in milliseconds, by whole hours.
+    pub(super) fn released_since(&self, since: u64) -> u64 {
+        self.hours.iter().filter(|(hour, _)| *hour >= since / HOUR).map(|(_, count)| count).sum()
     }
 }
 
@@ -188,8 +225,10 @@ impl Entry for Cvm {
     }
 
     fn properties(&self) -> Vec<u64> {
-        let Subject { app_id, os_image_hash, tcb_status, .. } = &self.subject;
-        vec![ALL, property("app", app_id), property("image", os_image_hash), property("tcb", tcb_status)]
+        let Subject { app_id, instance_id, device_id, os_image_hash, tcb_status, .. } = &self.subject;
+        let [instance, device] = [property("instance", instance_id), property("device", device_id)];
+        let [image, tcb] = [property("image", os_image_hash), property("tcb", tcb_status)];
+        vec![ALL, property("app", app_id), instance, device, image, tcb]
     }
 
     fn app(&self) -> u64 {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 
+use kms_attest::tcb::{TOLERABLE, TcbStatus};
 use redb::{
     ReadTransaction, ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition, WriteTransaction,
 };
@@ -57,6 +58,15 @@ const MAX_HOURS: u64 = 400 * 24;
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 
+/// Whether lists may get longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Growth {
+    /// Up to the most that they may have.
+    Bounded,
+    /// Not beyond what they have now: the disk is nearly full, and the audit log needs it.
+    Stopped,
+}
+
 /// How far the inventory is: numbers of records, and a time in milliseconds.
 const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("inventory");
 /// Everything up to this record is counted.
@@ -84,6 +94,7 @@ pub(super) fn create(transaction: &WriteTransaction) -> Result<(), IndexError> {
 /// Counts records that follow the one of number `before`, unless earlier ones are still to be counted.
 pub(super) fn note<'a>(
     transaction: &WriteTransaction,
+    growth: Growth,
     before: u64,
     last: u64,
     lines: impl Iterator<Item = (u64, &'a [u8])>,
@@ -94,12 +105,12 @@ pub(super) fn note<'a>(
         return Ok(());
     }
     let new = lines.filter(|(seq, _)| *seq > through).map(|(_, line)| line);
-    let since = count(transaction, new)?;
+    let since = count(transaction, growth, new)?;
     advance(&mut state, last.max(through), since)
 }
 
 /// Counts records of the index that are not counted yet, a thousand at most; whether there were any.
-pub(super) fn catch_up(transaction: &WriteTransaction) -> Result<bool, IndexError> {
+pub(super) fn catch_up(transaction: &WriteTransaction, growth: Growth) -> Result<bool, IndexError> {
     let mut state = transaction.open_table(STATE).map_err(unusable)?;
     let through = state.get(THROUGH).map_err(unusable)?.map_or(0, |through| through.value());
     let records = transaction.open_table(RECORDS).map_err(unusable)?;
@@ -111,7 +122,7 @@ pub(super) fn catch_up(transaction: &WriteTransaction) -> Result<bool, IndexErro
         lines.extend(line(row.value()).map(<[u8]>::to_vec));
     }
     let Some(last) = last else { return Ok(false) };
-    let since = count(transaction, lines.iter().map(Vec::as_slice))?;
+    let since = count(transaction, growth, lines.iter().map(Vec::as_slice))?;
     advance(&mut state, last, since)?;
     Ok(true)
 }
@@ -129,12 +140,13 @@ fn advance(state: &mut Table<'_, &str, u64>, last: u64, since: Option<u64>) -> R
 /// Returns the time of the first of the lines that counts.
 fn count<'a>(
     transaction: &WriteTransaction,
+    growth: Growth,
     lines: impl Iterator<Item = &'a [u8]>,
 ) -> Result<Option<u64>, IndexError> {
-    let mut cvms = Changes::<Cvm>::open(transaction, CVMS)?;
-    let mut denied = Changes::<Refusal>::open(transaction, DENIED)?;
-    let mut refused = Changes::<Refusal>::open(transaction, REFUSED)?;
-    let mut handovers = Changes::<Handover>::open(transaction, HANDOVERS)?;
+    let mut cvms = Changes::<Cvm>::open(transaction, CVMS, growth)?;
+    let mut denied = Changes::<Refusal>::open(transaction, DENIED, growth)?;
+    let mut refused = Changes::<Refusal>::open(transaction, REFUSED, growth)?;
+    let mut handovers = Changes::<Handover>::open(transaction, HANDOVERS, growth)?;
     let mut buckets = HashMap::<u64, (u64, u64)>::new();
     let mut since = None;
     for Line { seq, time, content } in lines.filter_map(Line::read) {
@@ -146,7 +158,7 @@ fn count<'a>(
                 let new = || Cvm::new(Span::before(seq, time));
                 let cvm = cvms.get_or_insert(CvmId::of(&subject).0, new)?;
                 cvm.subject = *subject;
-                cvm.releases.extend(seq, time);
+                cvm.released(seq, time);
                 match delivered {
                     Delivered::Keys => cvm.app_keys += 1,
                     Delivered::Certificate => cvm.certificates += 1,
@@ -220,9 +232,13 @@ struct Changed<E> {
 }
 
 impl<'t, E: Entry> Changes<'t, E> {
-    fn open(transaction: &'t WriteTransaction, List { rows, order, max }: List) -> Result<Self, IndexError> {
-        let rows = transaction.open_table(rows).map_err(unusable)?;
-        let order = transaction.open_table(order).map_err(unusable)?;
+    fn open(transaction: &'t WriteTransaction, list: List, growth: Growth) -> Result<Self, IndexError> {
+        let rows = transaction.open_table(list.rows).map_err(unusable)?;
+        let order = transaction.open_table(list.order).map_err(unusable)?;
+        let max = match growth {
+            Growth::Bounded => list.max,
+            Growth::Stopped => list.max.min(rows.len().map_err(unusable)?),
+        };
         Ok(Self { max, rows, order, changed: HashMap::new() })
     }
 
@@ -298,6 +314,10 @@ fn read<E: Entry>(row: &[u8]) -> Result<E, IndexError> {
 pub struct CvmAsk {
     /// Only CVMs of this app, hexadecimal.
     pub app_id: Option<String>,
+    /// Only this instance, hexadecimal.
+    pub instance_id: Option<String>,
+    /// Only CVMs on this machine, hexadecimal.
+    pub device_id: Option<String>,
     /// Only CVMs with this OS image, hexadecimal.
     pub os_image_hash: Option<String>,
     /// Only CVMs with this TCB status.
@@ -335,6 +355,15 @@ pub struct Active {
     pub cvms: u64,
     /// Their apps.
     pub apps: u64,
+}
+
+/// What a question about CVMs adds up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recent {
+    /// CVMs.
+    pub cvms: u64,
+    /// Their releases.
+    pub releases: u64,
 }
 
 /// How far the inventory is.
@@ -383,10 +412,7 @@ impl Inventory {
     pub fn cvms(&self, ask: &CvmAsk) -> Result<CvmPage, IndexError> {
         let rows = self.transaction.open_table(CVMS.rows).map_err(unusable)?;
         let order = self.transaction.open_table(CVMS.order).map_err(unusable)?;
-        // The filter that leaves the fewest decides which order is read.
-        let filters = [("app", &ask.app_id), ("image", &ask.os_image_hash), ("tcb", &ask.tcb_status)];
-        let narrowest = filters.iter().find_map(|(name, value)| Some(property(name, value.as_ref()?)));
-        let property = narrowest.unwrap_or(ALL);
+        let property = ask.narrowest();
         let mut page = CvmPage::default();
         let mut examined = 0;
         let range = (property, 0)..(property, ask.before.unwrap_or(u64::MAX));
@@ -409,6 +435,50 @@ impl Inventory {
         }
         page.next = None;
         Ok(page)
+    }
+
+    /// How many CVMs a question is about, and how many releases they had since its time. The releases are those of the
+    /// ten thousand CVMs with the newest ones at most.
+    pub fn recent(&self, ask: &CvmAsk) -> Result<Recent, IndexError> {
+        let rows = self.transaction.open_table(CVMS.rows).map_err(unusable)?;
+        let order = self.transaction.open_table(CVMS.order).map_err(unusable)?;
+        let property = ask.narrowest();
+        let mut recent = Recent::default();
+        for place in order.range((property, 0)..=(property, u64::MAX)).map_err(unusable)?.rev() {
+            let (time, _, key) = place.map_err(unusable)?.1.value();
+            if time < ask.since {
+                continue;
+            }
+            recent.cvms += 1;
+            if recent.cvms <= MAX_READ as u64 {
+                let Some(row) = rows.get(key).map_err(unusable)? else { return Err(IndexError::Damaged) };
+                recent.releases += read::<Cvm>(row.value())?.released_since(ask.since);
+            }
+        }
+        Ok(recent)
+    }
+
+    /// The number of CVMs by TCB status, each with the one that has the newest release.
+    pub fn by_tcb_status(&self) -> Result<Vec<(Cvm, u64)>, IndexError> {
+        let rows = self.transaction.open_table(CVMS.rows).map_err(unusable)?;
+        let order = self.transaction.open_table(CVMS.order).map_err(unusable)?;
+        let mut known = Vec::new();
+        for status in TOLERABLE.iter().chain([&TcbStatus::UpToDate, &TcbStatus::Revoked]) {
+            let property = property("tcb", &status.to_string());
+            let places = order.range((property, 0)..=(property, u64::MAX)).map_err(unusable)?;
+            let (mut cvms, mut newest) = (0, None);
+            for place in places {
+                cvms += 1;
+                newest = Some(place.map_err(unusable)?.1.value().2);
+            }
+            if let Some(newest) = newest
+                && let Some(row) = rows.get(newest).map_err(unusable)?
+            {
+                known.push((read::<Cvm>(row.value())?, cvms));
+            }
+        }
+        known.sort_by_key(|(_, cvms)| std::cmp::Reverse(*cvms));
+        Ok(known)
     }
 
     /// The CVMs and apps with a release since `since`, in milliseconds since 1970.
@@ -473,10 +543,24 @@ impl std::fmt::Debug for Inventory {
 }
 
 impl CvmAsk {
+    /// The property of the filter that leaves the fewest.
+    fn narrowest(&self) -> u64 {
+        let filters = [
+            ("instance", &self.instance_id),
+            ("device", &self.device_id),
+            ("app", &self.app_id),
+            ("image", &self.os_image_hash),
+            ("tcb", &self.tcb_status),
+        ];
+        filters.iter().find_map(|(name, value)| Some(property(name, value.as_ref()?))).unwrap_or(ALL)
+    }
+
     fn admits(&self, cvm: &Cvm) -> bool {
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
         is(&self.app_id, &cvm.subject.app_id)
+            && is(&self.instance_id, &cvm.subject.instance_id)
+            && is(&self.device_id, &cvm.subject.device_id)
             && is(&self.os_image_hash, &cvm.subject.os_image_hash)
             && is(&self.tcb_status, &cvm.subject.tcb_status)
     }

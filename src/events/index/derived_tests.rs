@@ -36,7 +36,7 @@ fn denied(seq: u64, time: u64, app: u64, number: u64, id: &str) -> (u64, Vec<u8>
 fn index(path: &Path, lines: &[(u64, Vec<u8>)]) -> Index {
     let index = Index::open(path).unwrap();
     for batch in lines.chunks(700) {
-        index.add(batch, u64::MAX / 2).unwrap();
+        index.add(batch, u64::MAX / 2, Growth::Bounded).unwrap();
     }
     index
 }
@@ -141,6 +141,15 @@ fn a_page_has_what_was_asked_for_and_any_cursor_is_some_place() {
         let expected: Vec<_> = (0..100).rev().filter(|number| matches(*number)).collect();
         assert_eq!(numbers(&inventory.cvms(ask).unwrap()), expected, "{ask:?}");
     }
+    let instance = CvmAsk { instance_id: Some(format!("{:040x}", 5)), ..ask() };
+    let device = CvmAsk { device_id: Some(format!("{:064x}", 6)), ..ask() };
+    assert_eq!([&instance, &device].map(|ask| numbers(&inventory.cvms(ask).unwrap())), [[5], [6]]);
+    let recent = inventory.recent(&CvmAsk { since: START + 90 * MINUTE_MS, ..ask() }).unwrap();
+    assert_eq!(recent, Recent { cvms: 10, releases: 10 });
+    let by_status = inventory.by_tcb_status().unwrap();
+    let by_status: Vec<_> = by_status.iter().map(|(cvm, count)| (&*cvm.subject.tcb_status, *count)).collect();
+    assert_eq!(by_status.len(), 2);
+    assert!(by_status.iter().all(|(_, count)| *count == 50), "{by_status:?}");
     for (cursor, count) in [(0, 0), (1, 0), (50, 49), (101, 100), (u64::MAX, 100)] {
         assert_eq!(inventory.cvms(&CvmAsk { before: Some(cursor), ..ask() }).unwrap().cvms.len(), count);
     }
@@ -164,6 +173,7 @@ fn callers_that_are_refused_add_no_cvm_and_a_bounded_number_of_refusals() {
     let inventory = opened.inventory().unwrap();
     assert_eq!(numbers(&inventory.cvms(&ask()).unwrap()), [1]);
     assert_eq!(inventory.active(0).unwrap(), Active { cvms: 1, apps: 1 });
+    assert_eq!(inventory.recent(&ask()).unwrap(), Recent { cvms: 1, releases: 1 });
     let refusals = inventory.refusals().unwrap();
     assert_eq!(refusals.len() as u64, MAX_DENIED + MAX_REFUSED);
     let oldest = refusals.iter().filter(|it| it.subject.is_some()).map(|it| it.times.seq).min();
@@ -196,9 +206,10 @@ fn time_is_counted_in_bounded_steps_also_by_a_clock_that_goes_back() {
     assert_eq!(counts(start, 1800, 3), [(1, 0), (1, 0), (0, 1)]);
     assert_eq!(counts(start + MINUTE_MS, 60, 2), [(0, 0), (0, 0)]);
     let page = inventory.cvms(&CvmAsk { since: start, ..ask() }).unwrap();
-    assert_eq!(numbers(&page), [3, 1], "each at the latest of its times");
+    assert_eq!(numbers(&page), [3], "each at the time of its last record");
+    let page = inventory.cvms(&CvmAsk { since: start - hour, ..ask() }).unwrap();
     let times = page.cvms[1].1.releases;
-    assert_eq!((times.first, times.last, times.count), (start - hour, start + 59 * MINUTE_MS, 3));
+    assert_eq!((times.first, times.last, times.count), (start - hour, start - hour, 3));
 
     let path = directory.path().join("long");
     let lines: Vec<_> = (0..MAX_HOURS + 10).map(|n| release(n + 1, start + n * hour, 1, 1)).collect();
@@ -220,7 +231,7 @@ fn the_inventory_outlives_its_records_and_an_index_without_one_catches_up() {
     let lines: Vec<_> = (1..=5000).map(|seq| release(seq, START + seq, 1, seq % 10)).collect();
     let open = Index::open(&path).unwrap();
     for batch in lines.chunks(1000) {
-        open.add(batch, 1).unwrap();
+        open.add(batch, 1, Growth::Bounded).unwrap();
     }
     assert!(open.count().unwrap() < 3000, "records have been dropped");
     let expected = open.inventory().unwrap().cvms(&ask()).unwrap();
@@ -228,7 +239,7 @@ fn the_inventory_outlives_its_records_and_an_index_without_one_catches_up() {
     open.sync().unwrap();
     drop(open);
     let open = Index::open(&path).unwrap();
-    assert!(!open.catch_up().unwrap(), "all is counted");
+    assert!(!open.catch_up(Growth::Bounded).unwrap(), "all is counted");
     assert_eq!(open.inventory().unwrap().cvms(&ask()).unwrap(), expected);
     drop(open);
 
@@ -251,17 +262,34 @@ fn the_inventory_outlives_its_records_and_an_index_without_one_catches_up() {
     let open = Index::open(&path).unwrap();
     assert_eq!(open.inventory().unwrap().coverage().unwrap(), Coverage::default());
     // A new record meanwhile is counted in its turn.
-    open.add(&[release(5001, START + 5001, 1, 1)], u64::MAX / 2).unwrap();
+    open.add(&[release(5001, START + 5001, 1, 1)], u64::MAX / 2, Growth::Bounded).unwrap();
     assert_eq!(open.inventory().unwrap().count().unwrap(), 0);
-    assert!(open.catch_up().unwrap());
+    assert!(open.catch_up(Growth::Bounded).unwrap());
     assert_eq!(open.inventory().unwrap().coverage().unwrap().through, 1000);
-    while open.catch_up().unwrap() {}
+    while open.catch_up(Growth::Bounded).unwrap() {}
     let found = open.inventory().unwrap();
     assert_eq!(found.coverage().unwrap(), Coverage { through: 5001, since: Some(START + 1) });
     let counts = found.cvms(&ask()).unwrap().cvms.iter().map(|(_, cvm)| cvm.releases.count).sum::<u64>();
     assert_eq!(counts, 5001);
-    open.add(&[release(5002, START + 5002, 1, 1)], u64::MAX / 2).unwrap();
+    open.add(&[release(5002, START + 5002, 1, 1)], u64::MAX / 2, Growth::Bounded).unwrap();
     assert_eq!(open.inventory().unwrap().coverage().unwrap().through, 5002);
+}
+
+#[test]
+fn releases_of_a_cvm_are_counted_for_a_day_however_many_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let hour = 60 * MINUTE_MS;
+    let start = START / hour * hour;
+    // Two an hour for 100 hours, then one by a clock that has gone back.
+    let mut lines: Vec<_> = (0..200).map(|n| release(n + 1, start + n * hour / 2, 1, 1)).collect();
+    lines.push(release(201, start + 98 * hour, 1, 1));
+    let opened = index(&directory.path().join("events"), &lines);
+    let inventory = opened.inventory().unwrap();
+    let cvm = &inventory.cvms(&ask()).unwrap().cvms[0].1;
+    assert_eq!((cvm.releases.count, cvm.hours.len()), (201, 25));
+    let since =
+        |hours: u64| inventory.recent(&CvmAsk { since: start + hours * hour, ..ask() }).unwrap().releases;
+    assert_eq!((since(98), since(76), since(0)), (5, 49, 51), "no more than 25 hours are known");
 }
 
 #[test]
@@ -282,6 +310,14 @@ fn a_list_drops_the_entries_whose_last_record_is_the_oldest() {
     assert!(has("1") && has("0") && !has("2"), "replica 1 has come again");
     let order = inventory.transaction.open_table(HANDOVERS.order).unwrap();
     assert_eq!(order.len().unwrap(), MAX_HANDOVERS, "nothing of the dropped one is left");
+
+    // Without space a list keeps its length.
+    let opened = index(&directory.path().join("little"), &[handover(1, 1), handover(2, 2)]);
+    opened.add(&[handover(3, 3), handover(4, 4)], u64::MAX / 2, Growth::Stopped).unwrap();
+    let kept = opened.inventory().unwrap().handovers().unwrap();
+    let mut kept: Vec<_> = kept.iter().map(|it| &*it.subject.mr_aggregated).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, ["3", "4"]);
 }
 
 /// Figures: `cargo test --release -- --ignored --nocapture the_largest_inventory`.
@@ -302,7 +338,7 @@ fn the_largest_inventory_is_read_and_written_in_bounded_time() {
                 record(seq, START + seq * 100, "app_key_released", &fields)
             })
             .collect();
-        index.add(&lines, 100_000).unwrap();
+        index.add(&lines, 100_000, Growth::Bounded).unwrap();
     }
     println!("{:?} for a new CVM", began.elapsed() / u32::try_from(seq).unwrap());
     let began = Instant::now();
@@ -313,7 +349,7 @@ fn the_largest_inventory_is_read_and_written_in_bounded_time() {
                 release(seq, START + seq * 100, 7, (batch * 7919 + number * 104_729) % MAX_CVMS + 20_000)
             })
             .collect();
-        index.add(&lines, 100_000).unwrap();
+        index.add(&lines, 100_000, Growth::Bounded).unwrap();
     }
     println!("{:?} for a known CVM", began.elapsed() / 20_000);
     index.sync().unwrap();
