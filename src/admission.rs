@@ -37,7 +37,7 @@ pub use self::self_authorization::{
 };
 pub use self::stage::{StageRule, StageVerdict};
 pub use self::tcb::{Relaxations, TcbTolerance, Tolerated};
-pub use self::tcb_forecast::{TcbWatch, WATCHED_FOR};
+pub use self::tcb_forecast::{TcbWarning, TcbWatch, WATCHED_FOR};
 pub use self::timely::{Decided, MAX_DECISION_AGE, Verification, both};
 pub use self::vm_config::Mismatch;
 use self::walk::Walk;

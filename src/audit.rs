@@ -36,7 +36,7 @@ pub use kms_ledger::chain::LinkProblem;
 pub use kms_ledger::walk::{Chain, Damage};
 pub use ledger::{Head, Leaf, LegacySalts, LogKey, LogKeys, NodeId, Proven};
 pub use reader::Reader;
-pub use segments::segments;
+pub use segments::{FileOfLog, files_of_log, segments};
 pub use sentence::{Record, RecordKey, printable};
 pub use tail::Inspected;
 pub use verify::{Verified, verify_file, verify_files};

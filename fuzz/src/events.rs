@@ -1,7 +1,10 @@
 //! Input to the event log from operators and local programs, and records shown to people.
 
+use cvm_kms::api::views::{
+    CvmQuery, DenialQuery, HistoryQuery, Nothing, ReleaseQuery, ResolveQuery, read_query,
+};
 use cvm_kms::audit::{Record, printable};
-use cvm_kms::events::{Lines, MAX_LIMIT, Message, Query, json, last_event_id, text};
+use cvm_kms::events::{CvmId, Lines, MAX_LIMIT, Message, Query, json, last_event_id, text};
 
 /// A time in 2027, Unix milliseconds.
 const NOW: u64 = 1_800_000_000_000;
@@ -12,6 +15,19 @@ pub fn events(data: &[u8]) {
         match Query::read(query, NOW) {
             Ok(query) => assert!(query.limit() <= MAX_LIMIT),
             Err(error) => assert!(error.to_string().len() < 150, "{error}"),
+        }
+        for read in [
+            read_query::<Nothing>(Some(query)).map(drop),
+            read_query::<ReleaseQuery>(Some(query)).map(drop),
+            read_query::<DenialQuery>(Some(query)).map(drop),
+            read_query::<CvmQuery>(Some(query)).map(drop),
+            read_query::<HistoryQuery>(Some(query)).map(drop),
+            read_query::<ResolveQuery>(Some(query)).map(drop),
+        ] {
+            assert!(read.err().is_none_or(|error| error.message().len() <= 2048));
+        }
+        if let Some(id) = CvmId::parse(query) {
+            assert_eq!(id.to_string(), query.to_ascii_lowercase());
         }
     }
     if let Ok(id) = last_event_id(data) {

@@ -28,7 +28,26 @@ pub struct TcbWatch {
     metrics: Arc<Metrics>,
     every: Duration,
     state: watch::Sender<TcbForecastState>,
+    shown: watch::Sender<Vec<TcbWarning>>,
 }
+
+/// A kind of platform that the early set judges worse, as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcbWarning {
+    /// The model.
+    pub fmspc: [u8; 6],
+    /// Its status today.
+    pub today: String,
+    /// Its status by the early set.
+    pub ahead: String,
+    /// About when the standard set follows, Unix seconds; `None` where the early set has no date.
+    pub follows: Option<u64>,
+    /// Advisories that it will have more.
+    pub advisories: Vec<String>,
+}
+
+/// About how long after the date of a recovery the standard set follows, in seconds: six weeks.
+const FOLLOWS_AFTER: u64 = 42 * 86_400;
 
 /// The warning about one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,14 +62,16 @@ struct Warning {
 }
 
 impl TcbWatch {
-    /// Checks, once in each period `every`, the future TCB status of the platforms that `verifier` remembers.
+    /// Checks, once in each period `every`, the future TCB status of the platforms that `verifier` remembers, and puts
+    /// the warnings into `shown`.
     pub fn new(
         verifier: Arc<Verifier>,
         tolerance: Arc<TcbTolerance>,
         metrics: Arc<Metrics>,
         every: Duration,
+        shown: watch::Sender<Vec<TcbWarning>>,
     ) -> Self {
-        Self { verifier, tolerance, metrics, every, state: watch::Sender::default() }
+        Self { verifier, tolerance, metrics, every, state: watch::Sender::default(), shown }
     }
 
     /// What was found last.
@@ -74,6 +95,8 @@ impl TcbWatch {
             };
             self.metrics.set_tcb_forecast(state);
             self.state.send_replace(state);
+            self.shown
+                .send_replace(warnings.iter().map(|(platform, warning)| warning.shown(platform)).collect());
             told.retain(|platform, _| warnings.iter().any(|(warned, _)| warned == platform));
             for (platform, warning) in warnings {
                 let known = told.get(&platform);
@@ -113,6 +136,16 @@ impl Warning {
             recovery: verdict.and_then(|verdict| verdict.gap.as_ref()).map(|gap| gap.since()),
             tolerated_until: verdict.and_then(|verdict| tolerance.grace_ends(verdict)),
         })
+    }
+
+    fn shown(&self, platform: &PlatformTcb) -> TcbWarning {
+        TcbWarning {
+            fmspc: platform.model.fmspc,
+            today: self.today.clone(),
+            ahead: self.ahead.clone(),
+            follows: self.recovery.map(|recovery| recovery.saturating_add(FOLLOWS_AFTER)),
+            advisories: self.advisories.clone(),
+        }
     }
 
     fn tell(&self, platform: &PlatformTcb) {

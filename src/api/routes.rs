@@ -34,6 +34,8 @@ pub struct Route {
 
 /// Enough for a short JSON object.
 const SHORT: usize = 16 * 1024;
+/// Enough for evidence, as for `Admin.Explain`.
+const EVIDENCE: usize = 1024 * 1024;
 
 /// All routes. The routers, access control during onboarding, and `tests/it/access_table.rs` read this table.
 pub const ROUTES: &[Route] = &{
@@ -108,6 +110,18 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/releases/{seq}", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/denials", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/denials/{id}", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/explain", Post, Operator(Viewer), EVIDENCE),
+        row(Admin, "/api/v1/cvms", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/cvms/{id}", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/resolve/{app}", Get, Operator(Viewer), 0),
+        row(Admin, "/v1/resolve/{app}", Get, Operator(Viewer), 0),
+        // A freeze needs the role operator, which its handler asks for.
+        row(Admin, "/api/v1/freezes", GetAndPost, Operator(Viewer), SHORT),
+        row(Admin, "/api/v1/freezes/preview", Post, Operator(Viewer), SHORT),
+        row(Admin, "/api/v1/freezes/{id}/lift", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/platforms", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/ledger", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/replicas", Get, Operator(Viewer), 0),
     ]
 };
 

@@ -4,33 +4,46 @@
 //! comes from the part that knows it. No request reads the whole log.
 
 pub mod attention;
+pub mod cvms;
 pub mod denials;
+pub mod freezes;
 pub mod history;
 pub mod latency;
+pub mod ledger;
 pub mod overview;
+pub mod platforms;
 pub mod query;
 pub mod releases;
+pub mod replicas;
+pub mod resolve;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
+pub use self::cvms::{CvmList, CvmQuery, CvmShown};
 pub use self::denials::{DenialList, DenialQuery, ExplainedDenial};
+pub use self::freezes::{FreezeBody, FreezeList, FreezeShown, LiftBody, Preview, PreviewBody};
 pub use self::history::{History, HistoryQuery};
 pub use self::latency::LatencyLog;
+pub use self::ledger::Ledger;
 pub use self::overview::Overview;
+pub use self::platforms::Platforms;
 pub use self::query::{Nothing, read_query};
 pub use self::releases::{ReleaseDetail, ReleaseList, ReleaseQuery};
+pub use self::replicas::Replicas;
+pub use self::resolve::{ResolveQuery, Resolved};
 use super::admin::AdminService;
 use super::credentials::CredentialService;
 use super::events::EventService;
 use super::kms::KmsService;
 use super::meta::Meta;
 use super::readiness::Readiness;
-use crate::admission::Foundation;
+use crate::admission::{Foundation, TcbWarning};
 use crate::clock::rfc3339;
 use crate::error::{Code, Error, Result};
 use crate::events::{IndexError, Inventory};
@@ -66,6 +79,10 @@ pub struct Sources {
     pub latency: Arc<LatencyLog>,
     /// The served certificates, by listener.
     pub certificates: Vec<(&'static str, Arc<dyn ServedCertificate>)>,
+    /// What Intel's early TCB sets say.
+    pub forecast: watch::Receiver<Vec<TcbWarning>>,
+    /// The file of the audit log.
+    pub log: PathBuf,
     /// How many witnesses a release needs.
     pub required_witnesses: usize,
     /// Of this start of the process.

@@ -48,7 +48,13 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     let mut forecast = None;
     if let Some(every) = process.config.core.tcb.look_ahead {
         let Foundation { verifier, tolerance, metrics, .. } = &*foundation;
-        let watch = TcbWatch::new(Arc::clone(verifier), Arc::clone(tolerance), Arc::clone(metrics), every);
+        let watch = TcbWatch::new(
+            Arc::clone(verifier),
+            Arc::clone(tolerance),
+            Arc::clone(metrics),
+            every,
+            serving.forecast.clone(),
+        );
         forecast = Some(watch.state());
         background.spawn(async move { watch.refresh_loop().await });
     }

@@ -12,7 +12,7 @@ use super::admin_tls::AdminCertificate;
 use super::leaf::Renewal;
 use super::process::{Process, bind};
 use super::{AppError, background, leaf};
-use crate::admission::Foundation;
+use crate::admission::{Foundation, TcbWarning};
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
 use crate::api::approvals::{ApprovalService, Makers};
@@ -60,6 +60,7 @@ pub(super) struct Serving {
     pub(super) leaf: Arc<Leaf>,
     pub(super) admin_certificate: Option<AdminCertificate>,
     pub(super) latency: Arc<LatencyLog>,
+    pub(super) forecast: watch::Sender<Vec<TcbWarning>>,
     admin: Arc<AdminService>,
     phase: Phase,
 }
@@ -125,7 +126,20 @@ impl Serving {
             front: Arc::new(middleware),
         };
         let latency = Arc::new(LatencyLog::new(Arc::clone(metrics)));
-        Ok(Self { ready, meta, readiness, health, kms, leaf, admin_certificate, latency, admin, phase })
+        let forecast = watch::Sender::default();
+        Ok(Self {
+            ready,
+            meta,
+            readiness,
+            health,
+            kms,
+            leaf,
+            admin_certificate,
+            latency,
+            forecast,
+            admin,
+            phase,
+        })
     }
 
     pub(super) async fn bind_admin(
@@ -209,6 +223,8 @@ impl Serving {
             credentials,
             latency: Arc::clone(&self.latency),
             certificates: [("main", leaf)].into_iter().chain(of_admin).collect(),
+            forecast: self.forecast.subscribe(),
+            log: process.config.core.audit.file.clone(),
             required_witnesses: process.config.core.ledger.witnesses.require,
             boot_id: process.boot_id.clone(),
             started: unix(process.started),

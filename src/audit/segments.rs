@@ -99,6 +99,36 @@ pub(super) fn numbered(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(closed)
 }
 
+/// A file of a log that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileOfLog {
+    /// Without its directory.
+    pub name: String,
+    /// The number of its last record; `None` for the file that grows.
+    pub last: Option<u64>,
+    /// Its length.
+    pub bytes: u64,
+    /// Whether it is compressed.
+    pub is_compressed: bool,
+}
+
+/// The files of the log at `path` in the order of their records.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn files_of_log(path: &Path) -> io::Result<Vec<FileOfLog>> {
+    let closed = numbered(path)?.into_iter().map(|(last, file)| (Some(last), file));
+    let mut files = Vec::new();
+    for (last, plain) in closed.chain([(None, path.to_owned())]) {
+        let file = compressed::present_name(&plain);
+        // It may be moved away at this moment.
+        let Ok(metadata) = fs::metadata(&file) else { continue };
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        files.push(FileOfLog { name, last, bytes: metadata.len(), is_compressed: file != plain });
+    }
+    Ok(files)
+}
+
 /// Where a new file stands until it is the one that grows.
 pub(super) fn new_name(path: &Path) -> PathBuf {
     suffixed(path, ".new")

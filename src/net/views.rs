@@ -1,19 +1,44 @@
-//! What operators read of this KMS over HTTP: JSON documents, each with parameters in its query.
+//! What operators read of this KMS over HTTP: JSON documents, each with parameters in its query; and the changes
+//! that belong to them.
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
+use axum::response::Response;
+use http::{HeaderValue, Method as Verb, header};
+use kms_wire::role::Role;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::router::{json, route};
-use crate::api::Service;
-use crate::api::views::{DenialQuery, HistoryQuery, Nothing, ReleaseQuery, Views, read_query};
-use crate::error::Result;
+use super::{body, prpc};
+use crate::api::routes::Route;
+use crate::api::views::{
+    CvmQuery, DenialQuery, FreezeBody, HistoryQuery, LiftBody, Nothing, PreviewBody, ReleaseQuery,
+    ResolveQuery, Views, read_query,
+};
+use crate::api::{Access, Caller, Service};
+use crate::error::{Error, Result};
+use crate::proto::ExplainRequest;
+
+const FREEZES: &str = "/api/v1/freezes";
+const PREVIEW: &str = "/api/v1/freezes/preview";
+const LIFT: &str = "/api/v1/freezes/{id}/lift";
+const EXPLAIN: &str = "/api/v1/explain";
+
+/// How long a proxy may keep the response about an app.
+const FOR_PROXIES: HeaderValue = HeaderValue::from_static("private, max-age=5");
 
 /// The routes of the views.
 pub(super) fn routes(views: &Arc<Views>) -> Router {
+    let resolve = |path| {
+        let resolve = document(views, path, |views, app, query: ResolveQuery| async move {
+            views.resolve(&app, query).await
+        });
+        resolve.layer(axum::middleware::map_response(kept_shortly))
+    };
     document(views, "/api/v1/overview", |views, _, Nothing {}| async move { views.overview().await })
         .merge(document(views, "/api/v1/history", |views, _, query: HistoryQuery| async move {
             views.history(query).await
@@ -30,6 +55,87 @@ pub(super) fn routes(views: &Arc<Views>) -> Router {
         .merge(document(views, "/api/v1/denials/{id}", |views, id, Nothing {}| async move {
             views.denial(&id).await
         }))
+        .merge(document(
+            views,
+            "/api/v1/cvms",
+            |views, _, query: CvmQuery| async move { views.cvms(query).await },
+        ))
+        .merge(document(
+            views,
+            "/api/v1/cvms/{id}",
+            |views, id, Nothing {}| async move { views.cvm(&id).await },
+        ))
+        .merge(document(
+            views,
+            "/api/v1/platforms",
+            |views, _, Nothing {}| async move { views.platforms().await },
+        ))
+        .merge(document(views, "/api/v1/ledger", |views, _, Nothing {}| async move { views.ledger().await }))
+        .merge(document(
+            views,
+            "/api/v1/replicas",
+            |views, _, Nothing {}| async move { views.replicas().await },
+        ))
+        .merge(resolve("/api/v1/resolve/{app}"))
+        .merge(resolve("/v1/resolve/{app}"))
+        .merge(posts(views))
+}
+
+/// The routes with a request body.
+fn posts(views: &Arc<Views>) -> Router {
+    let [freezes, preview, lift, explain] = std::array::from_fn(|_| Arc::clone(views));
+    route(Service::Admin, FREEZES, move |request: Request| async move {
+        match *request.method() {
+            Verb::POST => json(frozen(&freezes, request).await),
+            _ => json(match read_query(request.uri().query()) {
+                Ok(Nothing {}) => freezes.freezes().await,
+                Err(error) => Err(error),
+            }),
+        }
+    })
+    .merge(route(Service::Admin, PREVIEW, move |request: Request| async move {
+        json(match posted::<PreviewBody>(PREVIEW, request).await {
+            Ok(Posted { body, .. }) => preview.preview(body).await,
+            Err(error) => Err(error),
+        })
+    }))
+    .merge(route(Service::Admin, LIFT, move |request: Request| async move {
+        // The part of the path before the last one.
+        let id = request.uri().path().rsplit('/').nth(1).unwrap_or_default().to_owned();
+        json(match posted::<LiftBody>(LIFT, request).await {
+            Ok(Posted { caller, body }) => lift.lift(&caller, &id, body).await,
+            Err(error) => Err(error),
+        })
+    }))
+    .merge(route(Service::Admin, EXPLAIN, move |request: Request| async move {
+        json(match posted::<ExplainRequest>(EXPLAIN, request).await {
+            Ok(Posted { caller, body }) => explain.explain(&caller, body).await,
+            Err(error) => Err(error),
+        })
+    }))
+}
+
+async fn frozen(views: &Views, request: Request) -> Result<impl Serialize + use<>> {
+    prpc::caller(request.extensions())?.authorize(Access::Operator(Role::Operator))?;
+    let Posted { caller, body } = posted::<FreezeBody>(FREEZES, request).await?;
+    views.freeze(&caller, body).await
+}
+
+/// A request with a JSON body.
+struct Posted<T> {
+    caller: Caller,
+    body: T,
+}
+
+/// Reads the body of a request to the row `path`; an empty one is an empty object.
+async fn posted<T: DeserializeOwned>(path: &str, request: Request) -> Result<Posted<T>> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    let Nothing {} = read_query(request.uri().query())?;
+    let limit = Route::at(Service::Admin, path).body_limit;
+    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
+    let body = kms_attest::json::from_utf8(text).map_err(|error| Error::invalid(error.to_string()))?;
+    Ok(Posted { caller, body })
 }
 
 /// A route that is read. `answer` gets the last part of the path, which is not decoded: no id needs it.
@@ -54,4 +160,12 @@ where
             })
         }
     })
+}
+
+/// What is said about an app holds for some seconds, whether it is yes or no.
+async fn kept_shortly(mut answer: Response<Body>) -> Response<Body> {
+    if [200, 403].contains(&answer.status().as_u16()) {
+        answer.headers_mut().insert(header::CACHE_CONTROL, FOR_PROXIES);
+    }
+    answer
 }

@@ -181,6 +181,17 @@ fn each_method_and_route_needs_the_role_that_it_should() {
             ("/api/v1/releases/{seq}", of(Viewer)),
             ("/api/v1/denials", of(Viewer)),
             ("/api/v1/denials/{id}", of(Viewer)),
+            ("/api/v1/explain", of(Viewer)),
+            ("/api/v1/cvms", of(Viewer)),
+            ("/api/v1/cvms/{id}", of(Viewer)),
+            ("/api/v1/resolve/{app}", of(Viewer)),
+            ("/v1/resolve/{app}", of(Viewer)),
+            ("/api/v1/freezes", of(Viewer)),
+            ("/api/v1/freezes/preview", of(Viewer)),
+            ("/api/v1/freezes/{id}/lift", of(Owner)),
+            ("/api/v1/platforms", of(Viewer)),
+            ("/api/v1/ledger", of(Viewer)),
+            ("/api/v1/replicas", of(Viewer)),
         ]
     );
 }

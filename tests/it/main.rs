@@ -21,6 +21,7 @@ mod events;
 mod explain;
 mod freeze;
 mod fuzz_corpus;
+mod inventory;
 mod key_directory;
 mod key_release;
 mod ledger;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::denials::Denial;
 use super::{Views, at};
+use crate::admission::TcbWarning;
 use crate::api::readiness::{Cause, Effect, Report, collateral_left};
 use crate::clock::rfc3339;
 use crate::config::Posture;
@@ -83,6 +84,7 @@ pub(super) fn list(
         report.reasons().iter().map(|reason| of_cause(reason.cause, &reason.detail)).collect();
     list.extend(of_denials(denials, now));
     list.extend(views.of_collateral(now));
+    list.extend(views.of_forecast());
     list.extend(views.of_ledger());
     list.extend(views.of_credentials(now));
     list.extend(views.of_certificates(now));
@@ -187,6 +189,33 @@ impl Views {
                 "platforms",
             )
         })
+    }
+
+    fn of_forecast(&self) -> Vec<Attention> {
+        let forecast = self.sources.forecast.borrow();
+        let mut models = BTreeMap::<[u8; 6], Vec<&TcbWarning>>::new();
+        for warning in forecast.iter() {
+            models.entry(warning.fmspc).or_default().push(warning);
+        }
+        let items = models.into_iter().map(|(fmspc, warnings)| {
+            let fmspc = hex::encode(fmspc);
+            let follows = warnings.iter().filter_map(|warning| warning.follows).min();
+            let ahead: HashSet<&str> = warnings.iter().map(|warning| &*warning.ahead).collect();
+            let ahead: Vec<_> = ahead.into_iter().collect();
+            Attention {
+                detail: format!("By the early TCB set: {}.", ahead.join(", ")),
+                by: follows.map(rfc3339),
+                count: Some(warnings.len() as u64),
+                link: Link { view: "platforms", id: Some(fmspc.clone()) },
+                ..Attention::new(
+                    "platform_outdated_soon",
+                    Severity::Warning,
+                    format!("Intel's next TCB set makes platforms of model {fmspc} out of date."),
+                    "platforms",
+                )
+            }
+        });
+        items.collect()
     }
 
     fn of_ledger(&self) -> Vec<Attention> {

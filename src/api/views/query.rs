@@ -128,6 +128,22 @@ parameter!(
 );
 
 parameter!(
+    /// An age in seconds.
+    Age(u64),
+    |text| {
+        let (count, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let seconds = match unit {
+            "m" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            _ => return None,
+        };
+        number(count)?.checked_mul(seconds).filter(|age| *age <= 3650 * 86_400)
+    },
+    "max_age must be a span such as 30m, 12h or 90d"
+);
+
+parameter!(
     /// The number of steps of a chart.
     Points(u64),
     |text| number(text).filter(|points| (2..=500).contains(points)),

@@ -1,0 +1,121 @@
+//! `/v1/resolve/{app}`: whether a proxy may route to an app: its last release was verified, and today's policy and
+//! freezes would allow it again.
+
+use kms_attest::identity::BootInfo;
+use kms_policy::{Decision, Subject};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::query::Age;
+use super::{Views, at};
+use crate::clock::unix_now;
+use crate::control::Scope;
+use crate::error::{Code, Error, Result};
+use crate::events::{Cvm, CvmAsk};
+
+/// A release that is older does not count, unless the caller says otherwise: 90 days.
+const MAX_AGE: u64 = 90 * 86_400;
+
+/// Parameters of `GET /v1/resolve/{app}`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveQuery {
+    /// How old the last release may be, such as `12h` or `90d`.
+    max_age: Option<Age>,
+}
+
+/// An app that requests may be sent to.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Resolved {
+    app: String,
+    /// Its last release.
+    released_at: String,
+    tcb_status: String,
+    /// Whether the measured registers were compared with those of the OS image. Evidence of debug VMs never verifies.
+    sealed: bool,
+    os_image_hash: String,
+    /// Whether today's policy was asked: an allowlist is, a backend is not.
+    policy_checked: bool,
+}
+
+impl Views {
+    /// Whether requests may be sent to an app.
+    ///
+    /// # Errors
+    /// Denied, with the reason: `never_released`, `stale`, `frozen`, or the policy's code. No index.
+    pub async fn resolve(&self, app: &str, query: ResolveQuery) -> Result<Resolved> {
+        let digits = app.strip_prefix("0x").unwrap_or(app).to_ascii_lowercase();
+        let app_id: [u8; 20] = hex::decode(&digits)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(|| Error::invalid("an app id has 40 hexadecimal digits"))?;
+        let ask = CvmAsk { app_id: Some(digits.clone()), limit: 1, ..CvmAsk::default() };
+        let page = self.inventory(move |inventory| inventory.cvms(&ask)).await?;
+        let Some((_, cvm)) = page.cvms.into_iter().next().filter(|(_, cvm)| cvm.releases.count > 0) else {
+            return Err(denied("never_released", "this KMS has released no keys to the app"));
+        };
+        let max_age = query.max_age.map_or(MAX_AGE, |Age(age)| age);
+        if cvm.releases.last / 1000 + max_age < unix_now() {
+            return Err(denied("stale", "the last release to the app is too long ago"));
+        }
+        let identity =
+            told(&cvm, app_id).ok_or_else(|| denied("unreadable", "its record cannot be judged"))?;
+        self.check_frozen(&identity)?;
+        let policy_checked = match self.foundation().policy.snapshot_decide(Subject::App(&identity)) {
+            None => false,
+            Some(Decision::Allowed { .. }) => true,
+            Some(Decision::Denied(denial)) => return Err(denied(denial.code.name(), &denial.reason)),
+        };
+        Ok(Resolved {
+            app: digits,
+            released_at: at(cvm.releases.last),
+            tcb_status: cvm.subject.tcb_status,
+            sealed: self.sources.meta.relaxed().verifies_os_images(),
+            os_image_hash: cvm.subject.os_image_hash,
+            policy_checked,
+        })
+    }
+
+    fn check_frozen(&self, identity: &BootInfo) -> Result<()> {
+        let freezes = &self.foundation().freezes;
+        let scopes = [
+            ("kms", &[][..]),
+            ("app", &identity.app_id),
+            ("instance", &identity.instance_id),
+            ("device", &identity.device_id),
+            ("os_image", &identity.os_image_hash),
+        ];
+        let frozen = scopes
+            .into_iter()
+            .filter_map(|(name, value)| Scope::parse(name, value).ok())
+            .find(|scope| freezes.of(*scope).is_some());
+        match frozen {
+            None => Ok(()),
+            Some(scope) => Err(denied("frozen", &format!("an operator has frozen {}", scope.name()))),
+        }
+    }
+}
+
+fn denied(code: &'static str, message: &str) -> Error {
+    Error::new(Code::Denied, message).because(code)
+}
+
+/// The identity of the last release, as policy gets it. The log does not have `mr_system` and the key provider of a
+/// release, which no rule about apps compares; and the TCB status is the measured one, also where `core.tcb` let policy
+/// be told another one, so an exception that was needed is not extended to routes.
+fn told(cvm: &Cvm, app_id: [u8; 20]) -> Option<BootInfo> {
+    let subject = &cvm.subject;
+    Some(BootInfo {
+        tee_variant: subject.tee_variant.clone(),
+        mr_aggregated: hex::decode(&subject.mr_aggregated).ok()?,
+        os_image_hash: hex::decode(&subject.os_image_hash).ok()?,
+        mr_system: Vec::new(),
+        app_id: app_id.to_vec(),
+        compose_hash: hex::decode(&subject.compose_hash).ok()?,
+        instance_id: hex::decode(&subject.instance_id).ok()?,
+        device_id: hex::decode(&subject.device_id).ok()?,
+        key_provider_info: Vec::new(),
+        tcb_status: subject.tcb_status.clone(),
+        advisory_ids: subject.advisory_ids.clone(),
+    })
+}
