@@ -18,6 +18,7 @@ mod documents;
 mod ethereum_nodes;
 mod kmsctl;
 mod kmsctl_audit;
+mod kmsctl_inventory;
 mod kmsctl_operator;
 mod notify_command;
 mod observability;

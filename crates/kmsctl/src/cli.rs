@@ -22,9 +22,11 @@ use crate::command::events::Events;
 use crate::command::explain::Explain;
 use crate::command::finish::Finish;
 use crate::command::freeze::{Freeze, Frozen, Unfreeze};
+use crate::command::inventory::{Cvms, Releases, Replicas, Resolve};
 use crate::command::man::Man;
 use crate::command::meta::Meta;
 use crate::command::onboard::Onboard;
+use crate::command::overview::{Ledger, Overview, Platforms};
 use crate::command::policy::{Policy, Upload};
 use crate::command::shadow::Shadow;
 use crate::command::sign_cert::SignCert;
@@ -100,6 +102,20 @@ enum Command {
     Denials(Denials),
     /// Show what requests wait for at a KMS, how long each stage takes, and what failed last
     Diagnostics(Diagnostics),
+    /// Show how a KMS is, what it has done, and what needs an operator
+    Overview(Overview),
+    /// List the releases of keys and certificates, or show one with its proof
+    Releases(Releases),
+    /// List the CVMs that have received keys, or show one
+    Cvms(Box<Cvms>),
+    /// Show whether requests may be sent to an app, as proxies ask
+    Resolve(Resolve),
+    /// Show the collateral, what Intel will judge worse, and the TCB status of the CVMs
+    Platforms(Platforms),
+    /// Show checkpoint, witnesses and files of the audit log
+    Ledger(Ledger),
+    /// List the KMSs that have received the root keys
+    Replicas(Replicas),
     /// Stop releases to an app, an instance, a machine, an OS image, or all of them, now
     Freeze(Freeze),
     /// End a freeze
@@ -157,6 +173,13 @@ impl Command {
             Self::Explain(command) => command.run(terminal).await,
             Self::Denials(command) => command.run(terminal).await,
             Self::Diagnostics(command) => command.run(terminal).await,
+            Self::Overview(command) => command.run(terminal).await,
+            Self::Releases(command) => command.run(terminal).await,
+            Self::Cvms(command) => command.run(terminal).await,
+            Self::Resolve(command) => command.run(terminal).await,
+            Self::Platforms(command) => command.run(terminal).await,
+            Self::Ledger(command) => command.run(terminal).await,
+            Self::Replicas(command) => command.run(terminal).await,
             Self::Freeze(command) => command.run(terminal).await,
             Self::Unfreeze(command) => command.run(terminal).await,
             Self::Frozen(command) => command.run(terminal).await,
