@@ -40,6 +40,8 @@ async fn world() -> World {
     world.allow_app(&known);
     assert_eq!([boot(&world, &known).await.status, boot(&world, &known).await.status], [200, 200]);
     assert_eq!(boot(&world, &unknown).await.status, 403);
+    // Nothing waits for the record of a denial.
+    eventually("a recorded denial", async || (world.audited("denied").len() == 1).then_some(())).await;
     world
 }
 
