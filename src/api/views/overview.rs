@@ -90,7 +90,7 @@ pub struct LastDay {
 pub struct Latency {
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
-    /// The part of the ledger's disk.
+    /// Of the last syncs of the audit log, which are a part of it.
     ledger_p99_ms: Option<f64>,
 }
 
@@ -134,6 +134,7 @@ impl Views {
         let last_24h = LastDay::of(counted.as_ref(), denials.as_deref(), now);
         let attention = attention::list(self, &report, &posture, denials.as_deref().unwrap_or_default(), now);
         let latency = sources.latency.last_day();
+        let syncs = self.foundation().metrics.ledger_syncs().recent;
         let own = self.foundation().self_authorization.told_identity();
         Ok(Overview {
             mode: "serving",
@@ -153,7 +154,7 @@ impl Views {
             latency: Latency {
                 p50_ms: latency.quantile(0.5),
                 p99_ms: latency.quantile(0.99),
-                ledger_p99_ms: None,
+                ledger_p99_ms: syncs.map(|syncs| syncs.p99_ms),
             },
             ledger: self.ledger_summary(),
             cvms: counted.as_ref().map(|counted| counted.known),
