@@ -295,6 +295,8 @@ pub struct Admin {
     pub approvals_file: PathBuf,
     /// Serve without credentials.
     pub insecure_no_auth: bool,
+    /// Serve plain HTTP beyond loopback.
+    pub insecure_plain_http: bool,
     /// HTTPS settings; `None` is plain HTTP.
     pub tls: Option<Arc<AdminTls>>,
     /// Body limits by method of the admin listener.
@@ -311,6 +313,13 @@ pub enum OwnerRule {
         /// How long a request waits.
         lifetime: Duration,
     },
+}
+
+impl Admin {
+    /// Whether others on the way can read requests and their credentials.
+    pub fn is_exposed(&self) -> bool {
+        self.enabled && self.tls.is_none() && !self.address.to_canonical().is_loopback()
+    }
 }
 
 /// `[core.admin.tls]`

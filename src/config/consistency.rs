@@ -59,6 +59,17 @@ fn admin(admin: &Admin, rpc: &Rpc, auth_api: &AuthApi, report: &mut Report) {
     }
     let same_address =
         admin.address == rpc.address || admin.address.is_unspecified() || rpc.address.is_unspecified();
+    if admin.is_exposed() && !admin.insecure_plain_http {
+        report.find(
+            "core.admin.address",
+            format!(
+                "{} is not this machine, and without core.admin.tls the listener speaks plain HTTP, so that others can read \
+                 credentials: name files in core.admin.tls, with create_if_missing = true; or set it to \"127.0.0.1\"; or \
+                 core.admin.insecure_plain_http = true",
+                admin.address
+            ),
+        );
+    }
     if admin.port != 0 && admin.port == rpc.port && same_address {
         report.find("core.admin.port", format!("{} is the port of the main listener too", admin.port));
     }

@@ -166,6 +166,7 @@ pub(super) fn admin(section: &mut Section<'_>, cert_dir: &Path, environment: Env
         approvals: approvals(section),
         approvals_file: section.path("approvals_file").unwrap_or_else(|| cert_dir.join("approvals.json")),
         insecure_no_auth: section.flag("insecure_no_auth"),
+        insecure_plain_http: section.flag("insecure_plain_http"),
         tls: admin_tls(section),
         limits,
     }

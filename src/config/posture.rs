@@ -117,6 +117,11 @@ impl Config {
                 "the admin listener requires no credentials",
             ),
             (
+                core.admin.is_exposed(),
+                "admin_unencrypted",
+                "the admin listener speaks plain http beyond this machine: others can read and use its credentials",
+            ),
+            (
                 core.insecure_world_readable_keys,
                 "world_readable_keys",
                 "the key directory may be readable by others on this machine",

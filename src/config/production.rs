@@ -122,8 +122,7 @@ fn remedy_of(code: &str) -> &'static str {
 }
 
 fn admin(admin: &Admin) -> Option<UnsafeSetting> {
-    let is_exposed = admin.enabled && admin.tls.is_none() && !admin.address.to_canonical().is_loopback();
-    is_exposed.then(|| UnsafeSetting {
+    admin.is_exposed().then(|| UnsafeSetting {
         code: "admin_unencrypted",
         subject: "core.admin.address".to_owned(),
         problem: "the admin listener serves plain http beyond this machine: others can read and use its credentials"

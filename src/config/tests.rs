@@ -374,6 +374,11 @@ fn settings_that_contradict_each_other_are_findings() {
             vec!["core.admin.port: 8000 is the port of"],
         ),
         (
+            "core.admin = {enabled = true, auth_token = 't', address = '10.0.0.5'}",
+            vec!["core.admin.address: 10.0.0.5 is not this machine, and without core.admin.tls"],
+        ),
+        ("core.admin = {enabled = true, address = '::'}", vec!["core.admin.address: :: is not this machine"]),
+        (
             "core = {admin = {enabled = true, auth_token = 't'}, auth_api.webhook.url = 'http://127.0.0.1:8001'}",
             vec!["core.admin.port: 8001 is the port of core.auth_api.webhook.url too"],
         ),
@@ -579,6 +584,14 @@ fn the_posture_names_everything_that_is_relaxed() {
             "core = {auth_api.type = 'allowlist', attestation = \
              {insecure_allow_external_trust_anchors = true, root_ca.tdx = 'r.pem'}}",
             vec!["external_trust_anchors"],
+        ),
+        (
+            "core = {auth_api.type = 'allowlist', admin = {enabled = true, address = '10.0.0.5', insecure_plain_http = true}}",
+            vec!["admin_unencrypted"],
+        ),
+        (
+            "core = {auth_api.type = 'allowlist', admin = {enabled = true, insecure_plain_http = true}}",
+            vec![],
         ),
         (
             "core = {auth_api.type = 'dev', insecure_no_tee = true, attest_rpc_cert = false, \
