@@ -77,6 +77,14 @@ impl Caller {
         }
     }
 
+    /// Resolves once the credential that the caller has shown does not count any more; never without one.
+    pub async fn ended(&self) {
+        match (&self.operator, &self.credentials) {
+            (Some(operator), Some(credentials)) => credentials.ended(operator).await,
+            _ => std::future::pending().await,
+        }
+    }
+
     /// The operator, where credentials are required: `token`, `user <name>` or `anyone`.
     pub fn operator(&self) -> Option<String> {
         self.operator.as_ref().map(ToString::to_string)

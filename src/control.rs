@@ -16,7 +16,7 @@ pub use self::approvals::{
 pub use self::author::Author;
 pub use self::credentials::{
     Changer, CredentialError, INVITATION, Issue, Issued, NamedCredentials, NewCredential, OpenError, Opened,
-    WillMakeOwner,
+    OwnerSecret, WillMakeOwner,
 };
 pub use self::denials::{Concerns, DenialId, Denials, Novelty, RefusalRecord, RefusedRequest, Shown};
 pub use self::drain::{Drain, Draining};

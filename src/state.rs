@@ -6,6 +6,6 @@ mod freezes;
 mod staged;
 
 pub use approvals::{ApprovalFile, ApprovalFileError};
-pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord};
+pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord};
 pub use freezes::{FreezeFile, FreezeFileError, FreezeRecord, Written, write};
 pub use staged::{Durability, StagedFile};

@@ -15,9 +15,13 @@ use crate::audit::Audit;
 use crate::clock::unix_now;
 use crate::control::{
     Approved, Changer, CredentialError, Issue, Issued, NamedCredentials, NewCredential, OwnerCredential,
+    OwnerSecret,
 };
 use crate::error::{Code, Error, Result};
-use crate::operator::named::{CredentialName, Directory, NamedCredential, Standing};
+use crate::operator::Operator;
+use crate::operator::chosen::ChosenSecret;
+use crate::operator::domain::{BadDomainName, DomainName};
+use crate::operator::named::{BadHash, CredentialName, Directory, NamedCredential, SecretHash, Standing};
 
 /// Manages the named credentials of one KMS.
 #[derive(Debug)]
@@ -33,6 +37,9 @@ pub struct CredentialService {
 pub struct CreateRequest {
     name: String,
     role: String,
+    /// The domain to which it is limited, `default`; null for the whole KMS.
+    #[serde(default)]
+    domain: Option<String>,
     /// Unix seconds.
     #[serde(default)]
     expires_at: Option<u64>,
@@ -46,6 +53,8 @@ pub struct CreateRequest {
 pub struct Shown {
     name: String,
     role: &'static str,
+    /// The domain to which it is limited; null for the whole KMS.
+    domain: Option<String>,
     state: State,
     created_at: u64,
     created_by: String,
@@ -53,11 +62,20 @@ pub struct Shown {
     expires_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     invited_until: Option<u64>,
+    /// The secret before the last rotation counts until the new one is used, at most until this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old_secret_until: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_used: Option<u64>,
     /// Only in the response that creates it.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+}
+
+/// The user whose secret was set.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BasicAuth {
+    user: String,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -79,10 +97,13 @@ impl CredentialService {
         self.credentials.list()
     }
 
-    /// All credentials by name, without secrets.
-    pub fn list(&self) -> Vec<Shown> {
+    /// The credentials that the caller may change, by name, without secrets.
+    pub fn list(&self, caller: &Caller) -> Vec<Shown> {
         let now = unix_now();
-        self.credentials.list().values().map(|credential| Shown::of(credential, now)).collect()
+        let own = caller.identity().and_then(Operator::domain);
+        let directory = self.credentials.list();
+        let visible = directory.values().filter(|it| own.is_none() || it.domain.as_ref() == own);
+        visible.map(|credential| Shown::of(credential, now)).collect()
     }
 
     /// Creates a credential.
@@ -93,16 +114,17 @@ impl CredentialService {
         let new = NewCredential {
             name: name(&request.name)?,
             role: request.role.parse().map_err(|error| Error::invalid(format!("{error}")))?,
+            domain: request.domain.as_deref().map(domain).transpose()?,
             expires_at: request.expires_at,
             issue: if request.invite { Issue::Invitation } else { Issue::Secret },
         };
+        let changer = caller.changer()?;
+        self.credentials.expect_free(&new, &changer).map_err(failed)?;
         if new.role == Role::Owner {
-            self.credentials.expect_free(&new).map_err(failed)?;
-            let create = OwnerCredential::Create { name: new.name.to_string(), expires_at: new.expires_at };
-            let approved = self.gate.pass(caller, create).await?;
+            let approved = self.gate.pass(caller, OwnerCredential::create(&new)).await?;
             return self.create_as(new, approved.into_changer()).await.map(Shown::new);
         }
-        self.create_as(new, caller.changer()?).await.map(Shown::new)
+        self.create_as(new, changer).await.map(Shown::new)
     }
 
     /// Replaces the secret of a credential.
@@ -111,6 +133,7 @@ impl CredentialService {
     /// As [`CredentialService::create`].
     pub async fn rotate(&self, caller: &Caller, credential: &str) -> Result<Shown> {
         let credential = name(credential)?;
+        self.expect_covered(caller, &credential)?;
         let changer = match self.owner(&credential) {
             Some(created_at) => {
                 let rotate = OwnerCredential::Rotate { name: credential.to_string(), created_at };
@@ -127,6 +150,7 @@ impl CredentialService {
     /// As [`CredentialService::create`]; also if it is revoked in memory, but not on the disk.
     pub async fn revoke(&self, caller: &Caller, credential: &str) -> Result<()> {
         let credential = name(credential)?;
+        self.expect_covered(caller, &credential)?;
         let changer = match self.owner(&credential) {
             Some(created_at) => {
                 let revoke = OwnerCredential::Revoke { name: credential.to_string(), created_at };
@@ -146,9 +170,10 @@ impl CredentialService {
         let change = approved.action().clone();
         let changer = approved.into_changer();
         match change {
-            OwnerCredential::Create { name: owner, expires_at } => {
+            OwnerCredential::Create { name: owner, domain: limit, expires_at } => {
                 let (name, issue) = (name(&owner)?, Issue::Invitation);
-                let new = NewCredential { name, role: Role::Owner, expires_at, issue };
+                let domain = limit.as_deref().map(domain).transpose()?;
+                let new = NewCredential { name, role: Role::Owner, domain, expires_at, issue };
                 self.create_as(new, changer).await.map(|issued| Some(issued.token))
             }
             OwnerCredential::Rotate { name: owner, .. } => {
@@ -158,8 +183,11 @@ impl CredentialService {
             OwnerCredential::Revoke { name: owner, .. } => {
                 self.revoke_as(name(&owner)?, changer).await.map(|()| None)
             }
-            OwnerCredential::SetSecret { .. } => {
-                Err(Error::invalid("this version does not do that; nothing was changed"))
+            OwnerCredential::SetSecret { name: owner, hash, created_at } => {
+                let bad = |error: BadHash| Error::internal("internal error", error);
+                let secret =
+                    OwnerSecret { name: name(&owner)?, hash: hash.parse().map_err(bad)?, created_at };
+                self.set_secret_as(secret, changer).await.map(|()| None)
             }
         }
     }
@@ -184,6 +212,39 @@ impl CredentialService {
     async fn revoke_as(&self, name: CredentialName, changer: Changer) -> Result<()> {
         let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
         done(tokio::spawn(async move { credentials.revoke(name, changer, &audit).await })).await
+    }
+
+    /// Sets the secret of the owner `admin`, for `--user admin:SECRET`.
+    ///
+    /// # Errors
+    /// A weak secret; as [`CredentialService::create`].
+    pub async fn set_basic_auth(&self, caller: &Caller, secret: &[u8]) -> Result<BasicAuth> {
+        let secret = ChosenSecret::parse(secret).map_err(|weak| Error::invalid(weak.to_string()))?;
+        let changer = caller.changer()?;
+        let hashed =
+            tokio::task::spawn_blocking(move || SecretHash::of_chosen(&secret).map(|hash| (hash, secret)));
+        let hashed = hashed.await.map_err(|error| Error::internal("internal error", error))?;
+        let (hash, secret) =
+            hashed.map_err(|error| Error::unavailable("the secret cannot be hashed", error))?;
+        let set = self.credentials.owner_secret(hash, &changer).map_err(failed)?;
+        let approved = self.gate.pass(caller, OwnerCredential::set_secret(&set)).await?;
+        let user = set.name.to_string();
+        self.set_secret_as(set, approved.into_changer()).await?;
+        self.credentials.forget_wrong(&user, &secret);
+        Ok(BasicAuth { user })
+    }
+
+    async fn set_secret_as(&self, secret: OwnerSecret, changer: Changer) -> Result<()> {
+        let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
+        done(tokio::spawn(async move { credentials.set_secret(secret, changer, &audit).await })).await
+    }
+
+    /// Checks that the caller's domain has the credential, before anybody is asked to approve its change.
+    fn expect_covered(&self, caller: &Caller, name: &CredentialName) -> Result<()> {
+        let changer = caller.changer()?;
+        let directory = self.credentials.list();
+        let Some(credential) = directory.get(name) else { return Ok(()) };
+        changer.expect_covers(credential.domain.as_ref()).map_err(failed)
     }
 
     /// Exchanges the caller's invitation for a secret.
@@ -215,11 +276,13 @@ impl Shown {
         Self {
             name: credential.name.to_string(),
             role: Role::name(credential.role),
+            domain: credential.domain.as_ref().map(ToString::to_string),
             state,
             created_at: credential.created_at,
             created_by: credential.created_by.clone(),
             expires_at: credential.expires_at,
             invited_until,
+            old_secret_until: credential.replaced(now).map(|old| old.until),
             last_used: (last_used > 0).then_some(last_used),
             token: None,
         }
@@ -232,6 +295,10 @@ async fn done<T>(change: JoinHandle<std::result::Result<T, CredentialError>>) ->
         Ok(outcome) => outcome.map_err(failed),
         Err(error) => Err(Error::internal("the change ended in a panic", error)),
     }
+}
+
+fn domain(text: &str) -> Result<DomainName> {
+    text.parse().map_err(|error: BadDomainName| Error::invalid(error.to_string()))
 }
 
 fn name(text: &str) -> Result<CredentialName> {
@@ -248,8 +315,10 @@ fn failed(error: CredentialError) -> Error {
         | CredentialError::LastOwner(_)
         | CredentialError::LastTwoOwners(_)
         | CredentialError::OfOwner
+        | CredentialError::NoDomain(_)
+        | CredentialError::NotOwner(_)
         | CredentialError::Ended { .. } => Code::InvalidRequest,
-        CredentialError::NotInvited => Code::Denied,
+        CredentialError::NotInvited | CredentialError::OtherDomain(_) => Code::Denied,
         CredentialError::NotLive => Code::Unauthenticated,
         CredentialError::Random(_)
         | CredentialError::NotRecorded(_)

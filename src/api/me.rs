@@ -76,7 +76,7 @@ impl MeService {
         Ok(Me {
             name: name.to_owned(),
             role: Role::name(role),
-            domain: None,
+            domain: operator.domain().map(ToString::to_string),
             kind,
             expires_at: self.credentials.expires_at(operator).map(rfc3339),
             server_time: rfc3339(unix_now()),

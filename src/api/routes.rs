@@ -103,6 +103,7 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/credentials", GetAndPost, Operator(Owner), SHORT),
         row(Admin, "/api/v1/credentials/{name}/rotate", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/credentials/{name}/revoke", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/set-basic-auth", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/activate", Post, Invitation, SHORT),
         row(Admin, "/api/v1/overview", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/history", Get, Operator(Viewer), 0),

@@ -68,13 +68,13 @@ impl Preflight {
         let credentials = problems.note(core.admin.credentials().map_err(AppError::from)).flatten();
         let mut makes_owner = false;
         if let Some(credentials) = &credentials {
-            let file = CredentialFile::new(core.admin.credentials_file.clone(), &core.cert_dir);
+            let file = CredentialFile::new(core.admin.credentials_file.clone(), &core.cert_dir)
+                .beside(core.admin.htpasswd_file.as_deref());
             let inspected =
                 problems.note(NamedCredentials::inspect(&file, credentials).map_err(AppError::from));
             makes_owner = inspected.is_some_and(|WillMakeOwner(makes)| makes);
         }
-        let slow_users = credentials.iter().flat_map(Credentials::slow_users);
-        let slow_users = slow_users.map(|(user, cost)| (user.to_owned(), cost)).collect();
+        let slow_users = credentials.iter().flat_map(Credentials::slow_users).collect();
         let is_running = store::is_occupied(&core.cert_dir);
         let log = problems.note(audit_log(&core.audit.file)).flatten();
         if log.is_some_and(|log| log.used == audit::Use::InUse) && !is_running {

@@ -30,7 +30,7 @@ use crate::api::uploads::UploadService;
 use crate::api::views::{LatencyLog, ServedCertificate, Sources, Views};
 use crate::ca;
 use crate::clock::unix;
-use crate::control::{Issued, NamedCredentials, Opened};
+use crate::control::{NamedCredentials, Opened};
 use crate::domain::ReservedName;
 use crate::lifecycle::Ready;
 use crate::net::listener::{Phase, PlainHttp};
@@ -71,10 +71,11 @@ async fn named_credentials(
     credentials: &Arc<Credentials>,
 ) -> Result<Option<Arc<CredentialService>>, AppError> {
     let (core, audit) = (&process.config.core, process.audit());
-    let file = CredentialFile::new(core.admin.credentials_file.clone(), &core.cert_dir);
-    let opened = NamedCredentials::open(file, Arc::clone(credentials), &audit, |Issued { token, .. }| {
+    let file = CredentialFile::new(core.admin.credentials_file.clone(), &core.cert_dir)
+        .beside(core.admin.htpasswd_file.as_deref());
+    let opened = NamedCredentials::open(file, Arc::clone(credentials), &audit, |token| {
         let mut terminal = io::stdout();
-        let text = format!("credential of an owner, shown only now: {}\n", token.as_str());
+        let text = format!("credential of an owner, shown only now: {token}\n");
         terminal.write_all(text.as_bytes()).and_then(|()| terminal.flush())
     });
     let Some(Opened { credentials, made }) = opened.await? else { return Ok(None) };
@@ -84,7 +85,9 @@ async fn named_credentials(
             "a credential of an owner was made, and its token printed to standard output; rotate it if others can read that"
         );
     }
-    Ok(Some(Arc::new(CredentialService::new(Arc::new(credentials), audit, process.gate()))))
+    let credentials = Arc::new(credentials);
+    tokio::spawn(NamedCredentials::settle_loop(Arc::downgrade(&credentials), Arc::downgrade(&audit)));
+    Ok(Some(Arc::new(CredentialService::new(credentials, audit, process.gate()))))
 }
 
 impl Serving {

@@ -481,6 +481,9 @@ pub enum Event {
         name: String,
         /// What it may do.
         role: &'static str,
+        /// The domain to which it is limited.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
         /// Unix seconds at which it ends by itself.
         expires_at: Option<u64>,
         /// Whether its holder has to activate it.
@@ -494,6 +497,9 @@ pub enum Event {
     CredentialRotated {
         /// Its name.
         name: String,
+        /// Unix seconds until which the old secret counts at most: only that of the last owner does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        old_secret_until: Option<u64>,
         /// Who did it.
         by: String,
         /// Where the request came from.
@@ -508,11 +514,34 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// The new secret of the last owner was used after a rotation, so the old one does not count any more.
+    OldSecretEnded {
+        /// The name of the credential.
+        name: String,
+    },
+    /// An owner has chosen the secret of the owner `admin`.
+    BasicAuthSet {
+        /// Its name.
+        name: String,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// A credential does not count any more.
     CredentialRevoked {
         /// Its name.
         name: String,
         /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// The change that the record before says was not made: the file of credentials could not be written.
+    CredentialChangeFailed {
+        /// The name of the credential.
+        name: String,
+        /// Who asked for it.
         by: String,
         /// Where the request came from.
         remote: IpAddr,
@@ -705,7 +734,10 @@ impl Event {
             Self::CredentialCreated { .. } => EventType::CredentialCreated,
             Self::CredentialRotated { .. } => EventType::CredentialRotated,
             Self::CredentialActivated { .. } => EventType::CredentialActivated,
+            Self::OldSecretEnded { .. } => EventType::OldSecretEnded,
+            Self::BasicAuthSet { .. } => EventType::BasicAuthSet,
             Self::CredentialRevoked { .. } => EventType::CredentialRevoked,
+            Self::CredentialChangeFailed { .. } => EventType::CredentialChangeFailed,
             Self::CredentialsRefused { .. } => EventType::CredentialsRefused,
             Self::ApprovalRequested { .. } => EventType::ApprovalRequested,
             Self::ApprovalApproved { .. } => EventType::ApprovalApproved,

@@ -272,11 +272,31 @@ impl Record {
             }
             "owner_created" => format!("the first start made the credential {} of an owner", v("name")),
             "credential_created" => {
-                format!("credential {} with the role {} was created by {}", v("name"), v("role"), by())
+                let domain = match self.text("domain") {
+                    "" => String::new(),
+                    _ => format!(" in the domain {}", v("domain")),
+                };
+                format!(
+                    "credential {} with the role {}{domain} was created by {}",
+                    v("name"),
+                    v("role"),
+                    by()
+                )
             }
             "credential_rotated" => format!("credential {} got another secret, by {}", v("name"), by()),
             "credential_activated" => format!("credential {} was activated from {}", v("name"), v("remote")),
+            "old_secret_ended" => {
+                format!("the new secret of credential {} was used, so the old one has ended", v("name"))
+            }
+            "basic_auth_set" => format!("the secret of the owner {} was chosen by {}", v("name"), by()),
             "credential_revoked" => format!("credential {} was revoked by {}", v("name"), by()),
+            "credential_change_failed" => {
+                format!(
+                    "the change of credential {} by {} was not made: its file cannot be written",
+                    v("name"),
+                    by()
+                )
+            }
             "credentials_refused" => {
                 format!("wrong {} from {} on the {} listener", v("shown"), v("remote"), v("listener"))
             }

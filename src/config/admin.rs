@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::file::{FileError, read_file};
 use super::{Admin, Core};
 use crate::domain::ReservedName;
@@ -32,14 +34,20 @@ impl Admin {
         if !self.enabled {
             return Ok(None);
         }
-        let users = match &self.htpasswd_file {
-            Some(path) => Users::read(&read_file("core.admin.htpasswd_file", path)?)?,
-            None => Users::default(),
-        };
         let token = self.token();
-        if self.htpasswd_file.is_some() && users.is_empty() && token.is_none() {
+        let users = match &self.htpasswd_file {
+            Some(path) => match read_file("core.admin.htpasswd_file", path) {
+                Ok(bytes) => Some(Users::read(&bytes)?),
+                // The first start makes it, if there is no other owner.
+                Err(missing) if missing.is_missing() && token.is_none() => None,
+                Err(error) => return Err(error.into()),
+            },
+            None => None,
+        };
+        if users.as_ref().is_some_and(Users::is_empty) {
             return Err(BadHtpasswd::NoUsers.into());
         }
+        let users = ArcSwap::from_pointee(users.unwrap_or_default());
         // Without either, the configuration was refused unless it says so.
         Ok(Some(match (&token, &self.htpasswd_file, self.insecure_no_auth) {
             (None, None, true) => Credentials::NoneNeeded,

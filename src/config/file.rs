@@ -31,6 +31,16 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    /// Whether there is no such file.
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Unreadable { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Certificates { .. } => false,
+        }
+    }
+}
+
 /// The content of the file that `key` names, at most 1 MiB.
 ///
 /// # Errors

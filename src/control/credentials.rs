@@ -3,98 +3,44 @@
 //! A new secret takes effect only after it is in the audit log and on the disk. A revocation takes effect at once, even if the
 //! disk fails, and the response comes after it is on the disk and in the log.
 
+mod error;
+mod first;
+mod issue;
 mod records;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 
 use kms_wire::role::Role;
 use tokio::sync::{Mutex, MutexGuard};
 use zeroize::Zeroizing;
 
+pub use self::error::{CredentialError, OpenError};
+use self::first::{FirstOwner, first_owner};
+use self::issue::{again, issue, overlap, version};
 use self::records::{directory, records_of};
 use super::Author;
 use super::approvals::{OwnerChange, OwnerCredential};
-use crate::audit::{Audit, AuditError, Event, Health};
-use crate::clock::unix_now;
+use crate::audit::{Audit, Event, Health};
+use crate::operator::chosen::ChosenSecret;
+use crate::operator::domain::DomainName;
 use crate::operator::named::{
-    CredentialName, Directory, Named, NamedCredential, NoRandomNumbers, Secret, SecretHash, Standing,
+    CredentialName, Directory, Named, NamedCredential, Replaced, SecretHash, Standing,
 };
-use crate::operator::{Credentials, Operator};
+use crate::operator::{Credentials, Operator, Users};
 use crate::state::{CredentialFile, CredentialFileError};
 
 /// The largest number of credentials.
 const MAX_CREDENTIALS: usize = 1000;
 /// The lifetime of an invitation, in seconds.
 pub const INVITATION: u64 = 15 * 60;
+/// How long the old secret of the last owner counts after a rotation, in seconds, unless the new one is used before.
+const OVERLAP: u64 = 15 * 60;
 /// The name of the owner that the first start creates.
 const FIRST: &str = "admin";
-
-/// Why a change failed, or took effect only in part.
-#[derive(Debug, thiserror::Error)]
-pub enum CredentialError {
-    /// No credential has this name.
-    #[error("there is no credential named {0}")]
-    Unknown(CredentialName),
-    /// The name is taken.
-    #[error("there is a credential named {0} already; rotate it, or revoke it first")]
-    Exists(CredentialName),
-    /// A user of the htpasswd file has the name.
-    #[error("{0} is a user of the htpasswd file; choose another name")]
-    IsUser(CredentialName),
-    /// There are as many credentials as allowed already.
-    #[error("there are {MAX_CREDENTIALS} credentials, which is the most; revoke some")]
-    Full,
-    /// Without it no owner would be left to manage credentials.
-    #[error("{0} is the last credential of an owner without an end; create another one first")]
-    LastOwner(CredentialName),
-    /// Its end is in the past.
-    #[error("expires_at must be later than now, {now}, got {expires_at}")]
-    Ended {
-        /// Unix seconds.
-        expires_at: u64,
-        /// Unix seconds.
-        now: u64,
-    },
-    /// It is the credential of an owner, which was not known when the change was requested.
-    #[error("nothing was changed: the credential is an owner's, or another one than it was; try again")]
-    OfOwner,
-    /// Fewer than two owners without an end would be left, and changes of theirs need two.
-    #[error("{0} is one of the last two owners without an end; create another one first")]
-    LastTwoOwners(CredentialName),
-    /// The caller's credential was revoked or rotated since the request began.
-    #[error("nothing was changed: the credential that asks for it does not count any more")]
-    NotLive,
-    /// The invitation was used or has expired.
-    #[error("the invitation is not valid any more; ask for another one")]
-    NotInvited,
-    /// No random numbers for a secret.
-    #[error(transparent)]
-    Random(#[from] NoRandomNumbers),
-    /// The audit log could not be written; nothing was changed.
-    #[error("nothing was changed: the audit log does not take the record: {0}")]
-    NotRecorded(#[source] AuditError),
-    /// The file could not be written; nothing was changed.
-    #[error("nothing was changed: the file of credentials cannot be written: {0}")]
-    NotKept(#[source] io::Error),
-    /// Revoked in memory, but valid again after a restart.
-    #[error(
-        "the credential does not count any more, but it would again after a restart: its file cannot be written: {0}; \
-         revoke it again"
-    )]
-    RevokedNotKept(#[source] io::Error),
-    /// Revoked, but without a record.
-    #[error(
-        "the credential does not count any more, but the audit log does not take the record: {0}; revoke it again"
-    )]
-    RevokedNotRecorded(#[source] AuditError),
-    /// The task panicked.
-    #[error("the change ended in a panic")]
-    Panicked,
-}
 
 /// How the holder of a new credential gets its secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +68,8 @@ pub struct NewCredential {
     pub name: CredentialName,
     /// What it may do.
     pub role: Role,
+    /// The domain to which it is limited; `None` for the whole KMS.
+    pub domain: Option<DomainName>,
     /// Unix seconds at which it ends by itself.
     pub expires_at: Option<u64>,
     /// How its holder gets the secret.
@@ -161,6 +109,37 @@ impl Changer {
     }
 }
 
+/// A secret that an owner has chosen.
+#[derive(Debug)]
+pub struct OwnerSecret {
+    /// The name of the owner who will have it.
+    pub name: CredentialName,
+    /// Its hash.
+    pub hash: SecretHash,
+    /// When the credential was created, if there is one.
+    pub created_at: Option<u64>,
+}
+
+impl Changer {
+    /// Checks that the operator may change credentials that are limited to `domain`.
+    ///
+    /// # Errors
+    /// The operator is limited to another domain.
+    pub fn expect_covers(&self, domain: Option<&DomainName>) -> Result<(), CredentialError> {
+        match self.operator.domain() {
+            Some(own) if domain != Some(own) => Err(CredentialError::OtherDomain(own.clone())),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// What a revocation found in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removed {
+    Nothing,
+    Credential,
+}
+
 /// All named credentials, and the right to change them.
 #[derive(Debug)]
 pub struct NamedCredentials {
@@ -191,7 +170,7 @@ impl NamedCredentials {
         file: CredentialFile,
         configured: Arc<Credentials>,
         audit: &Audit,
-        show: impl FnOnce(&Issued) -> io::Result<()>,
+        show: impl FnOnce(&str) -> io::Result<()>,
     ) -> Result<Option<Opened>, OpenError> {
         let Some(named) = configured.named().cloned() else { return Ok(None) };
         named.not_before(audit.floor().clone());
@@ -205,13 +184,21 @@ impl NamedCredentials {
             );
         }
         if makes_owner && can_record {
-            let issued = first_owner()?;
-            show(&issued).map_err(OpenError::NotShown)?;
-            let name = issued.credential.name.clone();
+            let name: CredentialName = FIRST.parse().expect("a name");
+            let owner = first_owner(&name, &file)?;
+            show(&owner.shown()).map_err(OpenError::NotShown)?;
             let event = Event::OwnerCreated { name: name.to_string() };
             let _ = audit.record(event).await.map_err(OpenError::NotRecorded)?;
-            directory.insert(name.clone(), issued.credential);
-            file.begin(records_of(&directory)).map_err(OpenError::NotKept)?;
+            match owner {
+                FirstOwner::Named(issued) => {
+                    directory.insert(name.clone(), issued.credential);
+                    file.begin(records_of(&directory, named.now())).map_err(OpenError::NotKept)?;
+                }
+                FirstOwner::User(user) => {
+                    file.begin_users(&user.entry).map_err(OpenError::UsersNotKept)?;
+                    configured.set_users(Users::parse(&user.entry).map_err(OpenError::Htpasswd)?);
+                }
+            }
             made = Some(name);
         }
         // Written by a version without the marker.
@@ -252,21 +239,22 @@ impl NamedCredentials {
         changer: Changer,
         audit: &Audit,
     ) -> Result<Issued, CredentialError> {
-        let mut turn = self.file.lock().await;
+        let turn = self.file.lock().await;
         self.expect_live(&changer)?;
         if new.role == Role::Owner {
-            let (name, expires_at) = (new.name.to_string(), new.expires_at);
-            changer.expect_approval(&OwnerCredential::Create { name, expires_at })?;
+            changer.expect_approval(&OwnerCredential::create(&new))?;
         }
-        self.expect_free(&new)?;
+        self.expect_free(&new, &changer)?;
         let now = self.named.now();
         let until = new.issue.until(now);
-        let name = new.name.clone();
+        let (name, domain) = (new.name.clone(), new.domain.as_ref().map(ToString::to_string));
         let issued = issue(until, |standing, version| NamedCredential {
             name: new.name,
             role: new.role,
+            domain: new.domain,
             standing,
             version,
+            replaced: None,
             created_at: now,
             created_by: changer.author.by.clone(),
             expires_at: new.expires_at,
@@ -276,29 +264,38 @@ impl NamedCredentials {
         let event = Event::CredentialCreated {
             name: name.to_string(),
             role: new.role.name(),
+            domain,
             expires_at: new.expires_at,
             invited: until.is_some(),
             by: changer.author.by.clone(),
             remote: changer.author.remote,
         };
-        self.put(&mut turn, None, issued, &changer, event, audit).await
+        self.put(&turn, None, &issued.credential, &changer, event, audit).await?;
+        Ok(issued)
     }
 
     /// Whether a credential could be created now.
     ///
     /// # Errors
     /// Why not.
-    pub fn expect_free(&self, new: &NewCredential) -> Result<(), CredentialError> {
+    pub fn expect_free(&self, new: &NewCredential, changer: &Changer) -> Result<(), CredentialError> {
         let directory = self.named.current();
         let now = self.named.now();
         if let Some(expires_at) = new.expires_at.filter(|end| *end <= now) {
             return Err(CredentialError::Ended { expires_at, now });
         }
+        if let Some(domain) = new.domain.as_ref().filter(|domain| !domain.is_here()) {
+            return Err(CredentialError::NoDomain(domain.clone()));
+        }
+        changer.expect_covers(new.domain.as_ref())?;
         if self.configured.has_user(new.name.as_str()) {
             return Err(CredentialError::IsUser(new.name.clone()));
         }
-        if directory.get(&new.name).is_some_and(|credential| !credential.has_ended(now)) {
-            return Err(CredentialError::Exists(new.name.clone()));
+        if let Some(old) = directory.get(&new.name) {
+            if !old.has_ended(now) {
+                return Err(CredentialError::Exists(new.name.clone()));
+            }
+            changer.expect_covers(old.domain.as_ref())?;
         }
         if directory.values().filter(|credential| !credential.has_ended(now)).count() >= MAX_CREDENTIALS {
             return Err(CredentialError::Full);
@@ -306,7 +303,8 @@ impl NamedCredentials {
         Ok(())
     }
 
-    /// Replaces the secret of a credential; the old one is invalid at once.
+    /// Replaces the secret of a credential; the old one is invalid at once. Only that of the last owner counts until the new
+    /// one is used, or for [`OVERLAP`] seconds: if the response is lost, nobody else could make another owner.
     ///
     /// # Errors
     /// [`CredentialError`]; nothing was changed then.
@@ -317,20 +315,127 @@ impl NamedCredentials {
         changer: Changer,
         audit: &Audit,
     ) -> Result<Issued, CredentialError> {
-        let mut turn = self.file.lock().await;
+        let turn = self.file.lock().await;
         self.expect_live(&changer)?;
         let now = self.named.now();
         let old = self.named.get(name.as_str(), now);
         let Some(old) = old else { return Err(CredentialError::Unknown(name)) };
+        changer.expect_covers(old.domain.as_ref())?;
         if old.role == Role::Owner {
             let (name, created_at) = (name.to_string(), old.created_at);
             changer.expect_approval(&OwnerCredential::Rotate { name, created_at })?;
         }
-        let until = issue_as.until(now);
-        let issued = issue(until, |standing, version| again(&old, standing, version)).await?;
+        let has_overlap = issue_as == Issue::Secret && self.is_last_owner(&old);
+        let old_until = has_overlap.then(|| now.saturating_add(OVERLAP));
+        let replaced = old_until.map(|until| overlap(&old, now, until));
+        let issued = issue(issue_as.until(now), |standing, version| NamedCredential {
+            replaced,
+            ..again(&old, standing, version)
+        })
+        .await?;
         let Author { by, remote } = changer.author.clone();
-        let event = Event::CredentialRotated { name: name.to_string(), by, remote };
-        self.put(&mut turn, Some(old.version), issued, &changer, event, audit).await
+        let event =
+            Event::CredentialRotated { name: name.to_string(), old_secret_until: old_until, by, remote };
+        self.put(&turn, Some(old.version), &issued.credential, &changer, event, audit).await?;
+        Ok(issued)
+    }
+
+    /// What gives the owner `admin` this secret.
+    ///
+    /// # Errors
+    /// Why it cannot have one.
+    pub fn owner_secret(&self, hash: SecretHash, changer: &Changer) -> Result<OwnerSecret, CredentialError> {
+        changer.expect_covers(None)?;
+        let name: CredentialName = FIRST.parse().expect("a name");
+        if self.configured.has_user(name.as_str()) {
+            return Err(CredentialError::IsUser(name));
+        }
+        let (directory, now) = (self.named.current(), self.named.now());
+        let mut valid = directory.values().filter(|credential| !credential.has_ended(now));
+        match directory.get(&name).filter(|credential| !credential.has_ended(now)) {
+            Some(old) if old.role != Role::Owner || old.domain.is_some() => {
+                Err(CredentialError::NotOwner(name))
+            }
+            Some(old) => Ok(OwnerSecret { name, hash, created_at: Some(old.created_at) }),
+            None if valid.nth(MAX_CREDENTIALS - 1).is_some() => Err(CredentialError::Full),
+            None => Ok(OwnerSecret { name, hash, created_at: None }),
+        }
+    }
+
+    /// Gives an owner the secret that the requester has chosen, and creates the owner if it is missing. The old secret is
+    /// invalid at once: the requester knows the new one.
+    ///
+    /// # Errors
+    /// [`CredentialError`]; nothing was changed then.
+    pub async fn set_secret(
+        &self,
+        secret: OwnerSecret,
+        changer: Changer,
+        audit: &Audit,
+    ) -> Result<(), CredentialError> {
+        let turn = self.file.lock().await;
+        self.expect_live(&changer)?;
+        changer.expect_approval(&OwnerCredential::set_secret(&secret))?;
+        let OwnerSecret { name, hash, created_at } = secret;
+        if self.owner_secret(hash.clone(), &changer)?.created_at != created_at {
+            return Err(CredentialError::OfOwner);
+        }
+        let (directory, now) = (self.named.current(), self.named.now());
+        let old = directory.get(&name).filter(|credential| !credential.has_ended(now));
+        let Author { by, remote } = changer.author.clone();
+        let credential = Arc::new(NamedCredential {
+            name: name.clone(),
+            role: Role::Owner,
+            domain: None,
+            standing: Standing::Active(hash),
+            version: version()?,
+            replaced: None,
+            created_at: created_at.unwrap_or(now),
+            created_by: old.map_or_else(|| by.clone(), |old| old.created_by.clone()),
+            expires_at: None,
+            last_used: AtomicU64::new(0),
+        });
+        let event = Event::BasicAuthSet { name: name.to_string(), by, remote };
+        self.put(&turn, old.map(|old| old.version), &credential, &changer, event, audit).await
+    }
+
+    /// Keeps on the disk, and in the audit log, that the old secret of a last owner has ended because the new one was used.
+    /// Ends with the credentials.
+    pub async fn settle_loop(credentials: Weak<Self>, audit: Weak<Audit>) {
+        let Some(mut changes) = credentials.upgrade().map(|credentials| credentials.named.changes()) else {
+            return;
+        };
+        while changes.changed().await.is_ok() {
+            let (Some(credentials), Some(audit)) = (credentials.upgrade(), audit.upgrade()) else { return };
+            credentials.settle(&audit).await;
+        }
+    }
+
+    async fn settle(&self, audit: &Audit) {
+        let is_over = |it: &NamedCredential| it.replaced.as_ref().is_some_and(Replaced::is_over);
+        if !self.named.current().values().any(|credential| is_over(credential)) {
+            return;
+        }
+        let turn = self.file.lock().await;
+        let Ok(settled) = self.named.change(|directory| {
+            let mut settled = Vec::new();
+            for credential in directory.values_mut().filter(|credential| is_over(credential)) {
+                *credential = Arc::new(again(credential, credential.standing.clone(), credential.version));
+                settled.push(credential.name.to_string());
+            }
+            Ok::<_, Infallible>(settled)
+        });
+        if let Ok(Err(error)) | Err(error) =
+            self.keep(&turn.file, &self.named.current()).await.map_err(io::Error::other)
+        {
+            tracing::warn!(%error, "the old secret of an owner has ended, but counts again after a restart, until its end");
+        }
+        settled.into_iter().for_each(|name| audit.note(Event::OldSecretEnded { name }));
+    }
+
+    /// Forgets that a secret was wrong before it counted.
+    pub fn forget_wrong(&self, name: &str, secret: &ChosenSecret) {
+        self.named.wrong().forget(name, secret.expose());
     }
 
     /// Exchanges the invitation of `changer` for a secret.
@@ -338,8 +443,8 @@ impl NamedCredentials {
     /// # Errors
     /// [`CredentialError`]; nothing was changed then.
     pub async fn activate(&self, changer: Changer, audit: &Audit) -> Result<Issued, CredentialError> {
-        let mut turn = self.file.lock().await;
-        let Operator::Invited { name, version } = &changer.operator else {
+        let turn = self.file.lock().await;
+        let Operator::Invited { name, version, .. } = &changer.operator else {
             return Err(CredentialError::NotInvited);
         };
         let old =
@@ -348,7 +453,8 @@ impl NamedCredentials {
         let issued = issue(None, |standing, version| again(&old, standing, version)).await?;
         let Author { by, remote } = changer.author.clone();
         let event = Event::CredentialActivated { name: name.clone(), by, remote };
-        self.put(&mut turn, Some(*version), issued, &changer, event, audit).await
+        self.put(&turn, Some(*version), &issued.credential, &changer, event, audit).await?;
+        Ok(issued)
     }
 
     /// Revokes a credential at once, without waiting for another change.
@@ -361,34 +467,60 @@ impl NamedCredentials {
         changer: Changer,
         audit: &Audit,
     ) -> Result<(), CredentialError> {
-        let removed = self.named.change(|directory| {
-            self.expect_live(&changer)?;
-            let Some(old) = directory.remove(&name) else { return Ok(None) };
+        let remove = |directory: &mut Directory| {
+            let Some(old) = directory.remove(&name) else { return Ok(Removed::Nothing) };
+            changer.expect_covers(old.domain.as_ref())?;
             if old.role != Role::Owner {
-                return Ok(Some(old));
+                return Ok(Removed::Credential);
             }
             let revoke = OwnerCredential::Revoke { name: name.to_string(), created_at: old.created_at };
             let least = changer.expect_approval(&revoke)?.least_owners();
             match old.is_lasting_owner() && lasting_owners(&self.configured, directory) < least {
                 true if least > 1 => Err(CredentialError::LastTwoOwners(name.clone())),
                 true => Err(CredentialError::LastOwner(name.clone())),
-                false => Ok(Some(old)),
+                false => Ok(Removed::Credential),
             }
+        };
+        let at_once = self.named.change(|directory| {
+            self.expect_live(&changer)?;
+            remove(directory)
         })?;
         let mut turn = self.file.lock().await;
-        if removed.is_none() && !turn.unfinished.contains(&name) {
+        // The change that had the turn may have put the name in force again.
+        let again = self.named.change(remove)?;
+        let is_removed = at_once == Removed::Credential || again == Removed::Credential;
+        if !is_removed && !turn.unfinished.contains(&name) {
             return Err(CredentialError::Unknown(name));
         }
         if turn.unfinished.len() < MAX_CREDENTIALS {
             turn.unfinished.insert(name.clone());
         }
-        let kept = replace(&turn.file, &self.named.current()).await;
+        let kept = self.keep(&turn.file, &self.named.current()).await;
         let Author { by, remote } = changer.author;
         let recorded = audit.record(Event::CredentialRevoked { name: name.to_string(), by, remote }).await;
         kept?.map_err(CredentialError::RevokedNotKept)?;
         recorded.map(drop).map_err(CredentialError::RevokedNotRecorded)?;
         turn.unfinished.remove(&name);
         Ok(())
+    }
+
+    /// Writes the file, and waits for the disk.
+    async fn keep(
+        &self,
+        file: &Arc<CredentialFile>,
+        directory: &Directory,
+    ) -> Result<io::Result<()>, CredentialError> {
+        let (file, records) = (Arc::clone(file), records_of(directory, self.named.now()));
+        tokio::task::spawn_blocking(move || file.replace(records))
+            .await
+            .map_err(|_| CredentialError::Panicked)
+    }
+
+    /// Whether nobody else could manage credentials without an end.
+    fn is_last_owner(&self, credential: &NamedCredential) -> bool {
+        let mut others = Directory::clone(&self.named.current());
+        others.remove(&credential.name);
+        credential.is_lasting_owner() && lasting_owners(&self.configured, &others) == 0
     }
 
     /// Checks that the caller's credential was not revoked or rotated and has not expired since the request began.
@@ -402,16 +534,15 @@ impl NamedCredentials {
     /// Records, saves, and then puts in force: replaces the secret `before` if that is still valid.
     async fn put(
         &self,
-        turn: &mut MutexGuard<'_, Kept>,
+        turn: &MutexGuard<'_, Kept>,
         before: Option<u64>,
-        issued: Issued,
+        credential: &Arc<NamedCredential>,
         changer: &Changer,
         event: Event,
         audit: &Audit,
-    ) -> Result<Issued, CredentialError> {
+    ) -> Result<(), CredentialError> {
         // Hashing is slow, and a revocation does not wait for it.
         self.expect_live(changer)?;
-        let credential = &issued.credential;
         let put = |directory: &mut Directory| {
             let replaced = directory.get(&credential.name).map(|old| old.version);
             if before.is_some() && replaced != before {
@@ -427,11 +558,14 @@ impl NamedCredentials {
         let mut directory = Directory::clone(&self.named.current());
         put(&mut directory)?;
         let _ = audit.record(event).await.map_err(CredentialError::NotRecorded)?;
-        replace(&turn.file, &directory).await?.map_err(CredentialError::NotKept)?;
+        if let Err(error) = self.keep(&turn.file, &directory).await? {
+            // The log has the change already.
+            let Author { by, remote } = changer.author.clone();
+            audit.note(Event::CredentialChangeFailed { name: credential.name.to_string(), by, remote });
+            return Err(CredentialError::NotKept(error));
+        }
         // A credential revoked meanwhile stays revoked; its revocation then writes the file after this change.
-        self.named.change(put)?;
-        turn.unfinished.remove(&credential.name);
-        Ok(issued)
+        self.named.change(put)
     }
 }
 
@@ -452,7 +586,11 @@ fn examined(
     if let Some(name) = directory.keys().find(|name| configured.has_user(name.as_str())) {
         return Err(OpenError::IsUser(name.clone()));
     }
-    match (lasting_owners(configured, &directory) > 0, has_file) {
+    let has_owner = lasting_owners(configured, &directory) > 0;
+    if file.lacks_users() && has_owner {
+        return Err(OpenError::UsersMissing);
+    }
+    match (has_owner, has_file) {
         (true, _) => Ok((directory, WillMakeOwner(false))),
         (false, true) => Err(OpenError::NoOwner),
         (false, false) if file.has_begun().map_err(CredentialFileError::Unreadable)? => Err(OpenError::Gone),
@@ -473,107 +611,5 @@ pub struct Opened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WillMakeOwner(pub bool);
 
-/// Why the credentials cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The file cannot be read.
-    #[error(transparent)]
-    File(#[from] CredentialFileError),
-    /// The first owner's token could not be shown.
-    #[error("the token of the first owner cannot be printed to standard output, so nobody would know it")]
-    NotShown(#[source] io::Error),
-    /// The file with the first owner cannot be written.
-    #[error(
-        "the file that core.admin.credentials_file names cannot be written, so the first owner cannot be made"
-    )]
-    NotKept(#[source] io::Error),
-    /// The audit log could not record the first owner.
-    #[error("the first owner cannot be made: the audit log does not take the record")]
-    NotRecorded(#[source] AuditError),
-    /// There is no randomness for a secret.
-    #[error(transparent)]
-    Random(#[from] NoRandomNumbers),
-    /// A name is both a named credential and an htpasswd user.
-    #[error(
-        "{0} is a credential in the file that core.admin.credentials_file names, and a user of the htpasswd file; rename the \
-         user"
-    )]
-    IsUser(CredentialName),
-    /// There was a file, and it is missing.
-    #[error(
-        "the file that core.admin.credentials_file names is gone, and this KMS has had credentials; restore it, set \
-         core.admin.auth_token, or remove credentials-created from the key directory to begin with a new owner"
-    )]
-    Gone,
-    /// Neither the file nor the configuration has an owner that does not expire.
-    #[error(
-        "no credential of an owner without an end is in the file that core.admin.credentials_file names, so nobody could \
-         manage this KMS; set core.admin.auth_token, or remove the file, and credentials-created from the key \
-         directory, to begin with a new owner"
-    )]
-    NoOwner,
-}
-
-/// The same credential with another secret.
-fn again(old: &NamedCredential, standing: Standing, version: u64) -> NamedCredential {
-    NamedCredential {
-        name: old.name.clone(),
-        role: old.role,
-        standing,
-        version,
-        created_at: old.created_at,
-        created_by: old.created_by.clone(),
-        expires_at: old.expires_at,
-        last_used: AtomicU64::new(old.last_used.load(Ordering::Relaxed)),
-    }
-}
-
-/// Makes a secret for the credential that `make` builds.
-async fn issue(
-    until: Option<u64>,
-    make: impl FnOnce(Standing, u64) -> NamedCredential,
-) -> Result<Issued, CredentialError> {
-    let made = tokio::task::spawn_blocking(|| {
-        let secret = Secret::generate()?;
-        Ok::<_, NoRandomNumbers>((SecretHash::of(&secret)?, secret, version()?))
-    });
-    let (hash, secret, version) = made.await.map_err(|_| CredentialError::Panicked)??;
-    let standing = match until {
-        None => Standing::Active(hash),
-        Some(until) => Standing::Invited { hash, until },
-    };
-    let credential = Arc::new(make(standing, version));
-    Ok(Issued { token: secret.token(&credential.name), credential })
-}
-
-/// Random, so that a remembered password of a revoked credential does not match a new one of the same name. Never 0, which is
-/// for users of the htpasswd file.
-fn version() -> Result<u64, NoRandomNumbers> {
-    let mut bytes = [0; 8];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomNumbers)?;
-    Ok(u64::from_be_bytes(bytes).max(1))
-}
-
-fn first_owner() -> Result<Issued, OpenError> {
-    let secret = Secret::generate()?;
-    let name: CredentialName = FIRST.parse().expect("a name");
-    let credential = NamedCredential {
-        name,
-        role: Role::Owner,
-        standing: Standing::Active(SecretHash::of(&secret)?),
-        version: version()?,
-        created_at: unix_now(),
-        created_by: "the first start".to_owned(),
-        expires_at: None,
-        last_used: AtomicU64::new(0),
-    };
-    Ok(Issued { token: secret.token(&credential.name), credential: Arc::new(credential) })
-}
-
-async fn replace(
-    file: &Arc<CredentialFile>,
-    directory: &Directory,
-) -> Result<io::Result<()>, CredentialError> {
-    let (file, records) = (Arc::clone(file), records_of(directory));
-    tokio::task::spawn_blocking(move || file.replace(records)).await.map_err(|_| CredentialError::Panicked)
-}
+#[cfg(test)]
+mod tests;

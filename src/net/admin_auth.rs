@@ -38,6 +38,8 @@ pub(super) enum Refused {
     Busy,
     /// A page of another site made a browser send it, with the credentials that the browser stores.
     OtherSite,
+    /// The credential is limited to a domain that this KMS does not have.
+    OtherDomain,
     /// It is for a host of another name, and no credentials are needed.
     OtherHost,
 }
@@ -95,6 +97,20 @@ impl AdminAuth {
         if matches!(*self.credentials, Credentials::NoneNeeded) && !self.names.include(uri, headers) {
             return Err(Refused::OtherHost);
         }
+        let operator = self.known(headers, address, metrics).await?;
+        match operator.domain() {
+            Some(domain) if !domain.is_here() => Err(Refused::OtherDomain),
+            Some(_) | None => Ok(operator),
+        }
+    }
+
+    /// The operator whose credentials these headers show.
+    async fn known(
+        &self,
+        headers: &HeaderMap,
+        address: IpAddr,
+        metrics: &Metrics,
+    ) -> Result<Operator, Refused> {
         match self.credentials.shown(headers) {
             Shown::Nothing => Err(Refused::Credentials),
             Shown::Right(operator) => {
@@ -157,6 +173,10 @@ impl Refused {
             Self::OtherSite => {
                 let text = "a page of another site may not do this; use kmsctl, or curl";
                 refusal(is_grpc, &Error::new(Code::Denied, text))
+            }
+            Self::OtherDomain => {
+                let text = "this credential is limited to a domain that this KMS does not have";
+                refusal(is_grpc, &Error::new(Code::Denied, text).because("other_domain"))
             }
             Self::OtherHost => {
                 let text = "without credentials, this listener is called by its IP address, or by a name in the configuration";

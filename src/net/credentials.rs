@@ -18,15 +18,19 @@ use crate::error::{Error, Result};
 const LIST: &str = "/api/v1/credentials";
 const ROTATE: &str = "/api/v1/credentials/{name}/rotate";
 const REVOKE: &str = "/api/v1/credentials/{name}/revoke";
+const BASIC_AUTH: &str = "/api/v1/set-basic-auth";
 const ACTIVATE: &str = "/api/v1/activate";
 
 /// The routes of credentials.
 pub(super) fn routes(service: Arc<CredentialService>) -> Router {
-    let [rotate, revoke, activate] = std::array::from_fn(|_| Arc::clone(&service));
+    let [rotate, revoke, basic_auth, activate] = std::array::from_fn(|_| Arc::clone(&service));
     route(Service::Admin, LIST, move |request: Request| async move {
         match *request.method() {
             Verb::POST => json(created(&service, request).await),
-            _ => json(Ok(serde_json::json!({ "credentials": service.list() }))),
+            _ => json(
+                prpc::caller(request.extensions())
+                    .map(|caller| serde_json::json!({ "credentials": service.list(caller) })),
+            ),
         }
     })
     .merge(route(Service::Admin, ROTATE, move |request: Request| async move {
@@ -42,6 +46,9 @@ pub(super) fn routes(service: Arc<CredentialService>) -> Router {
             Err(error) => Err(error),
         };
         json(revoked.map(|()| serde_json::json!({ "revoked": true })))
+    }))
+    .merge(route(Service::Admin, BASIC_AUTH, move |request: Request| async move {
+        json(basic_auth_set(&basic_auth, request).await)
     }))
     .merge(route(Service::Admin, ACTIVATE, move |request: Request| async move {
         let activated = match asked(&request) {
@@ -72,4 +79,11 @@ async fn created(service: &CredentialService, request: Request) -> Result<impl S
     let request: CreateRequest =
         kms_attest::json::from_utf8(&body).map_err(|error| Error::invalid(error.to_string()))?;
     service.create(&caller, request).await
+}
+
+async fn basic_auth_set(service: &CredentialService, request: Request) -> Result<impl Serialize + use<>> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    let limit = Route::at(Service::Admin, BASIC_AUTH).body_limit;
+    let secret = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    service.set_basic_auth(&caller, &secret).await
 }

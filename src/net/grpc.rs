@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::grpc_health::Probe;
 use super::limit::MessageLimit;
 use super::refusal_log::RefusalLog;
-use super::{body, probes, prpc, status};
+use super::{body, prpc, status};
 use crate::api::admin::AdminService;
 use crate::api::kms::KmsService;
 use crate::api::onboard::OnboardService;
@@ -93,31 +93,95 @@ fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router
     let v1 = reflection().build_v1().expect("our descriptors are valid: the build made them");
     let v1alpha = reflection().build_v1alpha().expect("our descriptors are valid: the build made them");
     let is_guarded = service == Service::Admin;
+    let routes = routes.add_service(v1).add_service(v1alpha).prepare().into_axum_router();
+    // Before the layer of gRPC-web, which encodes trailers.
+    let routes = if is_guarded { routes.layer(axum::middleware::from_fn(ending)) } else { routes };
     routes
-        .add_service(v1)
-        .add_service(v1alpha)
-        .prepare()
-        .into_axum_router()
         .layer(axum::middleware::map_request(move |request| limited(service, Arc::clone(&limits), request)))
         // Before the limit, so that the limit applies to the message and not to its gRPC-web encoding.
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(axum::middleware::from_fn(typed))
-        .layer(axum::middleware::from_fn(move |request, next| probed(is_guarded, request, next)))
+        .layer(axum::middleware::from_fn(move |request, next| authorized(is_guarded, request, next)))
 }
 
-/// On the admin listener, gRPC health probes need the role that `/readyz` needs.
-async fn probed(
+/// On the admin listener, looks at the caller's role before a message is decoded. Health probes and reflection need the role
+/// that `/readyz` needs.
+async fn authorized(
     is_guarded: bool,
     request: axum::extract::Request,
     next: axum::middleware::Next,
 ) -> axum::response::Response {
-    if !is_guarded || !request.uri().path().starts_with(probes::GRPC) {
+    if !is_guarded {
         return next.run(request).await;
     }
-    let access = Access::Operator(Role::Viewer);
-    match prpc::caller(request.extensions()).and_then(|caller| caller.authorize(access)) {
-        Ok(()) => next.run(request).await,
-        Err(error) => status::grpc_answer(&error),
+    let path = request.uri().path();
+    let row = path.strip_prefix("/kms.Admin/").and_then(|name| Method::find(Service::Admin, name));
+    let access = row.map_or(Access::Operator(Role::Viewer), |row| row.access);
+    let refused = match prpc::caller(request.extensions()) {
+        Ok(caller) => match caller.authorize(access) {
+            Ok(()) => return next.run(request).await,
+            Err(refused) => {
+                if let (Some(log), Some(row)) = (request.extensions().get::<RefusalLog>(), row) {
+                    log.tell(row.name, caller.remote(), &refused);
+                }
+                refused
+            }
+        },
+        Err(missing) => missing,
+    };
+    status::grpc_answer(&refused)
+}
+
+/// Ends the response of a stream once the caller's credential does not count any more.
+async fn ending(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
+    // A method that has changed something says so, whatever has become of the credential.
+    let is_method = request.uri().path().starts_with("/kms.Admin/");
+    let caller = request.extensions().get::<Caller>().filter(|_| !is_method).cloned();
+    let answer = next.run(request).await;
+    match caller {
+        Some(caller) => answer.map(|body| axum::body::Body::new(EndingBody::new(body, caller))),
+        None => answer,
+    }
+}
+
+/// A body that ends with the gRPC status for a credential that does not count any more.
+struct EndingBody {
+    body: axum::body::Body,
+    ended: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl EndingBody {
+    fn new(body: axum::body::Body, caller: Caller) -> Self {
+        Self { body, ended: Some(Box::pin(async move { caller.ended().await })) }
+    }
+}
+
+impl Body for EndingBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        let Some(ended) = &mut this.ended else { return Poll::Ready(None) };
+        if ended.as_mut().poll(context).is_ready() {
+            this.ended = None;
+            let status = Status::unauthenticated("the credential does not count any more");
+            let mut trailers = http::HeaderMap::new();
+            let added = status.add_header(&mut trailers);
+            return Poll::Ready(added.is_ok().then_some(Ok(Frame::trailers(trailers))));
+        }
+        Pin::new(&mut this.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended.is_none() || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

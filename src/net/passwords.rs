@@ -23,14 +23,12 @@ use self::queue::{Queue, Rank};
 use crate::address::bucket;
 use crate::api::lockout::{Guess, Guesser, Lockout};
 use crate::metrics::Metrics;
+use crate::operator::wrong::remember;
 use crate::operator::{Credentials, Password};
 
 /// How long a right password is remembered before it is hashed again.
 const REMEMBERED_FOR: Duration = Duration::from_secs(12 * 3600);
 const MAX_REMEMBERED: usize = 256;
-/// How long a wrong password is remembered.
-const WRONG_FOR: Duration = Duration::from_secs(600);
-const MAX_WRONG: usize = 1024;
 /// How many requests may wait for a verdict, over all passwords: several requests may show the same one.
 const MAX_WAITERS: usize = 256;
 /// How many of them may be from addresses from which nobody has logged in.
@@ -72,8 +70,6 @@ type Hashing = Shared<BoxFuture<'static, Verdict>>;
 struct Memory {
     /// Digests of right passwords, and when they were hashed.
     right: HashMap<Digest, Instant>,
-    /// Digests of wrong passwords, and when they were hashed.
-    wrong: HashMap<Digest, Instant>,
     /// Addresses from which somebody has logged in, and when.
     addresses: HashMap<IpAddr, Instant>,
     /// What is being hashed: requests from one address with the same password share one hash.
@@ -134,16 +130,21 @@ impl Passwords {
 
     /// Checks a password shown from `address`.
     pub(super) async fn check(&self, shown: Password, address: IpAddr) -> Verdict {
-        let version = self.0.credentials.version(shown.user());
-        let digest = self.0.digest(&shown, version);
-        let key = (bucket(address), digest);
+        let versions = self.0.credentials.versions(shown.user());
+        let digests: Vec<_> =
+            versions.iter().map(|version| (*version, self.0.digest(&shown, *version))).collect();
+        let was_wrong = self.0.credentials.named().is_some_and(|named| named.wrong().include(&shown));
+        let Some((_, digest)) = digests.first() else { return Verdict::Busy };
+        let key = (bucket(address), *digest);
         let _waiter;
         let hashing = {
             let mut memory = self.0.memory();
-            if memory.right.get(&digest).is_some_and(|at| at.elapsed() < REMEMBERED_FOR) {
-                return Verdict::Right(version);
+            let is_remembered =
+                |digest: &Digest| memory.right.get(digest).is_some_and(|at| at.elapsed() < REMEMBERED_FOR);
+            if let Some((version, _)) = digests.iter().find(|(_, digest)| is_remembered(digest)) {
+                return Verdict::Right(*version);
             }
-            if memory.wrong.get(&digest).is_some_and(|at| at.elapsed() < WRONG_FOR) {
+            if was_wrong {
                 return Verdict::Again;
             }
             if !memory.admits_waiter(key.0) {
@@ -154,7 +155,7 @@ impl Passwords {
             match memory.hashing.get(&key) {
                 Some(hashing) => hashing.clone(),
                 None => {
-                    let hashing = Arc::clone(&self.0).hashing(shown, version, address, digest);
+                    let hashing = Arc::clone(&self.0).hashing(shown, versions, address, *digest);
                     memory.hashing.insert(key, hashing.clone());
                     hashing
                 }
@@ -166,9 +167,15 @@ impl Passwords {
 
 impl Inner {
     /// A task of its own, so that the hash ends and is counted even if the caller hangs up.
-    fn hashing(self: Arc<Self>, shown: Password, version: u64, address: IpAddr, digest: Digest) -> Hashing {
+    fn hashing(
+        self: Arc<Self>,
+        shown: Password,
+        versions: Vec<u64>,
+        address: IpAddr,
+        digest: Digest,
+    ) -> Hashing {
         let work = tokio::spawn(async move {
-            let verdict = self.hash(shown, version, address, digest).await;
+            let verdict = self.hash(shown, versions, address).await;
             self.memory().hashing.remove(&(bucket(address), digest));
             verdict
         });
@@ -176,13 +183,7 @@ impl Inner {
         async move { work.await.unwrap_or(Verdict::Busy) }.boxed().shared()
     }
 
-    async fn hash(
-        self: &Arc<Self>,
-        shown: Password,
-        version: u64,
-        address: IpAddr,
-        digest: Digest,
-    ) -> Verdict {
+    async fn hash(self: &Arc<Self>, shown: Password, versions: Vec<u64>, address: IpAddr) -> Verdict {
         let guesser = Guesser::new(address, Guess::Password(self.slot(shown.user())));
         if let Some(wait) = self.lockout.wait(guesser, Instant::now()) {
             return Verdict::Locked(wait);
@@ -204,17 +205,21 @@ impl Inner {
         let hashed = tokio::task::spawn_blocking(move || {
             // The turn lasts as long as the work, which cannot be stopped.
             let _turn = turn;
-            credentials.admits(&shown)
+            (credentials.admits(&shown), shown)
         });
-        match hashed.await {
-            Ok(true) => {}
-            Ok(false) => {
-                remember(&mut self.memory().wrong, digest, MAX_WRONG);
+        let (version, shown) = match hashed.await {
+            Ok((Some(version), shown)) => (version, shown),
+            Ok((None, shown)) => {
+                if let Some(named) = self.credentials.named() {
+                    let still_counts = || self.credentials.versions(shown.user()) == versions;
+                    named.wrong().note(&shown, still_counts);
+                }
                 return Verdict::Wrong(lock);
             }
             // The task panicked, so nothing is known about the password.
             Err(_) => return Verdict::Busy,
-        }
+        };
+        let digest = self.digest(&shown, version);
         self.lockout.succeeded(guesser);
         remember(&mut self.memory().right, digest, MAX_REMEMBERED);
         self.knows(address);
@@ -241,17 +246,6 @@ impl Inner {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Keeps at most `most` entries, the newest ones.
-fn remember<K: std::hash::Hash + Eq + Copy>(memory: &mut HashMap<K, Instant>, key: K, most: usize) {
-    if memory.len() >= most
-        && !memory.contains_key(&key)
-        && let Some(oldest) = memory.iter().min_by_key(|(_, at)| **at).map(|(key, _)| *key)
-    {
-        memory.remove(&oldest);
-    }
-    memory.insert(key, Instant::now());
 }
 
 impl fmt::Debug for Passwords {

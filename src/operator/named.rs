@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -15,8 +15,12 @@ use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use kms_wire::role::Role;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::chosen::ChosenSecret;
+use super::domain::DomainName;
+use super::wrong::WrongPasswords;
 use crate::clock::{Floor, unix_now};
 
 /// The prefix of a token, by which secret scanners find it.
@@ -43,12 +47,15 @@ impl FromStr for CredentialName {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let is_plain = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit();
-        let begins = text.bytes().next().is_some_and(is_plain);
-        let fits =
-            text.len() <= MAX_NAME && text.bytes().all(|letter| is_plain(letter) || b"-.".contains(&letter));
-        if begins && fits { Ok(Self(text.to_owned())) } else { Err(BadName) }
+        if text.len() <= MAX_NAME && is_plain_name(text) { Ok(Self(text.to_owned())) } else { Err(BadName) }
     }
+}
+
+/// Lower-case letters, digits, `-` or `.`, the first of them a letter or a digit.
+pub(super) fn is_plain_name(text: &str) -> bool {
+    let is_plain = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+    text.bytes().next().is_some_and(is_plain)
+        && text.bytes().all(|letter| is_plain(letter) || b"-.".contains(&letter))
 }
 
 impl CredentialName {
@@ -78,6 +85,11 @@ impl Secret {
         Ok(Self(Zeroizing::new(hex::encode(*bytes))))
     }
 
+    /// The secret alone, as the password of a user.
+    pub fn password(&self) -> &str {
+        &self.0
+    }
+
     /// The holder's token: `ckms_<name>_<secret>`.
     pub fn token(&self, name: &CredentialName) -> Zeroizing<String> {
         Zeroizing::new(format!("{PREFIX}{name}_{}", self.0.as_str()))
@@ -94,6 +106,11 @@ impl fmt::Debug for Secret {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the system random number generator failed")]
 pub struct NoRandomNumbers;
+
+/// Whether a text begins as tokens do.
+pub(super) fn begins_like_a_token(text: &str) -> bool {
+    text.starts_with(PREFIX)
+}
 
 /// Name and secret in a token; `None` if it is not a token of a named credential.
 pub(super) fn parts_of_token(token: &str) -> Option<(&str, &str)> {
@@ -117,9 +134,21 @@ impl SecretHash {
     /// # Errors
     /// The system gives no random numbers.
     pub fn of(secret: &Secret) -> Result<Self, NoRandomNumbers> {
+        Self::of_text(&secret.0)
+    }
+
+    /// Hashes a secret that an operator has chosen.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn of_chosen(secret: &ChosenSecret) -> Result<Self, NoRandomNumbers> {
+        Self::of_text(secret.expose())
+    }
+
+    fn of_text(text: &str) -> Result<Self, NoRandomNumbers> {
         let mut salt = [0; 16];
         SystemRandom::new().fill(&mut salt).map_err(|_| NoRandomNumbers)?;
-        let hash = argon2id().hash_password_with_salt(secret.0.as_bytes(), &salt);
+        let hash = argon2id().hash_password_with_salt(text.as_bytes(), &salt);
         let hash: PasswordHash = hash.expect("a short secret, and a salt of the usual length");
         Ok(Self(hash.to_string()))
     }
@@ -146,6 +175,8 @@ impl FromStr for SecretHash {
 }
 
 fn is_hash_of(hash: &str, secret: &str) -> bool {
+    #[cfg(test)]
+    super::count_hash();
     let hash = PasswordHash::new(hash);
     hash.is_ok_and(|hash| argon2id().verify_password(secret.as_bytes(), &hash).is_ok())
 }
@@ -170,6 +201,30 @@ pub enum Standing {
     },
 }
 
+/// The secret before a rotation, which counts beside the new one until that is used, or until its end.
+#[derive(Debug)]
+pub struct Replaced {
+    /// Its hash.
+    pub hash: SecretHash,
+    /// Its version.
+    pub version: u64,
+    /// Its end, in Unix seconds.
+    pub until: u64,
+    is_over: AtomicBool,
+}
+
+impl Replaced {
+    /// Whether the secret after it has been used.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// A secret that counts until `until`.
+    pub fn new(hash: SecretHash, version: u64, until: u64) -> Self {
+        Self { hash, version, until, is_over: AtomicBool::new(false) }
+    }
+}
+
 /// One credential.
 #[derive(Debug)]
 pub struct NamedCredential {
@@ -177,10 +232,14 @@ pub struct NamedCredential {
     pub name: CredentialName,
     /// What it may do.
     pub role: Role,
+    /// The domain to which it is limited; `None` for the whole KMS.
+    pub domain: Option<DomainName>,
     /// Its state.
     pub standing: Standing,
     /// Changes with the secret, so that a remembered earlier secret is invalid.
     pub version: u64,
+    /// The secret before this one, if that had an overlap.
+    pub replaced: Option<Replaced>,
     /// Unix seconds.
     pub created_at: u64,
     /// The operator that created it.
@@ -192,10 +251,21 @@ pub struct NamedCredential {
 }
 
 impl NamedCredential {
-    fn hash(&self) -> &SecretHash {
+    /// The hash of the secret that was issued last.
+    pub fn hash(&self) -> &SecretHash {
         match &self.standing {
             Standing::Active(hash) | Standing::Invited { hash, .. } => hash,
         }
+    }
+
+    /// The secret before this one, while it counts at `now`.
+    pub fn replaced(&self, now: u64) -> Option<&Replaced> {
+        self.replaced.as_ref().filter(|old| !old.is_over.load(Ordering::Relaxed) && now < old.until)
+    }
+
+    /// The versions of the secrets that count at `now`, the one issued last first.
+    pub fn versions(&self, now: u64) -> impl Iterator<Item = u64> {
+        [self.version].into_iter().chain(self.replaced(now).map(|old| old.version))
     }
 
     /// Whether it has expired at `now`, in Unix seconds.
@@ -207,9 +277,12 @@ impl NamedCredential {
         }
     }
 
-    /// Whether it is an active owner that does not expire.
+    /// Whether it is an active owner of the whole KMS that does not expire.
     pub fn is_lasting_owner(&self) -> bool {
-        self.role == Role::Owner && self.expires_at.is_none() && matches!(self.standing, Standing::Active(_))
+        self.role == Role::Owner
+            && self.domain.is_none()
+            && self.expires_at.is_none()
+            && matches!(self.standing, Standing::Active(_))
     }
 }
 
@@ -222,6 +295,9 @@ pub struct Named {
     directory: ArcSwap<Directory>,
     /// Held for one change in memory.
     changes: Mutex<()>,
+    /// Tells of each change.
+    changed: watch::Sender<()>,
+    wrong: WrongPasswords,
     /// The earliest time that counts, even if the clock is set back.
     floor: OnceLock<Floor>,
 }
@@ -245,7 +321,23 @@ impl Named {
         let mut directory = Directory::clone(&self.current());
         let outcome = change(&mut directory)?;
         self.directory.store(Arc::new(directory));
+        self.changed.send_replace(());
         Ok(outcome)
+    }
+
+    /// Tells of a change that is not one of named credentials.
+    pub(super) fn notify(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Tells of each change from now on.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// The passwords that were wrong recently, for any name.
+    pub fn wrong(&self) -> &WrongPasswords {
+        &self.wrong
     }
 
     /// Sets the earliest time that counts.
@@ -269,19 +361,29 @@ impl Named {
         self.directory.load().get(&name).filter(|credential| !credential.has_ended(now)).cloned()
     }
 
-    /// Whether `secret` is that of the credential `name` at `now`. Takes the same time for each name.
-    pub(super) fn admits(&self, name: &str, secret: &str, now: u64) -> bool {
+    /// The version of the secret of `name` that `secret` is, at `now`. As many hashes are computed for each name: two while
+    /// any credential has two secrets, and one otherwise.
+    pub(super) fn admits(&self, name: &str, secret: &str, now: u64) -> Option<u64> {
         let credential = self.get(name, now);
-        let hash = credential.as_ref().map_or(NOBODY, |credential| credential.hash().as_str());
-        let is_right = is_hash_of(hash, secret);
-        is_right && credential.is_some()
+        let directory = self.directory.load();
+        let has_overlap = directory.values().any(|credential| credential.replaced(now).is_some());
+        let current = credential.as_ref().map_or(NOBODY, |credential| credential.hash().as_str());
+        let is_current = is_hash_of(current, secret);
+        let replaced = credential.as_ref().and_then(|credential| credential.replaced(now));
+        let is_replaced = has_overlap && is_hash_of(replaced.map_or(NOBODY, |old| old.hash.as_str()), secret);
+        let version = credential.as_ref().map(|credential| credential.version).filter(|_| is_current);
+        version.or(replaced.map(|old| old.version).filter(|_| is_replaced))
     }
-}
 
-impl NamedCredential {
-    /// Notes a use at `now`.
-    pub fn used(&self, now: u64) {
-        self.last_used.fetch_max(now, Ordering::Relaxed);
+    /// Notes a use of the secret `version` of `credential` at `now`. The use of a new secret ends the one before it.
+    pub(super) fn used(&self, credential: &NamedCredential, version: u64, now: u64) {
+        credential.last_used.fetch_max(now, Ordering::Relaxed);
+        if version == credential.version
+            && let Some(old) = credential.replaced(now)
+        {
+            old.is_over.store(true, Ordering::Relaxed);
+            self.changed.send_replace(());
+        }
     }
 }
 
@@ -299,8 +401,10 @@ mod tests {
         NamedCredential {
             name: name.parse().unwrap(),
             role: Role::Viewer,
+            domain: None,
             standing: Standing::Active(SecretHash::of(secret).unwrap()),
             version: 1,
+            replaced: None,
             created_at: 0,
             created_by: "token".to_owned(),
             expires_at,
@@ -324,7 +428,7 @@ mod tests {
             ("cj", &secret, 99, false),
             ("CI", &secret, 99, false),
         ] {
-            assert_eq!(named.admits(name, secret.0.as_str(), now), admitted, "{name} at {now}");
+            assert_eq!(named.admits(name, secret.0.as_str(), now).is_some(), admitted, "{name} at {now}");
         }
     }
 

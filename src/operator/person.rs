@@ -59,22 +59,23 @@ impl Credentials {
         }
     }
 
-    /// Whether `person` is an owner now.
+    /// Whether `person` is an owner of the whole KMS now.
     pub fn is_owner(&self, person: &Person) -> bool {
         let Self::Needed { token, users, named, .. } = self else { return false };
         let now = named.now();
         match person {
             Person::Token => token.is_some(),
-            Person::User { name } => users.has(name) && named.get(name, now).is_none(),
+            Person::User { name } => users.load().has(name) && named.get(name, now).is_none(),
             Person::Named { name, created_at } => named.get(name, now).is_some_and(|credential| {
                 credential.created_at == *created_at
                     && credential.role == Role::Owner
+                    && credential.domain.is_none()
                     && matches!(credential.standing, Standing::Active(_))
             }),
         }
     }
 
-    /// How many owners there are or were, including those whose credential has expired: time must not take the second one
+    /// How many owners of the whole KMS there are or were, including those whose credential has expired: time must not take the second one
     /// away. An invitation counts until it ends.
     pub fn count_owners(&self) -> usize {
         let Self::Needed { named, .. } = self else { return self.count_configured_owners() };
@@ -84,7 +85,7 @@ impl Credentials {
             Standing::Invited { .. } => !credential.has_ended(now),
         };
         let current = named.current();
-        let owners = current.values().filter(|credential| credential.role == Role::Owner);
+        let owners = current.values().filter(|it| it.role == Role::Owner && it.domain.is_none());
         self.count_configured_owners() + owners.filter(|credential| counts(credential)).count()
     }
 
@@ -93,6 +94,7 @@ impl Credentials {
     pub fn count_configured_owners(&self) -> usize {
         let Self::Needed { token, users, named, .. } = self else { return 1 };
         let now = named.now();
-        usize::from(token.is_some()) + users.names().filter(|user| named.get(user, now).is_none()).count()
+        usize::from(token.is_some())
+            + users.load().names().filter(|user| named.get(user, now).is_none()).count()
     }
 }

@@ -31,6 +31,8 @@ pub struct CredentialFile {
     path: PathBuf,
     /// Exists once the file existed: deleting the file must not make a new owner.
     marker: PathBuf,
+    /// An htpasswd file that is configured and missing.
+    missing_users: Option<PathBuf>,
 }
 
 /// The name of the marker in the key directory.
@@ -51,6 +53,9 @@ pub struct CredentialRecord {
     pub name: String,
     /// The name of its role.
     pub role: String,
+    /// The domain to which it is limited; absent for the whole KMS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
     /// Argon2id in PHC form, of the secret or of the invitation.
     pub hash: String,
     /// The end of the invitation, in Unix seconds; absent once the credential is active.
@@ -58,6 +63,9 @@ pub struct CredentialRecord {
     pub invited_until: Option<u64>,
     /// Changes with the secret.
     pub secret_version: u64,
+    /// The secret before this one, while both count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<ReplacedRecord>,
     /// Unix seconds.
     pub created_at: u64,
     /// The operator that created it.
@@ -69,10 +77,44 @@ pub struct CredentialRecord {
     pub last_used: u64,
 }
 
+/// A secret that still counts beside the one after it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplacedRecord {
+    /// Argon2id in PHC form.
+    pub hash: String,
+    /// As of the credential when this secret was issued.
+    pub secret_version: u64,
+    /// Its end, in Unix seconds.
+    pub until: u64,
+}
+
 impl CredentialFile {
     /// The file at `path`; there need not be one. The key directory says whether there was.
     pub fn new(path: PathBuf, key_directory: &Path) -> Self {
-        Self { path, marker: key_directory.join(MARKER) }
+        Self { path, marker: key_directory.join(MARKER), missing_users: None }
+    }
+
+    /// The same beside an htpasswd file, if that is missing.
+    #[must_use]
+    pub fn beside(self, htpasswd: Option<&Path>) -> Self {
+        let missing = htpasswd.filter(|path| path.try_exists().is_ok_and(|exists| !exists));
+        Self { missing_users: missing.map(Path::to_owned), ..self }
+    }
+
+    /// Whether there is a configured htpasswd file that is missing.
+    pub fn lacks_users(&self) -> bool {
+        self.missing_users.is_some()
+    }
+
+    /// Writes the missing htpasswd file.
+    ///
+    /// # Errors
+    /// Those of the system; there is no missing file.
+    pub fn begin_users(&self, text: &str) -> io::Result<()> {
+        let path = self.missing_users.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        state_file::replace(path, text.as_bytes())?;
+        self.mark()
     }
 
     /// Whether the file ever existed.

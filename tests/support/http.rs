@@ -1,6 +1,6 @@
 //! A client that can send anything: any identity, TLS version, HTTP version, verb, path, header and body.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
@@ -18,7 +18,7 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -35,6 +35,7 @@ pub struct Caller {
     versions: &'static [&'static SupportedProtocolVersion],
     groups: Vec<&'static dyn SupportedKxGroup>,
     is_plain: bool,
+    source: Option<IpAddr>,
 }
 
 impl Caller {
@@ -47,6 +48,7 @@ impl Caller {
             versions: rustls::ALL_VERSIONS,
             groups: aws_lc_rs::default_provider().kx_groups,
             is_plain: false,
+            source: None,
         }
     }
 
@@ -90,13 +92,25 @@ impl Caller {
         Self { is_plain: true, protocols: &[b"http/1.1"], ..self.clone() }
     }
 
+    /// From this address of this machine.
+    pub fn from(&self, source: IpAddr) -> Self {
+        Self { source: Some(source), ..self.clone() }
+    }
+
     /// One connection, for several requests.
     pub async fn connect(&self) -> io::Result<Line> {
         timeout(LIMIT, self.open()).await.expect("a connection in time")
     }
 
     async fn open(&self) -> io::Result<Line> {
-        let stream = TcpStream::connect(self.address).await?;
+        let stream = match self.source {
+            None => TcpStream::connect(self.address).await?,
+            Some(source) => {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind(SocketAddr::new(source, 0))?;
+                socket.connect(self.address).await?
+            }
+        };
         stream.set_nodelay(true)?;
         let authority = format!("{DOMAIN}:{}", self.address.port());
         if self.is_plain {

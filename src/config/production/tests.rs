@@ -7,9 +7,9 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::values::DOCUMENTED;
 use super::*;
 use crate::config::{DEFAULTS, Sources};
+use crate::operator::chosen::DOCUMENTED;
 
 const TOKEN: &str = "9f86d081884c7d659a2feaa0c55ad015";
 
@@ -169,8 +169,14 @@ fn tokens_are_examined_wherever_they_come_from() {
 #[test]
 fn an_open_listener_needs_tls_or_a_token() {
     for (toml, expected) in [
-        ("core.admin = { enabled = true, address = '10.0.0.5' }", Some("core.admin.address")),
-        ("core.admin = { enabled = true, address = '::' }", Some("core.admin.address")),
+        (
+            "core.admin = { enabled = true, address = '10.0.0.5', insecure_plain_http = true }",
+            Some("core.admin.address"),
+        ),
+        (
+            "core.admin = { enabled = true, address = '::', insecure_plain_http = true }",
+            Some("core.admin.address"),
+        ),
         ("core.admin = { enabled = true, address = '127.0.0.9' }", None),
         ("core.admin = { enabled = true, address = '::ffff:127.0.0.1' }", None),
         ("core.admin = { enabled = true, address = '10.0.0.5', tls = { key = '/k', certs = '/c' } }", None),

@@ -15,9 +15,7 @@ use super::super::layers::{Content, Layer, Layers, Node, Table};
 use super::super::sections::Environment;
 use super::{UnsafeSetting, strength};
 use crate::config::AuthApi;
-
-/// Values that stand in our documents, in lower case. A test compares them with the documents.
-pub(super) const DOCUMENTED: [&str; 2] = ["a token of your own", "…"];
+use crate::operator::chosen::{DOCUMENTED, is_documented};
 
 /// Keys whose URLs are not called.
 const NOT_CALLED: [&str; 2] = ["rpc.cors_origins", "core.site_name"];
@@ -243,8 +241,4 @@ fn token_hash(subject: &str, text: &str) -> Option<UnsafeSetting> {
         .iter()
         .find(|known| hex::encode(Sha256::digest(known.as_bytes())).eq_ignore_ascii_case(digits));
     known.and_then(|known| token(subject, known))
-}
-
-fn is_documented(text: &str) -> bool {
-    DOCUMENTED.contains(&text.to_lowercase().as_str())
 }

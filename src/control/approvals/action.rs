@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::super::{Freeze, Scope, ScopeError};
+use super::super::{Freeze, NewCredential, OwnerSecret, Scope, ScopeError};
 use crate::clock::rfc3339;
 use crate::operator::Person;
 
@@ -88,6 +88,9 @@ pub enum OwnerCredential {
     Create {
         /// Its name.
         name: String,
+        /// The domain to which it is limited.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
         /// Its end, Unix seconds.
         expires_at: Option<u64>,
     },
@@ -190,8 +193,11 @@ impl Action {
             Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) => {
                 format!("replace the users of the htpasswd file, who are owners, by: {}", names(document))
             }
-            Self::OwnerCredential(OwnerCredential::Create { name, expires_at }) => {
-                format!("invite {name} as an owner, {}; the approver gets the invitation", until(*expires_at))
+            Self::OwnerCredential(OwnerCredential::Create { name, domain, expires_at }) => {
+                let domain =
+                    domain.as_ref().map(|domain| format!(" of the domain {domain}")).unwrap_or_default();
+                let until = until(*expires_at);
+                format!("invite {name} as an owner{domain}, {until}; the approver gets the invitation")
             }
             Self::OwnerCredential(OwnerCredential::Rotate { name, .. }) => {
                 format!("replace the secret of the owner {name} by an invitation, which the approver gets")
@@ -234,6 +240,23 @@ impl Action {
             | Self::ActivatePolicy(_)
             | Self::ReplaceHtpasswd(_) => false,
         }
+    }
+}
+
+impl OwnerCredential {
+    /// The creation of `new`.
+    pub fn create(new: &NewCredential) -> Self {
+        Self::Create {
+            name: new.name.to_string(),
+            domain: new.domain.as_ref().map(ToString::to_string),
+            expires_at: new.expires_at,
+        }
+    }
+
+    /// A secret that the requester has chosen.
+    pub fn set_secret(secret: &OwnerSecret) -> Self {
+        let OwnerSecret { name, hash, created_at } = secret;
+        Self::SetSecret { name: name.to_string(), hash: hash.as_str().to_owned(), created_at: *created_at }
     }
 }
 

@@ -101,6 +101,12 @@ pub struct OwnerChange {
 }
 
 impl OwnerChange {
+    /// As of a KMS where one owner is enough.
+    #[cfg(test)]
+    pub(in crate::control) fn of_one_owner(change: OwnerCredential) -> Self {
+        Self { change, consent: Consent::OneIsEnough }
+    }
+
     /// Whether exactly `change` was approved.
     pub(in crate::control) fn is(&self, change: &OwnerCredential) -> bool {
         self.change == *change

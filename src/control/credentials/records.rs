@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::MAX_CREDENTIALS;
-use crate::operator::named::{CredentialName, Directory, NamedCredential, Standing};
-use crate::state::CredentialRecord;
+use crate::operator::domain::DomainName;
+use crate::operator::named::{CredentialName, Directory, NamedCredential, Replaced, Standing};
+use crate::state::{CredentialRecord, ReplacedRecord};
 
 /// The records to write.
-pub(super) fn records_of(directory: &Directory) -> Vec<CredentialRecord> {
+pub(super) fn records_of(directory: &Directory, now: u64) -> Vec<CredentialRecord> {
     let record = |credential: &Arc<NamedCredential>| {
         let (hash, invited_until) = match &credential.standing {
             Standing::Active(hash) => (hash, None),
@@ -18,9 +19,15 @@ pub(super) fn records_of(directory: &Directory) -> Vec<CredentialRecord> {
         CredentialRecord {
             name: credential.name.to_string(),
             role: credential.role.name().to_owned(),
+            domain: credential.domain.as_ref().map(ToString::to_string),
             hash: hash.as_str().to_owned(),
             invited_until,
             secret_version: credential.version,
+            replaced: credential.replaced(now).map(|old| ReplacedRecord {
+                hash: old.hash.as_str().to_owned(),
+                secret_version: old.version,
+                until: old.until,
+            }),
             created_at: credential.created_at,
             created_by: credential.created_by.clone(),
             expires_at: credential.expires_at,
@@ -42,14 +49,23 @@ pub(super) fn directory(records: Vec<CredentialRecord>) -> Result<Directory, Str
         if record.secret_version == 0 {
             return Err("secret_version must be at least 1".to_owned());
         }
+        if let Some(replaced) = &record.replaced
+            && (record.invited_until.is_some()
+                || [0, record.secret_version].contains(&replaced.secret_version))
+        {
+            return Err("replaced must be an earlier secret of an active credential".to_owned());
+        }
+        let domain = record.domain.map(|domain| domain.parse::<DomainName>());
         let credential = NamedCredential {
             name: name.clone(),
             role: record.role.parse().map_err(|error| format!("{error}"))?,
+            domain: domain.transpose().map_err(|error| error.to_string())?,
             standing: match record.invited_until {
                 None => Standing::Active(hash),
                 Some(until) => Standing::Invited { hash, until },
             },
             version: record.secret_version,
+            replaced: record.replaced.map(replaced).transpose()?,
             created_at: record.created_at,
             created_by: record.created_by,
             expires_at: record.expires_at,
@@ -60,4 +76,9 @@ pub(super) fn directory(records: Vec<CredentialRecord>) -> Result<Directory, Str
         }
     }
     Ok(directory)
+}
+
+fn replaced(record: ReplacedRecord) -> Result<Replaced, String> {
+    let hash = record.hash.parse().map_err(|error| format!("{error}"))?;
+    Ok(Replaced::new(hash, record.secret_version, record.until))
 }

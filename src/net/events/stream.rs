@@ -45,8 +45,7 @@ pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Resp
             let running = request.extensions().get::<Arc<Running>>().map(Arc::clone);
             let (pieces, taken) = mpsc::channel(QUEUE);
             let caller = request.extensions().get::<Caller>().cloned();
-            let is_live = move || caller.as_ref().is_none_or(Caller::is_live);
-            tokio::spawn(pump(stream, pieces, running, MAX_PAUSE, is_live));
+            tokio::spawn(pump(stream, pieces, running, MAX_PAUSE, caller));
             Body::from_stream(futures_util::stream::unfold(taken, async |mut taken| {
                 taken.recv().await.map(|piece: Bytes| (Ok::<_, Infallible>(piece), taken))
             }))
@@ -65,12 +64,21 @@ async fn pump(
     pieces: Sender<Bytes>,
     running: Option<Arc<Running>>,
     max_pause: Duration,
-    is_live: impl Fn() -> bool,
+    caller: Option<Caller>,
 ) {
+    let is_live = || caller.as_ref().is_none_or(Caller::is_live);
+    let ended = async {
+        match &caller {
+            Some(caller) => caller.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(ended);
     loop {
         let next = tokio::select! {
             next = timeout(KEEP_ALIVE, stream.next()) => next,
             () = pieces.closed() => return,
+            () = &mut ended => return,
         };
         let frames = match next {
             Ok(None) => return,
@@ -121,7 +129,7 @@ mod tests {
         let [silent, reading] = streams;
         let (pieces, mut taken) = mpsc::channel(QUEUE);
         let began = Instant::now();
-        pump(silent, pieces, None, Duration::from_millis(100), || true).await;
+        pump(silent, pieces, None, Duration::from_millis(100), None).await;
         assert!(began.elapsed() >= Duration::from_millis(100));
         let mut left = 0;
         while taken.recv().await.is_some() {
@@ -129,7 +137,7 @@ mod tests {
         }
         assert_eq!(left, QUEUE);
         let (pieces, mut taken) = mpsc::channel(QUEUE);
-        tokio::spawn(pump(reading, pieces, None, Duration::from_millis(100), || true));
+        tokio::spawn(pump(reading, pieces, None, Duration::from_millis(100), None));
         for seq in 1..=20 {
             let frame = taken.recv().await.unwrap();
             assert!(frame.starts_with(format!("id: {seq}\n").as_bytes()), "{frame:?}");

@@ -13,23 +13,27 @@ const USERS: [&str; 5] = ["alice", "bob", "carol", "dave", "erin"];
 const HERE: [u8; 4] = [192, 0, 2, 1];
 const THERE: [u8; 4] = [198, 51, 100, 1];
 
-static CREDENTIALS: LazyLock<Arc<Credentials>> = LazyLock::new(|| {
+static HTPASSWD: LazyLock<String> = LazyLock::new(|| {
     let hash = bcrypt::hash("right", COST).expect("bcrypt");
-    let lines = USERS.map(|user| format!("{user}:{hash}"));
-    let users = Users::parse(&lines.join("\n")).expect("file");
-    Arc::new(Credentials::Needed { token: Some(OperatorToken::new("token")), users, named: Arc::default() })
+    USERS.map(|user| format!("{user}:{hash}")).join("\n")
 });
+
+/// Each test has its own, because they remember wrong passwords.
+fn credentials() -> Arc<Credentials> {
+    let users = arc_swap::ArcSwap::from_pointee(Users::parse(&HTPASSWD).expect("file"));
+    Arc::new(Credentials::Needed { token: Some(OperatorToken::new("token")), users, named: Arc::default() })
+}
 
 fn passwords() -> (Passwords, Arc<Lockout>) {
     let lockout = Arc::<Lockout>::default();
-    (Passwords::new(Arc::clone(&CREDENTIALS), Arc::clone(&lockout)), lockout)
+    (Passwords::new(credentials(), Arc::clone(&lockout)), lockout)
 }
 
 fn shown(user: &str, password: &str) -> Password {
     use base64::Engine as _;
     let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
     let value = HeaderValue::from_str(&format!("Basic {encoded}")).expect("a header");
-    match CREDENTIALS.shown(&HeaderMap::from_iter([(header::AUTHORIZATION, value)])) {
+    match credentials().shown(&HeaderMap::from_iter([(header::AUTHORIZATION, value)])) {
         Shown::Password(password) => password,
         other => panic!("{other:?}"),
     }
@@ -111,6 +115,64 @@ async fn the_same_wrong_password_again_and_again_is_hashed_once_and_locks_nobody
     }
     assert_eq!(lockout.failures(HERE.into()), 1);
     assert_eq!(ask("right").await, Verdict::Right(0));
+}
+
+/// A KMS with the credential `ci`, whose secret has this version.
+fn with_version(named: &crate::operator::named::Named, version: u64) {
+    use crate::operator::named::{NamedCredential, Secret, SecretHash, Standing};
+    let credential = NamedCredential {
+        name: "ci".parse().expect("a name"),
+        role: kms_wire::role::Role::Viewer,
+        domain: None,
+        standing: Standing::Active(SecretHash::of(&Secret::generate().expect("random")).expect("random")),
+        version,
+        replaced: None,
+        created_at: 0,
+        created_by: String::new(),
+        expires_at: None,
+        last_used: std::sync::atomic::AtomicU64::new(0),
+    };
+    let Ok(()) = named.change(|directory| {
+        directory.insert(credential.name.clone(), Arc::new(credential));
+        Ok::<_, std::convert::Infallible>(())
+    });
+}
+
+#[tokio::test]
+async fn nothing_that_is_remembered_of_other_users_counts() {
+    let (lockout, credentials) = (Arc::default(), credentials());
+    let passwords = Passwords::new(Arc::clone(&credentials), lockout);
+    let ask = async || passwords.check(shown("alice", "right"), HERE.into()).await;
+    assert_eq!(ask().await, Verdict::Right(0));
+    assert!(credentials.operator("alice", 0).is_some());
+    let hash = bcrypt::hash("another", COST).expect("bcrypt");
+    credentials.set_users(Users::parse(&format!("alice:{hash}")).expect("file"));
+    assert_eq!(credentials.operator("alice", 0), None, "while a request waited");
+    assert_eq!(ask().await, Verdict::Wrong(None));
+    let another = passwords.check(shown("alice", "another"), HERE.into()).await;
+    assert_eq!(another, Verdict::Right(1));
+}
+
+#[tokio::test]
+async fn a_wrong_password_does_not_tell_when_a_secret_changes() {
+    let named = Arc::<crate::operator::named::Named>::default();
+    with_version(&named, 1);
+    let (token, users) = (None, arc_swap::ArcSwap::default());
+    let credentials = Arc::new(Credentials::Needed { token, users, named: Arc::clone(&named) });
+    let passwords = Passwords::new(credentials, Arc::default());
+    let ask = async || passwords.check(shown("ci", "guess"), HERE.into()).await;
+    assert_eq!(ask().await, Verdict::Wrong(None));
+    assert_eq!(ask().await, Verdict::Again);
+    with_version(&named, 2);
+    assert_eq!(ask().await, Verdict::Again, "after a rotation");
+    let Ok(()) = named.change(|directory| {
+        directory.clear();
+        Ok::<_, std::convert::Infallible>(())
+    });
+    assert_eq!(ask().await, Verdict::Again, "after a revocation");
+    with_version(&named, 3);
+    named.wrong().forget("ci", "guess");
+    assert_eq!(ask().await, Verdict::Wrong(None), "a password that may be right now");
 }
 
 #[tokio::test]

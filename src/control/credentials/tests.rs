@@ -1,0 +1,203 @@
+//! Changes that meet each other, and the secret before a rotation.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use futures_util::FutureExt as _;
+
+use super::*;
+use crate::operator::OperatorToken;
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+struct Setting {
+    directory: tempfile::TempDir,
+    audit: Audit,
+    configured: Arc<Credentials>,
+    credentials: NamedCredentials,
+}
+
+impl Setting {
+    /// Credentials beside `token`; without it the first start makes the owner `admin`.
+    async fn with(token: Option<&str>) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let audit = Audit::open(&directory.path().join("audit.jsonl")).expect("an audit log");
+        let token = token.map(OperatorToken::new);
+        let (users, named) = (arc_swap::ArcSwap::default(), Arc::default());
+        let configured = Arc::new(Credentials::Needed { token, users, named });
+        let file = CredentialFile::new(directory.path().join("credentials.json"), directory.path());
+        let opened = NamedCredentials::open(file, Arc::clone(&configured), &audit, |_| Ok(())).await;
+        let credentials = opened.expect("they open").expect("credentials").credentials;
+        Self { directory, audit, configured, credentials }
+    }
+
+    async fn create(&self, name: &str, role: Role) -> Result<Issued, CredentialError> {
+        self.create_by(Operator::Token, name, role).await
+    }
+
+    async fn create_by(&self, operator: Operator, name: &str, role: Role) -> Result<Issued, CredentialError> {
+        let new = NewCredential {
+            name: name.parse().expect("a name"),
+            role,
+            domain: None,
+            expires_at: None,
+            issue: Issue::Secret,
+        };
+        let changer = approved(operator, OwnerCredential::create(&new));
+        self.credentials.create(new, changer, &self.audit).await
+    }
+
+    fn created_at(&self, name: &str) -> u64 {
+        let directory = self.credentials.list();
+        directory.get(&name.parse::<CredentialName>().expect("a name")).map_or(0, |it| it.created_at)
+    }
+
+    async fn rotate(&self, name: &str, by_whom: Operator) -> Result<Issued, CredentialError> {
+        let created_at = self.created_at(name);
+        let changer = approved(by_whom, OwnerCredential::Rotate { name: name.to_owned(), created_at });
+        let name = name.parse().expect("a name");
+        self.credentials.rotate(name, Issue::Secret, changer, &self.audit).await
+    }
+
+    async fn revoke(&self, name: &str) -> Result<(), CredentialError> {
+        self.revoke_by(Operator::Token, name).await
+    }
+
+    async fn revoke_by(&self, operator: Operator, name: &str) -> Result<(), CredentialError> {
+        let created_at = self.created_at(name);
+        let changer = approved(operator, OwnerCredential::Revoke { name: name.to_owned(), created_at });
+        self.credentials.revoke(name.parse().expect("a name"), changer, &self.audit).await
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<NamedCredential>> {
+        self.credentials.named.get(name, self.credentials.named.now())
+    }
+
+    /// The holder of the secret of this version.
+    fn holder(&self, name: &str, version: u64) -> Operator {
+        let domain = None;
+        let role = self.get(name).expect("a credential").role;
+        Operator::Named { name: name.to_owned(), role, domain, version }
+    }
+
+    fn kept(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("credentials.json")).expect("the file")
+    }
+
+    async fn recorded(&self, event: &str) -> usize {
+        let _ = self.audit.record(Event::Suppressed { events: 0, source: None }).await.expect("recorded");
+        let log = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).expect("the log");
+        log.matches(&format!(r#""event":"{event}""#)).count()
+    }
+}
+
+/// The operator of a KMS where one owner is enough.
+fn approved(operator: Operator, change: OwnerCredential) -> Changer {
+    let author = Author { by: operator.to_string(), remote: HERE };
+    Changer { operator, author, owner_change: Some(OwnerChange::of_one_owner(change)) }
+}
+
+#[tokio::test]
+async fn a_name_that_is_made_again_while_its_revocation_waits_is_revoked_too() {
+    let setting = Setting::with(Some("token")).await;
+    let issued = setting.create("ci", Role::Viewer).await.expect("created");
+    let turn = setting.credentials.file.lock().await;
+    let mut revocation = Box::pin(setting.revoke("ci"));
+    assert!((&mut revocation).now_or_never().is_none(), "another change has the turn");
+    assert!(setting.get("ci").is_none(), "it does not count any more");
+    // The change that has the turn ends.
+    let Ok(()) = setting.credentials.named.change(|directory| {
+        directory.insert(issued.credential.name.clone(), Arc::clone(&issued.credential));
+        Ok::<_, Infallible>(())
+    });
+    drop(turn);
+    revocation.await.expect("revoked");
+    assert!(setting.get("ci").is_none(), "its revocation is recorded");
+    assert!(!setting.kept().contains("\"ci\""), "{}", setting.kept());
+    assert_eq!(setting.recorded("credential_revoked").await, 1);
+}
+
+#[tokio::test]
+async fn of_two_revocations_at_once_one_is_recorded() {
+    let setting = Setting::with(Some("token")).await;
+    setting.create("ci", Role::Viewer).await.expect("created");
+    let outcomes = tokio::join!(setting.revoke("ci"), setting.revoke("ci"));
+    let outcomes = [outcomes.0, outcomes.1];
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1, "{outcomes:?}");
+    assert!(outcomes.iter().flatten().count() == 1 && setting.get("ci").is_none());
+    assert_eq!(setting.recorded("credential_revoked").await, 1);
+}
+
+#[tokio::test]
+async fn two_owners_that_revoke_each_other_at_once_leave_one() {
+    let setting = Setting::with(None).await;
+    let first = setting.get("admin").expect("made at the first start");
+    let first = setting.holder("admin", first.version);
+    let second = setting.create_by(first.clone(), "second", Role::Owner).await.expect("created");
+    let second = setting.holder("second", second.credential.version);
+    let (one, other) = tokio::join!(setting.revoke_by(first, "second"), setting.revoke_by(second, "admin"));
+    assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+    assert_eq!(setting.credentials.list().len(), 1);
+}
+
+#[tokio::test]
+async fn a_rotation_whose_response_is_lost_does_not_lose_the_last_owner() {
+    let setting = Setting::with(None).await;
+    let old = setting.get("admin").expect("made at the first start").version;
+    let holder = setting.holder("admin", old);
+    let lost = setting.rotate("admin", holder.clone()).await.expect("rotated").credential.version;
+    assert!(setting.configured.is_live(&holder), "the new secret has not been used");
+    assert_eq!(setting.configured.versions("admin"), [lost, old]);
+    assert!(setting.kept().contains("\"replaced\""), "over a restart");
+
+    // Again with the old secret, which then counts beside the newest one, not beside the lost one.
+    let new = setting.rotate("admin", holder.clone()).await.expect("rotated").credential.version;
+    assert_eq!(setting.configured.versions("admin"), [new, old]);
+    assert!(!setting.configured.is_live(&setting.holder("admin", lost)));
+
+    // The first use of the new one ends the old one.
+    assert!(setting.configured.operator("admin", new).is_some());
+    assert!(!setting.configured.is_live(&holder));
+    assert_eq!(setting.configured.operator("admin", old), None);
+    assert_eq!(setting.configured.versions("admin"), [new]);
+    let error = setting.rotate("admin", holder).await.expect_err("it does not count any more");
+    assert!(matches!(error, CredentialError::NotLive), "{error}");
+}
+
+#[tokio::test]
+async fn only_the_last_owner_has_two_secrets_for_a_while() {
+    let setting = Setting::with(Some("token")).await;
+    for role in [Role::Owner, Role::Viewer] {
+        let name = role.name();
+        let old = setting.create(name, role).await.expect("created").credential.version;
+        let holder = setting.holder(name, old);
+        setting.rotate(name, Operator::Token).await.expect("rotated");
+        assert!(!setting.configured.is_live(&holder), "{name}");
+        assert_eq!(setting.configured.versions(name).len(), 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_is_not_in_force() {
+    let setting = Setting::with(Some("token")).await;
+    let version = setting.create("ci", Role::Viewer).await.expect("created").credential.version;
+    std::fs::create_dir(setting.directory.path().join("credentials.json.new")).expect("an obstacle");
+    let error = setting.create("other", Role::Owner).await.expect_err("not kept");
+    assert!(matches!(error, CredentialError::NotKept(_)), "{error}");
+    let error = setting.rotate("ci", Operator::Token).await.expect_err("not kept");
+    assert!(matches!(error, CredentialError::NotKept(_)), "{error}");
+    assert!(setting.get("other").is_none());
+    assert_eq!(setting.configured.versions("ci"), [version]);
+    assert!(!setting.kept().contains("other"));
+    assert_eq!(setting.recorded("credential_change_failed").await, 2, "the log has what was not kept");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_replaced_ends_by_time() {
+    let setting = Setting::with(None).await;
+    let owner = setting.get("admin").expect("made at the first start");
+    let replaced = Some(Replaced::new(owner.hash().clone(), 7, 100));
+    let credential = NamedCredential { replaced, ..again(&owner, owner.standing.clone(), owner.version) };
+    for (now, counts) in [(99, true), (100, false), (u64::MAX, false)] {
+        assert_eq!(credential.versions(now).any(|version| version == 7), counts, "{now}");
+    }
+}

@@ -1,0 +1,82 @@
+//! Passwords that were wrong recently, as keyed digests of name and password.
+//!
+//! They do not depend on the secret that counts: otherwise the answer to a repeated wrong password would tell outsiders when a
+//! secret changes.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+
+use super::Password;
+
+/// How long a wrong password is remembered.
+const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+const MAX_REMEMBERED: usize = 1024;
+
+type Digest = [u8; 32];
+
+/// The passwords that were wrong.
+pub struct WrongPasswords {
+    key: hmac::Key,
+    digests: Mutex<HashMap<Digest, Instant>>,
+}
+
+impl Default for WrongPasswords {
+    fn default() -> Self {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("random numbers");
+        Self { key, digests: Mutex::default() }
+    }
+}
+
+impl WrongPasswords {
+    /// Whether this password was wrong recently.
+    pub fn include(&self, shown: &Password) -> bool {
+        let digest = self.digest(&shown.joined());
+        self.digests().get(&digest).is_some_and(|at| at.elapsed() < REMEMBERED_FOR)
+    }
+
+    /// Notes a wrong password, if `is_current` says that the secret with which it was compared still counts.
+    pub fn note(&self, shown: &Password, is_current: impl FnOnce() -> bool) {
+        let digest = self.digest(&shown.joined());
+        let mut digests = self.digests();
+        if is_current() {
+            remember(&mut digests, digest, MAX_REMEMBERED);
+        }
+    }
+
+    /// Forgets a password that counts from now on. Callers that have not shown it cannot notice.
+    pub fn forget(&self, user: &str, password: &str) {
+        let digest = self.digest(&super::joined(user, password));
+        self.digests().remove(&digest);
+    }
+
+    fn digest(&self, joined: &str) -> Digest {
+        hmac::sign(&self.key, joined.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+
+    fn digests(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for WrongPasswords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WrongPasswords").finish_non_exhaustive()
+    }
+}
+
+/// Keeps at most `most` entries, the newest ones.
+pub fn remember<K: Hash + Eq + Copy>(memory: &mut HashMap<K, Instant>, key: K, most: usize) {
+    if memory.len() >= most
+        && !memory.contains_key(&key)
+        && let Some(oldest) = memory.iter().min_by_key(|(_, at)| **at).map(|(key, _)| *key)
+    {
+        memory.remove(&oldest);
+    }
+    memory.insert(key, Instant::now());
+}
