@@ -15,6 +15,8 @@ mod adversaries;
 mod approvals;
 mod cases;
 mod console;
+mod credential_secrets;
+mod credential_table;
 mod credentials;
 mod ethereum;
 mod events;
