@@ -8,12 +8,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::files;
 use crate::output::{Page, Terminal, Tone, printable};
 use crate::target::Administered;
 use crate::when;
 
 const CREDENTIALS: &str = "/api/v1/credentials";
 const ME: &str = "/api/v1/me";
+const BASIC_AUTH: &str = "/api/v1/set-basic-auth";
+/// The longest secret that a KMS takes, with a line break.
+const MAX_SECRET: usize = 258;
 /// The largest response: a list of a thousand credentials.
 const MAX_RESPONSE: usize = 1 << 20;
 
@@ -30,6 +34,8 @@ pub(crate) enum Credential {
     Revoke(Named),
     /// Exchange an invitation, given as the token of this command, for a credential
     Activate(List),
+    /// Set the secret of the owner `admin`, for `curl --user admin:SECRET`
+    SetBasicAuth(Chosen),
     /// Show the credential that this command uses, and what it may do
     Whoami(List),
 }
@@ -59,6 +65,9 @@ pub(crate) struct Create {
     /// End it after this time, such as 8h or 90d
     #[arg(long, value_name = "DURATION", value_parser = when::duration)]
     expires: Option<std::time::Duration>,
+    /// Limit it to this domain; without it the credential is for the whole KMS
+    #[arg(long)]
+    domain: Option<String>,
     /// Print an invitation instead: a token that its holder exchanges for the credential within 15 minutes
     #[arg(long)]
     invite: bool,
@@ -69,6 +78,16 @@ pub(crate) struct Create {
 /// Arguments of the commands about all credentials.
 #[derive(Args, Debug)]
 pub(crate) struct List {
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// Arguments of `kmsctl credential set-basic-auth`.
+#[derive(Args, Debug)]
+pub(crate) struct Chosen {
+    /// File with the secret, at least 12 characters; `-` for standard input
+    #[arg(value_name = "FILE")]
+    secret: std::path::PathBuf,
     #[command(flatten)]
     admin: Administered,
 }
@@ -87,6 +106,8 @@ pub(crate) struct Named {
 struct Shown {
     name: String,
     role: String,
+    #[serde(default)]
+    domain: Option<String>,
     state: String,
     created_at: u64,
     created_by: String,
@@ -94,6 +115,8 @@ struct Shown {
     expires_at: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     invited_until: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    old_secret_until: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_used: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +126,12 @@ struct Shown {
 #[derive(Debug, Serialize, Deserialize)]
 struct Listed {
     credentials: Vec<Shown>,
+}
+
+/// The user whose secret was set.
+#[derive(Debug, Serialize, Deserialize)]
+struct BasicAuth {
+    user: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,10 +156,14 @@ impl Credential {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         match self {
             Self::Create(create) => {
-                let Create { name, role, expires, invite, admin } = create;
+                let Create { name, role, expires, domain, invite, admin } = create;
                 let expires_at = expires.map(|span| when::now().saturating_add(span.as_secs()));
-                let body =
+                let mut body =
                     json!({ "name": name, "role": role.name(), "expires_at": expires_at, "invite": invite });
+                // Older versions do not know the field.
+                if let Some(domain) = domain {
+                    body["domain"] = domain.into();
+                }
                 issued(&admin, terminal, CREDENTIALS, &body).await
             }
             Self::Rotate(Named { name, admin }) => {
@@ -145,6 +178,14 @@ impl Credential {
                     return Err(Failure::failed("the response does not say that it is revoked"));
                 }
                 terminal.show(&revoked, |page| page.line("Revoked: it is not accepted any more."))?;
+                Ok(Exit::Done)
+            }
+            Self::SetBasicAuth(Chosen { secret, admin }) => {
+                let secret = files::read(&secret, MAX_SECRET)?;
+                let set: BasicAuth = post_bytes(&admin, terminal, BASIC_AUTH, secret.to_vec()).await?;
+                terminal.show(&set, |page| {
+                    page.line(format_args!("Set: log in as {} with it.", printable(&set.user)));
+                })?;
                 Ok(Exit::Done)
             }
             Self::Whoami(List { admin }) => {
@@ -191,6 +232,12 @@ fn entry(page: &mut Page, shown: &Shown) {
     page.line(format_args!("{} ({})", printable(&shown.name), printable(&shown.role)));
     page.field("state", printable(&shown.state));
     page.field("created", format_args!("{} by {}", when::at(shown.created_at), printable(&shown.created_by)));
+    if let Some(domain) = &shown.domain {
+        page.field("domain", printable(domain));
+    }
+    if let Some(until) = shown.old_secret_until {
+        page.field("old secret", format_args!("valid until the new one is used, or {}", when::at(until)));
+    }
     if let Some(until) = shown.invited_until {
         page.field("invited until", when::at(until));
     }
@@ -213,9 +260,18 @@ async fn post<A: serde::de::DeserializeOwned>(
     path: &str,
     body: &Value,
 ) -> Outcome<A> {
+    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    post_bytes(admin, terminal, path, body).await
+}
+
+async fn post_bytes<A: serde::de::DeserializeOwned>(
+    admin: &Administered,
+    terminal: &Terminal,
+    path: &str,
+    body: Vec<u8>,
+) -> Outcome<A> {
     let admin = admin.one()?;
     let connection = admin.connect(terminal).await?;
-    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     read(&admin.post_on(&connection, path, body, MAX_RESPONSE).await?)
 }
 
