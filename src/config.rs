@@ -3,9 +3,11 @@
 mod admin;
 mod attestation;
 mod consistency;
+mod effective;
 mod ethereum;
 mod events;
 mod file;
+mod hot;
 mod image;
 mod layers;
 mod listeners;
@@ -36,8 +38,10 @@ pub use crate::os_image::{AcpiPins, LiteAttestation};
 
 pub use admin::CredentialsError;
 pub use attestation::VerifierError;
+pub use effective::{Effective, Presence, Shown, Source};
 pub use events::{DenialStorm, Events};
 pub use file::{FileError, read_file};
+pub use hot::{Hot, HotKey, LogLevel};
 pub use kms_attest::outgoing::Endpoint;
 pub use kms_policy::settings::{
     AuthApi, BlockChoice, ClientFiles, DecisionKey, EmptyDevices, Ethereum, Secret, Webhook,
@@ -46,7 +50,7 @@ pub use kms_policy::{Relaxation, ReleaseStage};
 pub use kms_wire::method::NAMES as METHODS;
 pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
-pub use paths::{KEY_FILES, NOTIFIED, STAGED};
+pub use paths::{COLLATERAL_BUNDLE, KEY_FILES, NOTIFIED, RUNTIME_SETTINGS, STAGED};
 pub use posture::Posture;
 pub use production::{UnsafeConfig, UnsafeSetting};
 pub use profile::Profile;
@@ -64,8 +68,28 @@ pub struct Config {
     pub core: Core,
     /// The files this configuration was read from, first to last; the compiled-in defaults are not listed.
     pub files: Vec<PathBuf>,
+    /// Every key with its value and its source.
+    pub effective: Vec<Effective>,
+    /// Where it can be read again.
+    pub origin: Origin,
     /// What the values show, whatever their section.
     values: production::Values,
+}
+
+/// Where a configuration can be read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// In the files of these directories, and in the one of the command line.
+    Files {
+        /// As [`Sources::system`].
+        system: PathBuf,
+        /// As [`Sources::working`].
+        working: PathBuf,
+        /// As [`Sources::explicit`].
+        explicit: Option<PathBuf>,
+    },
+    /// Nowhere: it was a text.
+    Text,
 }
 
 impl Config {
@@ -93,7 +117,18 @@ impl Config {
 
     /// [`Config::load`] with injected directories and environment.
     pub fn from_sources(sources: &Sources<'_>) -> Result<(Self, Vec<Notice>), ConfigError> {
-        sections::read(layers::read(sources), sources.environment)
+        let (config, notices) = sections::read(layers::read(sources), sources.environment)?;
+        let [system, working] = [sources.system, sources.working].map(Path::to_owned);
+        let origin = Origin::Files { system, working, explicit: sources.explicit.map(Path::to_owned) };
+        Ok((Self { origin, ..config }, notices))
+    }
+
+    /// Reads the files again that a configuration came from; `None` if it came from none.
+    pub fn read_again(origin: &Origin) -> Option<Result<(Self, Vec<Notice>), ConfigError>> {
+        let Origin::Files { system, working, explicit } = origin else { return None };
+        let environment = |name: &str| std::env::var(name).ok();
+        let explicit = explicit.as_deref();
+        Some(Self::from_sources(&Sources { system, working, explicit, environment: &environment }))
     }
 
     /// The defaults with one TOML text over them and no environment, for tests and the sandbox.
@@ -297,6 +332,8 @@ pub struct Admin {
     pub insecure_no_auth: bool,
     /// Serve plain HTTP beyond loopback.
     pub insecure_plain_http: bool,
+    /// `core.admin.supervised`
+    pub supervision: Supervision,
     /// HTTPS settings; `None` is plain HTTP.
     pub tls: Option<Arc<AdminTls>>,
     /// Body limits by method of the admin listener.
@@ -320,6 +357,15 @@ impl Admin {
     pub fn is_exposed(&self) -> bool {
         self.enabled && self.tls.is_none() && !self.address.to_canonical().is_loopback()
     }
+}
+
+/// What happens when the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supervision {
+    /// A supervisor starts it again.
+    Restarts,
+    /// Nothing, as far as is known.
+    None,
 }
 
 /// `[core.admin.tls]`

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use tracing_subscriber::fmt::{FmtContext, MakeWriter, format};
 use tracing_subscriber::layer::{Context, Filter, Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 use crate::request;
 
@@ -41,12 +42,17 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct ProcessLog(Arc<Shared>);
 
+/// Changes what is logged.
+type FilterHandle = reload::Handle<EnvFilter, Registry>;
+
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
     /// Notified when a line is added, and when the queue is empty.
     changed: Condvar,
     dropped: AtomicU64,
+    /// Set by [`ProcessLog::install`].
+    filter: OnceLock<FilterHandle>,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +83,7 @@ impl ProcessLog {
 
     /// Receives all events and panics from now on. `RUST_LOG` selects what is logged.
     pub fn install(&self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let (filter, handle) = reload::Layer::new(as_started());
         let lines = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .with_writer(self.clone())
@@ -86,10 +92,21 @@ impl ProcessLog {
             .log_internal_errors(false)
             .with_filter(FewOfLibraries::new(self.clone()));
         // A second installation, as in tests, has no effect.
-        let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+        if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
+            let _ = self.0.filter.set(handle);
+        }
         std::panic::set_hook(Box::new(|panic| {
             tracing::error!(thread = thread::current().name(), "panic: {panic}");
         }));
+    }
+
+    /// Selects what is logged from now on: what these directives say, or what `RUST_LOG` did at the start.
+    pub fn select(&self, directives: Option<&str>) {
+        let Some(filter) = self.0.filter.get() else { return };
+        let selected = directives.map_or_else(as_started, EnvFilter::new);
+        if let Err(error) = filter.reload(selected) {
+            tracing::error!(%error, "the log level could not be changed");
+        }
     }
 
     /// Adds a line without time and level.
@@ -116,6 +133,10 @@ impl ProcessLog {
             queue = self.0.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
+}
+
+fn as_started() -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 impl Shared {

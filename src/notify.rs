@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
 use self::conditions::{Change, Conditions};
@@ -113,6 +114,8 @@ pub async fn test(target: &NotifyTarget) -> Result<(), TestError> {
 /// Sends notifications. Dropping it ends its thread and its requests.
 pub struct Notifier {
     shared: Arc<Shared>,
+    /// What counts as a storm of refusals.
+    storm: channel::Sender<DenialStorm>,
     _deliveries: JoinSet<()>,
     follower: Option<(JoinHandle<()>, Mutex<mpsc::Receiver<()>>)>,
 }
@@ -168,6 +171,7 @@ impl Notifier {
             is_over: AtomicBool::new(false),
             targets,
         });
+        let storm = channel::Sender::new(settings.storm);
         let mut running = JoinSet::new();
         for (delivery, target) in deliveries.into_iter().zip(&shared.targets) {
             running.spawn(delivery.run(Arc::clone(target), Arc::clone(&shared)));
@@ -178,7 +182,7 @@ impl Notifier {
                 let (alive, ended) = mpsc::sync_channel(1);
                 let (log, metrics) = (&settings.log, Arc::clone(metrics));
                 let follower = Follower::new(log, progress.clone(), Arc::clone(&shared), memory);
-                running.spawn(Watcher::new(settings.storm, progress, Arc::clone(&shared), metrics).run());
+                running.spawn(Watcher::new(storm.subscribe(), progress, Arc::clone(&shared), metrics).run());
                 let thread = std::thread::Builder::new().name("notify".to_owned()).spawn(move || {
                     let _alive: mpsc::SyncSender<()> = alive;
                     follower.run();
@@ -186,7 +190,12 @@ impl Notifier {
                 Some((thread.map_err(SetupError::Thread)?, Mutex::new(ended)))
             }
         };
-        Ok(Self { shared, _deliveries: running, follower })
+        Ok(Self { shared, storm, _deliveries: running, follower })
+    }
+
+    /// From now on this counts as a storm of refusals.
+    pub fn change_storm(&self, storm: DenialStorm) {
+        self.storm.send_if_modified(|known| std::mem::replace(known, storm) != storm);
     }
 
     /// Whether there are no targets.

@@ -3,9 +3,11 @@
 mod approvals;
 mod credentials;
 mod freezes;
+mod settings;
 mod staged;
 
 pub use approvals::{ApprovalFile, ApprovalFileError};
 pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord};
 pub use freezes::{FreezeFile, FreezeFileError, FreezeRecord, Written, write};
+pub use settings::{SettingsFile, SettingsFileError, parse as parse_settings};
 pub use staged::{Durability, StagedFile};

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use cvm_kms::config::{Config, ConfigError, Notice, Sources};
+use cvm_kms::config::{Config, ConfigError, Hot, HotKey, Notice, Sources};
+use cvm_kms::state::parse_settings;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,6 +21,7 @@ type Outcome = Result<(Config, Vec<Notice>), ConfigError>;
 ///
 /// Both forms have the same result; messages are bounded and contain no secret.
 pub fn config(data: &[u8]) {
+    changes(data);
     let toml = std::str::from_utf8(data).ok().filter(|text| !text.trim_start().starts_with('{'));
     let Some(text) = toml else {
         check(&from_json(data), serde_json::from_slice(data).ok());
@@ -33,6 +35,19 @@ pub fn config(data: &[u8]) {
         assert_eq!(outcome.is_ok(), other.is_ok());
     }
     check(&outcome, value);
+}
+
+/// The file of what owners changed at run time. A value that is taken is read back.
+fn changes(data: &[u8]) {
+    let Ok(settings) = parse_settings(data) else { return };
+    let mut hot = Hot::of(&Config::from_toml("").expect("the defaults").0);
+    for (name, value) in settings {
+        let Some(key) = HotKey::parse(&name) else { continue };
+        if hot.set(key, &value).is_ok() {
+            let mut again = hot;
+            assert!(again.set(key, &hot.value(key)).is_ok() && again == hot, "{name} = {value}");
+        }
+    }
 }
 
 fn from_json(json: &[u8]) -> Outcome {

@@ -2,7 +2,9 @@
 //! audit log and even allowed callers must not fill the disk.
 
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use kms_attest::identity::{AppId, DeviceId, Identity, InstanceId};
 
@@ -12,9 +14,12 @@ use crate::config::{Limits, Rate};
 const MAX_REMEMBERED: usize = 16 * 1024;
 
 /// A token bucket for each app, and for each instance of it.
-pub struct ReleaseLimit {
+pub struct ReleaseLimit(ArcSwap<Buckets>);
+
+struct Buckets {
     apps: DefaultKeyedRateLimiter<AppId>,
     instances: DefaultKeyedRateLimiter<(AppId, Instance)>,
+    rates: [Rate; 2],
 }
 
 /// One instance of an app: its id, or the machine of an app whose instances have no id.
@@ -54,10 +59,13 @@ impl Exceeded {
 impl ReleaseLimit {
     /// The configured limits.
     pub fn new(limits: &Limits) -> Self {
-        let quota = |rate: Rate| Quota::per_second(rate.per_second).allow_burst(rate.burst);
-        Self {
-            apps: RateLimiter::keyed(quota(limits.app)),
-            instances: RateLimiter::keyed(quota(limits.instance)),
+        Self(ArcSwap::from_pointee(Buckets::new(limits.app, limits.instance)))
+    }
+
+    /// From now on these rates count, with full bursts. The same rates change nothing.
+    pub fn change(&self, app: Rate, instance: Rate) {
+        if self.0.load().rates != [app, instance] {
+            self.0.store(Arc::new(Buckets::new(app, instance)));
         }
     }
 
@@ -68,19 +76,32 @@ impl ReleaseLimit {
     /// Which of them has none left.
     pub fn admit(&self, identity: &Identity) -> Result<(), Exceeded> {
         let instance = identity.instance_id.map_or(Instance::Device(identity.device_id), Instance::Id);
-        self.instances.check_key(&(identity.app_id, instance)).map_err(|_| Exceeded::Instance)?;
-        self.apps.check_key(&identity.app_id).map_err(|_| Exceeded::App)
+        let Buckets { apps, instances, .. } = &**self.0.load();
+        instances.check_key(&(identity.app_id, instance)).map_err(|_| Exceeded::Instance)?;
+        apps.check_key(&identity.app_id).map_err(|_| Exceeded::App)
     }
 
     /// Forgets idle apps and instances; called periodically.
     pub fn prune(&self) {
-        if self.apps.len() > MAX_REMEMBERED {
-            self.apps.retain_recent();
-            self.apps.shrink_to_fit();
+        let Buckets { apps, instances, .. } = &**self.0.load();
+        if apps.len() > MAX_REMEMBERED {
+            apps.retain_recent();
+            apps.shrink_to_fit();
         }
-        if self.instances.len() > MAX_REMEMBERED {
-            self.instances.retain_recent();
-            self.instances.shrink_to_fit();
+        if instances.len() > MAX_REMEMBERED {
+            instances.retain_recent();
+            instances.shrink_to_fit();
+        }
+    }
+}
+
+impl Buckets {
+    fn new(app: Rate, instance: Rate) -> Self {
+        let quota = |rate: Rate| Quota::per_second(rate.per_second).allow_burst(rate.burst);
+        Self {
+            apps: RateLimiter::keyed(quota(app)),
+            instances: RateLimiter::keyed(quota(instance)),
+            rates: [app, instance],
         }
     }
 }

@@ -43,17 +43,21 @@ pub(super) fn read(section: &mut Section<'_>, cert_dir: &Path) -> Events {
         keep: section.required("keep", *KEEP.start(), keep),
         fifo: section.path("fifo"),
         denial_storm: DenialStorm {
-            count: section.required("denial_storm_count", 1, |value| {
-                let count = value.as_u64().filter(|count| (1..=MAX_STORM).contains(count));
-                count.ok_or_else(|| format!("must be a whole number from 1 to {MAX_STORM}"))
-            }),
-            window: section.required("denial_storm_window", Duration::ZERO, |value| {
-                let window = values::duration(&values::string(value)?)?;
-                let window = window.filter(|window| !window.is_zero() && *window <= MAX_STORM_WINDOW);
-                window.ok_or_else(|| "must be from 1s to 1h".to_owned())
-            }),
+            count: section.required("denial_storm_count", 1, storm_count),
+            window: section.required("denial_storm_window", Duration::ZERO, storm_window),
         },
     }
+}
+
+pub(super) fn storm_count(value: Value) -> Result<u64, String> {
+    let count = value.as_u64().filter(|count| (1..=MAX_STORM).contains(count));
+    count.ok_or_else(|| format!("must be a whole number from 1 to {MAX_STORM}"))
+}
+
+pub(super) fn storm_window(value: Value) -> Result<Duration, String> {
+    let window = values::duration(&values::string(value)?)?;
+    let window = window.filter(|window| !window.is_zero() && *window <= MAX_STORM_WINDOW);
+    window.ok_or_else(|| "must be from 1s to 1h".to_owned())
 }
 
 fn keep(value: Value) -> Result<u64, String> {

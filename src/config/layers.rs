@@ -86,6 +86,11 @@ pub(super) fn from_toml(text: &str) -> Layers {
     layers
 }
 
+/// The compiled-in defaults alone.
+pub(super) fn defaults() -> Layers {
+    Layers::defaults()
+}
+
 impl Layers {
     fn defaults() -> Self {
         let mut root = Table::new();
@@ -153,10 +158,20 @@ fn collect(table: &Table, prefix: &str, files: &[PathBuf], settings: &mut Vec<Se
     }
 }
 
+/// Whether a key of this name may hold a secret.
+pub(super) fn is_secret(name: &str) -> bool {
+    const SECRETS: [&str; 5] = ["token", "password", "secret", "hash", "credential"];
+    SECRETS.iter().any(|word| name.contains(word))
+}
+
+/// What may be shown of an URL: the rest may hold a key.
+pub(super) fn origin(text: &str) -> String {
+    Endpoint::parse(text).map_or_else(|_| "(set)".to_owned(), |endpoint| endpoint.to_string())
+}
+
 /// Tokens, passwords and hashes of them are not shown, and of an URL the origin only: the rest may hold a key.
 fn shown(name: &str, value: &Value) -> String {
-    const SECRETS: [&str; 5] = ["token", "password", "secret", "hash", "credential"];
-    if SECRETS.iter().any(|word| name.contains(word)) && value.as_str() != Some("") {
+    if is_secret(name) && value.as_str() != Some("") {
         return "(set)".to_owned();
     }
     match value {

@@ -13,7 +13,7 @@ use super::reader::{Report, Section};
 use super::sections::Environment;
 use super::{
     Admin, AdminTls, BodyLimits, ClientCertificates, MissingFiles, Onboard, OwnerRule, PublicHandover, Rpc,
-    Secret, values,
+    Secret, Supervision, values,
 };
 use crate::domain::Domain;
 
@@ -167,6 +167,7 @@ pub(super) fn admin(section: &mut Section<'_>, cert_dir: &Path, environment: Env
         approvals_file: section.path("approvals_file").unwrap_or_else(|| cert_dir.join("approvals.json")),
         insecure_no_auth: section.flag("insecure_no_auth"),
         insecure_plain_http: section.flag("insecure_plain_http"),
+        supervision: if section.flag("supervised") { Supervision::Restarts } else { Supervision::None },
         tls: admin_tls(section),
         limits,
     }

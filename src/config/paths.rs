@@ -22,6 +22,12 @@ pub const KEY_FILES: [&str; 10] = [
 /// What keeps, in the key directory, what was notified.
 pub const NOTIFIED: &str = "notified.json";
 
+/// What keeps, in the key directory, the settings that were changed at run time.
+pub const RUNTIME_SETTINGS: &str = "settings.json";
+
+/// What keeps, in the key directory, collateral that was uploaded.
+pub const COLLATERAL_BUNDLE: &str = "collateral-bundle.json";
+
 /// What an uploaded file ends with until it is in its place.
 pub const STAGED: &str = "staged";
 
@@ -45,7 +51,7 @@ pub(super) fn check(core: &Core, report: &mut Report) {
     let directory = resolved(&core.cert_dir.join("x"));
     let mut others: Vec<_> = KEY_FILES
         .iter()
-        .chain([&NOTIFIED])
+        .chain([&NOTIFIED, &RUNTIME_SETTINGS, &COLLATERAL_BUNDLE])
         .map(|name| Named { key: "core.cert_dir", path: directory.with_file_name(name) })
         .collect();
     let extensions = ["tree", "node", "archived"];

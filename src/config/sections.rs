@@ -11,9 +11,11 @@ use super::layers::Layers;
 use super::reader::{ConfigError, Notice, Report, Section};
 use super::{
     AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
-    Ledger, Limits, LiteAttestation, Metrics, Profile, Rate, ReleaseStage, Witnesses,
+    Ledger, Limits, LiteAttestation, Metrics, Origin, Profile, Rate, ReleaseStage, Witnesses,
 };
-use super::{consistency, ethereum, events, listeners, notify, production, traces, values, webhook};
+use super::{
+    consistency, effective, ethereum, events, listeners, notify, production, traces, values, webhook,
+};
 
 const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
 /// The default of `core.attestation.urls.amd_kds`.
@@ -26,6 +28,7 @@ pub(super) fn read(
     layers: Layers,
     environment: Environment<'_>,
 ) -> Result<(Config, Vec<Notice>), ConfigError> {
+    let listed = effective::list(&layers, environment);
     let mut shown = production::Values::of(&layers);
     let variables = production::Variables::default();
     let environment: Environment<'_> = &production::recorded(environment, &variables);
@@ -42,7 +45,15 @@ pub(super) fn read(
         (profile, rpc, core)
     });
     shown.add_variables(variables.take(), &core.auth_api);
-    let config = Config { profile, rpc, core, files: report.files.clone(), values: shown };
+    let config = Config {
+        profile,
+        rpc,
+        core,
+        files: report.files.clone(),
+        effective: listed,
+        origin: Origin::Text,
+        values: shown,
+    };
     tls_files.check(&config.core.cert_dir, &mut report);
     consistency::check(&config, &mut report);
     match report.findings.is_empty() {
@@ -356,7 +367,7 @@ fn request_memory(value: Value) -> Result<Option<usize>, String> {
     size.map(Some).ok_or_else(|| "must be \"auto\" or a size from 16MiB such as 256MiB".to_owned())
 }
 
-fn positive(value: Value) -> Result<NonZeroU32, String> {
+pub(super) fn positive(value: Value) -> Result<NonZeroU32, String> {
     let number = value.as_u64().and_then(|number| u32::try_from(number).ok()).and_then(NonZeroU32::new);
     number.ok_or_else(|| format!("must be a whole number from 1 to {}", u32::MAX))
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use arc_swap::ArcSwap;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use kms_attest::identity::AppId;
@@ -23,20 +24,21 @@ const LOOK_EACH: u32 = 4096;
 /// others.
 #[derive(Debug)]
 pub struct RequestLimit {
+    buckets: ArcSwap<Buckets>,
+    asked: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Buckets {
     addresses: DefaultKeyedRateLimiter<IpAddr>,
     apps: DefaultKeyedRateLimiter<AppId>,
-    asked: AtomicU32,
+    rates: [Rate; 2],
 }
 
 impl RequestLimit {
     /// The rates for an address and for an app.
     pub fn new(address: Rate, app: Rate) -> Self {
-        let quota = |rate: Rate| Quota::per_second(rate.per_second).allow_burst(rate.burst);
-        Self {
-            addresses: RateLimiter::keyed(quota(address)),
-            apps: RateLimiter::keyed(quota(app)),
-            asked: AtomicU32::new(0),
-        }
+        Self { buckets: ArcSwap::from_pointee(Buckets::new(address, app)), asked: AtomicU32::new(0) }
     }
 
     /// The configured rates. An allowed app, over all its instances, gets the rate of an address, or the rate
@@ -44,22 +46,26 @@ impl RequestLimit {
     pub fn of(limits: &Limits) -> Self {
         let address =
             Rate { per_second: limits.unauthenticated_per_second, burst: limits.unauthenticated_burst };
-        let app = Rate {
-            per_second: limits.app.per_second.max(address.per_second),
-            burst: limits.app.burst.max(address.burst),
-        };
-        Self::new(address, app)
+        Self::new(address, of_app(address, limits.app))
+    }
+
+    /// From now on these rates count, with full bursts. The same rates change nothing.
+    pub fn change(&self, address: Rate, app: Rate) {
+        let app = of_app(address, app);
+        if self.buckets.load().rates != [address, app] {
+            self.buckets.store(Arc::new(Buckets::new(address, app)));
+        }
     }
 
     /// Takes one token of `address`; false if it has none left.
     fn admits(&self, address: IpAddr) -> bool {
         self.look();
-        self.addresses.check_key(&bucket(address)).is_ok()
+        self.buckets.load().addresses.check_key(&bucket(address)).is_ok()
     }
 
     /// Takes one token of `app`; false if it has none left.
     fn admits_app(&self, app: AppId) -> bool {
-        self.apps.check_key(&app).is_ok()
+        self.buckets.load().apps.check_key(&app).is_ok()
     }
 
     /// Prunes every [`LOOK_EACH`] requests, because many addresses can come between two regular prunings.
@@ -71,15 +77,32 @@ impl RequestLimit {
 
     /// Forgets idle addresses and apps; called periodically.
     pub fn prune(&self) {
-        if self.addresses.len() > MAX_REMEMBERED {
-            self.addresses.retain_recent();
-            self.addresses.shrink_to_fit();
+        let Buckets { addresses, apps, .. } = &**self.buckets.load();
+        if addresses.len() > MAX_REMEMBERED {
+            addresses.retain_recent();
+            addresses.shrink_to_fit();
         }
-        if self.apps.len() > MAX_REMEMBERED {
-            self.apps.retain_recent();
-            self.apps.shrink_to_fit();
+        if apps.len() > MAX_REMEMBERED {
+            apps.retain_recent();
+            apps.shrink_to_fit();
         }
     }
+}
+
+impl Buckets {
+    fn new(address: Rate, app: Rate) -> Self {
+        let quota = |rate: Rate| Quota::per_second(rate.per_second).allow_burst(rate.burst);
+        Self {
+            addresses: RateLimiter::keyed(quota(address)),
+            apps: RateLimiter::keyed(quota(app)),
+            rates: [address, app],
+        }
+    }
+}
+
+/// The rate of an allowed app: that of its releases, but no lower than that of an address.
+fn of_app(address: Rate, app: Rate) -> Rate {
+    Rate { per_second: app.per_second.max(address.per_second), burst: app.burst.max(address.burst) }
 }
 
 /// The limit as it applies to one request: each message of a stream counts as a request.
@@ -136,6 +159,23 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_rate_counts_from_the_next_request_on() {
+        let limit = limit(1);
+        let address: IpAddr = "192.0.2.1".parse().expect("address");
+        let rate =
+            |burst| Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::new(burst).expect("not zero") };
+        assert!(limit.admits(address) && !limit.admits(address));
+        limit.change(rate(1), rate(2));
+        assert!(!limit.admits(address), "nothing has changed");
+        limit.change(rate(2), rate(1));
+        assert!(limit.admits(address) && limit.admits(address) && !limit.admits(address));
+        assert!(
+            limit.admits_app(AppId([1; 20])) && limit.admits_app(AppId([1; 20])),
+            "no less than an address"
+        );
+    }
+
+    #[test]
     fn an_app_has_a_limit_of_its_own() {
         let limit = limit(3);
         assert!((0..6).all(|_| limit.admits_app(AppId([1; 20]))));
@@ -152,7 +192,7 @@ mod tests {
         for number in 0..many {
             limit.admits(IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
         }
-        assert!(limit.addresses.len() <= LOOK_EACH as usize + 1, "{}", limit.addresses.len());
+        assert!(limit.buckets.load().addresses.len() <= LOOK_EACH as usize + 1);
     }
 
     #[test]

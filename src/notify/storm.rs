@@ -29,6 +29,12 @@ impl Storm {
         Self { count: settings.count, window, recent: VecDeque::new(), raging: None }
     }
 
+    /// From now on this is a storm. One that rages goes on until it is over by the new definition.
+    pub(super) fn change(&mut self, settings: DenialStorm) {
+        self.count = settings.count;
+        self.window = settings.window.as_secs().max(1);
+    }
+
     /// Counts refusals at this time, in seconds since any fixed moment.
     pub(super) fn count(&mut self, refusals: u64, time: u64) {
         match self.recent.back_mut() {

@@ -386,7 +386,12 @@ async fn the_time_of_a_storm_is_that_of_no_clock_that_can_be_set() {
     });
     let storm = DenialStorm { count: 20, window: Duration::from_secs(3) };
     let progress = world.audit.progress();
-    let mut watcher = Watcher::new(storm, progress, Arc::clone(&shared), Arc::clone(&world.metrics));
+    let mut watcher = Watcher::new(
+        channel::Sender::new(storm).subscribe(),
+        progress,
+        Arc::clone(&shared),
+        Arc::clone(&world.metrics),
+    );
     let begin = Instant::now();
     let is_raging = || shared.is_in_storm.load(Ordering::Relaxed);
     for (second, refusals, expected) in

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch::Receiver;
+
 use super::Shared;
 use super::storm::Storm;
 use crate::audit::{FailureReason, Health, Progress};
@@ -24,17 +26,20 @@ pub(super) struct Watcher {
     /// The refusals that are counted already.
     refusals: u64,
     storm: Storm,
+    /// What counts as a storm, where an owner may change it.
+    settings: Receiver<DenialStorm>,
 }
 
 impl Watcher {
     pub(super) fn new(
-        storm: DenialStorm,
+        mut settings: Receiver<DenialStorm>,
         progress: Progress,
         shared: Arc<Shared>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (begin, refusals) = (Instant::now(), metrics.refusals());
-        Self { progress, shared, begin, refusals, metrics, storm: Storm::new(storm) }
+        let storm = Storm::new(*settings.borrow_and_update());
+        Self { progress, shared, begin, refusals, metrics, storm, settings }
     }
 
     /// Watches until dropped.
@@ -47,6 +52,9 @@ impl Watcher {
     }
 
     pub(super) fn count_refusals(&mut self, now: Instant) {
+        if self.settings.has_changed().unwrap_or(false) {
+            self.storm.change(*self.settings.borrow_and_update());
+        }
         let refusals = self.metrics.refusals();
         let new = refusals.saturating_sub(self.refusals);
         let now = now.saturating_duration_since(self.begin).as_secs();

@@ -1,0 +1,106 @@
+//! The file of the settings that owners changed at run time, replaced as a whole by one rename.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use kms_attest::json::duplicate_keys;
+use kms_attest::state_file::{self, StateFileError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The largest file.
+const MAX_FILE: u64 = 64 << 10;
+/// The version that is written, and the only one that is read.
+const VERSION: u32 = 1;
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsFileError {
+    /// The file cannot be read.
+    #[error("settings.json of the key directory cannot be read")]
+    Unreadable(#[source] io::Error),
+    /// The content is invalid.
+    #[error("settings.json of the key directory is damaged ({0})")]
+    Damaged(String),
+}
+
+/// The file, which no other process writes.
+#[derive(Debug)]
+pub struct SettingsFile(PathBuf);
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u32,
+    settings: BTreeMap<String, Value>,
+}
+
+impl SettingsFile {
+    /// The file at `path`, which may not exist yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// All settings; empty if there is no file.
+    ///
+    /// # Errors
+    /// [`SettingsFileError`]
+    pub fn read(&self) -> Result<BTreeMap<String, Value>, SettingsFileError> {
+        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
+            StateFileError::Unreadable(cause) => SettingsFileError::Unreadable(cause),
+            StateFileError::TooLarge => SettingsFileError::Damaged(error.to_string()),
+        })?;
+        bytes.map_or_else(|| Ok(BTreeMap::new()), |bytes| parse(&bytes).map_err(SettingsFileError::Damaged))
+    }
+
+    /// Replaces all of them.
+    ///
+    /// # Errors
+    /// Errors of the system.
+    pub fn replace(&self, settings: BTreeMap<String, Value>) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, settings })?;
+        text.push(b'\n');
+        state_file::replace(&self.0, &text)
+    }
+}
+
+/// Reads the content of a file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Value>, String> {
+    if let Some(key) = duplicate_keys(bytes).first() {
+        return Err(format!("{key} is given twice"));
+    }
+    let content: Content = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
+    if content.version != VERSION {
+        return Err(format!("version must be {VERSION}, got {}", content.version));
+    }
+    Ok(content.settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_what_is_not_ours_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let file = SettingsFile::new(home.path().join("settings.json"));
+        assert!(file.read().unwrap().is_empty());
+        let settings = BTreeMap::from([("core.limits.app_burst".to_owned(), Value::from(7))]);
+        file.replace(settings.clone()).unwrap();
+        assert_eq!(file.read().unwrap(), settings);
+        for (text, problem) in [
+            ("", "EOF"),
+            (r#"{"version":2,"settings":{}}"#, "version must be 1, got 2"),
+            (r#"{"version":1}"#, "missing field"),
+            (r#"{"version":1,"settings":{},"x":1}"#, "unknown field"),
+            (r#"{"version":1,"settings":{"a":1,"a":2}}"#, "given twice"),
+        ] {
+            let error = parse(text.as_bytes()).unwrap_err();
+            assert!(error.contains(problem), "{text}: {error}");
+        }
+    }
+}
