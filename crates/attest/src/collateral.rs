@@ -18,7 +18,9 @@ mod refresh;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use cache::{CacheStats, CollateralCache, EntryStats, FetchObserver, Refreshed};
+pub use cache::{
+    BundleError, CacheStats, CollateralBundle, CollateralCache, EntryStats, FetchObserver, Refreshed,
+};
 pub(crate) use chain::PckChain;
 pub use chain::{ChainError, certificates as read_chain};
 pub use clock::Clock;

@@ -3,6 +3,7 @@
 
 mod early;
 mod entries;
+mod import;
 mod lane;
 mod refreshed;
 mod stats;
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use self::entries::Entries;
+pub use self::import::{BundleError, CollateralBundle};
 use self::lane::Lane;
 pub use self::refreshed::Refreshed;
 pub use self::stats::{CacheStats, EntryStats};

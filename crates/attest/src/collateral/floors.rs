@@ -172,6 +172,11 @@ impl Floors {
         Ok(has_risen || self.shared.is_behind.load(Ordering::Relaxed))
     }
 
+    /// Refuses what [`Floors::admit`] would refuse, and changes nothing.
+    pub(super) fn check(&self, collateral: &Collateral, set: TcbSet) -> Result<(), FetchFailure> {
+        self.violation(&self.lock(), collateral, set).map_or(Ok(()), |(_, failure)| Err(failure))
+    }
+
     /// Whether [`Floors::admit`] would refuse the collateral.
     pub(super) fn is_below(&self, collateral: &Collateral, set: TcbSet) -> bool {
         self.violation(&self.lock(), collateral, set).is_some()
