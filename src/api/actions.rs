@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::Caller;
 use super::admin::AdminService;
+use super::readiness::policy_problem;
 use crate::audit::{Event, Receipt};
 use crate::clock::{rfc3339, unix_now};
 use crate::error::{Code, Error, Result};
@@ -276,7 +277,7 @@ impl ActionService {
             }
             Action::ReloadPolicy => {
                 let asked = foundation.policy.info().await;
-                match (asked, foundation.policy.last_error()) {
+                match (asked, policy_problem(&foundation.policy)) {
                     (Ok(_), None) => Ok(format!("the policy ({}) is in force", foundation.policy.kind())),
                     (Err(error), _) => Err(error.to_string()),
                     (Ok(_), Some(error)) => Err(error),

@@ -22,7 +22,7 @@ use crate::admission::{
 };
 use crate::ca::Restricted;
 use crate::clock::unix_now;
-use crate::config::{Core, PublicHandover};
+use crate::config::{Core, PublicHandover, Rate};
 use crate::control::{Denials, Shadow};
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::{NotReleased, Ready, ReleaseGuards, Released};
@@ -115,6 +115,11 @@ impl KmsService {
     /// Explains decisions of this service's admission.
     pub(super) fn explainer(&self) -> Explainer {
         self.admission.explainer()
+    }
+
+    /// From now on these rates of releases count.
+    pub fn change_limits(&self, app: Rate, instance: Rate) {
+        self.limit.change(app, instance);
     }
 
     /// Forgets the limits of idle apps and instances.

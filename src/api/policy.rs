@@ -17,11 +17,15 @@ pub use self::placing::Placed;
 use super::Caller;
 use super::admin::AdminService;
 use super::kms::KmsService;
+use super::readiness::policy_problem;
 use crate::admission::Foundation;
 use crate::clock::{rfc3339, unix};
 use crate::config::{AuthApi, Core, EmptyDevices};
 use crate::control::{CandidateText, MAX_CANDIDATE};
 use crate::error::{Code, Error, Result};
+
+/// The largest document that is shown, in bytes: thousands of apps. As JSON values it takes several times as much memory.
+const MAX_SHOWN: usize = 2 << 20;
 
 /// Shows and changes the policy.
 #[derive(Debug)]
@@ -53,7 +57,7 @@ pub struct PolicyState {
     editable: bool,
     /// Why not, or why the policy cannot decide at the moment.
     message: Option<String>,
-    /// The allowlist; null for another kind, and if it is invalid or larger than can be uploaded.
+    /// The allowlist; null for another kind, and if it is invalid or larger than 2 MiB.
     document: Option<Value>,
     /// The candidate that is evaluated on live requests.
     shadow: Option<ShadowState>,
@@ -108,8 +112,10 @@ impl PolicyService {
     /// What is in force now, and the candidate.
     pub async fn state(&self) -> PolicyState {
         let policy = &self.foundation.policy;
-        // Reads a file that has changed.
-        let _ = policy.info().await;
+        if self.file.is_some() {
+            // Reads a file that has changed. Other kinds would ask their backend.
+            let _ = policy.info().await;
+        }
         let (source, refusal) = match &self.file {
             Some(_) => ("file", None),
             None => match policy.kind() {
@@ -125,7 +131,7 @@ impl PolicyService {
             loaded_at: in_force.since.map(|since| rfc3339(unix(since))),
             source,
             editable: self.file.is_some(),
-            message: policy.last_error().or(refusal.map(str::to_owned)),
+            message: policy_problem(policy).or(refusal.map(str::to_owned)),
             document: self.content().await.and_then(|content| document(&content)),
             shadow: self.shadow(),
             relaxed: policy.is_dev() || policy.relaxation().is_some(),
@@ -180,7 +186,7 @@ impl PolicyService {
     }
 }
 
-/// A text as JSON.
+/// A text as JSON, unless it is too large to be shown whole.
 fn document(content: &[u8]) -> Option<Value> {
-    kms_attest::json::from_utf8(content).ok()
+    (content.len() <= MAX_SHOWN).then(|| kms_attest::json::from_utf8(content).ok())?
 }

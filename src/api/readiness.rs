@@ -144,6 +144,17 @@ pub struct Reason {
     pub detail: String,
 }
 
+/// Why the policy cannot decide, in words that a record may have: a backend's own words may name hosts.
+pub(super) fn policy_problem(policy: &Policy) -> Option<String> {
+    let problem = policy.last_error()?;
+    Some(match policy {
+        Policy::Allowlist(_) => problem,
+        Policy::AllowAll(_) | Policy::Webhook(_) | Policy::Ethereum(_) => {
+            Cause::PolicyUnavailable.text().to_owned()
+        }
+    })
+}
+
 /// The state at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {

@@ -3,6 +3,7 @@
 
 use kms_wire::role::Role;
 
+use super::uploads::MAX_UPLOAD;
 use super::{Access, Service};
 use crate::control::MAX_CANDIDATE;
 
@@ -15,6 +16,8 @@ pub enum Verbs {
     Post,
     /// Both.
     GetAndPost,
+    /// GET, and PATCH for those that may change something.
+    GetAndPatch,
 }
 
 /// One route: a row of the table, with the fields that [`super::Row`] has for a method.
@@ -42,7 +45,7 @@ pub const ROUTES: &[Route] = &{
     use Access::{Invitation, Onboarding, Open, Operator};
     use Role::{Auditor, EventsWriter, Owner, Viewer};
     use Service::{Admin, Kms, Onboard};
-    use Verbs::{Get, GetAndPost, Post};
+    use Verbs::{Get, GetAndPatch, GetAndPost, Post};
     const fn row(
         service: Service,
         path: &'static str,
@@ -82,11 +85,16 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/diagnostics/key-flow", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions/{name}", GetAndPost, Operator(Role::Operator), SHORT),
+        // A change needs the role owner, which its handler asks for.
+        row(Admin, "/api/v1/settings", GetAndPatch, Operator(Viewer), SHORT),
+        row(Admin, "/api/v1/reload", Post, Operator(Role::Operator), 0),
+        row(Admin, "/api/v1/restart", Post, Operator(Owner), 0),
+        row(Admin, "/api/v1/setup/status", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/policy", Get, Operator(Viewer), 0),
         // A text as a JSON string is longer than the text.
         row(Admin, "/api/v1/policy/check", Post, Operator(Role::Operator), MAX_CANDIDATE * 2),
         row(Admin, "/api/v1/policy/activate", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/file-upload/{name}", Post, Operator(Owner), MAX_CANDIDATE),
+        row(Admin, "/api/v1/file-upload/{name}", Post, Operator(Owner), MAX_UPLOAD),
         row(Admin, "/log/checkpoint", Get, Operator(Viewer), 0),
         row(Admin, "/log/tile/entries/{*tile}", Get, Operator(Auditor), 0),
         row(Admin, "/log/tile/{*tile}", Get, Operator(Viewer), 0),

@@ -20,7 +20,9 @@ pub use self::calls::Machine;
 use self::checks::Turns;
 pub use self::checks::{About, Check};
 pub use self::finding::Finding;
+use super::health::Boot;
 use super::onboard::OnboardService;
+use crate::clock::{rfc3339, unix};
 use crate::error::{Error, Result};
 use crate::lifecycle::{Held, Inspection};
 
@@ -61,6 +63,8 @@ pub enum Mode {
     Broken,
     /// Keys are saved, but this process cannot serve them: its configuration has to change.
     RestartRequired,
+    /// Keys are served, as the admin listener says it afterwards.
+    Installed,
 }
 
 /// What an operator can do next.
@@ -89,6 +93,21 @@ pub struct Status {
     pub serving_port: Option<u16>,
     /// The next steps.
     pub next: Vec<Step>,
+}
+
+impl Status {
+    /// That of a KMS that serves, in this run of its process.
+    pub fn installed(boot: &Boot) -> Self {
+        Self {
+            mode: Mode::Installed,
+            version: env!("CVM_KMS_VERSION"),
+            boot_id: boot.id.clone(),
+            started_at: rfc3339(unix(boot.started)),
+            token_required: false,
+            serving_port: None,
+            next: Vec::new(),
+        }
+    }
 }
 
 /// Whether calls that change something need the onboarding token.
@@ -246,6 +265,7 @@ fn next(mode: Mode, switch: Switch, held: Held) -> Vec<Step> {
             }
         },
         Mode::Serving => vec![step("use", "this KMS serves its keys over TLS: call GetMeta")],
+        Mode::Installed => Vec::new(),
         Mode::Broken => {
             let Held::Part { reason } = held else { return Vec::new() };
             vec![Step { step: "restore", text: reason }]

@@ -1,16 +1,26 @@
 //! Files that owners upload. Each is checked whole before it replaces another by one rename.
 
+mod collateral;
+pub(super) mod exchange;
+
 use std::sync::Arc;
 
+pub use self::collateral::CollateralFile;
 use super::Caller;
 use super::policy::{Placed, PolicyService};
+use crate::control::MAX_CANDIDATE;
 use crate::error::{Error, Result};
+
+/// The largest file.
+pub const MAX_UPLOAD: usize = MAX_CANDIDATE;
 
 /// A file that can be uploaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadName {
     /// The allowlist.
     AuthConfig,
+    /// Collateral.
+    CollateralBundle,
 }
 
 /// Whether a file is used.
@@ -24,12 +34,13 @@ pub enum Intent {
 
 impl UploadName {
     /// All names.
-    pub const ALL: [Self; 1] = [Self::AuthConfig];
+    pub const ALL: [Self; 2] = [Self::AuthConfig, Self::CollateralBundle];
 
     /// The name in paths.
     pub fn name(self) -> &'static str {
         match self {
             Self::AuthConfig => "auth-config",
+            Self::CollateralBundle => "collateral-bundle",
         }
     }
 
@@ -50,12 +61,13 @@ impl UploadName {
 #[derive(Debug)]
 pub struct UploadService {
     policy: Arc<PolicyService>,
+    collateral: Arc<CollateralFile>,
 }
 
 impl UploadService {
     /// Uploads for the parts of a KMS with keys.
-    pub fn new(policy: Arc<PolicyService>) -> Self {
-        Self { policy }
+    pub fn new(policy: Arc<PolicyService>, collateral: Arc<CollateralFile>) -> Self {
+        Self { policy, collateral }
     }
 
     /// Checks a file, and puts it into its place if that is the intent.
@@ -74,6 +86,9 @@ impl UploadService {
             (UploadName::AuthConfig, Intent::Check) => self.policy.examine(content).await,
             (UploadName::AuthConfig, Intent::Replace) => {
                 Arc::clone(&self.policy).replace(caller, content).await
+            }
+            (UploadName::CollateralBundle, intent) => {
+                Arc::clone(&self.collateral).upload(caller.author(), content, intent).await
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kms_attest::collateral::{CacheStats, FloorKind};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::conditions;
@@ -11,6 +12,7 @@ use super::leaf::Renewal;
 use super::process::Process;
 use super::serving::Serving;
 use crate::admission::{Foundation, TcbWatch};
+use crate::api::reload::{ReloadService, Trigger};
 use crate::clock::unix_now;
 use crate::metrics::CollateralState;
 
@@ -61,23 +63,34 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     if !process.notifier.is_idle() {
         background.spawn(conditions::look_loop(process, serving, forecast));
     }
-    background.spawn(Renewal::of(process, serving).renew_loop(process.reload.subscribe()));
+    background.spawn(Renewal::of(process, serving).renew_loop());
+    background.spawn(reload_loop(serving.reload_service(process), process.reload.subscribe()));
     background
+}
+
+/// Reloads at each signal; those that come meanwhile count as one.
+async fn reload_loop(service: ReloadService, mut reload: watch::Receiver<u64>) {
+    // One that came before this phase counts too.
+    if *reload.borrow() > 0 {
+        reload.mark_changed();
+    }
+    while reload.changed().await.is_ok() {
+        match service.reload(Trigger::Signal).await {
+            Ok(_) => tracing::info!("reloaded"),
+            Err(error) => tracing::error!(cause = error.chain(), "not reloaded: everything stays as it was"),
+        }
+    }
 }
 
 fn housekeeping(process: &Process, serving: &Serving) -> impl Future<Output = ()> + Send + use<> {
     let (foundation, limit, kms) = (process.foundation(), process.limit(), Arc::clone(&serving.kms));
-    let (log, mut reload) = (process.log.clone(), process.reload.subscribe());
+    let log = process.log.clone();
     async move {
         let Foundation { verifier, policy, freezes, audit, metrics, .. } = &*foundation;
         let mut tick = tokio::time::interval(HOUSEKEEPING);
         let _refresh = verifier.cache().spawn_refresh();
         loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                // `info` of an allowlist reads its file again.
-                Ok(()) = reload.changed() => drop(policy.info().await),
-            }
+            tick.tick().await;
             limit.prune();
             kms.prune();
             freezes.count();

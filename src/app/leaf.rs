@@ -13,7 +13,6 @@ use kms_attest::evidence::Evidence;
 use kms_attest::p256::P256Key;
 use kms_client::server::ONBOARDING_USAGE;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::watch;
 
 use super::AppError;
 use super::admin_tls::{self, AdminCertificate};
@@ -57,15 +56,12 @@ impl Renewal {
         }
     }
 
-    pub(super) async fn renew_loop(self, mut reload: watch::Receiver<u64>) {
+    pub(super) async fn renew_loop(self) {
         let mut issued = SystemTime::now();
         loop {
-            let is_asked = tokio::select! {
-                () = tokio::time::sleep(CHECK) => false,
-                Ok(()) = reload.changed() => true,
-            };
+            tokio::time::sleep(CHECK).await;
             let now = SystemTime::now();
-            if !is_asked && !self.ready.rpc_leaf_is_due(issued, now) {
+            if !self.ready.rpc_leaf_is_due(issued, now) {
                 continue;
             }
             match self.renew(now).await {

@@ -16,14 +16,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::AppError;
+use super::hot::HotParts;
 use crate::admission::{Foundation, SelfAuthorizer, TcbTolerance, WATCHED_FOR};
 use crate::api::METHODS;
 use crate::api::approvals::ApprovalGate;
 use crate::api::health::Boot;
+use crate::api::kms::KmsService;
+use crate::api::settings::{LogControl, SettingsService};
 use crate::api::setup::Switch;
 use crate::audit::{Audit, Beginning, Event};
 use crate::clock::Floor;
-use crate::config::{Config, Core, Posture};
+use crate::config::{Config, Core, Posture, RUNTIME_SETTINGS};
 use crate::control::{Approvals, Drain, Freezes};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
@@ -37,7 +40,7 @@ use crate::notify::Notifier;
 use crate::operator::Credentials;
 use crate::os_image;
 use crate::request::Tracer;
-use crate::state::ApprovalFile;
+use crate::state::{ApprovalFile, SettingsFile};
 use crate::store::{KeyDirectory, Occupancy, StoreError};
 use crate::traces::Exporter;
 
@@ -74,6 +77,8 @@ pub(super) struct Process {
     pub(super) approvals: Arc<Approvals>,
     /// Changes when the operator requests a reload.
     pub(super) reload: watch::Sender<u64>,
+    /// Becomes true when the process must end so that a supervisor starts it again.
+    pub(super) restart: watch::Sender<bool>,
     /// Becomes true when the service must end.
     pub(super) stop: watch::Sender<bool>,
     /// Decides which requests are traced; `None` without a collector.
@@ -182,6 +187,7 @@ impl Process {
             switch: watch::Sender::new(Switch::Resting),
             started: SystemTime::now(),
             reload: watch::Sender::new(0),
+            restart: watch::Sender::new(false),
             stop: watch::Sender::new(false),
             occupancy,
             _freeze_file: freeze_file,
@@ -225,6 +231,19 @@ impl Process {
 
     pub(super) fn limit(&self) -> Arc<RequestLimit> {
         Arc::clone(&self.limit)
+    }
+
+    /// The settings, with what owners have changed at run time, which this puts into force.
+    pub(super) fn settings(&self, kms: Arc<KmsService>) -> SettingsService {
+        let log = if self.log.is_some() { LogControl::Changeable } else { LogControl::Foreign };
+        let parts = HotParts {
+            limit: self.limit(),
+            kms,
+            notifier: Arc::clone(&self.notifier),
+            log: self.log.clone(),
+        };
+        let file = SettingsFile::new(self.config.core.cert_dir.join(RUNTIME_SETTINGS));
+        SettingsService::open(&self.config, file, self.audit(), Box::new(parts), log)
     }
 
     pub(super) fn memory(&self) -> Arc<RequestMemory> {

@@ -24,6 +24,7 @@ pub struct Running {
     admin_address: Arc<OnceLock<SocketAddr>>,
     stop: watch::Sender<bool>,
     reload: watch::Sender<u64>,
+    restart: watch::Receiver<bool>,
     life: JoinHandle<Result<(), AppError>>,
 }
 
@@ -40,6 +41,7 @@ impl Running {
             admin_address: Arc::clone(&process.admin_address),
             stop: process.stop.clone(),
             reload: process.reload.clone(),
+            restart: process.restart.subscribe(),
             life: tokio::spawn(recorded(audit, notifier, on_failure, life(process))),
         }
     }
@@ -62,9 +64,22 @@ impl Running {
         (&mut self.life).await.map_err(AppError::Panicked)?
     }
 
-    /// Reads the allowlist again and renews the TLS certificate. Changes in `kms.toml` need a restart.
+    /// Returns when an owner wants the process to end, so that its supervisor starts it again.
+    pub fn restart_requested(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut restart = self.restart.clone();
+        async move {
+            if restart.wait_for(|restart| *restart).await.is_err() {
+                // Nobody can want it any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Reads configuration files and allowlist again, and renews the TLS certificate.
     pub fn reload(&self) {
-        tracing::info!("reloading: the allowlist is read and the TLS certificate issued again");
+        tracing::info!(
+            "reloading: configuration and allowlist are read and the TLS certificate issued again"
+        );
         self.reload.send_modify(|count| *count += 1);
     }
 

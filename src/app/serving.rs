@@ -25,11 +25,15 @@ use crate::api::me::MeService;
 use crate::api::meta::Meta;
 use crate::api::policy::PolicyService;
 use crate::api::readiness::Readiness;
+use crate::api::reload::ReloadService;
+use crate::api::restart::RestartService;
+use crate::api::settings::SettingsService;
 use crate::api::setup::Switch;
-use crate::api::uploads::UploadService;
+use crate::api::uploads::{CollateralFile, UploadService};
 use crate::api::views::{LatencyLog, ServedCertificate, Sources, Views};
 use crate::ca;
 use crate::clock::unix;
+use crate::config::COLLATERAL_BUNDLE;
 use crate::control::{NamedCredentials, Opened};
 use crate::domain::ReservedName;
 use crate::lifecycle::Ready;
@@ -62,6 +66,8 @@ pub(super) struct Serving {
     pub(super) latency: Arc<LatencyLog>,
     pub(super) forecast: watch::Sender<Vec<TcbWarning>>,
     admin: Arc<AdminService>,
+    settings: Arc<SettingsService>,
+    collateral: Arc<CollateralFile>,
     phase: Phase,
 }
 
@@ -101,6 +107,10 @@ impl Serving {
         }
         audit.sign_with(Arc::<Ready>::clone(&ready)).await;
         let attester = process.certificate_attester();
+        let collateral = core.cert_dir.join(COLLATERAL_BUNDLE);
+        let collateral = CollateralFile::new(collateral, Arc::clone(&foundation.verifier), process.audit());
+        collateral.load().await;
+        let collateral = Arc::new(collateral);
         // Concurrently, because one waits for the network, the other for the disk, and both for the attester.
         let issued = leaf::issue(attester.as_deref(), &ready);
         let ((), certificate) = tokio::join!(self_authorization.prepare(), issued);
@@ -110,6 +120,7 @@ impl Serving {
         let meta = Arc::new(Meta::new(&ready, &foundation, process.config.posture(), Arc::clone(&readiness)));
         let kms = KmsService::new(core, Arc::clone(&foundation), Arc::clone(&ready), Arc::clone(&meta))?;
         let kms = Arc::new(kms);
+        let settings = Arc::new(process.settings(Arc::clone(&kms)));
         let admin = Arc::new(AdminService::new(core, Arc::clone(&kms), process.gate()));
         let admin_certificate =
             AdminCertificate::find(&process.config, &leaf, &ready, attester.as_deref()).await?;
@@ -141,8 +152,17 @@ impl Serving {
             latency,
             forecast,
             admin,
+            settings,
+            collateral,
             phase,
         })
+    }
+
+    /// Reloads what can be reloaded.
+    pub(super) fn reload_service(&self, process: &Process) -> ReloadService {
+        let foundation = process.foundation();
+        let (policy, audit) = (Arc::clone(&foundation.policy), process.audit());
+        ReloadService::new(Arc::clone(&self.settings), policy, Arc::new(Renewal::of(process, self)), audit)
     }
 
     pub(super) async fn bind_admin(
@@ -173,8 +193,16 @@ impl Serving {
             me: Arc::new(MeService::new(Arc::clone(credentials), process.boot_id.clone())),
             diagnostics: Arc::new(DiagnosticsService::new(process.foundation())),
             actions: Arc::new(actions),
-            uploads: Arc::new(UploadService::new(Arc::clone(&policy))),
+            uploads: Arc::new(UploadService::new(Arc::clone(&policy), Arc::clone(&self.collateral))),
             policy,
+            settings: Arc::clone(&self.settings),
+            reload: Arc::new(self.reload_service(process)),
+            restart: Arc::new(RestartService::new(
+                Arc::clone(&self.admin),
+                admin.supervision,
+                process.boot(),
+                process.restart.clone(),
+            )),
             approvals: Arc::new(ApprovalService::new(Arc::clone(&process.approvals), makers)),
             credentials: credentials_service,
         };

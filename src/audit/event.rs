@@ -441,6 +441,38 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// An owner has changed a setting at run time.
+    SettingChanged {
+        /// Its name.
+        setting: &'static str,
+        /// Its value from now on.
+        value: String,
+        /// Its value before.
+        previous: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// Configuration files, policy and certificates were read or made again.
+    Reloaded {
+        /// Settings that count from now on.
+        changed: Vec<String>,
+        /// Settings that count after a restart.
+        restart_required: Vec<String>,
+        /// The operator, or `SIGHUP`.
+        by: String,
+        /// Where the request came from.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        remote: Option<IpAddr>,
+    },
+    /// An owner has the process end, so that its supervisor starts it again.
+    RestartRequested {
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// An operator replaces a file of the configuration: recorded before it is done.
     FileUploaded {
         /// Which: `auth-config`, `htpasswd` or `collateral-bundle`.
@@ -728,6 +760,9 @@ impl Event {
             Self::ActionStarted { .. } => EventType::ActionStarted,
             Self::ActionSucceeded { .. } => EventType::ActionSucceeded,
             Self::ActionFailed { .. } => EventType::ActionFailed,
+            Self::SettingChanged { .. } => EventType::SettingChanged,
+            Self::Reloaded { .. } => EventType::Reloaded,
+            Self::RestartRequested { .. } => EventType::RestartRequested,
             Self::FileUploaded { .. } => EventType::FileUploaded,
             Self::FileUploadFailed { .. } => EventType::FileUploadFailed,
             Self::OwnerCreated { .. } => EventType::OwnerCreated,

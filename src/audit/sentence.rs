@@ -260,6 +260,20 @@ impl Record {
             "action_started" => format!("executing action: {}, by {}", v("action"), by()),
             "action_succeeded" => format!("action {} succeeded", v("action")),
             "action_failed" => format!("action {} failed{}", v("action"), because()),
+            "setting_changed" => format!(
+                "setting {} was changed from {} to {} by {}",
+                v("setting"),
+                v("previous"),
+                v("value"),
+                by()
+            ),
+            "reloaded" => format!(
+                "reloaded; changed settings: {}; settings that need a restart: {}; by {}",
+                v("changed"),
+                v("restart_required"),
+                v("by")
+            ),
+            "restart_requested" => format!("a restart was requested by {}", by()),
             "file_uploaded" => format!(
                 "file {} was uploaded: {} bytes, SHA-256 {}; by {}",
                 v("name"),

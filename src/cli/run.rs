@@ -18,6 +18,9 @@ use crate::log::ProcessLog;
 /// Extra time for the shutdown, after the time for running requests.
 const AFTER_GRACE: Duration = Duration::from_secs(3);
 
+/// The exit code after which a supervisor is to start this program again: `EX_TEMPFAIL` of sysexits.h.
+const RESTART: u8 = 75;
+
 /// How long the process waits for its last log lines.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
@@ -78,20 +81,23 @@ async fn serve(config: Config, log: &ProcessLog) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     };
-    loop {
+    let code = loop {
+        // Apart from `stopped`, which needs the service for itself.
+        let restart = kms.restart_requested();
         tokio::select! {
             ended = kms.stopped() => {
                 ended?;
                 return Ok(ExitCode::SUCCESS);
             }
-            () = signals.stop.asked() => break,
+            () = restart => break ExitCode::from(RESTART),
+            () = signals.stop.asked() => break ExitCode::SUCCESS,
             _ = signals.reload.recv() => kms.reload(),
         }
-    }
+    };
     tracing::info!("stopping");
     end_by_force_after(grace + AFTER_GRACE, log.clone())?;
     kms.stop().await?;
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 struct Signals {

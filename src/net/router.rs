@@ -18,8 +18,8 @@ use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
-    actions, approvals, body, credentials, diagnostics, events, grpc, ledger, me, policy, setup, status,
-    uploads, views, web,
+    actions, approvals, body, credentials, diagnostics, events, grpc, ledger, me, policy, restart, settings,
+    setup, status, uploads, views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -32,7 +32,10 @@ use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::onboard::{Finished, OnboardService};
 use crate::api::policy::PolicyService;
+use crate::api::reload::ReloadService;
+use crate::api::restart::RestartService;
 use crate::api::routes::{Route, Verbs};
+use crate::api::settings::SettingsService;
 use crate::api::setup::SetupService;
 use crate::api::uploads::UploadService;
 use crate::api::views::Views;
@@ -143,6 +146,12 @@ pub struct AdminServices {
     pub uploads: Arc<UploadService>,
     /// Changes that wait for a second owner.
     pub approvals: Arc<ApprovalService>,
+    /// The settings.
+    pub settings: Arc<SettingsService>,
+    /// Reload.
+    pub reload: Arc<ReloadService>,
+    /// Restart.
+    pub restart: Arc<RestartService>,
     /// Named credentials; `None` where the configuration has none.
     pub credentials: Option<Arc<CredentialService>>,
 }
@@ -162,10 +171,15 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         uploads,
         approvals,
         credentials,
+        settings,
+        reload,
+        restart,
     } = services;
     let credentials = credentials.map_or_else(Router::new, credentials::routes);
     let grpc = grpc::admin(Arc::clone(&admin), limits, Arc::clone(health.readiness()));
     prpc_routes(admin, limits)
+        .merge(restart::routes(restart, Arc::clone(&health)))
+        .merge(settings::routes(settings, reload))
         .merge(probes::routes(Service::Admin, health, Reader::Operator))
         .merge(ledger::routes(Service::Admin, audit, Reader::Operator))
         .merge(events::routes(events))
@@ -213,6 +227,7 @@ pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Hand
         Verbs::Get => MethodFilter::GET,
         Verbs::Post => MethodFilter::POST,
         Verbs::GetAndPost => MethodFilter::GET.or(MethodFilter::POST),
+        Verbs::GetAndPatch => MethodFilter::GET.or(MethodFilter::PATCH),
     };
     let served = Router::new().route(row.path, on(verbs, handler));
     // Where it says nothing, there is nothing to wait for.
@@ -238,7 +253,7 @@ async fn authorized(row: &Route, request: Request, next: Next) -> Response {
     if let Err(error) = caller.authorize(row.access) {
         return refused(error);
     }
-    if *request.method() != Verb::POST {
+    if !matches!(*request.method(), Verb::POST | Verb::PATCH) {
         return next.run(request).await;
     }
     let (parts, incoming) = request.into_parts();

@@ -189,6 +189,18 @@ async fn a_disk_that_refuses_an_upload_keeps_the_old_file() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_recorded_is_not_done() {
+    let mut world = World::ready().await;
+    let before = fs::read(world.path("auth-config.json")).expect("file");
+    world.start_without_room_for_audit().await;
+    let refused = upload(&world, "", with_image(&world, &"ab".repeat(32))).await;
+    assert_eq!(refusal(&refused), (503, "unavailable".to_owned()));
+    assert!(refused.text().contains("nothing was changed"), "{}", refused.text());
+    assert_eq!(fs::read(world.path("auth-config.json")).expect("file"), before);
+    assert!(!world.path("auth-config.json.staged").exists());
+}
+
+#[tokio::test]
 async fn a_check_names_problems_and_differences_and_judges_a_denial() {
     let world = World::ready().await;
     let app = world.app(1);

@@ -68,7 +68,8 @@ pub struct World {
     /// The complete configuration.
     pub config: toml::Table,
     directory: tempfile::TempDir,
-    kms: Option<Running>,
+    /// The running KMS.
+    pub kms: Option<Running>,
 }
 
 /// Appends a record with this time to an audit log that is not in use.

@@ -4,7 +4,7 @@ use kms_attest::identity::AppId;
 
 use super::Ended;
 use crate::admission::Foundation;
-use crate::api::readiness;
+use crate::api::readiness::{self, Cause};
 use crate::lifecycle::Ready;
 
 /// Checks everything, and names all that fails.
@@ -23,19 +23,16 @@ pub(super) async fn run(foundation: &Foundation, ready: &Ready) -> Ended {
     if self_authorization.is_enforced()
         && let Err(error) = attester.attest(ready.rpc_report_data()).await
     {
-        problems.push(format!("attester: {error}"));
+        problems.push(format!("the attester gives no evidence; {}", error.advice()));
     }
     if let Err(error) = policy.info().await {
         problems.push(format!("policy: {error}"));
     }
-    for reason in readiness::reasons(foundation) {
-        let text = reason.cause.text();
-        problems.push(if reason.detail.is_empty() {
-            text.to_owned()
-        } else {
-            format!("{text}: {}", reason.detail)
-        });
-    }
+    // Without details, which may name hosts: the problems are recorded.
+    let reasons = readiness::reasons(foundation).into_iter().map(|reason| reason.cause);
+    problems.extend(reasons.filter(|cause| *cause != Cause::Draining).map(|cause| cause.text().to_owned()));
+    problems.extend(readiness::policy_problem(policy));
+    problems.dedup();
     match problems.is_empty() {
         true => Ok("keys, attestation, policy, collateral and audit log are as they should be".to_owned()),
         false => Err(problems.join("; ")),

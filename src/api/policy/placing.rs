@@ -1,10 +1,9 @@
 //! An allowlist is put into its place: checked whole, staged beside the old one, recorded, renamed, and in force at once.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kms_attest::small_file::small_file;
 use kms_policy::Subject;
 use kms_policy::review::Review;
 use schemars::JsonSchema;
@@ -13,10 +12,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::{PolicyService, Problem};
 use crate::api::Caller;
-use crate::audit::{Event, Receipt};
+use crate::api::uploads::exchange::{Exchange, digest_of, note_of};
 use crate::control::{ActivatePolicy, Approved, Author, Consent};
 use crate::error::{Code, Error, Result};
-use crate::state::{Durability, StagedFile};
 
 /// The name of the allowlist among the files that can be uploaded.
 pub(crate) const AUTH_CONFIG: &str = "auth-config";
@@ -28,8 +26,6 @@ const MAX_READ: Duration = Duration::from_secs(12);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The permissions of a file that did not exist. An allowlist is no secret.
 const MODE: u32 = 0o644;
-/// Larger than any allowlist: only the digest of the old file counts.
-const MAX_OLD: u64 = 64 << 20;
 /// The most problems in an error.
 const MAX_PROBLEMS: usize = 5;
 
@@ -172,39 +168,20 @@ impl PolicyService {
             let message = "it is the file that is in force; nothing was changed".to_owned();
             return Ok(candidate.placed(false, message, Run::Real));
         }
-        let (staged, content) = (path.clone(), Arc::clone(&candidate.content));
-        let stage = move || StagedFile::write(&staged, &content, MODE);
-        let staged = blocking(stage).await.map_err(|error| unplaced("the file cannot be written", &error))?;
-        let sha256 = hex::encode(candidate.sha256);
-        let uploaded = Event::FileUploaded {
+        let exchange = Exchange {
             name: AUTH_CONFIG,
-            bytes: candidate.content.len() as u64,
-            sha256: sha256.clone(),
-            replaces: old.map(hex::encode),
-            by: author.by.clone(),
-            remote: author.remote,
+            path,
+            mode: MODE,
+            content: Arc::clone(&candidate.content),
+            sha256: candidate.sha256,
+            replaces: old,
         };
-        let _recorded: Receipt = self.foundation.audit.record(uploaded).await.map_err(|error| {
-            Error::unavailable("the audit log does not take the record; nothing was changed", error)
-        })?;
-        let durability = match blocking(move || staged.commit()).await {
-            Ok(durability) => durability,
-            Err(error) => {
-                let reason = error.to_string();
-                let Author { by, remote } = author;
-                let failed = Event::FileUploadFailed { name: AUTH_CONFIG, sha256, reason, by, remote };
-                self.foundation.audit.note(failed);
-                return Err(unplaced("the file cannot be put into its place", &error));
-            }
-        };
-        tracing::info!(name = AUTH_CONFIG, sha256, by = author.by, "a file was uploaded");
+        let durability = exchange.run(&author, &self.foundation.audit).await?;
         let mut message = match self.decides(&candidate.sha256).await {
             true => "it is in force".to_owned(),
             false => "it is in its place, and not in force yet: see GET /api/v1/policy".to_owned(),
         };
-        if durability == Durability::Unconfirmed {
-            message.push_str("; the disk has not confirmed it, so a crash may bring the old one back");
-        }
+        message.push_str(note_of(durability));
         message.push_str(&self.warning(&candidate));
         Ok(candidate.placed(true, message, Run::Real))
     }
@@ -257,21 +234,4 @@ impl Candidate {
             problems: self.problems,
         }
     }
-}
-
-/// SHA-256 of the file; `None` if it cannot be read.
-async fn digest_of(path: &Path) -> Option<[u8; 32]> {
-    let path = path.to_owned();
-    blocking(move || small_file(&path, MAX_OLD)).await.ok().map(|content| Sha256::digest(&content).into())
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
-}
-
-/// Operators see the system's error, which names no path.
-fn unplaced(what: &str, error: &std::io::Error) -> Error {
-    Error::new(Code::Unavailable, format!("{what}: {error}; nothing was changed"))
 }

@@ -1,0 +1,46 @@
+//! Settings over HTTP: `/api/v1/settings` and `/api/v1/reload`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use http::Method as Verb;
+
+use super::router::{json, route};
+use super::{body, prpc};
+use crate::api::reload::{ReloadService, Reloaded, Trigger};
+use crate::api::routes::Route;
+use crate::api::settings::{Settings, SettingsService};
+use crate::api::{Access, Role, Service};
+use crate::error::Result;
+
+const SETTINGS: &str = "/api/v1/settings";
+const RELOAD: &str = "/api/v1/reload";
+
+/// The routes of settings.
+pub(super) fn routes(settings: Arc<SettingsService>, reload: Arc<ReloadService>) -> Router {
+    route(
+        Service::Admin,
+        SETTINGS,
+        move |request: Request| async move { json(serve(&settings, request).await) },
+    )
+    .merge(route(Service::Admin, RELOAD, move |request: Request| async move {
+        json(reloaded(&reload, request).await)
+    }))
+}
+
+async fn serve(service: &Arc<SettingsService>, request: Request) -> Result<Settings> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    if *request.method() != Verb::PATCH {
+        return Ok(service.list(&caller));
+    }
+    caller.authorize(Access::Operator(Role::Owner))?;
+    let limit = Route::at(Service::Admin, SETTINGS).body_limit;
+    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    service.change(&caller, &body).await
+}
+
+async fn reloaded(service: &ReloadService, request: Request) -> Result<Reloaded> {
+    let author = prpc::caller(request.extensions())?.author();
+    service.reload(Trigger::Operator(author)).await
+}
