@@ -78,6 +78,20 @@ impl OperatorConnection {
         self.document(limit, Method::POST, path, body, max_bytes).await
     }
 
+    /// Changes what is at `path` as `body` says, and reads the response, within `limit`.
+    ///
+    /// # Errors
+    /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.
+    pub async fn patch(
+        &self,
+        limit: Duration,
+        path: &str,
+        body: Vec<u8>,
+        max_bytes: usize,
+    ) -> Result<Document, CallError> {
+        self.document(limit, Method::PATCH, path, body, max_bytes).await
+    }
+
     /// Opens the stream at `path`, after the event number `after`; the headers must arrive within `limit`.
     ///
     /// # Errors

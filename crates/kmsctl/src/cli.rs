@@ -28,6 +28,7 @@ use crate::command::meta::Meta;
 use crate::command::onboard::Onboard;
 use crate::command::overview::{Ledger, Overview, Platforms};
 use crate::command::policy::{Policy, Upload};
+use crate::command::settings::{Settings, Whole};
 use crate::command::shadow::Shadow;
 use crate::command::sign_cert::SignCert;
 use crate::command::status::Status;
@@ -138,6 +139,13 @@ enum Command {
     Policy(Box<Policy>),
     /// Replace a file of a KMS, such as its allowlist, when it is checked
     Upload(Upload),
+    /// List settings, or change one at run time
+    #[command(subcommand)]
+    Settings(Box<Settings>),
+    /// Have a KMS read its configuration and allowlist again, and renew its certificates
+    Reload(Whole),
+    /// Have a KMS end, so that its supervisor starts it again
+    Restart(Whole),
     /// Evaluate an allowlist on live requests before it decides
     #[command(subcommand)]
     Shadow(Shadow),
@@ -189,6 +197,9 @@ impl Command {
             Self::ClockFloor(command) => command.run(terminal).await,
             Self::Policy(command) => command.run(terminal).await,
             Self::Upload(command) => command.run(terminal).await,
+            Self::Settings(command) => command.run(terminal).await,
+            Self::Reload(command) => command.reload(terminal).await,
+            Self::Restart(command) => command.restart(terminal).await,
             Self::Shadow(command) => command.run(terminal).await,
             Self::Audit(command) => command.run(terminal).await,
             Self::Events(command) => command.run(terminal).await,

@@ -23,6 +23,7 @@ pub(crate) mod meta;
 pub(crate) mod onboard;
 pub(crate) mod overview;
 pub(crate) mod policy;
+pub(crate) mod settings;
 pub(crate) mod shadow;
 pub(crate) mod sign_cert;
 pub(crate) mod status;

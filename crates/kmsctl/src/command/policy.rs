@@ -59,7 +59,7 @@ pub(crate) struct Activate {
 /// Arguments of `kmsctl upload`.
 #[derive(Args, Debug)]
 pub(crate) struct Upload {
-    /// What the file is: auth-config (the allowlist)
+    /// What the file is: auth-config (the allowlist), or collateral-bundle
     name: String,
     /// The file
     file: PathBuf,

@@ -195,6 +195,20 @@ impl AdminService<'_> {
         }
     }
 
+    /// Changes what is at a path of the admin listener.
+    pub(crate) async fn patch_on(
+        &self,
+        connection: &OperatorConnection,
+        path: &str,
+        body: Vec<u8>,
+        max_bytes: usize,
+    ) -> Outcome<Document> {
+        match connection.patch(ADMIN_TIME, path, body, max_bytes).await {
+            Ok(document) => Ok(document),
+            Err(error) => Err(self.failure(error)?),
+        }
+    }
+
     /// Why the admin listener gave no answer, with what that means.
     pub(crate) fn failure(&self, error: CallError) -> Outcome<Failure> {
         let hint = match &error {
