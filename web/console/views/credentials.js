@@ -31,6 +31,7 @@ function Issued({ made, onClose }) {
         <${Code} text=${invitationLink(made.token)} name="invitation link" />
         <details><summary>Only the activation token</summary><div class="secret"><code>${made.token}</code><${Copy} text=${made.token} name="activation token" /></div></details>`
       : html`<p>Hand it over by a channel that you trust. It is sent as <code>Authorization: Bearer …</code>, or typed where the console asks for a token.</p>
+        ${made.old_secret_until && html`<p>The token before it works until this one is used, at most until <${Time} at=${made.old_secret_until} />.</p>`}
         <div class="secret"><code>${made.token}</code><${Copy} text=${made.token} name="token" /></div>`}
   <//>`;
 }
@@ -70,7 +71,7 @@ function Create({ onClose, onMade }) {
 function Rotate({ of, onClose, onDone }) {
   const task = useTask(() => post(`${PATH}/${of.name}/rotate`));
   return html`<${Confirm} title=${`Replace the token of ${of.name}?`} word="Replace it" task=${task} onClose=${onClose} onDone=${onDone}>
-    <p>The present token stops working at once; you are shown the new one. Role and end stay.</p><//>`;
+    <p>You are shown the new one. The present token works until the new one is used, for a short time at most. Role and end stay.</p><//>`;
 }
 
 function Revoke({ of, me, onClose, onDone }) {
@@ -100,7 +101,7 @@ export default function Credentials({ me }) {
     { head: 'Name', kind: 'main', cell: ({ name }) => html`${name}${name === me.name && html` <span class="soft">you</span>`}` },
     { head: 'Role', cell: ({ role }) => ROLE_WORDS[role] ?? role },
     ...(credentials.data?.credentials.some(({ domain }) => domain) ? [{ head: 'Domain', cell: ({ domain }) => domain ?? html`<span class="soft">all</span>` }] : []),
-    { head: 'State', cell: ({ state, invited_until: until }) => html`<${Pill} kind=${STATES[state]?.[0]}>${STATES[state]?.[1] ?? state}<//>${state === 'invited' && html`<span class="sub">until <${Time} at=${until} still /></span>`}` },
+    { head: 'State', cell: ({ state, invited_until: until, old_secret_until: old }) => html`<${Pill} kind=${STATES[state]?.[0]}>${STATES[state]?.[1] ?? state}<//>${state === 'invited' && html`<span class="sub">until <${Time} at=${until} still /></span>`}${old && html`<span class="sub">old token until <${Time} at=${old} still /></span>`}` },
     { head: 'Last used', cell: ({ last_used: at }) => (at ? html`<${Time} at=${at} still />` : html`<span class="soft">never</span>`) },
     { head: 'Ends', cell: ({ expires_at: at }) => (at ? html`<${Time} at=${at} still />` : html`<span class="soft">never</span>`) },
     { head: 'Created', cell: ({ created_at: at, created_by: by }) => html`<${Time} at=${at} still /><span class="sub">${by}</span>` },

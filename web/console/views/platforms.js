@@ -19,7 +19,7 @@ function Left({ seconds }) {
 
 const COLLATERAL = [
   { head: 'Document', kind: 'main', cell: ({ kind }) => KINDS[kind] ?? words(kind) },
-  { head: 'Model', cell: ({ fmspc }) => (fmspc ? html`<code>${fmspc}</code>` : html`<span class="soft">all</span>`) },
+  { head: 'Model', cell: ({ fmspc }) => (fmspc ? html`<code class="nowrap">${fmspc}</code>` : html`<span class="soft">all</span>`) },
   { head: 'Issued', cell: ({ issued_at: at }) => html`<${Time} at=${at} still />` },
   { head: 'CA', kind: 'minor', cell: ({ ca }) => ca ?? html`<span class="soft">—</span>` },
   { head: 'Fetched', cell: ({ age_s: age }) => (age === null || age === undefined ? '—' : html`<span class="nowrap">${duration(age)} ago</span>`) },
@@ -34,10 +34,13 @@ const PLATFORMS = [
 ];
 
 function Forecast({ of }) {
-  return html`<ul class="todo">${of.map((coming) => html`<li key=${`${coming.fmspc}${coming.then}`}><${Severity} of="warning" /><div class="what">
-    ${coming.machines ? html`<strong>${count(coming.machines, 'machine')}</strong>` : 'Machines'} of model <code>${coming.fmspc}</code> ${coming.machines === 1 ? 'becomes' : 'become'} <strong>${words(coming.then)}</strong>
-    ${coming.at ? html` <${Time} at=${coming.at} />` : ' with the next TCB set'}.
-    <div class="soft">now ${coming.now}${coming.message ? ` · ${coming.message}` : ''}</div></div></li>`)}</ul>`;
+  return html`<ul class="todo">${of.map((coming) => {
+    const isPast = Date.parse(coming.at) < Date.now();
+    return html`<li key=${`${coming.fmspc}${coming.then}`}><${Severity} of="warning" /><div class="what">
+      ${coming.machines ? html`<strong>${count(coming.machines, 'machine')}</strong>` : 'Machines'} of model <code>${coming.fmspc}</code> ${coming.machines === 1 ? 'becomes' : 'become'} <strong>${coming.then}</strong>${' '}
+      ${coming.at && !isPast ? html`<${Time} at=${coming.at} />` : 'with the next TCB set, at any time'}.
+      <div class="soft">${coming.message || `now ${coming.now}`}</div></div></li>`;
+  })}</ul>`;
 }
 
 /** `#/platforms`. */

@@ -5,7 +5,7 @@ import { count, words } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
 import { Button, Card, Confirm, Dialog, Empty, Failure, Field, Filters, Loaded, Note, Page, Pill, Table, Tabs, Values, html, toast, useState } from '../ui.js';
-import { waits } from './common.js';
+import { sentence, waits } from './common.js';
 import { Actions, Files } from './settings_parts.js';
 
 const SOURCES = { default: 'default', file: 'file', environment: 'environment', runtime: 'changed here', argument: 'argument' };
@@ -17,9 +17,10 @@ const FILTERS = [
 
 function shown(value) {
   if (value === null || value === undefined || value === '') return html`<span class="soft">empty</span>`;
-  if (typeof value === 'string') return html`<code>${value}</code>`;
   if (Array.isArray(value) && value.length === 0) return html`<span class="soft">none</span>`;
-  return html`<code>${Array.isArray(value) && value.every((one) => typeof one !== 'object') ? value.join(', ') : JSON.stringify(value)}</code>`;
+  const isPlain = Array.isArray(value) && value.every((one) => typeof one !== 'object');
+  const text = typeof value === 'string' ? value : isPlain ? value.join(', ') : JSON.stringify(value);
+  return html`<code class=${text.length < 24 ? 'nowrap' : ''}>${text}</code>`;
 }
 
 const isSame = (left, right) => JSON.stringify(left) === JSON.stringify(right);
@@ -46,7 +47,7 @@ function Edit({ of, onClose, onDone }) {
     return html`<input ...${props} value=${text} inputmode=${typeof like === 'number' ? 'decimal' : undefined} spellcheck=${false} autocomplete="off" onInput=${change} />`;
   };
   return html`<${Confirm} title="Change a setting" word="Change it" task=${task} disabled=${value === undefined || isSame(value, of.value)} onClose=${onClose} onDone=${onDone}>
-    <p><code>${of.key}</code></p><p class="soft">${of.message}</p>
+    <p><code>${of.key}</code></p><p class="soft">${sentence(of.message)}</p>
     <${Field} label="Value" hint=${Array.isArray(like) ? 'One a line.' : undefined} error=${value === undefined && 'This has to be a number.'}>${input}<//>
     <p class="line">${shown(of.default)}<span class="soft">is the default</span>${!isSame(value, of.default) && html`<${Button} small onClick=${() => setText(written(of.default))}>Use it<//>`}</p>
     ${of.restart_required && html`<${Note} kind="warn" title="It counts after a restart">Until then the KMS uses the present value.<//>`}<//>`;
@@ -54,7 +55,7 @@ function Edit({ of, onClose, onDone }) {
 
 function One({ of, me, onClose, onEdit }) {
   return html`<${Dialog} title=${of.key} onClose=${onClose} actions=${of.editable && can(me, 'settings.change') && html`<${Button} kind="primary" onClick=${onEdit}>Change<//>`}>
-    <p>${of.message}</p>
+    <p>${sentence(of.message)}</p>
     <${Values} of=${[
       { name: 'Value', value: of.secret ? html`${of.value} <span class="soft">(secrets are not shown)</span>` : shown(of.value) },
       { name: 'Source', value: SOURCES[of.source] ?? of.source },
@@ -93,7 +94,7 @@ function Effective({ me, params, navigate, settings }) {
     return params.can === 'edit' ? editable : params.can === 'restart' ? needs : true;
   };
   const columns = [
-    { head: 'Setting', kind: 'main', cell: (one) => html`<button type="button" class="plain" onClick=${() => setOpen({ what: 'one', of: one })}><code>${one.key}</code></button>${restart.includes(one.key) && html` <${Pill} kind="warn">restart<//>`}<span class="sub">${one.message}</span>` },
+    { head: 'Setting', kind: 'main', cell: (one) => html`<button type="button" class="plain" onClick=${() => setOpen({ what: 'one', of: one })}><code>${one.key}</code></button>${restart.includes(one.key) && html` <${Pill} kind="warn">restart<//>`}<span class="sub">${sentence(one.message)}</span>` },
     { head: 'Value', cell: ({ value, secret }) => (secret ? html`<span class="soft">${value}</span>` : shown(value)) },
     { head: 'Source', cell: ({ source }) => (source === 'default' ? html`<span class="soft">default</span>` : SOURCES[source] ?? source) },
     { head: 'Change', kind: 'hide shrink', cell: (one) => (one.editable && can(me, 'settings.change') ? html`<${Button} small onClick=${() => setOpen({ what: 'edit', of: one })}>Change<span class="unseen"> ${one.key}</span><//>`

@@ -4,7 +4,7 @@ import { post, upload, useGet, useTask, withQuery } from '../api.js';
 import { bytes, milliseconds } from '../format.js';
 import { can } from '../roles.js';
 import { Button, Card, Confirm, Empty, Failure, Field, Loaded, Note, Table, Time, Values, Whole, html, toast, useRef, useState } from '../ui.js';
-import { waits } from './common.js';
+import { sentence, waits } from './common.js';
 
 /** Actions after which requests are handled otherwise; they ask first. */
 const ASKED = {
@@ -14,15 +14,13 @@ const ASKED = {
 /** Names of files, words, and the least role's action. */
 const KINDS = [
   ['auth-config', 'Allowlist', 'auth-config.json: it decides from the next request on'],
-  ['policy-bundle', 'Policy bundle', 'signed, with a serial number that only rises'],
   ['collateral-bundle', 'Collateral bundle', 'signed by Intel, for sites without a way to the network'],
-  ['htpasswd', 'Users', 'htpasswd with bcrypt entries: who signs in with a name and a secret'],
 ];
 const MAX_FILE = 16 << 20;
 
 function Run({ of, onClose, onDone }) {
   const task = useTask(() => post(`/api/v1/actions/${of.name}`, {}, { patience: 90000 }));
-  return html`<${Confirm} title=${`${of.description}?`} word="Do it" task=${task} onClose=${onClose} onDone=${onDone}><p>${ASKED[of.name]}</p><//>`;
+  return html`<${Confirm} title=${`${sentence(of.description).replace(/\.$/, '')}?`} word="Do it" task=${task} onClose=${onClose} onDone=${onDone}><p>${ASKED[of.name]}</p><//>`;
 }
 
 /** The closed set of actions, each with how it ended last. */
@@ -44,8 +42,8 @@ export function Actions({ me }) {
     else actions.refresh();
   };
   const columns = [
-    { head: 'Action', kind: 'main', cell: ({ description }) => description.replace(/\.$/, '') },
-    { head: 'Name', cell: ({ name }) => html`<code>${name}</code>` },
+    { head: 'Action', kind: 'main', cell: ({ description }) => sentence(description).replace(/\.$/, '') },
+    { head: 'Name', cell: ({ name }) => html`<code class="nowrap">${name}</code>` },
     { head: 'Last time', cell: ({ last }) => (last ? html`<span class=${last.ok ? '' : 'bad'}>${last.ok ? '' : 'failed: '}${last.message}</span><span class="sub"><${Time} at=${last.at} still /></span>` : html`<span class="soft">not since the start</span>`) },
     ...(can(me, 'action.run') ? [{ head: 'Run', kind: 'hide shrink', cell: (action) => html`<${Button} small busy=${(task.busy && running === action.name) || action.running} onClick=${() => start(action)}>Run<span class="unseen"> ${action.name}</span><//>` }] : []),
   ];
