@@ -312,6 +312,20 @@ async fn signals_of_log_rotation_and_monitoring_do_not_end_it() {
     assert_eq!(program.stop(Signal::TERM).await, Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_ends_it_with_the_code_after_which_supervisors_start_it_again() {
+    let toml = "core.onboard.auto_bootstrap_domain = \"localhost\"\ncore.admin.supervised = true";
+    let setting = Setting::with(toml).await;
+    let mut program = setting.start().await;
+    eventually("keys are served", async || setting.caller().try_json("GetMeta", json!({})).await.ok()).await;
+    let restart =
+        format!("http://{}/api/v1/restart -X POST -H 'X-Admin-Token: {ADMIN_TOKEN}'", setting.admin);
+    let asked = curl(&restart).await;
+    assert_eq!(asked.status, 200, "{}", asked.body);
+    assert_eq!(program.ended().await.code(), Some(75), "{}", program.log());
+    assert_eq!(setting.world.audit().last().expect("a line")["event"], "stopped");
+}
+
 /// A reader such as `head -n 0` that closes the pipe.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_has_gone_changes_no_status() {
