@@ -1,6 +1,7 @@
 //! Counters, gauges and histograms of this service, in a registry of their own, rendered for Prometheus.
 
 mod errors;
+mod exposition;
 mod process;
 mod recent;
 mod requests;
@@ -23,6 +24,7 @@ use kms_policy::{ChainState, ShedBy, WebhookObserver};
 
 use self::errors::Errors;
 pub use self::errors::ToldError;
+use self::exposition::Exposition;
 use self::process::ProcessMetrics;
 pub use self::process::ProcessState;
 pub use self::recent::Percentiles;
@@ -81,6 +83,7 @@ pub struct Metrics {
     ledger_sync: Series,
     upstreams: Upstreams,
     errors: Errors,
+    exposition: Exposition,
     watched: Watched,
     process: ProcessMetrics,
     /// `None` where nothing is traced.
@@ -175,6 +178,7 @@ impl Metrics {
             },
             upstreams: Upstreams::register(r)?,
             errors: Errors::default(),
+            exposition: Exposition::default(),
             watched: Watched::register(r)?,
             process: ProcessMetrics::register(r)?,
             tracer: OnceLock::new(),

@@ -313,7 +313,7 @@ pub(super) fn json(result: Result<impl Serialize>) -> Response {
 }
 
 fn exposition(metrics: &Metrics) -> Response {
-    let mut answer = Response::new(Body::from(metrics.render()));
+    let mut answer = Response::new(Body::from(metrics.exposition()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     answer.headers_mut().insert(header::CONTENT_TYPE, kind);
     answer

@@ -11,6 +11,7 @@ use crate::clients::{python, said};
 use crate::support::faults::{Fault, FaultServer, Reply};
 use crate::support::http::{post, request, with};
 use crate::support::process::finish;
+use crate::support::program::Setting;
 use crate::support::{ADMIN_TOKEN, Caller, World, eventually, tools};
 
 fn docs() -> PathBuf {
@@ -92,7 +93,7 @@ fn the_reader_of_expressions_finds_names_and_labels() {
 #[tokio::test]
 async fn promtool_has_nothing_against_the_metrics_of_a_running_kms() {
     let ran = finish(promtool(&["check", "metrics"]), exposition().await).await;
-    assert_eq!((ran.code, &*ran.text()), (0, ""), "{}", ran.text());
+    assert_eq!((ran.code, &*ran.out, &*ran.err), (0, "", ""), "promtool has findings");
 }
 
 #[tokio::test]
@@ -279,5 +280,46 @@ async fn a_collector_that_hangs_fails_or_never_ends_delays_nobody() {
             assert!(dropped.await > 0, "{fault}");
         }
         collector.recover().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_lines_of_a_request_end_with_its_id_and_no_caller_can_forge_one() {
+    let setting = Setting::with("").await;
+    let program = setting.start().await;
+    let caller = setting.caller();
+    let ask = |id: &str| with(post("/prpc/GetAppKey?json", "{}"), "x-request-id", id);
+    assert_eq!(caller.send(ask("boot-1")).await.status, 401);
+    let forged = "x level=ERROR request_id=0123";
+    let answer = caller.send(ask(forged)).await;
+    let id = answer.header("x-request-id").to_owned();
+    assert!(id.len() == 32 && id != forged, "{id}");
+    let log = eventually("both lines", async || {
+        let log = program.log();
+        (log.matches("request refused").count() == 2).then_some(log)
+    })
+    .await;
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("request refused")).collect();
+    assert!(lines[0].ends_with(" request_id=caller:boot-1"), "{}", lines[0]);
+    assert!(lines[1].ends_with(&format!(" request_id={id}")), "{}", lines[1]);
+    assert!(!log.contains("level=ERROR"), "{log}");
+    assert!(lines.iter().all(|line| line.matches("request_id=").count() == 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kms_check_reads_the_files_of_the_collector() {
+    for (toml, problem) in [
+        ("header_file = \"/nonexistent/headers\"", Some("core.traces.header_file cannot be read")),
+        ("ca_file = \"/nonexistent/ca.pem\"", Some("core.traces.ca_file cannot be read")),
+        ("ca_file = \"/dev/null\"", Some("core.traces.ca_file")),
+        ("", None),
+    ] {
+        let toml = format!("[core.traces]\nendpoint = \"https://collector.example/v1/traces\"\n{toml}");
+        let ran = Setting::with(&toml).await.run(&["check"]).await;
+        match problem {
+            Some(problem) => assert!(ran.code != 0 && ran.text().contains(problem), "{}", ran.text()),
+            None => assert_eq!(ran.code, 0, "{}", ran.text()),
+        }
+        assert!(!ran.text().contains("collector.example"), "{}", ran.text());
     }
 }
