@@ -1,5 +1,7 @@
 //! Counters, gauges and histograms of this service, in a registry of their own, rendered for Prometheus.
 
+mod audit;
+mod collateral;
 mod errors;
 mod exposition;
 mod process;
@@ -16,12 +18,14 @@ use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use kms_policy::{ChainState, ShedBy, WebhookObserver};
 
+use self::audit::AuditMetrics;
+use self::collateral::CollateralMetrics;
+pub use self::collateral::{CollateralState, TcbForecastState};
 use self::errors::Errors;
 pub use self::errors::ToldError;
 use self::exposition::Exposition;
@@ -30,7 +34,7 @@ pub use self::process::ProcessState;
 pub use self::recent::Percentiles;
 pub use self::requests::{InFlight, Kind, Observed};
 use self::requests::{Method, Requests};
-use self::stages::{BUCKETS, Series, Stages};
+use self::stages::Stages;
 pub use self::stages::{Durations, RequestStage, StageTimer};
 use self::upstreams::Upstreams;
 pub use self::upstreams::{LastError, Upstream, UpstreamState};
@@ -41,47 +45,14 @@ use crate::request::Tracer;
 /// Content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// The state of the collateral cache at the time of a scrape.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct CollateralState {
-    /// Cached entries.
-    pub entries: u64,
-    /// Age of the oldest entry.
-    pub oldest_age: Duration,
-    /// Time until the first entry expires.
-    pub expires_in: Duration,
-    /// Fetches so far.
-    pub fetches: u64,
-    /// Failed fetches so far.
-    pub failures: u64,
-    /// Responses that were refused because they are older than an earlier one, by kind.
-    pub refused_as_older: [(&'static str, u64); 4],
-    /// How often the lowest accepted numbers could not be saved.
-    pub floors_unsaved: u64,
-}
-
-/// What Intel's early TCB set says about recently seen platforms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TcbForecastState {
-    /// Kinds of platforms that it rates worse.
-    pub falling_behind: u64,
-    /// Unix seconds of the first TCB recovery behind that.
-    pub recovery: Option<u64>,
-    /// Models whose early set is newer than the standard one.
-    pub newer: u64,
-    /// Models whose early set is the standard one.
-    pub same: u64,
-    /// Models whose early set is not available.
-    pub unavailable: u64,
-}
-
 /// All metrics of one service.
 pub struct Metrics {
     registry: Registry,
     requests: Requests,
     stages: Stages,
-    ledger_sync: Series,
     upstreams: Upstreams,
+    audit: AuditMetrics,
+    collateral: CollateralMetrics,
     errors: Errors,
     exposition: Exposition,
     watched: Watched,
@@ -97,19 +68,10 @@ pub struct Metrics {
     policy_answers: IntCounterVec,
     shed: IntCounterVec,
     relaxed_decisions: IntCounterVec,
-    tcb_falling_behind: IntGauge,
-    tcb_recovery: IntGauge,
-    early_tcb_sets: IntGaugeVec,
     breaker_open: IntGauge,
     breaker_openings: IntCounter,
     failed_credentials: IntCounter,
     failed_onboarding_tokens: IntCounter,
-    audit_failures: IntCounter,
-    audit_records: IntCounter,
-    audit_writable: IntGauge,
-    audit_free: IntGauge,
-    audit_space_low: IntGauge,
-    audit_damaged: IntGauge,
     log_dropped: IntCounter,
     /// Denials and wrong credentials together; not shown.
     refusals: AtomicU64,
@@ -120,13 +82,6 @@ pub struct Metrics {
     not_ready: IntGaugeVec,
     frozen: IntGaugeVec,
     relaxed: IntGaugeVec,
-    collateral_entries: IntGauge,
-    collateral_age: Gauge,
-    collateral_expiry: Gauge,
-    collateral_fetches: IntCounter,
-    collateral_failures: IntCounter,
-    collateral_rollbacks: IntCounterVec,
-    collateral_floors_unsaved: IntCounter,
     chain_block: IntGauge,
     chain_block_age: Gauge,
     chain_endpoints: IntGauge,
@@ -171,12 +126,9 @@ impl Metrics {
         let metrics = Self {
             requests: Requests::register(r, methods)?,
             stages: Stages::register(r)?,
-            ledger_sync: {
-                let help = "Time of a sync of audit records to the disk, with their signed tree.";
-                let opts = HistogramOpts::new("cvm_kms_ledger_sync_seconds", help);
-                Series::new(register(r, Histogram::with_opts(opts.buckets(BUCKETS.to_vec()))?)?)
-            },
             upstreams: Upstreams::register(r)?,
+            audit: AuditMetrics::register(r)?,
+            collateral: CollateralMetrics::register(r)?,
             errors: Errors::default(),
             exposition: Exposition::default(),
             watched: Watched::register(r)?,
@@ -221,23 +173,6 @@ impl Metrics {
                 "Allowed callers and sources that needed a relaxed TCB rule, by rule.",
                 &["relaxation"],
             )?,
-            tcb_falling_behind: gauge(
-                r,
-                "cvm_kms_tcb_falling_behind",
-                "Kinds of platform seen recently that Intel's early TCB set judges worse than the standard one.",
-            )?,
-            tcb_recovery: gauge(
-                r,
-                "cvm_kms_tcb_recovery_timestamp_seconds",
-                "Date of the TCB recovery behind it, Unix time; 0 without one.",
-            )?,
-            early_tcb_sets: {
-                let opts = Opts::new(
-                    "cvm_kms_early_tcb_sets",
-                    "Platform models seen recently by what their early TCB set is: newer, same or unavailable.",
-                );
-                register(r, IntGaugeVec::new(opts, &["state"])?)?
-            },
             shed: counters(
                 r,
                 "cvm_kms_shed_total",
@@ -264,23 +199,6 @@ impl Metrics {
                 "cvm_kms_failed_onboarding_tokens_total",
                 "Wrong onboarding tokens shown before there were keys.",
             )?,
-            audit_records: counter(r, "cvm_kms_audit_records_total", "Releases recorded in the audit log.")?,
-            audit_writable: gauge(
-                r,
-                "cvm_kms_audit_writable",
-                "1 while the audit log can be written, 0 while it cannot and no key is released.",
-            )?,
-            audit_free: gauge(r, "cvm_kms_audit_free_bytes", "Free bytes on the disk of the audit log.")?,
-            audit_space_low: gauge(
-                r,
-                "cvm_kms_audit_space_low",
-                "1 while the disk of the audit log is nearly full, or its reserve is spent.",
-            )?,
-            audit_damaged: gauge(
-                r,
-                "cvm_kms_audit_damaged_bytes",
-                "Bytes at the end of audit files that were found since the start and are not records.",
-            )?,
             log_dropped: counter(
                 r,
                 "cvm_kms_log_dropped_total",
@@ -298,11 +216,6 @@ impl Metrics {
                     Opts::new("cvm_kms_notifications_waiting", "Notifications that wait for a target.");
                 register(r, IntGaugeVec::new(opts, &["target"])?)?
             },
-            audit_failures: counter(
-                r,
-                "cvm_kms_audit_failures_total",
-                "Releases that could not be recorded, and so did not happen.",
-            )?,
             connections: gauge(r, "cvm_kms_connections", "Open connections.")?,
             ready: gauge(r, "cvm_kms_ready", "1 while keys can be released, as /readyz says.")?,
             not_ready: {
@@ -321,38 +234,6 @@ impl Metrics {
                     Opts::new("cvm_kms_relaxed", "1 for each setting that weakens this service, by code.");
                 register(r, IntGaugeVec::new(opts, &["code"])?)?
             },
-            collateral_entries: gauge(
-                r,
-                "cvm_kms_collateral_entries",
-                "Platforms whose collateral is cached.",
-            )?,
-            collateral_age: seconds(
-                r,
-                "cvm_kms_collateral_age_seconds",
-                "Age of the oldest cached collateral.",
-            )?,
-            collateral_expiry: seconds(
-                r,
-                "cvm_kms_collateral_expires_seconds",
-                "Time until the first cached collateral expires.",
-            )?,
-            collateral_fetches: counter(r, "cvm_kms_collateral_fetches_total", "Fetches of collateral.")?,
-            collateral_failures: counter(
-                r,
-                "cvm_kms_collateral_failures_total",
-                "Fetches of collateral that failed.",
-            )?,
-            collateral_rollbacks: counters(
-                r,
-                "cvm_kms_collateral_rollbacks_total",
-                "Collateral refused because it is older than what was seen, or than the minimum, by kind.",
-                &["kind"],
-            )?,
-            collateral_floors_unsaved: counter(
-                r,
-                "cvm_kms_collateral_floors_unsaved_total",
-                "Times that the lowest collateral numbers could not be saved.",
-            )?,
             chain_block: gauge(r, "cvm_kms_chain_block", "Number of the block whose state decides.")?,
             chain_block_age: seconds(
                 r,
@@ -414,18 +295,6 @@ impl Metrics {
         self.relaxed_decisions.with_label_values(&[relaxation]).inc();
     }
 
-    /// Sets the gauges of Intel's early TCB set.
-    pub fn set_tcb_forecast(&self, state: TcbForecastState) {
-        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
-        self.tcb_falling_behind.set(number(state.falling_behind));
-        self.tcb_recovery.set(number(state.recovery.unwrap_or(0)));
-        for (name, count) in
-            [("newer", state.newer), ("same", state.same), ("unavailable", state.unavailable)]
-        {
-            self.early_tcb_sets.with_label_values(&[name]).set(number(count));
-        }
-    }
-
     /// Counts a connection that was closed because of the connection limit.
     pub fn connection_shed(&self) {
         self.shed.with_label_values(&["max_connections"]).inc();
@@ -466,32 +335,6 @@ impl Metrics {
     /// Counts a password that was not checked because too many others are being hashed.
     pub fn password_shed(&self) {
         self.shed.with_label_values(&["passwords"]).inc();
-    }
-
-    /// Counts a release that is recorded.
-    pub fn audit_recorded(&self) {
-        self.audit_records.inc();
-    }
-
-    /// Counts a release that could not be recorded.
-    pub fn audit_failed(&self) {
-        self.audit_failures.inc();
-    }
-
-    /// Sets whether the audit log can be written.
-    pub fn set_audit_writable(&self, is_writable: bool) {
-        self.audit_writable.set(i64::from(is_writable));
-    }
-
-    /// Sets the free space for the audit log, and whether it is low.
-    pub fn set_audit_space(&self, free: u64, is_low: bool) {
-        self.audit_free.set(i64::try_from(free).unwrap_or(i64::MAX));
-        self.audit_space_low.set(i64::from(is_low));
-    }
-
-    /// Sets how many bytes of audit files are not records.
-    pub fn set_audit_damaged(&self, bytes: u64) {
-        self.audit_damaged.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Sets how many lines of the process log were dropped.
@@ -542,19 +385,6 @@ impl Metrics {
         for code in codes {
             self.relaxed.with_label_values(&[code]).set(1);
         }
-    }
-
-    /// Sets the gauges of the collateral cache.
-    pub fn set_collateral(&self, state: CollateralState) {
-        self.collateral_entries.set(i64::try_from(state.entries).unwrap_or(i64::MAX));
-        self.collateral_age.set(state.oldest_age.as_secs_f64());
-        self.collateral_expiry.set(state.expires_in.as_secs_f64());
-        raise(&self.collateral_fetches, state.fetches);
-        raise(&self.collateral_failures, state.failures);
-        for (kind, refused) in state.refused_as_older {
-            raise(&self.collateral_rollbacks.with_label_values(&[kind]), refused);
-        }
-        raise(&self.collateral_floors_unsaved, state.floors_unsaved);
     }
 
     /// Sets the gauges of the chain.

@@ -156,14 +156,4 @@ impl Metrics {
     pub fn stages(&self) -> impl Iterator<Item = (RequestStage, Durations)> + '_ {
         RequestStage::ALL.into_iter().map(|stage| (stage, self.stages.of(stage).durations()))
     }
-
-    /// Counts a sync of the audit log and its tree to the disk.
-    pub fn ledger_synced(&self, took: Duration) {
-        self.ledger_sync.observe(took);
-    }
-
-    /// How long a sync of the audit log takes.
-    pub fn ledger_syncs(&self) -> Durations {
-        self.ledger_sync.durations()
-    }
 }

@@ -285,9 +285,14 @@ async fn a_collector_that_hangs_fails_or_never_ends_delays_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_lines_of_a_request_end_with_its_id_and_no_caller_can_forge_one() {
-    let setting = Setting::with("").await;
+    let setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
     let program = setting.start().await;
     let caller = setting.caller();
+    eventually("keys are served", async || {
+        let answer = caller.try_send(request("GET", "/readyz", "")).await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
     let ask = |id: &str| with(post("/prpc/GetAppKey?json", "{}"), "x-request-id", id);
     assert_eq!(caller.send(ask("boot-1")).await.status, 401);
     let forged = "x level=ERROR request_id=0123";
@@ -320,6 +325,5 @@ async fn kms_check_reads_the_files_of_the_collector() {
             Some(problem) => assert!(ran.code != 0 && ran.text().contains(problem), "{}", ran.text()),
             None => assert_eq!(ran.code, 0, "{}", ran.text()),
         }
-        assert!(!ran.text().contains("collector.example"), "{}", ran.text());
     }
 }
