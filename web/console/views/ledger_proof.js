@@ -71,7 +71,7 @@ export function Proof({ size, logKey, number: given, navigate }) {
     </form>
     <div class="stack" aria-live="polite">
       <${Failure} error=${task.error} />
-      ${proved?.isProved && html`<${Note} kind="good" title=${`Entry ${number(Number(given))} is in the log`}>Your browser has verified it; it did not have to trust the KMS.<//>`}
+      ${proved?.isProved && html`<${Note} kind="good" title=${`Entry ${number(Number(given))} is in the log`}>Your browser has computed it from the tiles, and verified the signature by the log's key. The key came from the KMS.<//>`}
       ${proved && html`<${Chain} steps=${proved.steps} />`}
       ${proved?.leaf && html`<${Whole} value=${proved.leaf} name="hash of the entry" />`}
       ${proved?.file && html`<details><summary>Proof file</summary><${Code} text=${proved.file} name="proof file" /></details>
