@@ -10,6 +10,7 @@ use super::Caller;
 use super::admin::AdminService;
 use super::credentials::CredentialService;
 use super::policy::PolicyService;
+use super::uploads::HtpasswdFile;
 use crate::clock::rfc3339;
 use crate::control::{
     Action, Approval, ApprovalError, Approvals, Approved, EachApproved, Gate, OwnerCredential, State,
@@ -65,6 +66,8 @@ pub struct Makers {
     pub admin: Arc<AdminService>,
     /// The allowlist.
     pub policy: Arc<PolicyService>,
+    /// The htpasswd file.
+    pub htpasswd: Arc<HtpasswdFile>,
     /// Credentials; `None` where no credentials are needed.
     pub credentials: Option<Arc<CredentialService>>,
 }
@@ -220,8 +223,9 @@ impl Makers {
                 let placed = Arc::clone(&self.policy).place_approved(&approved).await?;
                 Ok(Made::of(placed.message))
             }
-            EachApproved::ReplaceHtpasswd(_) => {
-                Err(Error::invalid("this version does not do that; nothing was changed"))
+            EachApproved::ReplaceHtpasswd(approved) => {
+                let placed = Arc::clone(&self.htpasswd).place_approved(approved).await?;
+                Ok(Made::of(placed.message))
             }
             EachApproved::OwnerCredential(approved) => {
                 let Some(credentials) = &self.credentials else {

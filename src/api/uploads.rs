@@ -2,10 +2,12 @@
 
 mod collateral;
 pub(super) mod exchange;
+mod htpasswd;
 
 use std::sync::Arc;
 
 pub use self::collateral::CollateralFile;
+pub use self::htpasswd::HtpasswdFile;
 use super::Caller;
 use super::policy::{Placed, PolicyService};
 use crate::control::MAX_CANDIDATE;
@@ -19,6 +21,8 @@ pub const MAX_UPLOAD: usize = MAX_CANDIDATE;
 pub enum UploadName {
     /// The allowlist.
     AuthConfig,
+    /// Users with passwords.
+    Htpasswd,
     /// Collateral.
     CollateralBundle,
 }
@@ -34,12 +38,13 @@ pub enum Intent {
 
 impl UploadName {
     /// All names.
-    pub const ALL: [Self; 2] = [Self::AuthConfig, Self::CollateralBundle];
+    pub const ALL: [Self; 3] = [Self::AuthConfig, Self::Htpasswd, Self::CollateralBundle];
 
     /// The name in paths.
     pub fn name(self) -> &'static str {
         match self {
             Self::AuthConfig => "auth-config",
+            Self::Htpasswd => "htpasswd",
             Self::CollateralBundle => "collateral-bundle",
         }
     }
@@ -61,13 +66,18 @@ impl UploadName {
 #[derive(Debug)]
 pub struct UploadService {
     policy: Arc<PolicyService>,
+    htpasswd: Arc<HtpasswdFile>,
     collateral: Arc<CollateralFile>,
 }
 
 impl UploadService {
     /// Uploads for the parts of a KMS with keys.
-    pub fn new(policy: Arc<PolicyService>, collateral: Arc<CollateralFile>) -> Self {
-        Self { policy, collateral }
+    pub fn new(
+        policy: Arc<PolicyService>,
+        htpasswd: Arc<HtpasswdFile>,
+        collateral: Arc<CollateralFile>,
+    ) -> Self {
+        Self { policy, htpasswd, collateral }
     }
 
     /// Checks a file, and puts it into its place if that is the intent.
@@ -86,6 +96,9 @@ impl UploadService {
             (UploadName::AuthConfig, Intent::Check) => self.policy.examine(content).await,
             (UploadName::AuthConfig, Intent::Replace) => {
                 Arc::clone(&self.policy).replace(caller, content).await
+            }
+            (UploadName::Htpasswd, intent) => {
+                Arc::clone(&self.htpasswd).upload(caller, content, intent).await
             }
             (UploadName::CollateralBundle, intent) => {
                 Arc::clone(&self.collateral).upload(caller.author(), content, intent).await

@@ -29,7 +29,7 @@ use crate::api::reload::ReloadService;
 use crate::api::restart::RestartService;
 use crate::api::settings::SettingsService;
 use crate::api::setup::Switch;
-use crate::api::uploads::{CollateralFile, UploadService};
+use crate::api::uploads::{CollateralFile, HtpasswdFile, UploadService};
 use crate::api::views::{LatencyLog, ServedCertificate, Sources, Views};
 use crate::ca;
 use crate::clock::unix;
@@ -179,7 +179,14 @@ impl Serving {
         let policy = PolicyService::new(core, Arc::clone(&self.kms), Arc::clone(&self.admin));
         let policy = Arc::new(policy);
         let credentials_service = named_credentials(process, credentials).await?;
+        let htpasswd = Arc::new(HtpasswdFile::new(
+            admin.htpasswd_file.clone(),
+            Arc::clone(credentials),
+            process.gate(),
+            process.audit(),
+        ));
         let makers = Makers {
+            htpasswd: Arc::clone(&htpasswd),
             admin: Arc::clone(&self.admin),
             policy: Arc::clone(&policy),
             credentials: credentials_service.clone(),
@@ -193,7 +200,11 @@ impl Serving {
             me: Arc::new(MeService::new(Arc::clone(credentials), process.boot_id.clone())),
             diagnostics: Arc::new(DiagnosticsService::new(process.foundation())),
             actions: Arc::new(actions),
-            uploads: Arc::new(UploadService::new(Arc::clone(&policy), Arc::clone(&self.collateral))),
+            uploads: Arc::new(UploadService::new(
+                Arc::clone(&policy),
+                Arc::clone(&htpasswd),
+                Arc::clone(&self.collateral),
+            )),
             policy,
             settings: Arc::clone(&self.settings),
             reload: Arc::new(self.reload_service(process)),

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use crate::support::http::{post, with};
+use crate::support::http::{post, request, with};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
+use base64::Engine as _;
 use kms_simulator::{CollateralSpec, Platform, Validity};
 use serde_json::{Value, json};
 
@@ -97,4 +98,69 @@ async fn kept_collateral_that_is_damaged_does_not_stop_the_kms() {
         world.start().await.expect("starts");
         eventually("it is ready", async || is_ready(&world).await).await;
     }
+}
+
+fn user(name: &str, password: &str) -> String {
+    let hash =
+        bcrypt::hash_with_result(password, 4).expect("bcrypt").format_for_version(bcrypt::Version::TwoY);
+    format!("{name}:{hash}\n")
+}
+
+async fn signed_in(world: &World, name: &str, password: &str) -> u16 {
+    let caller = Caller::new(world.admin_address().await).plain();
+    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
+    let call = with(request("GET", "/livez", ""), "authorization", &format!("Basic {encoded}"));
+    caller.send(call).await.status
+}
+
+async fn upload_users(world: &World, content: impl Into<Vec<u8>>) -> Answer {
+    let caller = Caller::new(world.admin_address().await).plain();
+    let call = post("/api/v1/file-upload/htpasswd", content.into());
+    caller.send(with(call, "x-admin-token", ADMIN_TOKEN)).await
+}
+
+#[tokio::test]
+async fn uploaded_users_count_at_once_and_earlier_ones_no_more() {
+    let mut world = World::ready().await;
+    let refused = upload_users(&world, user("alice", "first")).await;
+    assert_eq!(
+        (refused.status, &refused.value()["code"]),
+        (409, &json!("not_configured")),
+        "{}",
+        refused.text()
+    );
+
+    let path = world.path("htpasswd");
+    fs::write(&path, user("alice", "first")).expect("file");
+    world.configure(&format!("core.admin.htpasswd_file = \"{}\"", path.display()));
+    world.start().await.expect("starts");
+    assert_eq!(signed_in(&world, "alice", "first").await, 200);
+    let before = fs::read(&path).expect("file");
+    for (content, text) in [
+        ("alice", "line 1"),
+        ("", "nobody could log in"),
+        ("# nobody\n", "nobody could log in"),
+        ("alice:plain\n", "line 1"),
+    ] {
+        let refused = upload_users(&world, content).await;
+        assert_eq!((refused.status, &refused.value()["code"]), (400, &json!("invalid_file")), "{content}");
+        assert!(refused.value()["message"].as_str().expect("a text").contains(text), "{}", refused.text());
+    }
+    assert_eq!(fs::read(&path).expect("file"), before);
+
+    let file = user("alice", "second") + &user("bob", "third");
+    let told = upload_users(&world, file.clone()).await;
+    assert_eq!((told.status, &told.value()["changed"]), (200, &json!(true)), "{}", told.text());
+    for (name, password, status) in [("alice", "first", 401), ("alice", "second", 200), ("bob", "third", 200)]
+    {
+        assert_eq!(signed_in(&world, name, password).await, status, "{name} {password}");
+    }
+    assert_eq!(world.audited("file_uploaded")[0]["name"], "htpasswd");
+    assert!(
+        !std::fs::read_to_string(world.key_file("audit.jsonl")).expect("log").contains("$2y$"),
+        "no hash"
+    );
+    assert_eq!(upload_users(&world, file).await.value()["changed"], false);
+    world.start().await.expect("starts");
+    assert_eq!(signed_in(&world, "bob", "third").await, 200);
 }

@@ -59,7 +59,7 @@ pub(crate) struct Activate {
 /// Arguments of `kmsctl upload`.
 #[derive(Args, Debug)]
 pub(crate) struct Upload {
-    /// What the file is: auth-config (the allowlist), or collateral-bundle
+    /// What the file is: auth-config (the allowlist), htpasswd, or collateral-bundle
     name: String,
     /// The file
     file: PathBuf,
