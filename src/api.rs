@@ -14,6 +14,7 @@ pub mod lockout;
 pub mod me;
 pub mod meta;
 pub mod onboard;
+pub mod openapi;
 pub mod policy;
 pub mod prepared;
 pub mod quota;

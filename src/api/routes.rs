@@ -79,6 +79,10 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/", Get, Open, 0),
         row(Admin, "/assets/console/{*file}", Get, Open, 0),
         row(Admin, "/assets/vendor/{*file}", Get, Open, 0),
+        // The description of the API: nothing in it depends on the configuration.
+        row(Admin, "/openapi.json", Get, Open, 0),
+        row(Admin, "/docs", Get, Open, 0),
+        row(Admin, "/assets/docs/{*file}", Get, Open, 0),
         row(Admin, "/livez", Get, Operator(Viewer), 0),
         row(Admin, "/readyz", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/health", Get, Operator(Viewer), 0),

@@ -2,6 +2,8 @@
 
 mod files;
 
+use std::sync::{Arc, OnceLock};
+
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
@@ -9,7 +11,8 @@ use axum::routing::get;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 
-use files::{CONSOLE, File, Kind, ONBOARDING};
+use crate::api::openapi;
+use files::{CONSOLE, DOCS, File, Kind, ONBOARDING};
 
 /// A page may load its own files and call its own server, nothing else.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -37,7 +40,7 @@ pub(super) fn onboarding() -> Router {
 
 /// The console of the admin listener. Browsers keep its files, and ask each time whether they are current.
 pub fn console(sign_in: SignIn) -> Router {
-    CONSOLE.iter().fold(Router::new(), |router, file| {
+    CONSOLE.iter().chain(DOCS).fold(description(), |router, file| {
         let content = match (file.kind, sign_in) {
             (Kind::Html, SignIn::NotNeeded) => {
                 Vec::from(file.content.replace(CREDENTIALS_NEEDED, CREDENTIALS_NOT_NEEDED)).into()
@@ -50,6 +53,28 @@ pub fn console(sign_in: SignIn) -> Router {
         router
             .route(file.path, get(move |asked: HeaderMap| async move { cached(file, content, tag, &asked) }))
     })
+}
+
+/// `/openapi.json`, made when it is first asked for.
+fn description() -> Router {
+    let made: Arc<OnceLock<bytes::Bytes>> = Arc::default();
+    Router::new().route(
+        "/openapi.json",
+        get(move |asked: HeaderMap| async move {
+            let content = made.get_or_init(|| openapi::document().to_string().into()).clone();
+            let tag = entity_tag(&content);
+            let is_known = asked.get(header::IF_NONE_MATCH) == Some(&tag);
+            let mut answer = Response::new(if is_known { Body::empty() } else { Body::from(content) });
+            if is_known {
+                *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            }
+            let headers = answer.headers_mut();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(header::ETAG, tag);
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            answer
+        }),
+    )
 }
 
 fn entity_tag(content: &[u8]) -> HeaderValue {
@@ -96,7 +121,9 @@ mod tests {
 
     #[test]
     fn the_table_has_every_file_and_leaves_it_open() {
-        for (service, files) in [(Service::Onboard, ONBOARDING), (Service::Admin, CONSOLE)] {
+        for (service, files) in
+            [(Service::Onboard, ONBOARDING), (Service::Admin, CONSOLE), (Service::Admin, DOCS)]
+        {
             for File { path, .. } in files {
                 let row = Route::serving(service, path).expect("a row");
                 assert_eq!((row.verbs, row.access), (Verbs::Get, Access::Open), "{path}");

@@ -455,6 +455,7 @@ async fn every_route_asks_for_what_its_row_says_and_is_served_nowhere_else() {
                 .path
                 .replace("{file}", "view.js")
                 .replace("vendor/{*file}", "vendor/preact.js")
+                .replace("docs/{*file}", "docs/docs.js")
                 .replace("{*file}", "views/overview.js")
                 .replace("{check}", "clock")
                 .replace("{name}", "nobody")

@@ -89,3 +89,10 @@ pub(super) const CONSOLE: &[File] = files! {
     "/assets/vendor/uplot.js" Script "vendor/uplot.js",
     "/assets/vendor/uplot.css" Css "vendor/uplot.css",
 };
+
+/// The page that shows the description of the API; it also uses libraries of the console.
+pub(super) const DOCS: &[File] = files! {
+    "/docs" Html "docs/index.html",
+    "/assets/docs/docs.css" Css "docs/docs.css",
+    "/assets/docs/docs.js" Script "docs/docs.js",
+};

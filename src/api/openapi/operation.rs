@@ -1,0 +1,212 @@
+//! One operation of the description: a path, an HTTP method, and what goes in and out.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use crate::api::{Access, Service};
+
+/// An HTTP method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Get,
+    Post,
+    Patch,
+}
+
+impl Verb {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Post => "post",
+            Self::Patch => "patch",
+        }
+    }
+}
+
+/// Schemas of bodies, with those that they name.
+pub(super) struct Bodies {
+    responses: SchemaGenerator,
+    requests: SchemaGenerator,
+    messages: Map<String, Value>,
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        let settings = || {
+            SchemaSettings::draft2020_12().with(|settings| {
+                settings.definitions_path = "/components/schemas".into();
+                settings.meta_schema = None;
+            })
+        };
+        Self {
+            responses: settings().for_serialize().into_generator(),
+            requests: settings().for_deserialize().into_generator(),
+            messages: Map::new(),
+        }
+    }
+}
+
+impl Bodies {
+    /// The schema of a type that is sent.
+    pub(super) fn of<T: JsonSchema>(&mut self) -> Value {
+        self.responses.subschema_for::<T>().to_value()
+    }
+
+    /// The schema of a type that is received.
+    pub(super) fn request<T: JsonSchema>(&mut self) -> Value {
+        self.requests.subschema_for::<T>().to_value()
+    }
+
+    /// The parameters of a query that a type is read from.
+    pub(super) fn query<T: JsonSchema>(&mut self) -> Vec<Parameter> {
+        let mut inline = SchemaSettings::draft2020_12().for_deserialize();
+        inline.inline_subschemas = true;
+        let schema = inline.into_generator().into_root_schema_for::<T>().to_value();
+        let properties = schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
+        let parameter = |(name, mut schema): (String, Value)| {
+            let description =
+                schema.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+            // What may be missing in a query is never `null`.
+            let alternative =
+                schema.get("anyOf").and_then(Value::as_array).and_then(|all| all.first()).cloned();
+            if let Some(alternative) = alternative {
+                schema = alternative;
+            }
+            if let Some(kinds) = schema.get_mut("type").and_then(Value::as_array_mut) {
+                kinds.retain(|kind| kind != "null");
+            }
+            if let Some(object) = schema.as_object_mut() {
+                object.remove("description");
+                object.remove("default");
+            }
+            Parameter { place: "query", name, description, schema }
+        };
+        properties.into_iter().map(parameter).collect()
+    }
+
+    /// Adds the schema of a message of the proto file.
+    pub(super) fn message(&mut self, name: String, schema: Value) {
+        self.messages.insert(name, schema);
+    }
+
+    pub(super) fn into_schemas(mut self) -> Map<String, Value> {
+        let mut schemas = self.messages;
+        for (name, schema) in
+            self.requests.take_definitions(true).into_iter().chain(self.responses.take_definitions(true))
+        {
+            schemas.insert(name, schema);
+        }
+        schemas
+    }
+}
+
+/// What a response has.
+#[derive(Debug, Clone)]
+pub(super) enum Answer {
+    /// JSON with this schema.
+    Json(Value),
+    /// One of these media types.
+    Other(&'static [&'static str]),
+    /// JSON, or another media type that the request asks for.
+    Either(Value, &'static str),
+}
+
+impl Answer {
+    pub(super) fn shown(&self, description: &str) -> Value {
+        let mut content = Map::new();
+        match self {
+            Self::Json(schema) | Self::Either(schema, _) => {
+                content.insert("application/json".to_owned(), json!({ "schema": schema }));
+            }
+            Self::Other(_) => {}
+        }
+        let others = match self {
+            Self::Json(_) => &[][..],
+            Self::Either(_, other) => std::slice::from_ref(other),
+            Self::Other(kinds) => kinds,
+        };
+        for kind in others {
+            content.insert((*kind).to_owned(), json!({ "schema": {} }));
+        }
+        json!({ "description": description, "content": content })
+    }
+}
+
+/// What a request has.
+#[derive(Debug, Clone)]
+pub(super) struct Content {
+    pub(super) kind: &'static str,
+    pub(super) schema: Value,
+    pub(super) is_required: bool,
+}
+
+impl Content {
+    pub(super) fn shown(&self) -> Value {
+        json!({ "required": self.is_required, "content": { (self.kind): { "schema": self.schema } } })
+    }
+}
+
+/// A parameter of the path or the query.
+#[derive(Debug, Clone)]
+pub(super) struct Parameter {
+    pub(super) place: &'static str,
+    pub(super) name: String,
+    pub(super) description: String,
+    pub(super) schema: Value,
+}
+
+impl Parameter {
+    pub(super) fn shown(&self) -> Value {
+        json!({
+            "in": self.place,
+            "name": self.name,
+            "description": self.description,
+            "required": self.place == "path",
+            "schema": self.schema,
+        })
+    }
+}
+
+/// One operation.
+#[derive(Debug, Clone)]
+pub(super) struct Operation {
+    pub(super) service: Service,
+    pub(super) verb: Verb,
+    /// As in the table of routes, or `/prpc/<Service>.<Method>`.
+    pub(super) path: String,
+    pub(super) access: Access,
+    pub(super) summary: String,
+    pub(super) description: String,
+    pub(super) parameters: Vec<Parameter>,
+    pub(super) request: Option<Content>,
+    pub(super) response: Answer,
+    /// Further statuses that are no errors, or have no error's body.
+    pub(super) others: Vec<(u16, Answer)>,
+}
+
+impl Operation {
+    /// The path as OpenAPI writes it.
+    pub(super) fn template(&self) -> String {
+        self.path.replace("{*", "{")
+    }
+
+    /// Whether it is a method of the proto file.
+    pub(super) fn is_method(&self) -> bool {
+        self.path.starts_with("/prpc/") && !self.path.ends_with("GetSetupStatus")
+    }
+
+    pub(super) fn tag(&self) -> &'static str {
+        match self.service {
+            Service::Admin => "admin",
+            Service::Kms => "main",
+            Service::Onboard => "onboarding",
+        }
+    }
+
+    pub(super) fn id(&self) -> String {
+        let words = self.path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        let path = words.collect::<Vec<_>>().join("_");
+        format!("{}_{}_{path}", self.tag(), self.verb.name())
+    }
+}

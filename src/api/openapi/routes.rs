@@ -1,0 +1,487 @@
+//! The routes as operations. Each row of [`ROUTES`](crate::api::routes::ROUTES) has its lines here; a test names those that
+//! have none.
+
+use serde_json::{Value, json};
+
+use super::operation::{Answer, Bodies, Content, Operation, Parameter, Verb};
+use crate::api::Service;
+use crate::api::actions::{Actions, Done};
+use crate::api::approvals::{self, ApproveRequest};
+use crate::api::credentials::{BasicAuth, CreateRequest, Shown};
+use crate::api::diagnostics::KeyFlow;
+use crate::api::health::Health;
+use crate::api::me::Me;
+use crate::api::policy::{ActivateRequest, CheckRequest, Checked, Placed, PolicyState};
+use crate::api::reload::Reloaded;
+use crate::api::restart::Restarting;
+use crate::api::routes::Route;
+use crate::api::settings::Settings;
+use crate::api::views::freezes::Lifted;
+use crate::api::views::{
+    CvmList, CvmQuery, CvmShown, DenialList, DenialQuery, ExplainedDenial, FreezeBody, FreezeList,
+    FreezeShown, History, HistoryQuery, Ledger, LiftBody, Overview, Platforms, Preview, PreviewBody,
+    ReleaseDetail, ReleaseList, ReleaseQuery, Replicas, ResolveQuery, Resolved,
+};
+
+const TEXT: &[&str] = &["text/plain; charset=utf-8"];
+const PAGE: &[&str] = &["text/html; charset=utf-8"];
+const FILES: &[&str] = &["text/css; charset=utf-8", "text/javascript; charset=utf-8", "image/svg+xml"];
+
+/// All routes of the admin listener, and those that only the main listener has.
+pub(super) fn operations(bodies: &mut Bodies) -> Vec<Operation> {
+    let mut all = pages();
+    all.extend(health(bodies));
+    all.extend(log());
+    all.extend(events(bodies));
+    all.extend(credentials(bodies));
+    all.extend(actions(bodies));
+    all.extend(policy(bodies));
+    all.extend(approvals(bodies));
+    all.extend(views(bodies));
+    all.extend(settings(bodies));
+    all.extend(onboarding());
+    all
+}
+
+fn get(service: Service, path: &str, summary: &str, response: Answer) -> Operation {
+    let row = Route::at(service, path);
+    Operation {
+        service,
+        verb: Verb::Get,
+        path: path.to_owned(),
+        access: row.access,
+        summary: summary.to_owned(),
+        description: String::new(),
+        parameters: path_parameters(path),
+        request: None,
+        response,
+        others: Vec::new(),
+    }
+}
+
+fn post(service: Service, path: &str, summary: &str, response: Answer) -> Operation {
+    Operation { verb: Verb::Post, ..get(service, path, summary, response) }
+}
+
+fn path_parameters(path: &str) -> Vec<Parameter> {
+    let names = [
+        ("{name}", "name", "its name"),
+        ("{id}", "id", "its id"),
+        ("{app}", "app", "the app id in hexadecimal"),
+        ("{seq}", "seq", "its number in the audit log"),
+        ("{*file}", "file", "the path of a file"),
+        ("{file}", "file", "the name of a file"),
+        ("{*tile}", "tile", "the path of a tile, as C2SP tlog-tiles has it"),
+        ("{check}", "check", "the name of a check"),
+    ];
+    let found = names.into_iter().filter(|(mark, ..)| path.contains(mark));
+    let parameter = |(_, name, description)| Parameter {
+        place: "path",
+        name: String::from(name),
+        description: String::from(description),
+        schema: json!({ "type": "string", "minLength": 1 }),
+    };
+    found.map(parameter).collect()
+}
+
+fn query(name: &str, description: &str, schema: Value) -> Parameter {
+    Parameter { place: "query", name: name.to_owned(), description: description.to_owned(), schema }
+}
+
+impl Operation {
+    fn described(self, description: &str) -> Self {
+        Self { description: description.to_owned(), ..self }
+    }
+
+    fn with_query(mut self, parameters: Vec<Parameter>) -> Self {
+        self.parameters.extend(parameters);
+        self
+    }
+
+    fn taking(self, kind: &'static str, schema: Value) -> Self {
+        Self { request: Some(Content { kind, schema, is_required: true }), ..self }
+    }
+
+    fn or(mut self, status: u16, answer: Answer) -> Self {
+        self.others.push((status, answer));
+        self
+    }
+}
+
+fn object(properties: Value) -> Value {
+    let names: Vec<String> =
+        properties.as_object().map(|all| all.keys().cloned().collect()).unwrap_or_default();
+    json!({ "type": "object", "properties": properties, "required": names })
+}
+
+fn pages() -> Vec<Operation> {
+    vec![
+        get(Service::Admin, "/", "The console", Answer::Other(PAGE)),
+        get(Service::Admin, "/assets/console/{*file}", "A file of the console", Answer::Other(FILES))
+            .or(404, Answer::Other(TEXT)),
+        get(Service::Admin, "/assets/vendor/{*file}", "A library of the console", Answer::Other(FILES))
+            .or(404, Answer::Other(TEXT)),
+        get(Service::Admin, "/openapi.json", "This description", Answer::Json(json!({ "type": "object" }))),
+        get(Service::Admin, "/docs", "This description as a page", Answer::Other(PAGE)),
+        get(Service::Admin, "/assets/docs/{*file}", "A file of that page", Answer::Other(FILES))
+            .or(404, Answer::Other(TEXT)),
+    ]
+}
+
+fn health(bodies: &mut Bodies) -> Vec<Operation> {
+    let reason = json!({
+        "type": "object",
+        "properties": {
+            "code": { "type": "string" },
+            "text": { "type": "string" },
+            "detail": { "type": "string", "description": "on the admin listener only" },
+        },
+        "required": ["code", "text"],
+    });
+    let ready = object(json!({
+        "status": { "enum": ["ready", "not_ready"] },
+        "reasons": { "type": "array", "items": reason.clone() },
+        "warnings": { "type": "array", "items": reason },
+    }));
+    let both = "Also on the main listener, open to anyone.";
+    let health = bodies.of::<Health>();
+    vec![
+        get(
+            Service::Admin,
+            "/livez",
+            "Whether the process answers",
+            Answer::Json(object(json!({ "status": { "const": "ok" } }))),
+        )
+        .described(both),
+        get(
+            Service::Admin,
+            "/readyz",
+            "Whether keys can be released, and why not",
+            Answer::Json(ready.clone()),
+        )
+        .described(both)
+        .or(503, Answer::Json(ready)),
+        get(Service::Admin, "/api/v1/health", "The health of this KMS", Answer::Json(health.clone())),
+        get(
+            Service::Kms,
+            "/health",
+            "OK, or with `Accept: application/json` the health",
+            Answer::Either(health, TEXT[0]),
+        ),
+        get(
+            Service::Kms,
+            "/metrics",
+            "Metrics in the text format of Prometheus",
+            Answer::Other(&["text/plain; version=0.0.4; charset=utf-8"]),
+        ),
+    ]
+}
+
+fn log() -> Vec<Operation> {
+    let bytes = Answer::Other(&["application/octet-stream"]);
+    let both = "Also on the main listener, open to anyone.";
+    vec![
+        get(Service::Admin, "/log/checkpoint", "The signed checkpoint of the audit log", Answer::Other(TEXT))
+            .described(both)
+            .or(503, Answer::Other(TEXT)),
+        get(Service::Admin, "/log/tile/{*tile}", "A tile of hashes", bytes.clone())
+            .described(both)
+            .or(403, Answer::Other(TEXT))
+            .or(404, Answer::Other(TEXT))
+            .or(503, Answer::Other(TEXT)),
+        get(Service::Admin, "/log/tile/entries/{*tile}", "A bundle of entries", bytes)
+            .or(404, Answer::Other(TEXT))
+            .or(503, Answer::Other(TEXT)),
+    ]
+}
+
+fn events(bodies: &mut Bodies) -> Vec<Operation> {
+    let _ = bodies;
+    let text = |name, description| query(name, description, json!({ "type": "string" }));
+    let filter = || {
+        vec![
+            text("since", "the earliest time: RFC 3339, a date, or an age such as 2h"),
+            text("until", "the latest time"),
+            query("type", "the type of the events", json!({ "type": "string" })),
+            text("app_id", "the app in hexadecimal"),
+            query("source", "where they come from", json!({ "enum": ["kms", "pipe", "api"] })),
+            query("limit", "the most events", json!({ "type": "integer", "minimum": 0, "maximum": 1000 })),
+            query("cursor", "only events before this number", json!({ "type": "integer", "minimum": 0 })),
+            query("format", "the form of the answer", json!({ "enum": ["json", "text"] })),
+        ]
+    };
+    let event = json!({
+        "type": "object",
+        "properties": {
+            "seq": { "type": "integer", "description": "its number in the audit log" },
+            "received_at": { "type": "string", "description": "RFC 3339 in UTC" },
+            "source": { "type": "string" },
+            "type": { "type": "string" },
+            "severity": { "enum": ["info", "warning", "critical"] },
+            "message": { "type": "string", "description": "a sentence" },
+            "app_id": { "type": "string" },
+            "details": { "type": "object", "description": "the fields of the record" },
+        },
+        "required": ["seq", "received_at", "source", "type", "severity", "message", "details"],
+    });
+    let list = json!({ "type": "array", "items": event });
+    let paged = "The header X-Next-Cursor has the cursor of the next, older page, if there is one.";
+    let reported =
+        object(json!({ "seq": { "type": "integer", "description": "its number in the audit log" } }));
+    let message = query("message", "the event, at most 2 KiB", json!({ "type": "string" }));
+    vec![
+        get(Service::Admin, "/logs", "Events as text, newest first", Answer::Either(list.clone(), TEXT[0]))
+            .with_query(filter())
+            .described(paged),
+        get(Service::Admin, "/api/v1/events", "Events, newest first", Answer::Either(list.clone(), TEXT[0]))
+            .with_query(filter())
+            .described(paged),
+        get(
+            Service::Admin,
+            "/api/v1/audit-logs",
+            "Events with the places of their proofs",
+            Answer::Either(list, TEXT[0]),
+        )
+        .with_query(filter())
+        .described(paged),
+        get(
+            Service::Admin,
+            "/api/v1/events/stream",
+            "Events as they happen",
+            Answer::Other(&["text/event-stream"]),
+        )
+        .with_query(
+            filter().into_iter().filter(|it| !["until", "cursor", "format"].contains(&&*it.name)).collect(),
+        )
+        .described("Server-sent events, which do not end."),
+        get(Service::Admin, "/api/v1/new_event", "Report an event", Answer::Json(reported.clone()))
+            .with_query(vec![message])
+            .described("Not for browsers, which use POST."),
+        post(Service::Admin, "/api/v1/new_event", "Report an event", Answer::Json(reported))
+            .taking("text/plain", json!({ "type": "string" }))
+            .described("The body is the event: text, a form field `message`, or JSON with `message`."),
+    ]
+}
+
+fn credentials(bodies: &mut Bodies) -> Vec<Operation> {
+    let shown = bodies.of::<Shown>();
+    let listed = object(json!({ "credentials": { "type": "array", "items": shown.clone() } }));
+    let created = Answer::Json(shown);
+    let path = "/api/v1/credentials";
+    vec![
+        get(Service::Admin, "/api/v1/me", "The credential of the caller", Answer::Json(bodies.of::<Me>())),
+        get(Service::Admin, path, "All named credentials", Answer::Json(listed)),
+        post(Service::Admin, path, "Create a credential", created.clone())
+            .taking("application/json", bodies.request::<CreateRequest>())
+            .described("The response has the token, which is not shown again."),
+        post(
+            Service::Admin,
+            "/api/v1/credentials/{name}/rotate",
+            "Replace the token of a credential",
+            created.clone(),
+        ),
+        post(
+            Service::Admin,
+            "/api/v1/credentials/{name}/revoke",
+            "Revoke a credential",
+            Answer::Json(object(json!({ "revoked": { "const": true } }))),
+        ),
+        post(
+            Service::Admin,
+            "/api/v1/set-basic-auth",
+            "Set the password of admin",
+            Answer::Json(bodies.of::<BasicAuth>()),
+        )
+        .taking("text/plain", json!({ "type": "string" }))
+        .described("The body is the secret."),
+        post(Service::Admin, "/api/v1/activate", "Exchange an invitation for a token", created),
+    ]
+}
+
+fn actions(bodies: &mut Bodies) -> Vec<Operation> {
+    let done = Answer::Json(bodies.of::<Done>());
+    let path = "/api/v1/actions/{name}";
+    vec![
+        get(
+            Service::Admin,
+            "/api/v1/actions",
+            "The actions that operators can run",
+            Answer::Json(bodies.of::<Actions>()),
+        ),
+        get(Service::Admin, path, "Run an action", done.clone())
+            .described("Not for browsers, which use POST."),
+        post(Service::Admin, path, "Run an action", done),
+    ]
+}
+
+fn policy(bodies: &mut Bodies) -> Vec<Operation> {
+    let placed = Answer::Json(bodies.of::<Placed>());
+    let dry_run = query("dry_run", "only check it", json!({ "type": "boolean" }));
+    vec![
+        get(
+            Service::Admin,
+            "/api/v1/policy",
+            "The policy in force",
+            Answer::Json(bodies.of::<PolicyState>()),
+        ),
+        post(
+            Service::Admin,
+            "/api/v1/policy/check",
+            "Check an allowlist",
+            Answer::Json(bodies.of::<Checked>()),
+        )
+        .taking("application/json", bodies.request::<CheckRequest>()),
+        post(
+            Service::Admin,
+            "/api/v1/policy/activate",
+            "Put the candidate in shadow in force",
+            placed.clone(),
+        )
+        .taking("application/json", bodies.request::<ActivateRequest>()),
+        post(Service::Admin, "/api/v1/file-upload/{name}", "Replace a file", placed)
+            .with_query(vec![dry_run])
+            .taking("application/octet-stream", json!({}))
+            .described("The name is `auth-config`: the allowlist."),
+    ]
+}
+
+fn approvals(bodies: &mut Bodies) -> Vec<Operation> {
+    let one = Answer::Json(bodies.of::<approvals::Shown>());
+    let all = Answer::Json(bodies.of::<approvals::Listed>());
+    let path = "/api/v1/approvals/{id}";
+    let mut approve = post(Service::Admin, "/api/v1/approvals/{id}/approve", "Approve a change", one.clone())
+        .taking("application/json", bodies.request::<ApproveRequest>());
+    if let Some(request) = &mut approve.request {
+        request.is_required = false;
+    }
+    vec![
+        get(Service::Admin, "/api/v1/approvals", "Changes that wait for a second owner", all),
+        get(Service::Admin, path, "One of them, with its document", one.clone()),
+        approve,
+        post(Service::Admin, "/api/v1/approvals/{id}/reject", "Reject a change", one),
+    ]
+}
+
+fn views(bodies: &mut Bodies) -> Vec<Operation> {
+    let (history, releases, denials) =
+        (bodies.query::<HistoryQuery>(), bodies.query::<ReleaseQuery>(), bodies.query::<DenialQuery>());
+    let admin = |path, summary, response| get(Service::Admin, path, summary, Answer::Json(response));
+    vec![
+        admin("/api/v1/overview", "The state of this KMS, and what needs attention", bodies.of::<Overview>()),
+        admin(
+            "/api/v1/diagnostics/key-flow",
+            "What requests wait for, and what fails",
+            bodies.of::<KeyFlow>(),
+        ),
+        admin("/api/v1/history", "Releases, denials and latencies over time", bodies.of::<History>())
+            .with_query(history),
+        admin("/api/v1/releases", "Releases, newest first", bodies.of::<ReleaseList>()).with_query(releases),
+        admin("/api/v1/releases/{seq}", "A release with its record and proof", bodies.of::<ReleaseDetail>()),
+        admin("/api/v1/denials", "Refused requests, latest first", bodies.of::<DenialList>())
+            .with_query(denials),
+        admin(
+            "/api/v1/denials/{id}",
+            "A refused request, each check of it, and what would allow it",
+            bodies.of::<ExplainedDenial>(),
+        ),
+    ]
+    .into_iter()
+    .chain(inventory(bodies))
+    .chain(freezes(bodies))
+    .collect()
+}
+
+fn inventory(bodies: &mut Bodies) -> Vec<Operation> {
+    let (cvms, resolve) = (bodies.query::<CvmQuery>(), bodies.query::<ResolveQuery>());
+    let admin = |path, summary, response| get(Service::Admin, path, summary, Answer::Json(response));
+    let resolved = bodies.of::<Resolved>();
+    let message = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
+    vec![
+        admin("/api/v1/cvms", "CVMs that asked for keys, latest first", bodies.of::<CvmList>())
+            .with_query(cvms),
+        admin("/api/v1/cvms/{id}", "A CVM", bodies.of::<CvmShown>()),
+        admin("/api/v1/resolve/{app}", "Whether requests may be sent to an app", resolved.clone())
+            .with_query(resolve.clone()),
+        admin("/v1/resolve/{app}", "The same, for proxies", resolved).with_query(resolve),
+        admin(
+            "/api/v1/platforms",
+            "Collateral, and what Intel says of the platforms",
+            bodies.of::<Platforms>(),
+        ),
+        admin("/api/v1/ledger", "The audit log, its checkpoint and its witnesses", bodies.of::<Ledger>()),
+        admin("/api/v1/replicas", "This KMS, and those that received its root keys", bodies.of::<Replicas>()),
+        post(
+            Service::Admin,
+            "/api/v1/explain",
+            "Why a caller is refused",
+            Answer::Json(message("prpc.ExplainResponse")),
+        )
+        .taking("application/json", message("prpc.request.ExplainRequest")),
+    ]
+}
+
+fn freezes(bodies: &mut Bodies) -> Vec<Operation> {
+    let path = "/api/v1/freezes";
+    let frozen = Answer::Json(bodies.of::<FreezeShown>());
+    let preview = Answer::Json(bodies.of::<Preview>());
+    let lifted = Answer::Json(bodies.of::<Lifted>());
+    let mut lift = post(Service::Admin, "/api/v1/freezes/{id}/lift", "End a freeze", lifted)
+        .taking("application/json", bodies.request::<LiftBody>());
+    if let Some(request) = &mut lift.request {
+        request.is_required = false;
+    }
+    vec![
+        get(Service::Admin, path, "What is frozen", Answer::Json(bodies.of::<FreezeList>())),
+        post(Service::Admin, path, "Stop releases", frozen)
+            .taking("application/json", bodies.request::<FreezeBody>())
+            .described("Needs the role operator."),
+        post(Service::Admin, "/api/v1/freezes/preview", "What a freeze would have stopped", preview)
+            .taking("application/json", bodies.request::<PreviewBody>()),
+        lift,
+    ]
+}
+
+fn settings(bodies: &mut Bodies) -> Vec<Operation> {
+    let path = "/api/v1/settings";
+    let all = Answer::Json(bodies.of::<Settings>());
+    let change =
+        Operation { verb: Verb::Patch, ..post(Service::Admin, path, "Change settings", all.clone()) };
+    vec![
+        get(Service::Admin, path, "The settings in force", all),
+        change
+            .taking("application/json", json!({ "type": "object", "minProperties": 1 }))
+            .described("The body has a new value for each key. Needs the role owner."),
+        post(Service::Admin, "/api/v1/reload", "Read files again", Answer::Json(bodies.of::<Reloaded>())),
+        post(
+            Service::Admin,
+            "/api/v1/restart",
+            "Restart the process",
+            Answer::Json(bodies.of::<Restarting>()),
+        ),
+    ]
+}
+
+fn onboarding() -> Vec<Operation> {
+    let status = Answer::Json(json!({ "type": "object" }));
+    let path = "/api/v1/setup/validate/{check}";
+    let about = json!({
+        "type": "object",
+        "properties": {
+            "source_url": { "type": ["string", "null"] },
+            "source_listener": { "enum": ["main", "admin"] },
+            "domain": { "type": ["string", "null"] },
+        },
+    });
+    let mut all = vec![
+        get(Service::Onboard, "/assets/{file}", "A file of the setup page", Answer::Other(FILES)),
+        get(Service::Onboard, "/api/v1/setup/status", "What this KMS waits for", status.clone()),
+        post(Service::Onboard, path, "Run a check before setup", status.clone())
+            .taking("application/json", about),
+        get(Service::Onboard, "/finish", "End onboarding, if there are keys", Answer::Other(TEXT)),
+    ];
+    for path in ["/prpc/GetSetupStatus", "/prpc/Onboard.GetSetupStatus"] {
+        all.push(get(Service::Onboard, path, "As /api/v1/setup/status", status.clone()));
+        all.push(post(Service::Onboard, path, "As /api/v1/setup/status", status.clone()));
+    }
+    all
+}
