@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 
-use super::router::{json, route};
+use super::router::{from_object, json, route};
 use super::{body, prpc};
 use crate::api::approvals::{ApprovalService, ApproveRequest, Shown};
 use crate::api::routes::Route;
 use crate::api::{Caller, Service};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 const LIST: &str = "/api/v1/approvals";
 const ONE: &str = "/api/v1/approvals/{id}";
@@ -48,7 +48,7 @@ async fn approved(service: &ApprovalService, request: Request) -> Result<Shown> 
     let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
     let request = match body.is_empty() {
         true => ApproveRequest::default(),
-        false => kms_attest::json::from_utf8(&body).map_err(|error| Error::invalid(error.to_string()))?,
+        false => from_object(&body)?,
     };
     service.approve(&caller, &id, request).await
 }

@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::body;
 use super::prpc;
-use super::router::{json, route};
+use super::router::{from_object, json, route};
 use crate::api::credentials::{CreateRequest, CredentialService};
 use crate::api::routes::Route;
 use crate::api::{Caller, Service};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 const LIST: &str = "/api/v1/credentials";
 const ROTATE: &str = "/api/v1/credentials/{name}/rotate";
@@ -76,8 +76,7 @@ async fn created(service: &CredentialService, request: Request) -> Result<impl S
     let caller = prpc::caller(request.extensions())?.clone();
     let limit = Route::at(Service::Admin, LIST).body_limit;
     let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
-    let request: CreateRequest =
-        kms_attest::json::from_utf8(&body).map_err(|error| Error::invalid(error.to_string()))?;
+    let request: CreateRequest = from_object(&body)?;
     service.create(&caller, request).await
 }
 

@@ -278,7 +278,15 @@ pub(super) fn uncached(result: Result<Response>) -> Response {
 pub(super) async fn read_json<T: DeserializeOwned>(path: &str, request: Request) -> Result<T> {
     let limit = Route::at(Service::Admin, path).body_limit;
     let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
-    kms_attest::json::from_utf8(&body).map_err(|error| Error::invalid(error.to_string()))
+    from_object(&body)
+}
+
+/// The JSON object in a body. A list is refused: it would be read as the fields in their order.
+pub(super) fn from_object<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Error::invalid("the body must be a JSON object"));
+    }
+    kms_attest::json::from_utf8(body).map_err(|error| Error::invalid(error.to_string()))
 }
 
 /// Whether the query says `name=true`. It may say nothing else.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::body;
 use super::prpc;
-use super::router::route;
+use super::router::{from_object, route};
 use crate::api::Service;
 use crate::api::routes::Route;
 use crate::api::setup::{About, Check, Finding, SetupService, Status};
@@ -59,7 +59,7 @@ async fn validated(service: &SetupService, request: Request) -> Result<Finding> 
     let body = body::read(incoming, limit).await.map_err(|error| error.cause)?;
     let about = match body.trim_ascii() {
         b"" => About::default(),
-        json => kms_attest::json::from_utf8(json).map_err(|error| Error::invalid(error.to_string()))?,
+        json => from_object(json)?,
     };
     service.validate(check, about).await
 }

@@ -12,7 +12,7 @@ use kms_wire::role::Role;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::router::{json, route};
+use super::router::{from_object, json, route};
 use super::{body, prpc};
 use crate::api::routes::Route;
 use crate::api::views::{
@@ -20,7 +20,7 @@ use crate::api::views::{
     ResolveQuery, Views, read_query,
 };
 use crate::api::{Access, Caller, Service};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::proto::ExplainRequest;
 
 const FREEZES: &str = "/api/v1/freezes";
@@ -134,7 +134,7 @@ async fn posted<T: DeserializeOwned>(path: &str, request: Request) -> Result<Pos
     let limit = Route::at(Service::Admin, path).body_limit;
     let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
     let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
-    let body = kms_attest::json::from_utf8(text).map_err(|error| Error::invalid(error.to_string()))?;
+    let body = from_object(text)?;
     Ok(Posted { caller, body })
 }
 
