@@ -183,6 +183,12 @@ pub fn not_after(pem: &str) -> Result<u64, CertificateError> {
     stated_date(pem, |validity| validity.not_after)
 }
 
+/// `notAfter` of a certificate in DER, Unix seconds; 0 if it is before 1970.
+pub fn not_after_of(der: &[u8]) -> Result<u64, CertificateError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(der).map_err(|_| CertificateError::Certificate)?;
+    Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0))
+}
+
 fn stated_date(
     pem: &str,
     choose: impl FnOnce(&x509_parser::certificate::Validity) -> ASN1Time,

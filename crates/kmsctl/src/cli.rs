@@ -16,6 +16,7 @@ use crate::command::completions::Completions;
 use crate::command::credential::Credential;
 use crate::command::denials::Denials;
 use crate::command::diagnostics::Diagnostics;
+use crate::command::doctor::Doctor;
 use crate::command::env::Env;
 use crate::command::event::Event;
 use crate::command::events::Events;
@@ -89,6 +90,8 @@ enum Command {
     Meta(Meta),
     /// Show whether KMSs can be reached, what state they are in, and whether they hold the same keys
     Status(Status),
+    /// Examine a running KMS: readiness, clocks, certificates, collateral, ledger, credentials, posture
+    Doctor(Doctor),
     /// Make the root keys of a first KMS
     Bootstrap(Bootstrap),
     /// Have a new KMS receive the root keys of a running one
@@ -174,6 +177,7 @@ impl Command {
             Self::Verify(command) => command.run(terminal).await,
             Self::Meta(command) => command.run(terminal).await,
             Self::Status(command) => command.run(terminal).await,
+            Self::Doctor(command) => command.run(terminal).await,
             Self::Bootstrap(command) => command.run(terminal).await,
             Self::Onboard(command) => command.run(terminal).await,
             Self::Finish(command) => command.run(terminal).await,

@@ -11,6 +11,7 @@ pub(crate) mod completions;
 pub(crate) mod credential;
 pub(crate) mod denials;
 pub(crate) mod diagnostics;
+pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod event;
 pub(crate) mod events;
