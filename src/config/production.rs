@@ -8,7 +8,7 @@ mod values;
 
 use std::fmt;
 
-use super::{Admin, Config, Onboard, Posture, Profile};
+use super::{Config, Onboard, Posture, Profile};
 pub(super) use values::{Values, Variables, recorded};
 
 /// A setting that is unsafe where keys matter.
@@ -67,7 +67,6 @@ impl Config {
                 found.push(shown.clone());
             }
         }
-        found.extend(admin(&self.core.admin));
         found.extend(onboarding(&self.core.onboard));
         found.extend(self.values.read_secrets());
         found.extend(files::readable_by_others(self, &self.values));
@@ -82,8 +81,10 @@ fn relaxed(posture: &Posture) -> Vec<UnsafeSetting> {
         problem: relaxation.sentence.clone().into_owned(),
         remedy: remedy_of(relaxation.code).to_owned(),
     });
-    // Plain http is found with the key of each URL.
-    relaxed.filter(|found| !found.code.ends_with("_unencrypted")).collect()
+    // Their URLs are found one by one.
+    let is_found =
+        |code| ["webhook_unencrypted", "chain_unencrypted", "notifications_unencrypted"].contains(&code);
+    relaxed.filter(|found| !is_found(found.code)).collect()
 }
 
 /// The key of a relaxation.
@@ -97,6 +98,7 @@ fn subject_of(code: &str) -> &str {
         "empty_devices_allow_any" => "core.auth_api.allowlist.insecure_empty_devices_allow_any",
         "external_trust_anchors" => "core.attestation.root_ca.tdx",
         "admin_without_credentials" => "core.admin.insecure_no_auth",
+        "admin_unencrypted" => "core.admin.address",
         "world_readable_keys" => "core.insecure_world_readable_keys",
         "chain_not_final" => "core.auth_api.ethereum.block",
         "tcb_grace" => "core.tcb.grace",
@@ -115,20 +117,13 @@ fn remedy_of(code: &str) -> &'static str {
         "admin_without_credentials" => {
             "Remove it: without other credentials the first start creates an owner and prints its token once"
         }
+        "admin_unencrypted" => {
+            "Name files in core.admin.tls, with create_if_missing = true, or set it to \"127.0.0.1\""
+        }
         "chain_not_final" => "Set it to \"finalized\" or \"safe\"",
         "tcb_grace" | "tcb_advisories" | "tcb_models" => "Update the platforms, and remove it",
         _ => "Remove it: the default is safe",
     }
-}
-
-fn admin(admin: &Admin) -> Option<UnsafeSetting> {
-    admin.is_exposed().then(|| UnsafeSetting {
-        code: "admin_unencrypted",
-        subject: "core.admin.address".to_owned(),
-        problem: "the admin listener serves plain http beyond this machine: others can read and use its credentials"
-            .to_owned(),
-        remedy: "Name files in core.admin.tls, with create_if_missing = true, or set it to \"127.0.0.1\"".to_owned(),
-    })
 }
 
 fn onboarding(onboard: &Onboard) -> Option<UnsafeSetting> {

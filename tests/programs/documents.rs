@@ -547,10 +547,19 @@ fn the_configuration_for_a_cvm_verifies_os_images_and_has_an_admin_listener() {
         text += "https://filled-in.example";
         text += part.split_once('}').expect("its end").1;
     }
-    let text = text.replace("[core.admin]\n", "[core.admin]\nauth_token = \"t\"\n");
+    // What the environment has, by the compose file.
+    let token = "9f86d081884c7d659a2feaa0c55ad015";
+    let text = text.replace("[core.admin]\n", &format!("[core.admin]\nauth_token = \"{token}\"\n"));
+    let text = format!("{text}\n[core.onboard]\nauth_token = \"{token}\"\n");
     let (config, _) = cvm_kms::config::Config::from_toml(&text).expect("a configuration");
     assert!(config.core.image.verify && config.core.admin.enabled, "{text}");
     assert_eq!(config.posture().relaxed().len(), 0, "{text}");
+    assert_eq!(config.profile, cvm_kms::config::Profile::Production, "{text}");
+    // The file in the working directory is not that of the container.
+    let mut found = config.unsafe_settings();
+    found.retain(|setting| setting.code != "readable_by_others");
+    assert_eq!(found, [], "{text}");
+    assert!(compose.contains("DSTACK_KMS_ONBOARD_TOKEN: $"), "{compose}");
     assert!(compose.contains("DSTACK_KMS_ADMIN_TOKEN: $") && compose.contains("\"8001:8001\""), "{compose}");
 }
 

@@ -101,6 +101,11 @@ fn every_url_is_examined_whatever_its_section() {
         ("core.attester.address = 'http://10.0.2.2:8090'".to_owned(), "core.attester.address"),
         ("core.attester.address = 'http://[::ffff:10.0.2.2]:8090'".to_owned(), "core.attester.address"),
         ("core.attester.address = 'http://localhost.:8090'".to_owned(), "core.attester.address"),
+        (
+            "core.traces = { endpoint = 'http://collector.example:4318/', insecure_plain_http = true }"
+                .to_owned(),
+            "core.traces.endpoint",
+        ),
         (format!("{notify}'http://user:hush@pager.example/hush'"), "core.notify[0].url"),
         (format!("{notify}\" ht\\ttp://pager.example\""), "core.notify[0].url"),
     ] {
@@ -118,6 +123,8 @@ fn every_url_is_examined_whatever_its_section() {
     ] {
         assert_eq!(found(toml), [], "{toml}");
     }
+    let witness = values::url("list", "w.example+00000000+BGFi http://w.example/prefix");
+    assert!(witness.is_some_and(|found| found.problem.contains("http://w.example is called")));
     let chosen = "profile = 'production'\ncore.auth_api.type = 'webhook'\ncore.auth_api.webhook.url = 'http://auth-api'";
     assert!(config(chosen).unsafe_settings().iter().any(|it| it.subject == "core.auth_api.webhook.url"));
 }
@@ -178,9 +185,9 @@ fn an_open_listener_needs_tls_or_a_token() {
             Some("core.admin.address"),
         ),
         ("core.admin = { enabled = true, address = '127.0.0.9' }", None),
-        ("core.admin = { enabled = true, address = '::ffff:127.0.0.1' }", None),
+        ("core.admin = { enabled = true, address = '::ffff:127.0.0.1', insecure_plain_http = true }", None),
         ("core.admin = { enabled = true, address = '10.0.0.5', tls = { key = '/k', certs = '/c' } }", None),
-        ("core.admin = { enabled = false, address = '10.0.0.5' }", None),
+        ("core.admin = { enabled = false, address = '10.0.0.5', insecure_plain_http = true }", None),
     ] {
         let subjects = subjects(toml, "admin_unencrypted");
         assert_eq!(subjects.first().map(String::as_str), expected, "{toml}");

@@ -169,7 +169,7 @@ impl Walk<'_> {
             self.values.found.extend(token_hash(key, text));
         } else if ends(&["token_file", "secret_file", "password_file"]) {
             self.secret_file(key, text, Holds::Token);
-        } else if ends(&["key_file", "htpasswd_file"]) {
+        } else if ends(&["key_file", "htpasswd_file", "header_file"]) {
             self.secret_file(key, text, Holds::Other);
         } else if !NOT_CALLED.iter().any(|exempt| key.starts_with(exempt)) {
             self.values.found.extend(url(key, text));
@@ -191,7 +191,7 @@ fn text_at<'a>(table: &'a Table, path: &[&str]) -> Option<&'a str> {
 }
 
 /// A URL, or a word of the text that is one, that leaves this machine unencrypted.
-fn url(subject: &str, text: &str) -> Option<UnsafeSetting> {
+pub(super) fn url(subject: &str, text: &str) -> Option<UnsafeSetting> {
     // As the image server's URL is used: the placeholder may be anywhere in it.
     let text = text.replace("{OS_IMAGE_HASH}", "0");
     let exposed = std::iter::once(text.as_str()).chain(text.split_whitespace()).find_map(exposed)?;
