@@ -62,7 +62,10 @@ pub(super) fn check(core: &Core, report: &mut Report) {
     }
     let suffixes = ["reserve", "new"];
     others.extend(suffixes.map(|end| named("core.audit.file", &core.audit.file.with_added_extension(end))));
-    others.extend(core.admin.htpasswd_file.iter().map(|path| named("core.admin.htpasswd_file", path)));
+    for path in core.admin.htpasswd_file.iter() {
+        let staged = path.with_added_extension(STAGED);
+        others.extend([path, &staged].map(|path| named("core.admin.htpasswd_file", path)));
+    }
     for tls in core.admin.tls.iter() {
         others.extend([named("core.admin.tls.key", &tls.key), named("core.admin.tls.certs", &tls.certs)]);
     }
@@ -123,6 +126,11 @@ mod tests {
                 "events.index = 'ROOT/x'\nadmin.htpasswd_file = 'ROOT/x'\nadmin.auth_token = 'x'",
                 "core.events.index: is a file of core.admin.htpasswd_file too",
             ),
+            (
+                "events.index = 'ROOT/x.staged'\nadmin.htpasswd_file = 'ROOT/x'\nadmin.auth_token = 'x'",
+                "core.events.index: is a file of core.admin.htpasswd_file too",
+            ),
+            ("events.index = 'ROOT/keys/settings.json'", "core.events.index: is a file of core.cert_dir too"),
             (
                 "admin.credentials_file = 'ROOT/keys/frozen.json'",
                 "core.admin.credentials_file: is a file of core.freeze.file too",
