@@ -23,5 +23,6 @@ mod kmsctl_operator;
 mod notify_command;
 mod observability;
 mod onboarding_page;
+mod openapi;
 mod policy_commands;
 mod replicas;
