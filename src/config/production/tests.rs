@@ -216,12 +216,14 @@ fn files_with_secrets_are_for_their_owner() {
     fs::create_dir(path("keys")).unwrap();
     fs::write(path("secret"), TOKEN).unwrap();
     fs::write(path("htpasswd"), "").unwrap();
+    fs::write(path("headers"), "").unwrap();
     let text = format!(
         "{}\n[core.admin]\nenabled = true\nauth_token = '{TOKEN}'\nhtpasswd_file = '{}'\n[[core.notify]]\nurl = 'https://pager.example'\n\
-         secret_file = '{}'\n",
+         secret_file = '{}'\n[core.traces]\nheader_file = '{}'\n",
         SAFE.replace("/nonexistent", &path("keys").display().to_string()),
         path("htpasswd").display(),
         path("secret").display(),
+        path("headers").display(),
     );
     fs::write(path("kms.toml"), &text).unwrap();
     let found = || {
@@ -234,7 +236,9 @@ fn files_with_secrets_are_for_their_owner() {
         let found = Config::from_sources(&sources).unwrap().0.unsafe_settings();
         found.into_iter().map(|it| format!("{} {}", it.code, it.subject)).collect::<Vec<_>>()
     };
-    for (name, loose) in [("keys", 0o755), ("secret", 0o644), ("htpasswd", 0o660), ("kms.toml", 0o644)] {
+    for (name, loose) in
+        [("keys", 0o755), ("secret", 0o644), ("htpasswd", 0o660), ("headers", 0o644), ("kms.toml", 0o644)]
+    {
         mode(name, loose);
     }
     let file = path("kms.toml").display().to_string();
@@ -242,13 +246,16 @@ fn files_with_secrets_are_for_their_owner() {
         "readable_by_others core.admin.htpasswd_file".to_owned(),
         "readable_by_others core.cert_dir".to_owned(),
         "readable_by_others core.notify[0].secret_file".to_owned(),
+        "readable_by_others core.traces.header_file".to_owned(),
         format!("readable_by_others {file}"),
     ];
     let mut all = found();
     all.sort();
     expected.sort();
     assert_eq!(all, expected);
-    for (name, right) in [("keys", 0o700), ("secret", 0o600), ("htpasswd", 0o640), ("kms.toml", 0o400)] {
+    for (name, right) in
+        [("keys", 0o700), ("secret", 0o600), ("htpasswd", 0o640), ("headers", 0o600), ("kms.toml", 0o400)]
+    {
         mode(name, right);
     }
     assert_eq!(found(), [""; 0]);
