@@ -306,7 +306,7 @@ fn places(entry: &impl Entry) -> Vec<(u64, u64)> {
 }
 
 fn read<E: Entry>(row: &[u8]) -> Result<E, IndexError> {
-    serde_json::from_slice(row).map_err(|_| IndexError::Damaged)
+    kms_attest::json::from_utf8(row).map_err(|_| IndexError::Damaged)
 }
 
 /// Which CVMs a page has.
