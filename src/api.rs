@@ -122,12 +122,22 @@ impl Caller {
             (None, Some(Operator::Invited { .. })) => Ok(()),
             (
                 None,
-                Some(Operator::Anyone | Operator::Token | Operator::User(_) | Operator::Named { .. }) | None,
+                Some(
+                    Operator::Anyone
+                    | Operator::Token
+                    | Operator::User(_)
+                    | Operator::Named { .. }
+                    | Operator::Oidc { .. },
+                )
+                | None,
             ) => denied("this needs an invitation".to_owned()),
             (Some(least), operator) => match operator.and_then(Operator::role) {
                 Some(role) if role.includes(least) => Ok(()),
                 Some(role) => denied(format!(
                     "this needs a credential with the role {least}; yours has the role {role}"
+                )),
+                None if matches!(operator, Some(Operator::Oidc { .. })) => denied(format!(
+                    "this needs a credential with the role {least}; no group of yours has a role (core.admin.oidc.roles)"
                 )),
                 None => denied(format!(
                     "this needs a credential with the role {least}; an invitation must be activated first"

@@ -12,6 +12,7 @@ mod image;
 mod layers;
 mod listeners;
 mod notify;
+mod oidc;
 mod paths;
 mod posture;
 mod production;
@@ -50,6 +51,7 @@ pub use kms_policy::{Relaxation, ReleaseStage};
 pub use kms_wire::method::NAMES as METHODS;
 pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
+pub use oidc::Oidc;
 pub use paths::{COLLATERAL_BUNDLE, KEY_FILES, NOTIFIED, RUNTIME_SETTINGS, STAGED};
 pub use posture::Posture;
 pub use production::{UnsafeConfig, UnsafeSetting};
@@ -328,6 +330,8 @@ pub struct Admin {
     pub approvals: OwnerRule,
     /// What waits for a second owner, already resolved to `<cert_dir>/approvals.json` where the key is empty.
     pub approvals_file: PathBuf,
+    /// Operators who sign in with OpenID Connect.
+    pub oidc: Option<Arc<Oidc>>,
     /// Serve without credentials.
     pub insecure_no_auth: bool,
     /// Serve plain HTTP beyond loopback.

@@ -20,6 +20,7 @@ pub mod listener;
 mod me;
 pub mod memory;
 pub mod middleware;
+pub mod oidc;
 mod onboarding_auth;
 mod party;
 mod passwords;

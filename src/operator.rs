@@ -3,6 +3,7 @@
 pub mod chosen;
 pub mod domain;
 pub mod named;
+pub mod oidc;
 mod person;
 mod users;
 pub mod wrong;
@@ -71,6 +72,17 @@ pub enum Operator {
         /// Which secret was shown: the operator is nobody once another one counts.
         version: u64,
     },
+    /// The holder of an access token of OpenID Connect.
+    Oidc {
+        /// Who it is for the issuer.
+        subject: String,
+        /// The same for people.
+        name: String,
+        /// What the holder may do; `None` if no group has a role.
+        role: Option<Role>,
+        /// The end of the token, Unix seconds.
+        expires_at: u64,
+    },
     /// The holder of an invitation, who may only exchange it for a credential.
     Invited {
         /// The name of the credential.
@@ -88,6 +100,7 @@ impl Operator {
         match self {
             Self::Anyone | Self::Token | Self::User(_) => Some(Role::Owner),
             Self::Named { role, .. } => Some(*role),
+            Self::Oidc { role, .. } => *role,
             Self::Invited { .. } => None,
         }
     }
@@ -95,7 +108,7 @@ impl Operator {
     /// The domain to which this operator is limited; `None` for the whole KMS.
     pub fn domain(&self) -> Option<&DomainName> {
         match self {
-            Self::Anyone | Self::Token | Self::User(_) => None,
+            Self::Anyone | Self::Token | Self::User(_) | Self::Oidc { .. } => None,
             Self::Named { domain, .. } | Self::Invited { domain, .. } => domain.as_ref(),
         }
     }
@@ -107,6 +120,7 @@ impl fmt::Display for Operator {
             Self::Anyone => f.write_str("anyone"),
             Self::Token => f.write_str("token"),
             Self::User(name) => write!(f, "user {name}"),
+            Self::Oidc { name, .. } => write!(f, "oidc:{name}"),
             Self::Named { name, .. } | Self::Invited { name, .. } => write!(f, "credential {name}"),
         }
     }
@@ -137,8 +151,27 @@ pub enum Shown {
     Right(Operator),
     /// Neither the token nor a user's name and password.
     Wrong,
+    /// What looks like an access token of OpenID Connect, and may be of nobody.
+    Token(AccessToken),
     /// A name and a password: [`Credentials::admits`] decides, which takes the computation of a hash.
     Password(Password),
+}
+
+/// What looks like an access token. Its `Debug` does not print it.
+#[derive(PartialEq, Eq)]
+pub struct AccessToken(Zeroizing<String>);
+
+impl AccessToken {
+    /// The token.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessToken").finish_non_exhaustive()
+    }
 }
 
 /// A name and a password that may be wrong. Its `Debug` prints neither.
@@ -171,7 +204,7 @@ impl fmt::Debug for Password {
 }
 
 /// Longer credentials are refused.
-const MAX_HEADER: usize = 4096;
+const MAX_HEADER: usize = oidc::MAX_TOKEN + 64;
 
 impl Credentials {
     /// The credentials in these headers: `X-Admin-Token`, then `Authorization` (`Bearer`; or `Basic` with a
@@ -213,7 +246,7 @@ impl Credentials {
             let candidate = rest.trim();
             return match is_token(candidate) {
                 true => Shown::Right(Operator::Token),
-                false => of_name(candidate).unwrap_or(Shown::Wrong),
+                false => of_name(candidate).unwrap_or_else(|| of_issuer(candidate)),
             };
         }
         if !scheme.eq_ignore_ascii_case("basic") {
@@ -227,6 +260,14 @@ impl Credentials {
             return named;
         }
         if users.load().is_empty() && named.is_empty() { Shown::Wrong } else { Shown::Password(shown) }
+    }
+
+    /// By which clock credentials expire, in Unix seconds.
+    pub fn now(&self) -> u64 {
+        match self {
+            Self::NoneNeeded => crate::clock::unix_now(),
+            Self::Needed { named, .. } => named.now(),
+        }
     }
 
     /// See [`Users::slow`].
@@ -301,6 +342,7 @@ impl Credentials {
         match operator {
             // The configuration does not change while this process runs, except for users.
             Operator::Anyone | Operator::Token => true,
+            Operator::Oidc { expires_at, .. } => now < *expires_at,
             Operator::User(name) => users.load().has(name) && named.get(name, now).is_none(),
             Operator::Named { name, version, .. } | Operator::Invited { name, version, .. } => {
                 let credential = named.get(name, now);
@@ -325,6 +367,7 @@ impl Credentials {
     pub fn expires_at(&self, operator: &Operator) -> Option<u64> {
         match operator {
             Operator::Anyone | Operator::Token | Operator::User(_) => None,
+            Operator::Oidc { expires_at, .. } => Some(*expires_at),
             Operator::Named { name, .. } | Operator::Invited { name, .. } => {
                 let named = self.named()?;
                 named.get(name, named.now())?.expires_at
@@ -365,6 +408,13 @@ thread_local! {
 #[cfg(test)]
 fn count_hash() {
     HASHES.set(HASHES.get() + 1);
+}
+
+fn of_issuer(candidate: &str) -> Shown {
+    match oidc::looks_like_token(candidate) {
+        true => Shown::Token(AccessToken(Zeroizing::new(candidate.to_owned()))),
+        false => Shown::Wrong,
+    }
 }
 
 fn basic(encoded: &str) -> Option<Password> {

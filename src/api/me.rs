@@ -48,6 +48,8 @@ enum Kind {
     User,
     /// A named credential.
     Named,
+    /// A user of the issuer of access tokens (OpenID Connect).
+    Oidc,
     /// The KMS needs no credentials.
     Anyone,
 }
@@ -71,6 +73,7 @@ impl MeService {
             Operator::Anyone => (Kind::Anyone, "anyone"),
             Operator::Token => (Kind::Token, "token"),
             Operator::User(name) => (Kind::User, name.as_str()),
+            Operator::Oidc { name, .. } => (Kind::Oidc, name.as_str()),
             Operator::Named { name, .. } | Operator::Invited { name, .. } => (Kind::Named, name.as_str()),
         };
         Ok(Me {

@@ -14,6 +14,7 @@ use crate::config::{CredentialsError, FileError, UnsafeConfig, VerifierError};
 use crate::error::Error;
 use crate::events::PipeError;
 use crate::lifecycle::LifecycleError;
+use crate::net::oidc::IssuerError;
 use crate::net::tls::TlsError;
 use crate::notify;
 use crate::state::FreezeFileError;
@@ -68,6 +69,9 @@ pub enum AppError {
     /// It is not known who may use the admin listener.
     #[error(transparent)]
     NamedCredentials(#[from] crate::control::OpenError),
+    /// The issuer of access tokens cannot be used.
+    #[error("core.admin.oidc: {0}")]
+    Issuer(#[from] IssuerError),
     /// Another process uses the file of approvals.
     #[error("the file that core.admin.approvals_file names is in use by another process")]
     ApprovalsFileInUse,
@@ -133,7 +137,8 @@ impl AppError {
             Self::NamedCredentials(_)
             | Self::CredentialsFileInUse
             | Self::CredentialsFileNotLocked(_)
-            | Self::ApprovalsFileInUse => {
+            | Self::ApprovalsFileInUse
+            | Self::Issuer(_) => {
                 Switch::Lacking("it is not known who may use the admin listener; the log says why")
             }
             Self::Verifier(VerifierError::Floors(_)) => {

@@ -15,6 +15,7 @@ use crate::config::{Config, UnsafeSetting};
 use crate::control::{Freezes, NamedCredentials, WillMakeOwner};
 use crate::events::Pipe;
 use crate::lifecycle::{Node, Prospect};
+use crate::net::oidc::{Bounds, Issuer, IssuerError};
 use crate::notify;
 use crate::operator::Credentials;
 use crate::os_image::ImageCache;
@@ -37,6 +38,8 @@ pub struct Preflight {
     pub is_running: bool,
     /// Why there would be no evidence of this machine, if it is needed. For an operator's terminal only.
     pub unattested: Option<String>,
+    /// Why the issuer of operators' access tokens gives no keys.
+    pub no_issuer: Option<IssuerError>,
     /// How far the clock is behind the last audit record, if that is too far: nothing would be released.
     pub clock_behind: Option<ClockBehind>,
     /// How many bytes at the end of the audit file are not records.
@@ -94,6 +97,12 @@ impl Preflight {
         for target in &core.notify {
             problems.note(notify::check(target).map_err(AppError::from));
         }
+        let mut no_issuer = None;
+        if let Some(oidc) = core.admin.oidc.as_ref().filter(|_| core.admin.enabled)
+            && let Some(issuer) = problems.note(Issuer::new(oidc, Bounds::USUAL).map_err(AppError::from))
+        {
+            no_issuer = wait_for(async { issuer.check().await.err() }).flatten();
+        }
         let unattested = attester.and_then(|attester| unattested(&attester));
         Self {
             problems: problems.0,
@@ -102,6 +111,7 @@ impl Preflight {
             slow_users,
             is_running,
             unattested,
+            no_issuer,
             clock_behind,
             damaged_log,
             makes_owner,
@@ -115,17 +125,22 @@ fn unattested(attester: &Attester) -> Option<String> {
     if matches!(attester, Attester::None) {
         return None;
     }
-    let ask = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-        Some(runtime.block_on(async { tokio::time::timeout(AGENT_TIME, attester.vm_config()).await }))
-    };
-    // On a thread of its own, because the caller may be inside a runtime.
-    let asked = std::thread::scope(|scope| scope.spawn(ask).join());
-    match asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))? {
+    match wait_for(async { tokio::time::timeout(AGENT_TIME, attester.vm_config()).await })? {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(error.detailed()),
         Err(_) => Some(AttesterError::Timeout.detailed()),
     }
+}
+
+/// What `work` comes to; `None` if there is no runtime for it.
+fn wait_for<T: Send>(work: impl Future<Output = T> + Send) -> Option<T> {
+    let wait = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        Some(runtime.block_on(work))
+    };
+    // On a thread of its own, because the caller may be inside a runtime.
+    let done = std::thread::scope(|scope| scope.spawn(wait).join());
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 struct Problems(Vec<AppError>);

@@ -133,6 +133,7 @@ impl Process {
             core.admin.approvals,
             ApprovalFile::new(core.admin.approvals_file.clone()),
             credentials.clone(),
+            core.admin.oidc.iter().filter(|oidc| oidc.has_owners()).count(),
             Arc::clone(&audit),
         );
         audit.report_to(&metrics);

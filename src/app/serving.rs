@@ -39,6 +39,7 @@ use crate::domain::ReservedName;
 use crate::lifecycle::Ready;
 use crate::net::listener::{Phase, PlainHttp};
 use crate::net::middleware::Middleware;
+use crate::net::oidc::{Bounds, Issuer};
 use crate::net::tls::{self, ClientPolicy, Leaf};
 use crate::net::{self, AdminServices, OwnNames, SignIn};
 use crate::operator::Credentials;
@@ -226,10 +227,13 @@ impl Serving {
         let reserved = core.reserved_names();
         let names = reserved.iter().map(ReservedName::as_str).chain([self.ready.domain().as_str()]);
         let names = OwnNames::new(names);
+        let issuer = admin.oidc.as_ref().map(|oidc| Issuer::new(oidc, Bounds::USUAL)).transpose()?;
+        let issuer = issuer.map(Arc::new);
         let middleware = Middleware::new(router, process.memory(), process.metrics())
             .traced(process.tracer.clone())
             .limited(process.limit())
-            .guarded(Arc::clone(credentials), names, process.audit());
+            .guarded(Arc::clone(credentials), names, process.audit())
+            .trusting(issuer);
         let (tls, plain) = match &self.admin_certificate {
             // Client certificates are optional: a replica shows its attested one, operators have none.
             Some(AdminCertificate { leaf, .. }) => {

@@ -61,6 +61,7 @@ pub(super) fn walk(explicit: Option<&Path>, config: &Config, notices: &[Notice])
         slow_users,
         is_running,
         unattested,
+        no_issuer,
         clock_behind,
         damaged_log,
         makes_owner,
@@ -75,6 +76,11 @@ pub(super) fn walk(explicit: Option<&Path>, config: &Config, notices: &[Notice])
         }
         (_, Some(problem)) => found.useless(format!("there is no evidence of this machine: {problem}")),
         (_, None) => {}
+    }
+    if let Some(error) = no_issuer {
+        found.warn(format!(
+            "the issuer of core.admin.oidc gives no keys, so its users cannot sign in; others can: {error}"
+        ));
     }
     if let Some(behind) = clock_behind {
         found.useless(format!("{behind}: its last audit record is newer. {CLOCK_REMEDY}"));

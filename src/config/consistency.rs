@@ -57,6 +57,9 @@ fn admin(admin: &Admin, rpc: &Rpc, auth_api: &AuthApi, report: &mut Report) {
         let why = "2 needs credentials, so core.admin.insecure_no_auth must be false: without them, everybody is one person";
         report.find("core.admin.approvals", why);
     }
+    if admin.insecure_no_auth && admin.oidc.is_some() {
+        report.find("core.admin.oidc.issuer", "must be empty with core.admin.insecure_no_auth = true");
+    }
     let same_address =
         admin.address == rpc.address || admin.address.is_unspecified() || rpc.address.is_unspecified();
     if admin.is_exposed() && !admin.insecure_plain_http {

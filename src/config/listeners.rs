@@ -165,6 +165,7 @@ pub(super) fn admin(section: &mut Section<'_>, cert_dir: &Path, environment: Env
             .unwrap_or_else(|| cert_dir.join("credentials.json")),
         approvals: approvals(section),
         approvals_file: section.path("approvals_file").unwrap_or_else(|| cert_dir.join("approvals.json")),
+        oidc: section.section("oidc", super::oidc::read),
         insecure_no_auth: section.flag("insecure_no_auth"),
         insecure_plain_http: section.flag("insecure_plain_http"),
         supervision: if section.flag("supervised") { Supervision::Restarts } else { Supervision::None },

@@ -137,6 +137,11 @@ impl Config {
                 "the chain is read over plain http beyond this machine: an attacker in between can decide",
             ),
             (
+                core.admin.enabled && core.admin.oidc.as_ref().is_some_and(|oidc| oidc.issuer.is_exposed()),
+                "oidc_plain_http",
+                "the keys of the issuer of operators' tokens come over plain http: others can become operators",
+            ),
+            (
                 core.notify.iter().any(|target| target.url.is_exposed()),
                 "notifications_unencrypted",
                 "notifications go over plain http beyond this machine: others can read which apps get keys",

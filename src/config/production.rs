@@ -99,6 +99,7 @@ fn subject_of(code: &str) -> &str {
         "external_trust_anchors" => "core.attestation.root_ca.tdx",
         "admin_without_credentials" => "core.admin.insecure_no_auth",
         "admin_unencrypted" => "core.admin.address",
+        "oidc_plain_http" => "core.admin.oidc.issuer",
         "world_readable_keys" => "core.insecure_world_readable_keys",
         "chain_not_final" => "core.auth_api.ethereum.block",
         "tcb_grace" => "core.tcb.grace",
@@ -120,6 +121,7 @@ fn remedy_of(code: &str) -> &'static str {
         "admin_unencrypted" => {
             "Name files in core.admin.tls, with create_if_missing = true, or set it to \"127.0.0.1\""
         }
+        "oidc_plain_http" => "Set it to the issuer's https URL",
         "chain_not_final" => "Set it to \"finalized\" or \"safe\"",
         "tcb_grace" | "tcb_advisories" | "tcb_models" => "Update the platforms, and remove it",
         _ => "Remove it: the default is safe",

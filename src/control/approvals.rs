@@ -8,9 +8,11 @@ mod approved;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use arc_swap::ArcSwap;
+use kms_wire::role::Role;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -60,6 +62,9 @@ pub struct Approval {
     pub expires_at: u64,
     /// What became of it.
     pub state: State,
+    /// When this process made or read it. While the clock is behind the newest record, only this clock goes on.
+    #[serde(skip)]
+    begun: Option<Instant>,
 }
 
 /// What became of a request.
@@ -166,6 +171,8 @@ type Requests = Vec<Arc<Approval>>;
 pub struct Approvals {
     rule: OwnerRule,
     credentials: Option<Arc<Credentials>>,
+    /// 1 if the issuer of access tokens may have owners.
+    outside_owners: usize,
     audit: Arc<Audit>,
     current: ArcSwap<Requests>,
     /// One change at a time.
@@ -178,6 +185,7 @@ impl Approvals {
         rule: OwnerRule,
         file: ApprovalFile,
         credentials: Option<Arc<Credentials>>,
+        outside_owners: usize,
         audit: Arc<Audit>,
     ) -> Self {
         let kept = file.read().unwrap_or_else(|error| {
@@ -188,6 +196,7 @@ impl Approvals {
         Self {
             rule,
             credentials,
+            outside_owners,
             audit,
             current: ArcSwap::from_pointee(kept),
             file: Mutex::new(Arc::new(file)),
@@ -224,7 +233,7 @@ impl Approvals {
         if described.is_own_of(&requester) {
             return Ok(Gate::Go(Approved::new(action, operator, author, Consent::Own)));
         }
-        if described.adds_owner() && credentials.count_owners() < 2 {
+        if described.adds_owner() && credentials.count_owners() + self.outside_owners < 2 {
             let event = Event::ApprovalWaived {
                 action: described.name(),
                 detail: described.detail(),
@@ -262,6 +271,7 @@ impl Approvals {
             requested_at: now,
             expires_at: now.saturating_add(lifetime.as_secs()),
             state: State::Waiting,
+            begun: Some(Instant::now()),
         });
         let event = Event::ApprovalRequested {
             id: approval.id.clone(),
@@ -426,6 +436,7 @@ impl Approvals {
     fn as_of(&self, approval: &Arc<Approval>, now: u64) -> Arc<Approval> {
         let why = match &approval.state {
             State::Waiting if now >= approval.expires_at => "no second owner approved it in time",
+            State::Waiting if approval.has_waited_too_long() => "no second owner approved it in time",
             State::Waiting if now.saturating_add(MAX_BEHIND) < approval.requested_at => {
                 "it is dated in the future: the clock was ahead then, or is behind now"
             }
@@ -450,7 +461,7 @@ impl Approvals {
     fn owner(&self, operator: &Operator) -> Result<(&Credentials, Person), ApprovalError> {
         let credentials = self.credentials.as_deref().ok_or(ApprovalError::NotOwner)?;
         let person = credentials.person(operator).ok_or(ApprovalError::NotLive)?;
-        match credentials.is_owner(&person) {
+        match operator.role() == Some(Role::Owner) && credentials.is_owner(&person) {
             true => Ok((credentials, person)),
             false => Err(ApprovalError::NotOwner),
         }
@@ -482,6 +493,11 @@ impl Approvals {
 }
 
 impl Approval {
+    fn has_waited_too_long(&self) -> bool {
+        let lifetime = Duration::from_secs(self.expires_at.saturating_sub(self.requested_at));
+        self.begun.is_some_and(|begun| begun.elapsed() >= lifetime)
+    }
+
     fn with(&self, state: State) -> Self {
         let action = if state.has_ended() { self.action.without_document() } else { self.action.clone() };
         Self { state, action, ..self.clone() }
@@ -512,6 +528,7 @@ impl fmt::Display for State {
 
 /// A request of an earlier process. What was approved is not done again.
 fn loaded(approval: Approval) -> Approval {
+    let approval = Approval { begun: Some(Instant::now()), ..approval };
     let State::Approved { by } = &approval.state else { return approval };
     let result = "this KMS stopped before the end of the change; the audit log says whether it was made";
     let (by, result) = (by.clone(), result.to_owned());

@@ -11,6 +11,7 @@ use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, Uri, header};
 
 use super::middleware::{Answer, refusal};
+use super::oidc::{Issuer, Refusal};
 use super::passwords::{Passwords, Verdict};
 use super::prpc;
 use super::same_site::{self, OwnNames};
@@ -18,10 +19,12 @@ use crate::api::wrong_credentials::WrongCredentials;
 use crate::audit::Audit;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
-use crate::operator::{Credentials, Operator, Password, Shown};
+use crate::operator::{AccessToken, Credentials, Operator, Password, Shown};
 
 /// `Retry-After` when a password could not be checked.
 const BUSY: Duration = Duration::from_secs(2);
+/// `Retry-After` when the issuer's keys are not known.
+const NO_ISSUER: Duration = Duration::from_secs(10);
 /// How long the response is delayed for a password that was wrong before.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,8 @@ pub(super) enum Refused {
     Locked(Duration),
     /// Too many other passwords are being checked.
     Busy,
+    /// It has an access token, and the issuer's keys are not known.
+    NoIssuer,
     /// A page of another site made a browser send it, with the credentials that the browser stores.
     OtherSite,
     /// The credential is limited to a domain that this KMS does not have.
@@ -51,6 +56,8 @@ pub(super) struct AdminAuth {
     passwords: Passwords,
     wrong: WrongCredentials,
     names: OwnNames,
+    /// Of access tokens.
+    issuer: Option<Arc<Issuer>>,
 }
 
 impl AdminAuth {
@@ -63,7 +70,12 @@ impl AdminAuth {
         let wrong = WrongCredentials::new("admin", audit, Arc::clone(&metrics));
         let passwords = Passwords::new(Arc::clone(&credentials), Arc::clone(wrong.lockout()));
         passwords.report_to(&metrics);
-        Self { credentials, passwords, wrong, names }
+        Self { credentials, passwords, wrong, names, issuer: None }
+    }
+
+    /// Accepts the access tokens of this issuer too.
+    pub(super) fn trust(&mut self, issuer: Option<Arc<Issuer>>) {
+        self.issuer = issuer;
     }
 
     /// By which requests are authenticated.
@@ -125,6 +137,27 @@ impl AdminAuth {
                 Some(wait) => Refused::Locked(wait),
             }),
             Shown::Password(shown) => self.password(shown, address, metrics).await,
+            Shown::Token(token) => self.access_token(&token, address).await,
+        }
+    }
+
+    /// The holder of an access token. One that the issuer has signed is no guess, even if it does not count any more.
+    async fn access_token(&self, token: &AccessToken, address: IpAddr) -> Result<Operator, Refused> {
+        let identified = match &self.issuer {
+            Some(issuer) => issuer.identify(token.text(), self.credentials.now()).await,
+            None => Err(Refusal::Wrong),
+        };
+        match identified {
+            Ok(operator) => {
+                self.passwords.knows(address);
+                Ok(operator)
+            }
+            Err(Refusal::Outdated) => Err(Refused::Credentials),
+            Err(Refusal::Unreachable) => Err(Refused::NoIssuer),
+            Err(Refusal::Wrong) => Err(match self.wrong.token(address).await {
+                None => Refused::Credentials,
+                Some(wait) => Refused::Locked(wait),
+            }),
         }
     }
 
@@ -185,6 +218,15 @@ impl Refused {
             Self::Locked(wait) => {
                 let text = "too many wrong credentials from this address; try later";
                 try_again(is_grpc, wait, &Error::new(Code::TooManyRequests, text))
+            }
+            Self::NoIssuer => {
+                let text =
+                    "the issuer of access tokens cannot be reached; try again, or use another credential";
+                try_again(
+                    is_grpc,
+                    NO_ISSUER,
+                    &Error::new(Code::Unavailable, text).because("issuer_unavailable"),
+                )
             }
             Self::Busy => {
                 let text = "too many passwords are being checked; try again";

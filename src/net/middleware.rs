@@ -21,6 +21,7 @@ use super::body::{HeldBody, RequestBody, Rest};
 use super::cors::Cors;
 use super::limit::{MessageLimit, RequestLimit};
 use super::memory::{Exhausted, Holder, RequestMemory, Reservation};
+use super::oidc::Issuer;
 use super::party::Party;
 use super::prpc::{self, Encoding};
 use super::refusal_log::RefusalLog;
@@ -114,6 +115,15 @@ impl Middleware {
         let asked = if self.guard.is_some() { Asked::ByOperators } else { Asked::ByNobody };
         let recording = self.tracer.as_ref().and_then(|tracer| tracer.begin(request.headers(), asked));
         Context::traced(self.ids.of(request.headers()), ErrorBody::of(request.uri().path()), recording)
+    }
+
+    /// Accepts the access tokens of this issuer too; after [`Middleware::guarded`].
+    #[must_use]
+    pub fn trusting(mut self, issuer: Option<Arc<Issuer>>) -> Self {
+        if let Some(guard) = &mut self.guard {
+            guard.trust(issuer);
+        }
+        self
     }
 
     /// Lets pages of these origins read responses.

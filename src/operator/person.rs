@@ -24,18 +24,31 @@ pub enum Person {
         /// Unix seconds: a revoked credential is not the later one of the same name.
         created_at: u64,
     },
+    /// A user of the issuer of access tokens.
+    Oidc {
+        /// Who it is for the issuer.
+        subject: String,
+        /// The same for people.
+        name: String,
+    },
 }
 
 impl Person {
     /// Whether both may be the same person: a name is one person, whatever kind of credential has it.
     pub fn may_be(&self, other: &Self) -> bool {
-        self.name() == other.name()
+        match (self.names(), other.names()) {
+            (None, None) => true,
+            (None, Some(_)) | (Some(_), None) => false,
+            (Some(own), Some(others)) => own.iter().any(|name| others.contains(name)),
+        }
     }
 
-    fn name(&self) -> Option<&str> {
+    /// `None` for everybody who has the token.
+    fn names(&self) -> Option<[&str; 2]> {
         match self {
             Self::Token => None,
-            Self::User { name } | Self::Named { name, .. } => Some(name),
+            Self::User { name } | Self::Named { name, .. } => Some([name, name]),
+            Self::Oidc { subject, name } => Some([subject, name]),
         }
     }
 }
@@ -51,6 +64,9 @@ impl Credentials {
             Operator::Anyone | Operator::Invited { .. } => None,
             Operator::Token => Some(Person::Token),
             Operator::User(name) => Some(Person::User { name: name.clone() }),
+            Operator::Oidc { subject, name, .. } => {
+                Some(Person::Oidc { subject: subject.clone(), name: name.clone() })
+            }
             Operator::Named { name, .. } => {
                 let named = self.named()?;
                 let created_at = named.get(name, named.now())?.created_at;
@@ -65,6 +81,8 @@ impl Credentials {
         let now = named.now();
         match person {
             Person::Token => token.is_some(),
+            // The issuer cannot be asked; a token says it when it is shown.
+            Person::Oidc { .. } => true,
             Person::User { name } => users.load().has(name) && named.get(name, now).is_none(),
             Person::Named { name, created_at } => named.get(name, now).is_some_and(|credential| {
                 credential.created_at == *created_at

@@ -38,7 +38,7 @@ fn credentials() -> Credentials {
 /// As on the admin listener, but without delays.
 fn admits(credentials: &Credentials, headers: &HeaderMap) -> bool {
     match credentials.shown(headers) {
-        Shown::Nothing | Shown::Wrong => false,
+        Shown::Nothing | Shown::Wrong | Shown::Token(_) => false,
         Shown::Right(_) => true,
         Shown::Password(password) => credentials.admits(&password).is_some(),
     }

@@ -34,7 +34,7 @@ impl AdminService {
                  wrong first; nothing was changed"
             )));
         }
-        let approved = self.gate.pass(caller, LowerClockFloor { reason }).await?;
+        let approved = self.gate.pass(caller, LowerClockFloor { reason, clock: ours }).await?;
         self.lower_clock_floor_approved(approved).await
     }
 
@@ -44,7 +44,11 @@ impl AdminService {
         approved: Approved<LowerClockFloor>,
     ) -> Result<LowerClockFloorResponse> {
         let (audit, author) = (Arc::clone(&self.foundation.audit), approved.author().clone());
-        let LowerClockFloor { reason } = approved.action().clone();
+        let LowerClockFloor { reason, clock } = approved.action().clone();
+        if unix_now().saturating_add(MAX_BEHIND) < clock {
+            let why = "the clock was set back since it was compared; nothing was changed";
+            return Err(Error::invalid(why));
+        }
         // A task of its own, so that a caller that disconnects does not leave it half done.
         let change =
             tokio::spawn(async move { audit.lower_clock_floor(reason, author.by, author.remote).await });

@@ -58,6 +58,8 @@ pub struct SeenFreeze {
 pub struct LowerClockFloor {
     /// How the clock came to be ahead.
     pub reason: String,
+    /// The clock of this KMS when an operator compared it, Unix seconds: an earlier one is not confirmed.
+    pub clock: u64,
 }
 
 /// Puts an allowlist in force.
@@ -181,9 +183,10 @@ impl Action {
                 }
                 text
             }
-            Self::LowerClockFloor(LowerClockFloor { reason }) => {
-                format!("ignore the dates of earlier audit records, because the clock was ahead: {reason}")
-            }
+            Self::LowerClockFloor(LowerClockFloor { reason, clock }) => format!(
+                "ignore the dates of earlier audit records, because the clock was ahead, and right at {}: {reason}",
+                rfc3339(*clock)
+            ),
             Self::ActivatePolicy(ActivatePolicy { document, replaces }) => format!(
                 "put the allowlist of {} bytes with SHA-256 {} in force, instead of {}",
                 document.len(),

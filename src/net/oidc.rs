@@ -1,0 +1,247 @@
+//! Operators who sign in with OpenID Connect: the issuer's keys are fetched, kept, and fetched again when they change.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use kms_attest::outgoing::{self, Endpoint, ResponseTimeout, Timeouts};
+use reqwest::{Client, redirect};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use url::Url;
+
+use crate::config::{FileError, Oidc};
+use crate::operator::Operator;
+use crate::operator::oidc::{Holder, KeySet, KeySetError, Rules, Token, TokenError};
+
+/// The longest document of the issuer about itself, in bytes.
+const MAX_DISCOVERY: usize = 64 << 10;
+/// The longest set of keys.
+const MAX_KEYS: usize = 256 << 10;
+
+/// The times of a client of an issuer.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Of a request.
+    pub request: Duration,
+    /// From when on keys are fetched again, while they are still used.
+    pub refresh: Duration,
+    /// How long keys are used while the issuer cannot be reached.
+    pub keep: Duration,
+    /// At most one attempt in this time, whatever tokens say.
+    pub pause: Duration,
+}
+
+impl Bounds {
+    /// Those of a KMS.
+    pub const USUAL: Self = Self {
+        request: Duration::from_secs(5),
+        refresh: Duration::from_secs(600),
+        keep: Duration::from_secs(24 * 3600),
+        pause: Duration::from_secs(10),
+    };
+}
+
+/// Why the issuer's keys are not there. It names no host.
+#[derive(Debug, thiserror::Error)]
+pub enum IssuerError {
+    /// A file of the configuration cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// No client can be made.
+    #[error("the HTTP client cannot be made")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It cannot be reached.
+    #[error("it {0}")]
+    Unreachable(String),
+    /// Its document is not what OpenID Connect Discovery says.
+    #[error("its document .well-known/openid-configuration is not valid: {0}")]
+    Discovery(&'static str),
+    /// Its keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeySetError),
+}
+
+/// Why a token identifies nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody whom the issuer knows has made it.
+    Wrong,
+    /// The issuer has signed it, and it does not count.
+    Outdated,
+    /// The issuer's keys are not known.
+    Unreachable,
+}
+
+/// The issuer of tokens.
+#[derive(Debug)]
+pub struct Issuer {
+    endpoint: Endpoint,
+    rules: Rules,
+    may_be_exposed: Exposure,
+    client: Client,
+    bounds: Bounds,
+    keys: ArcSwapOption<Fetched>,
+    /// When the last attempt began. One at a time.
+    attempt: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exposure {
+    Refused,
+    Accepted,
+}
+
+#[derive(Debug)]
+struct Fetched {
+    keys: KeySet,
+    at: Instant,
+}
+
+/// What counts in the issuer's document about itself.
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+impl Issuer {
+    /// The issuer of a configuration. Nothing is fetched before the first token.
+    ///
+    /// # Errors
+    /// [`IssuerError::File`] and [`IssuerError::Client`].
+    pub fn new(config: &Oidc, bounds: Bounds) -> Result<Self, IssuerError> {
+        let unusable = |error: Box<dyn std::error::Error + Send + Sync>| IssuerError::Client(error);
+        let tls = outgoing::client_config(&config.certificates()?).map_err(|error| unusable(error.into()))?;
+        let timeouts = Timeouts { connect: bounds.request, response: ResponseTimeout::Total(bounds.request) };
+        let client = outgoing::client(tls, timeouts, redirect::Policy::none()).pool_max_idle_per_host(1);
+        let client = if config.issuer.is_loopback() { client.no_proxy() } else { client };
+        Ok(Self {
+            endpoint: config.issuer.clone(),
+            rules: config.rules.clone(),
+            may_be_exposed: if config.insecure_plain_http { Exposure::Accepted } else { Exposure::Refused },
+            client: client.build().map_err(|error| unusable(error.into()))?,
+            bounds,
+            keys: ArcSwapOption::empty(),
+            attempt: Mutex::default(),
+        })
+    }
+
+    /// Fetches the keys, and says whether that works.
+    ///
+    /// # Errors
+    /// [`IssuerError`].
+    pub async fn check(&self) -> Result<(), IssuerError> {
+        self.fetched().await.map(drop)
+    }
+
+    /// The operator that a token identifies at `now`, in Unix seconds.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn identify(self: &Arc<Self>, text: &str, now: u64) -> Result<Operator, Refusal> {
+        let token = Token::parse(text).map_err(refused)?;
+        let mut fetched = self.usable();
+        if fetched.as_ref().is_none_or(|fetched| !token.is_signed_with_one_of(&fetched.keys)) {
+            let outcome = self.refresh().await;
+            fetched = self.usable();
+            let is_known = fetched.as_ref().is_some_and(|fetched| token.is_signed_with_one_of(&fetched.keys));
+            if !is_known && outcome == Outcome::Failed {
+                return Err(Refusal::Unreachable);
+            }
+        }
+        let fetched = fetched.ok_or(Refusal::Unreachable)?;
+        let holder = token.verify(&fetched.keys, &self.rules, now).map_err(refused)?;
+        if fetched.at.elapsed() >= self.bounds.refresh {
+            let issuer = Arc::clone(self);
+            tokio::spawn(async move { issuer.refresh().await });
+        }
+        let Holder { subject, name, role, expires_at } = holder;
+        Ok(Operator::Oidc { subject, name, role, expires_at })
+    }
+
+    /// The keys, unless they are too old.
+    fn usable(&self) -> Option<Arc<Fetched>> {
+        self.keys.load_full().filter(|fetched| fetched.at.elapsed() < self.bounds.keep)
+    }
+
+    /// Fetches the keys, unless that was tried just now. Waits for an attempt that is running.
+    async fn refresh(&self) -> Outcome {
+        let began = Instant::now();
+        let mut attempt = self.attempt.lock().await;
+        let is_early = attempt.is_some_and(|last| last > began || last.elapsed() < self.bounds.pause);
+        if is_early {
+            let known_since = self.keys.load_full().map(|fetched| fetched.at);
+            return match known_since >= *attempt {
+                true => Outcome::Fetched,
+                false => Outcome::Failed,
+            };
+        }
+        *attempt = Some(Instant::now());
+        match self.fetched().await {
+            Ok(keys) => {
+                self.keys.store(Some(Arc::new(Fetched { keys, at: Instant::now() })));
+                Outcome::Fetched
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the issuer of core.admin.oidc gives no keys");
+                Outcome::Failed
+            }
+        }
+    }
+
+    async fn fetched(&self) -> Result<KeySet, IssuerError> {
+        let mut url = self.endpoint.url().clone();
+        let path = format!("{}/.well-known/openid-configuration", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+        let body = self.get(url, MAX_DISCOVERY).await?;
+        let discovery: Discovery = kms_attest::json::from_utf8(&body)
+            .map_err(|_| IssuerError::Discovery("issuer and jwks_uri are expected in a JSON object"))?;
+        if discovery.issuer != self.rules.issuer {
+            return Err(IssuerError::Discovery("it names another issuer than core.admin.oidc.issuer"));
+        }
+        let keys = Endpoint::parse(&discovery.jwks_uri)
+            .map_err(|_| IssuerError::Discovery("jwks_uri is not an http or https URL"))?;
+        if keys.is_exposed() && self.may_be_exposed == Exposure::Refused {
+            return Err(IssuerError::Discovery("jwks_uri is not an https URL"));
+        }
+        Ok(KeySet::parse(&self.get(keys.url().clone(), MAX_KEYS).await?)?)
+    }
+
+    async fn get(&self, url: Url, limit: usize) -> Result<Vec<u8>, IssuerError> {
+        let failed = |error: &reqwest::Error| {
+            IssuerError::Unreachable(match error.is_timeout() {
+                true => "did not answer in time".to_owned(),
+                false => format!("cannot be used: {}", outgoing::Cause::of(error)),
+            })
+        };
+        let mut response = self.client.get(url).send().await.map_err(|error| failed(&error))?;
+        if !response.status().is_success() {
+            let status = response.status().as_u16();
+            return Err(IssuerError::Unreachable(format!("answered {status}; redirects are not followed")));
+        }
+        outgoing::read_at_most(&mut response, limit).await.map_err(|error| match error {
+            outgoing::BodyError::TooLarge => {
+                IssuerError::Unreachable("answered with too long a document".to_owned())
+            }
+            outgoing::BodyError::Connection(error) => failed(&error),
+        })
+    }
+}
+
+/// How fetching the keys ended, now or just before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Fetched,
+    Failed,
+}
+
+fn refused(error: TokenError) -> Refusal {
+    tracing::debug!(%error, "a token of OpenID Connect was refused");
+    match error {
+        TokenError::Malformed(_) | TokenError::Algorithm | TokenError::UnknownKey | TokenError::Signature => {
+            Refusal::Wrong
+        }
+        TokenError::Claim(_) => Refusal::Outdated,
+    }
+}
