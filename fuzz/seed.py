@@ -264,6 +264,26 @@ def key_pem():
             yield key, bytes.fromhex(value)
 
 
+def oidc():
+    def token(header, claims, signature=b"x" * 64):
+        parts = [json.dumps(header).encode(), json.dumps(claims).encode(), signature]
+        return b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+
+    claims = {"iss": "https://id.example", "aud": ["kms"], "sub": "alice", "exp": 1800000600, "nbf": 1800000000,
+              "iat": 1800000000.5, "realm_access": {"roles": ["owners"]}}
+    yield "token", token({"alg": "EdDSA", "kid": "k", "typ": "at+jwt"}, claims)
+    yield "token-none", token({"alg": "none"}, claims, b"")
+    yield "token-hs256", token({"alg": "HS256", "kid": "k"}, claims)
+    yield "claims", json.dumps(claims).encode()
+    yield "claims-repeated", b'{"sub":"a","sub":"b"}'
+    yield "keys", json.dumps({"keys": [
+        {"kty": "RSA", "kid": "r", "use": "sig", "alg": "RS256", "n": "A" * 342, "e": "AQAB"},
+        {"kty": "EC", "crv": "P-256", "kid": "e", "key_ops": ["verify"], "x": "A" * 43, "y": "A" * 43},
+        {"kty": "OKP", "crv": "Ed25519", "kid": "o", "x": "A" * 43},
+        {"kty": "oct", "k": "c2VjcmV0"},
+    ]}).encode()
+
+
 def operator():
     token = "0123456789abcdef0123456789abcdef"
     yield "bearer", f"Bearer {token}".encode()
@@ -490,7 +510,7 @@ def log():
 
 
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,
-           key_pem, known_signers, ledger, log, message, operator, os_image, proof, prpc, question,
+           key_pem, known_signers, ledger, log, message, oidc, operator, os_image, proof, prpc, question,
            ra_tls_certificate, request_headers, tcb_info, webhook]
 
 

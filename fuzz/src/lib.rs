@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod log;
 mod loopback;
 pub mod message;
+pub mod oidc;
 pub mod operator;
 pub mod os_image;
 pub mod proof;
@@ -34,7 +35,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 25] = [
+pub const TARGETS: [(&str, Target); 26] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -51,6 +52,7 @@ pub const TARGETS: [(&str, Target); 25] = [
     ("ledger", ledger::ledger),
     ("log", log::log),
     ("message", message::message),
+    ("oidc", oidc::oidc),
     ("operator", operator::operator),
     ("os_image", os_image::os_image),
     ("proof", proof::proof),

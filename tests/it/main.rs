@@ -29,6 +29,7 @@ mod key_release;
 mod ledger;
 mod notify;
 mod observability;
+mod oidc;
 mod onboarding;
 mod os_image;
 mod outage;
