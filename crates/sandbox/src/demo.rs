@@ -1,7 +1,7 @@
 //! The steps of the demo, from simulated hardware to an app that has its keys.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cvm_kms::keys::statement;
@@ -21,9 +21,6 @@ use crate::output::{Output, fingerprint};
 use crate::paste::{Refusal, Yours};
 use crate::state::StateDir;
 use crate::viewer;
-
-/// A KMS that ends sooner is not started again.
-const SHORTEST_RUN: Duration = Duration::from_secs(1);
 
 pub(crate) struct Demo {
     state: StateDir,
@@ -171,19 +168,23 @@ impl Demo {
     /// Boots the CVMs that reboot, and starts the KMS again when an operator restarts it; until it fails.
     pub(crate) async fn kms_ended(&mut self) -> Result<()> {
         loop {
-            let Self { state, token, kms: Some(kms), fleet, env: Some(env), .. } = self else {
+            let Self { state, token, kms: running, fleet, env: Some(env), .. } = self else {
                 return Ok(());
             };
-            let (url, began) = (kms.url(), Instant::now());
+            let Some(kms) = running.as_mut() else { return Ok(()) };
+            let (url, restart) = (kms.url(), kms.restart_requested());
             tokio::select! {
-                ended = kms.ended() => ended?,
+                ended = kms.ended() => return ended,
                 never = reboots(fleet, url) => match never {},
+                () = restart => {}
             }
-            ensure!(began.elapsed() > SHORTEST_RUN, "the KMS ended");
-            // An operator asked for a restart, and this program is the supervisor.
+            // This program is the supervisor.
             let admin = Admin { port: kms.admin_address()?.port(), token: token.clone() };
             let node = Node { certs: state.certs(), port: kms.address().port(), admin: Some(admin) };
-            *kms = Kms::start(state, env, &node).await?;
+            if let Some(kms) = running.take() {
+                kms.stop().await;
+            }
+            *running = Some(Kms::start(state, env, &node).await?);
         }
     }
 

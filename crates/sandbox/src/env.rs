@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use kms_attest::attester::Attester;
@@ -20,8 +21,8 @@ use crate::state::StateDir;
 /// The compose file of the KMS's own CVM.
 const KMS_COMPOSE: &str = concat!("kms-sandbox: cvm-kms ", env!("CARGO_PKG_VERSION"));
 
-/// The TCB recovery of the early set, Unix seconds: 2026-10-13.
-const TCB_RECOVERY: u64 = 1_791_849_600;
+/// How long ago the TCB recovery of the early set was. The standard set follows six weeks after it.
+const TCB_RECOVERY: Duration = Duration::from_secs(14 * 86_400);
 
 /// The hardware and its servers.
 pub(crate) struct Env {
@@ -59,8 +60,9 @@ impl Env {
         let pccs = PccsServer::start_on(([127, 0, 0, 1], 0).into(), &platform, &[Arc::clone(&second)])
             .await
             .context("start the simulated collateral service")?;
+        let recovery = SystemTime::now().duration_since(UNIX_EPOCH)?.saturating_sub(TCB_RECOVERY);
         pccs.set_early(EarlySet::Published(Box::new(CollateralSpec::after_tcb_recovery_of(
-            TCB_RECOVERY,
+            recovery.as_secs(),
             TcbLevel::OutOfDate,
         ))));
         // Not in the state directory, because the path of a unix socket has at most 107 bytes.

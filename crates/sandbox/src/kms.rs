@@ -117,9 +117,15 @@ impl Kms {
         Ok((connection, root))
     }
 
-    /// Waits for its end, which is orderly if an operator restarts it.
+    /// Waits for an unexpected end.
     pub(crate) async fn ended(&mut self) -> Result<()> {
-        Ok(self.running.stopped().await?)
+        self.running.stopped().await?;
+        bail!("the KMS ended")
+    }
+
+    /// Waits until an operator asks for a restart.
+    pub(crate) fn restart_requested(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.running.restart_requested()
     }
 
     /// Lets running requests finish.
@@ -160,7 +166,7 @@ fn configuration(state: &StateDir, env: &Env, node: &Node) -> String {
     let admin = node.admin.as_ref().map_or_else(String::new, |Admin { port, token }| {
         let token = text(token);
         format!(
-            "\n[core.admin]\nenabled = true\naddress = \"127.0.0.1\"\nport = {port}\nauth_token = {token}\n"
+            "\n[core.admin]\nenabled = true\naddress = \"127.0.0.1\"\nport = {port}\nauth_token = {token}\nsupervised = true\n"
         )
     });
     format!(

@@ -250,6 +250,22 @@ fn the_console_has_a_viewer_and_something_to_show() {
             owner.lines().find_map(|line| line.strip_prefix("export KMS_ADMIN_TOKEN=")).expect("a token");
         let listed = ask(owner, "api/v1/credentials", &[]);
         assert_eq!(listed.matches("sandbox-viewer").count(), 1, "{listed}");
+        if boots {
+            let boot = || {
+                let told = ask(owner, "api/v1/me", &[]);
+                let (body, _) = told.rsplit_once('\n').unwrap_or_default();
+                let told: Option<serde_json::Value> = serde_json::from_str(body).ok();
+                told.and_then(|told| told["boot_id"].as_str().map(str::to_owned))
+            };
+            let before = boot().expect("it answers");
+            let restarted = ask(owner, "api/v1/restart", &["-X", "POST"]);
+            assert!(restarted.ends_with("\n200"), "{restarted}");
+            let until = Instant::now() + Duration::from_secs(60);
+            while boot().is_none_or(|now| now == before) {
+                assert!(Instant::now() < until, "it does not come back");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
         tokens.push(token);
     }
     assert_ne!(tokens[0], tokens[1], "only the hash is kept");
