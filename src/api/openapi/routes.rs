@@ -474,7 +474,8 @@ fn onboarding() -> Vec<Operation> {
     });
     let mut all = vec![
         get(Service::Onboard, "/assets/{file}", "A file of the setup page", Answer::Other(FILES)),
-        get(Service::Onboard, "/api/v1/setup/status", "What this KMS waits for", status.clone()),
+        get(Service::Admin, "/api/v1/setup/status", "What this KMS waits for", status.clone())
+            .described("Also during onboarding, with the onboarding token."),
         post(Service::Onboard, path, "Run a check before setup", status.clone())
             .taking("application/json", about),
         get(Service::Onboard, "/finish", "End onboarding, if there are keys", Answer::Other(TEXT)),
