@@ -5,12 +5,13 @@
 //! a set of offsets. A query intersects the sets block by block, so that even one without results reads at
 //! most some thousand small entries.
 
+mod blocks;
 mod derived;
 mod error;
+mod reading;
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::iter::Peekable;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -22,9 +23,11 @@ use redb::{
 };
 use sha2::{Digest as _, Sha256};
 
-pub use self::derived::{Active, Counts, Coverage, CvmAsk, CvmPage, Growth, Inventory, Recent};
+use self::blocks::{common, either, in_order, ordered};
+pub use self::derived::Growth;
 pub use self::error::IndexError;
 use self::error::unusable;
+pub use self::reading::{Active, Counts, Coverage, CvmAsk, CvmPage, Inventory, Recent};
 use super::offsets::{BLOCK, Offsets};
 use super::query::{Filter, milliseconds};
 use crate::audit::{Record, RecordKey};
@@ -461,95 +464,6 @@ fn property(name: &str, value: &str) -> u64 {
     let digest: [u8; 32] =
         Sha256::new().chain_update(name).chain_update([0]).chain_update(value).finalize().into();
     u64::from_be_bytes(*digest.first_chunk().expect("32 bytes have 8"))
-}
-
-/// Blocks with their sets, in some order.
-type Blocks<'a> = Peekable<Box<dyn Iterator<Item = Result<(u64, Offsets), IndexError>> + 'a>>;
-
-fn ordered<'a>(
-    blocks: impl DoubleEndedIterator<Item = Result<(u64, Offsets), IndexError>> + 'a,
-    order: Order,
-) -> Blocks<'a> {
-    let blocks: Box<dyn Iterator<Item = _> + 'a> = match order {
-        Order::Newest => Box::new(blocks.rev()),
-        Order::Oldest => Box::new(blocks),
-    };
-    blocks.peekable()
-}
-
-fn in_order(offsets: Offsets, order: Order) -> Vec<u64> {
-    match order {
-        Order::Newest => offsets.ascending().rev().collect(),
-        Order::Oldest => offsets.ascending().collect(),
-    }
-}
-
-/// The blocks that at least one of the streams has, each with the union of its sets.
-fn either(mut streams: Vec<Blocks<'_>>, order: Order) -> Blocks<'_> {
-    let next = move || {
-        let mut at = None;
-        for stream in &mut streams {
-            match stream.peek() {
-                None => {}
-                Some(Err(_)) => return stream.next(),
-                Some(Ok((block, _))) if at.is_none_or(|at| is_before(*block, at, order)) => at = Some(*block),
-                Some(Ok(_)) => {}
-            }
-        }
-        let at = at?;
-        let mut offsets = Offsets::NONE;
-        for stream in &mut streams {
-            if let Some(Ok((_, of_stream))) =
-                stream.next_if(|next| matches!(next, Ok((block, _)) if *block == at))
-            {
-                offsets = offsets.or(&of_stream);
-            }
-        }
-        Some(Ok((at, offsets)))
-    };
-    let blocks: Box<dyn Iterator<Item = _> + '_> = Box::new(std::iter::from_fn(next));
-    blocks.peekable()
-}
-
-fn is_before(one: u64, other: u64, order: Order) -> bool {
-    match order {
-        Order::Newest => one > other,
-        Order::Oldest => one < other,
-    }
-}
-
-/// The next block that all streams have, with the intersection of its sets; advances the streams past it.
-fn common(streams: &mut [Blocks<'_>], order: Order) -> Result<Option<(u64, Offsets)>, IndexError> {
-    loop {
-        let mut target: Option<u64> = None;
-        for stream in &mut *streams {
-            // Skips to the block of the others.
-            while let (Some(target), Some(Ok((block, _)))) = (target, stream.peek())
-                && is_before(*block, target, order)
-            {
-                stream.next();
-            }
-            match stream.peek() {
-                None => return Ok(None),
-                Some(Err(_)) => return stream.next().transpose(),
-                Some(Ok((block, _))) => target = Some(*block),
-            }
-        }
-        let Some(block) = target else { return Ok(None) };
-        let is_common =
-            streams.iter_mut().all(|stream| matches!(stream.peek(), Some(Ok((at, _))) if *at == block));
-        let mut offsets = Offsets::ALL;
-        for stream in &mut *streams {
-            let is_due =
-                matches!(stream.peek(), Some(Ok((at, _))) if is_common || is_before(*at, block, order));
-            if is_due && let Some(Ok((_, of_stream))) = stream.next() {
-                offsets = offsets.and(&of_stream);
-            }
-        }
-        if is_common {
-            return Ok(Some((block, offsets)));
-        }
-    }
 }
 
 #[cfg(test)]

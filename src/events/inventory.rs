@@ -294,8 +294,8 @@ pub(super) enum Content {
     Release(Box<Subject>, Delivered),
     /// The root keys.
     Handover(Box<Subject>),
-    /// A release that did not happen after all.
-    Withheld(Box<Subject>),
+    /// The release of this number did not happen after all.
+    Withheld(Box<Subject>, u64),
     Refusal(Box<Refusal>),
     /// So many refusals were not recorded.
     Suppressed(u64),
@@ -336,6 +336,11 @@ struct Refused {
 }
 
 #[derive(Deserialize)]
+struct Withheld {
+    released: u64,
+}
+
+#[derive(Deserialize)]
 struct Suppressed {
     events: u64,
     source: Option<String>,
@@ -351,7 +356,10 @@ impl Line {
             APP_KEYS => Content::Release(subject()?, Delivered::Keys),
             CERTIFICATE => Content::Release(subject()?, Delivered::Certificate),
             ROOT_KEYS => Content::Handover(subject()?),
-            "withheld" => Content::Withheld(subject()?),
+            "withheld" => {
+                let Withheld { released } = serde_json::from_str(text).ok()?;
+                Content::Withheld(subject()?, released)
+            }
             "denied" => Content::Refusal(refusal(text, Some(*subject()?))?),
             "refused" => Content::Refusal(refusal(text, None)?),
             "suppressed" => {

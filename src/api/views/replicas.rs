@@ -89,7 +89,8 @@ impl HandoverShown {
             device_id: some(&subject.device_id),
             tcb_status: some(&subject.tcb_status),
             address: some(&subject.remote),
-            allowed: true,
+            // A hand-over that was withheld did not happen.
+            allowed: times.count > 0,
             count: times.count,
             denial_id: None,
             last: times.last,

@@ -1,0 +1,275 @@
+//! The inventory and the counts over time as they are read: a page, a sum or an entry at a time.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::fmt;
+
+use kms_attest::tcb::{TOLERABLE, TcbStatus};
+use redb::{ReadTransaction, ReadableTableMetadata as _};
+
+use super::IndexError;
+use super::derived::{
+    CVMS, DENIED, HANDOVERS, HOUR, HOURS, List, MINUTE, MINUTES, REFUSED, SINCE, STATE, THROUGH, read,
+};
+use super::error::unusable;
+use crate::events::inventory::{ALL, Cvm, CvmId, Entry, Handover, Refusal, property};
+
+/// The most entries that are read for one page. A page that ends early has a cursor to continue.
+const MAX_READ: usize = 10_000;
+
+/// Which CVMs a page has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CvmAsk {
+    /// Only CVMs of this app, hexadecimal.
+    pub app_id: Option<String>,
+    /// Only this instance, hexadecimal.
+    pub instance_id: Option<String>,
+    /// Only CVMs on this machine, hexadecimal.
+    pub device_id: Option<String>,
+    /// Only CVMs with this OS image, hexadecimal.
+    pub os_image_hash: Option<String>,
+    /// Only CVMs with this TCB status.
+    pub tcb_status: Option<String>,
+    /// Only CVMs with a release since this time, in milliseconds since 1970.
+    pub since: u64,
+    /// Only CVMs whose last release has a smaller number.
+    pub before: Option<u64>,
+    /// The most CVMs.
+    pub limit: usize,
+}
+
+/// CVMs, the one with the newest release first.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CvmPage {
+    /// The CVMs, by id.
+    pub cvms: Vec<(CvmId, Cvm)>,
+    /// The cursor of the next page, if there may be more.
+    pub next: Option<u64>,
+}
+
+/// Releases and refusals in a span of time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Releases.
+    pub releases: u64,
+    /// Refusals.
+    pub refusals: u64,
+}
+
+/// The CVMs and apps with a release in a span of time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Active {
+    /// CVMs.
+    pub cvms: u64,
+    /// Their apps.
+    pub apps: u64,
+}
+
+/// What a question about CVMs adds up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recent {
+    /// CVMs.
+    pub cvms: u64,
+    /// Their releases.
+    pub releases: u64,
+}
+
+/// How far the inventory is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Every record up to this number is counted.
+    pub through: u64,
+    /// The time of the oldest record that was counted, in milliseconds since 1970.
+    pub since: Option<u64>,
+}
+
+/// The inventory at one moment.
+pub struct Inventory {
+    pub(super) transaction: ReadTransaction,
+}
+
+impl Inventory {
+    pub(super) fn new(transaction: ReadTransaction) -> Self {
+        Self { transaction }
+    }
+
+    /// How far it is.
+    ///
+    /// # Errors
+    /// [`IndexError`], as of all functions here.
+    pub fn coverage(&self) -> Result<Coverage, IndexError> {
+        let state = self.transaction.open_table(STATE).map_err(unusable)?;
+        let value = |name| -> Result<Option<u64>, IndexError> {
+            Ok(state.get(name).map_err(unusable)?.map(|value| value.value()))
+        };
+        Ok(Coverage { through: value(THROUGH)?.unwrap_or(0), since: value(SINCE)? })
+    }
+
+    /// The number of CVMs.
+    pub fn count(&self) -> Result<u64, IndexError> {
+        self.transaction.open_table(CVMS.rows).map_err(unusable)?.len().map_err(unusable)
+    }
+
+    /// The CVM with this id.
+    pub fn cvm(&self, id: CvmId) -> Result<Option<Cvm>, IndexError> {
+        let rows = self.transaction.open_table(CVMS.rows).map_err(unusable)?;
+        rows.get(id.0).map_err(unusable)?.map(|row| read(row.value())).transpose()
+    }
+
+    /// A page of CVMs.
+    pub fn cvms(&self, ask: &CvmAsk) -> Result<CvmPage, IndexError> {
+        let rows = self.transaction.open_table(CVMS.rows).map_err(unusable)?;
+        let order = self.transaction.open_table(CVMS.order).map_err(unusable)?;
+        let property = ask.narrowest();
+        let mut page = CvmPage::default();
+        let mut examined = 0;
+        let range = (property, 0)..(property, ask.before.unwrap_or(u64::MAX));
+        for place in order.range(range).map_err(unusable)?.rev() {
+            let (place, value) = place.map_err(unusable)?;
+            let (time, _, key) = value.value();
+            if time < ask.since {
+                continue;
+            }
+            if page.cvms.len() >= ask.limit || examined >= MAX_READ {
+                return Ok(page);
+            }
+            examined += 1;
+            page.next = Some(place.value().1);
+            let Some(row) = rows.get(key).map_err(unusable)? else { return Err(IndexError::Damaged) };
+            let cvm: Cvm = read(row.value())?;
+            if ask.admits(&cvm) {
+                page.cvms.push((CvmId(key), cvm));
+            }
+        }
+        page.next = None;
+        Ok(page)
+    }
+
+    /// How many CVMs a question is about, and how many releases they had since its time. The releases are those of the
+    /// ten thousand CVMs with the newest ones at most.
+    pub fn recent(&self, ask: &CvmAsk) -> Result<Recent, IndexError> {
+        let rows = self.transaction.open_table(CVMS.rows).map_err(unusable)?;
+        let order = self.transaction.open_table(CVMS.order).map_err(unusable)?;
+        let property = ask.narrowest();
+        let mut recent = Recent::default();
+        for place in order.range((property, 0)..=(property, u64::MAX)).map_err(unusable)?.rev() {
+            let (time, _, key) = place.map_err(unusable)?.1.value();
+            if time < ask.since {
+                continue;
+            }
+            recent.cvms += 1;
+            if recent.cvms <= MAX_READ as u64 {
+                let Some(row) = rows.get(key).map_err(unusable)? else { return Err(IndexError::Damaged) };
+                recent.releases += read::<Cvm>(row.value())?.released_since(ask.since);
+            }
+        }
+        Ok(recent)
+    }
+
+    /// The number of CVMs by TCB status, each with the one that has the newest release.
+    pub fn by_tcb_status(&self) -> Result<Vec<(Cvm, u64)>, IndexError> {
+        let rows = self.transaction.open_table(CVMS.rows).map_err(unusable)?;
+        let order = self.transaction.open_table(CVMS.order).map_err(unusable)?;
+        let mut known = Vec::new();
+        for status in TOLERABLE.iter().chain([&TcbStatus::UpToDate, &TcbStatus::Revoked]) {
+            let property = property("tcb", &status.to_string());
+            let places = order.range((property, 0)..=(property, u64::MAX)).map_err(unusable)?;
+            let (mut cvms, mut newest) = (0, None);
+            for place in places {
+                cvms += 1;
+                newest = Some(place.map_err(unusable)?.1.value().2);
+            }
+            if let Some(newest) = newest
+                && let Some(row) = rows.get(newest).map_err(unusable)?
+            {
+                known.push((read::<Cvm>(row.value())?, cvms));
+            }
+        }
+        known.sort_by_key(|(_, cvms)| Reverse(*cvms));
+        Ok(known)
+    }
+
+    /// The CVMs and apps with a release since `since`, in milliseconds since 1970.
+    pub fn active(&self, since: u64) -> Result<Active, IndexError> {
+        let order = self.transaction.open_table(CVMS.order).map_err(unusable)?;
+        let (mut cvms, mut apps) = (0, HashSet::new());
+        for place in order.range((ALL, 0)..=(ALL, u64::MAX)).map_err(unusable)? {
+            let (time, app, _) = place.map_err(unusable)?.1.value();
+            if time >= since {
+                cvms += 1;
+                apps.insert(app);
+            }
+        }
+        Ok(Active { cvms, apps: apps.len() as u64 })
+    }
+
+    /// Releases and refusals between two times, in milliseconds since 1970, in steps of `step` seconds. The number
+    /// of steps is the caller's to bound.
+    pub fn history(&self, from: u64, step: u64, steps: usize) -> Result<Vec<Counts>, IndexError> {
+        let (table, size) = match step.is_multiple_of(3600) && from.is_multiple_of(HOUR) {
+            true => (HOURS, HOUR),
+            false => (MINUTES, MINUTE),
+        };
+        let table = self.transaction.open_table(table).map_err(unusable)?;
+        let step = (step * 1000).max(size);
+        let to = from + step * steps as u64;
+        let mut counts = vec![Counts::default(); steps];
+        for bucket in table.range(from / size..to.div_ceil(size)).map_err(unusable)? {
+            let (bucket, value) = bucket.map_err(unusable)?;
+            let at = (bucket.value() * size).saturating_sub(from) / step;
+            if let Some(counts) = usize::try_from(at).ok().and_then(|at| counts.get_mut(at)) {
+                let (releases, refusals) = value.value();
+                counts.releases += releases;
+                counts.refusals += refusals;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// All refusals that are kept, by verified callers and by others.
+    pub fn refusals(&self) -> Result<Vec<Refusal>, IndexError> {
+        let mut refusals = self.all(DENIED)?;
+        refusals.extend(self.all(REFUSED)?);
+        Ok(refusals)
+    }
+
+    /// All replicas.
+    pub fn handovers(&self) -> Result<Vec<Handover>, IndexError> {
+        self.all(HANDOVERS)
+    }
+
+    fn all<E: Entry>(&self, list: List) -> Result<Vec<E>, IndexError> {
+        let rows = self.transaction.open_table(list.rows).map_err(unusable)?;
+        rows.range::<u128>(..).map_err(unusable)?.map(|row| read(row.map_err(unusable)?.1.value())).collect()
+    }
+}
+
+impl fmt::Debug for Inventory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inventory").finish_non_exhaustive()
+    }
+}
+
+impl CvmAsk {
+    /// The property of the filter that leaves the fewest.
+    fn narrowest(&self) -> u64 {
+        let filters = [
+            ("instance", &self.instance_id),
+            ("device", &self.device_id),
+            ("app", &self.app_id),
+            ("image", &self.os_image_hash),
+            ("tcb", &self.tcb_status),
+        ];
+        filters.iter().find_map(|(name, value)| Some(property(name, value.as_ref()?))).unwrap_or(ALL)
+    }
+
+    fn admits(&self, cvm: &Cvm) -> bool {
+        let is =
+            |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        is(&self.app_id, &cvm.subject.app_id)
+            && is(&self.instance_id, &cvm.subject.instance_id)
+            && is(&self.device_id, &cvm.subject.device_id)
+            && is(&self.os_image_hash, &cvm.subject.os_image_hash)
+            && is(&self.tcb_status, &cvm.subject.tcb_status)
+    }
+}
