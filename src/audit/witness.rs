@@ -64,6 +64,15 @@ impl WitnessError {
         }
     }
 
+    /// As operators see it: hosts and files are in the process log only.
+    fn shown(&self) -> String {
+        match self {
+            Self::Connection(_) => "no connection, or none in time".to_owned(),
+            Self::Tree(_) => "the tree cannot be read".to_owned(),
+            Self::TooLong | Self::Answer(_) | Self::Request(_) => self.to_string(),
+        }
+    }
+
     /// Whether the witness says that this log has contradicted itself.
     fn is_fork(&self) -> bool {
         match self {
@@ -235,7 +244,7 @@ impl Member {
             Ok(_) => {
                 WitnessState { name, last: Some(unix_now()), size: Some(head.size.get()), problem: None }
             }
-            Err(error) => WitnessState { name, last: None, size: None, problem: Some(error.to_string()) },
+            Err(error) => WitnessState { name, last: None, size: None, problem: Some(error.shown()) },
         }
     }
 

@@ -15,10 +15,10 @@ use kms_ledger::log::Log;
 use kms_ledger::signature::CosigningKey;
 use kms_ledger::witness::{Rejection, Request, SIZE_TYPE};
 use kms_ledger::{Hash, Size};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::http::request;
-use crate::support::{Identity, World, eventually, tools};
+use crate::support::http::{request, with};
+use crate::support::{ADMIN_TOKEN, Caller, Identity, World, eventually, tools};
 use cvm_kms::proto::{AppKeyResponse, GetMetaResponse};
 
 /// A witness that follows the specification, with its one log.
@@ -74,6 +74,16 @@ async fn log_of(world: &World) -> Log {
     Log::of_key(meta.log_key.parse().expect("a key")).expect("an origin")
 }
 
+/// A document of the admin listener, once the index is open.
+async fn read(world: &World, path: &str) -> Value {
+    let admin = Caller::new(world.admin_address().await).plain();
+    eventually("a document", async || {
+        let answer = admin.send(with(request("GET", path, ""), "x-admin-token", ADMIN_TOKEN)).await;
+        (answer.status == 200).then(|| answer.value())
+    })
+    .await
+}
+
 /// A KMS that requires a witness which knows its log, with an allowed app.
 async fn witnessed_world() -> (World, Arc<Witness>, Identity) {
     let (witness, address) = Witness::start().await;
@@ -117,8 +127,26 @@ async fn without_its_witness_nothing_is_released_in_time_and_it_resumes_by_itsel
     assert_eq!(ask().await.status, 503);
     assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&began.elapsed()));
     assert_eq!(world.audited("withheld").len(), 1, "its record says that it was not released");
+    let ledger = read(&world, "/api/v1/ledger").await;
+    let shown = &ledger["witnesses"][0];
+    assert_eq!(
+        (&shown["state"], &shown["name"]),
+        (&json!("failing"), &json!("witness.example/w1")),
+        "{ledger}"
+    );
+    assert!(shown["last_at"].is_string() && shown["message"].is_string(), "it has cosigned before: {shown}");
+    let overview = read(&world, "/api/v1/overview").await;
+    let codes: Vec<_> =
+        overview["attention"].as_array().expect("a list").iter().map(|item| &item["code"]).collect();
+    assert!(codes.contains(&&json!("witnesses_behind")), "{codes:?}");
+    assert_eq!(
+        (&overview["ledger"]["witnesses_ok"], &overview["ledger"]["required"]),
+        (&json!(0), &json!(1))
+    );
     *witness.log.lock().expect("no panic") = log;
     eventually("a release", async || (ask().await.status == 200).then_some(())).await;
+    let ledger = read(&world, "/api/v1/ledger").await;
+    assert_eq!((&ledger["witnesses"][0]["state"], &ledger["require"]), (&json!("ok"), &json!(1)), "{ledger}");
 }
 
 #[tokio::test]
