@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::support::http::{request, with};
+use crate::support::http::{post, request, with};
 use crate::support::operator::Operator;
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
 use kms_ledger::proof_file::ProofFile;
@@ -70,6 +70,30 @@ async fn the_overview_says_what_a_kms_is_has_done_and_needs() {
     let id = refused["link"]["id"].as_str().expect("an id");
     let denial = document(&world, &format!("/api/v1/denials/{id}")).await;
     assert_eq!(denial["app_id"], hex::encode(world.app(2).app_id()));
+
+    let end = std::time::SystemTime::now() + std::time::Duration::from_secs(86_400);
+    let end = end.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let admin = Caller::new(world.admin_address().await).plain();
+    let ends_soon = json!({ "name": "ci", "role": "viewer", "expires_at": end }).to_string();
+    let create = with(post("/api/v1/credentials", ends_soon), "x-admin-token", ADMIN_TOKEN);
+    assert_eq!(admin.send(create).await.status, 200);
+    let attention = document(&world, "/api/v1/overview").await["attention"].clone();
+    let item = |code: &str| {
+        let item = attention.as_array().expect("a list").iter().find(|item| item["code"] == code);
+        item.unwrap_or_else(|| panic!("no {code} in {attention}")).clone()
+    };
+    let ending = item("credential_expires");
+    assert_eq!(ending["link"], json!({ "view": "credentials", "id": "ci" }));
+    assert!(ending["by"].as_str().is_some_and(|by| by.ends_with('Z')), "{ending}");
+    let relaxed = item("relaxed_settings");
+    assert!(
+        relaxed["detail"].as_str().is_some_and(|codes| codes.contains("external_trust_anchors")),
+        "{relaxed}"
+    );
+    assert_eq!(
+        overview["relaxed"].as_array().map(Vec::len),
+        relaxed["count"].as_u64().map(|count| count as usize)
+    );
 
     Operator::of(&world).await.freeze("kms", &[]).await;
     let overview = document(&world, "/api/v1/overview").await;

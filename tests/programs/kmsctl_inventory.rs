@@ -20,14 +20,14 @@ async fn an_operator_reads_who_has_received_keys_and_how_the_kms_is() {
     }
     let id = hex::encode(app.app_id());
     eventually("three releases in the inventory", async || {
-        let cvms = desk.json(0, &["cvms", "--app", &id, "--json"]).await;
+        let cvms = desk.json(0, &["cvms", "--app", &id]).await;
         (cvms[0]["releases"] == 3).then_some(())
     })
     .await;
-    let cvms = desk.json(0, &["cvms", "--since", "1h", "--limit", "1", "--json"]).await;
+    let cvms = desk.json(0, &["cvms", "--since", "1h", "--limit", "1"]).await;
     let cvm = cvms[0]["id"].as_str().expect("an id").to_owned();
     // More than one page.
-    let releases = desk.json(0, &["releases", "--method", "GetAppKey", "--json"]).await;
+    let releases = desk.json(0, &["releases", "--method", "GetAppKey"]).await;
     assert_eq!(releases.as_array().expect("a list").len(), 3);
     let seq = releases[0]["seq"].to_string();
     for (arguments, shown) in [

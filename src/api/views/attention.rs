@@ -289,3 +289,57 @@ impl Views {
         ending.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::{Refusal, Span, Subject};
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn denial(id: u64, app: Option<u64>, count: u64, last: u64) -> Denial {
+        let subject = app.map(|app| Subject {
+            app_id: format!("{app:040x}"),
+            instance_id: format!("{id:040x}"),
+            ..Subject::default()
+        });
+        Denial::recorded(Refusal {
+            denial_id: format!("{id:012x}"),
+            subject,
+            times: Span { first: last - 1000, last, seq: id, count },
+            remote: "10.0.0.1".to_owned(),
+            code: "compose_hash_not_allowed".to_owned(),
+            reason: "Boot denied: compose hash not allowed".to_owned(),
+            step: "policy".to_owned(),
+            expected: None,
+            actual: None,
+            remedy: None,
+        })
+    }
+
+    #[test]
+    fn denials_of_the_last_hour_are_grouped_and_a_flood_of_apps_is_one_item() {
+        let recent = NOW * 1000 - 60_000;
+        let one_app =
+            [denial(1, Some(7), 30, recent), denial(2, Some(7), 1, recent), denial(3, Some(7), 9, 5000)];
+        let list = of_denials(&one_app, NOW);
+        assert_eq!(list.len(), 1);
+        assert_eq!(
+            list[0].message,
+            format!("2 CVMs of app {:040x} are refused: compose_hash_not_allowed.", 7)
+        );
+        assert_eq!((list[0].count, list[0].severity), (Some(31), Severity::Warning));
+
+        let flood: Vec<_> = (0..1000).map(|id| denial(id, Some(id), 1 + id, recent)).collect();
+        let list = of_denials(&flood, NOW);
+        assert_eq!(list.len(), MAX_GROUPS + 1);
+        assert_eq!(list[0].count, Some(1000), "the most frequent first");
+        assert_eq!(list[MAX_GROUPS].message, "990 other groups of callers are refused.");
+        let all: u64 = list.iter().filter_map(|item| item.count).sum();
+        assert_eq!(all, 1000 * 1001 / 2);
+
+        let strangers = of_denials(&[denial(1, None, 5, recent)], NOW);
+        assert_eq!(strangers[0].severity, Severity::Info, "anyone can cause it");
+        assert!(of_denials(&[], NOW).is_empty());
+    }
+}

@@ -252,7 +252,7 @@ impl Denial {
     }
 
     /// One from before the last start.
-    fn recorded(refusal: Refusal) -> Self {
+    pub(super) fn recorded(refusal: Refusal) -> Self {
         let Subject {
             app_id,
             instance_id,
