@@ -433,9 +433,9 @@ impl NamedCredentials {
         settled.into_iter().for_each(|name| audit.note(Event::OldSecretEnded { name }));
     }
 
-    /// Forgets that a secret was wrong before it counted.
-    pub fn forget_wrong(&self, name: &str, secret: &ChosenSecret) {
-        self.named.wrong().forget(name, secret.expose());
+    /// Does not remember that a chosen secret was wrong before it counted.
+    pub fn exempt_wrong(&self, name: &CredentialName, secret: &ChosenSecret) {
+        self.named.wrong().exempt(name.as_str(), secret.expose());
     }
 
     /// Exchanges the invitation of `changer` for a secret.

@@ -3,7 +3,7 @@
 //! They do not depend on the secret that counts: otherwise the answer to a repeated wrong password would tell outsiders when a
 //! secret changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,19 +17,28 @@ use super::Password;
 /// How long a wrong password is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 const MAX_REMEMBERED: usize = 1024;
+const MAX_EXEMPT: usize = 64;
 
 type Digest = [u8; 32];
 
 /// The passwords that were wrong.
 pub struct WrongPasswords {
     key: hmac::Key,
-    digests: Mutex<HashMap<Digest, Instant>>,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// When each was compared.
+    digests: HashMap<Digest, Instant>,
+    /// Those that are not remembered, the newest last.
+    exempt: VecDeque<Digest>,
 }
 
 impl Default for WrongPasswords {
     fn default() -> Self {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("random numbers");
-        Self { key, digests: Mutex::default() }
+        Self { key, memory: Mutex::default() }
     }
 }
 
@@ -37,30 +46,37 @@ impl WrongPasswords {
     /// Whether this password was wrong recently.
     pub fn include(&self, shown: &Password) -> bool {
         let digest = self.digest(&shown.joined());
-        self.digests().get(&digest).is_some_and(|at| at.elapsed() < REMEMBERED_FOR)
+        self.memory().digests.get(&digest).is_some_and(|at| at.elapsed() < REMEMBERED_FOR)
     }
 
     /// Notes a wrong password, if `is_current` says that the secret with which it was compared still counts.
     pub fn note(&self, shown: &Password, is_current: impl FnOnce() -> bool) {
         let digest = self.digest(&shown.joined());
-        let mut digests = self.digests();
-        if is_current() {
-            remember(&mut digests, digest, MAX_REMEMBERED);
+        let mut memory = self.memory();
+        if is_current() && !memory.exempt.contains(&digest) {
+            remember(&mut memory.digests, digest, MAX_REMEMBERED);
         }
     }
 
-    /// Forgets a password that counts from now on. Callers that have not shown it cannot notice.
-    pub fn forget(&self, user: &str, password: &str) {
+    /// Forgets a password that counts from now on, or once another owner approves it, and does not remember it again. Callers
+    /// that have not shown it cannot notice.
+    pub fn exempt(&self, user: &str, password: &str) {
         let digest = self.digest(&super::joined(user, password));
-        self.digests().remove(&digest);
+        let mut memory = self.memory();
+        memory.digests.remove(&digest);
+        memory.exempt.retain(|known| *known != digest);
+        if memory.exempt.len() >= MAX_EXEMPT {
+            memory.exempt.pop_front();
+        }
+        memory.exempt.push_back(digest);
     }
 
     fn digest(&self, joined: &str) -> Digest {
         hmac::sign(&self.key, joined.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 
-    fn digests(&self) -> MutexGuard<'_, HashMap<Digest, Instant>> {
-        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

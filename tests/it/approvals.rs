@@ -431,3 +431,43 @@ fn the_rule_needs_persons() {
         assert!(told.iter().any(|finding| finding.starts_with(expected)), "{keys}: {told:?}");
     }
 }
+
+#[tokio::test]
+async fn a_chosen_secret_of_admin_waits_for_a_second_owner() {
+    use base64::Engine as _;
+    let mut world = World::ready().await;
+    let owners = Owners::of_two(&mut world).await;
+    let secret = "a chosen: secret";
+    let pair = base64::engine::general_purpose::STANDARD.encode(format!("admin:{secret}"));
+    let log_in = async || {
+        crate::support::eventually("a password that is checked", async || {
+            let asked = with(request("GET", "/api/v1/me", ""), "authorization", &format!("Basic {pair}"));
+            let answer = owners.admin.send(asked).await;
+            (answer.status != 503).then_some(answer)
+        })
+        .await
+    };
+    let set = with(request("POST", "/api/v1/set-basic-auth", secret), "x-admin-token", ADMIN_TOKEN);
+    let answer = owners.admin.send(set).await;
+    let id = waiting(&answer, 202);
+    assert!(!answer.text().contains("chosen:") && !answer.text().contains("argon2"), "{}", answer.text());
+    assert_eq!(log_in().await.status, 401, "it waits");
+    let (status, told) = owners.decide(&id, "approve", ADMIN_TOKEN).await;
+    assert_eq!(status, 403, "by the requester: {told}");
+
+    // An owner of one domain does not decide for the whole KMS.
+    let body = json!({ "name": "limited", "role": "owner", "domain": "default" });
+    let invite = owners.ask("POST", CREDENTIALS, body, ADMIN_TOKEN).await;
+    let invited = owners.approve(&waiting(&invite, 202), &owners.bob).await;
+    let invitation = invited["token"].as_str().expect("an invitation");
+    let limited = owners.ask("POST", "/api/v1/activate", Value::Null, invitation).await.value();
+    assert_eq!((&limited["domain"], &limited["role"]), (&json!("default"), &json!("owner")));
+    let (status, told) = owners.decide(&id, "approve", limited["token"].as_str().expect("a token")).await;
+    assert_eq!(status, 403, "{told}");
+
+    let made = owners.approve(&id, &owners.bob).await;
+    assert_eq!(made["result"], "admin has the new secret", "{made}");
+    let me = log_in().await;
+    assert_eq!(me.status, 200, "though it was tried before: {}", me.text());
+    assert_eq!((&me.value()["name"], &me.value()["role"]), (&json!("admin"), &json!("owner")));
+}

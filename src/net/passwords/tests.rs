@@ -171,8 +171,10 @@ async fn a_wrong_password_does_not_tell_when_a_secret_changes() {
     });
     assert_eq!(ask().await, Verdict::Again, "after a revocation");
     with_version(&named, 3);
-    named.wrong().forget("ci", "guess");
-    assert_eq!(ask().await, Verdict::Wrong(None), "a password that may be right now");
+    named.wrong().exempt("ci", "guess");
+    for _ in 0..2 {
+        assert_eq!(ask().await, Verdict::Wrong(None), "a password that may be right now");
+    }
 }
 
 #[tokio::test]
