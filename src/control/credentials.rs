@@ -392,7 +392,8 @@ impl NamedCredentials {
             replaced: None,
             created_at: created_at.unwrap_or(now),
             created_by: old.map_or_else(|| by.clone(), |old| old.created_by.clone()),
-            expires_at: None,
+            // An owner with an end does not take it away alone.
+            expires_at: old.and_then(|old| old.expires_at),
             last_used: AtomicU64::new(0),
         });
         let event = Event::BasicAuthSet { name: name.to_string(), by, remote };
@@ -547,6 +548,9 @@ impl NamedCredentials {
             let replaced = directory.get(&credential.name).map(|old| old.version);
             if before.is_some() && replaced != before {
                 return Err(CredentialError::Unknown(credential.name.clone()));
+            }
+            if let Some(old) = directory.get(&credential.name) {
+                credential.end_replaced_with(old);
             }
             if directory.len() >= MAX_CREDENTIALS {
                 let now = self.named.now();

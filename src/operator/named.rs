@@ -263,6 +263,16 @@ impl NamedCredential {
         self.replaced.as_ref().filter(|old| !old.is_over.load(Ordering::Relaxed) && now < old.until)
     }
 
+    /// Ends the secret before this one, if it is one that has ended meanwhile: when that of `earlier` was used.
+    pub fn end_replaced_with(&self, earlier: &Self) {
+        if let (Some(own), Some(other)) = (&self.replaced, &earlier.replaced)
+            && own.version == other.version
+            && other.is_over()
+        {
+            own.is_over.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// The versions of the secrets that count at `now`, the one issued last first.
     pub fn versions(&self, now: u64) -> impl Iterator<Item = u64> {
         [self.version].into_iter().chain(self.replaced(now).map(|old| old.version))

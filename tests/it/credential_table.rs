@@ -52,7 +52,9 @@ impl Rule {
     fn told(self, row: &Row) -> Told {
         match (self, row.access) {
             (Self::Always(told), _) => told,
-            (Self::Limited(_), Access::Operator(Role::Owner)) if row.name.ends_with("/reject") => {
+            (Self::Limited(_), Access::Operator(Role::Owner))
+                if row.name.ends_with("/reject") || row.name.ends_with("/set-basic-auth") =>
+            {
                 Told::Refused("denied")
             }
             (Self::Limited(role), _) => Self::Role(role).told(row),
@@ -109,7 +111,13 @@ fn rows() -> Vec<Row> {
         codec: Some(Codec::Grpc),
         call: with(with(health, "content-type", "application/grpc"), "te", "trailers"),
     };
-    methods.chain(routes).chain([health]).collect()
+    let patch = Row {
+        name: "PATCH /api/v1/settings".to_owned(),
+        access: Access::Operator(Role::Owner),
+        codec: None,
+        call: request("PATCH", "/api/v1/settings", r#"{"no_such_field":1}"#),
+    };
+    methods.chain(routes).chain([health, patch]).collect()
 }
 
 fn told(row: &Row, answer: &Answer) -> Told {

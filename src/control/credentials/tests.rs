@@ -6,6 +6,7 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::operator::OperatorToken;
+use crate::operator::named::Secret;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -200,4 +201,60 @@ async fn a_secret_that_is_replaced_ends_by_time() {
     for (now, counts) in [(99, true), (100, false), (u64::MAX, false)] {
         assert_eq!(credential.versions(now).any(|version| version == 7), counts, "{now}");
     }
+}
+
+#[tokio::test]
+async fn an_old_secret_that_ends_during_a_rotation_does_not_come_back() {
+    let setting = Setting::with(Some("token")).await;
+    let old = setting.create("ci", Role::Owner).await.expect("created").credential;
+    let now = setting.credentials.named.now();
+    let with_overlap = |of: &NamedCredential, version| {
+        let replaced = Some(overlap(of, now, now + OVERLAP));
+        Arc::new(NamedCredential { replaced, ..again(of, of.standing.clone(), version) })
+    };
+    let turn = setting.credentials.file.lock().await;
+    let changer = || {
+        let name = "ci".to_owned();
+        approved(Operator::Token, OwnerCredential::Rotate { name, created_at: old.created_at })
+    };
+    let event = || Event::OldSecretEnded { name: "ci".to_owned() };
+    let put = async |before: u64, credential: &Arc<NamedCredential>| {
+        let (changer, event) = (changer(), event());
+        let done = setting.credentials.put(&turn, Some(before), credential, &changer, event, &setting.audit);
+        done.await.expect("put");
+    };
+    let second = with_overlap(&old, 2);
+    put(old.version, &second).await;
+    assert_eq!(setting.configured.versions("ci"), [2, old.version]);
+    let third = with_overlap(&second, 3);
+    assert!(setting.configured.operator("ci", 2).is_some(), "the second one is used");
+    put(2, &third).await;
+    assert_eq!(setting.configured.versions("ci"), [3]);
+}
+
+#[tokio::test]
+async fn a_chosen_secret_keeps_the_end_of_its_owner() {
+    let setting = Setting::with(Some("token")).await;
+    let end = Some(setting.credentials.named.now() + 3600);
+    let new = NewCredential {
+        name: FIRST.parse().expect("a name"),
+        role: Role::Owner,
+        domain: None,
+        expires_at: end,
+        issue: Issue::Secret,
+    };
+    let changer = approved(Operator::Token, OwnerCredential::create(&new));
+    setting.credentials.create(new, changer, &setting.audit).await.expect("created");
+    let secret = Secret::generate().expect("random");
+    let changer = Changer::new(Operator::Token, Author { by: "token".to_owned(), remote: HERE });
+    let set = setting.credentials.owner_secret(SecretHash::of(&secret).expect("random"), &changer);
+    let set = set.expect("an owner");
+    let unapproved =
+        OwnerSecret { name: set.name.clone(), hash: set.hash.clone(), created_at: set.created_at };
+    let refused = setting.credentials.set_secret(unapproved, changer, &setting.audit).await;
+    assert!(matches!(refused, Err(CredentialError::OfOwner)), "{refused:?}");
+    let changer = approved(Operator::Token, OwnerCredential::set_secret(&set));
+    setting.credentials.set_secret(set, changer, &setting.audit).await.expect("set");
+    let owner = setting.get(FIRST).expect("an owner");
+    assert_eq!((owner.expires_at, owner.is_lasting_owner()), (end, false));
 }
