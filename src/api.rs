@@ -162,6 +162,17 @@ impl Caller {
         Ok(Changer::new(operator, self.author()))
     }
 
+    /// Checks that the caller's credential is not limited to a domain: what it is about to change concerns the whole KMS.
+    ///
+    /// # Errors
+    /// `other_domain`
+    pub fn expect_whole_kms(&self) -> Result<()> {
+        let Some(domain) = self.identity().and_then(Operator::domain) else { return Ok(()) };
+        let text =
+            format!("your credential is limited to the domain {domain}, and this changes the whole KMS");
+        Err(Error::new(Code::Denied, text).because("other_domain"))
+    }
+
     /// What the TLS layer knows, with the evidence verified on this connection.
     pub fn peer(&self) -> &Peer {
         &self.peer

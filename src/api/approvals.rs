@@ -36,11 +36,16 @@ impl ApprovalGate {
     /// Proof that the change may be made now.
     ///
     /// # Errors
-    /// [`Code::ApprovalNeeded`] with the request that waits for a second owner now; or a request that cannot be made.
+    /// [`Code::ApprovalNeeded`] with the request that waits for a second owner now; `other_domain`, unless it is a credential
+    /// of the caller's domain; or a request that cannot be made.
     pub async fn pass<A>(&self, caller: &Caller, action: A) -> Result<Approved<A>>
     where
         A: Into<Action> + Clone + Send + Sync + 'static,
     {
+        let described: Action = action.clone().into();
+        if described.concerns_whole_kms() {
+            caller.expect_whole_kms()?;
+        }
         let (changer, approvals) = (caller.changer()?, Arc::clone(&self.0));
         // A task of its own, so that a caller that disconnects does not leave a request half made.
         let gate = tokio::spawn(async move { approvals.gate(action, changer).await });

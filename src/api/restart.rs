@@ -51,12 +51,13 @@ impl RestartService {
     /// Ends the process after the response. Another request changes nothing.
     ///
     /// # Errors
-    /// `not_supervised`: nothing would start it again.
+    /// `not_supervised`: nothing would start it again. `other_domain`.
     pub async fn restart(&self, caller: &Caller) -> Result<Restarting> {
         if self.supervision == Supervision::None {
             let text = "core.admin.supervised is false: nothing starts this process again when it ends";
             return Err(Error::new(Code::Conflict, text).because("not_supervised"));
         }
+        caller.expect_whole_kms()?;
         if !self.requested.send_replace(true) {
             let author = caller.author();
             tracing::warn!(by = author.by, "an operator restarts this KMS");

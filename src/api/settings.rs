@@ -205,10 +205,11 @@ impl SettingsService {
     /// An owner changes settings: all of them, or none. A null takes a change back. It holds over a restart.
     ///
     /// # Errors
-    /// `unknown_setting`, `not_editable`, `invalid_setting`; a body that is not an object of settings, or names one twice; a
-    /// disk or an audit log that does not take it.
+    /// `unknown_setting`, `not_editable`, `invalid_setting`, `other_domain`; a body that is not an object of settings, or names
+    /// one twice; a disk or an audit log that does not take it.
     pub async fn change(self: &Arc<Self>, caller: &Caller, body: &[u8]) -> Result<Settings> {
         let changes = self.read(body)?;
+        caller.expect_whole_kms()?;
         let (service, author) = (Arc::clone(self), caller.author());
         let change = tokio::spawn(async move { service.put(changes, author).await });
         change.await.map_err(|error| Error::internal("the change ended in a panic", error))??;

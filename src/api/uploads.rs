@@ -83,7 +83,7 @@ impl UploadService {
     /// Checks a file, and puts it into its place if that is the intent.
     ///
     /// # Errors
-    /// `unknown_file`; `not_configured`, if nothing here uses such a file; `invalid_file`; a disk or an audit log that
+    /// `other_domain`; `not_configured`, if nothing here uses such a file; `invalid_file`; a disk or an audit log that
     /// does not take it. Nothing has changed then.
     pub async fn upload(
         &self,
@@ -92,6 +92,7 @@ impl UploadService {
         content: Vec<u8>,
         intent: Intent,
     ) -> Result<Placed> {
+        caller.expect_whole_kms()?;
         match (name, intent) {
             (UploadName::AuthConfig, Intent::Check) => self.policy.examine(content).await,
             (UploadName::AuthConfig, Intent::Replace) => {

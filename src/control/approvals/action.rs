@@ -263,6 +263,17 @@ impl OwnerCredential {
     }
 }
 
+
+    /// Whether an owner who is limited to a domain may not make it. Of credentials each change checks its own domain.
+    pub fn concerns_whole_kms(&self) -> bool {
+        match self {
+            Self::OwnerCredential(_) => false,
+            Self::Unfreeze(_)
+            | Self::LowerClockFloor(_)
+            | Self::ActivatePolicy(_)
+            | Self::ReplaceHtpasswd(_) => true,
+        }
+    }
 /// The names of an htpasswd file, for a sentence.
 fn names(document: &str) -> String {
     const MOST: usize = 10;
