@@ -125,7 +125,7 @@ impl Caller {
                 Some(
                     Operator::Anyone
                     | Operator::Token
-                    | Operator::User(_)
+                    | Operator::User { .. }
                     | Operator::Named { .. }
                     | Operator::Oidc { .. },
                 )

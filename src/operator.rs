@@ -60,7 +60,12 @@ pub enum Operator {
     /// A holder of the token.
     Token,
     /// A user of the htpasswd file.
-    User(String),
+    User {
+        /// The user's name.
+        name: String,
+        /// Of which file: the operator is nobody once another one counts.
+        generation: u64,
+    },
     /// The holder of a named credential.
     Named {
         /// Its name.
@@ -98,7 +103,7 @@ impl Operator {
     /// What this operator may do. The token and users of the htpasswd file are owners.
     pub fn role(&self) -> Option<Role> {
         match self {
-            Self::Anyone | Self::Token | Self::User(_) => Some(Role::Owner),
+            Self::Anyone | Self::Token | Self::User { .. } => Some(Role::Owner),
             Self::Named { role, .. } => Some(*role),
             Self::Oidc { role, .. } => *role,
             Self::Invited { .. } => None,
@@ -108,7 +113,7 @@ impl Operator {
     /// The domain to which this operator is limited; `None` for the whole KMS.
     pub fn domain(&self) -> Option<&DomainName> {
         match self {
-            Self::Anyone | Self::Token | Self::User(_) | Self::Oidc { .. } => None,
+            Self::Anyone | Self::Token | Self::User { .. } | Self::Oidc { .. } => None,
             Self::Named { domain, .. } | Self::Invited { domain, .. } => domain.as_ref(),
         }
     }
@@ -119,7 +124,7 @@ impl fmt::Display for Operator {
         match self {
             Self::Anyone => f.write_str("anyone"),
             Self::Token => f.write_str("token"),
-            Self::User(name) => write!(f, "user {name}"),
+            Self::User { name, .. } => write!(f, "user {name}"),
             Self::Oidc { name, .. } => write!(f, "oidc:{name}"),
             Self::Named { name, .. } | Self::Invited { name, .. } => write!(f, "credential {name}"),
         }
@@ -285,6 +290,8 @@ impl Credentials {
         if let Self::Needed { users, named, .. } = self {
             let generation = users.load().generation + 1;
             users.store(Arc::new(changed.of_generation(generation)));
+            // After that: what is compared with the earlier users is not noted any more.
+            named.wrong().forget();
             named.notify();
         }
     }
@@ -327,7 +334,7 @@ impl Credentials {
         let (users, now) = (users.load(), named.now());
         let Some(credential) = named.get(user, now) else {
             let is_user = version == users.generation && users.has(user);
-            return is_user.then(|| Operator::User(user.to_owned()));
+            return is_user.then(|| Operator::User { name: user.to_owned(), generation: version });
         };
         let operator = of_version(&credential, version, now)?;
         named.used(&credential, version, now);
@@ -343,7 +350,10 @@ impl Credentials {
             // The configuration does not change while this process runs, except for users.
             Operator::Anyone | Operator::Token => true,
             Operator::Oidc { expires_at, .. } => now < *expires_at,
-            Operator::User(name) => users.load().has(name) && named.get(name, now).is_none(),
+            Operator::User { name, generation } => {
+                let users = users.load();
+                *generation == users.generation && users.has(name) && named.get(name, now).is_none()
+            }
             Operator::Named { name, version, .. } | Operator::Invited { name, version, .. } => {
                 let credential = named.get(name, now);
                 credential.and_then(|credential| of_version(&credential, *version, now)).as_ref()
@@ -366,7 +376,7 @@ impl Credentials {
     /// When the credential of `operator` ends, in Unix seconds; `None` if it does not expire.
     pub fn expires_at(&self, operator: &Operator) -> Option<u64> {
         match operator {
-            Operator::Anyone | Operator::Token | Operator::User(_) => None,
+            Operator::Anyone | Operator::Token | Operator::User { .. } => None,
             Operator::Oidc { expires_at, .. } => Some(*expires_at),
             Operator::Named { name, .. } | Operator::Invited { name, .. } => {
                 let named = self.named()?;

@@ -72,7 +72,7 @@ impl MeService {
         let (kind, name) = match operator {
             Operator::Anyone => (Kind::Anyone, "anyone"),
             Operator::Token => (Kind::Token, "token"),
-            Operator::User(name) => (Kind::User, name.as_str()),
+            Operator::User { name, .. } => (Kind::User, name.as_str()),
             Operator::Oidc { name, .. } => (Kind::Oidc, name.as_str()),
             Operator::Named { name, .. } | Operator::Invited { name, .. } => (Kind::Named, name.as_str()),
         };

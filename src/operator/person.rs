@@ -63,7 +63,7 @@ impl Credentials {
         match operator {
             Operator::Anyone | Operator::Invited { .. } => None,
             Operator::Token => Some(Person::Token),
-            Operator::User(name) => Some(Person::User { name: name.clone() }),
+            Operator::User { name, .. } => Some(Person::User { name: name.clone() }),
             Operator::Oidc { subject, name, .. } => {
                 Some(Person::Oidc { subject: subject.clone(), name: name.clone() })
             }

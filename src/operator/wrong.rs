@@ -1,7 +1,7 @@
 //! Passwords that were wrong recently, as keyed digests of name and password.
 //!
 //! They do not depend on the secret that counts: otherwise the answer to a repeated wrong password would tell outsiders when a
-//! secret changes.
+//! secret changes. Only another htpasswd file ends them all: whether it makes one of them right cannot be known.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -69,6 +69,11 @@ impl WrongPasswords {
             memory.exempt.pop_front();
         }
         memory.exempt.push_back(digest);
+    }
+
+    /// Forgets all, because any of them may be right from now on.
+    pub(super) fn forget(&self) {
+        self.memory().digests.clear();
     }
 
     fn digest(&self, joined: &str) -> Digest {

@@ -144,13 +144,19 @@ async fn nothing_that_is_remembered_of_other_users_counts() {
     let passwords = Passwords::new(Arc::clone(&credentials), lockout);
     let ask = async || passwords.check(shown("alice", "right"), HERE.into()).await;
     assert_eq!(ask().await, Verdict::Right(0));
-    assert!(credentials.operator("alice", 0).is_some());
+    let operator = credentials.operator("alice", 0).expect("a user");
+    let another = async || passwords.check(shown("alice", "another"), HERE.into()).await;
+    assert_eq!(another().await, Verdict::Wrong(None), "before the file");
+    assert_eq!(another().await, Verdict::Again);
     let hash = bcrypt::hash("another", COST).expect("bcrypt");
+    assert!(credentials.is_live(&operator) && credentials.ended(&operator).now_or_never().is_none());
     credentials.set_users(Users::parse(&format!("alice:{hash}")).expect("file"));
     assert_eq!(credentials.operator("alice", 0), None, "while a request waited");
+    assert!(!credentials.is_live(&operator), "a stream that runs");
+    assert_eq!(credentials.ended(&operator).now_or_never(), Some(()));
+    assert_eq!(credentials.person(&operator), None, "and takes no part in approvals");
     assert_eq!(ask().await, Verdict::Wrong(None));
-    let another = passwords.check(shown("alice", "another"), HERE.into()).await;
-    assert_eq!(another, Verdict::Right(1));
+    assert_eq!(another().await, Verdict::Right(1));
 }
 
 #[tokio::test]
