@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use self::domain::DomainName;
 use self::named::{Named, NamedCredential, Standing};
 pub use self::person::Person;
-pub use self::users::{BadHtpasswd, Users};
+pub use self::users::{BadHtpasswd, UserChanges, Users};
 
 /// SHA-256 of the operator's token: all comparisons are over digests, in constant time.
 pub struct OperatorToken([u8; 32]);

@@ -113,7 +113,8 @@ pub struct Shown {
     pub needed: u8,
     /// Whether the caller requested it, and therefore cannot approve it.
     pub own: bool,
-    /// The document that will be put in force, where one request is asked for.
+    /// The document that will be put in force, where one request is asked for. Of an htpasswd file it is a line for each user
+    /// with the SHA-256 of the entry, and only for owners.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document: Option<String>,
     /// The invitation that the change made, in the response to the approval only.
@@ -152,15 +153,16 @@ impl ApprovalService {
         Listed { approvals: self.approvals.list().into_iter().map(shown).collect() }
     }
 
-    /// One request, with the document that will be put in force.
+    /// One request, with the document that will be put in force, as the caller's role may see it.
     ///
     /// # Errors
     /// There is no such request.
     pub fn show(&self, caller: &Caller, id: &str) -> Result<Shown> {
         let approval = self.approvals.find(id);
         let approval = approval.ok_or_else(|| failed(ApprovalError::Unknown(id.to_owned())))?;
-        let document = approval.action.document().filter(|document| !document.is_empty());
-        Ok(Shown { document: document.map(str::to_owned), ..Shown::of(&approval, caller.identity()) })
+        let role = caller.identity().and_then(Operator::role);
+        let document = approval.action.shown_to(role).filter(|document| !document.is_empty());
+        Ok(Shown { document, ..Shown::of(&approval, caller.identity()) })
     }
 
     /// Approves a request, and makes the change. That the change failed is in the response, which is no error then.

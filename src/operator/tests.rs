@@ -174,6 +174,30 @@ fn a_file_with_which_somebody_could_not_log_in_is_refused_with_its_line() {
 }
 
 #[test]
+fn the_difference_of_two_files_names_each_user_and_no_hash() {
+    let (first, second) = (hash(4), hash(5));
+    let users = |entries: &[(&str, &str)]| {
+        let lines: Vec<_> = entries.iter().map(|(name, hash)| format!("{name}:{hash}")).collect();
+        Users::parse(&lines.join("\n")).expect("a file")
+    };
+    let old = users(&[("alice", &first), ("bob", &first), ("dave", &first)]);
+    for (new, expected) in [
+        (users(&[("dave", &first), ("bob", &first), ("alice", &first)]), "no user is changed"),
+        (users(&[("alice", &first), ("bob", &first)]), "removed: dave"),
+        (
+            users(&[("alice", &second), ("bob", &first), ("x; removed", &first), ("bob, erin", &second)]),
+            "new: \"bob, erin\", \"x; removed\"; removed: dave; with another password: alice",
+        ),
+        (users(&[("\u{202e}ecila", &first)]), "new: \"\\u{202e}ecila\"; removed: alice, bob, dave"),
+    ] {
+        assert_eq!(new.changes_from(&old).to_string(), expected);
+        let digests = new.digests();
+        assert_eq!(digests.lines().count(), new.names().count(), "{digests}");
+        assert!(!digests.contains("$2y$") && !digests.contains('\u{202e}'), "{digests}");
+    }
+}
+
+#[test]
 fn each_name_costs_the_same_hashes() {
     use super::named::{NamedCredential, Replaced, Secret, SecretHash};
     let secret_hash = || SecretHash::of(&Secret::generate().expect("random")).expect("random");

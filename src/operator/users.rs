@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
 use super::Password;
 
 /// The entries of an htpasswd file.
@@ -18,6 +21,46 @@ pub struct Users {
 struct Hash {
     text: String,
     cost: u32,
+}
+
+/// The users whose entries differ between two htpasswd files, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UserChanges {
+    /// In the new file only.
+    pub added: Vec<String>,
+    /// In the old file only.
+    pub removed: Vec<String>,
+    /// With another hash.
+    pub changed: Vec<String>,
+}
+
+impl UserChanges {
+    /// How long all names are, in bytes.
+    pub fn names_length(&self) -> usize {
+        [&self.added, &self.removed, &self.changed].into_iter().flatten().map(String::len).sum()
+    }
+}
+
+impl fmt::Display for UserChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { added, removed, changed } = self;
+        let parts = [("new", added), ("removed", removed), ("with another password", changed)];
+        let parts = parts.into_iter().filter(|(_, names)| !names.is_empty());
+        let parts: Vec<_> = parts
+            .map(|(what, names)| {
+                let names: Vec<_> = names.iter().map(|name| quoted(name)).collect();
+                format!("{what}: {}", names.join(", "))
+            })
+            .collect();
+        if parts.is_empty() { f.write_str("no user is changed") } else { f.write_str(&parts.join("; ")) }
+    }
+}
+
+/// A name that cannot be taken for several, or for a part of a sentence.
+fn quoted(name: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-._@+".contains(letter);
+    if name.chars().all(is_plain) { name.to_owned() } else { format!("{name:?}") }
 }
 
 /// Why an htpasswd file is refused.
@@ -130,6 +173,29 @@ impl Users {
     /// The names in the file.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.hashes.keys().map(String::as_str)
+    }
+
+    /// What becomes different when this file replaces `old`.
+    pub fn changes_from(&self, old: &Self) -> UserChanges {
+        let names = |of: &Self, is_wanted: &dyn Fn(&str, &Hash) -> bool| -> Vec<String> {
+            let wanted = of.hashes.iter().filter(|(name, hash)| is_wanted(name, hash));
+            wanted.map(|(name, _)| name.clone()).collect()
+        };
+        UserChanges {
+            added: names(self, &|name, _| !old.has(name)),
+            removed: names(old, &|name, _| !self.has(name)),
+            changed: names(self, &|name, new| old.hashes.get(name).is_some_and(|old| old.text != new.text)),
+        }
+    }
+
+    /// A line for each user, with the SHA-256 of the entry `user:hash`. From a digest no password can be guessed, because
+    /// the salt is not known.
+    pub fn digests(&self) -> String {
+        let line = |(name, hash): (&String, &Hash)| {
+            let entry = Sha256::digest(format!("{name}:{}", hash.text));
+            format!("{}: SHA-256 {}\n", quoted(name), hex::encode(entry))
+        };
+        self.hashes.iter().map(line).collect()
     }
 
     /// Whether the file has an entry for `user`.

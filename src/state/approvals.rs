@@ -1,4 +1,5 @@
-//! The file that keeps, over restarts, what waits for a second owner: replaced as a whole, by one rename. It holds no secret.
+//! The file that keeps, over restarts, what waits for a second owner: replaced as a whole, by one rename. It holds no secret,
+//! but while such changes wait, hashes of passwords: those of an htpasswd file, and of a secret that was chosen.
 
 use std::io;
 use std::path::PathBuf;

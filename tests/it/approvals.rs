@@ -470,4 +470,6 @@ async fn a_chosen_secret_of_admin_waits_for_a_second_owner() {
     let me = log_in().await;
     assert_eq!(me.status, 200, "though it was tried before: {}", me.text());
     assert_eq!((&me.value()["name"], &me.value()["role"]), (&json!("admin"), &json!("owner")));
+    let kept = std::fs::read_to_string(world.key_file("approvals.json")).expect("the file");
+    assert!(!kept.contains("$argon2id$"), "the hash of the secret is not kept: {kept}");
 }

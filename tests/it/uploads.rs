@@ -1,12 +1,15 @@
-//! Collateral that an owner uploads, for a KMS that reaches no collateral service.
+//! Files that an owner uploads: collateral, for a KMS that reaches no collateral service, and users with passwords.
 
 use std::fs;
 
+use crate::credentials::{Admin, CREDENTIALS};
 use crate::support::http::{post, request, with};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
 use base64::Engine as _;
+use cvm_kms::api::Role;
 use kms_simulator::{CollateralSpec, Platform, Validity};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 async fn upload(world: &World, query: &str, content: impl Into<Vec<u8>>) -> Answer {
     let caller = Caller::new(world.admin_address().await).plain();
@@ -108,9 +111,20 @@ fn user(name: &str, password: &str) -> String {
 
 async fn signed_in(world: &World, name: &str, password: &str) -> u16 {
     let caller = Caller::new(world.admin_address().await).plain();
-    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
-    let call = with(request("GET", "/livez", ""), "authorization", &format!("Basic {encoded}"));
+    let call = with(request("GET", "/livez", ""), "authorization", &basic(name, password));
     caller.send(call).await.status
+}
+
+fn basic(name: &str, password: &str) -> String {
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}")))
+}
+
+/// Starts a KMS again with a file of users.
+async fn with_users(world: &mut World, users: &str) {
+    let path = world.path("htpasswd");
+    fs::write(&path, users).expect("file");
+    world.configure(&format!("core.admin.htpasswd_file = \"{}\"", path.display()));
+    world.start().await.expect("starts");
 }
 
 async fn upload_users(world: &World, content: impl Into<Vec<u8>>) -> Answer {
@@ -163,4 +177,128 @@ async fn uploaded_users_count_at_once_and_earlier_ones_no_more() {
     assert_eq!(upload_users(&world, file).await.value()["changed"], false);
     world.start().await.expect("starts");
     assert_eq!(signed_in(&world, "bob", "third").await, 200);
+}
+
+#[tokio::test]
+async fn users_with_the_name_of_a_credential_are_refused_also_after_its_end() {
+    let mut world = World::ready().await;
+    with_users(&mut world, &user("alice", "first")).await;
+    let admin = Admin::of(&world).await;
+    for name in ["zoe", "ended"] {
+        admin.create(name, Role::Viewer).await;
+    }
+    world.stop().await;
+    let file = world.key_file("credentials.json");
+    let mut text: Value = serde_json::from_slice(&fs::read(&file).expect("file")).expect("JSON");
+    for record in text["credentials"].as_array_mut().expect("a list") {
+        if record["name"] == "ended" {
+            record["expires_at"] = json!(1);
+        }
+    }
+    fs::write(&file, text.to_string()).expect("file");
+    world.start().await.expect("starts");
+    let before = fs::read(world.path("htpasswd")).expect("file");
+    for name in ["zoe", "ended"] {
+        let refused = upload_users(&world, user("alice", "first") + &user(name, "second")).await;
+        assert_eq!((refused.status, &refused.value()["code"]), (400, &json!("invalid_file")), "{name}");
+        let text = format!("{name} is a named credential");
+        assert!(refused.text().contains(&text), "{}", refused.text());
+    }
+    assert_eq!(fs::read(world.path("htpasswd")).expect("file"), before);
+    let admin = Admin::of(&world).await;
+    admin.done("POST", &format!("{CREDENTIALS}/ended/revoke"), Value::Null).await;
+    let told = upload_users(&world, user("alice", "first") + &user("ended", "second")).await;
+    assert_eq!(told.status, 200, "its name is free: {}", told.text());
+    world.start().await.expect("starts with what was accepted");
+}
+
+#[tokio::test]
+async fn an_owner_of_a_domain_changes_nothing_of_the_whole_kms() {
+    let mut world = World::ready_with("core.admin.supervised = true").await;
+    with_users(&mut world, &user("alice", "first")).await;
+    let admin = Admin::of(&world).await;
+    let body = json!({ "name": "limited", "role": "owner", "domain": "default" });
+    let made = admin.done("POST", CREDENTIALS, body).await;
+    let limited = format!("Bearer {}", made["token"].as_str().expect("a token"));
+    let send = async |verb: &str, path: &str, body: String, authorization: &str| {
+        let call = with(request(verb, path, body), "authorization", authorization);
+        admin.0.send(with(call, "content-type", "application/json")).await
+    };
+    let whole = format!("Bearer {ADMIN_TOKEN}");
+    let freeze = json!({ "scope": "kms", "value": "", "reason": "a leak" });
+    assert_eq!(send("POST", "/prpc/Freeze", freeze.to_string(), &whole).await.status, 200);
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let rules = fs::read_to_string(world.path("auth-config.json")).expect("file") + "\n";
+    let collateral = serde_json::to_string(&world.platform.collateral()).expect("JSON");
+    for (verb, path, body) in [
+        ("POST", "/api/v1/file-upload/htpasswd", user("mallory", "second")),
+        ("POST", "/api/v1/file-upload/htpasswd?dry_run=true", user("mallory", "second")),
+        ("POST", "/api/v1/file-upload/auth-config", rules),
+        ("POST", "/api/v1/file-upload/collateral-bundle", collateral),
+        ("PATCH", "/api/v1/settings", json!({ "core.limits.app_per_second": 7 }).to_string()),
+        ("POST", "/prpc/Unfreeze", json!({ "scope": "kms", "value": "" }).to_string()),
+        ("POST", "/prpc/LowerClockFloor", json!({ "reason": "it was ahead", "now": now }).to_string()),
+        ("POST", "/api/v1/restart", String::new()),
+    ] {
+        let refused = send(verb, path, body, &limited).await;
+        let told = (refused.status, refused.header("x-error-code"));
+        assert_eq!(told, (403, "other_domain"), "{path}: {}", refused.text());
+        let text = "your credential is limited to the domain default, and this changes the whole KMS";
+        assert_eq!(refused.value()["error"], text, "{path}");
+    }
+    for event in ["file_uploaded", "setting_changed", "unfrozen", "restart_requested"] {
+        assert!(world.audited(event).is_empty(), "{event}");
+    }
+    let frozen = send("GET", "/prpc/ListFrozen?json", String::new(), &whole).await;
+    assert!(frozen.text().contains("\"kms\""), "{}", frozen.text());
+}
+
+#[tokio::test]
+async fn the_approver_of_users_sees_who_changes_and_nobody_sees_a_hash() {
+    let mut world = World::ready().await;
+    world.configure("core.admin.approvals = 2");
+    let dave = user("dave", "fourth");
+    with_users(&mut world, &(user("alice", "first") + &user("bob", "second") + &dave)).await;
+    let admin = Admin::of(&world).await;
+    let viewer = admin.create("eve", Role::Viewer).await;
+
+    let many: String = (0..5).map(|number| user(&format!("{number}{}", "x".repeat(1000)), "p")).collect();
+    let refused = upload_users(&world, many).await;
+    assert_eq!((refused.status, &refused.value()["code"]), (400, &json!("invalid_file")));
+    assert!(refused.text().contains("has to see each user"), "{}", refused.text());
+
+    let file = user("alice", "other") + &dave + &user("carol, bob", "third");
+    let waits = upload_users(&world, file.clone()).await;
+    assert_eq!(waits.status, 202, "{}", waits.text());
+    assert!(!waits.text().contains("$2y$"), "{}", waits.text());
+    let approval = waits.value()["approval"].clone();
+    let path = format!("/api/v1/approvals/{}", approval["id"].as_str().expect("an id"));
+    let shown = admin.ask("GET", &path, &Value::Null, &viewer).await.value();
+    assert_eq!(
+        shown["detail"],
+        "replace the htpasswd file, whose users are owners; new: \"carol, bob\"; removed: bob; with another password: \
+         alice"
+    );
+    assert_eq!(shown["document"], Value::Null, "{shown}");
+    let shown = admin.done("GET", &path, Value::Null).await;
+    let entry = |line: &str| hex::encode(Sha256::digest(line));
+    let mut lines: Vec<_> = file.lines().map(entry).collect();
+    lines.swap(1, 2);
+    let expected = format!(
+        "alice: SHA-256 {}\n\"carol, bob\": SHA-256 {}\ndave: SHA-256 {}\n",
+        lines[0], lines[1], lines[2]
+    );
+    assert_eq!(shown["document"], expected);
+    assert_eq!(shown["sha256"], hex::encode(Sha256::digest(&file)));
+    let kept = || fs::read_to_string(world.key_file("approvals.json")).expect("file");
+    assert!(kept().contains("$2y$"));
+
+    assert_eq!(signed_in(&world, "alice", "other").await, 401, "it waits");
+    let approve = with(post(&format!("{path}/approve"), ""), "authorization", &basic("dave", "fourth"));
+    let done = admin.0.send(approve).await;
+    assert_eq!((done.status, &done.value()["state"]), (200, &json!("done")), "{}", done.text());
+    assert_eq!(signed_in(&world, "alice", "other").await, 200, "though it was tried before");
+    assert_eq!(signed_in(&world, "bob", "second").await, 401);
+    assert!(!kept().contains("$2y$"), "not after the end of the request");
 }

@@ -74,8 +74,13 @@ pub(in crate::api) fn note_of(durability: Durability) -> &'static str {
 
 /// SHA-256 of a file; `None` if it cannot be read.
 pub(in crate::api) async fn digest_of(path: &Path) -> Option<[u8; 32]> {
+    content_of(path).await.map(|content| Sha256::digest(&content).into())
+}
+
+/// The content of a file; `None` if it cannot be read.
+pub(in crate::api) async fn content_of(path: &Path) -> Option<Vec<u8>> {
     let path = path.to_owned();
-    blocking(move || small_file(&path, MAX_OLD)).await.ok().map(|content| Sha256::digest(&content).into())
+    blocking(move || small_file(&path, MAX_OLD)).await.ok()
 }
 
 async fn blocking<T: Send + 'static>(

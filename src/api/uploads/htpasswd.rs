@@ -7,7 +7,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
-use super::exchange::{Exchange, digest_of, note_of};
+use super::exchange::{Exchange, content_of, digest_of, note_of};
 use super::{Intent, UploadName};
 use crate::api::Caller;
 use crate::api::approvals::ApprovalGate;
@@ -22,6 +22,8 @@ const MAX_FILE: usize = 1 << 20;
 /// How long a request waits for another one.
 const MAX_TURN: Duration = Duration::from_secs(10);
 const MODE: u32 = 0o600;
+/// How many bytes the names of changed users may have where a second owner approves the change: it is shown by all of them.
+const MAX_NAMES: usize = 4096;
 
 /// Replaces the htpasswd file of the configuration.
 #[derive(Debug)]
@@ -56,9 +58,10 @@ impl HtpasswdFile {
         intent: Intent,
     ) -> Result<Placed> {
         let path = self.path()?;
-        self.users(&content)?;
+        let users = self.users(&content)?;
         let sha256: [u8; 32] = Sha256::digest(&content).into();
-        let old = digest_of(path).await;
+        let old_content = content_of(path).await;
+        let old: Option<[u8; 32]> = old_content.as_ref().map(|content| Sha256::digest(content).into());
         if intent == Intent::Check || old == Some(sha256) {
             let changed = old != Some(sha256);
             let message = if changed { "it could be used" } else { "it is the file that is in force" };
@@ -66,7 +69,17 @@ impl HtpasswdFile {
             return Ok(Placed { dry_run, ..placed(&content, changed, message.to_owned()) });
         }
         let document = String::from_utf8(content).map_err(|_| invalid(&BadHtpasswd::NotUtf8))?;
-        let action = ReplaceHtpasswd { document, replaces: old.map(hex::encode) };
+        // With an old file that cannot be read, all users are new.
+        let old_users = old_content.and_then(|content| Users::read(&content).ok()).unwrap_or_default();
+        let changes = users.changes_from(&old_users);
+        if self.gate.needs_two() && changes.names_length() > MAX_NAMES {
+            let text = format!(
+                "the approver has to see each user that is changed: upload it in steps, each with at most {MAX_NAMES} bytes of \
+                 changed names"
+            );
+            return Err(Error::invalid(text).because("invalid_file"));
+        }
+        let action = ReplaceHtpasswd { document, replaces: old.map(hex::encode), changes };
         let approved = self.gate.pass(caller, action).await?;
         self.place_approved(approved).await
     }
@@ -81,7 +94,7 @@ impl HtpasswdFile {
         approved: Approved<ReplaceHtpasswd>,
     ) -> Result<Placed> {
         let change = tokio::spawn(async move {
-            let ReplaceHtpasswd { document, replaces } = approved.action();
+            let ReplaceHtpasswd { document, replaces, changes: _ } = approved.action();
             let seen = (approved.consent() == Consent::Second).then_some(replaces.as_deref());
             self.put(approved.author(), document, seen).await
         });
@@ -132,10 +145,13 @@ impl HtpasswdFile {
         if users.is_empty() {
             return Err(invalid(&BadHtpasswd::NoUsers));
         }
+        // A start also refuses the name of a credential that has ended.
         if let Some(named) = self.credentials.named()
-            && let Some(user) = users.names().find(|user| named.get(user, named.now()).is_some())
+            && let Some(name) = named.current().keys().find(|name| users.has(name.as_str()))
         {
-            let text = format!("{user} is a named credential; a name can be one of both only");
+            let text = format!(
+                "{name} is a named credential, or was one until it ended; a name can be one of both only, so revoke that first"
+            );
             return Err(Error::invalid(text).because("invalid_file"));
         }
         Ok(users)

@@ -1,11 +1,12 @@
 //! What waits for a second owner: each kind of change with everything that it needs to be made later.
 
+use kms_wire::role::Role;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::super::{Freeze, NewCredential, OwnerSecret, Scope, ScopeError};
 use crate::clock::rfc3339;
-use crate::operator::Person;
+use crate::operator::{Person, UserChanges, Users};
 
 /// A change that needs two owners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,9 @@ pub struct ReplaceHtpasswd {
     pub document: String,
     /// SHA-256 of the file that it replaces, hex.
     pub replaces: Option<String>,
+    /// In which users it differs from that.
+    #[serde(default)]
+    pub changes: UserChanges,
 }
 
 /// Changes a credential of an owner.
@@ -153,10 +157,25 @@ impl Action {
         }
     }
 
-    /// The same without its document.
+    /// The document as an operator with this role may see it. Hashes of passwords are shown to nobody.
+    pub fn shown_to(&self, role: Option<Role>) -> Option<String> {
+        match self {
+            Self::ActivatePolicy(ActivatePolicy { document, .. }) => Some(document.clone()),
+            Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) if role == Some(Role::Owner) => {
+                Users::parse(document).ok().map(|users| users.digests())
+            }
+            Self::ReplaceHtpasswd(_)
+            | Self::Unfreeze(_)
+            | Self::LowerClockFloor(_)
+            | Self::OwnerCredential(_) => None,
+        }
+    }
+
+    /// The same without its document or hash, which nobody needs after its end.
     pub(super) fn without_document(&self) -> Self {
         let mut action = self.clone();
         match &mut action {
+            Self::OwnerCredential(OwnerCredential::SetSecret { hash, .. }) => *hash = String::new(),
             Self::ActivatePolicy(ActivatePolicy { document, .. })
             | Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) => *document = String::new(),
             Self::Unfreeze(_) | Self::LowerClockFloor(_) | Self::OwnerCredential(_) => {}
@@ -193,8 +212,8 @@ impl Action {
                 self.sha256(),
                 replaces.as_deref().unwrap_or("the one there is")
             ),
-            Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) => {
-                format!("replace the users of the htpasswd file, who are owners, by: {}", names(document))
+            Self::ReplaceHtpasswd(ReplaceHtpasswd { changes, .. }) => {
+                format!("replace the htpasswd file, whose users are owners; {changes}")
             }
             Self::OwnerCredential(OwnerCredential::Create { name, domain, expires_at }) => {
                 let domain =
@@ -244,6 +263,17 @@ impl Action {
             | Self::ReplaceHtpasswd(_) => false,
         }
     }
+
+    /// Whether an owner who is limited to a domain may not make it. Of credentials each change checks its own domain.
+    pub fn concerns_whole_kms(&self) -> bool {
+        match self {
+            Self::OwnerCredential(_) => false,
+            Self::Unfreeze(_)
+            | Self::LowerClockFloor(_)
+            | Self::ActivatePolicy(_)
+            | Self::ReplaceHtpasswd(_) => true,
+        }
+    }
 }
 
 impl OwnerCredential {
@@ -261,30 +291,6 @@ impl OwnerCredential {
         let OwnerSecret { name, hash, created_at } = secret;
         Self::SetSecret { name: name.to_string(), hash: hash.as_str().to_owned(), created_at: *created_at }
     }
-}
-
-
-    /// Whether an owner who is limited to a domain may not make it. Of credentials each change checks its own domain.
-    pub fn concerns_whole_kms(&self) -> bool {
-        match self {
-            Self::OwnerCredential(_) => false,
-            Self::Unfreeze(_)
-            | Self::LowerClockFloor(_)
-            | Self::ActivatePolicy(_)
-            | Self::ReplaceHtpasswd(_) => true,
-        }
-    }
-/// The names of an htpasswd file, for a sentence.
-fn names(document: &str) -> String {
-    const MOST: usize = 10;
-    let lines = document.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let mut names: Vec<_> = lines.filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect();
-    let others = names.len().saturating_sub(MOST);
-    names.truncate(MOST);
-    if others > 0 {
-        names.push(format!("{others} others"));
-    }
-    names.join(", ")
 }
 
 impl Unfreeze {
