@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Metrics;
 
 /// How often the text is rendered within [`WINDOW`]; further scrapes get the last one. Anyone may scrape.
-const RENDERS: u32 = 20;
+const RENDERS: u32 = 200;
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// The last text.
