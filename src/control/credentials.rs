@@ -304,7 +304,7 @@ impl NamedCredentials {
     }
 
     /// Replaces the secret of a credential; the old one is invalid at once. Only that of the last owner counts until the new
-    /// one is used, or for [`OVERLAP`] seconds: if the response is lost, nobody else could make another owner.
+    /// one is used, or for 15 minutes: if the response is lost, nobody else could make another owner.
     ///
     /// # Errors
     /// [`CredentialError`]; nothing was changed then.

@@ -139,7 +139,7 @@ impl Query {
     }
 }
 
-/// What [`time`] parses.
+/// What [`time()`] parses.
 pub const A_TIME: &str =
     "a date, a time as in RFC 3339, Unix seconds, or a span until now such as 90s, 15m, 2h or 7d";
 

@@ -94,8 +94,12 @@ fn cached(file: &'static File, content: bytes::Bytes, tag: HeaderValue, asked: &
     if is_known {
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
     }
-    answer.headers_mut().insert(header::ETAG, tag);
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let headers = answer.headers_mut();
+    headers.insert(header::ETAG, tag);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Not for the setup page: over plain HTTP, which it may be read by, browsers ignore it and complain.
+    let opener = HeaderName::from_static("cross-origin-opener-policy");
+    headers.insert(opener, HeaderValue::from_static("same-origin"));
     answer
 }
 
@@ -106,7 +110,6 @@ fn with_headers(file: &'static File, body: Body) -> Response {
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     ] {
         answer.headers_mut().insert(name, HeaderValue::from_static(value));
     }

@@ -87,7 +87,7 @@ pub(crate) struct List {
 pub(crate) struct Chosen {
     /// File with the secret, at least 12 characters; `-` for standard input
     #[arg(value_name = "FILE")]
-    secret: std::path::PathBuf,
+    secret_file: std::path::PathBuf,
     #[command(flatten)]
     admin: Administered,
 }
@@ -180,8 +180,8 @@ impl Credential {
                 terminal.show(&revoked, |page| page.line("Revoked: it is not accepted any more."))?;
                 Ok(Exit::Done)
             }
-            Self::SetBasicAuth(Chosen { secret, admin }) => {
-                let secret = files::read(&secret, MAX_SECRET)?;
+            Self::SetBasicAuth(Chosen { secret_file, admin }) => {
+                let secret = files::read(&secret_file, MAX_SECRET)?;
                 let set: BasicAuth = post_bytes(&admin, terminal, BASIC_AUTH, secret.to_vec()).await?;
                 terminal.show(&set, |page| {
                     page.line(format_args!("Set: log in as {} with it.", printable(&set.user)));
