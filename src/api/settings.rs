@@ -87,7 +87,8 @@ pub struct Setting {
     editable: bool,
     /// Whether a change in the files counts after a restart only.
     restart_required: bool,
-    /// Whether it decides who gets keys and by which evidence: nothing changes it at run time.
+    /// Whether it decides who gets keys, by which evidence, or who may administer this KMS: nothing changes it at run
+    /// time.
     measured: bool,
     /// What it means, and what to know about its value.
     message: String,
@@ -251,8 +252,8 @@ impl SettingsService {
             Some(key) => Ok(key),
             None => match self.known().listed.iter().find(|one| one.key == name) {
                 Some(one) if one.is_measured() => refused(format!(
-                    "{name} decides who gets keys or by which evidence: it is part of what is measured, and nothing \
-                     changes it at run time"
+                    "{name} decides who gets keys, by which evidence, or who may administer this KMS: it is part of \
+                     what is measured, and nothing changes it at run time"
                 )),
                 Some(_) => refused(format!("{name} cannot change at run time: change the file and restart")),
                 None => {

@@ -16,8 +16,8 @@ const VARIABLES: [(&str, &[&str]); 4] = [
     ("core.attester.address", &["DSTACK_AGENT_ADDRESS"]),
 ];
 
-/// Sections and keys that decide who gets keys and by which evidence. In a CVM the file with them is measured, so nothing
-/// changes them at run time.
+/// Sections and keys that decide who gets keys, by which evidence, or who may administer this KMS. In a CVM the file with
+/// them is measured, so nothing changes them at run time.
 const MEASURED: [&str; 18] = [
     "profile",
     "core.cert_dir",

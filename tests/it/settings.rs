@@ -147,6 +147,7 @@ async fn what_cannot_change_is_refused_whole() {
     for (body, status, code, text) in [
         (json!({ key: 5, "core.auth_api.type": "dev" }).to_string(), 409, "not_editable", "measured"),
         (json!({ "core.admin.auth_token": "x" }).to_string(), 409, "not_editable", "measured"),
+        (json!({ "core.admin.supervised": true }).to_string(), 409, "not_editable", "may administer"),
         (json!({ "rpc.port": 1 }).to_string(), 409, "not_editable", "restart"),
         (json!({ "log_level": "debug" }).to_string(), 409, "not_editable", "another program"),
         (json!({ key: 5, "core.limits.app_bursts": 5 }).to_string(), 400, "unknown_setting", "app_burst"),
