@@ -79,7 +79,7 @@ pub struct LastDay {
     /// Their apps.
     apps: Option<u64>,
     denials: Option<u64>,
-    /// Denials that differ in caller or reason; at most as many as are kept.
+    /// Denials that differ in caller or code, over restarts; at most as many as are kept.
     distinct_denials: Option<u64>,
     /// CVMs that were refused, or addresses without a verified CVM.
     denied_cvms: Option<u64>,
@@ -209,12 +209,16 @@ impl LastDay {
     fn of(counted: Option<&Counted>, denials: Option<&[super::denials::Denial]>, now: u64) -> Self {
         let since = (now * 1000).saturating_sub(DAY);
         let recent = denials.map(|denials| denials.iter().filter(|denial| denial.last >= since));
+        // After a restart the same refusal has another id.
+        let distinct = recent.clone().map(|denials| {
+            denials.map(|denial| (denial.caller(), &*denial.code)).collect::<HashSet<_>>().len() as u64
+        });
         Self {
             releases: counted.map(|counted| counted.releases),
             cvms: counted.map(|counted| counted.cvms),
             apps: counted.map(|counted| counted.apps),
             denials: counted.map(|counted| counted.denials),
-            distinct_denials: recent.clone().map(|denials| denials.count() as u64),
+            distinct_denials: distinct,
             denied_cvms: recent.map(|denials| {
                 denials.map(super::denials::Denial::caller).collect::<HashSet<_>>().len() as u64
             }),
@@ -235,4 +239,50 @@ fn reasons(report: &Report) -> Vec<Reason> {
 fn relaxed(posture: &Posture) -> Vec<Relaxed> {
     let relaxed = posture.relaxed().iter();
     relaxed.map(|it| Relaxed { setting: it.code, message: it.sentence.to_string() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::denials::Denial;
+    use super::*;
+    use crate::events::{Refusal, Span, Subject};
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn denial(id: u64, instance: Option<u64>, code: &str, last: u64) -> Denial {
+        let subject = instance.map(|instance| Subject {
+            app_id: format!("{:040x}", 7),
+            instance_id: format!("{instance:040x}"),
+            ..Subject::default()
+        });
+        Denial::recorded(Refusal {
+            denial_id: format!("{id:012x}"),
+            subject,
+            times: Span { first: last - 1000, last, seq: id, count: 3 },
+            remote: "10.0.0.1".to_owned(),
+            code: code.to_owned(),
+            reason: "Boot denied".to_owned(),
+            step: "policy".to_owned(),
+            expected: None,
+            actual: None,
+            remedy: None,
+        })
+    }
+
+    #[test]
+    fn a_refusal_that_is_repeated_after_a_restart_is_one_distinct_denial() {
+        let recent = NOW * 1000 - 60_000;
+        let list = [
+            denial(1, Some(1), "compose_hash_not_allowed", recent),
+            denial(2, Some(1), "compose_hash_not_allowed", recent - 1000),
+            denial(3, Some(1), "device_not_allowed", recent),
+            denial(4, Some(2), "compose_hash_not_allowed", recent),
+            denial(5, None, "bad_evidence", recent),
+            denial(6, None, "bad_evidence", recent - 1000),
+            denial(7, Some(3), "compose_hash_not_allowed", NOW * 1000 - DAY - 1),
+        ];
+        let day = LastDay::of(None, Some(&list), NOW);
+        assert_eq!((day.distinct_denials, day.denied_cvms), (Some(4), Some(3)));
+        assert_eq!(LastDay::of(None, None, NOW).distinct_denials, None);
+    }
 }
