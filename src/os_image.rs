@@ -6,6 +6,7 @@
 mod archive;
 mod cache;
 mod download;
+mod lookups;
 mod measure;
 mod origin;
 mod program;

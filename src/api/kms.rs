@@ -83,6 +83,7 @@ impl KmsService {
         let (audit, metrics) = (Arc::clone(&foundation.audit), Arc::clone(&foundation.metrics));
         let images = ImageCache::new(core.image.cache_dir.clone());
         let image = ImageCheck::from_config(&core.image, &images, download_recorder(&audit, &metrics))?;
+        images.report_to(&metrics);
         let shadow = Arc::<Shadow>::default();
         let env_keys = Arc::<EnvKeys>::default();
         let watched = Arc::downgrade(&env_keys);

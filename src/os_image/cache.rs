@@ -13,7 +13,9 @@ use kms_attest::vm_config::VmConfig;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::lookups::{Lookup, Lookups};
 use super::origin::Origin;
+use crate::metrics::Metrics;
 
 /// The longest key in hexadecimal digits: SHA-512.
 const MAX_KEY: usize = 128;
@@ -27,17 +29,21 @@ const GIVES_WAY: usize = 16;
 /// The most attempts to delete a directory while others write into it.
 const MAX_ATTEMPTS: usize = 100;
 const IMAGES: &str = "images";
+/// Below the images.
+const WORKSPACES: &str = "tmp";
 const MEASUREMENTS: &str = "measurements";
 /// Our own measurements, with their origin. Files in `measurements/` have no origin, so they are never read.
 const MEASURED: &str = "measured";
 
-/// `core.image.cache_dir`. Clones share the clear count.
+/// `core.image.cache_dir`. Clones share the counts.
 #[derive(Debug, Clone)]
 pub struct ImageCache {
     directory: PathBuf,
     clearings: Arc<AtomicU64>,
     most_measurements: usize,
     told_full: Arc<Once>,
+    images: Arc<Lookups>,
+    measurements: Arc<Lookups>,
     /// Held while something is cleared or a measurement is written, so that these never overlap.
     turn: Arc<Mutex<()>>,
 }
@@ -88,8 +94,29 @@ impl ImageCache {
             clearings: Arc::default(),
             most_measurements: MAX_MEASUREMENTS,
             told_full: Arc::new(Once::new()),
+            images: Arc::default(),
+            measurements: Arc::default(),
             turn: Arc::default(),
         }
+    }
+
+    /// Shows both caches in `metrics`. Reads their directories.
+    pub fn report_to(&self, metrics: &Metrics) {
+        self.recount();
+        let (images, measurements) = (Arc::downgrade(&self.images), Arc::downgrade(&self.measurements));
+        let most = Some(self.most_measurements as u64);
+        metrics.watch_cache("os_images", move || Some(images.upgrade()?.state(None)));
+        metrics.watch_cache("measurements", move || Some(measurements.upgrade()?.state(most)));
+    }
+
+    /// Counts the entries of both again. Reads their directories.
+    pub(super) fn recount(&self) {
+        self.images.recount(&self.directory.join(IMAGES), |entry| entry.file_name() != WORKSPACES);
+        self.recount_measurements();
+    }
+
+    fn recount_measurements(&self) {
+        self.measurements.recount(&self.directory.join(MEASURED), |_| true);
     }
 
     /// Removes one image (hexadecimal hash), every image (`all`), or none (empty).
@@ -128,6 +155,7 @@ impl ImageCache {
             cache.clearings.fetch_add(1, Ordering::SeqCst);
             let cleared = paths.iter().try_for_each(|path| remove(&cache.directory, path));
             cache.clearings.fetch_add(1, Ordering::SeqCst);
+            cache.recount();
             cleared
         });
         cleared.await.map_err(io::Error::other).flatten().map_err(CacheError::Io)
@@ -158,9 +186,16 @@ impl ImageCache {
         self.image(hash).join(METADATA).is_file()
     }
 
+    /// The same, for a request that needs the image: counted.
+    pub(super) fn find_image(&self, hash: &[u8; 32]) -> bool {
+        let is_there = self.has_image(hash);
+        self.images.count(if is_there { Lookup::Hit } else { Lookup::Miss });
+        is_there
+    }
+
     /// A new directory for a download, on the same file system as the images. It is removed when dropped.
     pub(super) fn workspace(&self) -> io::Result<tempfile::TempDir> {
-        let directory = self.directory.join(IMAGES).join("tmp");
+        let directory = self.directory.join(IMAGES).join(WORKSPACES);
         fs::create_dir_all(&directory)?;
         tempfile::Builder::new().prefix("tmp-download-").tempdir_in(directory)
     }
@@ -171,6 +206,12 @@ impl ImageCache {
 
     /// What `origin` has measured under `key`; `None` if it was measured by something else, or is unreadable.
     pub(super) fn read(&self, key: &str, origin: &Origin) -> Option<Measured> {
+        let found = self.kept(key, origin);
+        self.measurements.count(if found.is_some() { Lookup::Hit } else { Lookup::Miss });
+        found
+    }
+
+    fn kept(&self, key: &str, origin: &Origin) -> Option<Measured> {
         let file = fs::File::open(self.entry(MEASURED, key)).ok()?;
         let mut text = Vec::new();
         file.take(MAX_MEASUREMENT).read_to_end(&mut text).ok()?;
@@ -194,6 +235,7 @@ impl ImageCache {
         }
         let record = Record { key: key.to_owned(), origin: origin.as_str().to_owned(), measured };
         self.keep(MEASURED, key, &serde_json::to_vec(&record)?)?;
+        self.recount_measurements();
         let measurement = Measurement { version: VERSION, measurements: measured.registers };
         self.keep(MEASUREMENTS, key, &serde_json::to_vec(&measurement)?)
     }
@@ -274,6 +316,7 @@ fn remove(directory: &Path, path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::CacheState;
 
     fn cache() -> (tempfile::TempDir, ImageCache) {
         let directory = tempfile::tempdir().expect("temporary directory");
@@ -349,6 +392,31 @@ mod tests {
         assert!(kept.len() >= 30, "{kept:?}");
         assert_eq!(kept, (100 - kept.len() as u32..100).collect::<Vec<_>>(), "the newest");
         assert!(cache.told_full.is_completed());
+    }
+
+    #[tokio::test]
+    async fn look_ups_and_entries_are_shown_of_images_and_measurements() {
+        let (_directory, cache) = cache();
+        let metrics = Metrics::new([]);
+        cache.report_to(&metrics);
+        let shown = || metrics.caches().into_iter().collect::<std::collections::BTreeMap<_, _>>();
+        let state = |entries, limit, hits, misses| CacheState { entries, limit, hits, misses };
+        let most = Some(MAX_MEASUREMENTS as u64);
+        assert_eq!(shown()["os_images"], state(2, None, 0, 0));
+        cache.workspace().expect("a workspace");
+        assert!(!cache.find_image(&[7; 32]));
+        fs::create_dir_all(cache.image(&[7; 32])).expect("directory");
+        fs::write(cache.image(&[7; 32]).join(METADATA), "{}").expect("file");
+        assert!(cache.find_image(&[7; 32]) && cache.find_image(&[7; 32]));
+        assert_eq!(cache.read("ab", &ours()), None);
+        cache.write("ab", &ours(), measured(1), 0).expect("written");
+        assert!(cache.read("ab", &ours()).is_some());
+        assert_eq!(shown()["measurements"], state(1, most, 1, 1));
+        cache.clear_measurements("all").await.expect("cleared");
+        assert_eq!(shown()["measurements"], state(0, most, 1, 1));
+        assert_eq!(shown()["os_images"], state(3, None, 2, 1));
+        drop(cache);
+        assert!(metrics.caches().is_empty(), "its owner is gone");
     }
 
     #[tokio::test]

@@ -87,7 +87,8 @@ impl Shared {
 
     /// Downloads an image unless it is cached.
     async fn ensure_image(self: Arc<Self>, hash: [u8; 32]) -> Result<(), OsImageError> {
-        if self.has_image(hash).await? {
+        let shared = Arc::clone(&self);
+        if blocking(move || shared.cache.find_image(&hash)).await? {
             return Ok(());
         }
         let image = hex::encode(hash);
@@ -146,6 +147,7 @@ impl Shared {
             archive::unpack(&archive, &extracted, deadline)?;
             archive::check(&extracted, &hash, deadline)?;
             archive::install(&extracted, &self.cache.image(&hash), &workspace.path().join("replaced"))?;
+            self.cache.recount();
             Ok(())
         })
         .await?

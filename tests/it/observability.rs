@@ -157,7 +157,7 @@ async fn diagnostics_show_the_stages_of_a_release_and_what_it_needed() {
     for queue in ["audit", "passwords", "handshakes", "costly_requests"] {
         assert_eq!(named(&flow, "queues", queue)["shed"], 0);
     }
-    for cache in ["collateral", "env_keys", "app_signatures"] {
+    for cache in ["collateral", "env_keys", "app_signatures", "os_images", "measurements"] {
         named(&flow, "caches", cache);
     }
     assert_eq!(flow["last_errors"], json!([]));
