@@ -1,7 +1,7 @@
 //! The request that the running task serves: its id, why it failed, and its trace.
 //!
 //! Both belong to the task, so that log lines, records and error bodies name the request without every function
-//! passing it on. Work that a request starts in a task of its own is not part of it.
+//! passing it on. Work that a request starts in a task of its own is part of it if [`spawn`] starts it.
 
 mod id;
 mod trace;
@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kms_wire::code::Code;
+use tokio::task::JoinHandle;
 
 pub use self::id::{HEADER, Ids, RequestId};
 pub use self::trace::{Asked, Attribute, MAX_WAITING, Recording, Remote, Span, SpanKind, Trace, Tracer};
@@ -110,6 +111,18 @@ pub fn current<T>(read: impl FnOnce(&Context) -> T) -> Option<T> {
     CURRENT.try_with(|context| read(context)).ok()
 }
 
+/// Runs `future` in a task of its own, which goes on if the caller disconnects, as part of the request of this task.
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    match CURRENT.try_with(Arc::clone) {
+        Ok(context) => tokio::spawn(context.scope(future)),
+        Err(_) => tokio::spawn(future),
+    }
+}
+
 /// The id of the request of this task, as it is written to logs and records.
 pub fn logged_id() -> Option<String> {
     current(|context| context.id.logged().to_string())
@@ -145,6 +158,14 @@ pub fn fail(code: Code, message: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_task_of_its_own_belongs_to_the_request_that_started_it() {
+        let id = async || spawn(async { logged_id() }).await.unwrap();
+        assert_eq!(id().await, None);
+        let context = Context::new(RequestId::ours(7), ErrorBody::Peer);
+        assert_eq!(context.scope(id()).await.as_deref(), Some("00000000000000000000000000000007"));
+    }
 
     #[tokio::test]
     async fn the_first_failure_of_the_task_is_kept_and_faults_of_callers_have_no_message() {

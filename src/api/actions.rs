@@ -19,6 +19,7 @@ use crate::clock::{rfc3339, unix_now};
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::Ready;
 use crate::proto::{ClearImageCacheRequest, RefreshedCollateral};
+use crate::request;
 
 /// How long an action may take. Less than the limit of a request, so that the caller learns the outcome.
 const MAX_TIME: Duration = Duration::from_secs(40);
@@ -216,7 +217,7 @@ impl ActionService {
         let action = Action::parse(name)?;
         let running = Arc::clone(&self).begin(action)?;
         let caller = caller.clone();
-        let task = tokio::spawn(async move {
+        let task = request::spawn(async move {
             let began = Instant::now();
             let ended = running.service.carry_out(action, &caller).await;
             (ended, began.elapsed())

@@ -17,6 +17,7 @@ use crate::control::{
 };
 use crate::error::{Code, Error, Result};
 use crate::operator::Operator;
+use crate::request;
 
 /// What each change of an owner passes before it is made.
 #[derive(Debug, Clone)]
@@ -48,7 +49,7 @@ impl ApprovalGate {
         }
         let (changer, approvals) = (caller.changer()?, Arc::clone(&self.0));
         // A task of its own, so that a caller that disconnects does not leave a request half made.
-        let gate = tokio::spawn(async move { approvals.gate(action, changer).await });
+        let gate = request::spawn(async move { approvals.gate(action, changer).await });
         match gate.await.map_err(|error| Error::internal("the request ended in a panic", error))? {
             Ok(Gate::Go(approved)) => Ok(approved),
             Ok(Gate::Wait(approval)) => Err(needed(&approval, caller.identity())),
@@ -174,10 +175,10 @@ impl ApprovalService {
             (caller.changer()?, Arc::clone(&self.approvals), self.makers.clone());
         let (id, caller) = (id.to_owned(), caller.clone());
         // A task of its own: the change is made even if the client disconnects.
-        let change = tokio::spawn(async move {
+        let change = request::spawn(async move {
             let approved =
                 approvals.approve(&id, request.sha256.as_deref(), changer).await.map_err(failed)?;
-            let made = tokio::spawn(async move { makers.make(approved).await }).await;
+            let made = request::spawn(async move { makers.make(approved).await }).await;
             let made =
                 made.unwrap_or_else(|error| Err(Error::internal("the change ended in a panic", error)));
             let (outcome, token) = match made {
@@ -201,7 +202,7 @@ impl ApprovalService {
     /// It still waits.
     pub async fn reject(&self, caller: &Caller, id: &str) -> Result<Shown> {
         let (changer, approvals, id) = (caller.changer()?, Arc::clone(&self.approvals), id.to_owned());
-        let change = tokio::spawn(async move { approvals.reject(&id, changer).await });
+        let change = request::spawn(async move { approvals.reject(&id, changer).await });
         let rejected = change.await.map_err(|error| Error::internal("the change ended in a panic", error))?;
         let rejected = rejected.map_err(failed)?;
         Ok(Shown::of(&rejected, caller.identity()))

@@ -22,6 +22,7 @@ use crate::operator::Operator;
 use crate::operator::chosen::ChosenSecret;
 use crate::operator::domain::{BadDomainName, DomainName};
 use crate::operator::named::{BadHash, CredentialName, Directory, NamedCredential, SecretHash, Standing};
+use crate::request;
 
 /// Manages the named credentials of one KMS.
 #[derive(Debug)]
@@ -201,17 +202,17 @@ impl CredentialService {
 
     async fn create_as(&self, new: NewCredential, changer: Changer) -> Result<Issued> {
         let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
-        done(tokio::spawn(async move { credentials.create(new, changer, &audit).await })).await
+        done(request::spawn(async move { credentials.create(new, changer, &audit).await })).await
     }
 
     async fn rotate_as(&self, name: CredentialName, issue: Issue, changer: Changer) -> Result<Issued> {
         let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
-        done(tokio::spawn(async move { credentials.rotate(name, issue, changer, &audit).await })).await
+        done(request::spawn(async move { credentials.rotate(name, issue, changer, &audit).await })).await
     }
 
     async fn revoke_as(&self, name: CredentialName, changer: Changer) -> Result<()> {
         let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
-        done(tokio::spawn(async move { credentials.revoke(name, changer, &audit).await })).await
+        done(request::spawn(async move { credentials.revoke(name, changer, &audit).await })).await
     }
 
     /// Sets the secret of the owner `admin`, for `--user admin:SECRET`.
@@ -237,7 +238,7 @@ impl CredentialService {
 
     async fn set_secret_as(&self, secret: OwnerSecret, changer: Changer) -> Result<()> {
         let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
-        done(tokio::spawn(async move { credentials.set_secret(secret, changer, &audit).await })).await
+        done(request::spawn(async move { credentials.set_secret(secret, changer, &audit).await })).await
     }
 
     /// Checks that the caller's domain has the credential, before anybody is asked to approve its change.
@@ -255,7 +256,7 @@ impl CredentialService {
     pub async fn activate(&self, caller: &Caller) -> Result<Shown> {
         let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
         let changer = caller.changer()?;
-        let activated = tokio::spawn(async move { credentials.activate(changer, &audit).await });
+        let activated = request::spawn(async move { credentials.activate(changer, &audit).await });
         done(activated).await.map(Shown::new)
     }
 }

@@ -163,7 +163,7 @@ impl KmsService {
             .map_err(|error| Error::internal("the keys of this app cannot be derived", error))?;
         drop(measured);
         let permit = released.permit();
-        tell(&self.releases, "app keys released", permit, caller);
+        tell(&self.releases, "app keys released", &released, caller);
         Ok(AppKeyResponse {
             ca_cert: self.ready.root_ca_pem().to_owned(),
             disk_crypt_key: keys.disk_crypt_key.expose().to_vec(),
@@ -209,7 +209,7 @@ impl KmsService {
         };
         let released = self.recorded(released, &attempt)?;
         let handover = self.ready.handover(&released);
-        tell(&self.root_releases, "ROOT KEYS given to a replica", released.permit(), caller);
+        tell(&self.root_releases, "ROOT KEYS given to a replica", &released, caller);
         let keys = KmsKeys {
             ca_key: handover.ca_key_pem.to_string(),
             k256_key: handover.k256_key.expose().to_vec(),
@@ -294,7 +294,7 @@ impl KmsService {
             .app_certificate(&released, &restricted)
             .map_err(|error| Error::internal("the certificate cannot be issued", error))?;
         drop(measured);
-        tell(&self.releases, "app certificate issued", released.permit(), caller);
+        tell(&self.releases, "app certificate issued", &released, caller);
         Ok(SignCertResponse { certificate_chain, receipt: released.leaf().map(Into::into) })
     }
 
@@ -410,9 +410,9 @@ impl KmsService {
 }
 
 /// Logs a release, beside its line in the audit log: its receiver, never its content.
-fn tell<R>(log: &LogLimit, what: &'static str, permit: &Permit<R>, caller: &Caller) {
+fn tell<R>(log: &LogLimit, what: &'static str, released: &Released<R>, caller: &Caller) {
     let Some(omitted) = log.admit() else { return };
-    let identity = permit.identity();
+    let identity = released.permit().identity();
     let Identity { app_id, compose_hash, device_id, mr_aggregated, .. } = identity;
     tracing::info!(
         app_id = hex::encode(app_id),
@@ -421,6 +421,7 @@ fn tell<R>(log: &LogLimit, what: &'static str, permit: &Permit<R>, caller: &Call
         device_id = hex::encode(device_id),
         mr_aggregated = hex::encode(mr_aggregated),
         remote = %caller.remote(),
+        seq = released.seq(),
         omitted,
         "{what}"
     );

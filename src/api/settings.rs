@@ -17,6 +17,7 @@ use crate::audit::{Audit, Event, Receipt};
 use crate::config::{Config, Effective, Hot, HotKey, Origin, Presence, Shown, Source};
 use crate::control::Author;
 use crate::error::{Code, Error, Result};
+use crate::request;
 use crate::state::SettingsFile;
 
 use super::Role;
@@ -212,7 +213,7 @@ impl SettingsService {
         let changes = self.read(body)?;
         caller.expect_whole_kms()?;
         let (service, author) = (Arc::clone(self), caller.author());
-        let change = tokio::spawn(async move { service.put(changes, author).await });
+        let change = request::spawn(async move { service.put(changes, author).await });
         change.await.map_err(|error| Error::internal("the change ended in a panic", error))??;
         Ok(self.list(caller))
     }

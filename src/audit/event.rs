@@ -1,10 +1,13 @@
 //! The events of the audit log: releases, refusals and actions of operators. They never contain a secret.
 
+mod requested;
+
 use std::net::IpAddr;
 
 use kms_attest::identity::Identity;
 use serde::Serialize;
 
+use self::requested::Requested;
 use super::AuditError;
 use super::chain::MAX_LINE;
 use crate::event_type::EventType;
@@ -786,9 +789,13 @@ impl Event {
         }
     }
 
-    /// The event as a JSON object.
+    /// The event as a JSON object, with the id of the operator's request that caused it.
     pub(super) fn fields(&self) -> Result<String, AuditError> {
-        let fields = serde_json::to_string(self).map_err(|_| AuditError::TooLarge)?;
+        let fields = match self.request_id() {
+            Some(request_id) => serde_json::to_string(&Requested { event: self, request_id }),
+            None => serde_json::to_string(self),
+        };
+        let fields = fields.map_err(|_| AuditError::TooLarge)?;
         if fields.len() > MAX_LINE - CHAIN_FIELDS { Err(AuditError::TooLarge) } else { Ok(fields) }
     }
 }

@@ -48,6 +48,11 @@ impl<R> Released<R> {
         &self.permit
     }
 
+    /// The number of the release's record.
+    pub fn seq(&self) -> u64 {
+        self.receipt.seq()
+    }
+
     /// The leaf of the release in the signed log; `None` if the log is not a file.
     pub fn leaf(&self) -> Option<&Leaf> {
         self.receipt.leaf()

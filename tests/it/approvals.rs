@@ -145,6 +145,9 @@ async fn an_unfreeze_waits_for_a_second_owner() {
     let told = answer.value();
     assert_eq!((answer.status, &told["state"]), (200, &json!("done")), "{told}");
     assert_eq!(told["approved_by"], "credential bob");
+    for event in ["approval_approved", "unfrozen", "approval_done"] {
+        assert_eq!(world.audited(event)[0]["request_id"], answer.header("x-request-id"), "{event}");
+    }
     assert!(!owners.is_frozen().await);
     owners.freeze("again").await;
     let (status, told) = owners.refused(&id, "approve", &owners.bob).await;

@@ -111,6 +111,84 @@ async fn a_denial_is_recorded_with_the_id_of_its_request() {
     assert_eq!(denials[1]["request_id"], id(&second.headers));
 }
 
+#[tokio::test]
+async fn what_operators_do_is_recorded_with_the_id_of_their_request() {
+    let world = World::ready_with("core.admin.supervised = true").await;
+    let admin = Caller::new(world.admin_address().await).plain();
+    let ask = async |verb: &str, path: &str, body: String, token: &str, number: usize| {
+        let call = with(request(verb, path, body), "content-type", "application/json");
+        let call = with(call, REQUEST_ID, &format!("operator-{number}"));
+        admin.send(with(call, "authorization", &format!("Bearer {token}"))).await
+    };
+    let expect = async |event: &str, number: usize| {
+        let recorded = eventually(event, async || world.audited(event).pop()).await;
+        assert_eq!(recorded["request_id"], format!("caller:operator-{number}"), "{recorded}");
+    };
+    let app = "07".repeat(20);
+    let freeze = json!({ "scope": "app", "target": app, "reason": "r" });
+    let allowlist = std::fs::read_to_string(world.allowlist.path()).expect("allowlist") + "\n";
+    let invitation = json!({ "name": "eve", "role": "owner", "invite": true });
+    let invited = ask("POST", "/api/v1/credentials", invitation.to_string(), ADMIN_TOKEN, 100).await.value();
+    let invited = invited["token"].as_str().expect("a token");
+    let calls: [(&str, &str, String, &str, &[&str]); 16] = [
+        ("POST", "/api/v1/activate", String::new(), invited, &["credential_activated"]),
+        (
+            "POST",
+            "/api/v1/credentials",
+            json!({ "name": "zoe", "role": "viewer" }).to_string(),
+            ADMIN_TOKEN,
+            &["credential_created"],
+        ),
+        ("POST", "/api/v1/credentials/zoe/rotate", String::new(), ADMIN_TOKEN, &["credential_rotated"]),
+        ("POST", "/api/v1/credentials/zoe/revoke", String::new(), ADMIN_TOKEN, &["credential_revoked"]),
+        (
+            "POST",
+            "/api/v1/actions/reload-policy",
+            String::new(),
+            ADMIN_TOKEN,
+            &["action_started", "action_succeeded"],
+        ),
+        (
+            "PATCH",
+            "/api/v1/settings",
+            json!({ "core.limits.app_burst": 7 }).to_string(),
+            ADMIN_TOKEN,
+            &["setting_changed"],
+        ),
+        ("POST", "/api/v1/reload", String::new(), ADMIN_TOKEN, &["reloaded"]),
+        ("POST", "/api/v1/freezes", freeze.to_string(), ADMIN_TOKEN, &["frozen"]),
+        ("POST", &format!("/api/v1/freezes/app-{app}/lift"), "{}".to_owned(), ADMIN_TOKEN, &["unfrozen"]),
+        (
+            "POST",
+            "/prpc/StartShadow",
+            json!({ "auth_config_json": "{}" }).to_string(),
+            ADMIN_TOKEN,
+            &["shadow_started"],
+        ),
+        ("POST", "/prpc/StopShadow", "{}".to_owned(), ADMIN_TOKEN, &["shadow_stopped"]),
+        ("POST", "/prpc/RefreshCollateral", "{}".to_owned(), ADMIN_TOKEN, &["collateral_refreshed"]),
+        (
+            "POST",
+            "/prpc/ClearImageCache",
+            json!({ "image_hash": "all" }).to_string(),
+            ADMIN_TOKEN,
+            &["caches_cleared"],
+        ),
+        ("POST", "/api/v1/new_event", "maintenance".to_owned(), ADMIN_TOKEN, &["reported"]),
+        ("POST", "/api/v1/file-upload/auth-config", allowlist, ADMIN_TOKEN, &["file_uploaded"]),
+        ("POST", "/api/v1/restart", String::new(), ADMIN_TOKEN, &["restart_requested"]),
+    ];
+    for (number, (verb, path, body, token, events)) in calls.into_iter().enumerate() {
+        let answer = ask(verb, path, body, token, number).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        for event in events {
+            expect(event, number).await;
+        }
+    }
+    assert_eq!(ask("GET", "/livez", String::new(), "wrong", 200).await.status, 401);
+    expect("credentials_refused", 200).await;
+}
+
 const KEY_FLOW: &str = "/api/v1/diagnostics/key-flow";
 
 async fn key_flow(world: &World) -> serde_json::Value {

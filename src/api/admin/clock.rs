@@ -9,6 +9,7 @@ use crate::clock::{MAX_BEHIND, unix_now};
 use crate::control::{Approved, LowerClockFloor};
 use crate::error::{Error, Result};
 use crate::proto::{LowerClockFloorRequest, LowerClockFloorResponse};
+use crate::request;
 
 impl AdminService {
     /// `Admin.LowerClockFloor`: ignores the dates of earlier audit records, because the clock was ahead when
@@ -51,7 +52,7 @@ impl AdminService {
         }
         // A task of its own, so that a caller that disconnects does not leave it half done.
         let change =
-            tokio::spawn(async move { audit.lower_clock_floor(reason, author.by, author.remote).await });
+            request::spawn(async move { audit.lower_clock_floor(reason, author.by, author.remote).await });
         let lowered = change.await.map_err(|error| Error::internal("the change ended in a panic", error))?;
         match lowered {
             Ok(Some(from)) => Ok(LowerClockFloorResponse { was_behind: true, from }),

@@ -10,6 +10,7 @@ use crate::api::Caller;
 use crate::audit::Event;
 use crate::error::{Error, Result};
 use crate::proto::{RefreshCollateralResponse, RefreshedCollateral};
+use crate::request;
 
 /// How long a response waits for the collateral services.
 const FETCH_TIME: Duration = Duration::from_secs(25);
@@ -24,7 +25,7 @@ impl AdminService {
         let (verifier, audit) = (Arc::clone(&self.foundation.verifier), Arc::clone(&self.foundation.audit));
         let author = caller.author();
         // A task of its own, so that a caller that disconnects does not leave it half done.
-        let refresh = tokio::spawn(async move {
+        let refresh = request::spawn(async move {
             let refreshed = verifier.cache().refresh_all().await;
             let failed = refreshed.iter().filter(|model| model.outcome.is_err()).count();
             audit.note(Event::CollateralRefreshed {

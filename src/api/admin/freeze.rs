@@ -16,6 +16,7 @@ use crate::proto::{
     FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse, UnfreezeRequest,
     UnfreezeResponse,
 };
+use crate::request;
 
 /// How long a response waits for the file and the audit log.
 const DISK_TIME: Duration = Duration::from_secs(10);
@@ -51,7 +52,7 @@ impl AdminService {
         };
         let frozen = Some(entry(&freeze));
         let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
-        let change = tokio::spawn(async move { freezes.freeze(freeze, earlier, &audit).await });
+        let change = request::spawn(async move { freezes.freeze(freeze, earlier, &audit).await });
         finished(
             change,
             "it is frozen now, but the disk does not respond: the freeze may not survive a restart",
@@ -82,7 +83,7 @@ impl AdminService {
         approved: Approved<Unfreeze>,
     ) -> Result<UnfreezeResponse> {
         let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
-        let change = tokio::spawn(async move { freezes.unfreeze(&approved, &audit).await });
+        let change = request::spawn(async move { freezes.unfreeze(&approved, &audit).await });
         let thaw =
             finished(change, "the disk does not respond: it may still be frozen, see ListFrozen").await?;
         Ok(UnfreezeResponse { was_frozen: thaw == Unfrozen::Done })

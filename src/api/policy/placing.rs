@@ -15,6 +15,7 @@ use crate::api::Caller;
 use crate::api::uploads::exchange::{Exchange, digest_of, note_of};
 use crate::control::{ActivatePolicy, Approved, Author, Consent};
 use crate::error::{Code, Error, Result};
+use crate::request;
 
 /// The name of the allowlist among the files that can be uploaded.
 pub(crate) const AUTH_CONFIG: &str = "auth-config";
@@ -122,7 +123,7 @@ impl PolicyService {
         content: Vec<u8>,
         replaces: Option<[u8; 32]>,
     ) -> Result<Placed> {
-        let change = tokio::spawn(async move { self.put(author, content, replaces).await });
+        let change = request::spawn(async move { self.put(author, content, replaces).await });
         change.await.map_err(|error| Error::internal("the change ended in a panic", error))?
     }
 

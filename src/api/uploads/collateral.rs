@@ -16,6 +16,7 @@ use crate::api::policy::Placed;
 use crate::audit::Audit;
 use crate::control::Author;
 use crate::error::{Error, Result};
+use crate::request;
 
 /// How long a request waits for another one.
 const MAX_TURN: Duration = Duration::from_secs(10);
@@ -56,7 +57,7 @@ impl CollateralFile {
     /// # Errors
     /// `invalid_file`; a disk or an audit log that does not take it.
     pub async fn upload(self: Arc<Self>, author: Author, content: Vec<u8>, intent: Intent) -> Result<Placed> {
-        let change = tokio::spawn(async move { self.put(author, content, intent).await });
+        let change = request::spawn(async move { self.put(author, content, intent).await });
         change.await.map_err(|error| Error::internal("the change ended in a panic", error))?
     }
 

@@ -16,6 +16,7 @@ use crate::audit::Audit;
 use crate::control::{Approved, Author, Consent, ReplaceHtpasswd};
 use crate::error::{Code, Error, Result};
 use crate::operator::{BadHtpasswd, Credentials, Users};
+use crate::request;
 
 /// The largest file: thousands of users.
 const MAX_FILE: usize = 1 << 20;
@@ -93,7 +94,7 @@ impl HtpasswdFile {
         self: Arc<Self>,
         approved: Approved<ReplaceHtpasswd>,
     ) -> Result<Placed> {
-        let change = tokio::spawn(async move {
+        let change = request::spawn(async move {
             let ReplaceHtpasswd { document, replaces, changes: _ } = approved.action();
             let seen = (approved.consent() == Consent::Second).then_some(replaces.as_deref());
             self.put(approved.author(), document, seen).await
