@@ -79,7 +79,7 @@ function told(now) {
     if (!keys.isUnderWay()) keys.keysExist();
     serve.allow();
   }
-  if (now.mode === 'serving') serve.serves(now.serving_port);
+  if (now.mode === 'serving') serve.serves(now.serving_port, now.console);
 }
 
 /** Locks or unlocks what needs the token. */

@@ -32,8 +32,22 @@ function origin(port) {
   return `https://${location.hostname}:${port ?? own}`;
 }
 
+/** Where the console is, and whether a browser on another machine reaches it. */
+function reached({ scheme, address, port }) {
+  const host = address ?? location.hostname.replace(/^\[|\]$/g, '');
+  const isLocal = /^(127\.|::1$)/.test(host);
+  const isHere = !isLocal || /^(127\.|\[::1\]$|localhost$)/.test(location.hostname);
+  return { url: `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}/`, isHere };
+}
+
+function toConsole(given) {
+  const { url, isHere } = reached(given);
+  const link = element('a', { href: url }, url);
+  return isHere ? ['Go on at its console: ', link] : ['Go on at its console, which only its own machine reaches, for example through an SSH tunnel: ', link];
+}
+
 /** It serves: the end of this page. */
-export function serves(port) {
+export function serves(port, console_) {
   if (!at('serving').hidden) return;
   const url = origin(port);
   at('finish').hidden = true;
@@ -43,6 +57,7 @@ export function serves(port) {
   const step = (...parts) => element('li', {}, ...parts);
   const line = (text) => element('code', { className: 'command' }, text);
   at('serving-next').replaceChildren(
+    ...(console_ ? [step(...toConsole(console_))] : []),
     step('See what it serves: ', line(`curl -k ${url}/prpc/GetMeta`)),
     step('Give its root CA public key to the apps that pin a key provider, and its values to the contract, if there is one.'),
     step('Add a replica, which is the best protection against the loss of the key directory: start a second KMS with an '

@@ -3,6 +3,7 @@
 
 mod calls;
 mod checks;
+mod console;
 mod finding;
 mod reasons;
 
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 pub use self::calls::Machine;
 use self::checks::Turns;
 pub use self::checks::{About, Check};
+pub use self::console::Console;
 pub use self::finding::Finding;
 use super::health::Boot;
 use super::onboard::OnboardService;
@@ -91,6 +93,8 @@ pub struct Status {
     pub token_required: bool,
     /// The port that will serve the keys, if it is not this one.
     pub serving_port: Option<u16>,
+    /// Where the console is once keys are served, if there is one.
+    pub console: Option<Console>,
     /// The next steps.
     pub next: Vec<Step>,
 }
@@ -105,6 +109,7 @@ impl Status {
             started_at: rfc3339(unix(boot.started)),
             token_required: false,
             serving_port: None,
+            console: None,
             next: Vec::new(),
         }
     }
@@ -126,6 +131,7 @@ pub struct SetupService {
     switch: watch::Receiver<Switch>,
     token: Token,
     serving_port: Option<u16>,
+    console: Option<Console>,
     boot_id: String,
     started_at: String,
     turns: Turns,
@@ -135,12 +141,13 @@ pub struct SetupService {
 
 impl SetupService {
     /// The setup service beside `onboard`, in a process that started at `started` and will serve keys at
-    /// `serving_port`, if that is another port.
+    /// `serving_port`, if that is another port, with a `console`, if there is one.
     pub fn new(
         onboard: Arc<OnboardService>,
         switch: watch::Receiver<Switch>,
         token: Token,
         serving_port: Option<u16>,
+        console: Option<Console>,
         started: SystemTime,
         boot_id: String,
     ) -> Self {
@@ -151,6 +158,7 @@ impl SetupService {
             switch,
             token,
             serving_port,
+            console,
             boot_id,
             started_at: started_at.format(&Rfc3339).unwrap_or_default(),
             turns: Turns::default(),
@@ -202,6 +210,7 @@ impl SetupService {
             started_at: self.started_at.clone(),
             token_required: self.token == Token::Required,
             serving_port: self.serving_port,
+            console: self.console.clone(),
             next: next(mode, switch, held),
         };
         Ok((status, switch))

@@ -18,7 +18,7 @@ use super::serving::{MainListener, Serving};
 use crate::api::health::HealthService;
 use crate::api::onboard::OnboardService;
 use crate::api::readiness::Readiness;
-use crate::api::setup::{SetupService, Switch, Token};
+use crate::api::setup::{Console, SetupService, Switch, Token};
 use crate::lifecycle::Onboarding;
 use crate::net::listener::{Phase, PlainHttp};
 use crate::net::middleware::Middleware;
@@ -58,6 +58,7 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
         process.switch.subscribe(),
         needed,
         process.other_serving_port(),
+        Console::of(&core.admin),
         process.started,
         process.boot_id.clone(),
     );

@@ -1,4 +1,4 @@
-// The first KMS: its identity, checks, Bootstrap, Finish; each state checked in every layout and theme.
+// The first KMS: its identity, checks, Bootstrap, Finish, and the way to its console; each state checked in every layout and theme.
 
 import { accessible, assert, clean, finish, fits, LOOKS, onlyOpen, open, picture, primary, says, scenario, step } from './browser.mjs';
 
@@ -51,5 +51,10 @@ await scenario(async (browser) => {
   const next = await page.locator('#serving-next code').allTextContents();
   await everyLook(page, 'serving');
   clean(seen);
-  return { shown, file: JSON.parse(file), result, steps, clipboard, next };
+  const link = page.locator('#serving-next').getByRole('link');
+  const address = await link.getAttribute('href');
+  await link.click();
+  await page.locator('input[name=token]').waitFor();
+  assert(page.url() === address, 'the console asks for a token there');
+  return { shown, file: JSON.parse(file), result, steps, clipboard, next, console: address };
 });

@@ -20,6 +20,34 @@ fn texts(list: &Value) -> Vec<&str> {
     list.as_array().expect("a list").iter().map(|text| text.as_str().expect("a text")).collect()
 }
 
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port()
+}
+
+/// Where the state of the setup says that the console will be.
+async fn console_of(toml: &str) -> Value {
+    let world = World::onboarding_with(toml).await;
+    let status = world.caller().plain().get("/api/v1/setup/status").await;
+    assert_eq!(status.status, 200, "{}", status.text());
+    status.value()["console"].clone()
+}
+
+#[tokio::test]
+async fn the_state_of_the_setup_says_where_the_console_will_be() {
+    let port = free_port();
+    let everywhere =
+        format!("core.admin = {{ address = \"0.0.0.0\", port = {port}, insecure_plain_http = true }}");
+    let expected = json!({ "scheme": "http", "address": null, "port": port });
+    assert_eq!(console_of(&everywhere).await, expected);
+    let files = tempfile::tempdir().expect("directory");
+    let (key, certs) = (files.path().join("admin.key"), files.path().join("admin.crt"));
+    let tls = format!("tls = {{ key = {key:?}, certs = {certs:?}, create_if_missing = true }}");
+    let expected = json!({ "scheme": "https", "address": "127.0.0.1", "port": port });
+    assert_eq!(console_of(&format!("core.admin = {{ port = {port}, {tls} }}")).await, expected);
+    assert_eq!(console_of("").await, Value::Null, "the system chooses its port later");
+    assert_eq!(console_of("core.admin.enabled = false").await, Value::Null);
+}
+
 async fn meta(world: &World) -> GetMetaResponse {
     let answer = world.caller().json("GetMeta", json!({})).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -37,8 +65,10 @@ async fn other_image() -> World {
 
 #[tokio::test]
 async fn the_first_kms_goes_from_nothing_to_serving() {
-    let world = World::onboarding().await;
+    let port = free_port();
+    let world = World::onboarding_with(&format!("core.admin.port = {port}")).await;
     let seen = play("bootstrap", &page_of(&world), json!({})).await;
+    assert_eq!(seen["console"], format!("http://127.0.0.1:{port}/"));
 
     let (measured, image) = (hex::encode(world.cvm.mr_aggregated()), hex::encode(world.cvm.os_image_hash()));
     let device = hex::encode(world.platform.device_id());
@@ -267,8 +297,7 @@ async fn a_page_of_another_site_in_the_same_browser_changes_nothing() {
 async fn grpc_web_works_from_pages_of_listed_origins_and_no_others() {
     use prost::Message as _;
     let (listed, other) = ("http://app.test", "http://other.test");
-    let port =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let port = free_port();
     let world = World::ready_with(&format!("rpc.cors_origins = [\"{listed}:{port}\"]")).await;
     let given = json!({ "port": port, "listed": listed, "other": other });
     let seen = play("grpc_web", &format!("https://{}", world.address()), given).await;
