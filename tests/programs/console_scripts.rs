@@ -34,6 +34,12 @@ fn every_script_of_the_console_is_a_module() {
 }
 
 #[test]
+fn a_sentence_begins_with_a_capital_but_no_key_or_identifier_does() {
+    let format = Path::new(env!("CARGO_MANIFEST_DIR")).join("web/console/format.js");
+    assert_eq!(node("sentences.mjs", &[format])["wrong"], Value::Array(Vec::new()));
+}
+
+#[test]
 fn the_verifier_of_the_console_agrees_with_the_vectors() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let own = root.join("tests/vectors");

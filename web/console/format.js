@@ -97,10 +97,10 @@ export function methodName(method) {
   return METHODS[name] ?? name;
 }
 
-/** A text with a capital letter at its start, as a sentence on a page has it; codes stay as they are. */
+/** A text with a capital letter at its start, as a sentence on a page has it; keys, codes and addresses stay as they are. */
 export function sentence(text) {
   const plain = String(text ?? '');
-  if (/^\S*[_0-9.]\S/.test(plain)) return plain;
+  if (/^(\S*[_0-9.:]\S|[a-z]+[A-Z])/.test(plain)) return plain;
   return (plain.charAt(0).toUpperCase() + plain.slice(1)).replace(/^Os image/, 'OS image');
 }
 

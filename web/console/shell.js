@@ -2,16 +2,20 @@
 
 import { useGet, isReachable, on } from './api.js';
 import { liveState, onLive } from './live.js';
+import { can } from './roles.js';
 import { link } from './router.js';
 import { Button, Icon, Note, Pill, Time, html, useEffect, useRef, useState } from './ui.js';
 
-/** The views in the order of the navigation, in groups: name in addresses, words, least role. */
+/** A KMS without credentials has none to manage. */
+const managesCredentials = (me) => me.kind !== 'anyone' && can(me, 'credential.manage');
+
+/** The views in the order of the navigation, in groups: name in addresses, words, and to whom it is shown if not to everyone. */
 export const GROUPS = [
   { name: null, views: [['overview', 'Overview']] },
   { name: 'Activity', views: [['releases', 'Releases'], ['denials', 'Denials'], ['cvms', 'CVMs']] },
   { name: 'Control', views: [['policy', 'Policy'], ['freezes', 'Freezes'], ['approvals', 'Approvals']] },
   { name: 'Trust', views: [['ledger', 'Ledger'], ['platforms', 'Platforms'], ['replicas', 'Replicas']] },
-  { name: 'System', views: [['credentials', 'Credentials', 'owner'], ['settings', 'Settings'], ['diagnostics', 'Diagnostics']] },
+  { name: 'System', views: [['credentials', 'Credentials', managesCredentials], ['settings', 'Settings'], ['diagnostics', 'Diagnostics']] },
 ];
 
 const EVENTS = ['denied', 'refused', 'frozen', 'unfrozen', 'shadow_started', 'shadow_stopped'];
@@ -91,7 +95,7 @@ export function Shell({ me, view, onSignOut, children }) {
     <div class="side ${isOpen ? 'open' : ''}" id="nav">
       <nav aria-label="Console">
         ${GROUPS.map((group) => {
-          const views = group.views.filter(([, , role]) => !role || role === me.role);
+          const views = group.views.filter(([, , isFor]) => !isFor || isFor(me));
           return html`<div key=${group.name} class="group" role="group" aria-label=${group.name ?? undefined}>
             ${group.name && html`<p class="groupname" aria-hidden="true">${group.name}</p>`}
             <ul>${views.map(([key, text]) => html`<li key=${key}><a href=${link(key)} aria-current=${key === view ? 'page' : undefined}

@@ -296,8 +296,8 @@ export function Loaded({ of, lines = 5, empty, children }) {
 }
 
 /**
- * A table that becomes a list of cards on a phone. `columns` are `{ head, cell(row), kind }`; kinds: `num`, `main`, `shrink`, `hide` (its
- * heading is for screen readers only). `href(row)` makes rows open that place; the first cell should then have a link to it.
+ * A table that becomes a list of cards on a phone. `columns` are `{ head, cell(row), kind }`; kinds: `num`, `main`, `shrink`, `minor` (not on a
+ * phone), `spare` (not on a small screen), `hide` (its heading is for screen readers only). `href(row)` makes rows open that place; the first cell should then have a link to it.
  */
 export function Table({ caption, columns, rows, rowKey, href, empty, mark }) {
   if (rows.length === 0 && empty) return empty;

@@ -38,11 +38,6 @@ export function waits(answer) {
   return true;
 }
 
-/** A text of the KMS as a sentence: its messages begin in lower case. */
-export function sentence(text) {
-  return String(text ?? '').replace(/^\s*./, (first) => first.toUpperCase());
-}
-
 /** A file of the browser's, saved under `name`. */
 export function save(name, text, type = 'text/plain') {
   const address = URL.createObjectURL(new Blob([text], { type }));

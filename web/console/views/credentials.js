@@ -19,6 +19,9 @@ const ROLE_WORDS = Object.fromEntries(ROLES.map(([role, word]) => [role, word]))
 const ENDS = [['86400', 'In a day'], ['604800', 'In a week'], ['2592000', 'In 30 days'], ['7776000', 'In 90 days'], ['31536000', 'In a year'], ['', 'Never']];
 const STATES = { active: ['good', 'active'], invited: ['warn', 'invited'], ended: ['quiet', 'ended'] };
 
+/** The domain that each KMS has. */
+const DOMAIN = 'default';
+
 const invitationLink = (token) => `${location.origin}/#/activate?token=${encodeURIComponent(token)}`;
 
 /** A secret, once. It is gone when the dialog closes. */
@@ -36,8 +39,8 @@ function Issued({ made, onClose }) {
   <//>`;
 }
 
-function Create({ onClose, onMade }) {
-  const [values, setValues] = useState({ name: '', role: 'viewer', ends: '7776000', issue: 'invitation' });
+function Create({ me, onClose, onMade }) {
+  const [values, setValues] = useState({ name: '', role: 'viewer', domain: me.domain ?? '', ends: '7776000', issue: 'invitation' });
   const [tried, setTried] = useState(false);
   const set = (name) => (event) => setValues({ ...values, [name]: event.target.value });
   const wrong = values.name === '' ? 'Type a name.' : /^[a-z0-9][a-z0-9.-]*$/.test(values.name) ? '' : 'Lower-case letters, digits, “-” and “.” only.';
@@ -45,6 +48,7 @@ function Create({ onClose, onMade }) {
     name: values.name,
     role: values.role,
     invite: values.issue === 'invitation',
+    ...(values.domain ? { domain: values.domain } : {}),
     ...(values.ends ? { expires_at: Math.floor(Date.now() / 1000) + Number(values.ends) } : {}),
   }));
   const submit = async (event) => {
@@ -59,6 +63,8 @@ function Create({ onClose, onMade }) {
       <${Field} id="credential-name" label="Name" hint="The audit log names its holder by it." error=${(tried || values.name) && wrong}>${(props) => html`<input ...${props} value=${values.name} autocomplete="off" spellcheck=${false} autocapitalize="none" onInput=${set('name')} />`}<//>
       <fieldset class="stack tight"><legend>Role</legend>${ROLES.map(([role, word, what]) => html`<label class="choice" key=${role}><input type="radio" name="role" value=${role} checked=${values.role === role} onChange=${set('role')} />
         <span><strong>${word}</strong> <span class="soft">${what}</span></span></label>`)}</fieldset>
+      <${Field} label="It is for" hint="An owner of a domain manages only its credentials.">${(props) => html`<select ...${props} value=${values.domain} onChange=${set('domain')}>
+        ${(me.domain ? [me.domain] : ['', DOMAIN]).map((domain) => html`<option key=${domain} value=${domain}>${domain ? `The domain “${domain}”` : 'The whole KMS'}</option>`)}</select>`}<//>
       <${Field} label="It ends">${(props) => html`<select ...${props} value=${values.ends} onChange=${set('ends')}>${ENDS.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}</select>`}<//>
       <fieldset class="stack tight"><legend>What you hand over</legend>
         <label class="choice"><input type="radio" name="issue" value="invitation" checked=${values.issue === 'invitation'} onChange=${set('issue')} /><span><strong>An invitation</strong> <span class="soft">a link for 15 minutes; only its holder ever sees the token</span></span></label>
@@ -83,7 +89,7 @@ function Revoke({ of, me, onClose, onDone }) {
 
 /** `#/credentials`. */
 export default function Credentials({ me }) {
-  const isOwner = can(me, 'credential.manage');
+  const isOwner = can(me, 'credential.manage') && me.kind !== 'anyone';
   const credentials = useGet(isOwner ? PATH : null, { every: 60, live: EVENTS });
   const [open, setOpen] = useState(null);
   const close = () => { setOpen(null); credentials.refresh(); };
@@ -96,6 +102,7 @@ export default function Credentials({ me }) {
     if (!waits(answer)) toast('Revoked');
     close();
   };
+  if (me.kind === 'anyone') return html`<${Page} title="Credentials"><${Card}><${Empty} title="This KMS asks for no credentials">Everybody who reaches this listener is an owner: <code>core.admin.insecure_no_auth</code> is true.<//><//><//>`;
   if (!isOwner) return html`<${Page} title="Credentials"><${Card}><${Empty} title="Owners manage credentials">You are signed in as ${me.name}, with the role ${me.role}.<//><//><//>`;
   const columns = [
     { head: 'Name', kind: 'main', cell: ({ name }) => html`${name}${name === me.name && html` <span class="soft">you</span>`}` },
@@ -112,7 +119,7 @@ export default function Credentials({ me }) {
   return html`<${Page} title="Credentials" lead="People and programs that may call this listener, and what each of them may do." actions=${create}>
     <${Card} flush><${Loaded} of=${credentials} lines=${5} empty=${(data) => data.credentials.length === 0 && html`<${Empty} title="There are no named credentials">You came with a token of the configuration. Give each person and program a credential of its own, so that the audit log can tell them apart.<//>`}>
       ${(data) => html`<${Table} caption="Named credentials" columns=${columns} rows=${data.credentials} rowKey=${({ name }) => name} />`}<//><//>
-    ${open?.what === 'create' && html`<${Create} onClose=${close} onMade=${made} />`}
+    ${open?.what === 'create' && html`<${Create} me=${me} onClose=${close} onMade=${made} />`}
     ${open?.what === 'issued' && html`<${Issued} made=${open.made} onClose=${close} />`}
     ${open?.what === 'rotate' && html`<${Rotate} of=${open.of} onClose=${close} onDone=${made} />`}
     ${open?.what === 'revoke' && html`<${Revoke} of=${open.of} me=${me} onClose=${close} onDone=${revoked} />`}

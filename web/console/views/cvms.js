@@ -25,7 +25,7 @@ const COLUMNS = [
   { head: 'Denials', kind: 'num', cell: (cvm) => (cvm.denials > 0 ? html`<span class="bad">${number(cvm.denials)}</span>` : html`<span class="soft">0</span>`) },
   { head: 'Platform', cell: (cvm) => html`<${Tcb} status=${cvm.tcb_status} advisories=${cvm.advisories} />` },
   { head: 'OS image', kind: 'minor', cell: (cvm) => html`<${Id} value=${cvm.os_image_hash} name="OS image hash" still />` },
-  { head: 'Device', kind: 'minor', cell: (cvm) => html`<${Id} value=${cvm.device_id} name="device id" still />` },
+  { head: 'Device', kind: 'minor spare', cell: (cvm) => html`<${Id} value=${cvm.device_id} name="device id" still />` },
 ];
 
 function List({ params, navigate }) {

@@ -29,7 +29,7 @@ function List({ params, navigate }) {
           { head: 'Instance', cell: (row) => html`<${Id} value=${row.instance_id} name="instance id" still />` },
           { head: 'What', kind: 'minor nowrap', cell: ({ method }) => (method ? methodName(method) : '—') },
           { head: 'Times', kind: 'num', cell: (row) => number(row.count) },
-          { head: 'First', kind: 'minor shrink', cell: ({ first_at: at }) => html`<${Time} at=${at} still />` },
+          { head: 'First', kind: 'minor spare shrink', cell: ({ first_at: at }) => html`<${Time} at=${at} still />` },
         ]} /><${Pages} cursor=${cursor} next=${next} navigate=${navigate} what="denials" />`}<//>
     <//><//>`;
 }
@@ -78,7 +78,7 @@ function Remedy({ me, denial, refresh }) {
   });
   const shadow = useTask(async () => {
     const now = await get('/api/v1/policy');
-    await post('/prpc/StartShadow?json', { auth_config_json: pretty(merged(now.document, remedy.fragment)), name: `allows denial ${denial.id}` });
+    await post('/prpc/Admin.StartShadow', { auth_config_json: pretty(merged(now.document, remedy.fragment)), name: `allows denial ${denial.id}` });
     return true;
   });
   const allow = useTask(async () => {
@@ -109,7 +109,7 @@ function Remedy({ me, denial, refresh }) {
       ${remedy.kmsctl && html`<details><summary>On the command line</summary><${Code} text=${remedy.kmsctl} name="command" /></details>`}
     </div>
     ${asking === 'shadow' && html`<${Confirm} title="Try in shadow" word="Start the shadow" task=${shadow} onClose=${() => ask(null)}
-      onDone=${() => { ask(null); toast('The candidate is in shadow', { href: link('policy'), word: 'Policy' }); }}>
+      onDone=${() => { ask(null); toast('The candidate is in shadow', { href: link('policy', 'candidate'), word: 'See the candidate' }); }}>
       <p>The policy with this fragment judges each request beside the policy in force, and decides nothing. It replaces a candidate that is in shadow now.</p><//>`}
     ${asking === 'allow' && html`<${Confirm} title="Allow this" word="Put it in force" task=${allow} onClose=${() => ask(null)} onDone=${done}>
       <p>This is added to the policy in force. Every caller with these values gets keys from then on:</p><${Code} text=${pretty(remedy.fragment).trim()} name="fragment of the policy" /><//>`}

@@ -6,7 +6,7 @@ import { can } from '../roles.js';
 import { Button, Card, Code, Empty, Failure, Figure, Loaded, Note, Page, Pill, Table, Time, Values, Whole, html, toast } from '../ui.js';
 import { Proof } from './ledger_proof.js';
 
-const STATES = { ok: ['good', 'current'], behind: ['warn', 'behind'], failing: ['bad', 'failing'], never: ['bad', 'never answered'] };
+const STATES = { ok: ['good', 'current'], behind: ['warn', 'behind'], failing: ['bad', 'failing'], never: ['warn', 'not asked since the start'] };
 
 const WITNESSES = [
   { head: 'Witness', kind: 'main', cell: ({ name }) => name },

@@ -122,7 +122,7 @@ export default function OverviewView({ params, navigate }) {
       <${Figure} name="Denied, 24 hours" value=${number(now.last_24h.denials)} href=${link('denials')} kind=${now.last_24h.denials > 0 ? 'bad' : ''}
         more=${now.last_24h.denials === null ? 'not counted yet' : now.last_24h.denials > 0 ? `${number(now.last_24h.distinct_denials)} distinct, ${count(now.last_24h.denied_cvms, 'CVM')}` : 'no request was refused'} />
       <${Figure} name="Release, 99th percentile" value=${milliseconds(now.latency.p99_ms)}
-        more=${now.latency.p99_ms === null ? 'no release yet' : `median ${milliseconds(now.latency.p50_ms)}${now.latency.ledger_p99_ms === null ? '' : ` · ledger ${milliseconds(now.latency.ledger_p99_ms)}`}`} />
+        more=${now.latency.p99_ms === null ? 'none since the start' : `median ${milliseconds(now.latency.p50_ms)}${now.latency.ledger_p99_ms === null ? '' : ` · ledger ${milliseconds(now.latency.ledger_p99_ms)}`}`} />
       <${Figure} name="Ledger" value=${number(now.ledger.size)} href=${link('ledger')} kind=${now.ledger.witnesses_ok < now.ledger.required ? 'bad' : ''}
         more=${now.ledger.size === null ? 'nothing is signed yet' : `checkpoint ${ago(now.ledger.checkpoint_at)}${now.ledger.witnesses > 0 ? ` · ${now.ledger.witnesses_ok} of ${count(now.ledger.witnesses, 'witness', 'witnesses')}` : ' · no witnesses'}`} />
       <${Traffic} params=${params} navigate=${navigate} />

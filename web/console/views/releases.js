@@ -35,10 +35,10 @@ function List({ params, navigate }) {
           { head: 'What', cell: (row) => methodName(row.method) },
           { head: 'App', cell: (row) => html`<${Id} value=${row.app_id} name="app id" still />` },
           { head: 'Instance', cell: (row) => html`<${Id} value=${row.instance_id} name="instance id" still />` },
-          { head: 'Device', kind: 'minor', cell: (row) => html`<${Id} value=${row.device_id} name="device id" still />` },
+          { head: 'Device', kind: 'minor spare', cell: (row) => html`<${Id} value=${row.device_id} name="device id" still />` },
           { head: 'OS image', kind: 'minor', cell: (row) => html`<${Id} value=${row.os_image_hash} name="OS image hash" still />` },
           { head: 'TCB status', cell: (row) => html`<${Tcb} status=${row.tcb_status} advisories=${row.tcb_advisories} />` },
-          { head: 'From', kind: 'minor', cell: (row) => row.address ?? '—' },
+          { head: 'From', kind: 'minor spare', cell: (row) => row.address ?? '—' },
           { head: 'Record', kind: 'num', cell: ({ seq }) => `#${number(seq)}` },
         ]} /><${Pages} cursor=${cursor} next=${next} navigate=${navigate} what="releases" />`;
       }}<//>

@@ -1,11 +1,11 @@
 // The configuration in force: each setting with its source, changes at run time, actions, files, and the restart.
 
 import { get, patch, post, useGet, useTask } from '../api.js';
-import { count, words } from '../format.js';
+import { count, sentence, words } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
 import { Button, Card, Confirm, Dialog, Empty, Failure, Field, Filters, Loaded, Note, Page, Pill, Table, Tabs, Values, html, toast, useState } from '../ui.js';
-import { sentence, waits } from './common.js';
+import { waits } from './common.js';
 import { Actions, Files } from './settings_parts.js';
 
 const SOURCES = { default: 'default', file: 'file', environment: 'environment', runtime: 'changed here', argument: 'argument' };
@@ -14,6 +14,9 @@ const FILTERS = [
   { name: 'source', label: 'Source', options: [['', 'Any'], ...Object.entries(SOURCES)] },
   { name: 'can', label: 'Change', options: [['', 'All'], ['edit', 'Can be changed here'], ['restart', 'Needs a restart']] },
 ];
+
+/** How a setting is changed that decides what the KMS is. */
+const MEASURED = 'in kms.toml, then a restart; in a CVM that changes what is measured';
 
 function shown(value) {
   if (value === null || value === undefined || value === '') return html`<span class="soft">empty</span>`;
@@ -60,7 +63,7 @@ function One({ of, me, onClose, onEdit }) {
       { name: 'Value', value: of.secret ? html`${of.value} <span class="soft">(secrets are not shown)</span>` : shown(of.value) },
       { name: 'Source', value: SOURCES[of.source] ?? of.source },
       { name: 'Default', value: of.secret ? null : shown(of.default) },
-      { name: 'Change', value: of.measured ? 'only with a new image: it is measured' : of.editable ? 'here, at run time' : 'in kms.toml, then a restart' },
+      { name: 'Change', value: of.measured ? MEASURED : of.editable ? 'here, at run time' : 'in kms.toml, then a restart' },
     ]} /><//>`;
 }
 
@@ -98,7 +101,7 @@ function Effective({ me, params, navigate, settings }) {
     { head: 'Value', cell: ({ value, secret }) => (secret ? html`<span class="soft">${value}</span>` : shown(value)) },
     { head: 'Source', cell: ({ source }) => (source === 'default' ? html`<span class="soft">default</span>` : SOURCES[source] ?? source) },
     { head: 'Change', kind: 'hide shrink', cell: (one) => (one.editable && can(me, 'settings.change') ? html`<${Button} small onClick=${() => setOpen({ what: 'edit', of: one })}>Change<span class="unseen"> ${one.key}</span><//>`
-      : one.measured ? html`<span class="soft" data-tip="It is measured: only a new image changes it" tabindex="0">measured</span>` : null) },
+      : one.measured ? html`<span class="soft" data-tip=${sentence(MEASURED)} aria-description=${sentence(MEASURED)} tabindex="0">measured</span>` : null) },
   ];
   const done = (answer) => {
     if (!waits(answer)) toast('Changed');

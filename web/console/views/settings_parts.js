@@ -1,10 +1,10 @@
 // Parts of the settings view: actions of the KMS, and files that are checked before they replace those in use.
 
 import { post, upload, useGet, useTask, withQuery } from '../api.js';
-import { bytes, milliseconds } from '../format.js';
+import { bytes, milliseconds, sentence } from '../format.js';
 import { can } from '../roles.js';
 import { Button, Card, Confirm, Empty, Failure, Field, Loaded, Note, Table, Time, Values, Whole, html, toast, useRef, useState } from '../ui.js';
-import { sentence, waits } from './common.js';
+import { waits } from './common.js';
 
 /** Actions after which requests are handled otherwise; they ask first. */
 const ASKED = {
