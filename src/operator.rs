@@ -403,9 +403,12 @@ const LOOK_AGAIN: u64 = 15;
 fn of_version(credential: &NamedCredential, version: u64, now: u64) -> Option<Operator> {
     let (name, domain) = (credential.name.to_string(), credential.domain.clone());
     let counts = credential.versions(now).any(|counting| counting == version);
+    let is_invitation = credential.invitation(now).is_some_and(|invitation| invitation.version == version);
     counts.then_some(match credential.standing {
-        Standing::Active(_) => Operator::Named { name, role: credential.role, domain, version },
-        Standing::Invited { .. } => Operator::Invited { name, domain, version },
+        Standing::Active(_) if !is_invitation => {
+            Operator::Named { name, role: credential.role, domain, version }
+        }
+        Standing::Active(_) | Standing::Invited { .. } => Operator::Invited { name, domain, version },
     })
 }
 

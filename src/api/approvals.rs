@@ -1,11 +1,14 @@
 //! Changes of owners that wait for a second owner: how they pass, and how they are approved and made.
 
+mod halves;
+
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use self::halves::Halves;
 use super::Caller;
 use super::admin::AdminService;
 use super::credentials::CredentialService;
@@ -63,6 +66,7 @@ impl ApprovalGate {
 pub struct ApprovalService {
     approvals: Arc<Approvals>,
     makers: Makers,
+    halves: Arc<Halves>,
 }
 
 /// The services that make approved changes.
@@ -118,7 +122,8 @@ pub struct Shown {
     /// with the SHA-256 of the entry, and only for owners.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document: Option<String>,
-    /// The invitation that the change made, in the response to the approval only.
+    /// The caller's half of the invitation that the change made: the second half in the response to the approval, the first
+    /// half for the owner who requested it, until the invitation lapses. Its holder writes the second one after the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
 }
@@ -145,7 +150,7 @@ impl Made {
 impl ApprovalService {
     /// The service over the requests of a KMS.
     pub fn new(approvals: Arc<Approvals>, makers: Makers) -> Self {
-        Self { approvals, makers }
+        Self { approvals, makers, halves: Arc::default() }
     }
 
     /// All requests that are known.
@@ -154,7 +159,8 @@ impl ApprovalService {
         Listed { approvals: self.approvals.list().into_iter().map(shown).collect() }
     }
 
-    /// One request, with the document that will be put in force, as the caller's role may see it.
+    /// One request, with the document that will be put in force, as the caller's role may see it, and the caller's half of the
+    /// invitation that it made.
     ///
     /// # Errors
     /// There is no such request.
@@ -163,7 +169,12 @@ impl ApprovalService {
         let approval = approval.ok_or_else(|| failed(ApprovalError::Unknown(id.to_owned())))?;
         let role = caller.identity().and_then(Operator::role);
         let document = approval.action.shown_to(role).filter(|document| !document.is_empty());
-        Ok(Shown { document, ..Shown::of(&approval, caller.identity()) })
+        let half = caller
+            .identity()
+            .filter(|operator| self.approvals.is_requester(&approval, operator))
+            .and_then(|_| self.halves.of_requester(&approval.id));
+        let token = half.map(|half| half.as_str().to_owned());
+        Ok(Shown { document, token, ..Shown::of(&approval, caller.identity()) })
     }
 
     /// Approves a request, and makes the change. That the change failed is in the response, which is no error then.
@@ -173,7 +184,7 @@ impl ApprovalService {
     pub async fn approve(&self, caller: &Caller, id: &str, request: ApproveRequest) -> Result<Shown> {
         let (changer, approvals, makers) =
             (caller.changer()?, Arc::clone(&self.approvals), self.makers.clone());
-        let (id, caller) = (id.to_owned(), caller.clone());
+        let (id, caller, halves) = (id.to_owned(), caller.clone(), Arc::clone(&self.halves));
         // A task of its own: the change is made even if the client disconnects.
         let change = request::spawn(async move {
             let approved =
@@ -188,6 +199,7 @@ impl ApprovalService {
                     (Err(error.message().to_owned()), None)
                 }
             };
+            let token = token.map(|invitation| halves.split(&id, &invitation));
             let ended = approvals.finish(&id, outcome).await;
             let ended = ended.ok_or_else(|| Error::internal("internal error", "the request is gone"))?;
             let token = token.map(|token| token.as_str().to_owned());

@@ -163,7 +163,7 @@ impl CredentialService {
     }
 
     /// Makes a change that a second owner has approved. Returns the invitation of the credential, if it got one: nobody but
-    /// its holder is to know its secret.
+    /// its holder is to know it whole.
     pub(super) async fn change_owner(
         &self,
         approved: Approved<OwnerCredential>,
@@ -272,7 +272,7 @@ impl Shown {
         let last_used = credential.last_used.load(Ordering::Relaxed);
         let (state, invited_until) = match credential.standing {
             _ if credential.has_ended(now) => (State::Ended, None),
-            Standing::Active(_) => (State::Active, None),
+            Standing::Active(_) => (State::Active, credential.invitation(now).map(|it| it.until)),
             Standing::Invited { until, .. } => (State::Invited, Some(until)),
         };
         Self {
@@ -316,6 +316,8 @@ fn failed(error: CredentialError) -> Error {
         | CredentialError::Full
         | CredentialError::LastOwner(_)
         | CredentialError::LastTwoOwners(_)
+        | CredentialError::LastTwo(_)
+        | CredentialError::WasOwner(_)
         | CredentialError::OfOwner
         | CredentialError::NoDomain(_)
         | CredentialError::NotOwner(_)

@@ -528,10 +528,13 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// A credential has another secret.
+    /// A credential has another secret, or an invitation to replace its secret.
     CredentialRotated {
         /// Its name.
         name: String,
+        /// Whether its holder has to activate the new secret; the old one counts until then.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        invited: bool,
         /// Unix seconds until which the old secret counts at most: only that of the last owner does.
         #[serde(skip_serializing_if = "Option::is_none")]
         old_secret_until: Option<u64>,

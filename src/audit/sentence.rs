@@ -297,6 +297,9 @@ impl Record {
                     by()
                 )
             }
+            "credential_rotated" if self.fields.get("invited") == Some(&Value::Bool(true)) => {
+                format!("credential {} got an invitation to replace its secret, by {}", v("name"), by())
+            }
             "credential_rotated" => format!("credential {} got another secret, by {}", v("name"), by()),
             "credential_activated" => format!("credential {} was activated from {}", v("name"), v("remote")),
             "old_secret_ended" => {

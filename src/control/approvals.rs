@@ -307,10 +307,10 @@ impl Approvals {
     ) -> Result<Approved<Action>, ApprovalError> {
         let Changer { operator, author, .. } = changer;
         let file = self.file.lock().await;
-        let (_, approver) = self.owner(&operator)?;
+        let (credentials, approver) = self.owner(&operator)?;
         let requests = self.swept();
         let approval = waiting(&requests, id)?;
-        if approver.may_be(&approval.requester) {
+        if credentials.may_be_same(&approver, &approval.requester) {
             return Err(ApprovalError::SamePerson);
         }
         if sha256.is_some_and(|seen| !seen.eq_ignore_ascii_case(&approval.sha256)) {
@@ -333,7 +333,8 @@ impl Approvals {
         self.put(&file, changed).await.map_err(|error| self.not_kept(approval, error))?;
         let author =
             Author { by: format!("{} with {}", approval.requested_by, author.by), remote: author.remote };
-        Ok(Approved::new(approval.action.clone(), operator, author, Consent::Second))
+        let approved = Approved::new(approval.action.clone(), operator, author, Consent::Second);
+        Ok(approved.requested_by(approval.requester.clone()))
     }
 
     /// Says how an approved change ended.
@@ -384,6 +385,11 @@ impl Approvals {
         let changed = with_state(&requests, id, State::Rejected { by: author.by });
         self.put(&file, changed).await.map_err(ApprovalError::NotKept)?;
         self.find(id).ok_or_else(|| ApprovalError::Unknown(id.to_owned()))
+    }
+
+    /// Whether `operator` is the owner who made this request.
+    pub fn is_requester(&self, approval: &Approval, operator: &Operator) -> bool {
+        self.owner(operator).is_ok_and(|(_, person)| person == approval.requester)
     }
 
     /// The request with this id, as it is now.

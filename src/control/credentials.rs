@@ -6,6 +6,7 @@
 mod error;
 mod first;
 mod issue;
+mod owners;
 mod records;
 
 use std::collections::BTreeSet;
@@ -20,7 +21,8 @@ use zeroize::Zeroizing;
 
 pub use self::error::{CredentialError, OpenError};
 use self::first::{FirstOwner, first_owner};
-use self::issue::{again, issue, overlap, version};
+use self::issue::{again, invited, issue, overlap, version};
+use self::owners::{counted_owners, lasting_owners, must_stay};
 use self::records::{directory, records_of};
 use super::Author;
 use super::approvals::{OwnerChange, OwnerCredential};
@@ -255,6 +257,8 @@ impl NamedCredentials {
             standing,
             version,
             replaced: None,
+            invitation: None,
+            chosen_by: None,
             created_at: now,
             created_by: changer.author.by.clone(),
             expires_at: new.expires_at,
@@ -296,15 +300,23 @@ impl NamedCredentials {
                 return Err(CredentialError::Exists(new.name.clone()));
             }
             changer.expect_covers(old.domain.as_ref())?;
+            if new.role != Role::Owner && old.counts_as_owner(now) {
+                return Err(CredentialError::WasOwner(new.name.clone()));
+            }
         }
-        if directory.values().filter(|credential| !credential.has_ended(now)).count() >= MAX_CREDENTIALS {
-            return Err(CredentialError::Full);
-        }
-        Ok(())
+        self.expect_room(&new.name)
+    }
+
+    /// Checks that the directory has room for a credential of this name.
+    fn expect_room(&self, name: &CredentialName) -> Result<(), CredentialError> {
+        let (directory, now) = (self.named.current(), self.named.now());
+        let others = directory.values().filter(|it| it.name != *name && must_stay(it, now)).count();
+        if others >= MAX_CREDENTIALS { Err(CredentialError::Full) } else { Ok(()) }
     }
 
     /// Replaces the secret of a credential; the old one is invalid at once. Only that of the last owner counts until the new
-    /// one is used, or for 15 minutes: if the response is lost, nobody else could make another owner.
+    /// one is used, or for 15 minutes: if the response is lost, nobody else could make another owner. With an invitation, the
+    /// old one counts until that is used: an invitation that lapses takes no owner away.
     ///
     /// # Errors
     /// [`CredentialError`]; nothing was changed then.
@@ -328,14 +340,14 @@ impl NamedCredentials {
         let has_overlap = issue_as == Issue::Secret && self.is_last_owner(&old);
         let old_until = has_overlap.then(|| now.saturating_add(OVERLAP));
         let replaced = old_until.map(|until| overlap(&old, now, until));
-        let issued = issue(issue_as.until(now), |standing, version| NamedCredential {
-            replaced,
-            ..again(&old, standing, version)
+        let issued = issue(issue_as.until(now), |standing, version| match issue_as {
+            Issue::Secret => NamedCredential { replaced, ..again(&old, standing, version) },
+            Issue::Invitation => invited(&old, standing, version, now),
         })
         .await?;
         let Author { by, remote } = changer.author.clone();
-        let event =
-            Event::CredentialRotated { name: name.to_string(), old_secret_until: old_until, by, remote };
+        let (name, invited) = (name.to_string(), issue_as == Issue::Invitation);
+        let event = Event::CredentialRotated { name, invited, old_secret_until: old_until, by, remote };
         self.put(&turn, Some(old.version), &issued.credential, &changer, event, audit).await?;
         Ok(issued)
     }
@@ -351,14 +363,12 @@ impl NamedCredentials {
             return Err(CredentialError::IsUser(name));
         }
         let (directory, now) = (self.named.current(), self.named.now());
-        let mut valid = directory.values().filter(|credential| !credential.has_ended(now));
         match directory.get(&name).filter(|credential| !credential.has_ended(now)) {
             Some(old) if old.role != Role::Owner || old.domain.is_some() => {
                 Err(CredentialError::NotOwner(name))
             }
             Some(old) => Ok(OwnerSecret { name, hash, created_at: Some(old.created_at) }),
-            None if valid.nth(MAX_CREDENTIALS - 1).is_some() => Err(CredentialError::Full),
-            None => Ok(OwnerSecret { name, hash, created_at: None }),
+            None => self.expect_room(&name).map(|()| OwnerSecret { name, hash, created_at: None }),
         }
     }
 
@@ -375,7 +385,7 @@ impl NamedCredentials {
     ) -> Result<(), CredentialError> {
         let turn = self.file.lock().await;
         self.expect_live(&changer)?;
-        changer.expect_approval(&OwnerCredential::set_secret(&secret))?;
+        let change = changer.expect_approval(&OwnerCredential::set_secret(&secret))?;
         let OwnerSecret { name, hash, created_at } = secret;
         if self.owner_secret(hash.clone(), &changer)?.created_at != created_at {
             return Err(CredentialError::OfOwner);
@@ -390,6 +400,8 @@ impl NamedCredentials {
             standing: Standing::Active(hash),
             version: version()?,
             replaced: None,
+            invitation: None,
+            chosen_by: change.chosen_by(old.and_then(|old| old.chosen_by.as_ref())),
             created_at: created_at.unwrap_or(now),
             created_by: old.map_or_else(|| by.clone(), |old| old.created_by.clone()),
             // An owner with an end does not take it away alone.
@@ -421,7 +433,9 @@ impl NamedCredentials {
         let Ok(settled) = self.named.change(|directory| {
             let mut settled = Vec::new();
             for credential in directory.values_mut().filter(|credential| is_over(credential)) {
-                *credential = Arc::new(again(credential, credential.standing.clone(), credential.version));
+                let invitation = credential.invitation.clone();
+                let alone = again(credential, credential.standing.clone(), credential.version);
+                *credential = Arc::new(NamedCredential { invitation, ..alone });
                 settled.push(credential.name.to_string());
             }
             Ok::<_, Infallible>(settled)
@@ -445,16 +459,24 @@ impl NamedCredentials {
     /// [`CredentialError`]; nothing was changed then.
     pub async fn activate(&self, changer: Changer, audit: &Audit) -> Result<Issued, CredentialError> {
         let turn = self.file.lock().await;
-        let Operator::Invited { name, version, .. } = &changer.operator else {
+        let Operator::Invited { name, .. } = &changer.operator else {
             return Err(CredentialError::NotInvited);
         };
-        let old =
-            self.named.get(name, self.named.now()).filter(|_| self.configured.is_live(&changer.operator));
+        let now = self.named.now();
+        let old = self.named.get(name, now).filter(|_| self.configured.is_live(&changer.operator));
         let Some(old) = old else { return Err(CredentialError::NotInvited) };
-        let issued = issue(None, |standing, version| again(&old, standing, version)).await?;
+        // As in a rotation, unless another owner knows the old secret.
+        let has_overlap = old.chosen_by.is_none() && self.is_last_owner(&old);
+        let replaced = has_overlap.then(|| overlap(&old, now, now.saturating_add(OVERLAP)));
+        let issued = issue(None, |standing, version| NamedCredential {
+            replaced,
+            chosen_by: None,
+            ..again(&old, standing, version)
+        })
+        .await?;
         let Author { by, remote } = changer.author.clone();
         let event = Event::CredentialActivated { name: name.clone(), by, remote };
-        self.put(&turn, Some(*version), &issued.credential, &changer, event, audit).await?;
+        self.put(&turn, Some(old.version), &issued.credential, &changer, event, audit).await?;
         Ok(issued)
     }
 
@@ -475,7 +497,12 @@ impl NamedCredentials {
                 return Ok(Removed::Credential);
             }
             let revoke = OwnerCredential::Revoke { name: name.to_string(), created_at: old.created_at };
-            let least = changer.expect_approval(&revoke)?.least_owners();
+            let (least, now) = (changer.expect_approval(&revoke)?.least_owners(), self.named.now());
+            let is_one_of_two =
+                old.counts_as_owner(now) && counted_owners(&self.configured, directory, now) < least;
+            if is_one_of_two && least > 1 && !old.is_lasting_owner() {
+                return Err(CredentialError::LastTwo(name.clone()));
+            }
             match old.is_lasting_owner() && lasting_owners(&self.configured, directory) < least {
                 true if least > 1 => Err(CredentialError::LastTwoOwners(name.clone())),
                 true => Err(CredentialError::LastOwner(name.clone())),
@@ -554,7 +581,7 @@ impl NamedCredentials {
             }
             if directory.len() >= MAX_CREDENTIALS {
                 let now = self.named.now();
-                directory.retain(|_, old| !old.has_ended(now));
+                directory.retain(|_, old| must_stay(old, now));
             }
             directory.insert(credential.name.clone(), Arc::clone(credential));
             Ok(())
@@ -571,12 +598,6 @@ impl NamedCredentials {
         // A credential revoked meanwhile stays revoked; its revocation then writes the file after this change.
         self.named.change(put)
     }
-}
-
-/// How many owners that do not expire are in the configuration and in `directory`.
-fn lasting_owners(configured: &Credentials, directory: &Directory) -> usize {
-    let named = directory.values().filter(|credential| credential.is_lasting_owner());
-    configured.count_configured_owners() + named.count()
 }
 
 /// The content of the file, and whether there never was an owner.

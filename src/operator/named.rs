@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::chosen::ChosenSecret;
 use super::domain::DomainName;
+use super::person::Person;
 use super::wrong::WrongPasswords;
 use crate::clock::{Floor, unix_now};
 
@@ -225,6 +226,17 @@ impl Replaced {
     }
 }
 
+/// An invitation to replace the secret of an active credential, which counts until the invitation is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invitation {
+    /// The hash of the token's secret.
+    pub hash: SecretHash,
+    /// Its version.
+    pub version: u64,
+    /// Its end, in Unix seconds.
+    pub until: u64,
+}
+
 /// One credential.
 #[derive(Debug)]
 pub struct NamedCredential {
@@ -240,6 +252,10 @@ pub struct NamedCredential {
     pub version: u64,
     /// The secret before this one, if that had an overlap.
     pub replaced: Option<Replaced>,
+    /// The invitation to replace its secret.
+    pub invitation: Option<Invitation>,
+    /// The other owner who has chosen its secret, and could use it.
+    pub chosen_by: Option<Person>,
     /// Unix seconds.
     pub created_at: u64,
     /// The operator that created it.
@@ -273,9 +289,18 @@ impl NamedCredential {
         }
     }
 
-    /// The versions of the secrets that count at `now`, the one issued last first.
+    /// The invitation to replace its secret, while it counts at `now`.
+    pub fn invitation(&self, now: u64) -> Option<&Invitation> {
+        self.invitation.as_ref().filter(|invitation| now < invitation.until)
+    }
+
+    /// The versions of the secrets and invitations that count at `now`, that of the active secret first.
     pub fn versions(&self, now: u64) -> impl Iterator<Item = u64> {
-        [self.version].into_iter().chain(self.replaced(now).map(|old| old.version))
+        let others = [
+            self.replaced(now).map(|old| old.version),
+            self.invitation(now).map(|invitation| invitation.version),
+        ];
+        [self.version].into_iter().chain(others.into_iter().flatten())
     }
 
     /// Whether it has expired at `now`, in Unix seconds.
@@ -293,6 +318,16 @@ impl NamedCredential {
             && self.domain.is_none()
             && self.expires_at.is_none()
             && matches!(self.standing, Standing::Active(_))
+    }
+
+    /// Whether it is that of an owner of the whole KMS, also after its end: time must not take an owner away. An invitation
+    /// counts until it ends.
+    pub fn counts_as_owner(&self, now: u64) -> bool {
+        let is_counted = match self.standing {
+            Standing::Active(_) => true,
+            Standing::Invited { .. } => !self.has_ended(now),
+        };
+        self.role == Role::Owner && self.domain.is_none() && is_counted
     }
 }
 
@@ -371,8 +406,8 @@ impl Named {
         self.directory.load().get(&name).filter(|credential| !credential.has_ended(now)).cloned()
     }
 
-    /// The version of the secret of `name` that `secret` is, at `now`. As many hashes are computed for each name: two while
-    /// any credential has two secrets, and one otherwise.
+    /// The version of the secret or invitation of `name` that `secret` is, at `now`. As many hashes are computed for each
+    /// name: one, one more while any credential has an old secret, and one more while any has an invitation beside its secret.
     pub(super) fn admits(&self, name: &str, secret: &str, now: u64) -> Option<u64> {
         let credential = self.get(name, now);
         let directory = self.directory.load();
@@ -381,8 +416,13 @@ impl Named {
         let is_current = is_hash_of(current, secret);
         let replaced = credential.as_ref().and_then(|credential| credential.replaced(now));
         let is_replaced = has_overlap && is_hash_of(replaced.map_or(NOBODY, |old| old.hash.as_str()), secret);
+        let has_invitation = directory.values().any(|credential| credential.invitation(now).is_some());
+        let invitation = credential.as_ref().and_then(|credential| credential.invitation(now));
+        let is_invitation =
+            has_invitation && is_hash_of(invitation.map_or(NOBODY, |it| it.hash.as_str()), secret);
         let version = credential.as_ref().map(|credential| credential.version).filter(|_| is_current);
-        version.or(replaced.map(|old| old.version).filter(|_| is_replaced))
+        let version = version.or(replaced.map(|old| old.version).filter(|_| is_replaced));
+        version.or(invitation.map(|invitation| invitation.version).filter(|_| is_invitation))
     }
 
     /// Notes a use of the secret `version` of `credential` at `now`. The use of a new secret ends the one before it.
@@ -415,6 +455,8 @@ mod tests {
             standing: Standing::Active(SecretHash::of(secret).unwrap()),
             version: 1,
             replaced: None,
+            invitation: None,
+            chosen_by: None,
             created_at: 0,
             created_by: "token".to_owned(),
             expires_at,

@@ -3,7 +3,7 @@
 use kms_wire::role::Role;
 use serde::{Deserialize, Serialize};
 
-use super::named::{NamedCredential, Standing};
+use super::named::Standing;
 use super::{Credentials, Operator};
 
 /// The holder of one credential, whatever its secret.
@@ -97,14 +97,25 @@ impl Credentials {
     /// away. An invitation counts until it ends.
     pub fn count_owners(&self) -> usize {
         let Self::Needed { named, .. } = self else { return self.count_configured_owners() };
-        let now = named.now();
-        let counts = |credential: &NamedCredential| match credential.standing {
-            Standing::Active(_) => true,
-            Standing::Invited { .. } => !credential.has_ended(now),
-        };
-        let current = named.current();
-        let owners = current.values().filter(|it| it.role == Role::Owner && it.domain.is_none());
-        self.count_configured_owners() + owners.filter(|credential| counts(credential)).count()
+        let (current, now) = (named.current(), named.now());
+        let owners = current.values().filter(|credential| credential.counts_as_owner(now));
+        self.count_configured_owners() + owners.count()
+    }
+
+    /// Whether both may be the same person, also because one has chosen the secret of the other.
+    pub fn may_be_same(&self, one: &Person, other: &Person) -> bool {
+        let (chose_one, chose_other) = (self.chooser(one), self.chooser(other));
+        let holders = [Some(one), chose_one.as_ref()];
+        let others = [Some(other), chose_other.as_ref()];
+        holders.iter().flatten().any(|holder| others.iter().flatten().any(|other| holder.may_be(other)))
+    }
+
+    /// The other owner who has chosen the secret of `person`.
+    fn chooser(&self, person: &Person) -> Option<Person> {
+        let Person::Named { name, created_at } = person else { return None };
+        let named = self.named()?;
+        let credential = named.get(name, named.now())?;
+        credential.chosen_by.clone().filter(|_| credential.created_at == *created_at)
     }
 
     /// How many owners the configuration has: the token, and users of the htpasswd file whose name no credential has; one

@@ -208,6 +208,8 @@ fn each_name_costs_the_same_hashes() {
         standing: Standing::Active(secret_hash()),
         version: 5,
         replaced,
+        invitation: None,
+        chosen_by: None,
         created_at: 0,
         created_by: String::new(),
         expires_at: (name == "ended").then_some(1),

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use kms_attest::state_file::{self, StateFileError};
 use serde::{Deserialize, Serialize};
 
+use crate::operator::Person;
+
 /// Larger than the file of the largest number of credentials.
 const MAX_FILE: u64 = 1 << 20;
 /// The only version that is written and read.
@@ -66,6 +68,12 @@ pub struct CredentialRecord {
     /// The secret before this one, while both count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<ReplacedRecord>,
+    /// The invitation to replace this secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invitation: Option<ReplacedRecord>,
+    /// The other owner who has chosen this secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_by: Option<Person>,
     /// Unix seconds.
     pub created_at: u64,
     /// The operator that created it.
@@ -77,13 +85,13 @@ pub struct CredentialRecord {
     pub last_used: u64,
 }
 
-/// A secret that still counts beside the one after it.
+/// A secret that counts beside that of the credential: the one before it, or an invitation to replace it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplacedRecord {
     /// Argon2id in PHC form.
     pub hash: String,
-    /// As of the credential when this secret was issued.
+    /// Another one than that of the credential.
     pub secret_version: u64,
     /// Its end, in Unix seconds.
     pub until: u64,

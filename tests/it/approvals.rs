@@ -87,9 +87,40 @@ impl Owners {
     }
 
     async fn shown(&self, id: &str) -> Value {
-        let answer = self.ask("GET", &format!("{APPROVALS}/{id}"), Value::Null, ADMIN_TOKEN).await;
+        self.shown_to(id, ADMIN_TOKEN).await
+    }
+
+    async fn shown_to(&self, id: &str, token: &str) -> Value {
+        let answer = self.ask("GET", &format!("{APPROVALS}/{id}"), Value::Null, token).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.value()
+    }
+
+    /// The invitation that a request became: the half of its requester, and then that of the owner who approved it.
+    async fn invitation(&self, id: &str, requester: &str, approver: &str) -> String {
+        let told = self.approve(id, approver).await;
+        let second = told["token"].as_str().expect("a half").to_owned();
+        assert!(self.shown_to(id, approver).await["token"].is_null(), "each owner has one half");
+        let first = self.shown_to(id, requester).await["token"].as_str().expect("the other half").to_owned();
+        for half in [&first, &second] {
+            assert_eq!(self.activate(half).await.status, 401, "neither of them can be activated");
+        }
+        first + &second
+    }
+
+    async fn activate(&self, invitation: &str) -> Answer {
+        self.ask("POST", "/api/v1/activate", Value::Null, invitation).await
+    }
+
+    /// The token behind an invitation.
+    async fn activated(&self, invitation: &str) -> String {
+        let answer = self.activate(invitation).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.value()["token"].as_str().expect("a token").to_owned()
+    }
+
+    async fn status(&self, token: &str) -> u16 {
+        self.ask("GET", APPROVALS, Value::Null, token).await.status
     }
 }
 
@@ -197,10 +228,9 @@ async fn owners_are_made_and_removed_by_two() {
 
     let carol = json!({ "name": "carol", "role": "owner" });
     let id = waiting(&owners.ask("POST", CREDENTIALS, carol.clone(), &owners.bob).await, 202);
-    let told = owners.approve(&id, ADMIN_TOKEN).await;
-    let invitation = told["token"].as_str().expect("an invitation").to_owned();
+    let invitation = owners.invitation(&id, &owners.bob, ADMIN_TOKEN).await;
     assert!(owners.shown(&id).await["token"].is_null(), "shown once");
-    let activated = owners.ask("POST", "/api/v1/activate", Value::Null, &invitation).await;
+    let activated = owners.activate(&invitation).await;
     assert_eq!(activated.status, 200, "{}", activated.text());
     let answer = owners.ask("POST", CREDENTIALS, carol, &owners.bob).await;
     assert_eq!(answer.status, 400, "the name is taken, which nobody needs to approve: {}", answer.text());
@@ -210,14 +240,19 @@ async fn owners_are_made_and_removed_by_two() {
     let bob = own.value()["token"].as_str().expect("a token").to_owned();
     let id =
         waiting(&owners.ask("POST", &format!("{CREDENTIALS}/carol/rotate"), Value::Null, &bob).await, 202);
-    let told = owners.approve(&id, ADMIN_TOKEN).await;
-    assert!(told["token"].as_str().is_some_and(|token| token.starts_with("ckms_carol_")), "{told}");
+    let invitation = owners.invitation(&id, &bob, ADMIN_TOKEN).await;
+    assert!(invitation.starts_with("ckms_carol_"), "{invitation}");
     let carol = activated.value()["token"].as_str().expect("a token").to_owned();
+    assert_eq!((owners.status(&carol).await, owners.status(&invitation).await), (200, 403), "not used yet");
+    assert_eq!(world.audited("credential_rotated").last().expect("a record")["invited"], json!(true));
+    let new = owners.activated(&invitation).await;
+    assert_eq!(owners.status(&invitation).await, 401, "it serves once");
     assert_eq!(
         owners.ask("GET", APPROVALS, Value::Null, &carol).await.status,
         401,
         "her secret was replaced"
     );
+    assert_eq!(owners.status(&new).await, 200);
 
     let id =
         waiting(&owners.ask("POST", &format!("{CREDENTIALS}/carol/revoke"), Value::Null, &bob).await, 202);
@@ -299,9 +334,7 @@ async fn who_is_no_owner_any_more_takes_no_part() {
     let mut world = World::ready().await;
     let owners = Owners::of_two(&mut world).await;
     let id = waiting(&owners.create("carol", "owner").await, 202);
-    let invitation = owners.approve(&id, &owners.bob).await["token"].as_str().expect("a token").to_owned();
-    let carol = owners.ask("POST", "/api/v1/activate", Value::Null, &invitation).await;
-    let carol = carol.value()["token"].as_str().expect("a token").to_owned();
+    let carol = owners.activated(&owners.invitation(&id, ADMIN_TOKEN, &owners.bob).await).await;
     owners.freeze("a leak").await;
     let of_carol = owners.unfreeze(&carol).await;
     let of_bob = owners.unfreeze(&owners.bob).await;
@@ -461,9 +494,8 @@ async fn a_chosen_secret_of_admin_waits_for_a_second_owner() {
     // An owner of one domain does not decide for the whole KMS.
     let body = json!({ "name": "limited", "role": "owner", "domain": "default" });
     let invite = owners.ask("POST", CREDENTIALS, body, ADMIN_TOKEN).await;
-    let invited = owners.approve(&waiting(&invite, 202), &owners.bob).await;
-    let invitation = invited["token"].as_str().expect("an invitation");
-    let limited = owners.ask("POST", "/api/v1/activate", Value::Null, invitation).await.value();
+    let invitation = owners.invitation(&waiting(&invite, 202), ADMIN_TOKEN, &owners.bob).await;
+    let limited = owners.activate(&invitation).await.value();
     assert_eq!((&limited["domain"], &limited["role"]), (&json!("default"), &json!("owner")));
     let (status, told) = owners.decide(&id, "approve", limited["token"].as_str().expect("a token")).await;
     assert_eq!(status, 403, "{told}");
@@ -475,4 +507,135 @@ async fn a_chosen_secret_of_admin_waits_for_a_second_owner() {
     assert_eq!((&me.value()["name"], &me.value()["role"]), (&json!("admin"), &json!("owner")));
     let kept = std::fs::read_to_string(world.key_file("approvals.json")).expect("the file");
     assert!(!kept.contains("$argon2id$"), "the hash of the secret is not kept: {kept}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_chosen_the_secret_of_admin_is_no_second_owner_by_it() {
+    let mut world = World::ready().await;
+    let owners = Owners::of_two(&mut world).await;
+    let set = async |secret: &'static str| {
+        let set = with(request("POST", "/api/v1/set-basic-auth", secret), "x-admin-token", ADMIN_TOKEN);
+        let id = waiting(&owners.admin.send(set).await, 202);
+        owners.approve(&id, &owners.bob).await;
+    };
+    set("a chosen: secret").await;
+    let pair = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, "admin:a chosen: secret");
+    let rotate = async |value: String| {
+        let path = format!("{CREDENTIALS}/admin/rotate");
+        crate::support::eventually("a password that is checked", async || {
+            let answer = owners.admin.send(with(request("POST", &path, ""), "authorization", &value)).await;
+            (answer.status != 503).then_some(answer)
+        })
+        .await
+    };
+    // The requester knows the secret, and can replace it alone.
+    let answer = rotate(format!("Basic {pair}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let admin = answer.value()["token"].as_str().expect("a token").to_owned();
+    owners.freeze("a leak").await;
+    let of_token = owners.unfreeze(ADMIN_TOKEN).await;
+    let same = "another owner than the one who requested it must approve it";
+    assert_eq!(owners.refused(&of_token, "approve", &admin).await, (403, same.to_owned()));
+    let of_admin = owners.unfreeze(&admin).await;
+    assert_eq!(owners.refused(&of_admin, "approve", ADMIN_TOKEN).await, (403, same.to_owned()));
+    let owners = {
+        world.start().await.expect("it starts again");
+        owners.again(&world).await
+    };
+    assert_eq!(owners.refused(&of_token, "approve", &admin).await, (403, same.to_owned()), "over a restart");
+    assert!(owners.is_frozen().await);
+
+    // An invitation, of which two owners have half each, makes it the credential of another person.
+    let rotate = owners.ask("POST", &format!("{CREDENTIALS}/admin/rotate"), Value::Null, &owners.bob).await;
+    let invitation = owners.invitation(&waiting(&rotate, 202), &owners.bob, ADMIN_TOKEN).await;
+    let other = owners.activated(&invitation).await;
+    assert_eq!(owners.status(&admin).await, 401);
+    owners.approve(&of_token, &other).await;
+    assert!(!owners.is_frozen().await);
+}
+
+/// Changes the credential `name` in the file of a KMS that does not run.
+fn edit(world: &World, name: &str, field: &str, value: Value) {
+    let file = world.key_file("credentials.json");
+    let mut kept: Value = serde_json::from_slice(&std::fs::read(&file).expect("the file")).expect("JSON");
+    let credentials = kept["credentials"].as_array_mut().expect("a list");
+    let credential = credentials.iter_mut().find(|it| it["name"] == name).expect("the credential");
+    credential[field] = value;
+    std::fs::write(&file, kept.to_string()).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_of_an_owner_who_has_ended_makes_nobody_the_only_owner() {
+    let mut world = World::ready().await;
+    let owners = Owners::of_two(&mut world).await;
+    world.stop().await;
+    edit(&world, "bob", "expires_at", json!(4_000_000_000_u64));
+    world.start().await.expect("it starts again");
+    let owners = owners.again(&world).await;
+    let own = owners.ask("POST", &format!("{CREDENTIALS}/bob/revoke"), Value::Null, &owners.bob).await;
+    assert_eq!(own.status, 400, "{}", own.text());
+    assert!(own.text().contains("bob is one of the last two owners"), "{}", own.text());
+
+    world.stop().await;
+    edit(&world, "bob", "expires_at", json!(1));
+    world.start().await.expect("it starts again");
+    let owners = owners.again(&world).await;
+    assert_eq!(owners.status(&owners.bob).await, 401, "it has ended");
+    for role in ["viewer", "operator"] {
+        let answer = owners.create("bob", role).await;
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        assert!(
+            answer.text().contains("bob was an owner, and counts as one after its end"),
+            "{}",
+            answer.text()
+        );
+    }
+    waiting(&owners.create("evil", "owner").await, 202);
+    waiting(&owners.create("bob", "owner").await, 202);
+    assert_eq!(world.audited("approval_waived").len(), 1, "never again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_nobody_activates_takes_no_owner_away() {
+    let mut world = World::ready().await;
+    let owners = Owners::of_two(&mut world).await;
+    let id = waiting(&owners.create("first", "owner").await, 202);
+    let first = owners.activated(&owners.invitation(&id, ADMIN_TOKEN, &owners.bob).await).await;
+    world.stop().await;
+    edit(&world, "bob", "expires_at", json!(4_000_000_000_u64));
+    world.configure("core.admin.auth_token = ''");
+    world.start().await.expect("`first` is an owner without an end");
+    let owners = owners.again(&world).await;
+    let rotate = owners.ask("POST", &format!("{CREDENTIALS}/first/rotate"), Value::Null, &owners.bob).await;
+    let invitation = owners.invitation(&waiting(&rotate, 202), &owners.bob, &first).await;
+    world.start().await.expect("it starts again before it is activated");
+    let owners = owners.again(&world).await;
+    assert_eq!((owners.status(&first).await, owners.status(&invitation).await), (200, 403));
+    world.stop().await;
+    let mut kept: Value =
+        serde_json::from_slice(&std::fs::read(world.key_file("credentials.json")).expect("the file"))
+            .expect("JSON");
+    let credential = kept["credentials"].as_array_mut().expect("a list").iter_mut();
+    let pending = credential.filter(|it| it["name"] == "first").map(|it| it["invitation"].clone()).next();
+    let pending = pending.expect("an invitation");
+    edit(
+        &world,
+        "first",
+        "invitation",
+        json!({
+            "hash": pending["hash"], "secret_version": pending["secret_version"], "until": 1
+        }),
+    );
+    world.start().await.expect("it starts again after the invitation has lapsed");
+    let owners = owners.again(&world).await;
+    assert_eq!((owners.status(&first).await, owners.status(&invitation).await), (200, 401));
+    let create = json!({ "name": "evil", "role": "owner" });
+    waiting(&owners.ask("POST", CREDENTIALS, create, &first).await, 202);
+
+    // Of the last owner without an end, the old secret counts until the new one is used: the response may be lost.
+    let rotate = owners.ask("POST", &format!("{CREDENTIALS}/first/rotate"), Value::Null, &owners.bob).await;
+    let invitation = owners.invitation(&waiting(&rotate, 202), &owners.bob, &first).await;
+    let new = owners.activated(&invitation).await;
+    assert_eq!((owners.status(&first).await, owners.status(&new).await), (200, 200));
+    assert_eq!(owners.status(&first).await, 401);
 }

@@ -135,7 +135,18 @@ async fn a_second_owner_approves_what_the_first_requests() {
     let shown = bob.run(&["approvals", "show", &id]).await;
     assert!(shown.out.contains("invite carol as an owner"), "{}", shown.text());
     let approved = bob.json(0, &["approvals", "approve", &id, "--yes"]).await;
-    let carol = desk(&world).await.with("KMS_ADMIN_TOKEN", approved["token"].as_str().expect("a token"));
+    let second = approved["token"].as_str().expect("a half");
+    let own = bob.json(0, &["approvals", "show", &id]).await;
+    assert!(own["token"].is_null(), "each owner has one half: {own}");
+    let shown = first.run(&["approvals", "show", &id]).await;
+    assert!(
+        shown.out.contains("The first half of the invitation, valid for 15 minutes."),
+        "{}",
+        shown.text()
+    );
+    let shown = first.json(0, &["approvals", "show", &id]).await;
+    let invitation = format!("{}{second}", shown["token"].as_str().expect("the other half"));
+    let carol = desk(&world).await.with("KMS_ADMIN_TOKEN", &invitation);
     assert_eq!(carol.run(&["credential", "activate"]).await.code, 0);
     let waits = bob.json(3, &["credential", "revoke", "carol"]).await;
     let id = waits["approval"]["id"].as_str().expect("an id").to_owned();

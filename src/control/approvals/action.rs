@@ -219,10 +219,14 @@ impl Action {
                 let domain =
                     domain.as_ref().map(|domain| format!(" of the domain {domain}")).unwrap_or_default();
                 let until = until(*expires_at);
-                format!("invite {name} as an owner{domain}, {until}; the approver gets the invitation")
+                format!(
+                    "invite {name} as an owner{domain}, {until}; each of the two owners gets half of the invitation"
+                )
             }
             Self::OwnerCredential(OwnerCredential::Rotate { name, .. }) => {
-                format!("replace the secret of the owner {name} by an invitation, which the approver gets")
+                format!(
+                    "replace the secret of the owner {name} by an invitation, of which each of the two owners gets half"
+                )
             }
             Self::OwnerCredential(OwnerCredential::Revoke { name, .. }) => format!("revoke the owner {name}"),
             Self::OwnerCredential(OwnerCredential::SetSecret { name, .. }) => {

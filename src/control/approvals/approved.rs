@@ -2,7 +2,7 @@
 
 use super::action::{Action, ActivatePolicy, LowerClockFloor, OwnerCredential, ReplaceHtpasswd, Unfreeze};
 use crate::control::{Author, Changer};
-use crate::operator::Operator;
+use crate::operator::{Operator, Person};
 
 /// Proof that a change may be made now: once, exactly as it is described here. Only [`Approvals`](super::Approvals) makes it.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct Approved<A> {
     operator: Operator,
     author: Author,
     consent: Consent,
+    /// Who requested it, if a second owner has approved it.
+    requester: Option<Person>,
 }
 
 /// Why a change of an owner may be made.
@@ -43,7 +45,11 @@ pub enum EachApproved {
 
 impl<A> Approved<A> {
     pub(super) fn new(action: A, operator: Operator, author: Author, consent: Consent) -> Self {
-        Self { action, operator, author, consent }
+        Self { action, operator, author, consent, requester: None }
+    }
+
+    pub(super) fn requested_by(self, requester: Person) -> Self {
+        Self { requester: Some(requester), ..self }
     }
 
     /// What may be done.
@@ -62,16 +68,16 @@ impl<A> Approved<A> {
     }
 
     fn with<B>(self, action: impl FnOnce(A) -> B) -> Approved<B> {
-        let Self { action: old, operator, author, consent } = self;
-        Approved { action: action(old), operator, author, consent }
+        let Self { action: old, operator, author, consent, requester } = self;
+        Approved { action: action(old), operator, author, consent, requester }
     }
 }
 
 impl Approved<Action> {
     /// The same by its kind.
     pub fn by_kind(self) -> EachApproved {
-        let Self { action, operator, author, consent } = self;
-        let rest = Approved { action: (), operator, author, consent };
+        let Self { action, operator, author, consent, requester } = self;
+        let rest = Approved { action: (), operator, author, consent, requester };
         match action {
             Action::Unfreeze(action) => EachApproved::Unfreeze(rest.with(|()| action)),
             Action::LowerClockFloor(action) => EachApproved::LowerClockFloor(rest.with(|()| action)),
@@ -88,7 +94,11 @@ impl Approved<OwnerCredential> {
         Changer {
             operator: self.operator,
             author: self.author,
-            owner_change: Some(OwnerChange { change: self.action, consent: self.consent }),
+            owner_change: Some(OwnerChange {
+                change: self.action,
+                consent: self.consent,
+                requester: self.requester,
+            }),
         }
     }
 }
@@ -98,18 +108,28 @@ impl Approved<OwnerCredential> {
 pub struct OwnerChange {
     change: OwnerCredential,
     consent: Consent,
+    requester: Option<Person>,
 }
 
 impl OwnerChange {
     /// As of a KMS where one owner is enough.
     #[cfg(test)]
     pub(in crate::control) fn of_one_owner(change: OwnerCredential) -> Self {
-        Self { change, consent: Consent::OneIsEnough }
+        Self { change, consent: Consent::OneIsEnough, requester: None }
     }
 
     /// Whether exactly `change` was approved.
     pub(in crate::control) fn is(&self, change: &OwnerCredential) -> bool {
         self.change == *change
+    }
+
+    /// The other owner who has chosen the secret that the change sets; `before` has chosen the one that it replaces. Holders
+    /// who replace their own secret may be the person who chose that one.
+    pub(in crate::control) fn chosen_by(&self, before: Option<&Person>) -> Option<Person> {
+        match self.consent {
+            Consent::Own => before.cloned(),
+            Consent::OneIsEnough | Consent::FewerThanTwo | Consent::Second => self.requester.clone(),
+        }
     }
 
     /// How many owners without an end must be left.

@@ -33,6 +33,12 @@ pub enum CredentialError {
     /// Fewer than two owners without an end would be left, and changes of theirs need two.
     #[error("{0} is one of the last two owners without an end; create another one first")]
     LastTwoOwners(CredentialName),
+    /// Fewer than two owners would be left, and changes of theirs need two.
+    #[error("{0} is one of the last two owners, who count after their end too; create another one first")]
+    LastTwo(CredentialName),
+    /// An owner had the name: without it, the one who is left would count as the only owner.
+    #[error("{0} was an owner, and counts as one after its end; revoke it first, or choose another name")]
+    WasOwner(CredentialName),
     /// Only an owner of the whole KMS can have a secret that is chosen.
     #[error("{0} is not an owner of the whole KMS; revoke it first")]
     NotOwner(CredentialName),

@@ -53,6 +53,8 @@ pub(super) fn first_owner(name: &CredentialName, file: &CredentialFile) -> Resul
         standing: Standing::Active(SecretHash::of(&secret)?),
         version: version()?,
         replaced: None,
+        invitation: None,
+        chosen_by: None,
         created_at: unix_now(),
         created_by: "the first start".to_owned(),
         expires_at: None,

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{CredentialError, Issued};
-use crate::operator::named::{NamedCredential, NoRandomNumbers, Replaced, Secret, SecretHash, Standing};
+use crate::operator::named::{
+    Invitation, NamedCredential, NoRandomNumbers, Replaced, Secret, SecretHash, Standing,
+};
 
-/// The same credential with another secret.
+/// The same credential with another secret, and without an invitation.
 pub(super) fn again(old: &NamedCredential, standing: Standing, version: u64) -> NamedCredential {
     NamedCredential {
         name: old.name.clone(),
@@ -15,10 +17,24 @@ pub(super) fn again(old: &NamedCredential, standing: Standing, version: u64) -> 
         standing,
         version,
         replaced: None,
+        invitation: None,
+        chosen_by: old.chosen_by.clone(),
         created_at: old.created_at,
         created_by: old.created_by.clone(),
         expires_at: old.expires_at,
         last_used: AtomicU64::new(old.last_used.load(Ordering::Relaxed)),
+    }
+}
+
+/// The same credential with an invitation to replace its secret. One that was never active gets another invitation.
+pub(super) fn invited(old: &NamedCredential, standing: Standing, version: u64, now: u64) -> NamedCredential {
+    match (&old.standing, standing) {
+        (Standing::Active(_), Standing::Invited { hash, until }) => NamedCredential {
+            replaced: old.replaced(now).map(|it| Replaced::new(it.hash.clone(), it.version, it.until)),
+            invitation: Some(Invitation { hash, version, until }),
+            ..again(old, old.standing.clone(), old.version)
+        },
+        (Standing::Active(_) | Standing::Invited { .. }, standing) => again(old, standing, version),
     }
 }
 

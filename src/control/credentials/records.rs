@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::MAX_CREDENTIALS;
 use crate::operator::domain::DomainName;
-use crate::operator::named::{CredentialName, Directory, NamedCredential, Replaced, Standing};
+use crate::operator::named::{CredentialName, Directory, Invitation, NamedCredential, Replaced, Standing};
 use crate::state::{CredentialRecord, ReplacedRecord};
 
 /// The records to write.
@@ -28,6 +28,12 @@ pub(super) fn records_of(directory: &Directory, now: u64) -> Vec<CredentialRecor
                 secret_version: old.version,
                 until: old.until,
             }),
+            invitation: credential.invitation(now).map(|invitation| ReplacedRecord {
+                hash: invitation.hash.as_str().to_owned(),
+                secret_version: invitation.version,
+                until: invitation.until,
+            }),
+            chosen_by: credential.chosen_by.clone(),
             created_at: credential.created_at,
             created_by: credential.created_by.clone(),
             expires_at: credential.expires_at,
@@ -55,6 +61,14 @@ pub(super) fn directory(records: Vec<CredentialRecord>) -> Result<Directory, Str
         {
             return Err("replaced must be an earlier secret of an active credential".to_owned());
         }
+        if let Some(invitation) = &record.invitation {
+            let replaced = record.replaced.as_ref().map_or(0, |replaced| replaced.secret_version);
+            if record.invited_until.is_some()
+                || [0, record.secret_version, replaced].contains(&invitation.secret_version)
+            {
+                return Err("invitation must be one to replace the secret of an active credential".to_owned());
+            }
+        }
         let domain = record.domain.map(|domain| domain.parse::<DomainName>());
         let credential = NamedCredential {
             name: name.clone(),
@@ -66,6 +80,8 @@ pub(super) fn directory(records: Vec<CredentialRecord>) -> Result<Directory, Str
             },
             version: record.secret_version,
             replaced: record.replaced.map(replaced).transpose()?,
+            invitation: record.invitation.map(invitation).transpose()?,
+            chosen_by: record.chosen_by,
             created_at: record.created_at,
             created_by: record.created_by,
             expires_at: record.expires_at,
@@ -81,4 +97,9 @@ pub(super) fn directory(records: Vec<CredentialRecord>) -> Result<Directory, Str
 fn replaced(record: ReplacedRecord) -> Result<Replaced, String> {
     let hash = record.hash.parse().map_err(|error| format!("{error}"))?;
     Ok(Replaced::new(hash, record.secret_version, record.until))
+}
+
+fn invitation(record: ReplacedRecord) -> Result<Invitation, String> {
+    let hash = record.hash.parse().map_err(|error| format!("{error}"))?;
+    Ok(Invitation { hash, version: record.secret_version, until: record.until })
 }

@@ -258,3 +258,85 @@ async fn a_chosen_secret_keeps_the_end_of_its_owner() {
     let owner = setting.get(FIRST).expect("an owner");
     assert_eq!((owner.expires_at, owner.is_lasting_owner()), (end, false));
 }
+
+#[tokio::test]
+async fn an_owner_who_has_ended_keeps_the_name_and_is_not_dropped() {
+    let setting = Setting::with(Some("token")).await;
+    let now = setting.credentials.named.now();
+    let template = setting.create("ci", Role::Viewer).await.expect("created").credential;
+    let fill = |name: String, role, count: usize| {
+        let Ok(()) = setting.credentials.named.change(|directory| {
+            directory.extend((0..count).map(|number| {
+                let name: CredentialName = format!("{name}{number}").parse().expect("a name");
+                let standing = template.standing.clone();
+                let (ended, name_of) = (Some(now), name.clone());
+                let of = NamedCredential {
+                    name: name_of,
+                    role,
+                    expires_at: ended,
+                    ..again(&template, standing, template.version)
+                };
+                (name, Arc::new(of))
+            }));
+            Ok::<_, Infallible>(())
+        });
+    };
+    fill("owner".to_owned(), Role::Owner, 1);
+    fill("viewer".to_owned(), Role::Viewer, MAX_CREDENTIALS - 2);
+    assert_eq!(setting.credentials.list().len(), MAX_CREDENTIALS);
+    let error = setting.create("owner0", Role::Viewer).await.expect_err("of an owner");
+    assert!(matches!(error, CredentialError::WasOwner(_)), "{error}");
+    assert_eq!(setting.configured.count_owners(), 2, "with the token");
+    setting.create("viewer0", Role::Operator).await.expect("the name is free");
+    let names: Vec<_> = setting.credentials.list().keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["ci", "owner0", "viewer0"], "the others were dropped");
+    assert_eq!(setting.configured.count_owners(), 2);
+
+    fill("owner".to_owned(), Role::Owner, MAX_CREDENTIALS - 2);
+    let error = setting.create("more", Role::Viewer).await.expect_err("no room");
+    assert!(matches!(error, CredentialError::Full), "{error}");
+    assert_eq!(setting.credentials.list().len(), MAX_CREDENTIALS, "as many as the next start reads");
+    setting.create("owner0", Role::Owner).await.expect("an owner instead of an owner");
+}
+
+#[tokio::test]
+async fn an_invitation_to_replace_a_secret_leaves_it_until_it_is_used() {
+    let setting = Setting::with(None).await;
+    let old = setting.get("admin").expect("made at the first start");
+    let holder = setting.holder("admin", old.version);
+    let invite = async |by: Operator| {
+        let rotate = OwnerCredential::Rotate { name: "admin".to_owned(), created_at: old.created_at };
+        let name = "admin".parse().expect("a name");
+        let changer = approved(by, rotate);
+        let issued = setting.credentials.rotate(name, Issue::Invitation, changer, &setting.audit).await;
+        let credential = issued.expect("invited").credential;
+        credential.invitation.clone().expect("an invitation").version
+    };
+    let invited = |version| Operator::Invited { name: "admin".to_owned(), domain: None, version };
+    let earlier = invite(holder.clone()).await;
+    let version = invite(holder.clone()).await;
+    assert_eq!(setting.configured.versions("admin"), [old.version, version], "one invitation");
+    assert_eq!(setting.configured.operator("admin", earlier), None);
+    assert_eq!(setting.configured.operator("admin", version), Some(invited(version)));
+    assert_eq!(setting.configured.operator("admin", old.version), Some(holder.clone()));
+    assert!(setting.get("admin").expect("an owner").is_lasting_owner());
+    let read =
+        CredentialFile::new(setting.directory.path().join("credentials.json"), setting.directory.path());
+    let records = read.read().expect("the file").expect("records");
+    let kept = directory(records).expect("it can be read").remove(&old.name).expect("an owner");
+    assert_eq!(kept.invitation.as_ref().map(|it| it.version), Some(version), "over a restart");
+
+    // The holder's own rotation takes it back.
+    let own = setting.rotate("admin", holder.clone()).await.expect("rotated").credential.version;
+    assert!(!setting.configured.is_live(&invited(version)));
+    assert_eq!(setting.configured.versions("admin"), [own, old.version]);
+    let holder = setting.configured.operator("admin", own).expect("the new secret");
+
+    let version = invite(holder).await;
+    assert_eq!(setting.configured.versions("admin"), [own, version]);
+    setting.audit.floor().raise_by_record(setting.credentials.named.now() + INVITATION);
+    assert_eq!(setting.configured.versions("admin"), [own], "it has lapsed");
+    let changer = Changer::new(invited(version), Author { by: "admin".to_owned(), remote: HERE });
+    let error = setting.credentials.activate(changer, &setting.audit).await.expect_err("it has lapsed");
+    assert!(matches!(error, CredentialError::NotInvited), "{error}");
+}

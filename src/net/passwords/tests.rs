@@ -127,6 +127,8 @@ fn with_version(named: &crate::operator::named::Named, version: u64) {
         standing: Standing::Active(SecretHash::of(&Secret::generate().expect("random")).expect("random")),
         version,
         replaced: None,
+        invitation: None,
+        chosen_by: None,
         created_at: 0,
         created_by: String::new(),
         expires_at: None,

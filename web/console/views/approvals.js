@@ -1,6 +1,6 @@
 // Approvals: changes of owners that wait for a second owner.
 
-import { post, useGet, useTask } from '../api.js';
+import { get, post, useGet, useTask } from '../api.js';
 import { words } from '../format.js';
 import { link } from '../router.js';
 import { can } from '../roles.js';
@@ -45,9 +45,31 @@ function Decision({ me, approval, onDone }) {
       ${approval.sha256 && html`<${Values} of=${[{ name: 'SHA-256 of what is done', value: html`<${Whole} value=${approval.sha256} name="SHA-256" />` }]} />`}<//>`}
     ${asking === 'reject' && html`<${Confirm} title=${own ? 'Take this request back' : 'Reject this change'} word=${own ? 'Take it back' : 'Reject'} kind="danger" task=${task} given=${['reject']} onClose=${() => ask(null)} onDone=${done}>
       <p><strong>${approval.detail}</strong></p><p class="soft">Nothing is changed. It can be requested again.</p><//>`}
-    ${token && html`<${Dialog} title="Invitation" onClose=${() => { setToken(null); onDone(); }}><p>Give this activation token to the person: it works once, and is shown this once.</p>
-      <div class="secret"><code>${token}</code><${Copy} text=${token} name="activation token" /></div><//>`}
+    ${token && html`<${Half} which="second" token=${token} onClose=${() => { setToken(null); onDone(); }} />`}
   </div>`;
+}
+
+/** Half of an invitation: each of the two owners has one, so that neither can use it. */
+function Half({ which, token, onClose }) {
+  return html`<${Dialog} title=${`The ${which} half of the invitation`} onClose=${onClose}>
+    <p>Give it to the person, and to nobody else, within 15 minutes. ${which === 'second'
+      ? 'It is shown this once. The owner who requested the change finds the first half here, under Ended.'
+      : 'The owner who approved the change has the second half.'} The person types the second half after the first.</p>
+    <div class="secret"><code>${token}</code><${Copy} text=${token} name=${`${which} half`} /></div><//>`;
+}
+
+const INVITES = ['create_owner', 'rotate_owner'];
+
+/** The half of the owner who requested a new secret, while the invitation counts. */
+function OwnHalf({ approval }) {
+  const [token, setToken] = useState(null);
+  const task = useTask(() => get(`/api/v1/approvals/${encodeURIComponent(approval.id)}`));
+  const show = async () => {
+    const shown = await task.run();
+    if (shown?.token) setToken(shown.token);
+    else toast('Your half is not there any more: the invitation has ended, or this KMS has started again', { kind: 'bad' });
+  };
+  return html`<${Button} small busy=${task.busy} onClick=${show}>Your half of the invitation<//>${token && html`<${Half} which="first" token=${token} onClose=${() => setToken(null)} />`}`;
 }
 
 function Waiting({ me, approval, refresh, marked }) {
@@ -75,7 +97,7 @@ export default function ApprovalsView({ me, params }) {
         ${waiting.map((approval) => html`<${Waiting} key=${approval.id} me=${me} approval=${approval} refresh=${approvals.refresh} marked=${approval.id === params.id} />`)}
         ${ended.length > 0 && html`<${Card} title="Ended" flush><${Table} caption="Requests that ended" rows=${ended} rowKey=${({ id }) => id} mark=${({ id }) => (id === params.id ? 'marked' : '')} columns=${[
           { head: 'Requested', kind: 'shrink', cell: ({ requested_at: at }) => html`<${Time} at=${at} />` },
-          { head: 'Change', kind: 'text', cell: ({ detail, result }) => html`${detail}${result && html`<span class="sub">${result}</span>`}` },
+          { head: 'Change', kind: 'text', cell: (row) => html`${row.detail}${row.result && html`<span class="sub">${row.result}</span>`}${row.own && row.state === 'done' && INVITES.includes(row.action) && html`<div><${OwnHalf} approval=${row} /></div>`}` },
           { head: 'By', cell: (row) => row.requested_by },
           { head: 'Decided by', cell: (row) => row.approved_by ?? '—' },
           { head: 'State', kind: 'shrink', cell: (row) => html`<${State} of=${row.state} />` },

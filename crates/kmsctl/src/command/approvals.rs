@@ -95,6 +95,7 @@ impl Approvals {
                 let shown: Shown = get(&admin, terminal, &of(&id, "")?).await?;
                 terminal.show(&shown, |page| {
                     entry(page, &shown);
+                    half(page, &shown);
                     shown
                         .document
                         .iter()
@@ -142,12 +143,11 @@ async fn approve(admin: &Administered, terminal: &Terminal, id: &str, yes: bool)
     }
     terminal.show(&shown, |page| {
         page.line(format_args!("Done: {}.", printable(result)));
-        if let Some(token) = &shown.token {
-            page.line(page.toned(
-                Tone::Good,
-                "The invitation for its holder, valid for 15 minutes and shown only now:",
+        half(page, &shown);
+        if shown.token.is_some() {
+            page.line(format_args!(
+                "It is shown only now. The owner who requested it sees the first half with: kmsctl approvals show {id}"
             ));
-            page.line(printable(token));
         }
     })?;
     Ok(Exit::Done)
@@ -174,6 +174,18 @@ fn entry(page: &mut Page, shown: &Shown) {
     page.field("approved by", printable(shown.approved_by.as_deref().unwrap_or_default()));
     page.field("result", printable(shown.result.as_deref().unwrap_or_default()));
     page.field("sha256", printable(&shown.sha256));
+}
+
+/// The half of an invitation that this owner passes on.
+fn half(page: &mut Page, shown: &Shown) {
+    let Some(token) = &shown.token else { return };
+    let which = if token.starts_with("ckms_") { "first" } else { "second" };
+    let text = format!(
+        "The {which} half of the invitation, valid for 15 minutes. Give it to the holder only, who writes the second half \
+         after the first:"
+    );
+    page.line(page.toned(Tone::Good, &text));
+    page.line(printable(token));
 }
 
 async fn get<A: serde::de::DeserializeOwned>(
