@@ -21,7 +21,7 @@ pub use self::credentials::{
 pub use self::denials::{Concerns, DenialId, Denials, Novelty, RefusalRecord, RefusedRequest, Shown};
 pub use self::drain::{Drain, Draining};
 pub use self::freeze::{
-    Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Scope, ScopeError,
-    Unfrozen,
+    Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Room,
+    SHARE_OF_OPERATORS, Scope, ScopeError, Unfrozen,
 };
 pub use self::shadow::{CandidateError, CandidateText, Change, Effect, MAX_CANDIDATE, Report, Shadow};

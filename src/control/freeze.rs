@@ -30,8 +30,10 @@ use crate::audit::{Audit, AuditError, Event};
 use crate::metrics::Metrics;
 use crate::state::{self, FreezeFile, FreezeFileError, FreezeRecord, Written};
 
-/// The most freezes, including expired ones, which are removed first.
+/// The most freezes, including expired ones, which are removed first. One of the whole KMS may come on top.
 pub const MAX_FREEZES: usize = 1000;
+/// When so many are in force, only owners add further ones: operators cannot use up all the room.
+pub const SHARE_OF_OPERATORS: usize = 900;
 /// The longest reason in bytes.
 pub const MAX_REASON: usize = 500;
 
@@ -69,6 +71,12 @@ pub enum FreezeError {
     /// Too many freezes are in force.
     #[error("{MAX_FREEZES} freezes are in force, the maximum; nothing was changed")]
     Full,
+    /// Too many freezes are in force to add one without the role owner.
+    #[error(
+        "{SHARE_OF_OPERATORS} freezes are in force: only an owner can add more. The whole KMS can still be frozen; \
+         nothing was changed"
+    )]
+    ShareFull,
     /// In force, but only until this process ends.
     #[error("it is frozen now, but the file that keeps freezes over restarts cannot be written: {0}")]
     NotKept(#[source] std::io::Error),
@@ -118,6 +126,31 @@ pub enum Earlier {
     MayBeExtended,
     /// It is replaced, whatever its end.
     IsReplaced,
+}
+
+/// How many freezes may be in force when one is added. The freeze of the whole KMS needs no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// [`MAX_FREEZES`].
+    OfOwners,
+    /// [`SHARE_OF_OPERATORS`].
+    OfOperators,
+}
+
+impl Room {
+    fn most(self) -> usize {
+        match self {
+            Self::OfOwners => MAX_FREEZES,
+            Self::OfOperators => SHARE_OF_OPERATORS,
+        }
+    }
+
+    fn exhausted(self) -> FreezeError {
+        match self {
+            Self::OfOwners => FreezeError::Full,
+            Self::OfOperators => FreezeError::ShareFull,
+        }
+    }
 }
 
 /// Whether an unfreeze changed anything.
@@ -244,16 +277,22 @@ impl Freezes {
     /// other fails.
     ///
     /// # Errors
-    /// [`FreezeError`]. After all but [`FreezeError::Full`] and [`FreezeError::Shortens`] the freeze is in
-    /// force nevertheless.
-    pub async fn freeze(&self, freeze: Freeze, earlier: Earlier, audit: &Audit) -> Result<(), FreezeError> {
+    /// [`FreezeError`]. After all but [`FreezeError::Full`], [`FreezeError::ShareFull`] and [`FreezeError::Shortens`]
+    /// the freeze is in force nevertheless.
+    pub async fn freeze(
+        &self,
+        freeze: Freeze,
+        earlier: Earlier,
+        room: Room,
+        audit: &Audit,
+    ) -> Result<(), FreezeError> {
         let held = Arc::new(Held::new(freeze, self.time.now()));
         let freeze = &held.freeze;
-        self.insert(&held, earlier)?;
+        self.insert(&held, earlier, room)?;
         let file = Arc::clone(&self.file).lock_owned().await;
         // Inserts it again: an unfreeze may have run before this change had the file, and this is the later
         // of the two. A freeze that came in between and lasts longer stays.
-        self.insert(&held, earlier)?;
+        self.insert(&held, earlier, room)?;
         let event = Event::Frozen {
             scope: freeze.scope.name(),
             value: hex::encode(freeze.scope.value()),
@@ -274,10 +313,10 @@ impl Freezes {
     }
 
     /// Compares and inserts in one step, so that no other freeze comes in between.
-    fn insert(&self, new: &Arc<Held>, earlier: Earlier) -> Result<(), FreezeError> {
+    fn insert(&self, new: &Arc<Held>, earlier: Earlier, room: Room) -> Result<(), FreezeError> {
         let now = self.time.now();
         let mut outcome = Ok(());
-        self.current.rcu(|current| match held::with(current, new, earlier, now) {
+        self.current.rcu(|current| match held::with(current, new, earlier, room, now) {
             Ok(entries) => {
                 outcome = Ok(());
                 Arc::new(entries)
@@ -366,10 +405,10 @@ impl Freezes {
 /// Parses the entries of the file.
 fn frozen(file: &FreezeFile) -> Result<Vec<Freeze>, FreezeFileError> {
     let records = file.read()?;
-    if records.len() > MAX_FREEZES {
-        let found = records.len();
+    let found = records.iter().filter(|record| record.scope != Scope::Kms.name()).count();
+    if found > MAX_FREEZES {
         return Err(FreezeFileError::Damaged(format!(
-            "at most {MAX_FREEZES} entries are allowed, got {found}"
+            "at most {MAX_FREEZES} entries beside that of the KMS are allowed, got {found}"
         )));
     }
     records.into_iter().map(|record| Freeze::try_from(record).map_err(FreezeFileError::Damaged)).collect()

@@ -187,7 +187,7 @@ mod tests {
     use tokio::task::block_in_place;
 
     use super::*;
-    use crate::control::{Author, Earlier, Scope};
+    use crate::control::{Author, Earlier, Room, Scope};
     use crate::metrics::Metrics;
 
     struct Disk {
@@ -221,7 +221,7 @@ mod tests {
             let author = Author { by: "token".to_owned(), remote: Ipv4Addr::LOCALHOST.into() };
             let (reason, since) = ("leaked key".to_owned(), 1);
             let freeze = Freeze { scope: Scope::Kms, reason, since, expires_at: None, author };
-            self.freezes.freeze(freeze, Earlier::IsReplaced, &self.audit).await.unwrap();
+            self.freezes.freeze(freeze, Earlier::IsReplaced, Room::OfOwners, &self.audit).await.unwrap();
         }
 
         /// The names of the events in the log, and its last line parsed.

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::support::http::{self, with};
 use crate::support::operator::Operator;
-use crate::support::{Answer, Caller, Identity, World, csr, eventually};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, Identity, World, csr, eventually};
 use axum::Router;
 use axum::routing::post;
 use cvm_kms::proto::{FreezeRequest, ListFrozenResponse, SignCertRequest};
@@ -362,4 +363,42 @@ async fn a_frozen_replica_still_freezes_the_next() {
     let answer = world.caller().shows(&identity).json("GetKmsKey", json!({})).await;
     is_frozen(&answer, "");
     assert!(world.audited("kms_key_released").is_empty());
+}
+
+#[tokio::test]
+async fn operators_leave_room_for_the_freezes_of_owners_and_can_always_freeze_everything() {
+    let mut world = World::ready().await;
+    world.stop().await;
+    let app = |number: u32| hex::encode([&[0; 16][..], &number.to_be_bytes()].concat());
+    let frozen: Vec<_> = (0..900)
+        .map(|number| {
+            json!({ "scope": "app", "value": app(number), "reason": "r", "since": 1, "expires_at": null, "by": "token",
+                "remote": "127.0.0.1" })
+        })
+        .collect();
+    let text = json!({ "version": 1, "frozen": frozen }).to_string();
+    fs::write(world.key_file("frozen.json"), text).expect("a file");
+    world.start().await.expect("starts");
+    let admin = Caller::new(world.admin_address().await).plain();
+    let shift = json!({ "name": "shift", "role": "operator" }).to_string();
+    let made = admin.send(with(http::post("/api/v1/credentials", shift), "x-admin-token", ADMIN_TOKEN)).await;
+    let token = format!("Bearer {}", made.value()["token"].as_str().expect("a token"));
+    let freeze = async |header: &'static str, token: &str, scope: &str, value: &str| {
+        let request = json!({ "scope": scope, "value": value, "reason": "a test" });
+        admin.send(with(http::json("Freeze", request), header, token)).await
+    };
+    let by_operator = async |scope: &str, value: &str| {
+        eventually("a password that is checked", async || {
+            let answer = freeze("authorization", &token, scope, value).await;
+            (answer.status != 503).then_some(answer)
+        })
+        .await
+    };
+    let one_more = app(900);
+    let full = "900 freezes are in force: only an owner can add more. The whole KMS can still be frozen; nothing was \
+                changed";
+    assert_eq!(by_operator("app", &one_more).await.refusal(), (400, full.to_owned()));
+    assert_eq!(by_operator("app", &app(0)).await.status, 200, "in place of another");
+    assert_eq!(freeze("x-admin-token", ADMIN_TOKEN, "app", &one_more).await.status, 200);
+    assert_eq!(by_operator("kms", "").await.status, 200);
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::AdminService;
-use crate::api::Caller;
+use crate::api::{Caller, Role};
 use crate::clock::unix_now;
 use crate::control::{
-    Approved, Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Scope, SeenFreeze, Unfreeze, Unfrozen,
+    Approved, Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Room, Scope, SeenFreeze, Unfreeze,
+    Unfrozen,
 };
 use crate::error::{Code, Error, Result};
+use crate::operator::Operator;
 use crate::proto::{
     FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse, UnfreezeRequest,
     UnfreezeResponse,
@@ -50,9 +52,16 @@ impl AdminService {
             true => Earlier::IsReplaced,
             false => Earlier::MayBeExtended,
         };
+        let is_owner = |operator: &Operator| {
+            operator.domain().is_none() && operator.role().is_some_and(|role| role.includes(Role::Owner))
+        };
+        let room = match caller.identity().is_some_and(is_owner) {
+            true => Room::OfOwners,
+            false => Room::OfOperators,
+        };
         let frozen = Some(entry(&freeze));
         let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
-        let change = request::spawn(async move { freezes.freeze(freeze, earlier, &audit).await });
+        let change = request::spawn(async move { freezes.freeze(freeze, earlier, room, &audit).await });
         finished(
             change,
             "it is frozen now, but the disk does not respond: the freeze may not survive a restart",
@@ -139,6 +148,7 @@ pub(super) fn reason(text: String) -> Result<String> {
 fn failed(error: FreezeError) -> Error {
     let code = match error {
         FreezeError::Full
+        | FreezeError::ShareFull
         | FreezeError::Shortens { .. }
         | FreezeError::Changed { .. }
         | FreezeError::Scope(_) => Code::InvalidRequest,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Earlier, Entries, Freeze, FreezeError, MAX_FREEZES};
+use super::{Earlier, Entries, Freeze, FreezeError, MAX_FREEZES, Room, Scope};
 use crate::clock::unix_now;
 
 /// How long an expired freeze is kept: setting the clock back within this time revives it.
@@ -81,27 +81,37 @@ impl Held {
 }
 
 /// `entries` with `new`, which replaces an earlier one of its scope. If there are too many, the ones that
-/// expired first are removed.
+/// expired first are removed. There is always room for a freeze of the whole KMS.
 ///
 /// # Errors
-/// [`FreezeError::Full`]: no room, and none has expired. [`FreezeError::Shortens`]: the earlier one is in
-/// force and lasts longer.
+/// [`FreezeError::Full`], [`FreezeError::ShareFull`]: no room, and none has expired. [`FreezeError::Shortens`]: the
+/// earlier one is in force and lasts longer.
 pub(super) fn with(
     entries: &Entries,
     new: &Arc<Held>,
     earlier: Earlier,
+    room: Room,
     now: Moment,
 ) -> Result<Entries, FreezeError> {
     let mut entries = kept(entries, now);
-    let replaced = entries.remove(&new.freeze.scope);
-    let lasts_longer = |held: &Arc<Held>| held.is_live(now) && new.freeze.ends_before(&held.freeze);
-    if let Some(held) = replaced.filter(|held| earlier == Earlier::MayBeExtended && lasts_longer(held)) {
+    let replaced = entries.remove(&new.freeze.scope).filter(|held| held.is_live(now));
+    let is_one_more = replaced.is_none() && new.freeze.scope != Scope::Kms;
+    if let Some(held) =
+        replaced.filter(|held| earlier == Earlier::MayBeExtended && new.freeze.ends_before(&held.freeze))
+    {
         return Err(FreezeError::Shortens { earlier: Arc::clone(&held.freeze) });
+    }
+    let live = entries.values().filter(|held| held.is_live(now)).count();
+    if is_one_more && live >= room.most() {
+        return Err(room.exhausted());
     }
     while entries.len() >= MAX_FREEZES {
         let ended = entries.values().filter(|held| !held.is_live(now));
-        let first = ended.min_by_key(|held| held.freeze.expires_at).map(|held| held.freeze.scope);
-        entries.remove(&first.ok_or(FreezeError::Full)?);
+        let Some(first) = ended.min_by_key(|held| held.freeze.expires_at).map(|held| held.freeze.scope)
+        else {
+            break;
+        };
+        entries.remove(&first);
     }
     entries.insert(new.freeze.scope, Arc::clone(new));
     Ok(entries)

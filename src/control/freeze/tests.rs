@@ -117,7 +117,7 @@ async fn each_scope_stops_who_is_in_it_and_nobody_else() {
         let disk = Disk::new();
         let freezes = disk.open();
         assert!(freezes.check(&Identity::example()).is_ok());
-        freezes.freeze(freeze_of(scope), Earlier::IsReplaced, &disk.audit).await.unwrap();
+        freezes.freeze(freeze_of(scope), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap();
         assert_eq!(freezes.check(&Identity::example()).unwrap_err().scope, scope);
         assert_eq!(freezes.check(&other).is_err(), scope == Scope::Kms, "{scope}");
         assert_eq!(freezes.of_kms().is_some(), scope == Scope::Kms);
@@ -130,7 +130,7 @@ async fn what_was_answered_holds_after_a_restart() {
     let freezes = disk.open();
     for scope in scopes() {
         let before = freezes.list().len();
-        freezes.freeze(freeze_of(scope), Earlier::IsReplaced, &disk.audit).await.unwrap();
+        freezes.freeze(freeze_of(scope), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap();
         assert_eq!(disk.open().list(), freezes.list());
         assert_eq!(freezes.list().len(), before + 1);
     }
@@ -155,7 +155,7 @@ fn for_an_hour(time: &SetTime) -> Freeze {
 /// A change of an unrelated scope.
 async fn change_something(freezes: &Freezes, disk: &Disk) {
     let elsewhere = Scope::Device(DeviceId([9; 32]));
-    freezes.freeze(freeze_of(elsewhere), Earlier::IsReplaced, &disk.audit).await.unwrap();
+    freezes.freeze(freeze_of(elsewhere), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap();
     freezes.lift(elsewhere, None, author(), String::new(), &disk.audit).await.unwrap();
 }
 
@@ -163,7 +163,7 @@ async fn change_something(freezes: &Freezes, disk: &Disk) {
 async fn a_freeze_ends_by_itself_when_both_clocks_say_so() {
     let (disk, time) = (Disk::new(), SetTime::new());
     let freezes = disk.open_at(&time);
-    freezes.freeze(for_an_hour(&time), Earlier::IsReplaced, &disk.audit).await.unwrap();
+    freezes.freeze(for_an_hour(&time), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap();
     time.jump(30 * DAY as i64);
     assert!(freezes.check(&Identity::example()).is_err(), "a clock that jumps ends nothing while we run");
     assert_eq!(freezes.list().len(), 1);
@@ -177,7 +177,10 @@ async fn a_freeze_ends_by_itself_when_both_clocks_say_so() {
 #[tokio::test]
 async fn a_clock_that_was_ahead_for_a_while_loses_no_freeze() {
     let (disk, time) = (Disk::new(), SetTime::new());
-    disk.open_at(&time).freeze(for_an_hour(&time), Earlier::IsReplaced, &disk.audit).await.unwrap();
+    disk.open_at(&time)
+        .freeze(for_an_hour(&time), Earlier::IsReplaced, Room::OfOwners, &disk.audit)
+        .await
+        .unwrap();
     time.jump(3650 * DAY as i64);
     let freezes = disk.open_at(&time);
     assert!(
@@ -194,7 +197,7 @@ async fn a_clock_that_was_ahead_for_a_while_loses_no_freeze() {
 async fn what_has_ended_is_kept_for_a_month_and_no_longer() {
     let (disk, time) = (Disk::new(), SetTime::new());
     let freezes = disk.open_at(&time);
-    freezes.freeze(for_an_hour(&time), Earlier::IsReplaced, &disk.audit).await.unwrap();
+    freezes.freeze(for_an_hour(&time), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap();
     let is_kept = || fs::read_to_string(disk.path()).unwrap().contains("\"instance\"");
     time.pass(3600 + 30 * DAY - 1);
     change_something(&freezes, &disk).await;
@@ -210,7 +213,7 @@ async fn what_has_ended_can_be_taken_back_before_a_clock_brings_it_back() {
     let freezes = disk.open_at(&time);
     let freeze = for_an_hour(&time);
     let scope = freeze.scope;
-    freezes.freeze(freeze, Earlier::IsReplaced, &disk.audit).await.unwrap();
+    freezes.freeze(freeze, Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap();
     time.pass(3600);
     let thaw = freezes.lift(scope, None, author(), String::new(), &disk.audit).await.unwrap();
     assert_eq!((thaw, disk.events("unfrozen")), (Unfrozen::WasNotFrozen, 1));
@@ -240,20 +243,20 @@ async fn what_ended_first_gives_way_when_the_list_is_full() {
     let app =
         |number| Scope::App(AppId([[0; 16].as_slice(), &[0, 0, 0, number]].concat().try_into().unwrap()));
     let held = |scope| freezes.current.load().contains_key(&scope);
-    freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap();
+    freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap();
     assert_eq!([app(0), app(1)].map(held), [true, false]);
     freezes
-        .freeze(freeze_of(Scope::Device(DeviceId([1; 32]))), Earlier::IsReplaced, &disk.audit)
+        .freeze(freeze_of(Scope::Device(DeviceId([1; 32]))), Earlier::IsReplaced, Room::OfOwners, &disk.audit)
         .await
         .unwrap();
     assert_eq!([app(0), app(1)].map(held), [false, false]);
     let error = freezes
-        .freeze(freeze_of(Scope::Device(DeviceId([2; 32]))), Earlier::IsReplaced, &disk.audit)
+        .freeze(freeze_of(Scope::Device(DeviceId([2; 32]))), Earlier::IsReplaced, Room::OfOwners, &disk.audit)
         .await
         .unwrap_err();
     assert!(matches!(error, FreezeError::Full), "{error}");
     freezes
-        .freeze(freeze_of(Scope::Device(DeviceId([1; 32]))), Earlier::IsReplaced, &disk.audit)
+        .freeze(freeze_of(Scope::Device(DeviceId([1; 32]))), Earlier::IsReplaced, Room::OfOwners, &disk.audit)
         .await
         .expect("in place of itself");
     assert_eq!(disk.open_at(&time).list().len(), MAX_FREEZES);
@@ -264,7 +267,10 @@ async fn a_file_that_cannot_be_written_freezes_and_does_not_thaw() {
     let disk = Disk::new();
     disk.refuse_writes();
     let freezes = disk.open();
-    let error = freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap_err();
+    let error = freezes
+        .freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, Room::OfOwners, &disk.audit)
+        .await
+        .unwrap_err();
     assert!(matches!(error, FreezeError::NotKept(_)), "{error}");
     assert_eq!(disk.events("frozen"), 1, "on the record all the same");
     assert!(freezes.check(&Identity::example()).is_err(), "frozen until the process ends");
@@ -278,10 +284,11 @@ async fn a_freeze_that_is_neither_kept_nor_recorded_counts_and_says_both() {
     let disk = Disk::new();
     let freezes = disk.open();
     let too_long = Freeze { reason: "x".repeat(70 << 10), ..freeze_of(Scope::Kms) };
-    let error = freezes.freeze(too_long.clone(), Earlier::IsReplaced, &disk.audit).await.unwrap_err();
+    let error =
+        freezes.freeze(too_long.clone(), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::NotRecorded(_)), "{error}");
     disk.refuse_writes();
-    let error = freezes.freeze(too_long, Earlier::IsReplaced, &disk.audit).await.unwrap_err();
+    let error = freezes.freeze(too_long, Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::NeitherKeptNorRecorded { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("cannot be written") && text.contains("audit log"), "{text}");
@@ -292,7 +299,7 @@ async fn a_freeze_that_is_neither_kept_nor_recorded_counts_and_says_both() {
 async fn an_unfreeze_that_is_not_recorded_does_not_happen() {
     let disk = Disk::new();
     let freezes = disk.open();
-    freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap();
+    freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap();
     let too_long = "x".repeat(70 << 10);
     let error = freezes.lift(Scope::Kms, None, author(), too_long, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::UnfreezeNotRecorded(_)), "{error}");
@@ -308,7 +315,7 @@ async fn the_audit_log_has_changes_in_the_order_in_which_they_happened() {
     for _ in 0..20 {
         let (freezes, audit) = (Arc::clone(&freezes), Arc::clone(&audit));
         changes.spawn(async move {
-            freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &audit).await.unwrap();
+            freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, Room::OfOwners, &audit).await.unwrap();
             freezes.lift(Scope::Kms, None, author(), String::new(), &audit).await.unwrap();
         });
     }
@@ -327,10 +334,9 @@ async fn the_audit_log_has_changes_in_the_order_in_which_they_happened() {
     assert!(events.windows(2).all(|pair| pair != [true, true]), "{log}");
 }
 
-#[tokio::test]
-async fn the_list_is_bounded() {
-    let disk = Disk::new();
-    let lines: Vec<_> = (0..MAX_FREEZES as u32)
+/// Opens a file with the first `count` apps frozen.
+fn with_apps(disk: &Disk, count: usize) -> Freezes {
+    let lines: Vec<_> = (0..count as u32)
         .map(|number| {
             let value = hex::encode([&[0; 16][..], &number.to_be_bytes()].concat());
             serde_json::json!({ "scope": "app", "value": value, "reason": "r", "since": 1, "expires_at": null,
@@ -338,11 +344,59 @@ async fn the_list_is_bounded() {
         })
         .collect();
     fs::write(disk.path(), serde_json::json!({ "version": 1, "frozen": lines }).to_string()).unwrap();
-    let freezes = disk.open();
+    disk.open()
+}
+
+#[tokio::test]
+async fn the_list_is_bounded_and_the_whole_kms_can_be_frozen_all_the_same() {
+    let disk = Disk::new();
+    let freezes = with_apps(&disk, MAX_FREEZES);
     assert_eq!(freezes.list().len(), MAX_FREEZES);
-    let error = freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap_err();
-    assert!(matches!(error, FreezeError::Full), "{error}");
-    assert!(freezes.of_kms().is_none());
+    let device = || freeze_of(Scope::Device(DeviceId([1; 32])));
+    for _ in 0..2 {
+        let refused = freezes.freeze(device(), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await;
+        let error = refused.unwrap_err();
+        assert!(matches!(error, FreezeError::Full), "{error}");
+        // Again, it replaces itself.
+        for room in [Room::OfOperators, Room::OfOwners] {
+            freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, room, &disk.audit).await.unwrap();
+        }
+        assert_eq!((freezes.of_kms().is_some(), freezes.list().len()), (true, MAX_FREEZES + 1));
+    }
+    let again = disk.open();
+    assert_eq!((again.of_kms().is_some(), again.list().len()), (true, MAX_FREEZES + 1), "after a restart");
+}
+
+#[tokio::test]
+async fn operators_leave_room_for_owners() {
+    let disk = Disk::new();
+    let freezes = with_apps(&disk, SHARE_OF_OPERATORS - 1);
+    let device = |number: u8| freeze_of(Scope::Device(DeviceId([number; 32])));
+    let freeze = async |freeze: Freeze, room: Room| {
+        freezes.freeze(freeze, Earlier::MayBeExtended, room, &disk.audit).await
+    };
+    freeze(device(1), Room::OfOperators).await.unwrap();
+    let error = freeze(device(2), Room::OfOperators).await.unwrap_err();
+    assert!(matches!(error, FreezeError::ShareFull), "{error}");
+    assert_eq!(freezes.list().len(), SHARE_OF_OPERATORS, "nothing was changed");
+    freeze(device(1), Room::OfOperators).await.expect("in place of itself");
+    freeze(device(2), Room::OfOwners).await.unwrap();
+    freeze(freeze_of(Scope::Kms), Room::OfOperators).await.unwrap();
+    assert!(freezes.of_kms().is_some());
+}
+
+#[test]
+fn a_file_with_too_many_freezes_is_refused() {
+    let disk = Disk::new();
+    drop(with_apps(&disk, MAX_FREEZES));
+    let text = fs::read_to_string(disk.path()).unwrap();
+    let mut content: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let frozen = content["frozen"].as_array_mut().unwrap();
+    let one_more = serde_json::json!({ "scope": "device", "value": "01".repeat(32), "reason": "r", "since": 1,
+        "expires_at": null, "by": "token", "remote": "127.0.0.1" });
+    frozen.push(one_more);
+    fs::write(disk.path(), content.to_string()).unwrap();
+    assert!(matches!(Freezes::open(disk.path(), metrics()), Err(FreezeFileError::Damaged(_))));
 }
 
 #[test]
@@ -397,7 +451,7 @@ async fn two_operators_at_once_do_not_shorten_each_others_freeze() {
     let audit = Arc::new(Audit::open(&disk.directory.path().join("both.jsonl")).unwrap());
     let ask = |seconds: u64, earlier: Earlier| {
         let (freezes, audit, freeze) = (Arc::clone(&freezes), Arc::clone(&audit), ending(seconds));
-        tokio::spawn(async move { freezes.freeze(freeze, earlier, &audit).await })
+        tokio::spawn(async move { freezes.freeze(freeze, earlier, Room::OfOwners, &audit).await })
     };
     let in_force = async |at_least: u64| {
         let wanted = unix_now() + at_least;
