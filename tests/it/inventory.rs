@@ -170,6 +170,32 @@ async fn a_proxy_is_told_whether_an_app_may_be_routed_to_by_the_rules_of_now() {
 }
 
 #[tokio::test]
+async fn no_app_is_routed_to_by_an_allowlist_that_has_changed_and_nobody_has_read() {
+    let world = world().await;
+    let reader = Reader::of(&world).await;
+    reader.caught_up().await;
+    let app = app_id(&world, 1);
+    let resolved = async || reader.get(&format!("/v1/resolve/{app}")).await;
+    assert_eq!(resolved().await.status, 200);
+    let allowing = std::fs::read_to_string(world.allowlist.path()).expect("an allowlist");
+    world.allowlist.change(|rules| {
+        let apps = rules["apps"].as_object_mut().expect("apps");
+        apps.retain(|id, _| !id.ends_with(&app));
+    });
+    // No guest asks, and no time passes.
+    let answer = resolved().await;
+    assert_eq!((answer.status, answer.header("x-error-code")), (403, "app_not_registered"));
+    for (text, status, code) in [("{", 403, "allowlist_unusable"), (&allowing, 200, "")] {
+        world.allowlist.write_text(text);
+        let answer = resolved().await;
+        assert_eq!(answer.status, status, "{text}");
+        if status != 200 {
+            assert_eq!(answer.header("x-error-code"), code);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_freeze_is_previewed_made_listed_and_lifted() {
     let world = world().await;
     let reader = Reader::of(&world).await;

@@ -88,8 +88,8 @@ impl Policy {
         }
     }
 
-    /// Decides at once by the rules that were last read; `None` if only the backend can decide. For decisions
-    /// that release no key.
+    /// Decides at once by the rules that were last read, which may be outdated; `None` if only the backend can decide.
+    /// Fuzz tests call it.
     pub fn snapshot_decide(&self, subject: Subject<'_>) -> Option<Decision> {
         match self {
             Self::AllowAll(policy) => Some(policy.decide()),

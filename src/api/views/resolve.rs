@@ -2,12 +2,13 @@
 //! freezes would allow it again.
 
 use kms_attest::identity::BootInfo;
-use kms_policy::{Decision, Subject};
+use kms_policy::{Decision, Policy, PolicyError, Subject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::query::Age;
 use super::{Views, at};
+use crate::api::readiness::Cause;
 use crate::clock::unix_now;
 use crate::control::Scope;
 use crate::error::{Code, Error, Result};
@@ -42,7 +43,8 @@ impl Views {
     /// Whether requests may be sent to an app.
     ///
     /// # Errors
-    /// Denied, with the reason: `never_released`, `stale`, `frozen`, or the policy's code. No index.
+    /// Denied, with the reason: `never_released`, `stale`, `frozen`, or the policy's code. Unavailable, where releases
+    /// stop too: the clock is behind, or the allowlist cannot be read. No index.
     pub async fn resolve(&self, app: &str, query: ResolveQuery) -> Result<Resolved> {
         let digits = app.strip_prefix("0x").unwrap_or(app).to_ascii_lowercase();
         let app_id: [u8; 20] = hex::decode(&digits)
@@ -54,6 +56,10 @@ impl Views {
         let Some((_, cvm)) = page.cvms.into_iter().next().filter(|(_, cvm)| cvm.releases.count > 0) else {
             return Err(denied("never_released", "this KMS has released no keys to the app"));
         };
+        // A clock that is behind makes no release stale.
+        self.foundation().verifier.cache().clock().check().map_err(|behind| {
+            Error::unavailable(Cause::Clock.text(), behind.to_string()).because(Cause::Clock.name())
+        })?;
         let max_age = query.max_age.map_or(MAX_AGE, |Age(age)| age);
         if cvm.releases.last / 1000 + max_age < unix_now() {
             return Err(denied("stale", "the last release to the app is too long ago"));
@@ -61,10 +67,14 @@ impl Views {
         let identity =
             told(&cvm, app_id).ok_or_else(|| denied("unreadable", "its record cannot be judged"))?;
         self.check_frozen(&identity)?;
-        let policy_checked = match self.foundation().policy.snapshot_decide(Subject::App(&identity)) {
-            None => false,
-            Some(Decision::Allowed { .. }) => true,
-            Some(Decision::Denied(denial)) => return Err(denied(denial.code.name(), &denial.reason)),
+        // By the file as it is now. A backend is not asked: proxies ask more often than CVMs boot.
+        let policy = &self.foundation().policy;
+        let policy_checked = match &**policy {
+            Policy::AllowAll(_) | Policy::Allowlist(_) => {
+                allowed(policy.decide(Subject::App(&identity)).await)?;
+                true
+            }
+            Policy::Webhook(_) | Policy::Ethereum(_) => false,
         };
         Ok(Resolved {
             app: digits,
@@ -96,6 +106,18 @@ impl Views {
     }
 }
 
+/// What the rules of now say.
+fn allowed(decision: std::result::Result<Decision, PolicyError>) -> Result<()> {
+    match decision {
+        Ok(Decision::Allowed { .. }) => Ok(()),
+        Ok(Decision::Denied(denial)) => Err(denied(denial.code.name(), &denial.reason)),
+        Err(error) => {
+            let unavailable = Error::unavailable("the policy cannot be read", error.detail().to_owned());
+            Err(unavailable.because(Cause::PolicyUnavailable.name()))
+        }
+    }
+}
+
 fn denied(code: &'static str, message: &str) -> Error {
     Error::new(Code::Denied, message).because(code)
 }
@@ -118,4 +140,17 @@ fn told(cvm: &Cvm, app_id: [u8; 20]) -> Option<BootInfo> {
         tcb_status: subject.tcb_status.clone(),
         advisory_ids: subject.advisory_ids.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_cannot_decide_allows_no_route_and_tells_no_path() {
+        let silent = PolicyError::Unavailable { detail: "/srv/allowlist.json does not respond".to_owned() };
+        let error = allowed(Err(silent)).expect_err("no decision");
+        assert_eq!((error.code(), error.reason()), (Code::Unavailable, "policy_unavailable"));
+        assert!(!error.message().contains("srv"), "{}", error.message());
+    }
 }
