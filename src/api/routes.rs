@@ -155,6 +155,12 @@ impl Route {
         ROUTES.iter().find(|route| route.service == service && route.matches(path))
     }
 
+    /// The paths of all routes, in braces what differs between requests. One that several listeners have is there as
+    /// often.
+    pub fn paths() -> impl Iterator<Item = &'static str> {
+        ROUTES.iter().map(|route| route.path)
+    }
+
     fn matches(&self, path: &str) -> bool {
         let mut parts = path.split('/');
         for pattern in self.path.split('/') {

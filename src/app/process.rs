@@ -22,6 +22,7 @@ use crate::api::METHODS;
 use crate::api::approvals::ApprovalGate;
 use crate::api::health::Boot;
 use crate::api::kms::KmsService;
+use crate::api::routes::Route;
 use crate::api::settings::{LogControl, SettingsService};
 use crate::api::setup::Switch;
 use crate::audit::{Audit, Beginning, Event};
@@ -31,7 +32,7 @@ use crate::control::{Approvals, Drain, Freezes};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
 use crate::log::ProcessLog;
-use crate::metrics::{CacheState, Metrics, QueueState};
+use crate::metrics::{CacheState, Kind, Metrics, QueueState};
 use crate::net::handshake::Handshakes;
 use crate::net::limit::RequestLimit;
 use crate::net::listener::{self, Phase};
@@ -105,7 +106,9 @@ impl Process {
         let verifier = Arc::new(verifier);
         let policy = Arc::new(Policy::from_config(&core.auth_api)?);
         let credentials = core.admin.credentials()?.map(Arc::new);
-        let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| (row.name, row.access.into()))));
+        let methods = METHODS.iter().map(|row| (row.name, row.access.into()));
+        let routes = Route::paths().map(|path| (path, Kind::Other));
+        let metrics = Arc::new(Metrics::new(methods.chain(routes)));
         let clock = verifier.cache().clock().clone();
         let tolerance = Arc::new(TcbTolerance::new(core.tcb.clone(), clock, Arc::clone(&metrics)));
         let self_authorization = Arc::new(match core.enforce_self_authorization {

@@ -1,4 +1,4 @@
-//! Requests by method: how many, with what result, how long, and how many run now.
+//! Requests by method or route: how many, with what result, how long, and how many run now.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -143,6 +143,12 @@ impl Metrics {
         let method = self.requests.methods.iter().position(|method| method.name == name);
         let kind = self.requests.method(method).kind;
         Observed { method, is_attestation: is_kms && kind == Kind::Attestation }
+    }
+
+    /// The labels for a request to the route of this name.
+    pub fn observe_route(&self, name: &str) -> Observed {
+        let method = self.requests.methods.iter().position(|method| method.name == name);
+        Observed { method, is_attestation: false }
     }
 
     /// The label of the method.

@@ -33,7 +33,7 @@ use crate::api::routes::Route;
 use crate::api::{Access, Caller, METHODS, Method, Role, Service};
 use crate::audit::Audit;
 use crate::error::{Code, Error};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Observed};
 use crate::operator::{Credentials, Operator};
 use crate::request::{self, Asked, Context, ErrorBody, Ids, Tracer};
 
@@ -115,6 +115,18 @@ impl Middleware {
         let asked = if self.guard.is_some() { Asked::ByOperators } else { Asked::ByNobody };
         let recording = self.tracer.as_ref().and_then(|tracer| tracer.begin(request.headers(), asked));
         Context::traced(self.ids.of(request.headers()), ErrorBody::of(request.uri().path()), recording)
+    }
+
+    /// The labels of a request to `path` in the metrics: those of a route of this listener, or else of a method.
+    fn observed(&self, path: &str) -> Observed {
+        let services = match self.guard {
+            Some(_) => &[Service::Admin][..],
+            None => &[Service::Kms, Service::Onboard],
+        };
+        match services.iter().find_map(|service| Route::serving(*service, path)) {
+            Some(route) => self.metrics.observe_route(route.path),
+            None => self.metrics.observe(path),
+        }
     }
 
     /// Accepts the access tokens of this issuer too; after [`Middleware::guarded`].
@@ -344,7 +356,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             // gRPC health probes count towards the rate, but do not keep a connection from being idle.
             let is_health = request.uri().path().starts_with(probes::GRPC);
             let running = Arc::new(activity.begin(if is_health { Use::Probe } else { purpose }));
-            let observed = front.metrics.observe(request.uri().path());
+            let observed = front.observed(request.uri().path());
             let _serving = front.metrics.serving(observed);
             let (reservation, answer, rest) =
                 match front.reserve(&caller, &activity, &request, purpose, started) {
