@@ -142,6 +142,11 @@ impl SettingsService {
         Settings { settings, restart_required: known.pending.iter().cloned().collect() }
     }
 
+    /// Whether the files have values that wait for a restart.
+    pub fn needs_restart(&self) -> bool {
+        !self.known().pending.is_empty()
+    }
+
     fn shown(&self, one: &Effective, known: &Known, sees_inside: bool) -> Setting {
         let hot = HotKey::parse(&one.key);
         let changed = hot.filter(|key| known.runtime.contains_key(key));

@@ -43,6 +43,7 @@ use super::events::EventService;
 use super::kms::KmsService;
 use super::meta::Meta;
 use super::readiness::Readiness;
+use super::settings::SettingsService;
 use crate::admission::{Foundation, TcbWarning};
 use crate::clock::rfc3339;
 use crate::error::{Code, Error, Result};
@@ -71,6 +72,8 @@ pub struct Sources {
     pub ready: Arc<Ready>,
     /// Whether keys are released.
     pub readiness: Arc<Readiness>,
+    /// Whether settings wait for a restart.
+    pub settings: Arc<SettingsService>,
     /// What is relaxed.
     pub meta: Arc<Meta>,
     /// The named credentials, where there are any.

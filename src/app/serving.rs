@@ -265,6 +265,7 @@ impl Serving {
             kms: Arc::clone(&self.kms),
             ready: Arc::clone(&self.ready),
             readiness: Arc::clone(&self.readiness),
+            settings: Arc::clone(&self.settings),
             meta: Arc::clone(&self.meta),
             credentials,
             latency: Arc::clone(&self.latency),

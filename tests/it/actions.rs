@@ -120,8 +120,10 @@ async fn a_drained_kms_is_not_ready_and_still_serves() {
         assert_eq!(keys.status, 200, "{}", keys.text());
     }
     assert_eq!(run(&world, "drain").await.value()["message"], "it was draining already");
+    assert_eq!(get(&world, "/api/v1/overview").await.value()["mode"], "draining");
 
     assert_eq!(run(&world, "undrain").await.status, 200);
+    assert_eq!(get(&world, "/api/v1/overview").await.value()["mode"], "serving");
     assert_eq!(world.caller().get("/readyz").await.status, 200);
     assert_eq!(run(&world, "undrain").await.value()["message"], "there was no drain");
 

@@ -229,6 +229,8 @@ async fn a_reload_applies_what_it_can_and_refuses_a_bad_file_whole() {
     assert_eq!(site["value"], "test site", "what is in force");
     assert!(site["message"].as_str().expect("a text").contains("after a restart"), "{site}");
     assert_eq!(listed["restart_required"], json!(["core.site_name"]));
+    let mode = async || send(&world, request("GET", "/api/v1/overview", "")).await.value()["mode"].clone();
+    assert_eq!(mode().await, "restart_required");
 
     fs::write(&path, after.replace("app_burst = 11", "app_burst = 0\nnonsense = 1")).expect("file");
     let refused = reload().await;
@@ -256,6 +258,7 @@ async fn a_reload_applies_what_it_can_and_refuses_a_bad_file_whole() {
     let listed = settings(&world).await;
     assert_eq!(of(&listed, "core.limits.app_burst")["value"], 12);
     assert_eq!(listed["restart_required"], json!([]));
+    assert_eq!(mode().await, "serving");
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::attention::{self, Attention};
 use super::{Building, SHOWN_AGAIN, Views, at};
-use crate::api::readiness::{Effect, Report};
+use crate::api::readiness::{Cause, Effect, Report};
+use crate::api::settings::SettingsService;
 use crate::clock::{rfc3339, unix_now};
 use crate::config::Posture;
 use crate::error::Result;
@@ -20,6 +21,7 @@ const DAY: u64 = 86_400_000;
 /// The state of this KMS at a glance.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Overview {
+    /// `draining` while an operator drains this KMS, `restart_required` while settings wait for a restart, otherwise
     /// `serving`: the admin listener is there as soon as keys are.
     mode: &'static str,
     version: &'static str,
@@ -137,7 +139,7 @@ impl Views {
         let syncs = self.foundation().metrics.ledger_syncs().recent;
         let own = self.foundation().self_authorization.told_identity();
         Ok(Overview {
-            mode: "serving",
+            mode: mode(&report, &sources.settings),
             version: env!("CVM_KMS_VERSION"),
             boot_id: sources.boot_id.clone(),
             started_at: rfc3339(sources.started),
@@ -223,6 +225,15 @@ impl LastDay {
                 denials.map(super::denials::Denial::caller).collect::<HashSet<_>>().len() as u64
             }),
         }
+    }
+}
+
+fn mode(report: &Report, settings: &SettingsService) -> &'static str {
+    let is_draining = report.reasons().iter().any(|reason| reason.cause == Cause::Draining);
+    match (is_draining, settings.needs_restart()) {
+        (true, _) => Cause::Draining.name(),
+        (false, true) => "restart_required",
+        (false, false) => "serving",
     }
 }
 
