@@ -6,6 +6,7 @@ mod checks;
 mod console;
 mod finding;
 mod reasons;
+mod services;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,6 +23,7 @@ use self::checks::Turns;
 pub use self::checks::{About, Check};
 pub use self::console::Console;
 pub use self::finding::Finding;
+pub use self::services::Services;
 use super::health::Boot;
 use super::onboard::OnboardService;
 use crate::clock::{rfc3339, unix};
@@ -134,6 +136,7 @@ pub struct SetupService {
     console: Option<Console>,
     boot_id: String,
     started_at: String,
+    services: Services,
     turns: Turns,
     waiting: Semaphore,
     seen: Latest<Inspection>,
@@ -161,10 +164,17 @@ impl SetupService {
             console,
             boot_id,
             started_at: started_at.format(&Rfc3339).unwrap_or_default(),
+            services: Services::default(),
             turns: Turns::default(),
             waiting: Semaphore::new(WAITING),
             seen: Latest::default(),
         }
+    }
+
+    /// With checks of these services.
+    #[must_use]
+    pub fn asking(self, services: Services) -> Self {
+        Self { services, ..self }
     }
 
     /// The status. Waits up to `wait`, at most [`MAX_WAIT`], for another mode or another missing thing.

@@ -7,14 +7,20 @@ use kms_policy::Policy;
 
 use crate::admission::TcbTolerance;
 use crate::api::METHODS;
-use crate::api::setup::{Finding, Machine};
-use crate::config::Config;
+use crate::api::setup::{Finding, Machine, Services};
+use crate::config::{Config, Core};
 use crate::metrics::Metrics;
 
-/// Makes the calls that a start would make: evidence of this machine, collateral, policy. Writes nothing. Empty if the
-/// parts cannot be built, which [`super::Preflight`] finds, or if there is no TEE.
+/// Makes the calls that a start would make: evidence of this machine, collateral, policy; and asks whether witnesses and
+/// targets of notifications can be reached. Writes nothing.
 pub async fn examine(config: &Config) -> Vec<Finding> {
-    let core = &config.core;
+    let mut found = examine_machine(&config.core).await;
+    found.extend(Services::of(&config.core).examine().await);
+    found
+}
+
+/// Finds nothing if the parts cannot be built, which [`super::Preflight`] finds, or if there is no TEE.
+async fn examine_machine(core: &Core) -> Vec<Finding> {
     let (Ok(attester), Ok(verifier), Ok(policy)) =
         (core.attester.build(), core.verifier_of_a_check(), Policy::from_config(&core.auth_api))
     else {

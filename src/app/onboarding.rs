@@ -18,7 +18,7 @@ use super::serving::{MainListener, Serving};
 use crate::api::health::HealthService;
 use crate::api::onboard::OnboardService;
 use crate::api::readiness::Readiness;
-use crate::api::setup::{Console, SetupService, Switch, Token};
+use crate::api::setup::{Console, Services, SetupService, Switch, Token};
 use crate::lifecycle::Onboarding;
 use crate::net::listener::{Phase, PlainHttp};
 use crate::net::middleware::Middleware;
@@ -61,7 +61,8 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
         Console::of(&core.admin),
         process.started,
         process.boot_id.clone(),
-    );
+    )
+    .asking(Services::of(core));
     let auth = OnboardingAuth::new(token, process.audit(), process.metrics());
     let readiness = Arc::new(Readiness::onboarding(process.metrics()));
     let health = Arc::new(HealthService::new(readiness, process.boot()));

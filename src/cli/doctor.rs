@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::check;
 use super::findings::{Finding, Findings, Level};
+use crate::api::setup::Check;
 use crate::app;
 use crate::config::{Config, Profile};
 
@@ -65,15 +66,26 @@ fn examined(config: &Config, mut found: Findings) -> anyhow::Result<Findings> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for finding in runtime.block_on(app::examine(config)) {
         let message = format!("{}: {}", finding.what, finding.detail);
-        match finding.ok {
-            true => found.fact("passed", message),
-            false => found.0.push(Finding {
-                level: Level::Useless,
-                label: "USELESS",
-                message,
-                remedy: Some(finding.advice),
-            }),
+        if finding.ok {
+            found.fact("passed", message);
+            continue;
         }
+        let stops = match Check::named(finding.what) {
+            Ok(Check::Oidc | Check::Notify) => false,
+            Ok(Check::Witness) => config.core.ledger.witnesses.require > 0,
+            Ok(
+                Check::KeyDirectory
+                | Check::Clock
+                | Check::Attester
+                | Check::Collateral
+                | Check::Authorization
+                | Check::Source
+                | Check::Domain,
+            )
+            | Err(_) => true,
+        };
+        let (level, label) = if stops { (Level::Useless, "USELESS") } else { (Level::Warning, "warning") };
+        found.0.push(Finding { level, label, message, remedy: Some(finding.advice) });
     }
     if config.profile == Profile::Standard {
         config.unsafe_settings().into_iter().for_each(|it| found.unsafe_setting(Level::Advice, it));

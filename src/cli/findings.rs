@@ -78,7 +78,7 @@ impl Findings {
     pub(super) fn print(&self) {
         for Finding { label, message, remedy, .. } in &self.0 {
             match remedy {
-                Some(remedy) => say!("{label:<9} {message}. {remedy}"),
+                Some(remedy) => say!("{label:<9} {}. {remedy}", message.trim_end_matches('.')),
                 None => say!("{label:<9} {message}"),
             }
         }

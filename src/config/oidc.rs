@@ -8,6 +8,7 @@ use std::time::Duration;
 use kms_wire::role::Role;
 use rustls_pki_types::CertificateDer;
 use serde_json::Value;
+use url::Url;
 
 use super::file::{FileError, ca_file};
 use super::reader::Section;
@@ -41,6 +42,13 @@ impl Oidc {
     /// [`FileError`].
     pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, FileError> {
         ca_file(CA_FILE, self.ca_file.as_deref())
+    }
+
+    /// Where the issuer's document about itself is (OpenID Connect Discovery).
+    pub fn discovery(&self) -> Url {
+        let mut url = self.issuer.url().clone();
+        url.set_path(&format!("{}/.well-known/openid-configuration", url.path().trim_end_matches('/')));
+        url
     }
 
     /// Whether some of its users are owners.

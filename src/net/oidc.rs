@@ -76,7 +76,7 @@ pub enum Refusal {
 /// The issuer of tokens.
 #[derive(Debug)]
 pub struct Issuer {
-    endpoint: Endpoint,
+    discovery: Url,
     rules: Rules,
     may_be_exposed: Exposure,
     client: Client,
@@ -117,7 +117,7 @@ impl Issuer {
         let client = outgoing::client(tls, timeouts, redirect::Policy::none()).pool_max_idle_per_host(1);
         let client = if config.issuer.is_loopback() { client.no_proxy() } else { client };
         Ok(Self {
-            endpoint: config.issuer.clone(),
+            discovery: config.discovery(),
             rules: config.rules.clone(),
             may_be_exposed: if config.insecure_plain_http { Exposure::Accepted } else { Exposure::Refused },
             client: client.build().map_err(|error| unusable(error.into()))?,
@@ -191,10 +191,7 @@ impl Issuer {
     }
 
     async fn fetched(&self) -> Result<KeySet, IssuerError> {
-        let mut url = self.endpoint.url().clone();
-        let path = format!("{}/.well-known/openid-configuration", url.path().trim_end_matches('/'));
-        url.set_path(&path);
-        let body = self.get(url, MAX_DISCOVERY).await?;
+        let body = self.get(self.discovery.clone(), MAX_DISCOVERY).await?;
         let discovery: Discovery = kms_attest::json::from_utf8(&body)
             .map_err(|_| IssuerError::Discovery("issuer and jwks_uri are expected in a JSON object"))?;
         if discovery.issuer != self.rules.issuer {

@@ -8,9 +8,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::support::faults::{Fault, FaultServer, Reply};
 use crate::support::http::{post, request, with};
 use crate::support::program::Setting;
 use crate::support::{Answer, DOMAIN, World, eventually};
+use kms_ledger::signature::CosigningKey;
 use kms_simulator::{AgentMode, CollateralSpec, Cvm, PccsMode, Platform, Stage, Validity};
 use rustix::fs::inotify;
 use rustix::process::Signal;
@@ -449,10 +451,70 @@ async fn sources_that_are_none_are_told_apart_and_given_nothing() {
     assert!(snapshot(&world.path("")) == before, "a source was examined, and something is left");
 }
 
+/// An issuer, two witnesses and two targets of notifications, the first of each at `there`, the others at `second`.
+fn services(there: &str, second: &str) -> String {
+    let witness = |name: &str, url: &str| {
+        let key = CosigningKey::from_seed(name.parse().expect("a name"), &[name.len() as u8; 32]);
+        format!("\"{} {url}\"", key.expect("a key").verifying_key())
+    };
+    format!(
+        "core.admin.oidc = {{ issuer = '{there}', audience = 'kms', roles = {{ all = 'viewer' }} }}\n\
+         core.ledger.witnesses.list = [{}, {}]\n\
+         [[core.notify]]\nurl = '{there}'\nsecret = 'sixteen bytes or more'\n\
+         [[core.notify]]\nname = 'pager'\nurl = '{second}'\nsecret = 'sixteen bytes or more'",
+        witness("witness.example/1", there),
+        witness("witness.example/two", second),
+    )
+}
+
+#[tokio::test]
+async fn the_services_beside_the_policy_are_reached_or_named_by_their_number() {
+    let world = World::onboarding().await;
+    for (what, key) in [("oidc", "admin.oidc"), ("witness", "ledger.witnesses"), ("notify", "notify")] {
+        passes(&world, what, json!({}), &format!("core.{key} names none")).await;
+    }
+    let [one, two] = [(); 2].map(|()| FaultServer::answering(|_| Reply::json(&json!({}))));
+    let (one, two) = (one.await, two.await);
+    let world = World::onboarding_with(&services(&one.url(), &two.url())).await;
+    // A method that is not allowed there is an answer too.
+    for fault in [None, Some(Fault::Page(405, Vec::new()))] {
+        if let Some(fault) = fault {
+            two.suffer(fault).await;
+        }
+        passes(&world, "oidc", json!({}), "The issuer of core.admin.oidc answers").await;
+        passes(&world, "witness", json!({}), "All 2 of core.ledger.witnesses can be reached.").await;
+        passes(&world, "notify", json!({}), "All 2 of core.notify can be reached.").await;
+    }
+    let asked = one.asked();
+    for (verb, end) in [("GET", "/.well-known/openid-configuration"), ("HEAD", "/add-checkpoint")] {
+        assert!(asked.iter().any(|asked| asked.verb == verb && asked.path.ends_with(end)), "{verb} {end}");
+    }
+
+    for (fault, problem) in
+        [(Fault::Down, "connection refused"), (Fault::Page(503, Vec::new()), "it answered 503")]
+    {
+        two.suffer(fault).await;
+        for (what, key) in [("witness", "core.ledger.witnesses"), ("notify", "core.notify")] {
+            let told = finding(&world, what, json!({})).await;
+            let expected = format!("Of 2 in {key} cannot be reached: number 2: {problem}.");
+            assert_eq!((&told["ok"], &told["detail"]), (&json!(false), &json!(expected)));
+            for inside in ["witness.example", "pager", &two.address().to_string()] {
+                assert!(!told.to_string().contains(inside), "{told}");
+            }
+        }
+    }
+    two.suffer(Fault::Hanging).await;
+    fails(&world, "notify", json!({}), "number 2: no answer in time.").await;
+    one.suffer(Fault::Page(404, Vec::new())).await;
+    fails(&world, "oidc", json!({}), "Of 1 in core.admin.oidc cannot be reached: number 1: it answered 404.")
+        .await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_checked_is_refused_with_what_can() {
     let world = World::onboarding().await;
-    let names = "key-directory, clock, attester, collateral, authorization, source, domain";
+    let names =
+        "key-directory, clock, attester, collateral, authorization, source, domain, oidc, witness, notify";
     for what in ["", "no-such", "Clock", "clock/", "clock/x"] {
         let answer = validate(&world, what, json!({})).await;
         assert_eq!(answer.status, 404, "{what}: {answer:?}");

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use kms_ledger::signature::CosigningKey;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -128,4 +129,28 @@ async fn production_starts_with_a_safe_configuration() {
     assert_eq!(refused.code, 1, "{}", refused.out);
     assert!(refused.out.contains("REFUSED   ADMIN_API_TOKEN: it has less than 128 bits"), "{}", refused.out);
     assert!(!refused.out.contains("hunter2"), "{}", refused.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doctor_tells_which_services_cannot_be_reached_and_what_that_stops() {
+    let key =
+        CosigningKey::from_seed("witness.example/w1".parse().expect("a name"), &[5; 32]).expect("a key");
+    let mut setting = Setting::with(&format!(
+        "core.ledger.witnesses.list = [\"{} http://127.0.0.1:1\"]\n\
+         [[core.notify]]\nurl = 'http://127.0.0.1:1'\nsecret = 'sixteen bytes or more'",
+        key.verifying_key()
+    ))
+    .await;
+    let told = setting.run(&["doctor"]).await;
+    assert_eq!(told.code, 3, "{}", told.text());
+    for (label, what) in
+        [("warning", "witness: Of 1 in core.ledger.witnesses"), ("warning", "notify: Of 1 in core.notify")]
+    {
+        let line = format!("{label:<9} {what} cannot be reached: number 1: connection refused. Make sure");
+        assert!(told.out.contains(&line), "{line} is not in {}", told.out);
+    }
+    setting.configure("core.ledger.witnesses.require = 1");
+    let told = setting.run(&["doctor"]).await;
+    assert_eq!(told.code, 1, "{}", told.text());
+    assert!(told.out.contains("USELESS   witness: Of 1 in core.ledger.witnesses"), "{}", told.out);
 }

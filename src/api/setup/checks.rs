@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::SetupService;
 use super::calls::{self, Machine};
 use super::finding::{Failure, Finding, Outcome};
+use super::services::Kind;
 use crate::error::{Code, Error, Result};
 
 const RUNNING: Duration = Duration::from_secs(10);
@@ -34,11 +35,17 @@ pub enum Check {
     Source,
     /// A name can be this KMS's domain.
     Domain,
+    /// The issuer of operators' access tokens can be reached.
+    Oidc,
+    /// Each witness can be reached.
+    Witness,
+    /// Each target of notifications can be reached.
+    Notify,
 }
 
 impl Check {
     /// All checks, in the order in which an operator needs them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::KeyDirectory,
         Self::Clock,
         Self::Attester,
@@ -46,6 +53,9 @@ impl Check {
         Self::Authorization,
         Self::Source,
         Self::Domain,
+        Self::Oidc,
+        Self::Witness,
+        Self::Notify,
     ];
 
     /// Its name in the API.
@@ -58,6 +68,9 @@ impl Check {
             Self::Authorization => "authorization",
             Self::Source => "source",
             Self::Domain => "domain",
+            Self::Oidc => "oidc",
+            Self::Witness => "witness",
+            Self::Notify => "notify",
         }
     }
 
@@ -127,6 +140,9 @@ impl SetupService {
                     let url = about.source_url.ok_or_else(|| missing("source_url"))?;
                     self.source(&url, about.source_listener).await.into()
                 }
+                Check::Oidc => self.services.reach(Kind::Issuer).await.into(),
+                Check::Witness => self.services.reach(Kind::Witness).await.into(),
+                Check::Notify => self.services.reach(Kind::NotifyTarget).await.into(),
                 Check::Domain => calls::domain(&about.domain.ok_or_else(|| missing("domain"))?).into(),
             })
         };
@@ -154,7 +170,7 @@ impl Machine<'_> {
     }
 }
 
-async fn ended(check: Check, running: impl Future<Output = Outcome>) -> Finding {
+pub(super) async fn ended(check: Check, running: impl Future<Output = Outcome>) -> Finding {
     let started = Instant::now();
     let outcome = timeout(RUNNING, running).await.unwrap_or_else(|_| unended());
     outcome.found(check.name(), started.elapsed())
