@@ -1,6 +1,6 @@
 // The configuration in force: each setting with its source, changes at run time, actions, files, and the restart.
 
-import { get, patch, post, useGet, useTask } from '../api.js';
+import { call, get, patch, useGet, useTask } from '../api.js';
 import { count, sentence, words } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
@@ -70,7 +70,7 @@ function One({ of, me, onClose, onEdit }) {
 function Restart({ me, onClose }) {
   const [state, setState] = useState('ask');
   const task = useTask(async () => {
-    const answer = await post('/api/v1/restart');
+    const answer = await call('POST', '/api/v1/restart');
     if (waits(answer)) { onClose(); return answer; }
     setState('waiting');
     // A new boot id says that it is another process. Bounded, so that a supervisor that does not start it is noticed.
@@ -136,7 +136,7 @@ export default function Settings({ me, params, navigate }) {
   const settings = useGet('/api/v1/settings', { live: ['setting_changed', 'reloaded'] });
   const [restarting, setRestarting] = useState(false);
   const [reloaded, setReloaded] = useState(null);
-  const reload = useTask(() => post('/api/v1/reload'));
+  const reload = useTask(() => call('POST', '/api/v1/reload'));
   const part = ['actions', 'files'].includes(params.id) ? params.id : 'settings';
   const restart = settings.data?.restart_required ?? [];
   const readAgain = async () => {
