@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::browser::play;
 use crate::support::World;
 use crate::support::kmsctl::built;
+use kms_ledger::signature::CosigningKey;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -20,14 +21,14 @@ fn views() -> Value {
         ["#/cvms", "tbody tr", 7],
         ["#/approvals", ".card", 1],
         ["#/policy", "tbody tr", 4],
-        ["#/policy/candidate", ".empty", 1],
+        ["#/policy/candidate", ".difference li", 1],
         ["#/policy/edit", "textarea", 1],
-        ["#/freezes", ".empty", 1],
+        ["#/freezes", "tbody tr", 1],
         ["#/freezes/new", "form", 1],
         ["#/platforms", "tbody tr", 2],
         ["#/ledger", "tbody tr", 1],
         ["#/ledger/3", ".chain .passed", 3],
-        ["#/replicas", ".card", 2],
+        ["#/replicas", "tbody tr", 1],
         ["#/credentials", "tbody tr", 1],
         ["#/settings", "tbody tr", 30],
         ["#/settings/actions", "tbody tr", 8],
@@ -43,6 +44,9 @@ struct Sandbox {
     console: String,
     owner: String,
     viewer: String,
+    /// The addresses of the KMS, and of one without keys.
+    kms: String,
+    spare: String,
     directory: TempDir,
 }
 
@@ -73,6 +77,8 @@ impl Sandbox {
                 console: String::new(),
                 owner: String::new(),
                 viewer: String::new(),
+                kms: String::new(),
+                spare: String::new(),
                 directory,
             };
             let told = told.lines().map(|line| line.expect("text"));
@@ -85,6 +91,12 @@ impl Sandbox {
             };
             sandbox.console = fact("address");
             sandbox.viewer = fact("viewer token");
+            let onboard = fact("kmsctl onboard ");
+            let after = |option: &str| {
+                let value = onboard.split_once(option).and_then(|(_, rest)| rest.split_whitespace().next());
+                value.unwrap_or_else(|| panic!("no {option} in {onboard}")).to_owned()
+            };
+            (sandbox.spare, sandbox.kms) = (after("--kms "), after("--source "));
             let settings = std::fs::read_to_string(sandbox.directory.path().join("env")).expect("env");
             let owner = settings.lines().find_map(|line| line.strip_prefix("export KMS_ADMIN_TOKEN="));
             sandbox.owner = owner.expect("a token").to_owned();
@@ -94,8 +106,23 @@ impl Sandbox {
         .expect("no panic")
     }
 
-    /// Waits until each of its CVMs has asked for keys: all kinds of denials are there.
+    /// Waits until each of its CVMs has asked for keys: all kinds of denials are there, and a replica.
     async fn populated(self) -> Self {
+        let onboard = json!({ "source_url": self.kms, "domain": "127.0.0.1" });
+        let onboarded = Command::new("curl")
+            .args([
+                "-sfk",
+                "--max-time",
+                "60",
+                "-H",
+                "Content-Type: application/json",
+                "-d",
+                &onboard.to_string(),
+            ])
+            .arg(format!("{}/prpc/Onboard.Onboard?json", self.spare))
+            .status()
+            .expect("curl");
+        assert!(onboarded.success(), "a replica receives the root keys");
         let denied = async || {
             let listed = Command::new("curl")
                 .args(["-s", "--max-time", "20", "-d", "{}", "-H"])
@@ -130,7 +157,7 @@ async fn each_view_and_its_states_are_sound_and_stories_go_to_their_end_on_a_san
     let seen = play("console/views").await;
     // Not a limit: machines differ, and 300 ms is the aim.
     eprintln!("first paint after {} ms, {} bytes of assets", seen["paint"], seen["bytes"]);
-    for scenario in ["viewer", "states", "freeze", "keyboard"] {
+    for scenario in ["viewer", "states", "freeze", "keyboard", "docs", "settings"] {
         play(&format!("console/{scenario}")).await;
     }
 }
@@ -158,4 +185,24 @@ async fn what_one_owner_asks_for_is_done_when_another_approves_it() {
     play("console/approval", &console, json!({ "owner": owner })).await;
     assert_eq!(world.audited("approval_approved").len(), 1);
     assert_eq!(world.audited("approval_done").len(), 1);
+}
+
+#[tokio::test]
+async fn without_credentials_the_console_has_none_to_manage() {
+    let world = World::ready_with("core.admin = { auth_token = \"\", insecure_no_auth = true }").await;
+    let console = format!("http://{}/", world.admin_address().await);
+    play("console/anyone", &console, json!({ "views": views() })).await;
+}
+
+#[tokio::test]
+async fn the_ledger_shows_a_witness_that_does_not_answer() {
+    let name = "witness.example/w1";
+    let key = CosigningKey::from_seed(name.parse().expect("a name"), &[5; 32]).expect("a key");
+    let unused =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
+    let (key, url) = (key.verifying_key(), format!("http://{unused}/w1"));
+    let (_world, console, owner) =
+        small_world(&format!("core.ledger.witnesses.list = [\"{key} {url}\"]")).await;
+    let given = json!({ "owner": owner, "witness": name, "state": "failing" });
+    play("console/witness", &console, given).await;
 }

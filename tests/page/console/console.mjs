@@ -1,6 +1,6 @@
 // The console in a browser: signing in, going to views, and what must hold on each of them.
 
-import { accessible, assert, fits, given, open } from '../browser.mjs';
+import { accessible, assert, fits, given, open, picture } from '../browser.mjs';
 
 export const LIGHT = { name: 'light', viewport: { width: 1280, height: 900 }, colorScheme: 'light' };
 
@@ -36,19 +36,27 @@ export async function unfailed(page, where) {
   assert(told.length === 0, `${where}: ${told.join('; ')}`);
 }
 
-/** Accessible in light and dark, and no wider than a phone, a tablet and a desk. */
-export async function sound(page, where) {
+/** No table has columns that only a scroll shows. */
+async function whole(page, where) {
+  const over = await page.locator('.tableframe').evaluateAll((all) => all.map((one) => one.scrollWidth - one.clientWidth));
+  assert(over.every((width) => width <= 0), `${where}: tables wider than their place by ${over.join(', ')} px`);
+}
+
+/** Accessible, and no wider than a phone, a tablet and a desk, in light and dark; with a picture of each. */
+export async function sound(page, where, name) {
   for (const colorScheme of ['dark', 'light']) {
     await page.emulateMedia({ colorScheme });
     await accessible(page, `${where}, ${colorScheme}`);
+    for (const width of [390, 1024, 1600]) {
+      await page.setViewportSize({ width, height: 900 });
+      // Charts follow the width a moment later.
+      await page.waitForFunction(() => document.documentElement.scrollWidth <= document.documentElement.clientWidth, null, { timeout: 3000 }).catch(() => {});
+      await fits(page, `${where} at ${width}`);
+      await whole(page, `${where} at ${width}`);
+      await picture(page, `${name}-${width}-${colorScheme}`);
+    }
+    await page.setViewportSize(LIGHT.viewport);
   }
-  for (const width of [390, 1024, 1600]) {
-    await page.setViewportSize({ width, height: 900 });
-    // Charts follow the width a moment later.
-    await page.waitForFunction(() => document.documentElement.scrollWidth <= document.documentElement.clientWidth, null, { timeout: 3000 }).catch(() => {});
-    await fits(page, `${where} at ${width}`);
-  }
-  await page.setViewportSize(LIGHT.viewport);
 }
 
 /** A call as the browser's page would make it, for what a story needs beside the page. */

@@ -9,6 +9,7 @@ await scenario(async (browser) => {
   await owner.getByRole('button', { name: 'Create the invitation' }).click();
   await says(owner, 'dialog .error', 'Type a name.');
   await owner.getByLabel('Name').fill('grace');
+  await owner.getByLabel('It is for').selectOption('default');
   await accessible(owner, 'a new credential');
   await owner.getByRole('button', { name: 'Create the invitation' }).click();
   await says(owner, 'dialog h2', 'Invitation for grace');
@@ -18,6 +19,7 @@ await scenario(async (browser) => {
   await owner.getByRole('button', { name: 'Done' }).click();
   const row = owner.locator('main tr').filter({ hasText: 'grace' });
   await row.getByText('invited').waitFor();
+  await row.getByText('default', { exact: true }).waitFor();
 
   const guest = await open(browser, { look: LIGHT, url: link, expected: /status of 401/ });
   await guest.page.getByLabel('Activation token').waitFor();
@@ -29,6 +31,7 @@ await scenario(async (browser) => {
   await picture(guest.page, 'console-activated');
   await guest.page.getByRole('button', { name: 'I have stored it, sign in' }).click();
   await says(guest.page, '.who', 'grace');
+  await says(guest.page, '.who', 'domain default');
   assert(await guest.page.locator('#nav a[href="#/credentials"]').count() === 0, 'a viewer has no view of credentials');
 
   // The link works once.

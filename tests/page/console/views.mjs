@@ -1,12 +1,33 @@
 // Every view with the data of a sandbox: accessible, within the screen, without a complaint of the browser, and the same after a reload.
 
-import { assert, clean, given, picture, scenario } from '../browser.mjs';
-import { console_, go, settled, signIn, sound, unfailed } from './console.mjs';
+import { assert, clean, given, scenario } from '../browser.mjs';
+import { call, console_, go, settled, signIn, sound, unfailed } from './console.mjs';
 
 /** Place, and what is there once real data are: a selector that must match, and how often at least. */
 const VIEWS = given.views;
 
+/** What an owner asks for, and has to get. */
+async function asked(verb, path, body) {
+  const { status, body: answer } = await call(given.url, given.owner, verb, path, body);
+  assert(status === 200, `${path}: ${status} ${JSON.stringify(answer)}`);
+  return answer;
+}
+
+/** Starts a candidate without one of the apps, and a freeze that stops nothing; gives how they end. */
+async function prepared() {
+  const { document } = await asked('GET', '/api/v1/policy');
+  const [, ...apps] = Object.entries(document.apps);
+  const candidate = JSON.stringify({ ...document, apps: Object.fromEntries(apps) });
+  await asked('POST', '/prpc/Admin.StartShadow', { auth_config_json: candidate, name: 'without an app' });
+  const { id } = await asked('POST', '/api/v1/freezes', { scope: 'instance', target: 'ee'.repeat(20), reason: 'a drill' });
+  return async () => {
+    await asked('POST', '/prpc/Admin.StopShadow', {});
+    await asked('POST', `/api/v1/freezes/${id}/lift`, {});
+  };
+}
+
 await scenario(async (browser) => {
+  const end = await prepared();
   const { page, seen } = await console_(browser, given.owner);
   const shown = {};
   for (const [place, selector, least] of VIEWS) {
@@ -14,10 +35,10 @@ await scenario(async (browser) => {
     const found = page.locator(`main ${selector}`);
     await found.nth(least - 1).waitFor();
     await unfailed(page, place);
-    await sound(page, place);
-    await picture(page, `console${place.replace(/[^a-z]+/g, '-')}`);
+    await sound(page, place, `console${place.replace(/[^a-z]+/g, '-')}`);
     shown[place] = await found.count();
   }
+  await end();
 
   const place = '#/releases?method=GetAppKey';
   await go(page, place);
