@@ -30,6 +30,8 @@ await scenario(async (browser) => {
   await page.keyboard.type(given.owner);
   await page.keyboard.press('Enter');
   await page.locator('.shell').waitFor();
+  // The view takes the focus once it is there.
+  await page.waitForFunction(() => document.activeElement.id === 'title');
 
   await reach('Freezes');
   await page.keyboard.press('Enter');
