@@ -1,4 +1,4 @@
-//! `kmsctl` for what operators read of a KMS: overview, releases, CVMs, ledger, platforms and replicas.
+//! `kmsctl` for what operators read of a KMS: overview, health, history, releases, CVMs, ledger, platforms and replicas.
 
 use crate::support::kmsctl::Desk;
 use crate::support::{World, eventually};
@@ -42,6 +42,11 @@ async fn an_operator_reads_who_has_received_keys_and_how_the_kms_is() {
         (&["platforms"], "1 CVMs are UpToDate"),
         (&["ledger"], "file audit.jsonl: records 1 to"),
         (&["replicas"], "root fingerprint"),
+        (&["health"], "installed"),
+        (&["history", "--window", "1h", "--points", "2"], " releases, 0 denials, 99 of 100 within"),
+        (&["freeze", "app", &id, "--preview"], "3 releases to 1 CVMs."),
+        (&["freeze", "kms", "--preview"], "Nothing was frozen."),
+        (&["frozen"], "Nothing is frozen."),
     ] {
         let ran = desk.run(arguments).await;
         assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.text());
@@ -50,6 +55,8 @@ async fn an_operator_reads_who_has_received_keys_and_how_the_kms_is() {
     let unknown = "07".repeat(20);
     for (arguments, code, told) in [
         (&["resolve", &unknown][..], 3, "this KMS has released no keys to the app"),
+        (&["history", "--window", "1y"], 3, "window must be from 1h to 30d"),
+        (&["freeze", "app", &id], 2, "--reason"),
         (&["cvms", "x"], 2, "the id of a CVM has hexadecimal digits only"),
         (&["releases", "--method", "GetMeta"], 3, "method must be GetAppKey, SignCert or GetKmsKey"),
     ] {

@@ -27,7 +27,7 @@ use crate::command::inventory::{Cvms, Releases, Replicas, Resolve};
 use crate::command::man::Man;
 use crate::command::meta::Meta;
 use crate::command::onboard::Onboard;
-use crate::command::overview::{Ledger, Overview, Platforms};
+use crate::command::overview::{Health, History, Ledger, Overview, Platforms};
 use crate::command::policy::{Policy, Upload};
 use crate::command::settings::{Settings, Whole};
 use crate::command::shadow::Shadow;
@@ -108,6 +108,10 @@ enum Command {
     Diagnostics(Diagnostics),
     /// Show how a KMS is, what it has done, and what needs an operator
     Overview(Overview),
+    /// Show whether a KMS is well, its mode, and which start of it this is
+    Health(Health),
+    /// Show releases and denials over time
+    History(History),
     /// List the releases of keys and certificates, or show one with its proof
     Releases(Releases),
     /// List the CVMs that have received keys, or show one
@@ -186,6 +190,8 @@ impl Command {
             Self::Denials(command) => command.run(terminal).await,
             Self::Diagnostics(command) => command.run(terminal).await,
             Self::Overview(command) => command.run(terminal).await,
+            Self::Health(command) => command.run(terminal).await,
+            Self::History(command) => command.run(terminal).await,
             Self::Releases(command) => command.run(terminal).await,
             Self::Cvms(command) => command.run(terminal).await,
             Self::Resolve(command) => command.run(terminal).await,

@@ -8,12 +8,17 @@ use kms_client::proto::{
     UnfreezeResponse,
 };
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::inventory::{number, text};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
 use crate::target::{AdminService, Administered};
 use crate::{input, when};
+
+const PREVIEW: &str = "/api/v1/freezes/preview";
+/// The largest response about a freeze that is not made.
+const MAX_PREVIEW: usize = 256 << 10;
 
 /// The target.
 #[derive(Args, Debug)]
@@ -82,8 +87,11 @@ pub(crate) struct Freeze {
     #[command(flatten)]
     target: Target,
     /// Reason, for other operators; callers do not see it
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
+    #[arg(long, value_name = "TEXT", required_unless_present = "preview")]
+    reason: Option<String>,
+    /// Freeze nothing: show what it would have stopped in the last 24 hours
+    #[arg(long)]
+    preview: bool,
     /// Duration, such as 30m, 8h or 7d; default: until it is ended with unfreeze
     #[arg(long = "for", value_name = "TIME", value_parser = when::duration)]
     lasts: Option<std::time::Duration>,
@@ -97,10 +105,13 @@ pub(crate) struct Freeze {
 
 impl Freeze {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        if self.preview {
+            return preview(&self.admin, &self.target, terminal).await;
+        }
         let request = FreezeRequest {
             scope: self.target.scope.name().to_owned(),
             value: self.target.value()?,
-            reason: self.reason,
+            reason: self.reason.unwrap_or_default(),
             expires_at: self.lasts.map(|lasts| when::now().saturating_add(lasts.as_secs())),
             replace: self.replace,
         };
@@ -132,6 +143,27 @@ impl Freeze {
         )
         .await
     }
+}
+
+/// What a freeze would have stopped.
+async fn preview(admin: &Administered, target: &Target, terminal: &Terminal) -> Outcome {
+    let scope = target.scope.name();
+    let body = json!({ "scope": scope, "target": hex::encode(target.value()?) }).to_string();
+    let call = async |admin: AdminService<'_>| {
+        let connection = admin.connect(terminal).await?;
+        let told = admin.post_on(&connection, PREVIEW, body.clone().into_bytes(), MAX_PREVIEW).await?;
+        told.json::<Value>()
+            .ok_or_else(|| Failure::failed(format_args!("{}: the response is no JSON", admin.url)))
+    };
+    let show = |page: &mut Page, told: &Value| {
+        let (releases, cvms) = (number(told, "releases_24h"), number(told, "cvm_count"));
+        page.line(format_args!("In the last 24 hours: {releases} releases to {cvms} CVMs."));
+        for cvm in told["cvms"].as_array().into_iter().flatten() {
+            page.line(format_args!("{}  last {}", text(cvm, "id"), text(cvm, "last_at")));
+            page.field("  app", text(cvm, "app_id"));
+        }
+    };
+    at_each(admin, terminal, call, show, "Nothing was frozen.").await
 }
 
 /// Shows what freezing whole KMSs stops, and continues only if the user confirms.

@@ -226,7 +226,7 @@ async fn all(
 }
 
 /// The parameters that have a value, as a query string.
-fn query(parameters: &[(&str, Option<String>)]) -> String {
+pub(super) fn query(parameters: &[(&str, Option<String>)]) -> String {
     let given = parameters.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
     given.map(|(name, value)| format!("{name}={}", escaped(value))).collect::<Vec<_>>().join("&")
 }

@@ -1,9 +1,9 @@
-//! `kmsctl overview`, `platforms` and `ledger`: how a KMS is, and what needs an operator.
+//! `kmsctl overview`, `health`, `history`, `platforms` and `ledger`: how a KMS is, and what needs an operator.
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::inventory::{document, fields, number, text};
+use super::inventory::{document, fields, number, query, text};
 use crate::exit::{Exit, Outcome};
 use crate::output::{Page, Terminal, Tone};
 use crate::target::Administered;
@@ -11,6 +11,26 @@ use crate::target::Administered;
 /// Arguments of `kmsctl overview`.
 #[derive(Args, Debug)]
 pub(crate) struct Overview {
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// Arguments of `kmsctl health`.
+#[derive(Args, Debug)]
+pub(crate) struct Health {
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// Arguments of `kmsctl history`.
+#[derive(Args, Debug)]
+pub(crate) struct History {
+    /// The span until now, from 1h to 30d [default: 6h]
+    #[arg(long, value_name = "SPAN")]
+    window: Option<String>,
+    /// The most steps, from 2 to 500 [default: 72]
+    #[arg(long, value_name = "NUMBER")]
+    points: Option<u32>,
     #[command(flatten)]
     admin: Administered,
 }
@@ -73,6 +93,55 @@ fn attention(page: &mut Page, item: &Value) {
     };
     page.line(format_args!("{}: {}{by}", page.toned(tone, &severity), text(item, "message")));
     page.field("  detail", text(item, "detail"));
+}
+
+impl Health {
+    pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        let health = document(&self.admin, terminal, "/api/v1/health").await?;
+        let setup = document(&self.admin, terminal, "/api/v1/setup/status").await?;
+        let status = text(&health, "status");
+        let (tone, exit) = match status.as_str() {
+            "ok" => (Tone::Good, Exit::Done),
+            "degraded" => (Tone::Doubtful, Exit::Done),
+            _ => (Tone::Bad, Exit::Failed),
+        };
+        terminal.show(&json!({ "health": health, "setup": setup }), |page| {
+            page.line(page.toned(tone, &status));
+            for reason in list(&health, "reasons") {
+                page.field("reason", format_args!("{} ({})", text(reason, "message"), text(reason, "code")));
+            }
+            page.field("mode", text(&setup, "mode"));
+            page.field("version", text(&health, "version"));
+            page.field("started at", text(&health, "startedAt"));
+            page.field("boot id", text(&health, "bootId"));
+        })?;
+        Ok(exit)
+    }
+}
+
+impl History {
+    pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        let query =
+            query(&[("window", self.window), ("points", self.points.map(|points| points.to_string()))]);
+        let history = document(&self.admin, terminal, &format!("/api/v1/history?{query}")).await?;
+        terminal.show(&history, |page| {
+            for point in list(&history, "points") {
+                let latency = match point["p99_ms"].as_f64() {
+                    Some(p99) => format!(", 99 of 100 within {p99:.2} ms"),
+                    None => String::new(),
+                };
+                let (released, denied) = (number(point, "released"), number(point, "denied"));
+                page.line(format_args!(
+                    "{}  {released} releases, {denied} denials{latency}",
+                    text(point, "at")
+                ));
+            }
+            if !history["building"].is_null() {
+                page.line(page.toned(Tone::Doubtful, "The counts are not complete yet."));
+            }
+        })?;
+        Ok(Exit::Done)
+    }
 }
 
 impl Platforms {
