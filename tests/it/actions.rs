@@ -181,6 +181,8 @@ async fn each_action_is_recorded_by_two_events() {
 #[tokio::test]
 async fn what_is_no_action_is_refused_and_not_recorded() {
     let world = World::ready().await;
+    let is_indexed = async || (logs(&world).await.len() == world.audit().len()).then_some(());
+    eventually("the index has all records of the start", is_indexed).await;
     let before = logs(&world).await.len();
     for name in ["nothing", "Drain", "drain%20", "self_test", "recovery-drill-reminder"] {
         let refused = run(&world, name).await;
