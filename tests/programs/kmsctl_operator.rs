@@ -504,7 +504,14 @@ async fn diagnostics_show_what_a_release_took_and_what_failed() {
     assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
     let shown = desk.run(&["diagnostics"]).await;
     assert_eq!(shown.code, 0, "{}", shown.text());
-    for text in ["In flight: other 1", "verification", "ledger_sync", "own_evidence", "audit", "Process: "] {
+    for text in [
+        "In flight: /api/v1/diagnostics/key-flow 1",
+        "verification",
+        "ledger_sync",
+        "own_evidence",
+        "audit",
+        "Process: ",
+    ] {
         assert!(shown.out.contains(text), "{text}: {}", shown.out);
     }
     let flow = desk.json(0, &["diagnostics"]).await;
