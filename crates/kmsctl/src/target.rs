@@ -12,7 +12,7 @@ use kms_client::operator::{OperatorConnection, OperatorToken, OperatorUrl, Setup
 use kms_client::{CallError, ConnectError, Connection, KmsUrl, Trust};
 use zeroize::Zeroizing;
 
-pub(crate) use self::admin::{ADMIN_TIME, AdminBeside, AdminService, Administered};
+pub(crate) use self::admin::{ADMIN_TIME, AdminBeside, AdminService, Administered, Reply};
 use crate::exit::{Failure, Outcome};
 use crate::output::Terminal;
 use crate::pin::Pin;

@@ -5,11 +5,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Terminal, Tone, printable};
-use crate::target::Administered;
+use crate::target::{Administered, Reply};
 
 const ACTIONS: &str = "/api/v1/actions";
 /// The largest response.
-const MAX_RESPONSE: usize = 64 << 10;
+const REPLY: Reply = Reply {
+    max_bytes: 64 << 10,
+    unreadable: |url| {
+        Failure::failed(format_args!("{url}: the response is not what a KMS sends about actions"))
+    },
+};
 
 /// The commands of `kmsctl action`.
 #[derive(Debug, Subcommand)]
@@ -75,10 +80,7 @@ impl Action {
 }
 
 async fn list(admin: &Administered, terminal: &Terminal) -> Outcome {
-    let admin = admin.one()?;
-    let connection = admin.connect(terminal).await?;
-    let document = admin.fetch_on(&connection, ACTIONS, MAX_RESPONSE).await?;
-    let actions: Actions = document.json().ok_or_else(|| unreadable(admin.url))?;
+    let actions: Actions = admin.get(terminal, ACTIONS, REPLY).await?;
     terminal.show(&actions, |page| {
         for Listed { name, description, running, last, .. } in &actions.actions {
             page.line(format_args!("{}: {}", printable(name), printable(description)));
@@ -102,17 +104,10 @@ async fn run(admin: &Administered, terminal: &Terminal, name: &str) -> Outcome {
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
         return Err(Failure::usage("an action's name has lower-case letters and '-' only"));
     }
-    let admin = admin.one()?;
-    let connection = admin.connect(terminal).await?;
-    let document = admin.post_on(&connection, &format!("{ACTIONS}/{name}"), Vec::new(), MAX_RESPONSE).await?;
-    let done: Done = document.json().ok_or_else(|| unreadable(admin.url))?;
+    let done: Done = admin.post(terminal, &format!("{ACTIONS}/{name}"), Vec::new(), REPLY).await?;
     if !done.ok {
         return Err(Failure::failed("the response does not say that it is done"));
     }
     terminal.show(&done, |page| page.line(format_args!("Done: {}.", printable(&done.message))))?;
     Ok(Exit::Done)
-}
-
-fn unreadable(url: impl std::fmt::Display) -> Failure {
-    Failure::failed(format_args!("{url}: the response is not what a KMS sends about actions"))
 }

@@ -3,17 +3,19 @@
 use std::io::{self, IsTerminal as _};
 
 use clap::{Args, Subcommand};
-use kms_client::resource::Document;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
-use crate::target::Administered;
+use crate::target::{Administered, Reply};
 
 const APPROVALS: &str = "/api/v1/approvals";
-/// The largest response: one request, with the longest allowlist as text of JSON.
-const MAX_RESPONSE: usize = 32 << 20;
+/// The largest is one request, with the longest allowlist as text of JSON.
+const REPLY: Reply = Reply {
+    max_bytes: 32 << 20,
+    unreadable: |_| Failure::failed("the response is not what a KMS sends about approvals"),
+};
 
 /// The commands of `kmsctl approvals`.
 #[derive(Debug, Subcommand)]
@@ -84,7 +86,7 @@ impl Approvals {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         match self {
             Self::List(List { admin }) => {
-                let listed: Listed = get(&admin, terminal, APPROVALS).await?;
+                let listed: Listed = admin.get(terminal, APPROVALS, REPLY).await?;
                 terminal.show(&listed, |page| match listed.approvals.is_empty() {
                     true => page.line("Nothing waits for a second owner."),
                     false => listed.approvals.iter().for_each(|shown| entry(page, shown)),
@@ -92,7 +94,7 @@ impl Approvals {
                 Ok(Exit::Done)
             }
             Self::Show(One { id, admin }) => {
-                let shown: Shown = get(&admin, terminal, &of(&id, "")?).await?;
+                let shown: Shown = admin.get(terminal, &of(&id, "")?, REPLY).await?;
                 terminal.show(&shown, |page| {
                     entry(page, &shown);
                     half(page, &shown);
@@ -106,7 +108,7 @@ impl Approvals {
             }
             Self::Approve(Approve { id, yes, admin }) => approve(&admin, terminal, &id, yes).await,
             Self::Reject(One { id, admin }) => {
-                let shown: Shown = post(&admin, terminal, &of(&id, "/reject")?, &Value::Null).await?;
+                let shown: Shown = admin.post(terminal, &of(&id, "/reject")?, Vec::new(), REPLY).await?;
                 if shown.state != "rejected" {
                     return Err(Failure::failed("the response does not say that it is rejected"));
                 }
@@ -119,7 +121,7 @@ impl Approvals {
 
 /// Approves exactly what was shown before.
 async fn approve(admin: &Administered, terminal: &Terminal, id: &str, yes: bool) -> Outcome {
-    let waiting: Shown = get(admin, terminal, &of(id, "")?).await?;
+    let waiting: Shown = admin.get(terminal, &of(id, "")?, REPLY).await?;
     if !yes && waiting.state == "waiting" {
         if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
             let why = "an approval is carried out at once, and there is no terminal to confirm it: use --yes";
@@ -135,7 +137,8 @@ async fn approve(admin: &Administered, terminal: &Terminal, id: &str, yes: bool)
         }
     }
     let body = json!({ "sha256": waiting.sha256 });
-    let shown: Shown = post(admin, terminal, &of(id, "/approve")?, &body).await?;
+    let shown: Shown =
+        admin.post(terminal, &of(id, "/approve")?, body.to_string().into_bytes(), REPLY).await?;
     let result = shown.result.as_deref().unwrap_or_default();
     if shown.state != "done" {
         let failure = Failure::failed(format_args!("approved, but it failed: {}", printable(result)));
@@ -186,31 +189,4 @@ fn half(page: &mut Page, shown: &Shown) {
     );
     page.line(page.toned(Tone::Good, &text));
     page.line(printable(token));
-}
-
-async fn get<A: serde::de::DeserializeOwned>(
-    admin: &Administered,
-    terminal: &Terminal,
-    path: &str,
-) -> Outcome<A> {
-    let admin = admin.one()?;
-    let connection = admin.connect(terminal).await?;
-    read(&admin.fetch_on(&connection, path, MAX_RESPONSE).await?)
-}
-
-async fn post<A: serde::de::DeserializeOwned>(
-    admin: &Administered,
-    terminal: &Terminal,
-    path: &str,
-    body: &Value,
-) -> Outcome<A> {
-    let admin = admin.one()?;
-    let connection = admin.connect(terminal).await?;
-    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    read(&admin.post_on(&connection, path, body, MAX_RESPONSE).await?)
-}
-
-fn read<A: serde::de::DeserializeOwned>(document: &Document) -> Outcome<A> {
-    let failure = || Failure::failed("the response is not what a KMS sends about approvals");
-    document.json().ok_or_else(failure)
 }

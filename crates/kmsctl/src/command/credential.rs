@@ -3,14 +3,13 @@
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use kms_client::Role;
-use kms_client::resource::Document;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::output::{Page, Terminal, Tone, printable};
-use crate::target::Administered;
+use crate::target::{Administered, Reply};
 use crate::when;
 
 const CREDENTIALS: &str = "/api/v1/credentials";
@@ -18,8 +17,11 @@ const ME: &str = "/api/v1/me";
 const BASIC_AUTH: &str = "/api/v1/set-basic-auth";
 /// The longest secret that a KMS takes, with a line break.
 const MAX_SECRET: usize = 258;
-/// The largest response: a list of a thousand credentials.
-const MAX_RESPONSE: usize = 1 << 20;
+/// The largest is a list of a thousand credentials.
+const REPLY: Reply = Reply {
+    max_bytes: 1 << 20,
+    unreadable: |_| Failure::failed("the response is not what a KMS sends about credentials"),
+};
 
 /// The commands of `kmsctl credential`.
 #[derive(Debug, Subcommand)]
@@ -164,16 +166,14 @@ impl Credential {
                 if let Some(domain) = domain {
                     body["domain"] = domain.into();
                 }
-                issued(&admin, terminal, CREDENTIALS, &body).await
+                issued(&admin, terminal, CREDENTIALS, body.to_string().into_bytes()).await
             }
             Self::Rotate(Named { name, admin }) => {
-                issued(&admin, terminal, &of(&name, "rotate")?, &Value::Null).await
+                issued(&admin, terminal, &of(&name, "rotate")?, Vec::new()).await
             }
-            Self::Activate(List { admin }) => {
-                issued(&admin, terminal, "/api/v1/activate", &Value::Null).await
-            }
+            Self::Activate(List { admin }) => issued(&admin, terminal, "/api/v1/activate", Vec::new()).await,
             Self::Revoke(Named { name, admin }) => {
-                let revoked: Revoked = post(&admin, terminal, &of(&name, "revoke")?, &Value::Null).await?;
+                let revoked: Revoked = admin.post(terminal, &of(&name, "revoke")?, Vec::new(), REPLY).await?;
                 if !revoked.revoked {
                     return Err(Failure::failed("the response does not say that it is revoked"));
                 }
@@ -182,19 +182,19 @@ impl Credential {
             }
             Self::SetBasicAuth(Chosen { secret_file, admin }) => {
                 let secret = files::read(&secret_file, MAX_SECRET)?;
-                let set: BasicAuth = post_bytes(&admin, terminal, BASIC_AUTH, secret.to_vec()).await?;
+                let set: BasicAuth = admin.post(terminal, BASIC_AUTH, secret.to_vec(), REPLY).await?;
                 terminal.show(&set, |page| {
                     page.line(format_args!("Set: log in as {} with it.", printable(&set.user)));
                 })?;
                 Ok(Exit::Done)
             }
             Self::Whoami(List { admin }) => {
-                let me: Me = get(&admin, terminal, ME).await?;
+                let me: Me = admin.get(terminal, ME, REPLY).await?;
                 terminal.show(&me, |page| whoami(page, &me))?;
                 Ok(Exit::Done)
             }
             Self::List(List { admin }) => {
-                let listed: Listed = get(&admin, terminal, CREDENTIALS).await?;
+                let listed: Listed = admin.get(terminal, CREDENTIALS, REPLY).await?;
                 terminal.show(&listed, |page| match listed.credentials.is_empty() {
                     true => page.line("There are no named credentials."),
                     false => listed.credentials.iter().for_each(|shown| entry(page, shown)),
@@ -215,8 +215,8 @@ fn of(name: &str, action: &str) -> Outcome<String> {
 }
 
 /// Posts what makes a secret, and shows the token.
-async fn issued(admin: &Administered, terminal: &Terminal, path: &str, body: &Value) -> Outcome {
-    let shown: Shown = post(admin, terminal, path, body).await?;
+async fn issued(admin: &Administered, terminal: &Terminal, path: &str, body: Vec<u8>) -> Outcome {
+    let shown: Shown = admin.post(terminal, path, body, REPLY).await?;
     let Some(token) = &shown.token else {
         return Err(Failure::failed("the response has no token"));
     };
@@ -252,40 +252,4 @@ fn whoami(page: &mut Page, me: &Me) {
     page.field("expires", printable(me.expires_at.as_deref().unwrap_or("never")));
     page.field("server time", printable(&me.server_time));
     page.field("server", format_args!("{}, process {}", printable(&me.version), printable(&me.boot_id)));
-}
-
-async fn post<A: serde::de::DeserializeOwned>(
-    admin: &Administered,
-    terminal: &Terminal,
-    path: &str,
-    body: &Value,
-) -> Outcome<A> {
-    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    post_bytes(admin, terminal, path, body).await
-}
-
-async fn post_bytes<A: serde::de::DeserializeOwned>(
-    admin: &Administered,
-    terminal: &Terminal,
-    path: &str,
-    body: Vec<u8>,
-) -> Outcome<A> {
-    let admin = admin.one()?;
-    let connection = admin.connect(terminal).await?;
-    read(&admin.post_on(&connection, path, body, MAX_RESPONSE).await?)
-}
-
-async fn get<A: serde::de::DeserializeOwned>(
-    admin: &Administered,
-    terminal: &Terminal,
-    path: &str,
-) -> Outcome<A> {
-    let admin = admin.one()?;
-    let connection = admin.connect(terminal).await?;
-    read(&admin.fetch_on(&connection, path, MAX_RESPONSE).await?)
-}
-
-fn read<A: serde::de::DeserializeOwned>(document: &Document) -> Outcome<A> {
-    let failure = || Failure::failed("the response is not what a KMS sends about credentials");
-    document.json().ok_or_else(failure)
 }

@@ -5,11 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
-use crate::target::Administered;
+use crate::target::{Administered, Reply};
 
 const KEY_FLOW: &str = "/api/v1/diagnostics/key-flow";
-/// The largest response.
-const MAX_RESPONSE: usize = 256 << 10;
+const REPLY: Reply = Reply {
+    max_bytes: 256 << 10,
+    unreadable: |url| Failure::failed(format_args!("{url}: the response is not what a KMS sends")),
+};
 
 /// Arguments of `kmsctl diagnostics`.
 #[derive(Args, Debug)]
@@ -107,12 +109,7 @@ struct Process {
 
 impl Diagnostics {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
-        let admin = self.admin.one()?;
-        let connection = admin.connect(terminal).await?;
-        let document = admin.fetch_on(&connection, KEY_FLOW, MAX_RESPONSE).await?;
-        let flow: KeyFlow = document.json().ok_or_else(|| {
-            Failure::failed(format_args!("{}: the response is not what a KMS sends", admin.url))
-        })?;
+        let flow: KeyFlow = self.admin.get(terminal, KEY_FLOW, REPLY).await?;
         terminal.show(&flow, |page| flow.show(page))?;
         Ok(Exit::Done)
     }

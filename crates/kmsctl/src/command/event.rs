@@ -6,10 +6,13 @@ use serde_json::json;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Terminal;
-use crate::target::Administered;
+use crate::target::{Administered, Reply};
 
-/// The largest response, which is a number.
-const MAX_ANSWER: usize = 4096;
+/// A number.
+const REPLY: Reply = Reply {
+    max_bytes: 4096,
+    unreadable: |url| Failure::failed(format_args!("{url}: the answer does not say that it is recorded")),
+};
 
 /// The commands of `kmsctl event`.
 #[derive(Debug, Subcommand)]
@@ -36,13 +39,8 @@ struct Recorded {
 impl Event {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         let Self::Add(add) = self;
-        let admin = add.admin.one()?;
-        let connection = admin.connect(terminal).await?;
         let body = json!({ "message": add.message }).to_string().into_bytes();
-        let answer = admin.post_on(&connection, "/api/v1/new_event", body, MAX_ANSWER).await?;
-        let recorded: Recorded = answer.json().ok_or_else(|| {
-            Failure::failed(format_args!("{}: the answer does not say that it is recorded", admin.url))
-        })?;
+        let recorded: Recorded = add.admin.post(terminal, "/api/v1/new_event", body, REPLY).await?;
         terminal.show(&recorded, |page| page.line(format_args!("Recorded as event {}.", recorded.seq)))?;
         Ok(Exit::Done)
     }

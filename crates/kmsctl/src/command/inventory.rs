@@ -2,11 +2,12 @@
 
 use clap::Args;
 use kms_attest::identity::AppId;
+use kms_client::operator::OperatorUrl;
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
-use crate::target::Administered;
+use crate::target::{Administered, Reply};
 use crate::{input, when};
 
 /// The most entries in one response.
@@ -188,10 +189,8 @@ impl Resolve {
 
 /// A JSON document of the admin listener.
 pub(super) async fn document(admin: &Administered, terminal: &Terminal, path: &str) -> Outcome<Value> {
-    let admin = admin.one()?;
-    let connection = admin.connect(terminal).await?;
-    let document = admin.fetch_on(&connection, path, MAX_RESPONSE).await?;
-    document.json().ok_or_else(|| Failure::failed(format_args!("{}: the response is no JSON", admin.url)))
+    let unreadable = |url: &OperatorUrl| Failure::failed(format_args!("{url}: the response is no JSON"));
+    admin.get(terminal, path, Reply { max_bytes: MAX_RESPONSE, unreadable }).await
 }
 
 /// At most `limit` entries of a paged list.

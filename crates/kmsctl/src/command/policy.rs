@@ -9,11 +9,14 @@ use serde_json::{Value, json};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files;
 use crate::output::{Page, Terminal, Tone, printable};
-use crate::target::Administered;
+use crate::target::{Administered, Reply};
 
 const POLICY: &str = "/api/v1/policy";
 /// The largest response: an allowlist and a candidate.
-const MAX_RESPONSE: usize = 64 << 20;
+const REPLY: Reply = Reply {
+    max_bytes: 64 << 20,
+    unreadable: |_| Failure::failed("the response is not what a KMS sends about its policy"),
+};
 /// The largest file that a KMS takes.
 const MAX_FILE: usize = 8 << 20;
 
@@ -148,10 +151,7 @@ impl Policy {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         match self {
             Self::Show(Show { admin }) => {
-                let admin = admin.one()?;
-                let connection = admin.connect(terminal).await?;
-                let document = admin.fetch_on(&connection, POLICY, MAX_RESPONSE).await?;
-                let state: State = document.json().ok_or_else(unreadable)?;
+                let state: State = admin.get(terminal, POLICY, REPLY).await?;
                 terminal.show(&state, |page| shown(page, &state))?;
                 Ok(Exit::Done)
             }
@@ -161,14 +161,15 @@ impl Policy {
                 if let Some(id) = denial {
                     body["denial_id"] = id.into();
                 }
-                let checked: Checked =
-                    post(&admin, terminal, &format!("{POLICY}/check"), body.to_string().into_bytes()).await?;
+                let checked: Checked = admin
+                    .post(terminal, &format!("{POLICY}/check"), body.to_string().into_bytes(), REPLY)
+                    .await?;
                 terminal.show(&checked, |page| of_check(page, &checked))?;
                 Ok(if checked.valid { Exit::Done } else { Exit::Failed })
             }
             Self::Activate(Activate { sha256, admin }) => {
                 let body = json!({ "sha256": sha256 }).to_string().into_bytes();
-                let placed: Placed = post(&admin, terminal, &format!("{POLICY}/activate"), body).await?;
+                let placed: Placed = admin.post(terminal, &format!("{POLICY}/activate"), body, REPLY).await?;
                 terminal.show(&placed, |page| of_placed(page, &placed))?;
                 Ok(Exit::Done)
             }
@@ -185,7 +186,7 @@ impl Upload {
         }
         let query = if dry_run { "?dry_run=true" } else { "" };
         let path = format!("/api/v1/file-upload/{name}{query}");
-        let placed: Placed = post(&admin, terminal, &path, read(&file)?).await?;
+        let placed: Placed = admin.post(terminal, &path, read(&file)?, REPLY).await?;
         terminal.show(&placed, |page| of_placed(page, &placed))?;
         Ok(Exit::Done)
     }
@@ -193,21 +194,6 @@ impl Upload {
 
 fn read(path: &Path) -> Outcome<Vec<u8>> {
     files::read(path, MAX_FILE).map(|content| content.to_vec())
-}
-
-async fn post<A: serde::de::DeserializeOwned>(
-    admin: &Administered,
-    terminal: &Terminal,
-    path: &str,
-    body: Vec<u8>,
-) -> Outcome<A> {
-    let admin = admin.one()?;
-    let connection = admin.connect(terminal).await?;
-    admin.post_on(&connection, path, body, MAX_RESPONSE).await?.json().ok_or_else(unreadable)
-}
-
-fn unreadable() -> Failure {
-    Failure::failed("the response is not what a KMS sends about its policy")
 }
 
 fn shown(page: &mut Page, state: &State) {

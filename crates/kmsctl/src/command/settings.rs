@@ -1,17 +1,19 @@
 //! `kmsctl settings`, `kmsctl reload` and `kmsctl restart`.
 
 use clap::{Args, Subcommand};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
-use crate::target::Administered;
+use crate::target::{Administered, Reply};
 
 const SETTINGS: &str = "/api/v1/settings";
 /// The largest response.
-const MAX_RESPONSE: usize = 1 << 20;
+const REPLY: Reply = Reply {
+    max_bytes: 1 << 20,
+    unreadable: |_| Failure::failed("the response is not what a KMS sends about its settings"),
+};
 
 /// The commands of `kmsctl settings`.
 #[derive(Debug, Subcommand)]
@@ -94,10 +96,7 @@ impl Settings {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         match self {
             Self::List(List { name, editable, admin }) => {
-                let admin = admin.one()?;
-                let connection = admin.connect(terminal).await?;
-                let document = admin.fetch_on(&connection, SETTINGS, MAX_RESPONSE).await?;
-                let mut listed: Listed = document.json().ok_or_else(unreadable)?;
+                let mut listed: Listed = admin.get(terminal, SETTINGS, REPLY).await?;
                 let matches =
                     |setting: &Setting| name.as_ref().is_none_or(|name| setting.key.contains(name.as_str()));
                 listed.settings.retain(|setting| matches(setting) && (setting.editable || !editable));
@@ -110,10 +109,7 @@ impl Settings {
                     Some(text) => text.parse::<u64>().map_or_else(|_| text.clone().into(), Value::from),
                 };
                 let body = json!({ name.clone(): value }).to_string().into_bytes();
-                let admin = admin.one()?;
-                let connection = admin.connect(terminal).await?;
-                let document = admin.patch_on(&connection, SETTINGS, body, MAX_RESPONSE).await?;
-                let mut listed: Listed = document.json().ok_or_else(unreadable)?;
+                let mut listed: Listed = admin.patch(terminal, SETTINGS, body, REPLY).await?;
                 listed.settings.retain(|setting| setting.key == name);
                 show(terminal, &listed)
             }
@@ -124,7 +120,7 @@ impl Settings {
 impl Whole {
     /// `kmsctl reload`
     pub(crate) async fn reload(self, terminal: &Terminal) -> Outcome {
-        let reloaded: Reloaded = self.post(terminal, "/api/v1/reload").await?;
+        let reloaded: Reloaded = self.admin.post(terminal, "/api/v1/reload", Vec::new(), REPLY).await?;
         terminal.show(&reloaded, |page| {
             for Part { name, changed, message } in &reloaded.reloaded {
                 let word = if *changed { page.toned(Tone::Good, "new") } else { "unchanged".to_owned() };
@@ -137,7 +133,7 @@ impl Whole {
 
     /// `kmsctl restart`
     pub(crate) async fn restart(self, terminal: &Terminal) -> Outcome {
-        let restarting: Restarting = self.post(terminal, "/api/v1/restart").await?;
+        let restarting: Restarting = self.admin.post(terminal, "/api/v1/restart", Vec::new(), REPLY).await?;
         if !restarting.restarting {
             return Err(Failure::failed("the response does not say that it restarts"));
         }
@@ -146,16 +142,6 @@ impl Whole {
         })?;
         Ok(Exit::Done)
     }
-
-    async fn post<A: DeserializeOwned>(&self, terminal: &Terminal, path: &str) -> Outcome<A> {
-        let admin = self.admin.one()?;
-        let connection = admin.connect(terminal).await?;
-        admin.post_on(&connection, path, Vec::new(), MAX_RESPONSE).await?.json().ok_or_else(unreadable)
-    }
-}
-
-fn unreadable() -> Failure {
-    Failure::failed("the response is not what a KMS sends about its settings")
 }
 
 fn show(terminal: &Terminal, listed: &Listed) -> Outcome {

@@ -57,6 +57,21 @@ pub(crate) struct AdminService<'a> {
     server: Option<&'a Server>,
 }
 
+/// What a command reads from a route of the admin listener.
+#[derive(Clone, Copy)]
+pub(crate) struct Reply {
+    /// The most bytes.
+    pub(crate) max_bytes: usize,
+    /// What is said of a response that is something else; takes the URL of the listener.
+    pub(crate) unreadable: fn(&OperatorUrl) -> Failure,
+}
+
+impl Reply {
+    fn read<A: DeserializeOwned>(self, admin: AdminService<'_>, document: &Document) -> Outcome<A> {
+        document.json().ok_or_else(|| (self.unreadable)(admin.url))
+    }
+}
+
 /// The admin listener of a KMS whose server is named by the options for its main listener.
 #[derive(Args, Debug)]
 pub(crate) struct AdminBeside {
@@ -104,6 +119,47 @@ impl Administered {
         A: Serialize + DeserializeOwned,
     {
         self.one()?.call(terminal, method, request).await
+    }
+
+    /// What is at `path` of the only one.
+    pub(crate) async fn get<A: DeserializeOwned>(
+        &self,
+        terminal: &Terminal,
+        path: &str,
+        reply: Reply,
+    ) -> Outcome<A> {
+        let admin = self.one()?;
+        let connection = admin.connect(terminal).await?;
+        reply.read(admin, &admin.fetch_on(&connection, path, reply.max_bytes).await?)
+    }
+
+    /// Posts to `path` of the only one.
+    pub(crate) async fn post<A: DeserializeOwned>(
+        &self,
+        terminal: &Terminal,
+        path: &str,
+        body: Vec<u8>,
+        reply: Reply,
+    ) -> Outcome<A> {
+        let admin = self.one()?;
+        let connection = admin.connect(terminal).await?;
+        reply.read(admin, &admin.post_on(&connection, path, body, reply.max_bytes).await?)
+    }
+
+    /// Changes what is at `path` of the only one.
+    pub(crate) async fn patch<A: DeserializeOwned>(
+        &self,
+        terminal: &Terminal,
+        path: &str,
+        body: Vec<u8>,
+        reply: Reply,
+    ) -> Outcome<A> {
+        let admin = self.one()?;
+        let connection = admin.connect(terminal).await?;
+        match connection.patch(ADMIN_TIME, path, body, reply.max_bytes).await {
+            Ok(document) => reply.read(admin, &document),
+            Err(error) => Err(admin.failure(error)?),
+        }
     }
 }
 
@@ -191,20 +247,6 @@ impl AdminService<'_> {
                 }
                 _ => Ok(document),
             },
-            Err(error) => Err(self.failure(error)?),
-        }
-    }
-
-    /// Changes what is at a path of the admin listener.
-    pub(crate) async fn patch_on(
-        &self,
-        connection: &OperatorConnection,
-        path: &str,
-        body: Vec<u8>,
-        max_bytes: usize,
-    ) -> Outcome<Document> {
-        match connection.patch(ADMIN_TIME, path, body, max_bytes).await {
-            Ok(document) => Ok(document),
             Err(error) => Err(self.failure(error)?),
         }
     }
