@@ -41,11 +41,21 @@ use crate::control::{Author, Changer};
 use crate::error::{Code, Error, Result};
 use crate::operator::{Credentials, Operator};
 
+/// How a request arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Over plain HTTP: others may read along.
+    Plain,
+    /// Over TLS that ends in this process.
+    Tls,
+}
+
 /// The caller: an address, what the TLS layer knows of the peer, and the operator whose credentials were
 /// shown.
 #[derive(Clone, Debug)]
 pub struct Caller {
     remote: IpAddr,
+    transport: Transport,
     peer: Arc<Peer>,
     operator: Option<Arc<Operator>>,
     /// By which the operator was identified, and may count no more while its request waits or runs.
@@ -53,9 +63,19 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// A caller on a connection from `remote`.
+    /// A caller on a connection from `remote`, of which nothing says that it is encrypted.
     pub fn new(remote: IpAddr, peer: Arc<Peer>) -> Self {
-        Self { remote, peer, operator: None, credentials: None }
+        Self { remote, transport: Transport::Plain, peer, operator: None, credentials: None }
+    }
+
+    /// The same caller, on a connection of this kind.
+    pub fn over(self, transport: Transport) -> Self {
+        Self { transport, ..self }
+    }
+
+    /// How the request arrived.
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// The address that the connection comes from.

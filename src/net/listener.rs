@@ -19,7 +19,7 @@ use super::middleware::Middleware;
 use super::slots::Slots;
 use super::tls;
 use crate::admission::Peer;
-use crate::api::Caller;
+use crate::api::{Caller, Transport};
 use crate::config::Limits;
 use crate::metrics::Metrics;
 
@@ -157,7 +157,7 @@ async fn connection(
         Ok(Ok(Opened::Tls(stream, peer))) => {
             metrics.handshake("ok");
             metrics.key_exchange(tls::group_name(&stream));
-            let caller = Caller::new(remote.ip(), peer);
+            let caller = Caller::new(remote.ip(), peer).over(Transport::Tls);
             exchange(*stream, caller, activity, &phase, phases, bounds).await
         }
         Ok(Ok(Opened::Plain(stream))) => {
