@@ -276,7 +276,7 @@ impl Setting {
         };
         let csr = csr.encode_v2();
         let signature = Csr::sign(&csr, &key);
-        let message = SignCertRequest { api_version: 2, csr, signature, vm_config: String::new() };
+        let message = SignCertRequest { api_version: 2, csr, signature, ..Default::default() };
         let request = request("POST", "/prpc/SignCert", &message.encode_to_vec());
         Arc::new(move |_| Arc::clone(&request))
     }
@@ -327,7 +327,7 @@ fn numbered(guests: Vec<Arc<ClientConfig>>) -> Numbered<Arc<ClientConfig>> {
 
 /// The guests' request.
 fn app_key() -> Numbered<Arc<[u8]>> {
-    let body = GetAppKeyRequest { api_version: 1, vm_config: String::new() }.encode_to_vec();
+    let body = GetAppKeyRequest { api_version: 1, ..Default::default() }.encode_to_vec();
     let request = request("POST", "/prpc/GetAppKey", &body);
     Arc::new(move |_| Arc::clone(&request))
 }

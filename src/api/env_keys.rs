@@ -69,6 +69,7 @@ impl EnvKeys {
             signature: key.signature.to_vec(),
             timestamp: now,
             signature_v1: ready.sign_env_public_key_at(self_authorization, &app_id, &key, now).to_vec(),
+            ..PublicKeyResponse::default()
         }));
         self.responses.insert(app_id.0, Arc::clone(&response));
         Ok(response)

@@ -174,6 +174,9 @@ impl KmsService {
             gateway_app_id: permit.gateway_app_id().to_owned(),
             os_image_hash: permit.identity().os_image_bytes().to_vec(),
             receipt: released.leaf().map(Into::into),
+            root_epoch: None,
+            app_epoch: None,
+            previous: Vec::new(),
         })
     }
 
@@ -218,6 +221,8 @@ impl KmsService {
             temp_ca_key: handover.temp_ca_key_pem.to_owned(),
             keys: vec![keys],
             receipt: released.leaf().map(Into::into),
+            epochs: Vec::new(),
+            identity_epoch: None,
         })
     }
 
@@ -295,7 +300,11 @@ impl KmsService {
             .map_err(|error| Error::internal("the certificate cannot be issued", error))?;
         drop(measured);
         tell(&self.releases, "app certificate issued", &released, caller);
-        Ok(SignCertResponse { certificate_chain, receipt: released.leaf().map(Into::into) })
+        Ok(SignCertResponse {
+            certificate_chain,
+            receipt: released.leaf().map(Into::into),
+            ..SignCertResponse::default()
+        })
     }
 
     /// `KMS.ClearImageCache`, the older form with the token in the message.

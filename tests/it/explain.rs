@@ -413,7 +413,7 @@ async fn the_same_refusal_is_counted_and_pages_do_not_overlap() {
 async fn grpc_carries_the_reference_as_metadata() {
     let world = World::ready().await;
     let caller = world.caller().shows(&world.attested(&world.app(1)).await);
-    let request = GetAppKeyRequest { api_version: 1, vm_config: String::new() };
+    let request = GetAppKeyRequest { api_version: 1, ..Default::default() };
     let status = caller.grpc().await.get_app_key(request).await.expect_err("a refusal");
     assert_eq!(status.message(), "App not allowed: Boot denied: app not registered");
     let text = |key: &str| status.metadata().get(key).expect("metadata").to_str().expect("text").to_owned();

@@ -41,7 +41,7 @@ fn sign_request(cvm: &Cvm) -> Value {
     let csr = Csr { subject: "an app".to_owned(), usage_client_auth: true, ..csr(cvm, &key) };
     let csr = csr.encode_v2();
     let signature = Csr::sign(&csr, &key);
-    serde_json::to_value(SignCertRequest { api_version: 2, csr, signature, vm_config: String::new() })
+    serde_json::to_value(SignCertRequest { api_version: 2, csr, signature, ..Default::default() })
         .expect("JSON")
 }
 

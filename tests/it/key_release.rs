@@ -40,7 +40,7 @@ async fn an_allowed_app_gets_its_own_keys_by_every_codec() {
     let app = world.app(1);
     world.allow_app(&app);
     let caller = world.caller().shows(&world.attested(&app).await);
-    let request = GetAppKeyRequest { api_version: 1, vm_config: String::new() };
+    let request = GetAppKeyRequest { api_version: 1, ..Default::default() };
 
     let answers: Vec<(&str, AppKeyResponse)> = vec![
         ("JSON over HTTP/2", caller.http2().json("GetAppKey", json!({"api_version": 1})).await.message()),
@@ -106,7 +106,7 @@ async fn an_env_key_is_asked_for_with_exactly_20_bytes() {
         let refusal = world.caller().json("GetAppEnvEncryptPubKey", json!({"app_id": id})).await.refusal();
         assert_eq!(refusal, (400, format!("app_id must be 20 bytes, got {length}")));
         let status = world.caller().grpc().await;
-        let request = AppIdMessage { app_id: vec![1; length] };
+        let request = AppIdMessage { app_id: vec![1; length], ..Default::default() };
         let status = { status }.get_app_env_encrypt_pub_key(request).await.expect_err("refused");
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         assert_eq!(status.message(), format!("app_id must be 20 bytes, got {length}"));

@@ -55,7 +55,7 @@ async fn every_release_comes_with_a_receipt_that_leads_from_the_root_key_to_its_
     world.allow_app(&app);
     let identity = world.attested(&app).await;
     let caller = world.caller().shows(&identity);
-    let request = GetAppKeyRequest { api_version: 1, vm_config: String::new() };
+    let request = GetAppKeyRequest { api_version: 1, ..Default::default() };
     let answers: [AppKeyResponse; 3] = [
         caller.json("GetAppKey", json!({})).await.message(),
         caller.protobuf("GetAppKey", &request).await.decoded(),

@@ -32,12 +32,12 @@ fn wish(app: &Cvm, key: &P256Key) -> Csr {
 
 fn version_1(csr: &Csr, key: &P256Key) -> SignCertRequest {
     let csr = csr.encode_v1().expect("TDX evidence");
-    SignCertRequest { api_version: 1, signature: Csr::sign(&csr, key), csr, vm_config: String::new() }
+    SignCertRequest { api_version: 1, signature: Csr::sign(&csr, key), csr, ..Default::default() }
 }
 
 /// Signs any bytes.
 fn signed(api_version: u32, csr: Vec<u8>, key: &P256Key) -> SignCertRequest {
-    SignCertRequest { api_version, signature: Csr::sign(&csr, key), csr, vm_config: String::new() }
+    SignCertRequest { api_version, signature: Csr::sign(&csr, key), csr, ..Default::default() }
 }
 
 async fn ask(world: &World, request: &SignCertRequest) -> crate::support::Answer {

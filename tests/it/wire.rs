@@ -28,7 +28,7 @@ fn app_json() -> String {
 }
 
 fn app_protobuf() -> Vec<u8> {
-    AppId { app_id: APP.to_vec() }.encode_to_vec()
+    AppId { app_id: APP.to_vec(), ..Default::default() }.encode_to_vec()
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn the_request_decides_between_json_and_protobuf_for_both_directions() {
 #[tokio::test]
 async fn a_message_whose_field_and_length_are_line_feeds_is_not_taken_for_json() {
     let world = World::ready().await;
-    let request = GetKmsKeyRequest { vm_config: r#"{"a":"bc"}"#.to_owned() };
+    let request = GetKmsKeyRequest { vm_config: r#"{"a":"bc"}"#.to_owned(), ..Default::default() };
     assert!(request.encode_to_vec().starts_with(b"\n\n{"));
     for call in [
         post("/prpc/GetKmsKey", request.encode_to_vec()),
@@ -559,8 +559,11 @@ async fn grpc_is_served_on_the_same_port_with_the_same_messages() {
     assert_eq!((meta.ca_cert, meta.k256_pubkey), (by_prpc.ca_cert, by_prpc.k256_pubkey));
     let temp_ca = grpc.get_temp_ca_cert(()).await.expect("temporary CA").into_inner();
     assert_eq!(temp_ca.temp_ca_key, world.temp_ca().await.temp_ca_key);
-    let key =
-        grpc.get_app_env_encrypt_pub_key(AppId { app_id: APP.to_vec() }).await.expect("key").into_inner();
+    let key = grpc
+        .get_app_env_encrypt_pub_key(AppId { app_id: APP.to_vec(), ..Default::default() })
+        .await
+        .expect("key")
+        .into_inner();
     assert_eq!(key.public_key.len(), 32);
     let status = grpc.sign_cert(SignCertRequest::default()).await.expect_err("no version");
     assert_eq!(

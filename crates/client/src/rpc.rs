@@ -160,12 +160,13 @@ impl Connection {
 
     /// The key to which a deployer encrypts the environment of an app. Needs no credentials.
     pub async fn app_env_encrypt_pub_key(&self, app_id: &[u8]) -> Result<PublicKeyResponse, CallError> {
-        self.call("GetAppEnvEncryptPubKey", &AppId { app_id: app_id.to_vec() }).await
+        self.call("GetAppEnvEncryptPubKey", &AppId { app_id: app_id.to_vec(), ..Default::default() }).await
     }
 
     /// The keys of the app that the client certificate of this connection proves.
     pub async fn app_key(&self, vm_config: &str) -> Result<AppKeyResponse, CallError> {
-        let request = GetAppKeyRequest { api_version: 1, vm_config: vm_config.to_owned() };
+        let request =
+            GetAppKeyRequest { api_version: 1, vm_config: vm_config.to_owned(), ..Default::default() };
         self.call("GetAppKey", &request).await
     }
 
@@ -338,8 +339,10 @@ mod tests {
                 .await;
             let connection = server.connect().await;
             assert_eq!(connection.is_http2(), http2, "{protocols:?}");
-            let echo: Value =
-                connection.call("GetAppEnvEncryptPubKey", &AppId { app_id: vec![0xab] }).await.expect("echo");
+            let echo: Value = connection
+                .call("GetAppEnvEncryptPubKey", &AppId { app_id: vec![0xab], ..Default::default() })
+                .await
+                .expect("echo");
             assert_eq!(
                 echo,
                 json!({

@@ -80,6 +80,7 @@ pub fn sign_cert_request(csr: &Csr, key: &P256Key, vm_config: &str) -> SignCertR
         signature: Csr::sign(&csr, key),
         csr,
         vm_config: vm_config.to_owned(),
+        ..Default::default()
     }
 }
 

@@ -54,7 +54,7 @@ pub async fn receive_root_keys<E>(
     let identity = ClientIdentity::attested(&temp_ca, attester).await?;
     let attested = Trust::PublicKey(first.connection.server_public_key());
     let second = open(source, "GetKmsKey", attested, Some(&identity)).await?;
-    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned() };
+    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned(), epochs: false };
     let response: KmsKeyResponse =
         second.call("GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
     RootKeyParts::parse(&response, &Shown::Answers { temp_ca: &temp_ca, meta: meta.as_ref() })
@@ -80,7 +80,7 @@ pub async fn receive_root_keys_as_operator<E>(
     let connection = open(source, "GetKmsKey", Trust::DangerousAnyServer, Some(&identity)).await?;
     let verified = verify(&connection, verifier).await?;
     authorize(&verified).await.map_err(SourceError::NotAllowed)?;
-    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned() };
+    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned(), epochs: false };
     let response: KmsKeyResponse =
         connection.call_as_operator(token, "GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
     RootKeyParts::parse(&response, &Shown::Certificate(connection.server_certificate()))

@@ -3,6 +3,8 @@
 
 mod messages;
 mod methods;
+#[path = "../src/message/omitted.rs"]
+mod omitted;
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -14,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = "../../proto";
     println!("cargo:rerun-if-changed={root}");
     println!("cargo:rerun-if-changed=build");
+    println!("cargo:rerun-if-changed=src/message/omitted.rs");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut compiler = Compiler::new([root])?;
     compiler.include_imports(true).open_file("kms.proto")?;

@@ -4,11 +4,14 @@ use prost_build::Config;
 use prost_types::FileDescriptorSet;
 use prost_types::field_descriptor_proto::{Label, Type};
 
+use crate::omitted::EPOCH_FIELDS;
+
 /// Messages with secrets: no derived `Debug`, wiped on drop (`src/message.rs`).
-const SECRET_MESSAGES: [&str; 6] = [
+const SECRET_MESSAGES: [&str; 7] = [
     "AppKeyResponse",
     "KmsKeys",
     "KmsKeyResponse",
+    "EpochKeys",
     "GetTempCaCertResponse",
     "LegacyClearImageCacheRequest",
     "OnboardRequest",
@@ -37,6 +40,15 @@ pub(crate) fn generate(descriptors: FileDescriptorSet) -> std::io::Result<()> {
 fn json_form(message: &str, field: &prost_types::FieldDescriptorProto) -> &'static str {
     if message == "AttestationInfoResponse" && field.name() == "tee_variant" {
         return r#"#[serde(flatten, with = "crate::message::json::tee_variant")]"#;
+    }
+    if EPOCH_FIELDS.contains(&field.name()) {
+        return match (field.r#type(), field.label()) {
+            (_, Label::Repeated) => r#"#[serde(default, skip_serializing_if = "Vec::is_empty")]"#,
+            (Type::Bool, _) => r#"#[serde(default, skip_serializing_if = "std::ops::Not::not")]"#,
+            _ => {
+                r#"#[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::message::json::optional_number")]"#
+            }
+        };
     }
     match (field.r#type(), field.label(), field.proto3_optional()) {
         (Type::Bytes, Label::Optional, _) => r#"#[serde(default, with = "crate::message::json::hex_bytes")]"#,

@@ -5,12 +5,15 @@ use std::fmt;
 use zeroize::Zeroize as _;
 
 pub mod json;
+mod omitted;
 
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/kms.rs"));
 }
 pub use generated::*;
+
+pub use self::omitted::EPOCH_FIELDS;
 
 /// Messages with secrets print their name only and are wiped when dropped.
 macro_rules! secret_message {
@@ -33,6 +36,7 @@ secret_message! {
     AppKeyResponse { disk_crypt_key, env_crypt_key, k256_key }
     KmsKeys { ca_key, k256_key }
     KmsKeyResponse { temp_ca_key }
+    EpochKeys { ca_key, k256_key }
     GetTempCaCertResponse { temp_ca_key }
     LegacyClearImageCacheRequest { token }
     OnboardRequest { source_token }
@@ -79,6 +83,29 @@ mod tests {
         assert_eq!(text, r#"{"public_key":"","signature":"","timestamp":7,"signature_v1":""}"#);
         let meta = serde_json::to_string(&GetMetaResponse::default()).expect("json");
         assert!(meta.contains(r#""bootstrap_info":null,"is_dev":false,"gateway_app_id":null"#), "{meta}");
+    }
+
+    #[test]
+    fn fields_of_epochs_are_written_when_set_only() {
+        for (message, json) in [
+            (AppId { app_id: vec![1], ..Default::default() }, r#"{"app_id":"01"}"#),
+            (
+                AppId { app_id: vec![1], root_epoch: Some(0), app_epoch: Some(7) },
+                r#"{"app_id":"01","root_epoch":0,"app_epoch":7}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&message).expect("json"), json);
+            assert_eq!(serde_json::from_str::<AppId>(json).expect("json"), message);
+        }
+        let text = serde_json::to_string(&KmsKeyResponse::default()).expect("json");
+        assert_eq!(text, r#"{"temp_ca_key":"","keys":[],"receipt":null}"#);
+        let text = serde_json::to_string(&GetKmsKeyRequest::default()).expect("json");
+        assert_eq!(text, r#"{"vm_config":""}"#);
+        let read: AppId = serde_json::from_str(r#"{"root_epoch":"3","app_epoch":null}"#).expect("lenient");
+        assert_eq!((read.root_epoch, read.app_epoch), (Some(3), None));
+        for bad in ["4294967296", "-1", "1.5", r#""+1""#] {
+            assert!(serde_json::from_str::<AppId>(&format!(r#"{{"root_epoch":{bad}}}"#)).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl AdminService {
     }
 
     fn question(&self, request: ExplainRequest) -> Result<Question> {
-        let ExplainRequest { evidence, certificate, denial_id, subject, vm_config } = request;
+        let ExplainRequest { evidence, certificate, denial_id, subject, vm_config, .. } = request;
         let role = match subject.as_str() {
             "" => None,
             name => Some(Role::named(name).ok_or_else(|| {

@@ -127,7 +127,9 @@ impl Fixtures {
                 Message::of(&GetAppKeyRequest { api_version: 1, ..Default::default() })
             }
             (KmsGetKmsKey | AdminGetKmsKey, Ask::Valid) => Message::of(&GetKmsKeyRequest::default()),
-            (GetAppEnvEncryptPubKey, Ask::Valid) => Message::of(&AppId { app_id: vec![1; 20] }),
+            (GetAppEnvEncryptPubKey, Ask::Valid) => {
+                Message::of(&AppId { app_id: vec![1; 20], ..Default::default() })
+            }
             (SignCert, Ask::Valid) => Message::of(&sign_request(&self.app, &P256Key::generate(), Bound::Yes)),
             (SignCert, Ask::ByStranger) => {
                 Message::of(&sign_request(&self.stranger, &P256Key::generate(), Bound::Yes))
@@ -206,5 +208,5 @@ fn sign_request(cvm: &Cvm, key: &P256Key, bound: Bound) -> SignCertRequest {
     };
     let csr = Csr { usage_client_auth: true, ..Csr::plain(&key.spki_der(), "an app", evidence) };
     let csr = csr.encode_v2();
-    SignCertRequest { api_version: 2, signature: Csr::sign(&csr, key), csr, vm_config: String::new() }
+    SignCertRequest { api_version: 2, signature: Csr::sign(&csr, key), csr, ..Default::default() }
 }

@@ -104,6 +104,7 @@ mod tests {
             signature: bytes("signature"),
             timestamp: case["timestamp"].as_str().expect("text").parse().expect("number"),
             signature_v1: bytes("signature_v1"),
+            ..Default::default()
         };
         let root = vectors["guest_getkey_chain"][0]["kms_root_public_key"].as_str().expect("text");
         (answer, AppId::try_from(bytes("app_id").as_slice()).expect("app id"), root.parse().expect("signer"))

@@ -63,10 +63,18 @@ where
 }
 
 /// Like [`number`]; `null` counts as missing.
-pub fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    struct Present(#[serde(deserialize_with = "number")] u64);
-    Ok(Option::<Present>::deserialize(deserializer)?.map(|present| present.0))
+pub fn optional_number<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64> + std::str::FromStr,
+{
+    struct Present<T>(T);
+    impl<'de, T: TryFrom<u64> + std::str::FromStr> Deserialize<'de> for Present<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            number(deserializer).map(Self)
+        }
+    }
+    Ok(Option::<Present<T>>::deserialize(deserializer)?.map(|present| present.0))
 }
 
 /// `tee_variant` and its older name `attestation_mode` with the same value, because older tools read the
