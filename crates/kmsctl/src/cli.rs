@@ -29,6 +29,7 @@ use crate::command::meta::Meta;
 use crate::command::onboard::Onboard;
 use crate::command::overview::{Health, History, Ledger, Overview, Platforms};
 use crate::command::policy::{Policy, Upload};
+use crate::command::recovery::Recovery;
 use crate::command::settings::{Settings, Whole};
 use crate::command::shadow::Shadow;
 use crate::command::sign_cert::SignCert;
@@ -164,6 +165,9 @@ enum Command {
     /// Create, list, rotate and revoke credentials of operators
     #[command(subcommand)]
     Credential(Box<Credential>),
+    /// Give a KMS your share of the root keys, to restore it or for a drill
+    #[command(subcommand)]
+    Recovery(Box<Recovery>),
     /// Record an event of one's own
     #[command(subcommand)]
     Event(Event),
@@ -215,6 +219,7 @@ impl Command {
             Self::Events(command) => command.run(terminal).await,
             Self::Event(command) => command.run(terminal).await,
             Self::Credential(command) => command.run(terminal).await,
+            Self::Recovery(command) => command.run(terminal).await,
             Self::Completions(command) => command.run(terminal, Cli::command()),
             Self::Man(command) => command.run(terminal, Cli::command()),
         }

@@ -24,6 +24,7 @@ pub(crate) mod meta;
 pub(crate) mod onboard;
 pub(crate) mod overview;
 pub(crate) mod policy;
+pub(crate) mod recovery;
 pub(crate) mod settings;
 pub(crate) mod shadow;
 pub(crate) mod sign_cert;

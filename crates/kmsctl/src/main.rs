@@ -1,6 +1,7 @@
 //! `kmsctl`: the command-line client for deployers, CVMs, relying parties and operators.
 
 mod app_keys_file;
+mod attested;
 mod cli;
 mod command;
 mod event_log;

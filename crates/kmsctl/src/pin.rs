@@ -40,29 +40,48 @@ impl Pin {
 
     /// Requires that the server of `connection` proves the pinned values.
     pub(crate) async fn check(&self, connection: &Connection, verifier: &Verifier) -> Outcome<()> {
-        let unproven = |why: &dyn std::fmt::Display| {
-            Failure::unproven(format_args!("{}: {why}; nothing was sent", connection.url()))
-        };
-        let evidence =
-            ra_tls::evidence_in(connection.server_certificate()).map_err(|error| unproven(&error))?;
-        let evidence = evidence.ok_or_else(|| unproven(&"its TLS certificate carries no attestation"))?;
-        let verifying = verifier.verify(&evidence, Binding::PublicKey(connection.server_public_key()));
-        let verified = match tokio::time::timeout(VERIFY_TIME, verifying).await {
-            Ok(verified) => verified.map_err(|error| unproven(&error))?,
-            Err(_) => {
-                return Err(unproven(&format_args!("no collateral within {} s", VERIFY_TIME.as_secs())));
-            }
-        };
-        let status = verified.tcb_status();
-        if !self.tcb.iter().any(|accepted| accepted == status) {
-            let status = printable(status);
-            return Err(unproven(&format_args!("its TCB status is {status}, which --pin-tcb does not name")));
-        }
-        let shown = verified.app_info(Registers::RunTime, "").map_err(|error| unproven(&error))?;
-        if !self.registers.iter().any(|pinned| pinned.0 == shown.mr_aggregated) {
-            let found = hex::encode(shown.mr_aggregated);
-            return Err(unproven(&format_args!("its mrAggregated is {found}, which is not pinned")));
-        }
-        Ok(())
+        prove(connection, verifier, &self.registers, &self.tcb).await.map(|_| ())
     }
+}
+
+/// What a server has proved about itself.
+#[derive(Debug)]
+pub(crate) struct Proven {
+    /// Its measurement, one of those that are pinned.
+    pub(crate) mr_aggregated: [u8; 32],
+    /// Intel's verdict about its platform, one of those that are accepted.
+    pub(crate) tcb_status: String,
+}
+
+/// Requires that the server of `connection` proves by the attestation in its TLS certificate that it runs one of the
+/// measurements in `registers`, on a platform with one of the TCB statuses in `tcb`.
+pub(crate) async fn prove(
+    connection: &Connection,
+    verifier: &Verifier,
+    registers: &[Hex<32>],
+    tcb: &[String],
+) -> Outcome<Proven> {
+    let unproven = |why: &dyn std::fmt::Display| {
+        Failure::unproven(format_args!("{}: {why}; nothing was sent", connection.url()))
+    };
+    let evidence = ra_tls::evidence_in(connection.server_certificate()).map_err(|error| unproven(&error))?;
+    let evidence = evidence.ok_or_else(|| unproven(&"its TLS certificate carries no attestation"))?;
+    let verifying = verifier.verify(&evidence, Binding::PublicKey(connection.server_public_key()));
+    let verified = match tokio::time::timeout(VERIFY_TIME, verifying).await {
+        Ok(verified) => verified.map_err(|error| unproven(&error))?,
+        Err(_) => {
+            return Err(unproven(&format_args!("no collateral within {} s", VERIFY_TIME.as_secs())));
+        }
+    };
+    let status = verified.tcb_status();
+    if !tcb.iter().any(|accepted| accepted == status) {
+        let status = printable(status);
+        return Err(unproven(&format_args!("its TCB status is {status}, which --pin-tcb does not name")));
+    }
+    let shown = verified.app_info(Registers::RunTime, "").map_err(|error| unproven(&error))?;
+    if !registers.iter().any(|pinned| pinned.0 == shown.mr_aggregated) {
+        let found = hex::encode(shown.mr_aggregated);
+        return Err(unproven(&format_args!("its mrAggregated is {found}, which is not pinned")));
+    }
+    Ok(Proven { mr_aggregated: shown.mr_aggregated, tcb_status: status.to_owned() })
 }
