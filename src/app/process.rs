@@ -127,6 +127,7 @@ impl Process {
         metrics.set_relaxed(posture.codes());
         policy.report_to(Arc::clone(&metrics) as _);
         report_collateral(verifier.cache(), &metrics);
+        verifier.cache().load_stored();
         if let Some(log) = &log {
             watch_log(log, &metrics);
         }

@@ -108,10 +108,9 @@ impl Serving {
         }
         audit.sign_with(Arc::<Ready>::clone(&ready)).await;
         let attester = process.certificate_attester();
-        let collateral = core.cert_dir.join(COLLATERAL_BUNDLE);
-        let collateral = CollateralFile::new(collateral, Arc::clone(&foundation.verifier), process.audit());
-        collateral.load().await;
+        let collateral = CollateralFile::new(Arc::clone(&foundation.verifier), process.audit());
         let collateral = Arc::new(collateral);
+        Arc::clone(&collateral).take_over(core.cert_dir.join(COLLATERAL_BUNDLE)).await;
         // Concurrently, because one waits for the network, the other for the disk, and both for the attester.
         let issued = leaf::issue(attester.as_deref(), &ready);
         let ((), certificate) = tokio::join!(self_authorization.prepare(), issued);

@@ -1,12 +1,14 @@
 //! Our attester and the verifier of evidence, as `[core.attester]`, `[core.attestation]` and `[core.tcb]` have them.
 
 use kms_attest::attester::{self, AttesterError, ConfigfsTsm, GuestAgent};
-use kms_attest::collateral::{CacheOptions, Clock, CollateralCache, EndpointError, Floors, FloorsFileError};
+use kms_attest::collateral::{
+    CacheOptions, Clock, CollateralCache, CollateralStore, EndpointError, Floors, FloorsFileError,
+};
 use kms_attest::trust::{TrustAnchors, TrustError};
 use kms_attest::verify::Verifier;
 
 use super::file::{FileError, ca_file, read_file};
-use super::{Attestation, Attester, Core, Endpoint};
+use super::{Attestation, Attester, COLLATERAL, Core, Endpoint};
 use crate::clock::Floor;
 
 /// Why evidence cannot be verified at all.
@@ -62,7 +64,12 @@ impl Core {
         let tcb = &self.tcb;
         let anchors = self.attestation.trust_anchors()?;
         let floors = Floors::open(tcb.floors_file.clone(), anchors.tdx_root(), tcb.min_evaluation_number)?;
-        self.verifier_with(floor, anchors, floors)
+        self.verifier_with(floor, anchors, floors, Some(self.collateral_store()))
+    }
+
+    /// Where collateral is kept.
+    pub fn collateral_store(&self) -> CollateralStore {
+        CollateralStore::new(self.cert_dir.join(COLLATERAL))
     }
 
     /// The same for a check, which writes no file.
@@ -71,7 +78,7 @@ impl Core {
     /// [`VerifierError`].
     pub fn verifier_of_a_check(&self) -> Result<Verifier, VerifierError> {
         let anchors = self.attestation.trust_anchors()?;
-        self.verifier_with(Floor::default(), anchors, Floors::in_memory(self.tcb.min_evaluation_number))
+        self.verifier_with(Floor::default(), anchors, Floors::in_memory(self.tcb.min_evaluation_number), None)
     }
 
     fn verifier_with(
@@ -79,6 +86,7 @@ impl Core {
         floor: Floor,
         anchors: TrustAnchors,
         floors: Floors,
+        store: Option<CollateralStore>,
     ) -> Result<Verifier, VerifierError> {
         let attestation = &self.attestation;
         let endpoints: Vec<&str> = attestation.pccs.iter().map(Endpoint::as_str).collect();
@@ -86,6 +94,7 @@ impl Core {
             clock: Clock::system().above(floor),
             extra_tls_roots: ca_file("core.attestation.ca_file", attestation.ca_file.as_deref())?,
             floors,
+            store,
             ..CacheOptions::default()
         };
         let cache = CollateralCache::new(&endpoints, &anchors, options)?;

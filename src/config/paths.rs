@@ -25,7 +25,10 @@ pub const NOTIFIED: &str = "notified.json";
 /// What keeps, in the key directory, the settings that were changed at run time.
 pub const RUNTIME_SETTINGS: &str = "settings.json";
 
-/// What keeps, in the key directory, collateral that was uploaded.
+/// The directory that keeps, in the key directory, collateral of the models that were seen.
+pub const COLLATERAL: &str = "collateral";
+
+/// What earlier versions kept, in the key directory, of collateral that was uploaded. It is taken over at the start.
 pub const COLLATERAL_BUNDLE: &str = "collateral-bundle.json";
 
 /// What an uploaded file ends with until it is in its place.
@@ -51,7 +54,7 @@ pub(super) fn check(core: &Core, report: &mut Report) {
     let directory = resolved(&core.cert_dir.join("x"));
     let mut others: Vec<_> = KEY_FILES
         .iter()
-        .chain([&NOTIFIED, &RUNTIME_SETTINGS, &COLLATERAL_BUNDLE])
+        .chain([&NOTIFIED, &RUNTIME_SETTINGS, &COLLATERAL, &COLLATERAL_BUNDLE])
         .map(|name| Named { key: "core.cert_dir", path: directory.with_file_name(name) })
         .collect();
     let extensions = ["tree", "node", "archived"];

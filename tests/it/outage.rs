@@ -564,6 +564,7 @@ async fn a_kms_without_evidence_or_collateral_of_its_own_is_not_ready() {
     eventually("ready again", async || not_ready(&world).await.is_empty().then_some(())).await;
 
     world.pccs.set_mode(PccsMode::Down);
+    world.forget_collateral();
     world.start().await.expect("starts");
     is_told_everywhere(&world, "collateral_unavailable").await;
     is_listed(&world, "GetTempCaCert", "collateral_unavailable").await;

@@ -393,6 +393,7 @@ async fn a_service_cannot_choose_an_older_recovery_neither_now_nor_after_a_resta
     assert_eq!(app_key(&world, &app).await.status, 200);
     assert_eq!(recorded(&world, "app_key_released").await.0, json!("OutOfDate"), "20 still decides");
 
+    world.forget_collateral();
     world.start().await.expect("it starts");
     let cold = world.caller().json("GetTempCaCert", json!({})).await;
     assert_eq!(cold.status, 503, "a new process does not believe 17 either, even about itself: {cold:?}");

@@ -17,9 +17,10 @@ async fn upload(world: &World, query: &str, content: impl Into<Vec<u8>>) -> Answ
     caller.send(with(call, "x-admin-token", ADMIN_TOKEN)).await
 }
 
-/// A KMS with keys that reaches no collateral service.
+/// A KMS with keys that reaches no collateral service, and has kept nothing of one.
 async fn offline() -> World {
     let mut world = World::ready().await;
+    world.forget_collateral();
     world.configure("core.attestation.urls.pccs = \"http://127.0.0.1:9\"");
     world.start().await.expect("starts");
     world

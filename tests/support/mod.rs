@@ -185,6 +185,11 @@ impl World {
         self.directory.path().join(name)
     }
 
+    /// Removes what is kept of collateral: the next start needs a service.
+    pub fn forget_collateral(&self) {
+        std::fs::remove_dir_all(self.key_file("collateral")).expect("kept collateral");
+    }
+
     /// A file of the key directory.
     pub fn key_file(&self, name: &str) -> PathBuf {
         self.path("certs").join(name)

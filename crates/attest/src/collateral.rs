@@ -15,11 +15,13 @@ mod options;
 mod origin;
 mod pccs;
 mod refresh;
+mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use cache::{
     BundleError, CacheStats, CollateralBundle, CollateralCache, EntryStats, FetchObserver, Refreshed,
+    StoredStats,
 };
 pub(crate) use chain::PckChain;
 pub use chain::{ChainError, certificates as read_chain};
@@ -35,6 +37,7 @@ use origin::Origin;
 pub use origin::{CaKind, PlatformKey};
 pub use pccs::{DEFAULT_PCCS_URL, Pccs};
 pub use refresh::RefreshTask;
+pub use store::{CollateralStore, Damage, RefusedFile, StoredProblem, StoredSet, parse as read_stored};
 
 use dcap_qvl::QuoteCollateralV3;
 use rustls_pki_types::CertificateDer;
@@ -54,8 +57,19 @@ pub struct Collateral {
     parts: QuoteCollateralV3,
     model: PlatformKey,
     issued: u64,
-    expires: u64,
+    /// The later issue date of TCB info and QE identity.
+    begins: u64,
+    ends: Ends,
     numbers: Numbers,
+}
+
+/// When each document expires, Unix seconds, with the chain that it came with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ends {
+    tcb_info: u64,
+    qe_identity: u64,
+    root_crl: u64,
+    pck_crl: u64,
 }
 
 /// The version numbers that Intel gives the documents. They only rise.
@@ -79,25 +93,29 @@ impl Collateral {
         let qe_identity = Dated::read(&parts.qe_identity, "qe identity")?;
         let fmspc = tcb_info.fmspc.as_deref().unwrap_or_default();
         let fmspc = hex::decode(fmspc).ok().and_then(|bytes| bytes.try_into().ok());
-        let mut expires = tcb_info.next_update()?.min(qe_identity.next_update()?);
-        for (crl, name) in [(&parts.root_ca_crl, "root crl"), (&parts.pck_crl, "pck crl")] {
-            expires = expires.min(crl_next_update(crl).ok_or(CollateralError::Malformed(name))?);
-        }
-        for (chain, name) in [
-            (&mut parts.pck_crl_issuer_chain, "pck crl issuer chain"),
-            (&mut parts.tcb_info_issuer_chain, "tcb info issuer chain"),
-            (&mut parts.qe_identity_issuer_chain, "qe identity issuer chain"),
+        let end_of_crl = |crl, name| crl_next_update(crl).ok_or(CollateralError::Malformed(name));
+        let mut ends = Ends {
+            tcb_info: tcb_info.next_update()?,
+            qe_identity: qe_identity.next_update()?,
+            root_crl: end_of_crl(&parts.root_ca_crl, "root crl")?,
+            pck_crl: end_of_crl(&parts.pck_crl, "pck crl")?,
+        };
+        for (chain, end, name) in [
+            (&mut parts.pck_crl_issuer_chain, &mut ends.pck_crl, "pck crl issuer chain"),
+            (&mut parts.tcb_info_issuer_chain, &mut ends.tcb_info, "tcb info issuer chain"),
+            (&mut parts.qe_identity_issuer_chain, &mut ends.qe_identity, "qe identity issuer chain"),
         ] {
             let malformed = CollateralError::Malformed(name);
             let certificates = chain::certificates(chain.as_bytes()).map_err(|_| malformed.clone())?;
-            expires = expires.min(earliest_not_after(&certificates).ok_or(malformed)?);
+            *end = (*end).min(earliest_not_after(&certificates).ok_or(malformed)?);
             *chain = chain::pem_of(&certificates);
         }
         let ca = crl_issuer(&parts.pck_crl).ok_or(CollateralError::Malformed("pck crl"))?;
         Ok(Self {
             model: PlatformKey { fmspc: fmspc.ok_or(CollateralError::Malformed("fmspc of tcb info"))?, ca },
             issued: tcb_info.issued()?,
-            expires,
+            begins: tcb_info.issued()?.max(qe_identity.issued()?),
+            ends,
             numbers: Numbers {
                 tcb_info: tcb_info.tcb_evaluation_data_number,
                 qe_identity: qe_identity.tcb_evaluation_data_number,
@@ -137,7 +155,8 @@ impl Collateral {
     /// When the first part expires, Unix seconds: the earliest `nextUpdate` of TCB info, QE identity and both
     /// CRLs, or `notAfter` of the chains.
     pub fn expires(&self) -> u64 {
-        self.expires
+        let Ends { tcb_info, qe_identity, root_crl, pck_crl } = self.ends;
+        tcb_info.min(qe_identity).min(root_crl).min(pck_crl)
     }
 
     /// PEM chain of the platform's PCK certificate, if it was fetched with the collateral.

@@ -20,6 +20,30 @@ pub(super) fn admit(
     root: &CertificateDer<'_>,
     clock: &Clock,
 ) -> Result<Collateral, FetchFailure> {
+    let collateral = authenticate(parts, platform.ca, root, clock)?;
+    check_dates(&collateral, clock.now())?;
+    if collateral.fmspc() != platform.fmspc {
+        return Err(FetchFailure::OtherPlatform);
+    }
+    Ok(collateral)
+}
+
+/// Refuses collateral that is not valid at `now`, Unix seconds.
+pub(super) fn check_dates(collateral: &Collateral, now: u64) -> Result<(), FetchFailure> {
+    match (collateral.begins..=collateral.expires()).contains(&now) {
+        true => Ok(()),
+        false => Err(FetchFailure::NotCurrent),
+    }
+}
+
+/// Makes collateral for platforms of `ca`, if it is signed up to `root`. Whether it is valid now is not checked. Its dates of
+/// issue are in the past, so they raise the clock's floor.
+pub(super) fn authenticate(
+    parts: QuoteCollateralV3,
+    ca: CaKind,
+    root: &CertificateDer<'_>,
+    clock: &Clock,
+) -> Result<Collateral, FetchFailure> {
     let malformed = |problem| FetchFailure::Malformed { resource: Resource::TcbInfo, problem };
     signed_json(
         Resource::TcbInfo,
@@ -38,7 +62,7 @@ pub(super) fn admit(
     if !crl_is_signed(&parts.root_ca_crl, root) {
         return Err(FetchFailure::Untrusted(Resource::RootCrl));
     }
-    if !pck_crl_is_signed(&parts, platform.ca, root) {
+    if !pck_crl_is_signed(&parts, ca, root) {
         return Err(FetchFailure::Untrusted(Resource::PckCrl));
     }
     // The quote verifier's own types: a document that it cannot read would refuse every quote until it
@@ -61,15 +85,7 @@ pub(super) fn admit(
     }
     let not_before = latest_issue(&parts).ok_or(malformed("dates do not parse"))?;
     clock.floor().raise(not_before.max(latest_update(&parts)));
-    let collateral = Collateral::new(parts).map_err(|_| malformed("collateral does not parse"))?;
-    let now = clock.now();
-    if now < not_before || now > collateral.expires() {
-        return Err(FetchFailure::NotCurrent);
-    }
-    if collateral.fmspc() != platform.fmspc {
-        return Err(FetchFailure::OtherPlatform);
-    }
-    Ok(collateral)
+    Collateral::new(parts).map_err(|_| malformed("collateral does not parse"))
 }
 
 /// Whether the `id` of the document is `what`.

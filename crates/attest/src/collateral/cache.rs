@@ -7,13 +7,14 @@ mod import;
 mod lane;
 mod refreshed;
 mod stats;
+mod stored;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dcap_qvl::quote::Quote;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use self::entries::Entries;
@@ -21,6 +22,7 @@ pub use self::import::{BundleError, CollateralBundle};
 use self::lane::Lane;
 pub use self::refreshed::Refreshed;
 pub use self::stats::{CacheStats, EntryStats};
+pub use self::stored::StoredStats;
 use super::endpoint::Endpoint;
 use super::floors::TcbSet;
 use super::origin::{Origin, PckRequest};
@@ -69,6 +71,8 @@ struct Shared {
     failures: AtomicU64,
     generation: AtomicU64,
     observer: OnceLock<Arc<dyn FetchObserver>>,
+    stored: Mutex<StoredStats>,
+    is_loading: watch::Sender<bool>,
 }
 
 /// The outcome of a fetch.
@@ -109,6 +113,8 @@ impl CollateralCache {
             failures: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             observer: OnceLock::new(),
+            stored: Mutex::default(),
+            is_loading: watch::Sender::new(false),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -161,6 +167,7 @@ impl CollateralCache {
             endpoints: self.shared.endpoints.iter().map(Endpoint::stats).collect(),
             refused_as_older: self.shared.options.floors.refused(),
             floors_unsaved: self.shared.options.floors.unsaved(),
+            stored: self.shared.stored().clone(),
         }
     }
 
@@ -189,6 +196,7 @@ impl CollateralCache {
 
     async fn platform(&self, chain: &PckChain) -> Fetched {
         let platform = chain.platform();
+        self.loaded().await;
         if let Some(kept) = self.entries().take(platform, self.clock().now()) {
             self.shared.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(kept);
@@ -254,13 +262,25 @@ impl CollateralCache {
         Ok(collateral)
     }
 
-    /// Refuses collateral older than seen before. New floors are on the disk before the collateral is used.
+    /// Refuses collateral older than seen before. New floors are on the disk before the collateral is used, and before them the
+    /// collateral itself: after a crash in between, the floors do not refuse all that is kept.
     async fn raise_floors(&self, collateral: &Collateral, set: TcbSet) -> Result<(), FetchFailure> {
-        let floors = &self.shared.options.floors;
-        if floors.admit(collateral, set)? {
-            let floors = floors.clone();
+        let CacheOptions { floors, store, .. } = &self.shared.options;
+        let must_save = floors.admit(collateral, set)?;
+        let is_placed = || self.entries().replaces(collateral, self.clock().now(), &self.shared.options);
+        let store = store.clone().filter(|_| set == TcbSet::Standard && is_placed());
+        if must_save || store.is_some() {
+            let (cache, floors, collateral) = (self.clone(), floors.clone(), collateral.clone());
+            let write = move || {
+                if let Some(store) = store {
+                    cache.write_stored(&store, &collateral);
+                }
+                if must_save {
+                    floors.save();
+                }
+            };
             // If the writing task panics, the floors still hold in memory.
-            let _ = tokio::task::spawn_blocking(move || floors.save()).await;
+            let _ = tokio::task::spawn_blocking(write).await;
         }
         Ok(())
     }
@@ -325,7 +345,7 @@ impl CollateralCache {
         match fetched {
             Ok(collateral) => {
                 let now = self.clock().now();
-                let placed = entries.place(platform, collateral, now, options);
+                let placed = entries.place(platform, collateral, now, now, options);
                 // Other entries may now be below the floors. They are valid, so they stay in use until
                 // refreshed.
                 entries.hasten(|held| options.floors.is_below(held, TcbSet::Standard), now);

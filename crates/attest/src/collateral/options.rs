@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 
-use super::{Clock, Floors};
+use super::{Clock, CollateralStore, Floors};
 
 /// Options of the cache. The defaults are for production.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub struct CacheOptions {
     pub chain_turn_time: Duration,
     /// Floors of the version numbers.
     pub floors: Floors,
+    /// Where collateral is kept over restarts; `None`: nowhere.
+    pub store: Option<CollateralStore>,
     /// Age at which an entry is refreshed in the background; earlier if half of its validity has passed.
     pub refresh_after: Duration,
     /// Interval of the background task.
@@ -45,6 +47,7 @@ impl Default for CacheOptions {
             unknown_for: Duration::from_secs(60),
             chain_turn_time: Duration::from_secs(2),
             floors: Floors::default(),
+            store: None,
             refresh_after: Duration::from_secs(24 * 60 * 60),
             refresh_every: Duration::from_secs(30),
         }

@@ -11,6 +11,7 @@ use crate::collateral::{Collateral, CollateralError, FetchFailure, PlatformKey, 
 impl CollateralCache {
     /// Collateral of a model seen before: from the cache, otherwise fetched.
     pub(crate) async fn of_known(&self, model: PlatformKey) -> Result<Arc<Collateral>, CollateralError> {
+        self.loaded().await;
         let fetch = {
             let entries = self.entries();
             if let Some(kept) = entries.look(model, self.clock().now()) {

@@ -47,32 +47,46 @@ impl Entries {
         Some(Arc::clone(&entry.collateral))
     }
 
-    /// Stores `collateral` and returns what is stored now. An entry that is still valid is not replaced by an
+    /// Whether [`Entries::place`] would store `collateral`. An entry that is still valid is not replaced by an
     /// earlier issue, unless the entry has fallen below the floors: Intel sometimes issues lower numbers
     /// after higher ones.
+    pub(super) fn replaces(&self, collateral: &Collateral, now: u64, options: &CacheOptions) -> bool {
+        self.later(collateral.model(), collateral, now, options).is_none()
+    }
+
+    /// What is held for `platform` and stays instead of `collateral`.
+    fn later(
+        &self,
+        platform: PlatformKey,
+        collateral: &Collateral,
+        now: u64,
+        options: &CacheOptions,
+    ) -> Option<&Arc<Collateral>> {
+        let held = &self.entries.get(&platform)?.collateral;
+        let is_later = held.expires() >= now
+            && held.issued() > collateral.issued()
+            && !options.floors.is_below(held, TcbSet::Standard);
+        is_later.then_some(held)
+    }
+
+    /// Stores `collateral`, which was sent at `fetched` (Unix seconds), unless what is held is later, and returns what is stored
+    /// now.
     pub(super) fn place(
         &mut self,
         platform: PlatformKey,
         collateral: Collateral,
+        fetched: u64,
         now: u64,
         options: &CacheOptions,
     ) -> Arc<Collateral> {
+        let later = self.later(platform, &collateral, now, options).map(Arc::clone);
+        let collateral = later.unwrap_or_else(|| Arc::new(collateral));
         let held = self.entries.get(&platform);
-        let collateral = match held.map(|entry| &entry.collateral) {
-            Some(held)
-                if held.expires() >= now
-                    && held.issued() > collateral.issued()
-                    && !options.floors.is_below(held, TcbSet::Standard) =>
-            {
-                Arc::clone(held)
-            }
-            _ => Arc::new(collateral),
-        };
         let half_life = collateral.expires().saturating_sub(now) / 2;
         let entry = Entry {
             collateral: Arc::clone(&collateral),
-            fetched_at: now,
-            refresh_at: now + jittered(options.refresh_after.as_secs().min(half_life)),
+            fetched_at: fetched,
+            refresh_at: fetched.saturating_add(jittered(options.refresh_after.as_secs().min(half_life))),
             last_use: held.map_or(self.uses, |entry| entry.last_use),
         };
         self.entries.insert(platform, entry);
@@ -198,9 +212,9 @@ mod tests {
         assert!(lower.issued() > higher.issued());
         let (options, mut entries) = (CacheOptions::default(), Entries::default());
         let now = lower.issued();
-        entries.place(MOCK, lower, now, &options);
+        entries.place(MOCK, lower, now, now, &options);
         assert_eq!(options.floors.admit(&higher, TcbSet::Standard), Ok(true));
-        assert_eq!(*entries.place(MOCK, higher.clone(), now, &options), higher);
+        assert_eq!(*entries.place(MOCK, higher.clone(), now, now, &options), higher);
     }
 
     #[test]
@@ -210,8 +224,8 @@ mod tests {
         let options = CacheOptions::default();
         for (now, kept) in [(newer.expires(), &newer), (newer.expires() + 1, &older)] {
             let mut entries = Entries::default();
-            entries.place(MOCK, newer.clone(), newer.issued(), &options);
-            assert_eq!(*entries.place(MOCK, older.clone(), now, &options), *kept);
+            entries.place(MOCK, newer.clone(), newer.issued(), newer.issued(), &options);
+            assert_eq!(*entries.place(MOCK, older.clone(), now, now, &options), *kept);
             assert_eq!(*entries.take(MOCK, now).unwrap(), *kept);
         }
     }
@@ -222,12 +236,12 @@ mod tests {
         let mut entries = Entries::default();
         for n in 0..3 {
             entries.take(key(n), NOW);
-            entries.place(key(n), collateral_set("good"), NOW, &options);
+            entries.place(key(n), collateral_set("good"), NOW, NOW, &options);
         }
         assert!(entries.take(key(0), NOW).is_some());
         // A refresh is not a use.
-        entries.place(key(1), collateral_set("good"), NOW, &options);
-        entries.place(key(3), collateral_set("good"), NOW, &options);
+        entries.place(key(1), collateral_set("good"), NOW, NOW, &options);
+        entries.place(key(3), collateral_set("good"), NOW, NOW, &options);
         let held: Vec<bool> = (0..4).map(|n| entries.take(key(n), NOW).is_some()).collect();
         assert_eq!(held, [true, false, true, true]);
     }
@@ -252,7 +266,7 @@ mod tests {
         let hour_before = short.expires() - 3600;
         for (collateral, now, wait) in [(collateral_set("good"), NOW, day), (short, hour_before, 1800)] {
             let mut entries = Entries::default();
-            entries.place(MOCK, collateral, now, &options);
+            entries.place(MOCK, collateral, now, now, &options);
             assert!(entries.due(now + wait - wait / 10 - 1).is_empty());
             assert_eq!(entries.due(now + wait), [MOCK]);
             entries.postpone(MOCK, now + wait + 1);

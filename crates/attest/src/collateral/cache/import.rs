@@ -85,9 +85,17 @@ impl CollateralCache {
         Ok(collateral)
     }
 
+    /// Whether `collateral` is in use, and the last write of the store did not fail.
+    pub fn holds(&self, collateral: &Collateral) -> bool {
+        let held = self.entries().look(collateral.model(), self.clock().now());
+        held.is_some_and(|held| *held == *collateral) && self.shared.stored().write_failure.is_none()
+    }
+
     /// Uses the sets of a file that are still valid, as after a restart. Gives how many.
     pub async fn import_valid(&self, bundle: CollateralBundle) -> usize {
-        let valid = bundle.0.into_iter().filter_map(|parts| self.examined(parts).ok()).collect();
+        let cache = self.clone();
+        let examine = move || bundle.0.into_iter().filter_map(|parts| cache.examined(parts).ok()).collect();
+        let valid = tokio::task::spawn_blocking(examine).await.unwrap_or_default();
         self.import(valid).await.unwrap_or(0)
     }
 

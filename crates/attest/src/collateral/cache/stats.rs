@@ -1,5 +1,6 @@
 //! Counters of the cache, for metrics.
 
+use super::StoredStats;
 use crate::collateral::{EndpointStats, FloorKind, PlatformKey};
 
 /// Counters of the cache.
@@ -21,6 +22,8 @@ pub struct CacheStats {
     pub refused_as_older: [u64; FloorKind::NAMES.len()],
     /// Failed writes of the floors file.
     pub floors_unsaved: u64,
+    /// The collateral on the disk.
+    pub stored: StoredStats,
 }
 
 /// One platform's collateral.
