@@ -44,6 +44,7 @@ const POLICY_ROWS: [&[&str]; 6] = [
     &["examination"],
     &["contract", "file", "queue", "remedy", "rule", "signed"],
     &["decision", "drop_in_background", "error", "info", "observer", "relaxation", "settings"],
+    &["epochs"],
 ];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

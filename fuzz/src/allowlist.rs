@@ -5,7 +5,7 @@ use std::fs;
 use cvm_kms::config::{AuthApi, EmptyDevices};
 use kms_attest::identity::BootInfo;
 use kms_policy::review::{Difference, Review};
-use kms_policy::{Decision, Policy, Subject};
+use kms_policy::{AppEpochs, Decision, Policy, Subject};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -28,8 +28,12 @@ pub fn allowlist(data: &[u8]) {
             let boot_info = boot_info(advisories);
             for subject in [Subject::App(&boot_info), Subject::Kms(&boot_info)] {
                 let allowed = match policy.snapshot_decide(subject).expect("a file decides at once") {
-                    Decision::Allowed { gateway_app_id, .. } => {
+                    Decision::Allowed { gateway_app_id, epochs, .. } => {
                         assert_eq!(file.map(|file| text(&file["gatewayAppId"])), Some(gateway_app_id));
+                        let said = epochs.map(|epochs| epochs.fields());
+                        let again =
+                            said.as_ref().map(|said| AppEpochs::parse(said).expect("what it says is valid"));
+                        assert_eq!(again.flatten().map(|epochs| epochs.fields()), said);
                         true
                     }
                     Decision::Denied(denial) => {

@@ -52,11 +52,15 @@ pub fn webhook(data: &[u8]) {
     match decision {
         // An array is read by position.
         Ok(_) if answer.as_ref().is_some_and(Value::is_array) => {}
-        Ok(Decision::Allowed { gateway_app_id, release_stage }) => {
+        Ok(Decision::Allowed { gateway_app_id, release_stage, epochs }) => {
             assert_eq!(says("isAllowed"), Some(true.into()));
             assert_eq!(says("gatewayAppId"), Some(gateway_app_id.into()));
             let stage = says("releaseStage").filter(|stage| !stage.is_null());
             assert_eq!(stage, release_stage.map(|stage| stage.name().into()));
+            for (key, value) in epochs.iter().flat_map(|epochs| epochs.fields()) {
+                // A list is without repeats, in order.
+                assert!(value.is_array() || says(&key) == Some(value), "{key}");
+            }
         }
         Ok(Decision::Denied(denial)) => {
             assert_eq!(says("isAllowed"), Some(false.into()));

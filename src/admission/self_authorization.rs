@@ -161,6 +161,12 @@ impl From<DenialCode> for SelfDenialCode {
             | DenialCode::AppNotDeployed
             | DenialCode::InvalidRequest
             | DenialCode::GuestHasBooted
+            | DenialCode::EpochTooNew
+            | DenialCode::EpochNotReadable
+            | DenialCode::EpochNotActive
+            | DenialCode::EpochRetired
+            | DenialCode::EpochDestroyed
+            | DenialCode::EpochUnknown
             | DenialCode::Backend => Self::NotAllowed,
         }
     }
@@ -469,7 +475,11 @@ impl SelfAuthorizer {
     async fn decide(&self) -> Result<Decision, OwnDecisionError> {
         let Requirement::Enforced { attester, verifier, policy, tolerance, own, needed } = &self.requirement
         else {
-            return Ok(Decision::Allowed { gateway_app_id: String::new(), release_stage: None });
+            return Ok(Decision::Allowed {
+                gateway_app_id: String::new(),
+                release_stage: None,
+                epochs: None,
+            });
         };
         // Also for a known identity, which a clock that was set back would keep valid.
         verifier.cache().clock().check().map_err(|behind| OwnEvidenceError::Verify(behind.into()))?;

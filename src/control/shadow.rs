@@ -322,7 +322,7 @@ mod tests {
     }
 
     fn allowed() -> Decision {
-        Decision::Allowed { gateway_app_id: String::new(), release_stage: None }
+        Decision::Allowed { gateway_app_id: String::new(), release_stage: None, epochs: None }
     }
 
     fn denied() -> Decision {
@@ -374,6 +374,7 @@ mod tests {
         let of = |stage: Option<ReleaseStage>| Decision::Allowed {
             gateway_app_id: String::new(),
             release_stage: stage,
+            epochs: None,
         };
         let identity = BootInfo::example();
         for (active, candidate_stage, has_booted, expected) in [

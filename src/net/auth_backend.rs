@@ -107,11 +107,11 @@ async fn decide(State(backend): Backend, kind: SubjectKind, request: Request<Bod
     };
     let decision = backend.policy.decide(kind.subject(&identity)).await;
     let known = backend.policy.last_info().and_then(|info| info.gateway_app_id).unwrap_or_default();
-    let (is_allowed, gateway_app_id, reason, release_stage) = match decision {
-        Ok(Decision::Allowed { gateway_app_id, release_stage }) => {
-            (true, gateway_app_id, String::new(), release_stage)
+    let (is_allowed, gateway_app_id, reason, release_stage, epochs) = match decision {
+        Ok(Decision::Allowed { gateway_app_id, release_stage, epochs }) => {
+            (true, gateway_app_id, String::new(), release_stage, epochs)
         }
-        Ok(Decision::Denied(denial)) => (false, known, denial.reason, None),
+        Ok(Decision::Denied(denial)) => (false, known, denial.reason, None, None),
         // Without a decision the response must not look like one, and must not be signed.
         Err(error) => {
             tracing::warn!(kind = kind.path(), error = error.detail(), "not decided");
@@ -122,10 +122,19 @@ async fn decide(State(backend): Backend, kind: SubjectKind, request: Request<Bod
         }
     };
     tracing::debug!(kind = kind.path(), is_allowed, reason, "decided");
-    let answer = Claims { is_allowed, gateway_app_id: &gateway_app_id, reason: &reason, release_stage };
+    let answer = Claims {
+        is_allowed,
+        gateway_app_id: &gateway_app_id,
+        reason: &reason,
+        release_stage,
+        epochs: epochs.as_deref(),
+    };
     let mut said = json!({"isAllowed": is_allowed, "gatewayAppId": gateway_app_id, "reason": reason});
     if let Some(stage) = release_stage {
         said["releaseStage"] = json!(stage.name());
+    }
+    if let (Some(epochs), Some(said)) = (&epochs, said.as_object_mut()) {
+        said.extend(epochs.fields());
     }
     let nonce = parts.headers.get(NONCE_HEADER).and_then(|value| Nonce::parse(value.to_str().ok()?));
     if let (Some(signer), Some(nonce)) = (&backend.signer, &nonce) {

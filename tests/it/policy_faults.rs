@@ -420,7 +420,8 @@ fn signed(signer: &DecisionSigner, asked: &Asked) -> Reply {
         _ => return good(asked),
     };
     let nonce = Nonce::parse(asked.header(NONCE_HEADER).expect("a nonce")).expect("hex");
-    let answer = Claims { is_allowed: true, gateway_app_id: "0xback", reason: "", release_stage: None };
+    let answer =
+        Claims { is_allowed: true, gateway_app_id: "0xback", reason: "", release_stage: None, epochs: None };
     let expires = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 60;
     let signature = signer.sign(SignedRequest { kind, body: &asked.body, nonce: &nonce }, answer, expires);
     let mut reply: Value = serde_json::from_slice(&good(asked).body).expect("JSON");

@@ -15,7 +15,7 @@ impl AllowAll {
     }
 
     pub(crate) fn decide(&self) -> Decision {
-        Decision::Allowed { gateway_app_id: self.gateway_app_id.clone(), release_stage: None }
+        Decision::Allowed { gateway_app_id: self.gateway_app_id.clone(), release_stage: None, epochs: None }
     }
 
     pub(crate) fn info(&self) -> Info {
@@ -33,7 +33,8 @@ mod tests {
     fn everything_is_allowed_and_dev_is_visible() {
         let policy = Policy::from_config(&AuthApi::Dev { gateway_app_id: "any".to_owned() }).unwrap();
         let Policy::AllowAll(allow_all) = &policy else { panic!("dev is the policy that allows all") };
-        let allowed = Decision::Allowed { gateway_app_id: "any".to_owned(), release_stage: None };
+        let allowed =
+            Decision::Allowed { gateway_app_id: "any".to_owned(), release_stage: None, epochs: None };
         assert_eq!(allow_all.decide(), allowed);
         assert!(policy.is_dev());
         let info = Info { gateway_app_id: Some("any".to_owned()), ..Info::default() };

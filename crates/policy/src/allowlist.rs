@@ -18,6 +18,7 @@ use self::lookout::{Lookout, Silent};
 use self::stamp::Stamp;
 use crate::decision::{Decision, Denial, DenialCode, PolicyError, Ruling, Subject};
 use crate::drop_in_background::drop_in_background;
+use crate::epochs::AppEpochs;
 use crate::examination::Examination;
 use crate::info::{InForce, Info};
 use crate::relaxation::Relaxation;
@@ -87,6 +88,7 @@ impl Allowlist {
                 rules: rules.checks(subject, self.empty_devices).collect(),
                 nearest: rules.nearest(subject, self.empty_devices),
                 release_stage: rules.release_stage(subject),
+                epochs: rules.epochs(subject),
                 digest: snapshot.digest,
             },
             // These rules are outdated, so they cannot explain the result.
@@ -126,6 +128,10 @@ impl Allowlist {
     pub(crate) fn in_force(&self) -> InForce {
         let snapshot = self.file.snapshot.load();
         InForce { digest: snapshot.digest.filter(|_| snapshot.error.is_none()), since: Some(snapshot.since) }
+    }
+
+    pub(crate) fn app_epochs(&self, app_id: &[u8]) -> Option<Arc<AppEpochs>> {
+        self.file.snapshot.load().rules.epochs_of(app_id)
     }
 
     pub(crate) fn info(&self) -> Info {

@@ -1,6 +1,10 @@
 //! The types of a decision: its subject, its result, and the reason of a denial.
 
+use std::sync::Arc;
+
 use kms_attest::identity::{BootInfo, Registers};
+
+use crate::epochs::AppEpochs;
 
 /// The identity that a decision is about, and its role.
 #[derive(Clone, Copy)]
@@ -148,6 +152,8 @@ pub enum Decision {
         /// The stages at which the keys of this app are released; `None` if the policy does not specify them,
         /// and for a KMS.
         release_stage: Option<ReleaseStage>,
+        /// The epochs of the keys of this app; `None` if the policy does not specify them, and for a KMS.
+        epochs: Option<Arc<AppEpochs>>,
     },
     /// The request is denied.
     Denied(Denial),
@@ -210,6 +216,18 @@ pub enum DenialCode {
     InvalidRequest,
     /// The guest has booted, and the keys are released only during the boot.
     GuestHasBooted,
+    /// The epochs that the request names are newer than those of the app.
+    EpochTooNew,
+    /// The policy does not let the app read the keys of these older epochs.
+    EpochNotReadable,
+    /// The root epoch is not active yet.
+    EpochNotActive,
+    /// The root epoch is retired: nobody gets its keys.
+    EpochRetired,
+    /// The keys of the root epoch do not exist any more.
+    EpochDestroyed,
+    /// There is no such root epoch.
+    EpochUnknown,
     /// The allowlist is missing or invalid, so everything is denied.
     AllowlistUnusable,
     /// A reason that only the backend knows. The webhook protocol and the contracts have only a text, which
@@ -231,6 +249,12 @@ impl DenialCode {
             Self::AppNotDeployed => "app_not_deployed",
             Self::InvalidRequest => "invalid_request",
             Self::GuestHasBooted => "guest_has_booted",
+            Self::EpochTooNew => "epoch_too_new",
+            Self::EpochNotReadable => "epoch_not_readable",
+            Self::EpochNotActive => "epoch_not_active",
+            Self::EpochRetired => "epoch_retired",
+            Self::EpochDestroyed => "epoch_destroyed",
+            Self::EpochUnknown => "epoch_unknown",
             Self::AllowlistUnusable => "allowlist_unusable",
             Self::Backend => "denied_by_backend",
         }

@@ -133,7 +133,11 @@ impl Ethereum {
         let (verdict, state) = self.in_time(verdict).await?;
         let decision = match verdict.is_allowed {
             // The contract cannot express stages.
-            true => Decision::Allowed { gateway_app_id: state.gateway_app_id.clone(), release_stage: None },
+            true => Decision::Allowed {
+                gateway_app_id: state.gateway_app_id.clone(),
+                release_stage: None,
+                epochs: None,
+            },
             false => Decision::Denied(denial::denial(subject, self.chain.terms.contract, &verdict.reason)),
         };
         Ok(Ruling { decision, digest: Some(self.chain.terms.digest(&state.block)) })

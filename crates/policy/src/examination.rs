@@ -1,6 +1,9 @@
 //! A decision with its reasons: the outcome of every rule, and the nearest entry of an allowlist.
 
+use std::sync::Arc;
+
 use crate::decision::{Decision, PolicyError, ReleaseStage, Ruling};
+use crate::epochs::AppEpochs;
 use crate::rule::RuleOutcome;
 
 /// The entry of an allowlist that is most similar to a caller.
@@ -37,6 +40,8 @@ pub struct Examination {
     /// The stages at which the policy releases the keys of the app, if known. An allowlist gives them for a
     /// denied app too.
     pub release_stage: Option<ReleaseStage>,
+    /// The epochs of the keys of the app, like `release_stage`.
+    pub epochs: Option<Arc<AppEpochs>>,
     /// The digest of a [`Ruling`]; `None` if there is no decision.
     pub digest: Option<[u8; 32]>,
 }
@@ -48,11 +53,11 @@ impl Examination {
             Ok(Ruling { decision, digest }) => (Ok(decision), digest),
             Err(error) => (Err(error), None),
         };
-        let release_stage = match &decision {
-            Ok(Decision::Allowed { release_stage, .. }) => *release_stage,
-            Ok(Decision::Denied(_)) | Err(_) => None,
+        let (release_stage, epochs) = match &decision {
+            Ok(Decision::Allowed { release_stage, epochs, .. }) => (*release_stage, epochs.clone()),
+            Ok(Decision::Denied(_)) | Err(_) => (None, None),
         };
-        Self { decision, rules: Vec::new(), nearest: None, release_stage, digest }
+        Self { decision, rules: Vec::new(), nearest: None, release_stage, epochs, digest }
     }
 }
 

@@ -5,6 +5,7 @@ mod allowlist;
 mod contract;
 mod decision;
 mod drop_in_background;
+mod epochs;
 mod error;
 mod ethereum;
 pub mod examination;
@@ -28,6 +29,7 @@ pub use allowlist::Allowlist;
 pub use decision::{
     Decision, Denial, DenialCode, PolicyError, ReleaseStage, Role, Ruling, Subject, SubjectKind,
 };
+pub use epochs::{AppEpochs, EpochsError, ReadableEpoch, RootChoice};
 pub use error::SetupError;
 pub use ethereum::Ethereum;
 pub use info::{ChainState, InForce, Info};

@@ -8,6 +8,7 @@ use kms_attest::identity::BootInfo;
 use crate::allow_all::AllowAll;
 use crate::allowlist::Allowlist;
 use crate::decision::{Decision, DenialCode, PolicyError, Ruling, Subject};
+use crate::epochs::AppEpochs;
 use crate::error::SetupError;
 use crate::ethereum::Ethereum;
 use crate::examination::Examination;
@@ -119,6 +120,15 @@ impl Policy {
                 ..remedy
             }),
             Self::AllowAll(_) | Self::Allowlist(_) => remedy::in_allowlist(code, subject),
+        }
+    }
+
+    /// What the policy says of the epochs of an app's keys, as far as that is known without asking about a caller: by an
+    /// allowlist as it was last read.
+    pub fn app_epochs(&self, app_id: &[u8; 20]) -> Option<Arc<AppEpochs>> {
+        match self {
+            Self::Allowlist(policy) => policy.app_epochs(app_id),
+            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => None,
         }
     }
 

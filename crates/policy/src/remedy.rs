@@ -72,6 +72,12 @@ pub(crate) fn on_chain(
             | DenialCode::ComposeHash
             | DenialCode::InvalidRequest
             | DenialCode::GuestHasBooted
+            | DenialCode::EpochTooNew
+            | DenialCode::EpochNotReadable
+            | DenialCode::EpochNotActive
+            | DenialCode::EpochRetired
+            | DenialCode::EpochDestroyed
+            | DenialCode::EpochUnknown
             | DenialCode::AllowlistUnusable
             | DenialCode::Backend,
             Subject::App(_) | Subject::Kms(_),
@@ -140,6 +146,12 @@ fn addition(code: DenialCode, subject: Subject<'_>) -> Option<(String, Value)> {
             DenialCode::AppNotDeployed
             | DenialCode::InvalidRequest
             | DenialCode::GuestHasBooted
+            | DenialCode::EpochTooNew
+            | DenialCode::EpochNotReadable
+            | DenialCode::EpochNotActive
+            | DenialCode::EpochRetired
+            | DenialCode::EpochDestroyed
+            | DenialCode::EpochUnknown
             | DenialCode::AllowlistUnusable
             | DenialCode::Backend,
             _,
@@ -174,6 +186,12 @@ pub(crate) fn call(code: DenialCode, subject: Subject<'_>) -> Option<(Contract, 
             | DenialCode::AppNotDeployed
             | DenialCode::InvalidRequest
             | DenialCode::GuestHasBooted
+            | DenialCode::EpochTooNew
+            | DenialCode::EpochNotReadable
+            | DenialCode::EpochNotActive
+            | DenialCode::EpochRetired
+            | DenialCode::EpochDestroyed
+            | DenialCode::EpochUnknown
             | DenialCode::AllowlistUnusable
             | DenialCode::Backend,
             _,

@@ -139,6 +139,7 @@ impl Review {
                 Grant::KmsDevice { .. }
                 | Grant::AppDevice { .. }
                 | Grant::Running { .. }
+                | Grant::Epochs { .. }
                 | Grant::Gateway { .. } => {}
             }
         }
@@ -150,9 +151,11 @@ impl Review {
         let nothing = BTreeSet::new();
         let are_usable = self.is_usable() && old.is_usable();
         let (new, old) = (self.grants.as_ref().unwrap_or(&nothing), old.grants.as_ref().unwrap_or(&nothing));
-        // If the app itself is added or removed, its stage is not listed.
+        // If the app itself is added or removed, its stage and its epochs are not listed.
         let is_news = |grant: &&Grant, other: &BTreeSet<Grant>| match grant {
-            Grant::Running { app, .. } if are_usable => other.contains(&Grant::App { app: app.clone() }),
+            Grant::Running { app, .. } | Grant::Epochs { app, .. } if are_usable => {
+                other.contains(&Grant::App { app: app.clone() })
+            }
             _ => true,
         };
         Difference {

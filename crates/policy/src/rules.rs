@@ -5,6 +5,7 @@ pub(crate) mod grants;
 mod nearest;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use kms_attest::identity::BootInfo;
 use serde::Deserialize;
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use crate::decision::ReleaseStage;
 use crate::decision::{Decision, Denial, Subject};
+use crate::epochs::{self, AppEpochs};
 use crate::info::Info;
 use crate::relaxation::Relaxation;
 use crate::rule::{Outcome, Rule, RuleOutcome};
@@ -46,6 +48,7 @@ struct App {
     compose_hashes: Hashes,
     devices: Devices,
     release_stage: Option<ReleaseStage>,
+    epochs: Option<Arc<AppEpochs>>,
 }
 
 /// Why a file is not an allowlist. The message of the parser names keys and types, not contents.
@@ -95,6 +98,7 @@ impl Rules {
             None => Decision::Allowed {
                 gateway_app_id: self.gateway_app_id.clone(),
                 release_stage: self.release_stage(subject),
+                epochs: self.epochs(subject),
             },
             Some(denial) => Decision::Denied(denial),
         }
@@ -160,6 +164,19 @@ impl Rules {
             Subject::App(boot_info) => self.apps.get(&boot_info.app_id[..])?.release_stage,
             Subject::Kms(_) => None,
         }
+    }
+
+    /// The epochs of this app's keys, if its entry specifies them.
+    pub(crate) fn epochs(&self, subject: Subject<'_>) -> Option<Arc<AppEpochs>> {
+        match subject {
+            Subject::App(boot_info) => self.epochs_of(&boot_info.app_id),
+            Subject::Kms(_) => None,
+        }
+    }
+
+    /// The epochs of the keys of the app with this id, if its entry specifies them.
+    pub(crate) fn epochs_of(&self, app_id: &[u8]) -> Option<Arc<AppEpochs>> {
+        self.apps.get(app_id)?.epochs.clone()
     }
 
     pub(crate) fn info(&self) -> Info {
@@ -228,33 +245,40 @@ fn apps(entries: Value) -> Result<HashMap<Box<[u8]>, App>, RulesError> {
     };
     let mut apps = HashMap::with_capacity(entries.len());
     for (id, entry) in entries {
-        if let Some(key) = misspelt_stage(&entry) {
-            return Err(RulesError(format!("`{key}` of an app must be written releaseStage")));
+        if let Some((key, name)) = misspelt(&entry) {
+            return Err(RulesError(format!("`{key}` of an app must be written {name}")));
         }
+        let epochs = entry.as_object().map_or(Ok(None), AppEpochs::parse);
+        let epochs = epochs.map_err(|error| RulesError(error.to_string()))?.map(Arc::new);
         let entry: AppEntry = object(entry)?;
         let release_stage = entry.release_stage.as_deref().map(ReleaseStage::parse).transpose();
         let release_stage = release_stage.map_err(|problem| RulesError(format!("releaseStage {problem}")))?;
         if let Some(id) = bytes_of(&id) {
             let devices = Devices::new(entry.devices, entry.allow_any_device);
             let compose_hashes = entry.compose_hashes.into();
-            apps.insert(id, App { compose_hashes, devices, release_stage });
+            apps.insert(id, App { compose_hashes, devices, release_stage, epochs });
         }
     }
     Ok(apps)
 }
 
-/// A key that differs from `releaseStage` only in case, hyphens and underscores. Unknown keys are ignored, as
-/// in the peer. The other keys grant something; this one restricts, so a typing error would release keys that
-/// it should hold back.
-pub(crate) fn misspelt_stage(entry: &Value) -> Option<&str> {
+/// Keys of ours that restrict, or that decide which keys are released.
+const EXACT_KEYS: [&str; 4] =
+    ["releaseStage", epochs::ROOT_EPOCH, epochs::APP_EPOCH, epochs::READABLE_EPOCHS];
+
+/// A key that differs from one of [`EXACT_KEYS`] only in case, hyphens and underscores, and that one. Unknown keys are
+/// ignored, as in the peer, where every key grants something; a typing error in one of these would release keys that it
+/// should hold back.
+pub(crate) fn misspelt(entry: &Value) -> Option<(&str, &'static str)> {
     let letters = |key: &str| -> String {
         key.chars()
             .filter(|character| !matches!(character, '-' | '_' | ' '))
             .collect::<String>()
             .to_lowercase()
     };
+    let meant = |key: &str| EXACT_KEYS.into_iter().find(|name| letters(name) == letters(key));
     let keys = entry.as_object()?.keys().map(String::as_str);
-    keys.filter(|key| *key != "releaseStage").find(|key| letters(key) == "releasestage")
+    keys.filter(|key| !EXACT_KEYS.contains(key)).find_map(|key| Some((key, meant(key)?)))
 }
 
 /// The allowed values of one kind.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::decision::{ReleaseStage, SubjectKind};
+use crate::epochs::AppEpochs;
 use crate::settings::DecisionKey;
 
 /// The request header that makes each request different from all others: 32 hex digits.
@@ -20,6 +21,8 @@ pub const NONCE_HEADER: &str = "x-kms-nonce";
 const TITLE: &str = "cvm-kms decision v1";
 /// The first line for a response with a release stage, which adds a line.
 const TITLE_WITH_STAGE: &str = "cvm-kms decision v2";
+/// The first line for a response with epochs, which adds two lines.
+const TITLE_WITH_EPOCHS: &str = "cvm-kms decision v3";
 
 /// A number used once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub struct Claims<'a> {
     pub reason: &'a str,
     /// `releaseStage`, if the response has it.
     pub release_stage: Option<ReleaseStage>,
+    /// `rootEpoch`, `appEpoch` and `readableEpochs`, if the response has one of them.
+    pub epochs: Option<&'a AppEpochs>,
 }
 
 /// The key `signature` of a response.
@@ -117,13 +122,17 @@ pub enum SignatureError {
 /// ```
 ///
 /// A response with `releaseStage` has version 2 in its first line and the stage as a ninth line, so that a man in
-/// the middle cannot add, change or remove it.
+/// the middle cannot add, change or remove it. One with epochs has version 3, the stage or `-` as a ninth line, and as a
+/// tenth line what [`AppEpochs`] prints, such as `rootEpoch current, appEpoch 1, readableEpochs 0 1.1`.
 pub fn statement(request: SignedRequest<'_>, claims: Claims<'_>, expires: u64) -> String {
     let mut text = String::new();
     let decision = if claims.is_allowed { "allow" } else { "deny" };
-    let (title, stage) = match claims.release_stage {
-        None => (TITLE, None),
-        Some(stage) => (TITLE_WITH_STAGE, Some(stage.name())),
+    let epochs = claims.epochs.map(AppEpochs::to_string);
+    let stage = claims.release_stage.map(ReleaseStage::name);
+    let (title, stage) = match (stage, &epochs) {
+        (None, None) => (TITLE, None),
+        (Some(_), None) => (TITLE_WITH_STAGE, stage),
+        (stage, Some(_)) => (TITLE_WITH_EPOCHS, Some(stage.unwrap_or("-"))),
     };
     let lines = [
         title,
@@ -135,7 +144,7 @@ pub fn statement(request: SignedRequest<'_>, claims: Claims<'_>, expires: u64) -
         &hex::encode(claims.gateway_app_id),
         &hex::encode(claims.reason),
     ];
-    for line in lines.into_iter().chain(stage) {
+    for line in lines.into_iter().chain(stage).chain(epochs.as_deref()) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{line}");
     }

@@ -250,6 +250,12 @@ fn denied(denial: Denial) -> Failure {
         | DenialCode::AppNotDeployed
         | DenialCode::InvalidRequest
         | DenialCode::GuestHasBooted
+        | DenialCode::EpochTooNew
+        | DenialCode::EpochNotReadable
+        | DenialCode::EpochNotActive
+        | DenialCode::EpochRetired
+        | DenialCode::EpochDestroyed
+        | DenialCode::EpochUnknown
         | DenialCode::Backend => {
             "Allow the values that GetAttestationInfo shows in the policy: mrAggregated, OS image hash and device."
         }

@@ -119,6 +119,8 @@ async fn an_apps_stage_is_said_with_its_decision_and_signed() {
         let mut file = file();
         if let Some(stage) = stage {
             file["apps"]["11".repeat(20)]["releaseStage"] = json!(stage);
+            file["apps"]["11".repeat(20)]["rootEpoch"] = json!("current");
+            file["apps"]["11".repeat(20)]["readableEpochs"] = json!(["0.1"]);
         }
         let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
         let der = hex::decode(format!("302e020100300506032b657004220420{seed}")).unwrap();
@@ -144,6 +146,11 @@ async fn an_apps_stage_is_said_with_its_decision_and_signed() {
                 (status, said.get("releaseStage").and_then(Value::as_str)),
                 (StatusCode::OK, expected)
             );
+            let said_epochs = kms_policy::AppEpochs::parse(said.as_object().unwrap()).unwrap();
+            assert_eq!(
+                said_epochs.as_ref().map(ToString::to_string),
+                expected.map(|_| "rootEpoch current, readableEpochs 0.1".to_owned())
+            );
             let signature: Signature = serde_json::from_value(said["signature"].clone()).unwrap();
             let kind = if path.ends_with("app") { SubjectKind::App } else { SubjectKind::Kms };
             let question = SignedRequest { kind, body: text.as_bytes(), nonce: &nonce };
@@ -152,6 +159,7 @@ async fn an_apps_stage_is_said_with_its_decision_and_signed() {
                 gateway_app_id: said["gatewayAppId"].as_str().unwrap(),
                 reason: said["reason"].as_str().unwrap(),
                 release_stage: expected.map(|stage| crate::config::ReleaseStage::parse(stage).unwrap()),
+                epochs: said_epochs.as_ref(),
             };
             let outcome = signed::verify(&key, question, answer, Some(&signature), SystemTime::now());
             assert_eq!(outcome, Ok(()), "{path} {stage:?}");

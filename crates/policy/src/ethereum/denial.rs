@@ -43,6 +43,12 @@ fn remedy(subject: Subject<'_>, kms: Address, code: DenialCode) -> Option<(Strin
         | DenialCode::ComposeHash
         | DenialCode::InvalidRequest
         | DenialCode::GuestHasBooted
+        | DenialCode::EpochTooNew
+        | DenialCode::EpochNotReadable
+        | DenialCode::EpochNotActive
+        | DenialCode::EpochRetired
+        | DenialCode::EpochDestroyed
+        | DenialCode::EpochUnknown
         | DenialCode::AllowlistUnusable
         | DenialCode::Backend => remedy::call(code, subject).map(|(contract, function, argument)| {
             let contract = match contract {

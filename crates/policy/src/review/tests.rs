@@ -78,6 +78,10 @@ fn errors_have_a_place() {
             "wrong_type",
             "apps.1111111111111111111111111111111111111111.composeHashes[0]",
         ),
+        (with(|f| f["apps"]["22"] = json!({"rootEpoch": "new"})), "wrong_type", "apps.22.rootEpoch"),
+        (with(|f| f["apps"]["22"] = json!({"appEpoch": "1"})), "wrong_type", "apps.22.appEpoch"),
+        (with(|f| f["apps"]["22"] = json!({"readableEpochs": 1})), "wrong_type", "apps.22.readableEpochs"),
+        (with(|f| f["apps"]["22"] = json!({"app_epoch": 1})), "wrong_type", "apps.22.app_epoch"),
     ] {
         let found = found(&text, EmptyDevices::AnyDevice);
         assert!(found.contains(&(Severity::Error, code, at.to_owned())), "{text}: {found:?}");
@@ -93,6 +97,12 @@ fn an_entry_without_its_apparent_effect_is_a_warning() {
         (with(|f| f["osImage"] = json!([])), any, "unknown_key", "osImage".to_owned()),
         (with(|f| f["kms"]["device"] = json!([])), any, "unknown_key", "kms.device".to_owned()),
         (with(|f| f["apps"][APP]["composehashes"] = json!([])), any, "unknown_key", app("composehashes")),
+        (
+            with(|f| f["apps"][APP]["readableEpochs"] = json!([0])),
+            any,
+            "epoch_not_older",
+            app("readableEpochs"),
+        ),
         (with(|f| f["osImages"][0] = json!("444")), any, "impossible_value", "osImages[0]".to_owned()),
         (with(|f| f["osImages"][0] = json!("44")), any, "impossible_value", "osImages[0]".to_owned()),
         (with(|f| f["osImages"][0] = json!("xyz")), any, "impossible_value", "osImages[0]".to_owned()),
@@ -264,4 +274,23 @@ fn a_difference_lists_changed_release_stages() {
         let Difference { newly_allowed, newly_denied } = review(new.clone()).against(&review(old.clone()));
         assert_eq!((shown(&newly_allowed), shown(&newly_denied)), (allowed, denied), "{old} {new}");
     }
+}
+
+#[test]
+fn a_difference_lists_changed_epochs() {
+    let review = |root: Value| {
+        let text = with(|f| {
+            f["apps"][APP]["rootEpoch"] = root;
+            f["apps"][APP]["readableEpochs"] = json!(["0.0"]);
+        });
+        Review::of(text.as_bytes(), EmptyDevices::NoDevice)
+    };
+    let grant = |epochs: &str| {
+        let epochs = format!("{epochs}readableEpochs 0.0");
+        Grant::Epochs { app: APP.to_owned(), epochs }
+    };
+    let Difference { newly_allowed, newly_denied } = review(json!("current")).against(&review(json!(null)));
+    assert_eq!((newly_allowed, newly_denied), (vec![grant("rootEpoch current, ")], vec![grant("")]));
+    assert_eq!(review(json!(1)).against(&review(json!(1))), Difference::default());
+    assert_eq!(grant("").to_string(), format!("app {APP} with keys of these epochs: readableEpochs 0.0"));
 }

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{Review, Severity};
 use crate::decision::ReleaseStage;
-use crate::rules::{bytes_of, misspelt_stage};
+use crate::epochs::{AppEpochs, ReadableEpoch, RootChoice};
+use crate::rules::{bytes_of, misspelt};
 use crate::settings::EmptyDevices;
 
 /// Intel's names for the `tcbStatus` of a verified quote.
@@ -36,6 +37,9 @@ const TOP: [&str; 9] = [
     "kms",
     "apps",
 ];
+
+const ENTRY: [&str; 7] =
+    ["composeHashes", "devices", "allowAnyDevice", "releaseStage", "rootEpoch", "appEpoch", "readableEpochs"];
 
 pub(super) fn file(value: &Value, empty_devices: EmptyDevices, review: &mut Review) {
     let Some(fields) = object(value, "", review) else { return };
@@ -148,10 +152,11 @@ fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review)
             None => warn(review, "impossible_value", &at, format!("allows nothing: {}", not_hex(id))),
         }
         let Some(fields) = object(entry, &at, review) else { continue };
-        known(fields, &["composeHashes", "devices", "allowAnyDevice", "releaseStage"], &at, review);
-        if let Some(key) = misspelt_stage(entry) {
-            error(review, &below(&at, key), "must be written releaseStage");
+        known(fields, &ENTRY, &at, review);
+        if let Some((key, name)) = misspelt(entry) {
+            error(review, &below(&at, key), &format!("must be written {name}"));
         }
+        epochs(fields, &at, review);
         let stage = fields.get("releaseStage");
         if stage.is_some_and(|stage| {
             !stage.is_null() && stage.as_str().is_none_or(|it| ReleaseStage::parse(it).is_err())
@@ -177,6 +182,28 @@ fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review)
              devices or set allowAnyDevice"
         );
         warn(review, "any_device", &format!("{first}.devices"), message);
+    }
+}
+
+/// Epochs that do not parse, and readable ones that say nothing because they are not older.
+fn epochs(fields: &Map<String, Value>, at: &str, review: &mut Review) {
+    let epochs = match AppEpochs::parse(fields) {
+        Ok(Some(epochs)) => epochs,
+        Ok(None) => return,
+        Err(wrong) => return error(review, &below(at, wrong.key), wrong.problem),
+    };
+    let RootChoice::Fixed(own) = epochs.root.unwrap_or(RootChoice::Fixed(0)) else { return };
+    let app = epochs.app.unwrap_or_default();
+    for epoch in epochs.readable.iter().flatten() {
+        let is_older = match *epoch {
+            ReadableEpoch::Root(root) => root < own || (root == own && app > 0),
+            ReadableEpoch::Exactly { root, app: of_app } => (root, of_app) < (own, app),
+        };
+        if !is_older {
+            let message =
+                format!("{epoch} has no effect: it is not older than the app's own epochs, {own}.{app}");
+            warn(review, "epoch_not_older", &below(at, "readableEpochs"), message);
+        }
     }
 }
 

@@ -64,6 +64,13 @@ pub enum Grant {
         /// that is `any`.
         rule: &'static str,
     },
+    /// `apps.<id>.rootEpoch`, `appEpoch` and `readableEpochs`, unless the entry has none of them.
+    Epochs {
+        /// Its app.
+        app: String,
+        /// What the entry says: `rootEpoch current, appEpoch 1, readableEpochs 0`.
+        epochs: String,
+    },
     /// `gatewayAppId`
     Gateway {
         /// As apps get it.
@@ -83,6 +90,7 @@ impl std::fmt::Display for Grant {
             Self::ComposeHash { app, hash } => write!(f, "app {app} with compose hash {hash}"),
             Self::AppDevice { app, device } => write!(f, "app {app} on device {device}"),
             Self::Running { app, rule } => write!(f, "app {app} after it has booted ({rule} any)"),
+            Self::Epochs { app, epochs } => write!(f, "app {app} with keys of these epochs: {epochs}"),
             Self::Gateway { app } => write!(f, "gateway {app}"),
         }
     }
@@ -109,6 +117,9 @@ impl Rules {
             }
             let devices = entry.devices.granted(empty_devices);
             grants.extend(devices.map(|device| Grant::AppDevice { app: app.clone(), device }));
+            if let Some(epochs) = &entry.epochs {
+                grants.insert(Grant::Epochs { app: app.clone(), epochs: epochs.to_string() });
+            }
             let rule = match entry.release_stage {
                 Some(ReleaseStage::Boot) => continue,
                 Some(ReleaseStage::Any) => "releaseStage",

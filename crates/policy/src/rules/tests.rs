@@ -349,6 +349,42 @@ fn a_misspelt_stage_makes_the_file_unusable() {
     }
 }
 
+#[test]
+fn an_entry_says_the_epochs_of_its_app() {
+    let id = "11".repeat(20);
+    let entry = |change: &dyn Fn(&mut Value)| {
+        let mut file = file();
+        change(&mut file["apps"][&id]);
+        Rules::parse(file.to_string().as_bytes())
+    };
+    let identity = BootInfo::example();
+    let said = |rules: &Rules, subject| match rules.decide(subject, EmptyDevices::AnyDevice) {
+        Decision::Allowed { epochs, .. } => epochs.map(|epochs| epochs.to_string()),
+        Decision::Denied(denial) => panic!("{denial:?}"),
+    };
+    let rules = entry(&|_| {}).unwrap();
+    assert_eq!((said(&rules, Subject::App(&identity)), rules.epochs_of(&[0x11; 20])), (None, None));
+    let rules = entry(&|app| {
+        app["rootEpoch"] = json!("current");
+        app["readableEpochs"] = json!([0]);
+    });
+    let rules = rules.unwrap();
+    let expected = "rootEpoch current, readableEpochs 0".to_owned();
+    assert_eq!(said(&rules, Subject::App(&identity)), Some(expected));
+    assert_eq!(said(&rules, Subject::Kms(&identity)), None);
+    assert!(rules.epochs_of(&[0x11; 20]).is_some() && rules.epochs_of(&[0x12; 20]).is_none());
+    for (key, value, problem) in [
+        ("rootEpoch", json!("latest"), "rootEpoch must be \"current\" or the number of a root epoch"),
+        ("appEpoch", json!(1.5), "appEpoch must be a whole number, not negative"),
+        ("readableEpochs", json!(["x"]), "readableEpochs must be a list"),
+        ("root_epoch", json!(0), "`root_epoch` of an app must be written rootEpoch"),
+        ("APPEPOCH", json!(0), "`APPEPOCH` of an app must be written appEpoch"),
+    ] {
+        let error = entry(&|app| app[key] = value.clone()).expect_err(key).to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
 fn hash(byte: u8) -> String {
     hex::encode([byte; 32])
 }

@@ -18,9 +18,12 @@ const ALLOWED: &str = "bbd5e83c3d2687ee914d623052d6ccc37e4bb6a6920a7087909b8f8f4
 const DENIED: &str = "676d4a7052b0715e6df8ae5ca4506a96451a04cc70838f69c6f32075deee8322\
                       4255343abbcc195c0ed5ca1f25277752402f6c97d196eb1b609edf78af2cf60d";
 
-const ALLOW: Claims<'_> = Claims { is_allowed: true, gateway_app_id: "any", reason: "", release_stage: None };
+const ALLOW: Claims<'_> =
+    Claims { is_allowed: true, gateway_app_id: "any", reason: "", release_stage: None, epochs: None };
 const DENY: Claims<'_> =
-    Claims { is_allowed: false, gateway_app_id: "", reason: "grün nicht", release_stage: None };
+    Claims {
+        is_allowed: false, gateway_app_id: "", reason: "grün nicht", release_stage: None, epochs: None
+    };
 
 fn nonce() -> Nonce {
     Nonce::parse(NONCE).unwrap()
@@ -93,6 +96,22 @@ fn a_stage_is_an_additional_line_in_version_2() {
         let outcome =
             verify(&key(), question, answer, Some(&signer.sign(question, other, EXPIRES)), at(EXPIRES));
         assert_eq!(outcome, Err(SignatureError::WrongKey), "{other:?}");
+    }
+}
+
+#[test]
+fn epochs_are_two_additional_lines_in_version_3() {
+    use crate::epochs::{AppEpochs, RootChoice};
+    let nonce = nonce();
+    let question = SignedRequest { kind: SubjectKind::App, body: BODY, nonce: &nonce };
+    let epochs = AppEpochs { root: Some(RootChoice::Current), app: Some(1), readable: None };
+    for (release_stage, line) in [(None, "-"), (Some(ReleaseStage::Any), "any")] {
+        let answer = Claims { release_stage, epochs: Some(&epochs), ..ALLOW };
+        let expected = format!(
+            "cvm-kms decision v3\napp\n{DIGEST}\n{NONCE}\n1760000000\nallow\n616e79\n\n{line}\nrootEpoch current, \
+             appEpoch 1\n"
+        );
+        assert_eq!(statement(question, answer, EXPIRES), expected);
     }
 }
 

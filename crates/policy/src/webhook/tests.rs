@@ -204,7 +204,8 @@ async fn paths_are_joined_plainly() {
 
 #[tokio::test]
 async fn answers_become_decisions() {
-    let allowed = Decision::Allowed { gateway_app_id: "0xgate".to_owned(), release_stage: None };
+    let allowed =
+        Decision::Allowed { gateway_app_id: "0xgate".to_owned(), release_stage: None, epochs: None };
     assert_eq!(decide(&Server::json(allowing()).await.webhook()).await.unwrap(), allowed);
     let server =
         Server::json(json!({"isAllowed": false, "gatewayAppId": "", "reason": "App not registered"})).await;
@@ -264,12 +265,40 @@ async fn a_response_with_an_unknown_stage_is_unusable() {
     assert!(decide(&Server::answering("200 OK", twice).await.webhook()).await.is_err());
 }
 
+#[tokio::test]
+async fn a_response_says_the_epochs_of_an_app_and_a_wrong_or_misspelt_one_is_unusable() {
+    let answer = |key: &str, value: Value| json!({"isAllowed": true, "gatewayAppId": "", "reason": "", key: value, "other": [1]});
+    for (key, value, expected) in [
+        ("rootEpoch", json!("current"), Some("rootEpoch current")),
+        ("appEpoch", json!(2), Some("appEpoch 2")),
+        ("readableEpochs", json!(["0.1", 0]), Some("readableEpochs 0 0.1")),
+        ("rootEpoch", json!(null), None),
+        ("epoch", json!(2), None),
+    ] {
+        let decision = decide(&Server::json(answer(key, value)).await.webhook()).await.unwrap();
+        let Decision::Allowed { epochs, .. } = decision else { panic!("{key}") };
+        assert_eq!(epochs.map(|epochs| epochs.to_string()).as_deref(), expected, "{key}");
+    }
+    for (key, value, problem) in [
+        ("rootEpoch", json!("newest"), "rootEpoch must be "),
+        ("appEpoch", json!(-1), "appEpoch must be "),
+        ("readableEpochs", json!("0"), "readableEpochs must be "),
+        ("root_epoch", json!(1), "must be written rootEpoch"),
+        ("AppEpoch", json!(1), "must be written appEpoch"),
+        ("readable-epochs", json!([]), "must be written readableEpochs"),
+    ] {
+        let error = decide(&Server::json(answer(key, value)).await.webhook()).await.unwrap_err();
+        assert!(error.detail().contains(problem), "{error:?}");
+    }
+}
+
 /// The response of auth-eth while its node does not respond.
 const OUTAGE: Claims<'_> = Claims {
     is_allowed: false,
     gateway_app_id: "",
     reason: "authorization backend unavailable",
     release_stage: None,
+    epochs: None,
 };
 
 fn said(answer: Claims<'_>) -> Value {
@@ -280,6 +309,9 @@ fn said(answer: Claims<'_>) -> Value {
     });
     if let Some(stage) = answer.release_stage {
         said["releaseStage"] = json!(stage.name());
+    }
+    if let (Some(epochs), Some(said)) = (answer.epochs, said.as_object_mut()) {
+        said.extend(epochs.fields());
     }
     said
 }
@@ -301,7 +333,7 @@ async fn a_denial_because_of_an_outage_is_unavailable() {
         assert_eq!((denial.code.name(), &*denial.reason), ("denied_by_backend", reason));
     }
     let allowing = Claims { is_allowed: true, ..OUTAGE };
-    let allowed = Decision::Allowed { gateway_app_id: String::new(), release_stage: None };
+    let allowed = Decision::Allowed { gateway_app_id: String::new(), release_stage: None, epochs: None };
     assert_eq!(decide(&Server::json(said(allowing)).await.webhook()).await.unwrap(), allowed);
 }
 

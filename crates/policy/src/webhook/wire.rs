@@ -1,5 +1,7 @@
 //! The messages of the webhook protocol.
 
+use std::sync::Arc;
+
 use kms_attest::identity::BootInfo;
 use reqwest::StatusCode;
 use serde::de::DeserializeOwned;
@@ -8,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::bounds::printable;
 use crate::decision::ReleaseStage;
 use crate::decision::{Decision, Denial};
+use crate::epochs::AppEpochs;
 use crate::info::Info;
 use crate::signed::{Claims, Signature};
 use crate::{contract, rules};
@@ -38,19 +41,18 @@ pub(super) struct BootResponse {
     release_stage: Option<ReleaseStage>,
     #[serde(default, deserialize_with = "signature")]
     pub(super) signature: Option<Signature>,
+    /// Keys of ours too, treated in the same way.
     #[serde(flatten, deserialize_with = "others")]
-    _others: (),
+    epochs: Option<AppEpochs>,
 }
 
-/// Ignores all other keys, except a misspelt `releaseStage`.
-fn others<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+/// The epochs of the app. Ignores all other keys, except misspelt ones of ours.
+fn others<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<AppEpochs>, D::Error> {
     let others = serde_json::Value::deserialize(deserializer)?;
-    match rules::misspelt_stage(&others) {
-        None => Ok(()),
-        Some(key) => {
-            Err(serde::de::Error::custom(format!("`{}` must be written releaseStage", printable(key))))
-        }
+    if let Some((key, name)) = rules::misspelt(&others) {
+        return Err(serde::de::Error::custom(format!("`{}` must be written {name}", printable(key))));
     }
+    others.as_object().map_or(Ok(None), AppEpochs::parse).map_err(serde::de::Error::custom)
 }
 
 fn release_stage<'de, D: serde::Deserializer<'de>>(
@@ -79,6 +81,7 @@ impl BootResponse {
             gateway_app_id: &self.gateway_app_id,
             reason: &self.reason,
             release_stage: self.release_stage,
+            epochs: self.epochs.as_ref(),
         }
     }
 }
@@ -86,8 +89,8 @@ impl BootResponse {
 impl From<BootResponse> for Decision {
     fn from(response: BootResponse) -> Self {
         if response.is_allowed {
-            let BootResponse { gateway_app_id, release_stage, .. } = response;
-            return Self::Allowed { gateway_app_id, release_stage };
+            let BootResponse { gateway_app_id, release_stage, epochs, .. } = response;
+            return Self::Allowed { gateway_app_id, release_stage, epochs: epochs.map(Arc::new) };
         }
         let reason = printable(&response.reason);
         Self::Denied(Denial { code: contract::code_of(&reason), reason, expected: None, actual: None })

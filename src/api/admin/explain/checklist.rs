@@ -233,6 +233,24 @@ fn of_denial(code: DenialCode) -> Option<&'static str> {
             "request keys while the guest boots, before system-ready; or release them to the app at any time: \
              releaseStage \"any\" in its entry of the allowlist or in the webhook's answer, or core.release_stage",
         ),
+        DenialCode::EpochTooNew => Some(
+            "ask for the epochs of the app or older ones, or none; or give the app newer ones: rootEpoch and appEpoch in its \
+             entry of the allowlist or in the webhook's answer, or `kmsctl epoch follow`",
+        ),
+        DenialCode::EpochNotReadable => Some(
+            "add these epochs to readableEpochs of the app in its entry of the allowlist or in the webhook's answer; without \
+             that key all older epochs can be read",
+        ),
+        DenialCode::EpochNotActive => {
+            Some("wait until the root epoch is active, or activate it: `kmsctl epoch activate`")
+        }
+        DenialCode::EpochRetired | DenialCode::EpochDestroyed => Some(
+            "give the app a newer root epoch: rootEpoch \"current\" in its entry of the allowlist or in the webhook's answer, \
+             or `kmsctl epoch follow`; what is encrypted with keys of this epoch cannot be read any more",
+        ),
+        DenialCode::EpochUnknown => Some(
+            "name a root epoch that this KMS has, as GetMeta lists them; a replica gets new ones with `kmsctl epoch fetch`",
+        ),
         DenialCode::AllowlistUnusable => Some(MEND_THE_ALLOWLIST),
         DenialCode::TcbStatus
         | DenialCode::Advisory

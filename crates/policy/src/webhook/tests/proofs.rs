@@ -123,7 +123,10 @@ async fn both_sides_show_certificates() {
         decide(&webhook).await.map_err(|error| error.detail().to_owned())
     };
     let good = ask(Some(pki.path("ca.pem")), Some(pki.issue("client"))).await;
-    assert_eq!(good.unwrap(), Decision::Allowed { gateway_app_id: "0xgate".to_owned(), release_stage: None });
+    assert_eq!(
+        good.unwrap(),
+        Decision::Allowed { gateway_app_id: "0xgate".to_owned(), release_stage: None, epochs: None }
+    );
     let error = ask(None, Some(pki.issue("client"))).await.unwrap_err();
     assert!(error.contains("UnknownIssuer"), "the public roots do not know it: {error}");
     let error = ask(Some(other.path("ca.pem")), Some(pki.issue("client"))).await.unwrap_err();
@@ -144,7 +147,7 @@ struct Signing {
 type Forge = dyn Fn(&DecisionSigner, SignedRequest<'_>, Claims<'_>) -> Option<Signature> + Send + Sync;
 
 const ALLOW: Claims<'_> =
-    Claims { is_allowed: true, gateway_app_id: "0xgate", reason: "", release_stage: None };
+    Claims { is_allowed: true, gateway_app_id: "0xgate", reason: "", release_stage: None, epochs: None };
 
 fn signer() -> DecisionSigner {
     let key = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8v1(&aws_lc_rs::rand::SystemRandom::new())
@@ -235,9 +238,35 @@ async fn a_man_in_the_middle_cannot_add_change_or_remove_a_signed_stage() {
                 let gateway_app_id = "0xgate".to_owned();
                 assert_eq!(
                     decision.unwrap(),
-                    Decision::Allowed { gateway_app_id, release_stage: said },
+                    Decision::Allowed { gateway_app_id, release_stage: said, epochs: None },
                     "{said:?}"
                 );
+            } else {
+                let detail = detail(decision);
+                assert!(detail.contains("is not signed by"), "{said:?} {meant:?}: {detail}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_man_in_the_middle_cannot_add_change_or_remove_signed_epochs() {
+    use crate::epochs::{AppEpochs, RootChoice};
+    let current = AppEpochs { root: Some(RootChoice::Current), ..AppEpochs::default() };
+    let first = AppEpochs { root: Some(RootChoice::Fixed(0)), ..AppEpochs::default() };
+    let (current, first): (&AppEpochs, &AppEpochs) =
+        (Box::leak(Box::new(current)), Box::leak(Box::new(first)));
+    for said in [None, Some(current), Some(first)] {
+        for meant in [None, Some(current), Some(first)] {
+            let answer = Claims { epochs: said, ..ALLOW };
+            let sign: Box<Forge> = Box::new(move |signer, question, answer| {
+                Some(signer.sign(question, Claims { epochs: meant, ..answer }, soon()))
+            });
+            let server = Signing::answering(answer, sign).await;
+            let decision = decide(&server.webhook()).await;
+            if said == meant {
+                let Decision::Allowed { epochs, .. } = decision.unwrap() else { panic!("{said:?}") };
+                assert_eq!(epochs.as_deref(), said);
             } else {
                 let detail = detail(decision);
                 assert!(detail.contains("is not signed by"), "{said:?} {meant:?}: {detail}");
