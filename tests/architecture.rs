@@ -37,7 +37,7 @@ const ATTEST_ROWS: [&[&str]; 8] = [
 ];
 
 /// The modules of `crates/policy/src/`, with the same rule.
-const POLICY_ROWS: [&[&str]; 6] = [
+const POLICY_ROWS: [&[&str]; 7] = [
     &["policy"],
     &["allow_all", "allowlist", "ethereum", "review", "ruleset", "webhook"],
     &["rules"],
