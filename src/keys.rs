@@ -3,6 +3,7 @@
 pub mod derive;
 mod k256;
 pub mod label;
+pub mod material;
 mod secret;
 pub mod statement;
 #[cfg(test)]

@@ -2,12 +2,14 @@
 
 mod onboarding;
 mod ready;
+mod recovering;
 mod released;
 
 use std::time::SystemTime;
 
 pub use self::onboarding::{HandoverError, Held, Inspection, Onboarding, Prepared};
 pub use self::ready::{EnvPublicKey, Handover, Ready, RpcIdentity};
+pub use self::recovering::{RecoverError, Recovering, matches_manifest};
 pub use self::released::{NotReleased, ReleaseGuards, Released};
 use crate::ca::{self, CaError};
 use crate::domain::{Domain, DomainError, ReservedName};

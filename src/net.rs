@@ -29,6 +29,7 @@ mod probes;
 pub mod prpc;
 pub mod refusal_log;
 mod restart;
+mod restore;
 mod router;
 mod same_site;
 mod sessions;

@@ -1,5 +1,6 @@
 //! The onboarding service: creates or receives the root keys.
 
+mod restore;
 mod source;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 use zeroize::Zeroizing;
 
+pub use self::restore::{RestoreStatus, Restored, RestoredEpoch, ShareAccepted};
 use crate::admission::{
     Foundation, OwnEvidenceError, Refusal, SelfDenialCode, SelfRefusal, own_evidence, own_identity,
 };
@@ -68,6 +70,7 @@ pub struct OnboardService {
     unattested_auto_bootstrap: UnattestedAutoBootstrap,
     one_at_a_time: Arc<Mutex<()>>,
     receiving: Semaphore,
+    restore: restore::Restore,
     finished: watch::Sender<bool>,
 }
 
@@ -96,6 +99,7 @@ impl OnboardService {
             },
             one_at_a_time: Arc::default(),
             receiving: Semaphore::new(RECEIVERS),
+            restore: restore::Restore::default(),
             finished: watch::Sender::new(false),
         }
     }
@@ -114,6 +118,7 @@ impl OnboardService {
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
         let turn = self.turn().await;
         self.refuse_if_committed("KMS has already been bootstrapped")?;
+        self.refuse_if_restoring()?;
         self.allowed("KMS is not allowed to bootstrap").await?;
         let mut prepared = self.onboarding.bootstrap();
         let statement = self.state(&mut prepared).await?;
@@ -188,6 +193,7 @@ impl OnboardService {
             Error::invalid(error.to_string()).within("Failed to onboard")
         })?;
         self.refuse_if_committed(ONBOARDED)?;
+        self.refuse_if_restoring()?;
         // Without a turn while waiting: a source that does not respond must not block other calls.
         let receiving = self.receiving.try_acquire().map_err(|_| {
             Error::new(Code::NotReady, "other Onboard calls are waiting for their source KMS; try again")
@@ -197,6 +203,7 @@ impl OnboardService {
         drop(receiving);
         let turn = self.turn().await;
         self.refuse_if_committed(ONBOARDED)?;
+        self.refuse_if_restoring()?;
         let k256_pubkey = prepared.k256_public_key().to_vec();
         let event = Event::KeysReceived {
             domain: domain.as_str().to_owned(),

@@ -1,6 +1,7 @@
 //! The routes that are not methods of the proto file: the page and the JSON API of setup, and paths for
 //! probes and monitoring.
 
+use kms_recovery::MAX_MANIFEST;
 use kms_wire::role::Role;
 
 use super::uploads::MAX_UPLOAD;
@@ -75,6 +76,11 @@ pub const ROUTES: &[Route] = &{
         row(Onboard, "/prpc/GetSetupStatus", GetAndPost, Onboarding, SHORT),
         row(Onboard, "/prpc/Onboard.GetSetupStatus", GetAndPost, Onboarding, SHORT),
         row(Onboard, "/finish", Get, Onboarding, 0),
+        // Officers need not be operators: shares prove themselves.
+        row(Onboard, "/recovery", Get, Open, 0),
+        row(Onboard, "/recovery/shares", Post, Open, SHORT),
+        row(Onboard, "/recovery/restore", Post, Onboarding, MAX_MANIFEST),
+        row(Onboard, "/recovery/cancel", Post, Onboarding, 0),
         // The console: the same files for everyone, without data.
         row(Admin, "/", Get, Open, 0),
         row(Admin, "/assets/console/{*file}", Get, Open, 0),

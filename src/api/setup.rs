@@ -24,8 +24,9 @@ pub use self::checks::{About, Check};
 pub use self::console::Console;
 pub use self::finding::Finding;
 pub use self::services::Services;
+use super::ceremony::CeremonyStatus;
 use super::health::Boot;
-use super::onboard::OnboardService;
+use super::onboard::{OnboardService, RestoreStatus};
 use crate::clock::{rfc3339, unix};
 use crate::error::{Error, Result};
 use crate::lifecycle::{Held, Inspection};
@@ -74,7 +75,7 @@ pub enum Mode {
 /// What an operator can do next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// Its name: `allow`, `bootstrap`, `onboard`, `finish`, `wait`, `restore`, `restart` or `use`.
+    /// Its name: `allow`, `bootstrap`, `onboard`, `share`, `finish`, `wait`, `restore`, `restart` or `use`.
     pub step: &'static str,
     /// A sentence about it.
     pub text: String,
@@ -97,6 +98,9 @@ pub struct Status {
     pub serving_port: Option<u16>,
     /// Where the console is once keys are served, if there is one.
     pub console: Option<Console>,
+    /// What officers restore, or have restored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreStatus>,
     /// The next steps.
     pub next: Vec<Step>,
 }
@@ -112,6 +116,7 @@ impl Status {
             token_required: false,
             serving_port: None,
             console: None,
+            restore: None,
             next: Vec::new(),
         }
     }
@@ -196,7 +201,9 @@ impl SetupService {
             let (now, after) = self.look().await?;
             // The start of the switch alone is not reported: a caller that then reconnects may find that the
             // port has changed.
-            let is_news = now.mode != first.mode || missing(after) != missing(before);
+            let is_news = now.mode != first.mode
+                || missing(after) != missing(before)
+                || progress(&now) != progress(&first);
             if is_news || Instant::now() >= deadline {
                 return Ok(now);
             }
@@ -213,6 +220,7 @@ impl SetupService {
             (Switch::Stuck(_), Held::Keys) => Mode::RestartRequired,
             (_, Held::Keys) => Mode::Committed,
         };
+        let restore = self.onboard.restore_status();
         let status = Status {
             mode,
             version: env!("CVM_KMS_VERSION"),
@@ -221,7 +229,8 @@ impl SetupService {
             token_required: self.token == Token::Required,
             serving_port: self.serving_port,
             console: self.console.clone(),
-            next: next(mode, switch, held),
+            next: next(mode, switch, held, restore.ceremony.as_ref()),
+            restore: (restore.ceremony.is_some() || restore.restored.is_some()).then_some(restore),
         };
         Ok((status, switch))
     }
@@ -266,14 +275,29 @@ fn missing(switch: Switch) -> Option<&'static str> {
     }
 }
 
-fn next(mode: Mode, switch: Switch, held: Held) -> Vec<Step> {
+/// How far a restore is: its set, and how many shares have arrived.
+fn progress(status: &Status) -> Option<(&str, usize)> {
+    let open = status.restore.as_ref()?.ceremony.as_ref()?;
+    Some((&open.set, open.received))
+}
+
+fn next(mode: Mode, switch: Switch, held: Held, restore: Option<&CeremonyStatus>) -> Vec<Step> {
     let step = |step, text: &str| Step { step, text: text.to_owned() };
     match mode {
-        Mode::Onboarding => vec![
-            step("allow", "allow what GetAttestationInfo shows of this KMS in the policy"),
-            step("bootstrap", "first KMS: call Bootstrap with its domain, which makes new keys"),
-            step("onboard", "replica: call Onboard with the URL of a running KMS and its own domain"),
-        ],
+        Mode::Onboarding => match restore {
+            Some(open) => vec![Step {
+                step: "share",
+                text: format!(
+                    "{} of {} shares have arrived: officers send theirs with kmsctl recovery send",
+                    open.received, open.threshold
+                ),
+            }],
+            None => vec![
+                step("allow", "allow what GetAttestationInfo shows of this KMS in the policy"),
+                step("bootstrap", "first KMS: call Bootstrap with its domain, which makes new keys"),
+                step("onboard", "replica: call Onboard with the URL of a running KMS and its own domain"),
+            ],
+        },
         Mode::Committed => match switch {
             Switch::Resting => vec![step("finish", "the keys are saved: call Finish to serve them")],
             Switch::Lacking(what) => {

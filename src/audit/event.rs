@@ -270,6 +270,39 @@ pub enum Event {
         /// Compressed secp256k1 root, hex.
         k256_pubkey: String,
     },
+    /// Officers may bring shares of a recovery set to a KMS without keys.
+    RestoreOpened {
+        /// The number of the set.
+        set: String,
+        /// SHA-256 of its manifest, hex.
+        manifest_sha256: String,
+        /// How many shares are needed.
+        threshold: u8,
+        /// Domain of the server certificate.
+        domain: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// A restore ended without keys: its shares are forgotten.
+    RestoreCancelled {
+        /// The number of the set.
+        set: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// Root keys were put together from the shares of officers.
+    KeysRestored {
+        /// Domain of the server certificate.
+        domain: String,
+        /// The number of the set.
+        set: String,
+        /// Who brought a share.
+        officers: Vec<String>,
+        /// The epochs of the root keys.
+        epochs: Vec<u32>,
+        /// Compressed secp256k1 root of the last epoch, hex.
+        k256_pubkey: String,
+    },
     /// The KMS that root keys are received from was allowed only by relaxed rules.
     SourceRelaxed {
         /// Its measurement, hex.
@@ -750,6 +783,9 @@ impl Event {
             Self::Suppressed { .. } => EventType::Suppressed,
             Self::KeysBootstrapped { .. } => EventType::KeysBootstrapped,
             Self::KeysReceived { .. } => EventType::KeysReceived,
+            Self::RestoreOpened { .. } => EventType::RestoreOpened,
+            Self::RestoreCancelled { .. } => EventType::RestoreCancelled,
+            Self::KeysRestored { .. } => EventType::KeysRestored,
             Self::SourceRelaxed { .. } => EventType::SourceRelaxed,
             Self::AppKeyReleased { .. } => EventType::AppKeyReleased,
             Self::KmsKeyReleased { .. } => EventType::KmsKeyReleased,

@@ -200,6 +200,22 @@ impl Record {
             "keys_received" => {
                 format!("root keys for domain {} were received from {}", v("domain"), v("source"))
             }
+            "restore_opened" => format!(
+                "officers may restore root keys for domain {} from the recovery set {}: {} shares are needed; opened from {}",
+                v("domain"),
+                v("set"),
+                v("threshold"),
+                v("remote")
+            ),
+            "restore_cancelled" => {
+                format!("the restore from the recovery set {} was cancelled from {}", v("set"), v("remote"))
+            }
+            "keys_restored" => format!(
+                "root keys for domain {} were restored from the recovery set {} by {}",
+                v("domain"),
+                v("set"),
+                v("officers")
+            ),
             "source_relaxed" => format!(
                 "the KMS that root keys came from was allowed by relaxed rules only: {}",
                 v("relaxations")

@@ -86,8 +86,7 @@ impl Onboarding {
         if handover.stated_k256.iter().any(|stated| stated[..] != k256.public_key()[..]) {
             return Err(HandoverError::OtherK256);
         }
-        let root = RootKeys::from_parts(handover.ca, handover.temp_ca, k256);
-        Ok(Prepared { root, bootstrap_info: None })
+        Ok(Prepared::received(RootKeys::from_parts(handover.ca, handover.temp_ca, k256)))
     }
 
     /// Whether a commit has happened.
@@ -156,6 +155,11 @@ impl Onboarding {
 }
 
 impl Prepared {
+    /// Root keys that came from elsewhere, as they were checked.
+    pub(super) fn received(root: RootKeys) -> Self {
+        Self { root, bootstrap_info: None }
+    }
+
     /// What evidence over new keys must commit to.
     pub fn report_data(&self) -> ReportData {
         statement::bootstrap_report_data(&self.root.ca_spki(), &self.root.k256_public())

@@ -10,7 +10,7 @@ use axum::response::Response;
 use http::HeaderMap;
 
 use super::prpc::{self, Encoding};
-use super::{grpc, same_site, setup, status};
+use super::{grpc, restore, same_site, setup, status};
 use crate::api::routes::Route;
 use crate::api::{Access, Caller, Method, Service};
 use crate::audit::{Audit, Event};
@@ -93,11 +93,16 @@ pub(super) async fn pass(State(auth): State<Arc<OnboardingAuth>>, request: Reque
     match auth.refuses(&request) {
         None => next.run(request).await,
         Some(refusal) if grpc::is_grpc(&request) => status::grpc_answer(&refusal),
-        Some(refusal) if request.uri().path().starts_with(SETUP) => {
+        Some(refusal) if is_json(request.uri().path()) => {
             prpc::error(Encoding::Json, &refusal).map(Body::new)
         }
         Some(refusal) => prpc::refuse(request, &refusal).await.map(Body::new),
     }
+}
+
+/// Whether responses of a path are JSON, whatever the request says.
+fn is_json(path: &str) -> bool {
+    path.starts_with(SETUP) || path.starts_with(restore::PATHS)
 }
 
 /// Whether the tables list the path as open. Any other path is guarded, except gRPC reflection and health.
@@ -107,7 +112,7 @@ fn is_open(path: &str) -> bool {
     }
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
     path.starts_with("/grpc.")
-        || !path.starts_with(SETUP)
+        || !is_json(path)
             && Method::find(Service::Onboard, name).is_some_and(|row| row.access == Access::Open)
 }
 
@@ -164,6 +169,11 @@ mod tests {
             ("/grpc.health.v1.Health/Check", true),
             ("/prpc/Bootstrap", false),
             ("/finish", false),
+            ("/recovery", true),
+            ("/recovery/shares", true),
+            ("/recovery/restore", false),
+            ("/recovery/cancel", false),
+            ("/recovery/GetAttestationInfo", false),
             ("/api/v1/setup/status", false),
             ("/api/v1/setup/validate/clock", false),
             ("/api/v1/setup/validate/GetAttestationInfo", false),

@@ -18,8 +18,8 @@ use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
-    actions, approvals, body, credentials, diagnostics, events, grpc, ledger, me, policy, restart, settings,
-    setup, status, uploads, views, web,
+    actions, approvals, body, credentials, diagnostics, events, grpc, ledger, me, policy, restart, restore,
+    settings, setup, status, uploads, views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -95,6 +95,7 @@ pub fn onboarding(
     };
     let finished = service.finished();
     let router = prpc_routes(Arc::clone(&service), limits)
+        .merge(restore::routes(&service))
         .merge(web::onboarding())
         .merge(setup::routes(setup))
         .merge(probes::routes(Service::Onboard, health, Reader::Anyone))

@@ -11,6 +11,7 @@ use crate::api::credentials::{BasicAuth, CreateRequest, Shown};
 use crate::api::diagnostics::KeyFlow;
 use crate::api::health::Health;
 use crate::api::me::Me;
+use crate::api::onboard::{RestoreStatus, ShareAccepted};
 use crate::api::policy::{ActivateRequest, CheckRequest, Checked, Placed, PolicyState};
 use crate::api::reload::Reloaded;
 use crate::api::restart::Restarting;
@@ -39,7 +40,7 @@ pub(super) fn operations(bodies: &mut Bodies) -> Vec<Operation> {
     all.extend(approvals(bodies));
     all.extend(views(bodies));
     all.extend(settings(bodies));
-    all.extend(onboarding());
+    all.extend(onboarding(bodies));
     all
 }
 
@@ -461,7 +462,37 @@ fn settings(bodies: &mut Bodies) -> Vec<Operation> {
     ]
 }
 
-fn onboarding() -> Vec<Operation> {
+fn restore(bodies: &mut Bodies) -> Vec<Operation> {
+    let status = Answer::Json(bodies.of::<RestoreStatus>());
+    let accepted = Answer::Json(bodies.of::<ShareAccepted>());
+    let share = json!({
+        "type": "object",
+        "properties": {
+            "version": { "const": 1 },
+            "set": { "type": "string" },
+            "index": { "type": "integer" },
+            "officer": { "type": "string" },
+            "share": { "type": "string" },
+        },
+    });
+    vec![
+        get(Service::Onboard, "/recovery", "How far a restore is", status.clone()),
+        post(Service::Onboard, "/recovery/restore", "Open a restore", status.clone())
+            .taking("application/json", json!({ "type": "object" }))
+            .with_query(vec![query(
+                "domain",
+                "the name of the restored KMS, if it is not that of the manifest",
+                json!({ "type": "string" }),
+            )])
+            .described("The body is the manifest of a recovery set, recovery-SET.json."),
+        post(Service::Onboard, "/recovery/cancel", "Cancel a restore", status),
+        post(Service::Onboard, "/recovery/shares", "Send the share of an officer", accepted)
+            .taking("application/json", share)
+            .described("Over TLS only. kmsctl verifies the KMS before it sends a share."),
+    ]
+}
+
+fn onboarding(bodies: &mut Bodies) -> Vec<Operation> {
     let status = Answer::Json(json!({ "type": "object" }));
     let path = "/api/v1/setup/validate/{check}";
     let about = json!({
@@ -480,6 +511,7 @@ fn onboarding() -> Vec<Operation> {
             .taking("application/json", about),
         get(Service::Onboard, "/finish", "End onboarding, if there are keys", Answer::Other(TEXT)),
     ];
+    all.extend(restore(bodies));
     for path in ["/prpc/GetSetupStatus", "/prpc/Onboard.GetSetupStatus"] {
         all.push(get(Service::Onboard, path, "As /api/v1/setup/status", status.clone()));
         all.push(post(Service::Onboard, path, "As /api/v1/setup/status", status.clone()));

@@ -70,6 +70,9 @@ impl Event {
             | Self::Suppressed { .. }
             | Self::KeysBootstrapped { .. }
             | Self::KeysReceived { .. }
+            | Self::RestoreOpened { .. }
+            | Self::RestoreCancelled { .. }
+            | Self::KeysRestored { .. }
             | Self::SourceRelaxed { .. }
             | Self::AppKeyReleased { .. }
             | Self::KmsKeyReleased { .. }

@@ -1,0 +1,338 @@
+//! Restoring: officers give a KMS without keys the root keys of a recovery set. Everything is in memory until the threshold is
+//! reached; then the keys are saved as in onboarding.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use kms_recovery::{Progress, Share, ShareError, SignedManifest};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{ONBOARDED, OnboardService, Turn};
+use crate::api::ceremony::{CeremonyStatus, Deadline, Purpose, refused};
+use crate::api::{Caller, Transport};
+use crate::audit::Event;
+use crate::clock::{rfc3339, unix};
+use crate::domain::Domain;
+use crate::error::{Code, Error, Result};
+use crate::lifecycle::{RecoverError, Recovering};
+
+/// How long officers have: they may be in all parts of the world.
+const LASTS: Duration = Duration::from_secs(24 * 3600);
+
+/// How far the clock of this KMS may be behind the one by which the set was made.
+const CLOCK_TOLERANCE: u64 = 300;
+
+const NOT_ALLOWED: &str = "KMS is not allowed to restore";
+
+/// The answer of `GET /recovery` of a KMS without keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RestoreStatus {
+    /// The restore that is open. `None` if there is none.
+    pub ceremony: Option<CeremonyStatus>,
+    /// What was restored in this run of the process.
+    pub restored: Option<Restored>,
+}
+
+/// Keys that officers have restored. They are saved; `Finish` serves them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Restored {
+    /// The number of the recovery set.
+    pub set: String,
+    /// The name of this KMS.
+    pub domain: String,
+    /// Who brought a share.
+    pub officers: Vec<String>,
+    /// The root keys, in order of their epochs.
+    pub epochs: Vec<RestoredEpoch>,
+}
+
+/// The root keys of one epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RestoredEpoch {
+    /// The epoch.
+    pub epoch: u32,
+    /// SHA-256 of the root CA's SubjectPublicKeyInfo, hexadecimal.
+    pub ca_spki_sha256: String,
+    /// The secp256k1 root public key, compressed, hexadecimal.
+    pub k256_pubkey: String,
+}
+
+/// The answer to a share that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ShareAccepted {
+    /// Whose it is.
+    pub officer: String,
+    /// Its index.
+    pub index: u8,
+    /// How far the restore is now.
+    #[serde(flatten)]
+    pub status: RestoreStatus,
+}
+
+/// A restore that is open.
+#[derive(Debug)]
+struct Open {
+    recovering: Recovering,
+    domain: Domain,
+    ends: Deadline,
+}
+
+/// What officers have brought. Changed by the holder of the turn only; the lock is never held across a wait.
+#[derive(Debug, Default)]
+pub(super) struct Restore(Arc<Mutex<Memory>>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    open: Option<Open>,
+    restored: Option<Restored>,
+}
+
+impl Restore {
+    fn with<T>(&self, look: impl FnOnce(&mut Memory) -> T) -> T {
+        let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory.open.as_ref().is_some_and(|open| open.ends.is_over()) {
+            memory.open = None;
+        }
+        look(&mut memory)
+    }
+
+    fn status(&self) -> RestoreStatus {
+        self.with(|memory| RestoreStatus {
+            ceremony: memory.open.as_ref().map(Open::status),
+            restored: memory.restored.clone(),
+        })
+    }
+
+    /// Forgets the shares at the end, although nobody asks.
+    fn end_at(&self, ends: Deadline) {
+        let memory: Weak<Mutex<Memory>> = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            tokio::time::sleep(ends.left() + Duration::from_millis(1)).await;
+            if let Some(memory) = memory.upgrade() {
+                Self(memory).with(|_| ());
+            }
+        });
+    }
+}
+
+impl Open {
+    fn status(&self) -> CeremonyStatus {
+        CeremonyStatus::of(Purpose::Restore, self.recovering.combiner(), self.ends)
+    }
+
+    fn set(&self) -> String {
+        self.recovering.combiner().manifest().manifest().set.to_string()
+    }
+}
+
+impl OnboardService {
+    /// How far a restore is. It tells no secret.
+    pub fn restore_status(&self) -> RestoreStatus {
+        self.restore.status()
+    }
+
+    /// Opens a restore of the set that `manifest`, the file `recovery-SET.json`, describes. The KMS gets the name `domain`, or
+    /// the one in the manifest. The restore that is open already is only reported.
+    ///
+    /// # Errors
+    /// The manifest is not one, or is altered; keys exist; a restore of another set is open; this KMS is not allowed. Nothing
+    /// has changed then.
+    pub async fn open_restore(
+        &self,
+        caller: &Caller,
+        manifest: &[u8],
+        domain: Option<&str>,
+    ) -> Result<RestoreStatus> {
+        let manifest = SignedManifest::parse(manifest)
+            .map_err(|error| Error::invalid(error.to_string()).because("manifest_wrong"))?;
+        let described = manifest.manifest();
+        let domain = Domain::parse(domain.unwrap_or(&described.domain))
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        is_past(described.created_at)?;
+        let _turn = self.turn().await;
+        self.refuse_if_committed(ONBOARDED)?;
+        let is_same = self.restore.with(|memory| match &memory.open {
+            None => Ok(false),
+            Some(open) if open.recovering.combiner().manifest().manifest() == described => Ok(true),
+            Some(open) => Err(open.set()),
+        });
+        match is_same {
+            Ok(true) => return Ok(self.restore.status()),
+            Ok(false) => {}
+            Err(other) => {
+                let text = format!("a restore of the set {other} is open; cancel it first");
+                return Err(Error::new(Code::Conflict, text).because("restore_open"));
+            }
+        }
+        self.allowed(NOT_ALLOWED).await?;
+        let event = Event::RestoreOpened {
+            set: described.set.to_string(),
+            manifest_sha256: hex::encode(described.sha256()),
+            threshold: described.threshold,
+            domain: domain.as_str().to_owned(),
+            remote: caller.remote(),
+        };
+        self.record_restore(event).await?;
+        let set = described.set;
+        let ends = Deadline::after(LASTS);
+        self.restore.with(|memory| {
+            memory.open = Some(Open { recovering: Recovering::new(manifest), domain, ends });
+        });
+        self.restore.end_at(ends);
+        tracing::info!(%set, "a restore is open: officers may send their shares");
+        Ok(self.restore.status())
+    }
+
+    /// Takes one officer's share. With the last that is needed, the keys are put together, compared with the manifest, and
+    /// saved. If that fails, the shares stay, and each officer may send the share again to try again.
+    ///
+    /// # Errors
+    /// Not over TLS; no restore is open; the share is wrong, and the text names its officer; this KMS is not allowed; the keys
+    /// cannot be saved.
+    pub async fn take_share(&self, caller: &Caller, body: &[u8]) -> Result<ShareAccepted> {
+        if caller.transport() != Transport::Tls {
+            let text = "a share is accepted over TLS only: use kmsctl, which verifies this KMS first";
+            return Err(Error::invalid(text).because("tls_needed"));
+        }
+        let share =
+            Share::parse(body).map_err(|error| Error::invalid(error.to_string()).because("share_wrong"))?;
+        let (officer, index) = (share.officer.to_string(), share.index);
+        // Before anything waits, so that strangers cannot have the policy asked.
+        self.restore.with(|memory| checked(memory.open.as_ref(), &share))?;
+        let turn = self.turn().await;
+        self.refuse_if_committed(ONBOARDED)?;
+        self.allowed(NOT_ALLOWED).await?;
+        let progress = self.restore.with(|memory| {
+            let open = memory.open.as_mut().ok_or_else(none_is_open)?;
+            let combiner = open.recovering.combiner_mut();
+            match combiner.add(share) {
+                // Sent again: to try again what failed.
+                Err(ShareError::Repeated { .. } | ShareError::Complete)
+                    if combiner.progress() == Progress::Complete =>
+                {
+                    Ok(Progress::Complete)
+                }
+                added => added.map_err(|error| refused(&error)),
+            }
+        })?;
+        tracing::info!(officer, index, "the share of an officer is in");
+        if progress == Progress::Complete {
+            self.restore_keys(turn).await?;
+        }
+        Ok(ShareAccepted { officer, index, status: self.restore.status() })
+    }
+
+    /// Forgets all shares. Without a restore it changes nothing.
+    ///
+    /// # Errors
+    /// The event cannot be recorded; the restore is still open then.
+    pub async fn cancel_restore(&self, caller: &Caller) -> Result<RestoreStatus> {
+        let _turn = self.turn().await;
+        if let Some(set) = self.restore.with(|memory| memory.open.as_ref().map(Open::set)) {
+            self.record_restore(Event::RestoreCancelled { set, remote: caller.remote() }).await?;
+            self.restore.with(|memory| memory.open = None);
+        }
+        Ok(self.restore.status())
+    }
+
+    /// Refuses other ways to keys while officers restore some.
+    pub(super) fn refuse_if_restoring(&self) -> Result<()> {
+        let Some(open) = self.restore.status().ceremony else { return Ok(()) };
+        let text = format!(
+            "officers restore this KMS from the recovery set {}: {} of {} shares are in; cancel the restore first",
+            open.set, open.received, open.threshold
+        );
+        Err(Error::new(Code::Conflict, text).because("restore_open"))
+    }
+
+    async fn restore_keys(&self, turn: Turn) -> Result<()> {
+        let memory = Arc::clone(&self.restore.0);
+        let opened = tokio::task::spawn_blocking(move || {
+            Restore(memory).with(|memory| {
+                let open = memory.open.as_ref().ok_or_else(none_is_open)?;
+                let prepared = open.recovering.prepare().map_err(unrecovered)?;
+                let combiner = open.recovering.combiner();
+                let restored = Restored {
+                    set: open.set(),
+                    domain: open.domain.as_str().to_owned(),
+                    officers: combiner.officers().map(|(_, name)| name.to_string()).collect(),
+                    epochs: epochs(combiner.manifest()),
+                };
+                Ok::<_, Error>((prepared, open.domain.clone(), restored))
+            })
+        });
+        let (prepared, domain, restored) =
+            opened.await.map_err(|error| Error::internal("the keys cannot be put together", error))??;
+        // Again, because officers may have taken a day.
+        self.allowed(NOT_ALLOWED).await?;
+        let event = Event::KeysRestored {
+            domain: domain.as_str().to_owned(),
+            set: restored.set.clone(),
+            officers: restored.officers.clone(),
+            epochs: restored.epochs.iter().map(|epoch| epoch.epoch).collect(),
+            k256_pubkey: restored.epochs.last().map(|epoch| epoch.k256_pubkey.clone()).unwrap_or_default(),
+        };
+        self.commit(turn, prepared, domain, event).await?;
+        tracing::info!(set = restored.set, "root keys restored by officers");
+        self.restore.with(|memory| {
+            memory.open = None;
+            memory.restored = Some(restored);
+        });
+        Ok(())
+    }
+
+    async fn record_restore(&self, event: Event) -> Result<()> {
+        let recorded = self.foundation.audit.record(event).await;
+        recorded.map(drop).map_err(|error| {
+            Error::unavailable("the restore cannot be recorded, so nothing has changed", error)
+                .because("audit_unavailable")
+        })
+    }
+}
+
+/// Whether a share could be added, except that it may be in already.
+fn checked(open: Option<&Open>, share: &Share) -> Result<()> {
+    let open = open.ok_or_else(none_is_open)?;
+    let combiner = open.recovering.combiner();
+    combiner.manifest().check_share(share).map_err(|error| refused(&error))?;
+    let is_in = combiner.officers().any(|(index, _)| index == share.index);
+    if is_in && combiner.progress() != Progress::Complete {
+        let (officer, index) = (share.officer.clone(), share.index);
+        return Err(refused(&ShareError::Repeated { officer, index }));
+    }
+    Ok(())
+}
+
+fn none_is_open() -> Error {
+    let text = "no restore is open here: an officer opens it with kmsctl recovery restore, or an operator on the page";
+    Error::new(Code::Conflict, text).because("no_ceremony")
+}
+
+/// A clock before the time at which the set was made is wrong, and what it says of collateral is too.
+fn is_past(created_at: u64) -> Result<()> {
+    let now = unix(SystemTime::now());
+    if created_at <= now.saturating_add(CLOCK_TOLERANCE) {
+        return Ok(());
+    }
+    let text = format!(
+        "the clock of this KMS says {}, but the set was made at {}: correct the clock",
+        rfc3339(now),
+        rfc3339(created_at)
+    );
+    Err(Error::new(Code::Conflict, text).because("clock_behind"))
+}
+
+fn unrecovered(error: RecoverError) -> Error {
+    Error::invalid(error.to_string()).because("set_unusable")
+}
+
+fn epochs(manifest: &SignedManifest) -> Vec<RestoredEpoch> {
+    let epochs = manifest.manifest().epochs.iter();
+    let restored = epochs.map(|epoch| RestoredEpoch {
+        epoch: epoch.epoch,
+        ca_spki_sha256: epoch.ca_spki_sha256.to_string(),
+        k256_pubkey: epoch.k256_public.to_string(),
+    });
+    restored.collect()
+}
