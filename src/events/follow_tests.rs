@@ -20,17 +20,28 @@ async fn record(audit: &Audit, count: u64) {
     }
 }
 
-/// The number of events in the index, once it is `expected` or after five seconds.
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The number of events in the index, once it is `expected` or nothing more is waited for.
 fn counted(events: &Events, expected: u64) -> u64 {
-    let mut count = 0;
-    for _ in 0..500 {
-        count = events.index().map_or(0, |index| index.count().unwrap());
-        if count == expected {
-            break;
+    let begin = Instant::now();
+    loop {
+        let count = events.index().map_or(0, |index| index.count().unwrap());
+        if count == expected || begin.elapsed() > PATIENCE {
+            return count;
         }
         thread::sleep(Duration::from_millis(10));
     }
-    count
+}
+
+/// Waits until records up to `seq` are acknowledged, which is a moment after their receipts.
+fn acknowledged(audit: &Audit, seq: u64) {
+    let begin = Instant::now();
+    while audit.progress().acknowledged() < seq {
+        assert!(begin.elapsed() < PATIENCE, "record {seq} is not acknowledged");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +118,7 @@ async fn streams_go_on_without_an_index() {
     record(&audit, 2).await;
     let mut seen = 0;
     while seen < 2 {
-        let changed = tokio::time::timeout(Duration::from_secs(5), stream.changed());
+        let changed = tokio::time::timeout(PATIENCE, stream.changed());
         assert!(changed.await.unwrap());
         let Next::Frames(frames) = stream.next(10) else { panic!("behind") };
         seen += frames.len();
@@ -126,6 +137,7 @@ async fn streams_do_not_wait_for_an_index_that_is_built() {
         assert!(receipts.iter().all(Result::is_ok));
     };
     recorded(3 * MAX_BATCH).await;
+    acknowledged(&audit, 3 * MAX_BATCH as u64);
     let (index, live) = (Arc::default(), Arc::<Live>::default());
     let flags = [(), ()].map(|()| Arc::default());
     let mut follower =
@@ -133,9 +145,7 @@ async fn streams_do_not_wait_for_an_index_that_is_built() {
     let begin = live.newest();
     let mut stream = live.subscribe(Filter::default(), None);
     recorded(2).await;
-    while audit.progress().acknowledged() < begin + 2 {
-        thread::sleep(Duration::from_millis(1));
-    }
+    acknowledged(&audit, begin + 2);
     follower.step().unwrap();
     let Next::Frames(frames) = stream.next(10) else { panic!("behind") };
     assert_eq!(frames.len(), 2);
@@ -151,9 +161,7 @@ async fn streams_do_not_wait_for_an_index_that_is_built() {
     assert_eq!(count(), Some(begin + 2));
     // Again from the log, and no event twice.
     recorded(1).await;
-    while audit.progress().acknowledged() < begin + 3 {
-        thread::sleep(Duration::from_millis(1));
-    }
+    acknowledged(&audit, begin + 3);
     follower.step().unwrap();
     assert_eq!((count(), live.newest()), (Some(begin + 3), begin + 3));
 }
@@ -199,9 +207,7 @@ async fn streams_get_a_batch_at_which_the_index_panics() {
     let mut follower = Follower::new(settings, audit.progress(), index, Arc::clone(&live), flags);
     let mut stream = live.subscribe(Filter::default(), None);
     record(&audit, 2).await;
-    while audit.progress().acknowledged() < 2 {
-        thread::sleep(Duration::from_millis(1));
-    }
+    acknowledged(&audit, 2);
     assert!(matches!(follower.step(), Err(IndexError::Damaged)));
     let Next::Frames(frames) = stream.next(10) else { panic!("behind") };
     assert_eq!((frames.len(), live.newest()), (2, 2));

@@ -202,7 +202,7 @@ mod tests {
         }
         fs::OpenOptions::new().write(true).open(&path).unwrap().write_all(b"no newline").unwrap();
         let read = || fs::read_to_string(&log).unwrap();
-        for _ in 0..200 {
+        for _ in 0..1_000 {
             if read().contains("no newline") {
                 break;
             }
