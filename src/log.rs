@@ -361,7 +361,7 @@ mod tests {
             log.say(&line);
         }
         log.flush(Duration::from_millis(50));
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
         let dropped = log.dropped();
         assert!((1900..=1976).contains(&dropped), "{dropped}");
         drop(answer);

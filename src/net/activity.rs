@@ -204,7 +204,7 @@ mod tests {
     async fn a_connection_that_never_asks_is_quiet_from_its_beginning() {
         let began = Instant::now();
         activity().quiet_for(LIMIT).await;
-        assert!((LIMIT..LIMIT * 10).contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert!((LIMIT..LIMIT * 300).contains(&began.elapsed()), "{:?}", began.elapsed());
     }
 
     #[test]

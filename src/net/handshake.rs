@@ -141,7 +141,7 @@ mod tests {
             }
             sender.send(()).expect("they wait");
         };
-        let (names, ()) = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(all, release) })
+        let (names, ()) = tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(all, release) })
             .await
             .expect("none of them holds a turn while it waits");
         for name in names {

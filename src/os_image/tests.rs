@@ -249,11 +249,22 @@ impl World {
 }
 
 /// The names in a directory, sorted; directories end with a slash.
+/// Waits until this is so, for a minute at most.
+async fn settles(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+}
+
 fn listing(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut open = vec![root.to_owned()];
     while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(directory).expect("directory") {
+        // It may be removed meanwhile.
+        for entry in fs::read_dir(directory).into_iter().flatten() {
             let path = entry.expect("entry").path();
             let name = path.strip_prefix(root).expect("below").display().to_string();
             if path.is_dir() {
@@ -298,11 +309,12 @@ async fn images_are_downloaded_measured_kept_and_compared_as_by_the_peer() {
     let kept =
         fs::read_to_string(world.path("cache/measurements").join(text(&example["name"]))).expect("file");
     assert_eq!(kept, text(&example["content"]));
-    // Workspaces are removed on a thread of their own.
-    tokio::time::sleep(Duration::from_millis(200)).await;
     let peers: Vec<String> = serde_json::from_value(vectors["cache_listing"].clone()).expect("list");
     let ours = |name: &String| name.starts_with("measured/");
-    let (ours, listed): (Vec<_>, Vec<_>) = listing(&world.path("cache")).into_iter().partition(ours);
+    let found = || listing(&world.path("cache")).into_iter().partition::<Vec<_>, _>(ours);
+    // Workspaces are removed on a thread of their own.
+    settles(|| found().1 == peers).await;
+    let (ours, listed) = found();
     assert_eq!(listed, peers, "and nothing but a directory of ours");
     assert_eq!(
         ours.len(),
@@ -334,7 +346,7 @@ async fn archives_that_are_not_the_image_are_refused_and_leave_nothing() {
         for secret in ["127.0.0.1", "/tmp", "http:", "evil"] {
             assert!(!ours.contains(secret), "{ours}");
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        settles(|| listing(&world.path("cache")) == ["images/", "images/tmp/"]).await;
         assert_eq!(listing(&world.path("cache")), ["images/", "images/tmp/"], "{}", case["name"]);
     }
 }
@@ -365,7 +377,7 @@ async fn a_download_is_shared_and_outlives_those_who_wait_for_it() {
 async fn a_slow_download_ends_and_can_be_tried_again() {
     let vectors = vectors();
     let archives = Archives::of_vectors(Duration::from_secs(30)).await;
-    let world = World::with(&archives.template, Some(Duration::from_millis(100)));
+    let world = World::with(&archives.template, Some(Duration::from_secs(2)));
     let config = config(&list(&vectors, "legacy")[0]);
     for attempt in 1..=2 {
         let refusal = world.refusal(&config).await;

@@ -137,7 +137,7 @@ mod tests {
         }
         assert_eq!(left, QUEUE);
         let (pieces, mut taken) = mpsc::channel(QUEUE);
-        tokio::spawn(pump(reading, pieces, None, Duration::from_millis(100), None));
+        tokio::spawn(pump(reading, pieces, None, Duration::from_secs(60), None));
         for seq in 1..=20 {
             let frame = taken.recv().await.unwrap();
             assert!(frame.starts_with(format!("id: {seq}\n").as_bytes()), "{frame:?}");
