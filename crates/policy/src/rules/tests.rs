@@ -316,14 +316,16 @@ fn ten_thousand_apps_cost_what_one_costs() {
         .collect();
     let rules = changed(|file| file["apps"] = apps.into());
     let last = with(|b| b.app_id = hex::decode(format!("{:040x}", 9_999)).unwrap());
-    let started = std::time::Instant::now();
-    for _ in 0..1000 {
-        assert!(matches!(
-            rules.decide(Subject::App(&last), EmptyDevices::AnyDevice),
-            Decision::Allowed { .. }
-        ));
-    }
-    let each = started.elapsed() / 1000;
+    let decisions = |_| {
+        let started = std::time::Instant::now();
+        for _ in 0..50 {
+            let decision = rules.decide(Subject::App(&last), EmptyDevices::AnyDevice);
+            assert!(matches!(decision, Decision::Allowed { .. }));
+        }
+        started.elapsed() / 50
+    };
+    // The quickest, because other programs use this machine too.
+    let each = (0..50).map(decisions).min().expect("some");
     println!("{each:?} a decision");
     assert!(each < std::time::Duration::from_micros(100), "{each:?} a decision");
 }

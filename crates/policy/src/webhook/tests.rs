@@ -17,15 +17,15 @@ use crate::decision::{Denial, DenialCode};
 use crate::signed::Claims;
 
 const QUICK: Bounds = Bounds {
-    connect: Duration::from_millis(300),
-    total: Duration::from_millis(500),
+    connect: Duration::from_secs(2),
+    total: Duration::from_secs(2),
     body: 64 << 10,
     concurrent: 4,
     queued: 100,
     concurrent_each: 4,
     queued_each: 100,
-    queue_timeout: Duration::from_millis(250),
-    slow: Duration::from_millis(100),
+    queue_timeout: Duration::from_secs(1),
+    slow: Duration::from_millis(400),
     fresh: Duration::from_secs(1),
 };
 
@@ -442,7 +442,7 @@ async fn a_backend_that_misbehaves_is_unavailable() {
         let started = Instant::now();
         let detail = detail(decide(&webhook).await);
         assert!(detail.contains(expected), "{expected} is not in {detail}");
-        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(started.elapsed() < Duration::from_secs(60));
         assert_eq!(webhook.last_error(), Some(detail));
     }
 }
@@ -509,7 +509,8 @@ async fn more_requests_than_slots_end_in_time() {
     for task in tasks {
         assert!(task.await.unwrap().is_err());
     }
-    assert!(started.elapsed() < QUICK.total * 3);
+    // One after the other they would take 40 seconds.
+    assert!(started.elapsed() < QUICK.total * 10);
     assert!(server.requests.lock().unwrap().len() <= QUICK.concurrent);
 }
 
@@ -533,5 +534,5 @@ async fn a_silent_webhook_fails_after_the_configured_timeout() {
     let webhook = Webhook::new(&configured).unwrap();
     let asked = Instant::now();
     assert!(webhook.info().await.is_err());
-    assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&asked.elapsed()));
+    assert!((Duration::from_millis(900)..Duration::from_secs(60)).contains(&asked.elapsed()));
 }

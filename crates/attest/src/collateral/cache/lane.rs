@@ -52,10 +52,10 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(5)).await;
         let start = Instant::now();
         assert_eq!(lane.run(async { 7 }).await, Some(7));
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
         let given_up = || hanging.iter().filter(|hanging| hanging.is_finished()).count();
         while given_up() < 5 {
-            assert!(start.elapsed() < Duration::from_secs(5), "there is room for three only");
+            assert!(start.elapsed() < Duration::from_secs(60), "there is room for three only");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         hanging.iter().for_each(tokio::task::JoinHandle::abort);

@@ -107,14 +107,14 @@ async fn the_breaker_opens_and_a_probe_closes_it_without_a_caller() {
             "{detail}"
         );
     }
-    assert!(began.elapsed() < QUICK.total, "at once: {:?}", began.elapsed());
+    assert!(began.elapsed() < QUICK.total * 10, "at once: {:?}", began.elapsed());
     assert_eq!(counts.openings.load(Ordering::SeqCst), 1);
     assert_eq!(counts.shed_by_breaker.load(Ordering::SeqCst), 100);
 
     sick.recover();
     let began = Instant::now();
     while counts.is_open() {
-        assert!(began.elapsed() < Duration::from_secs(20), "the probe finds the service without a caller");
+        assert!(began.elapsed() < Duration::from_secs(60), "the probe finds the service without a caller");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(decide(&webhook).await.is_ok());
