@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::browser::play;
-use crate::support::World;
 use crate::support::kmsctl::built;
+use crate::support::{Closed, World};
 use kms_ledger::signature::CosigningKey;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -135,7 +135,7 @@ impl Sandbox {
                 listed["denials"].as_array()?.iter().filter_map(|denial| denial["code"].as_str()).collect();
             (codes.len() >= 6).then_some(())
         };
-        let until = Instant::now() + Duration::from_secs(120);
+        let until = Instant::now() + Duration::from_secs(300);
         while denied().await.is_none() {
             assert!(Instant::now() < until, "each CVM has booted");
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -198,9 +198,8 @@ async fn without_credentials_the_console_has_none_to_manage() {
 async fn the_ledger_shows_a_witness_that_does_not_answer() {
     let name = "witness.example/w1";
     let key = CosigningKey::from_seed(name.parse().expect("a name"), &[5; 32]).expect("a key");
-    let unused =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
-    let (key, url) = (key.verifying_key(), format!("http://{unused}/w1"));
+    let unused = Closed::new();
+    let (key, url) = (key.verifying_key(), format!("http://{}/w1", unused.address()));
     let (_world, console, owner) =
         small_world(&format!("core.ledger.witnesses.list = [\"{key} {url}\"]")).await;
     let given = json!({ "owner": owner, "witness": name, "state": "failing" });

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,7 +16,7 @@ use std::{env, fs};
 
 use crate::support::process::{Ran, finish};
 use crate::support::program::{KMS, Program, Setting};
-use crate::support::{DOMAIN, eventually, tools};
+use crate::support::{DOMAIN, eventually, free_port, tools};
 use kms_simulator::{Cvm, GuestAgent};
 use serde_json::{Value, json};
 
@@ -579,9 +580,7 @@ async fn the_way_without_tdx_is_as_it_is_written() {
     let home = tempfile::tempdir().expect("a directory");
     let directory = home.path().display().to_string();
     let programs = Path::new(KMS).parent().expect("a directory").display().to_string();
-    let free: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    let [pccs, main, admin] = [0, 1, 2].map(|at: usize| free[at].local_addr().expect("an address"));
-    drop(free);
+    let [pccs, main, admin] = [(); 3].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
     let here = |text: &str| {
         text.replace("/tmp/kms-try", &directory)
             .replace("target/release", &programs)

@@ -1,8 +1,8 @@
 //! `kmsctl` against the real KMS: from an empty directory to an app's keys, and every proof that a user can
 //! make.
 
-use crate::support::World;
 use crate::support::kmsctl::Desk;
+use crate::support::{World, free_port};
 use kms_attest::measurement::EventVersion;
 use kms_simulator::{Cvm, GuestAgent, Platform, Stage};
 use serde_json::{Value, json};
@@ -145,9 +145,7 @@ async fn from_nothing_to_keys(version: EventVersion) {
 
 #[tokio::test]
 async fn keys_served_at_another_port_are_found_and_finish_waits_for_keys_first() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = free.local_addr().expect("an address").port();
-    drop(free);
+    let port = free_port();
     let world = World::onboarding_with(&format!("rpc.port = {port}")).await;
     let plain = format!("http://localhost:{}", world.address().port());
     let desk = Desk::in_world(&world).with("KMS_URL", plain);

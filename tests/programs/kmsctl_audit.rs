@@ -1,7 +1,6 @@
 //! `kmsctl` in an auditor's and an operator's hands: the log of releases and its events, of a real KMS.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::kmsctl::Desk;
-use crate::support::{World, eventually};
+use crate::support::{PATIENCE, World, eventually, free_port};
 
 const TOKEN: &str = "operators-token";
 
@@ -180,8 +179,7 @@ async fn a_reader_that_goes_away_ends_what_follows() {
     // Nothing happens any more, and it ends all the same.
     drop(out);
     let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
-    let ended =
-        tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it ends").expect("no panic");
+    let ended = tokio::time::timeout(PATIENCE, ended).await.expect("it ends").expect("no panic");
     let ended = ended.expect("a status");
     assert_eq!((ended.status.code(), ended.stderr), (Some(0), Vec::new()));
 }
@@ -299,10 +297,6 @@ async fn an_auditor_verifies_and_watches_the_log_of_a_running_kms() {
     assert_eq!(world.address().port(), port);
     let report = look(&desk, &world, 4).await;
     assert!(["shrunk", "fork"].contains(&report["alarms"][0]["kind"].as_str().expect("a kind")), "{report}");
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
 }
 
 #[tokio::test]

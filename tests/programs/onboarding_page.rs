@@ -2,8 +2,8 @@
 //! gRPC-web from pages of other sites.
 
 use crate::browser::play;
-use crate::support::World;
 use crate::support::http::request;
+use crate::support::{World, free_port};
 use cvm_kms::proto::GetMetaResponse;
 use kms_simulator::{AgentMode, Cvm, Platform, Stage};
 use serde_json::{Value, json};
@@ -18,10 +18,6 @@ fn port_of(world: &World) -> Value {
 
 fn texts(list: &Value) -> Vec<&str> {
     list.as_array().expect("a list").iter().map(|text| text.as_str().expect("a text")).collect()
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port()
 }
 
 /// Where the state of the setup says that the console will be.

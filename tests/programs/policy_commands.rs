@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::support::http::{post, request, with};
 use crate::support::process::{Ran, finish};
 use crate::support::program::KMS;
-use crate::support::{AllowlistFile, Caller, Identity, World, eventually};
+use crate::support::{AllowlistFile, Caller, Identity, PATIENCE, World, eventually};
 use base64::Engine as _;
 use http::Request;
 use rustix::process::{Pid, Signal, kill_process};
@@ -179,7 +179,7 @@ async fn auth_serve_answers_as_auth_simple_does_and_stops_in_order() {
     let mut line = caller.connect().await.expect("a connection");
     assert_eq!(line.send(request("GET", "/", "")).await.status, 200);
     let silent = tokio::net::TcpStream::connect(backend.address).await.expect("a connection");
-    let stopped = tokio::time::timeout(Duration::from_secs(15), backend.stop()).await;
+    let stopped = tokio::time::timeout(PATIENCE, backend.stop()).await;
     assert_eq!(stopped.expect("soon"), Some(0));
     drop(silent);
 

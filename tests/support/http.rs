@@ -22,9 +22,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{DOMAIN, Identity};
+use super::{DOMAIN, Identity, PATIENCE};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = PATIENCE;
 
 /// How a client connects. Each request of a `Caller` has its own connection; [`Caller::connect`] keeps one.
 #[derive(Clone)]

@@ -26,11 +26,14 @@ pub mod program;
 pub mod source;
 pub mod tools;
 
-use std::net::SocketAddr;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cvm_kms::app::{self, AppError, Running};
 use cvm_kms::config::Config;
 use cvm_kms::proto::{BootstrapResponse, GetTempCaCertResponse};
@@ -48,6 +51,8 @@ pub use self::identity::Identity;
 
 /// The domain of every KMS here.
 pub const DOMAIN: &str = "localhost";
+/// How long a test waits for what must happen, on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The token of the admin listener.
 pub const ADMIN_TOKEN: &str = "the token of operators";
 
@@ -295,14 +300,47 @@ pub fn csr(app: &Cvm, key: &P256Key) -> Csr {
     Csr::plain(&spki, "app.example", app.evidence(ReportData::ra_tls(&spki)))
 }
 
-/// The first result of `attempt`, within half a minute.
+/// The first result of `attempt`, within [`PATIENCE`].
 pub async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = attempt().await {
             return found;
         }
-        assert!(began.elapsed() < Duration::from_secs(30), "{what}: not within half a minute");
+        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// An address of this machine at which nothing listens, and nothing else can as long as this lasts.
+pub struct Closed {
+    _socket: tokio::net::TcpSocket,
+    address: SocketAddr,
+}
+
+impl Closed {
+    pub fn new() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+        let address = socket.local_addr().expect("an address");
+        Self { _socket: socket, address }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// The value of `Authorization` for a name and a password.
+pub fn basic(name: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
+}
+
+/// A port for a listener that starts later, and may end and restart. It is below the ports of outgoing
+/// connections and of listeners that let the system choose, which could take it meanwhile.
+pub fn free_port() -> u16 {
+    let random = || RandomState::new().build_hasher().finish();
+    let ports = std::iter::repeat_with(|| 10_000 + (random() % 20_000) as u16);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.take(1_000).find(is_free).expect("a free port")
 }

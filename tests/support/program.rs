@@ -1,16 +1,14 @@
 //! The real `kms` program, with the simulated dependencies of a [`World`].
 
 use std::fs;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::process::{Ran, finish};
-use super::{Caller, World, eventually};
+use super::{Caller, World, eventually, free_port};
 
 /// The program built by cargo.
 pub const KMS: &str = env!("CARGO_BIN_EXE_kms");
@@ -69,21 +67,10 @@ pub struct Program {
     out: PathBuf,
 }
 
-/// A port for a listener that starts later, and may end and restart. It is below the ports of outgoing
-/// connections, which could take it meanwhile.
-fn free_port() -> SocketAddr {
-    let random = || RandomState::new().build_hasher().finish();
-    let ports = std::iter::repeat_with(|| 10_000 + (random() % 20_000) as u16);
-    ports
-        .take(1_000)
-        .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()?.local_addr().ok())
-        .expect("a free port")
-}
-
 impl Setting {
     /// A world with an allowed KMS, and `kms.toml` in its directory with `toml` added.
     pub async fn with(toml: &str) -> Self {
-        let (address, admin) = (free_port(), free_port());
+        let [address, admin] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
         let mut world = World::stopped_with(toml).await;
         let (port, admin_port) = (address.port(), admin.port());
         world.configure(&format!(
@@ -179,7 +166,7 @@ impl Program {
         Pid::from_child(&self.child)
     }
 
-    /// Waits for its end, at most ten seconds.
+    /// Waits for its end.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = std::sync::Mutex::new(&mut self.child);
         eventually("the program ends", async || child.lock().expect("no panic").try_wait().expect("a status"))
@@ -198,8 +185,7 @@ impl Program {
     /// Sends a signal, waits for the end, and returns the exit status.
     pub async fn stop(mut self, signal: Signal) -> Option<i32> {
         self.signal(signal);
-        let status = tokio::time::timeout(Duration::from_secs(15), self.ended()).await.expect("it ends");
-        status.code()
+        self.ended().await.code()
     }
 }
 
