@@ -6,7 +6,7 @@ use cvm_kms::config::Config;
 use serde_json::{Value, json};
 
 use crate::support::http::{request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World, basic};
 
 const APPROVALS: &str = "/api/v1/approvals";
 const CREDENTIALS: &str = "/api/v1/credentials";
@@ -470,14 +470,12 @@ fn the_rule_needs_persons() {
 
 #[tokio::test]
 async fn a_chosen_secret_of_admin_waits_for_a_second_owner() {
-    use base64::Engine as _;
     let mut world = World::ready().await;
     let owners = Owners::of_two(&mut world).await;
     let secret = "a chosen: secret";
-    let pair = base64::engine::general_purpose::STANDARD.encode(format!("admin:{secret}"));
     let log_in = async || {
         crate::support::eventually("a password that is checked", async || {
-            let asked = with(request("GET", "/api/v1/me", ""), "authorization", &format!("Basic {pair}"));
+            let asked = with(request("GET", "/api/v1/me", ""), "authorization", &basic("admin", secret));
             let answer = owners.admin.send(asked).await;
             (answer.status != 503).then_some(answer)
         })
@@ -519,7 +517,6 @@ async fn who_has_chosen_the_secret_of_admin_is_no_second_owner_by_it() {
         owners.approve(&id, &owners.bob).await;
     };
     set("a chosen: secret").await;
-    let pair = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, "admin:a chosen: secret");
     let rotate = async |value: String| {
         let path = format!("{CREDENTIALS}/admin/rotate");
         crate::support::eventually("a password that is checked", async || {
@@ -529,7 +526,7 @@ async fn who_has_chosen_the_secret_of_admin_is_no_second_owner_by_it() {
         .await
     };
     // The requester knows the secret, and can replace it alone.
-    let answer = rotate(format!("Basic {pair}")).await;
+    let answer = rotate(basic("admin", "a chosen: secret")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let admin = answer.value()["token"].as_str().expect("a token").to_owned();
     owners.freeze("a leak").await;

@@ -1,9 +1,7 @@
 //! Secrets of named credentials: which ones count, for how long, and what happens to requests that run when that changes.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
-use base64::Engine as _;
 use cvm_kms::api::Role;
 use http::Request;
 use serde_json::{Value, json};
@@ -14,12 +12,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::credentials::{Admin, CREDENTIALS, ME};
 use crate::support::http::{post, request, with};
-use crate::support::{ADMIN_TOKEN, Caller, Channel, World, eventually, grpc};
-
-fn basic(user: &str, password: &str) -> String {
-    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-    format!("Basic {pair}")
-}
+use crate::support::{ADMIN_TOKEN, Caller, Channel, PATIENCE, World, basic, eventually, grpc};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_health_ends_with_its_credential() {
@@ -34,7 +27,7 @@ async fn a_stream_of_health_ends_with_its_credential() {
     let mut watch = health.watch(call).await.expect("a viewer may watch").into_inner();
     assert!(watch.message().await.expect("no error").is_some());
     admin.done("POST", &format!("{CREDENTIALS}/probe/revoke"), Value::Null).await;
-    let ended = timeout(Duration::from_secs(5), watch.message()).await.expect("it ends at once");
+    let ended = timeout(PATIENCE, watch.message()).await.expect("it ends at once");
     let status = ended.expect_err("not with success");
     assert_eq!(status.code(), tonic::Code::Unauthenticated, "{status}");
 }

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use base64::Engine as _;
 use bytes::Bytes;
 use cvm_kms::api::routes::{ROUTES, Verbs};
 use cvm_kms::api::{Access, METHODS, Role, Service};
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::access_cases::codec::{Codec, Message};
 use crate::support::http::{request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World, basic};
 
 const CREDENTIALS: &str = "/api/v1/credentials";
 /// Requests at a time.
@@ -153,9 +152,8 @@ fn told(row: &Row, answer: &Answer) -> Told {
     }
 }
 
-fn basic(user: &str, password: &str) -> Option<(&'static str, String)> {
-    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-    Some(("authorization", format!("Basic {pair}")))
+fn by_password(user: &str, password: &str) -> Option<(&'static str, String)> {
+    Some(("authorization", basic(user, password)))
 }
 
 fn bearer(token: &str) -> Option<(&'static str, String)> {
@@ -181,11 +179,11 @@ async fn columns(world: &mut World) -> Vec<Column> {
     add("a wrong token", bearer("another token"), never);
     add("a wrong X-Admin-Token", Some(("x-admin-token", "another token".to_owned())), never);
     add("an unknown name", bearer(&format!("ckms_nobody_{nobody}")), never);
-    add("an unknown name and password", basic("nobody", "a password"), never);
+    add("an unknown name and password", by_password("nobody", "a password"), never);
     add("a wrong secret", bearer(&format!("ckms_viewer_{nobody}")), never);
-    add("a wrong password of a name", basic("viewer", "a password"), never);
-    add("a name with a capital", basic("Viewer", "a password"), never);
-    add("a name beyond ASCII", basic("vïewer", "a password"), never);
+    add("a wrong password of a name", by_password("viewer", "a password"), never);
+    add("a name with a capital", by_password("Viewer", "a password"), never);
+    add("a name beyond ASCII", by_password("vïewer", "a password"), never);
     add("another scheme", Some(("authorization", format!("Digest {ADMIN_TOKEN}"))), never);
     add("no scheme", Some(("authorization", ADMIN_TOKEN.to_owned())), never);
     add("the token of the configuration", bearer(ADMIN_TOKEN), Rule::Role(Role::Owner));
@@ -193,7 +191,7 @@ async fn columns(world: &mut World) -> Vec<Column> {
         let token = create(&admin, json!({ "name": role.name(), "role": role.name() })).await;
         add(role.name(), bearer(&token), Rule::Role(role));
         let secret = token.rsplit('_').next().expect("a secret");
-        add(&format!("{role} by password"), basic(role.name(), secret), Rule::Role(role));
+        add(&format!("{role} by password"), by_password(role.name(), secret), Rule::Role(role));
         let name = format!("default-{role}");
         let body = json!({ "name": name, "role": role.name(), "domain": "default" });
         add(&name, bearer(&create(&admin, body).await), Rule::Limited(role));

@@ -14,7 +14,7 @@ use kms_simulator::Cvm;
 use serde_json::json;
 
 /// A decision ends within ten seconds; the machine may be busy.
-const TOTAL: Duration = Duration::from_secs(13);
+const TOTAL: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn a_kms_is_denied_for_each_reason_in_order_and_then_allowed() {
@@ -371,8 +371,16 @@ async fn an_operator_allows_a_kms_and_an_app_on_the_chain_and_nobody_else_has_ke
         tokio::time::sleep(Duration::from_millis(700)).await;
         chain.send(chain.kms, crate::anvil::removeOsImageHashCall { image }).await;
         let revoked = Instant::now();
-        eventually("the own revocation", async || temp_ca(403).await).await;
-        waits.push(revoked.elapsed());
+        // When the last request began that still got an answer.
+        let last = std::cell::Cell::new(Duration::ZERO);
+        eventually("the own revocation", async || {
+            let asked = revoked.elapsed();
+            let refused = temp_ca(403).await;
+            last.set(if refused.is_none() { asked } else { last.get() });
+            refused
+        })
+        .await;
+        waits.push(last.get());
         chain.send(chain.kms, crate::anvil::addOsImageHashCall { image }).await;
         eventually("the own permission", async || temp_ca(200).await).await;
     }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::support::http::{self, with};
 use crate::support::operator::Operator;
@@ -123,6 +124,7 @@ async fn asking(
     method: &'static str,
     body: Value,
     until: tokio::sync::watch::Receiver<bool>,
+    count: Arc<AtomicUsize>,
 ) -> Vec<Sent> {
     let mut line = caller.connect().await.expect("a connection");
     let mut sent = Vec::new();
@@ -130,6 +132,7 @@ async fn asking(
         let at = Instant::now();
         let answer = line.json(method, body.clone()).await;
         sent.push(Sent { at, answer });
+        count.fetch_add(1, Ordering::Relaxed);
     }
     sent
 }
@@ -143,6 +146,7 @@ async fn no_request_that_begins_after_the_answer_gets_anything() {
     let operator = Operator::of(&world).await;
     for (scope, value) in scopes_of(&app) {
         let (stop, until) = tokio::sync::watch::channel(false);
+        let count = Arc::new(AtomicUsize::new(0));
         let mut callers = JoinSet::new();
         for number in 0..12 {
             let caller = world.caller().shows(&world.attested(&app).await);
@@ -150,12 +154,12 @@ async fn no_request_that_begins_after_the_answer_gets_anything() {
                 3 => ("SignCert", sign_request(&app)),
                 _ => ("GetAppKey", json!({})),
             };
-            callers.spawn(asking(caller, method, body, until.clone()));
+            callers.spawn(asking(caller, method, body, until.clone(), Arc::clone(&count)));
         }
         if scope == "kms" {
             for _ in 0..4 {
                 let replica = world.caller().shows(&world.attested(&world.replica()).await);
-                callers.spawn(asking(replica, "GetKmsKey", json!({}), until.clone()));
+                callers.spawn(asking(replica, "GetKmsKey", json!({}), until.clone(), Arc::clone(&count)));
             }
         }
         // Waits for releases, however slow this machine is.
@@ -165,7 +169,9 @@ async fn no_request_that_begins_after_the_answer_gets_anything() {
         eventually("releases", async || (released(&world.audit()) >= before + 20).then_some(())).await;
         operator.freeze(scope, &value).await;
         let frozen = Instant::now();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Those that run now, and some that begin later.
+        let enough = count.load(Ordering::Relaxed) + callers.len() + 30;
+        eventually("more requests", async || (count.load(Ordering::Relaxed) >= enough).then_some(())).await;
         stop.send_replace(true);
         let sent: Vec<Sent> = callers.join_all().await.into_iter().flatten().collect();
         let (later, earlier): (Vec<_>, Vec<_>) = sent.into_iter().partition(|sent| sent.at > frozen);

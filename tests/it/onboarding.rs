@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::http::{json, post, request, with};
@@ -305,29 +305,37 @@ async fn the_port_never_closes_while_the_phases_change() {
     world.bootstrap().await;
     let caller = world.caller();
     let stop = Arc::new(AtomicBool::new(false));
+    let connections = Arc::new([const { AtomicUsize::new(0) }; 4]);
     let loops: Vec<_> = (0..4)
         .map(|number| {
-            let (stop, caller) =
-                (Arc::clone(&stop), if number % 2 == 0 { caller.http1() } else { caller.http2() });
+            let (stop, connections) = (Arc::clone(&stop), Arc::clone(&connections));
+            let caller = if number % 2 == 0 { caller.http1() } else { caller.http2() };
             tokio::spawn(async move {
-                let mut connections = 0;
                 while !stop.load(Ordering::Relaxed) {
                     let tcp = TcpStream::connect(caller.address()).await;
                     drop(tcp.expect("the port is open"));
                     let health = caller.try_send(request("GET", "/health", "")).await;
                     assert_eq!(health.expect("an answer over TLS").text(), "OK");
-                    connections += 1;
+                    connections[number].fetch_add(1, Ordering::Relaxed);
                 }
-                connections
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let more = async || {
+        let counts = || connections.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let before = counts();
+        eventually("more connections of each", async || {
+            assert!(loops.iter().all(|running| !running.is_finished()), "no refusal");
+            std::iter::zip(before, counts()).all(|(before, now)| now > before + 1).then_some(())
+        })
+        .await;
+    };
+    more().await;
     world.finish().await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    more().await;
     stop.store(true, Ordering::Relaxed);
     for running in loops {
-        assert!(running.await.expect("no refusal") > 1);
+        running.await.expect("no refusal");
     }
     assert!(
         world.caller().plain().try_send(request("GET", "/health", "")).await.is_err(),
@@ -346,11 +354,19 @@ async fn connections_of_the_old_phase_get_their_answers_and_end() {
     for line in &mut kept {
         assert_eq!(line.send(request("GET", "/health", "")).await.status, 200);
     }
+    // The KMS also requests a quote for its own certificate; after that, further requests are the caller's.
+    eventually("the certificate is attested", async || {
+        let leaf = world.caller().connect().await.ok()?.server_certificate?;
+        ra_tls::evidence_in(&leaf).expect("readable")
+    })
+    .await;
     world.agent.set_mode(AgentMode::Slow(Duration::from_millis(200)));
+    let asked = world.agent.request_count();
     let mut busy = world.caller().plain().connect().await.expect("a connection");
     let running =
         tokio::spawn(async move { busy.send(request("GET", "/prpc/GetAttestationInfo", "")).await.status });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let is_running = async || (world.agent.request_count() > asked).then_some(());
+    eventually("the request reaches the guest agent", is_running).await;
     world.agent.set_mode(AgentMode::Up);
     world.finish().await;
     assert_eq!(running.await.expect("an answer"), 200, "what was running is answered");

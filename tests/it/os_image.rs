@@ -161,13 +161,17 @@ async fn a_guest_that_booted_its_image_gets_keys_and_certificates_after_one_down
 
 #[tokio::test(flavor = "multi_thread")]
 async fn work_that_took_too_long_for_a_guest_is_done_when_it_comes_back() {
-    let kms = Verifying::start_with("core.limits.request_timeout = '1s'", "sleep 3").await;
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let gate = directory.path().join("gate");
+    let waits = format!("while [ ! -e {} ]; do sleep 0.05; done", gate.display());
+    let kms = Verifying::start_with("core.limits.request_timeout = '1s'", &waits).await;
     let app = kms.guest(&vectors()["legacy"][0], |_| {}).build();
     kms.world.allow_app(&app);
     let impatient = kms.app_key(&app).await;
     assert_eq!(impatient.status, 503, "{impatient:?}");
     let gone = tokio::time::timeout(Duration::from_millis(300), kms.app_key(&app)).await;
     assert!(gone.is_err(), "the measurement goes on");
+    fs::write(&gate, "").expect("gate");
     eventually("a measurement in the cache", async || {
         let kept = fs::read_dir(kms.world.path("images/measurements")).ok()?;
         kept.flatten().any(|entry| entry.path().extension().is_some_and(|end| end == "json")).then_some(())

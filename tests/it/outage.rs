@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::grpc::origin;
 use crate::support::http::{post, request, with};
 use crate::support::operator::Operator;
-use crate::support::{ADMIN_TOKEN, Caller, Identity, World, eventually};
+use crate::support::{ADMIN_TOKEN, Caller, Closed, Identity, World, eventually};
 use cvm_kms::proto::{AppKeyResponse, GetAppKeyRequest, GetMetaResponse};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
@@ -27,8 +27,8 @@ use tonic_health::pb::health_client::HealthClient;
 const NO_COLLATERAL: &str = "the collateral service does not answer, evidence cannot be verified now";
 const NO_POLICY: &str = "the authorization backend does not answer";
 
-/// The limit of every operation here, whatever does not respond.
-const QUICK: Duration = Duration::from_secs(3);
+/// The limit of every operation here, whatever does not respond: less than a request to a collateral service may take.
+const QUICK: Duration = Duration::from_secs(8);
 
 async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))
@@ -133,8 +133,9 @@ async fn a_silent_collateral_service_holds_a_request_no_longer_than_the_request_
 #[tokio::test]
 async fn the_next_collateral_service_is_asked_when_one_does_not_answer() {
     let mut world = World::stopped_with("core.enforce_self_authorization = false").await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
-    let urls = format!("core.attestation.urls.pccs = [\"http://{closed}\", \"{}\"]", world.pccs.url());
+    let closed = Closed::new();
+    let (closed, pccs) = (closed.address(), world.pccs.url());
+    let urls = format!("core.attestation.urls.pccs = [\"http://{closed}\", \"{pccs}\"]");
     world.configure(&urls);
     world.start().await.expect("starts");
     world.bootstrap().await;
@@ -413,9 +414,10 @@ async fn a_silent_back_end_holds_nobody_for_ever() {
 
 #[tokio::test]
 async fn a_back_end_that_was_never_there_leaves_its_fields_empty() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let closed = Closed::new();
     let toml = format!(
-        "[core]\nenforce_self_authorization = false\nauth_api.type = \"webhook\"\nauth_api.webhook.url = \"http://{closed}\""
+        "[core]\nenforce_self_authorization = false\nauth_api.type = \"webhook\"\nauth_api.webhook.url = \"http://{}\"",
+        closed.address()
     );
     let world = World::ready_with(&toml).await;
     let meta = world.caller().json("GetMeta", json!({})).await.value();
@@ -619,11 +621,16 @@ async fn after_the_own_revocation_open_methods_answer_for_less_than_a_second() {
         assert_eq!(world.caller().json("GetTempCaCert", json!({})).await.status, 200);
         world.allowlist.change(|rules| rules["kms"]["mrAggregated"] = json!([]));
         let revoked = Instant::now();
-        eventually("a refusal", async || {
-            (world.caller().json("GetTempCaCert", json!({})).await.status == 403).then_some(())
-        })
-        .await;
-        assert!(revoked.elapsed() < Duration::from_secs(1), "{:?}", revoked.elapsed());
+        loop {
+            // What counts is when it asks: the response may take longer on a busy machine.
+            let asked = revoked.elapsed();
+            let answer = world.caller().json("GetTempCaCert", json!({})).await;
+            if answer.status == 403 {
+                break;
+            }
+            assert_eq!(answer.status, 200, "{answer:?}");
+            assert!(asked < Duration::from_secs(1), "it still answers after {asked:?}");
+        }
         world.allowlist.write_text(&good);
         eventually("an answer", async || {
             (world.caller().json("GetTempCaCert", json!({})).await.status == 200).then_some(())

@@ -252,7 +252,7 @@ async fn waited_for(fault: Fault) {
         fixtures.replica.json("GetKmsKey", json!({}))
     );
     let took = began.elapsed();
-    assert!(took >= PATIENCE / 2 && took < PATIENCE * 2, "{fault}: {took:?}");
+    assert!(took >= PATIENCE / 2 && took < PATIENCE * 4, "{fault}: {took:?}");
     assert_eq!(first.refusal(), (503, format!("App not allowed: {NO_POLICY}")), "{fault}");
     assert_eq!(second.refusal(), (503, NO_POLICY.to_owned()), "{fault}");
     assert_eq!(first.header("retry-after"), "1");
@@ -305,7 +305,7 @@ async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
     for _ in 0..50 {
         let began = Instant::now();
         assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 200);
-        assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     }
     for waiting in waiting {
         assert_eq!(waiting.await.expect("an answer").status, 503);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::http::{post, request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, PATIENCE, World, eventually};
 use cvm_kms::app;
 use cvm_kms::config::{Config, Sources};
 use serde_json::{Value, json};
@@ -294,7 +294,7 @@ async fn a_restart_needs_a_supervisor_and_is_the_same_however_often_it_is_asked_
         let told = send(&world, post("/api/v1/restart", "")).await;
         assert_eq!((told.status, told.value()), (200, json!({ "restarting": true, "boot_id": boot })));
     }
-    tokio::time::timeout(std::time::Duration::from_secs(5), asked).await.expect("the program is told");
+    tokio::time::timeout(PATIENCE, asked).await.expect("the program is told");
     assert_eq!(world.audited("restart_requested").len(), 1);
 }
 

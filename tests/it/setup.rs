@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::support::faults::{Fault, FaultServer, Reply};
 use crate::support::http::{post, request, with};
 use crate::support::program::Setting;
-use crate::support::{Answer, DOMAIN, World, eventually};
+use crate::support::{Answer, Closed, DOMAIN, World, eventually};
 use kms_ledger::signature::CosigningKey;
 use kms_simulator::{AgentMode, CollateralSpec, Cvm, PccsMode, Platform, Stage, Validity};
 use rustix::fs::inotify;
@@ -410,8 +410,8 @@ async fn collateral_of_another_time_speaks_against_the_clock() {
 
 #[tokio::test]
 async fn a_silent_back_end_is_told_without_its_address() {
-    let closed =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
+    let refusing = Closed::new();
+    let closed = refusing.address();
     let webhook = format!("http://{closed}/secret-path");
     let toml = format!("[core.auth_api]\ntype = \"webhook\"\nwebhook.url = \"{webhook}\"");
     let world = World::onboarding_with(&toml).await;
@@ -427,8 +427,8 @@ async fn a_silent_back_end_is_told_without_its_address() {
 
 #[tokio::test]
 async fn sources_that_are_none_are_told_apart_and_given_nothing() {
-    let closed =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
+    let refusing = Closed::new();
+    let closed = refusing.address();
     let world = World::onboarding().await;
     let onboarding = World::onboarding().await;
     let stranger = other_image().await;
@@ -557,7 +557,7 @@ async fn a_check_of_what_never_answers_comes_to_an_end() {
     let began = Instant::now();
     let found = finding(&world, "attester", json!({})).await;
     assert_eq!(found["ok"], false, "{found}");
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     // Another kind of check does not wait for it.
     passes(&world, "domain", json!({ "domain": DOMAIN }), "").await;
 }

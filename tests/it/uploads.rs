@@ -4,8 +4,7 @@ use std::fs;
 
 use crate::credentials::{Admin, CREDENTIALS};
 use crate::support::http::{post, request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
-use base64::Engine as _;
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World, basic, eventually};
 use cvm_kms::api::Role;
 use kms_simulator::{CollateralSpec, Platform, Validity};
 use serde_json::{Value, json};
@@ -114,10 +113,6 @@ async fn signed_in(world: &World, name: &str, password: &str) -> u16 {
     let caller = Caller::new(world.admin_address().await).plain();
     let call = with(request("GET", "/livez", ""), "authorization", &basic(name, password));
     caller.send(call).await.status
-}
-
-fn basic(name: &str, password: &str) -> String {
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}")))
 }
 
 /// Starts a KMS again with a file of users.

@@ -7,7 +7,7 @@ use cvm_kms::proto::OnboardResponse;
 use kms_attest::certificate;
 use kms_attest::p256::P256Key;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::{PREFIX, nothing_is_kept, onboard};
 use crate::support::balancer::Balancer;
@@ -144,7 +144,7 @@ async fn a_source_that_takes_no_certificate_of_ours_is_named_with_what_it_says()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sources_that_keep_everyone_waiting_hold_up_nobody_else_and_are_given_up() {
-    let replica = World::onboarding_with("core.limits.request_timeout = \"12s\"").await;
+    let replica = World::onboarding_with("core.limits.request_timeout = \"24s\"").await;
     let cluster = Cluster::new();
     let slow = |method: &'static str, reply: Reply| {
         let answers = cluster.answering(move |called| (called == method).then(|| reply.clone()));
@@ -180,15 +180,19 @@ async fn sources_that_keep_everyone_waiting_hold_up_nobody_else_and_are_given_up
     for call in ["GetAttestationInfo", "Finish"] {
         assert_eq!(caller.json(call, json!({})).await.status, 200, "{call}");
     }
-    assert!(began.elapsed() < Duration::from_secs(10), "nobody waited for the sources");
+    assert!(waiting.iter().all(|call| !call.is_finished()), "nobody waited for the sources");
 
     for (call, source) in waiting.into_iter().zip(&sources) {
-        let text = "the source KMS did not hand over its keys within 10.8 s; nothing was stored, try again";
+        let text = "the source KMS did not hand over its keys within 21.6 s; nothing was stored, try again";
         assert_eq!(call.await.expect("an answer"), (503, format!("{PREFIX}{text}")), "{:?}", source.calls());
     }
-    assert!(began.elapsed() < Duration::from_secs(30));
+    assert!(began.elapsed() < Duration::from_secs(100));
     nothing_is_kept(&replica, "slow sources");
-    sleep(Duration::from_millis(50)).await;
-    let answer = onboard(&replica, &fifth.url()).await;
+    // Their turns end a moment after their answers.
+    let answer = eventually("a turn", async || {
+        let answer = onboard(&replica, &fifth.url()).await;
+        (answer.status != 503 || !answer.text().contains(text)).then_some(answer)
+    })
+    .await;
     assert_eq!(answer.status, 200, "{answer:?}");
 }
