@@ -1,6 +1,6 @@
 // The first KMS: its identity, checks, Bootstrap, Finish, and the way to its console; each state checked in every layout and theme.
 
-import { accessible, assert, clean, finish, fits, LOOKS, onlyOpen, open, picture, primary, says, scenario, step } from './browser.mjs';
+import { accessible, assert, clean, finish, fits, focused, LOOKS, onlyOpen, open, picture, primary, says, scenario, step } from './browser.mjs';
 
 async function everyLook(page, state) {
   for (const look of LOOKS) {
@@ -36,7 +36,7 @@ await scenario(async (browser) => {
   await page.getByLabel('Domain or IPv4 address').fill('localhost');
   await page.getByRole('button', { name: 'Make new keys' }).click();
   await says(page, '#result-title', 'This KMS has new keys');
-  assert(await page.evaluate(() => document.activeElement.id === 'result-title'), 'the result has the focus');
+  await focused(page, '#result-title');
   const result = await page.locator('#result-values code').allTextContents();
   const steps = await page.locator('#progress .badge').allTextContents();
   await everyLook(page, 'keys');

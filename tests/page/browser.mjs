@@ -10,6 +10,9 @@ const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.mi
 /** What the test gives: where the KMS is, which browser to use, where pictures go. */
 export const given = JSON.parse(process.argv[2]);
 
+/** How long anything is waited for, in milliseconds: the machine may be busy with other tests. */
+export const PATIENCE = 180_000;
+
 /** Phone and desktop, light and dark. */
 export const LOOKS = [
   { name: 'desktop-light', viewport: { width: 1280, height: 900 }, colorScheme: 'light' },
@@ -27,7 +30,7 @@ export async function scenario(play) {
   const browser = await chromium.launch({
     executablePath: given.chromium,
     headless: true,
-    timeout: 60_000,
+    timeout: PATIENCE,
     args: [
       '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage',
@@ -53,7 +56,7 @@ export async function open(browser, { look = LOOKS[0], url = given.url, expected
     ...options,
   });
   const page = await context.newPage();
-  page.setDefaultTimeout(45_000);
+  page.setDefaultTimeout(PATIENCE);
   const seen = { complaints: [], elsewhere: [], addresses: [] };
   page.on('console', (message) => {
     const text = message.text();
@@ -129,6 +132,11 @@ export async function finish(page) {
   assert((await primary(page)) === 'Finish', 'Finish is what is next');
   await page.getByRole('button', { name: 'Finish' }).click();
   await says(page, '#serving-title', 'This KMS serves');
+}
+
+/** Waits until what has the focus matches the selector. */
+export async function focused(page, selector) {
+  await page.waitForFunction((wanted) => document.activeElement.matches(wanted), selector);
 }
 
 /** Waits until an element has a text. */

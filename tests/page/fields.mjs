@@ -1,6 +1,6 @@
 // Invalid input: the field shows the error, has the focus, and works after the correction. No request is sent for it.
 
-import { accessible, assert, clean, open, picture, says, scenario } from './browser.mjs';
+import { accessible, assert, clean, focused, open, picture, says, scenario } from './browser.mjs';
 
 await scenario(async (browser) => {
   const { page, seen } = await open(browser);
@@ -12,7 +12,7 @@ await scenario(async (browser) => {
     await page.getByRole('button', { name: 'Make new keys' }).click();
     await says(page, '#progress', 'Failed');
     await page.locator('#domain[aria-invalid=true]').waitFor();
-    assert(await domain.evaluate((field) => field === document.activeElement), 'the field has the focus');
+    await focused(page, '#domain');
     told[wrong] = await page.locator('#domain-error').textContent();
   }
   await accessible(page, 'wrong domain');

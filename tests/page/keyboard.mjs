@@ -1,6 +1,6 @@
 // The complete setup without a mouse: every tab stop is visible, and the focus moves to what has changed.
 
-import { assert, clean, onlyOpen, open, says, scenario } from './browser.mjs';
+import { assert, clean, focused, onlyOpen, open, says, scenario } from './browser.mjs';
 
 await scenario(async (browser) => {
   const { page, seen } = await open(browser);
@@ -34,7 +34,7 @@ await scenario(async (browser) => {
 
   await tabTo('.skip');
   await page.keyboard.press('Enter');
-  assert(await page.evaluate(() => document.activeElement.id === 'main'), 'the skip link leads to the setup');
+  await focused(page, '#main');
   await tabTo('#checks .opener');
   await page.keyboard.press('Enter');
   await onlyOpen(page, 'checks');
@@ -44,7 +44,7 @@ await scenario(async (browser) => {
   await tabTo('#checks-done');
   await page.keyboard.press('Enter');
   await onlyOpen(page, 'keys');
-  assert(await page.evaluate(() => document.activeElement.matches('#keys .opener')), 'the next step has the focus');
+  await focused(page, '#keys .opener');
   await tabTo('input[name=way]');
   await page.keyboard.press('ArrowDown');
   await says(page, '#go', 'Receive keys');
@@ -54,19 +54,19 @@ await scenario(async (browser) => {
   await page.keyboard.type('local_host');
   await page.keyboard.press('Enter');
   await page.locator('#domain[aria-invalid=true]').waitFor();
-  assert(await page.evaluate(() => document.activeElement.id === 'domain'), 'a wrong field keeps the focus');
+  await focused(page, '#domain');
   await page.keyboard.press('ControlOrMeta+a');
   await page.keyboard.type('localhost');
   await page.keyboard.press('Enter');
   await says(page, '#result-title', 'This KMS has new keys');
-  assert(await page.evaluate(() => document.activeElement.id === 'result-title'), 'the result has the focus');
+  await focused(page, '#result-title');
   await tabTo('#result [data-go=serve]');
   await page.keyboard.press('Enter');
   await onlyOpen(page, 'serve');
   await tabTo('#finish');
   await page.keyboard.press('Enter');
   await says(page, '#serving-title', 'This KMS serves');
-  assert(await page.evaluate(() => document.activeElement.id === 'serving-title'), 'the end has the focus');
+  await focused(page, '#serving-title');
   clean(seen);
   return { stops };
 });

@@ -1,6 +1,6 @@
 // The onboarding token: entered in the page, or given once in the address; kept only in memory.
 
-import { accessible, assert, clean, finish, given, open, picture, says, scenario } from './browser.mjs';
+import { accessible, assert, clean, finish, focused, given, open, picture, says, scenario } from './browser.mjs';
 
 async function kept(page) {
   return page.evaluate(() => ({
@@ -31,7 +31,7 @@ await scenario(async (browser) => {
   await asked.page.keyboard.press('Enter');
   await says(asked.page, '#checks-state', 'All checks pass.');
   assert(await asked.page.locator('#gate').isHidden(), 'the gate is gone');
-  assert(await asked.page.evaluate(() => document.activeElement.id === 'main'), 'focus goes on');
+  await focused(asked.page, '#main');
   assert(!JSON.stringify([await kept(asked.page), asked.seen.addresses]).includes(given.token), 'the token is in no address');
   clean(asked.seen);
 

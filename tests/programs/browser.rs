@@ -24,7 +24,7 @@ pub(crate) async fn play(scenario: &str, url: &str, more: Value) -> Value {
     });
     given.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
     let mut command = Command::new(tools::program("timeout"));
-    command.arg("300").arg(tools::program("node")).arg(format!("{scenario}.mjs")).arg(given.to_string());
+    command.arg("1200").arg(tools::program("node")).arg(format!("{scenario}.mjs")).arg(given.to_string());
     command.current_dir(&directory);
     let ran = process::finish(command, String::new()).await.expect_ok();
     let last = ran.out.lines().last().expect("a result");

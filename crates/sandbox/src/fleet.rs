@@ -19,8 +19,9 @@ use crate::state::StateDir;
 
 /// The mean time between the first two boots.
 const FIRST_PAUSE: f64 = 0.8;
-/// By how much the mean grows with each boot.
-const SLOWING: f64 = 1.03;
+/// By how much the mean grows with each boot. In the first ten minutes, in which people try the console, what they
+/// have just allowed boots again within about two minutes.
+const SLOWING: f64 = 1.005;
 /// The largest mean, seconds: about three thousand boots a day.
 const LAST_PAUSE: f64 = 30.0;
 

@@ -50,7 +50,7 @@ export async function sound(page, where, name) {
     for (const width of [390, 1024, 1600]) {
       await page.setViewportSize({ width, height: 900 });
       // Charts follow the width a moment later.
-      await page.waitForFunction(() => document.documentElement.scrollWidth <= document.documentElement.clientWidth, null, { timeout: 3000 }).catch(() => {});
+      await page.waitForFunction(() => document.documentElement.scrollWidth <= document.documentElement.clientWidth, null, { timeout: 30_000 }).catch(() => {});
       await fits(page, `${where} at ${width}`);
       await whole(page, `${where} at ${width}`);
       await picture(page, `${name}-${width}-${colorScheme}`);

@@ -1,7 +1,7 @@
 // CVMs are denied: one is allowed at once; what would allow another is tried in shadow, seen there, and activated. Both get their keys at
 // their next boot, and the browser verifies the release.
 
-import { accessible, assert, clean, given, picture, says, scenario } from '../browser.mjs';
+import { accessible, assert, clean, given, PATIENCE, picture, says, scenario } from '../browser.mjs';
 import { call, console_, go, settled } from './console.mjs';
 
 /** Opens the first denial with this code, and gives the instance. */
@@ -15,7 +15,7 @@ async function explained(page, code) {
 
 /** Waits for a release to the instance that has its receipt. */
 async function released(instance) {
-  const until = Date.now() + 150_000;
+  const until = Date.now() + 2 * PATIENCE;
   while (Date.now() < until) {
     const { body } = await call(given.url, given.owner, 'GET', '/api/v1/releases?limit=200');
     const found = body.releases.find((release) => release.instance_id === instance);
@@ -47,7 +47,7 @@ await scenario(async (browser) => {
   await page.locator('main .difference .added').waitFor();
   assert(await page.locator('main .difference .removed').count() === 0, 'it takes nothing away');
   const decision = page.locator('main tbody tr').filter({ hasText: 'would be allowed' }).filter({ hasText: tried.slice(0, 8) });
-  await decision.first().waitFor({ timeout: 150_000 });
+  await decision.first().waitFor({ timeout: 2 * PATIENCE });
   await accessible(page, 'a candidate that decides otherwise');
   await picture(page, 'console-candidate');
   await page.getByRole('button', { name: 'Activate it' }).click();

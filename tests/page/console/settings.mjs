@@ -28,7 +28,7 @@ await scenario(async (browser) => {
   await page.getByRole('button', { name: 'Restart…' }).first().click();
   await accessible(page, 'asking for a restart');
   await page.locator('dialog').getByRole('button', { name: 'Restart', exact: true }).click();
-  await page.locator('dialog h2', { hasText: 'Restarted' }).waitFor({ timeout: 60_000 });
+  await page.locator('dialog h2', { hasText: 'Restarted' }).waitFor();
   await accessible(page, 'restarted');
   await page.locator('dialog').getByRole('button', { name: 'Done' }).click();
   await page.locator('.livestate.live').waitFor();
