@@ -509,9 +509,27 @@ def log():
     yield "tree", whole + file(3, node) + file(4, key) + file(5, note) + file(6, b"\n".join(note.split(b"\n")[1:3]) + b"\n")
 
 
+def sealed_env():
+    """Environments that PyHPKE sealed to the secret 07…07, and files that are none."""
+    enc = "V9tLNZ8jrl4Ubk4lEgVnBHIlBjSMFQwUdT0Mkz0E1CE="
+    sealed = {
+        (0, 0): "Noq1K55nGAQtC1KUJuuIKLNIlgFPZC6ExWxFQmZMy/MeGX/sqKTu3ol4Vj/URXKUl0lUa8KUikUc",
+        (3, 1): "WrrzpIHF7wX00U7XgNkIs5vkwJu1ua/Ho5s1PdpwZVKa1ezwdjvL6WXdaQ97Ro9Arau/QOcU6nkI",
+    }
+    for (root, app), ciphertext in sealed.items():
+        file = {"version": 1, "root_epoch": root, "app_epoch": app, "enc": enc, "ciphertext": ciphertext}
+        yield f"epochs-{root}-{app}", json.dumps(file).encode()
+    yield "other-epochs", json.dumps({**file, "root_epoch": 4}, indent=1).encode()
+    yield "later-version", json.dumps({**file, "version": 2}).encode()
+    yield "no-app-epoch", json.dumps({name: value for name, value in file.items() if name != "app_epoch"}).encode()
+    yield "short", json.dumps({**file, "ciphertext": "AAAA"}).encode()
+    yield "plaintext", '{"env": [{"key": "A", "value": "caf\u00e9"}]}'.encode()
+
+
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,
            key_pem, known_signers, ledger, log, message, oidc, operator, os_image, proof, prpc, question,
-           ra_tls_certificate, request_headers, tcb_info, webhook]
+           ra_tls_certificate, request_headers, sealed_env,
+           tcb_info, webhook]
 
 
 def main():

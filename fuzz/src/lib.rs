@@ -28,6 +28,7 @@ pub mod proof;
 pub mod prpc;
 pub mod question;
 pub mod request_headers;
+pub mod sealed_env;
 pub mod tcb_info;
 pub mod webhook;
 
@@ -35,7 +36,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 26] = [
+pub const TARGETS: [(&str, Target); 27] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -60,6 +61,7 @@ pub const TARGETS: [(&str, Target); 26] = [
     ("question", question::question),
     ("ra_tls_certificate", certificate::ra_tls_certificate),
     ("request_headers", request_headers::request_headers),
+    ("sealed_env", sealed_env::sealed_env),
     ("tcb_info", tcb_info::tcb_info),
     ("webhook", webhook::webhook),
 ];
