@@ -449,7 +449,7 @@ fn check(line: &Line, ran: &Ran) {
         assert!(ran.out.contains("cvm_kms_ready 1"), "{what}");
     } else if text.starts_with("openssl s_client") && text.contains("-CAfile") {
         assert!(ran.text().contains("Verification: OK"), "{what}");
-    } else if text.starts_with("kmsctl env decrypt") {
+    } else if text.starts_with("kmsctl env decrypt") || text.starts_with("kmsctl env open") {
         assert!(ran.out.contains(ENVIRONMENT.trim()), "{what}");
     } else if text.starts_with("curl ") && !text.contains('>') {
         assert!(!ran.out.trim().is_empty(), "{what}");

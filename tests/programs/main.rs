@@ -26,3 +26,4 @@ mod onboarding_page;
 mod openapi;
 mod policy_commands;
 mod replicas;
+mod sealed_env;

@@ -3,6 +3,7 @@
 use kms_attest::identity::AppId;
 
 use super::envelope;
+use super::sealed::Epochs;
 use crate::proto::PublicKeyResponse;
 use crate::statement::{SignatureError, Signer, env_key_signer, timeless_env_key_signer};
 
@@ -20,6 +21,9 @@ pub struct EnvKey {
     pub signer: Signer,
     /// When it was signed, Unix seconds.
     pub timestamp: u64,
+    /// The epochs of the key, as the response says. The signature does not cover them: the guest cannot open what
+    /// was sealed for others.
+    pub epochs: Epochs,
 }
 
 /// Why a response does not contain a usable key.
@@ -79,7 +83,8 @@ impl EnvKey {
         if ahead > MAX_AHEAD_SECONDS {
             return Err(EnvKeyError::Future { ahead });
         }
-        Ok(Self { public_key, signer, timestamp })
+        let epochs = Epochs { root: answer.root_epoch.unwrap_or(0), app: answer.app_epoch.unwrap_or(0) };
+        Ok(Self { public_key, signer, timestamp, epochs })
     }
 }
 

@@ -2,12 +2,18 @@
 
 mod decrypt;
 mod encrypt;
+mod open;
+mod opened;
+mod seal;
 mod signer;
+mod source;
 
 use clap::Subcommand;
 
 use self::decrypt::Decrypt;
 use self::encrypt::Encrypt;
+use self::open::Open;
+use self::seal::Seal;
 use crate::exit::Outcome;
 use crate::output::Terminal;
 
@@ -18,6 +24,10 @@ pub(crate) enum Env {
     Encrypt(Encrypt),
     /// Decrypt an encrypted environment with the app's own key
     Decrypt(Decrypt),
+    /// Seal a .env file to the app's public key of one epoch, for guests of dstack 0.6.4 and later
+    Seal(Seal),
+    /// Open a sealed environment with the app's own key of its epoch
+    Open(Open),
 }
 
 impl Env {
@@ -25,6 +35,8 @@ impl Env {
         match self {
             Self::Encrypt(command) => command.run(terminal).await,
             Self::Decrypt(command) => command.run(terminal),
+            Self::Seal(command) => command.run(terminal).await,
+            Self::Open(command) => command.run(terminal),
         }
     }
 }

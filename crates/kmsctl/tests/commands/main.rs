@@ -7,6 +7,7 @@ mod app_key;
 mod audit;
 mod env;
 mod operator;
+mod sealed;
 mod support;
 mod tree;
 mod verify;

@@ -50,7 +50,11 @@ impl RootKey {
 
     /// The response of `GetAppEnvEncryptPubKey`, signed at `timestamp`.
     pub fn env_key(&self, app_id: AppId, timestamp: u64) -> Value {
-        let public = envelope::public_key(&env_secret(app_id)).expect("a key");
+        self.signed_env_key(app_id, &env_secret(app_id), timestamp)
+    }
+
+    fn signed_env_key(&self, app_id: AppId, secret: &[u8; 32], timestamp: u64) -> Value {
+        let public = envelope::public_key(secret).expect("a key");
         let prefix = &b"dstack-env-encrypt-pubkey:"[..];
         json!({
             "public_key": hex::encode(public),
@@ -74,6 +78,12 @@ impl RootKey {
 /// The secret that decrypts the environment of an app.
 pub fn env_secret(app_id: AppId) -> [u8; 32] {
     Sha256::new().chain_update("env secret of ").chain_update(app_id).finalize().into()
+}
+
+/// The same in named epochs.
+pub fn epoch_secret(app_id: AppId, root: u64, app: u64) -> [u8; 32] {
+    let numbers = [root.to_be_bytes(), app.to_be_bytes()].concat();
+    Sha256::new().chain_update("env secret of ").chain_update(app_id).chain_update(numbers).finalize().into()
 }
 
 /// Unix seconds.
@@ -135,7 +145,18 @@ impl Kms {
                 }),
                 "GetAppEnvEncryptPubKey" => {
                     let id = hex::decode(request["app_id"].as_str().expect("app id")).expect("hex");
-                    root.env_key(AppId::try_from(&id[..]).expect("20 bytes"), now())
+                    let app_id = AppId::try_from(&id[..]).expect("20 bytes");
+                    match request["root_epoch"].as_u64() {
+                        None => root.env_key(app_id, now()),
+                        Some(number) => {
+                            let app_epoch = request["app_epoch"].as_u64().unwrap_or(0);
+                            let mut answer =
+                                root.signed_env_key(app_id, &epoch_secret(app_id, number, app_epoch), now());
+                            answer["root_epoch"] = number.into();
+                            answer["app_epoch"] = app_epoch.into();
+                            answer
+                        }
+                    }
                 }
                 "GetAppKey" => {
                     assert!(call.client.is_some(), "keys are asked for with a certificate");
