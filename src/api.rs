@@ -7,6 +7,7 @@ pub mod ceremony;
 pub mod credentials;
 pub mod diagnostics;
 mod env_keys;
+pub mod epochs;
 pub mod events;
 pub mod health;
 mod images;

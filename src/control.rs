@@ -1,6 +1,7 @@
 //! What operators control and inspect at run time: freezes, refused requests, a candidate allowlist.
 //! Admission depends on it only through proofs such as [`NotFrozen`].
 
+mod app_epochs;
 mod approvals;
 mod author;
 mod credentials;
@@ -9,6 +10,7 @@ mod drain;
 mod freeze;
 mod shadow;
 
+pub use self::app_epochs::{AppChoice, AppEpochError, AppEpochs};
 pub use self::approvals::{
     Action, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent, EachApproved, Gate,
     LowerClockFloor, OwnerChange, OwnerCredential, ReplaceHtpasswd, SeenFreeze, State, Unfreeze,

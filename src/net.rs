@@ -10,6 +10,7 @@ mod cors;
 mod credentials;
 mod diagnostics;
 mod dispatch;
+mod epochs;
 mod events;
 pub mod grpc;
 mod grpc_health;

@@ -1,11 +1,13 @@
 //! The files in which `control` keeps operators' changes over restarts, and how a file of theirs is replaced. Never keys, never permits.
 
+mod app_epochs;
 mod approvals;
 mod credentials;
 mod freezes;
 mod settings;
 mod staged;
 
+pub use app_epochs::{AppEpochFile, AppEpochFileError, AppEpochRecord, parse as parse_app_epochs};
 pub use approvals::{ApprovalFile, ApprovalFileError};
 pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord};
 pub use freezes::{FreezeFile, FreezeFileError, FreezeRecord, Written, write};

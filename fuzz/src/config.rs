@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use cvm_kms::config::{Config, ConfigError, Hot, HotKey, Notice, Sources};
-use cvm_kms::state::parse_settings;
+use cvm_kms::state::{parse_app_epochs, parse_settings};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -22,6 +22,7 @@ type Outcome = Result<(Config, Vec<Notice>), ConfigError>;
 /// Both forms have the same result; messages are bounded and contain no secret.
 pub fn config(data: &[u8]) {
     changes(data);
+    epochs_of_apps(data);
     let toml = std::str::from_utf8(data).ok().filter(|text| !text.trim_start().starts_with('{'));
     let Some(text) = toml else {
         check(&from_json(data), serde_json::from_slice(data).ok());
@@ -48,6 +49,13 @@ fn changes(data: &[u8]) {
             assert!(again.set(key, &hot.value(key)).is_ok() && again == hot, "{name} = {value}");
         }
     }
+}
+
+/// The file of the epochs of apps: no app is there twice.
+fn epochs_of_apps(data: &[u8]) {
+    let Ok(records) = parse_app_epochs(data) else { return };
+    let apps: std::collections::BTreeSet<_> = records.iter().map(|record| record.app_id).collect();
+    assert_eq!(apps.len(), records.len());
 }
 
 fn from_json(json: &[u8]) -> Outcome {

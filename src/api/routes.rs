@@ -19,6 +19,8 @@ pub enum Verbs {
     GetAndPost,
     /// GET, and PATCH for those that may change something.
     GetAndPatch,
+    /// GET, and PUT and DELETE for those that may change something.
+    GetPutAndDelete,
 }
 
 /// One route: a row of the table, with the fields that [`super::Row`] has for a method.
@@ -46,7 +48,7 @@ pub const ROUTES: &[Route] = &{
     use Access::{Invitation, Onboarding, Open, Operator};
     use Role::{Auditor, EventsWriter, Owner, Viewer};
     use Service::{Admin, Kms, Onboard};
-    use Verbs::{Get, GetAndPatch, GetAndPost, Post};
+    use Verbs::{Get, GetAndPatch, GetAndPost, GetPutAndDelete, Post};
     const fn row(
         service: Service,
         path: &'static str,
@@ -138,6 +140,9 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/freezes", GetAndPost, Operator(Viewer), SHORT),
         row(Admin, "/api/v1/freezes/preview", Post, Operator(Viewer), SHORT),
         row(Admin, "/api/v1/freezes/{id}/lift", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/epochs/apps", Get, Operator(Viewer), 0),
+        // A change needs the role owner, which its handler asks for.
+        row(Admin, "/api/v1/epochs/apps/{app}", GetPutAndDelete, Operator(Viewer), SHORT),
         row(Admin, "/api/v1/platforms", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/ledger", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/replicas", Get, Operator(Viewer), 0),

@@ -17,7 +17,7 @@ use crate::lifecycle::LifecycleError;
 use crate::net::oidc::IssuerError;
 use crate::net::tls::TlsError;
 use crate::notify;
-use crate::state::FreezeFileError;
+use crate::state::{AppEpochFileError, FreezeFileError};
 use crate::store::StoreError;
 use crate::traces;
 
@@ -81,6 +81,9 @@ pub enum AppError {
     /// The freezes cannot be read.
     #[error(transparent)]
     Freezes(#[from] FreezeFileError),
+    /// The epochs of apps cannot be read.
+    #[error(transparent)]
+    AppEpochs(#[from] AppEpochFileError),
     /// The verifier of evidence cannot be set up.
     #[error(transparent)]
     Verifier(#[from] VerifierError),
@@ -134,6 +137,7 @@ impl AppError {
             Self::Freezes(_) | Self::FreezeFileInUse => {
                 Switch::Lacking("the freezes are unknown; the log says why")
             }
+            Self::AppEpochs(_) => Switch::Lacking("the epochs of some apps are unknown; the log says why"),
             Self::NamedCredentials(_)
             | Self::CredentialsFileInUse
             | Self::CredentialsFileNotLocked(_)

@@ -18,6 +18,7 @@ use crate::api::admin::AdminService;
 use crate::api::approvals::{ApprovalService, Makers};
 use crate::api::credentials::CredentialService;
 use crate::api::diagnostics::DiagnosticsService;
+use crate::api::epochs::EpochService;
 use crate::api::events::EventService;
 use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
@@ -214,6 +215,7 @@ impl Serving {
                 process.boot(),
                 process.restart.clone(),
             )),
+            epochs: Arc::new(EpochService::new(process.foundation())),
             approvals: Arc::new(ApprovalService::new(Arc::clone(&process.approvals), makers)),
             credentials: credentials_service,
         };

@@ -314,6 +314,88 @@ pub enum Event {
         /// The rules.
         relaxations: Vec<String>,
     },
+    /// An epoch of the root keys was made. It is in use once it is activated.
+    EpochPrepared {
+        /// Its number.
+        epoch: u32,
+        /// SPKI of its root CA, hex.
+        ca_pubkey: String,
+        /// Its compressed secp256k1 root, hex.
+        k256_pubkey: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An epoch of the root keys, or what happened to one, was received from another KMS.
+    EpochReceived {
+        /// Its number.
+        epoch: u32,
+        /// Its state: `prepared`, `active`, `retired` or `destroyed`.
+        state: &'static str,
+        /// Unix seconds from which it is in force, if it was activated.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        active_from: Option<u64>,
+        /// SPKI of its root CA, hex.
+        ca_pubkey: String,
+        /// Its compressed secp256k1 root, hex.
+        k256_pubkey: String,
+        /// Where it came from.
+        source: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An epoch of the root keys comes into force.
+    EpochActivated {
+        /// Its number.
+        epoch: u32,
+        /// Unix seconds from which it is in force.
+        at: u64,
+        /// The KMSs, as `mr_aggregated/device_id` in hex, that have no keys of it and were left out.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        except: Vec<String>,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// The keys of an epoch cannot be read any more.
+    EpochRetired {
+        /// Its number.
+        epoch: u32,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// The keys of an epoch are overwritten.
+    EpochDestroyed {
+        /// Its number.
+        epoch: u32,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An operator chose the epochs of an app, where the policy says nothing of them, or took the choice back.
+    AppEpochSet {
+        /// The app, hex.
+        app_id: String,
+        /// `current`, or the number of an epoch of the root keys; null if the choice was taken back.
+        root_epoch: Option<String>,
+        /// The epoch of the app itself.
+        app_epoch: Option<u32>,
+        /// As `root_epoch`, before.
+        previous_root_epoch: Option<String>,
+        /// As `app_epoch`, before.
+        previous_app_epoch: Option<u32>,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// An app got its keys.
     AppKeyReleased {
         /// The app.
@@ -787,6 +869,12 @@ impl Event {
             Self::RestoreCancelled { .. } => EventType::RestoreCancelled,
             Self::KeysRestored { .. } => EventType::KeysRestored,
             Self::SourceRelaxed { .. } => EventType::SourceRelaxed,
+            Self::EpochPrepared { .. } => EventType::EpochPrepared,
+            Self::EpochReceived { .. } => EventType::EpochReceived,
+            Self::EpochActivated { .. } => EventType::EpochActivated,
+            Self::EpochRetired { .. } => EventType::EpochRetired,
+            Self::EpochDestroyed { .. } => EventType::EpochDestroyed,
+            Self::AppEpochSet { .. } => EventType::AppEpochSet,
             Self::AppKeyReleased { .. } => EventType::AppKeyReleased,
             Self::KmsKeyReleased { .. } => EventType::KmsKeyReleased,
             Self::CertificateIssued { .. } => EventType::CertificateIssued,

@@ -220,6 +220,46 @@ impl Record {
                 "the KMS that root keys came from was allowed by relaxed rules only: {}",
                 v("relaxations")
             ),
+            "epoch_prepared" => format!("epoch {} of the root keys was made by {}", v("epoch"), by()),
+            "epoch_received" => format!(
+                "epoch {} of the root keys, {}, was received from {} by {}",
+                v("epoch"),
+                v("state"),
+                v("source"),
+                by()
+            ),
+            "epoch_activated" => {
+                let mut text = format!(
+                    "epoch {} of the root keys is in force from {} (Unix seconds) on, by {}",
+                    v("epoch"),
+                    v("at"),
+                    by()
+                );
+                if self.fields.contains_key("except") {
+                    let _ = write!(text, "; without these KMSs: {}", v("except"));
+                }
+                text
+            }
+            "epoch_retired" => {
+                format!(
+                    "epoch {} of the root keys was retired by {}: nobody gets its keys any more",
+                    v("epoch"),
+                    by()
+                )
+            }
+            "epoch_destroyed" => {
+                format!("the keys of epoch {} were overwritten by {}", v("epoch"), by())
+            }
+            "app_epoch_set" if self.text("root_epoch").is_empty() => {
+                format!("app {} has the epochs that the policy says, by {}", v("app_id"), by())
+            }
+            "app_epoch_set" => {
+                let root = match self.text("root_epoch") {
+                    "current" => "follows the current epoch of the root keys".to_owned(),
+                    _ => format!("stays at epoch {} of the root keys", v("root_epoch")),
+                };
+                format!("app {} {root}, app epoch {}; by {}", v("app_id"), v("app_epoch"), by())
+            }
             "app_key_released" => format!("keys were released to {} at {}", of_app(), v("remote")),
             "kms_key_released" => {
                 format!(

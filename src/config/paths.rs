@@ -31,6 +31,9 @@ pub const COLLATERAL: &str = "collateral";
 /// What earlier versions kept, in the key directory, of collateral that was uploaded. It is taken over at the start.
 pub const COLLATERAL_BUNDLE: &str = "collateral-bundle.json";
 
+/// What keeps, in the key directory, the epochs that operators chose for apps.
+pub const APP_EPOCHS: &str = "app-epochs.json";
+
 /// What an uploaded file ends with until it is in its place.
 pub const STAGED: &str = "staged";
 
@@ -54,7 +57,7 @@ pub(super) fn check(core: &Core, report: &mut Report) {
     let directory = resolved(&core.cert_dir.join("x"));
     let mut others: Vec<_> = KEY_FILES
         .iter()
-        .chain([&NOTIFIED, &RUNTIME_SETTINGS, &COLLATERAL, &COLLATERAL_BUNDLE])
+        .chain([&NOTIFIED, &RUNTIME_SETTINGS, &COLLATERAL, &COLLATERAL_BUNDLE, &APP_EPOCHS])
         .map(|name| Named { key: "core.cert_dir", path: directory.with_file_name(name) })
         .collect();
     let extensions = ["tree", "node", "archived"];
@@ -134,6 +137,10 @@ mod tests {
                 "core.events.index: is a file of core.admin.htpasswd_file too",
             ),
             ("events.index = 'ROOT/keys/settings.json'", "core.events.index: is a file of core.cert_dir too"),
+            (
+                "events.index = 'ROOT/keys/app-epochs.json'",
+                "core.events.index: is a file of core.cert_dir too",
+            ),
             (
                 "admin.credentials_file = 'ROOT/keys/frozen.json'",
                 "core.admin.credentials_file: is a file of core.freeze.file too",

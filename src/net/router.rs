@@ -18,14 +18,15 @@ use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
-    actions, approvals, body, credentials, diagnostics, events, grpc, ledger, me, policy, restart, restore,
-    settings, setup, status, uploads, views, web,
+    actions, approvals, body, credentials, diagnostics, epochs, events, grpc, ledger, me, policy, restart,
+    restore, settings, setup, status, uploads, views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
 use crate::api::approvals::ApprovalService;
 use crate::api::credentials::CredentialService;
 use crate::api::diagnostics::DiagnosticsService;
+use crate::api::epochs::EpochService;
 use crate::api::events::EventService;
 use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
@@ -147,6 +148,8 @@ pub struct AdminServices {
     pub uploads: Arc<UploadService>,
     /// Changes that wait for a second owner.
     pub approvals: Arc<ApprovalService>,
+    /// The epochs of keys.
+    pub epochs: Arc<EpochService>,
     /// The settings.
     pub settings: Arc<SettingsService>,
     /// Reload.
@@ -171,6 +174,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         policy,
         uploads,
         approvals,
+        epochs,
         credentials,
         settings,
         reload,
@@ -191,6 +195,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(policy::routes(policy))
         .merge(uploads::routes(uploads))
         .merge(approvals::routes(approvals))
+        .merge(epochs::routes(epochs))
         .merge(credentials)
         .merge(grpc)
         .fallback(not_found)
@@ -229,6 +234,7 @@ pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Hand
         Verbs::Post => MethodFilter::POST,
         Verbs::GetAndPost => MethodFilter::GET.or(MethodFilter::POST),
         Verbs::GetAndPatch => MethodFilter::GET.or(MethodFilter::PATCH),
+        Verbs::GetPutAndDelete => MethodFilter::GET.or(MethodFilter::PUT).or(MethodFilter::DELETE),
     };
     let served = Router::new().route(row.path, on(verbs, handler));
     // Where it says nothing, there is nothing to wait for.
@@ -254,7 +260,7 @@ async fn authorized(row: &Route, request: Request, next: Next) -> Response {
     if let Err(error) = caller.authorize(row.access) {
         return refused(error);
     }
-    if !matches!(*request.method(), Verb::POST | Verb::PATCH) {
+    if !matches!(*request.method(), Verb::POST | Verb::PATCH | Verb::PUT | Verb::DELETE) {
         return next.run(request).await;
     }
     let (parts, incoming) = request.into_parts();

@@ -116,7 +116,14 @@ fn rows() -> Vec<Row> {
         codec: None,
         call: request("PATCH", "/api/v1/settings", r#"{"no_such_field":1}"#),
     };
-    methods.chain(routes).chain([health, patch]).collect()
+    let app = format!("/api/v1/epochs/apps/{}", "ab".repeat(20));
+    let owned = ["PUT", "DELETE"].map(|verb| Row {
+        name: format!("{verb} {app}"),
+        access: Access::Operator(Role::Owner),
+        codec: None,
+        call: request(verb, &app, r#"{"no_such_field":1}"#),
+    });
+    methods.chain(routes).chain([health, patch]).chain(owned).collect()
 }
 
 fn told(row: &Row, answer: &Answer) -> Told {

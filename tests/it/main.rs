@@ -18,6 +18,7 @@ mod console;
 mod credential_secrets;
 mod credential_table;
 mod credentials;
+mod epochs;
 mod ethereum;
 mod events;
 mod explain;

@@ -92,6 +92,28 @@ impl OperatorConnection {
         self.document(limit, Method::PATCH, path, body, max_bytes).await
     }
 
+    /// Puts `body` to `path`, in the place of what is there, and reads the response, within `limit`.
+    ///
+    /// # Errors
+    /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.
+    pub async fn put(
+        &self,
+        limit: Duration,
+        path: &str,
+        body: Vec<u8>,
+        max_bytes: usize,
+    ) -> Result<Document, CallError> {
+        self.document(limit, Method::PUT, path, body, max_bytes).await
+    }
+
+    /// Deletes what is at `path`, and reads the response, within `limit`.
+    ///
+    /// # Errors
+    /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.
+    pub async fn delete(&self, limit: Duration, path: &str, max_bytes: usize) -> Result<Document, CallError> {
+        self.document(limit, Method::DELETE, path, Vec::new(), max_bytes).await
+    }
+
     /// Opens the stream at `path`, after the event number `after`; the headers must arrive within `limit`.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use crate::command::denials::Denials;
 use crate::command::diagnostics::Diagnostics;
 use crate::command::doctor::Doctor;
 use crate::command::env::Env;
+use crate::command::epoch::Epoch;
 use crate::command::event::Event;
 use crate::command::events::Events;
 use crate::command::explain::Explain;
@@ -125,6 +126,9 @@ enum Command {
     Ledger(Ledger),
     /// List the KMSs that have received the root keys
     Replicas(Replicas),
+    /// Show and change the epochs of keys
+    #[command(subcommand)]
+    Epoch(Box<Epoch>),
     /// Stop releases to an app, an instance, a machine, an OS image, or all of them, now
     Freeze(Freeze),
     /// End a freeze
@@ -202,6 +206,7 @@ impl Command {
             Self::Platforms(command) => command.run(terminal).await,
             Self::Ledger(command) => command.run(terminal).await,
             Self::Replicas(command) => command.run(terminal).await,
+            Self::Epoch(command) => command.run(terminal).await,
             Self::Freeze(command) => command.run(terminal).await,
             Self::Unfreeze(command) => command.run(terminal).await,
             Self::Frozen(command) => command.run(terminal).await,

@@ -13,6 +13,7 @@ pub(crate) mod denials;
 pub(crate) mod diagnostics;
 pub(crate) mod doctor;
 pub(crate) mod env;
+pub(crate) mod epoch;
 pub(crate) mod event;
 pub(crate) mod events;
 pub(crate) mod explain;

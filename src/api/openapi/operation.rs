@@ -12,6 +12,8 @@ pub(super) enum Verb {
     Get,
     Post,
     Patch,
+    Put,
+    Delete,
 }
 
 impl Verb {
@@ -20,6 +22,8 @@ impl Verb {
             Self::Get => "get",
             Self::Post => "post",
             Self::Patch => "patch",
+            Self::Put => "put",
+            Self::Delete => "delete",
         }
     }
 }

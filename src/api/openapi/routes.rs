@@ -9,6 +9,7 @@ use crate::api::actions::{Actions, Done};
 use crate::api::approvals::{self, ApproveRequest};
 use crate::api::credentials::{BasicAuth, CreateRequest, Shown};
 use crate::api::diagnostics::KeyFlow;
+use crate::api::epochs::{AppEpochsBody, AppEpochsList, AppEpochsShown};
 use crate::api::health::Health;
 use crate::api::me::Me;
 use crate::api::onboard::{RestoreStatus, ShareAccepted};
@@ -38,6 +39,7 @@ pub(super) fn operations(bodies: &mut Bodies) -> Vec<Operation> {
     all.extend(actions(bodies));
     all.extend(policy(bodies));
     all.extend(approvals(bodies));
+    all.extend(epochs(bodies));
     all.extend(views(bodies));
     all.extend(settings(bodies));
     all.extend(onboarding(bodies));
@@ -62,6 +64,28 @@ fn get(service: Service, path: &str, summary: &str, response: Answer) -> Operati
 
 fn post(service: Service, path: &str, summary: &str, response: Answer) -> Operation {
     Operation { verb: Verb::Post, ..get(service, path, summary, response) }
+}
+
+fn epochs(bodies: &mut Bodies) -> Vec<Operation> {
+    let apps = "/api/v1/epochs/apps";
+    let app = "/api/v1/epochs/apps/{app}";
+    let shown = Answer::Json(bodies.of::<AppEpochsShown>());
+    vec![
+        get(
+            Service::Admin,
+            apps,
+            "The apps whose epochs an operator chose",
+            Answer::Json(bodies.of::<AppEpochsList>()),
+        ),
+        get(Service::Admin, app, "What an operator chose for an app", shown.clone()),
+        Operation {
+            verb: Verb::Put,
+            ..get(Service::Admin, app, "Let an app follow the current epoch, or stay at one", shown.clone())
+        }
+        .taking("application/json", bodies.request::<AppEpochsBody>())
+        .described("It counts where the policy says nothing about the epochs of the app."),
+        Operation { verb: Verb::Delete, ..get(Service::Admin, app, "Take the choice back", shown) },
+    ]
 }
 
 fn path_parameters(path: &str) -> Vec<Parameter> {

@@ -25,6 +25,12 @@ impl Event {
     fn is_of_operator(&self) -> bool {
         match self {
             Self::ClockFloorLowered { .. }
+            | Self::EpochPrepared { .. }
+            | Self::EpochReceived { .. }
+            | Self::EpochActivated { .. }
+            | Self::EpochRetired { .. }
+            | Self::EpochDestroyed { .. }
+            | Self::AppEpochSet { .. }
             | Self::Frozen { .. }
             | Self::Unfrozen { .. }
             | Self::Explained { .. }

@@ -201,7 +201,7 @@ async fn confirm(admin: &Administered, terminal: &Terminal) -> Outcome<()> {
 
 /// Does the same at each KMS. With several, each response is shown under its URL, and the highest exit code
 /// is returned.
-async fn at_each<A: Serialize>(
+pub(crate) async fn at_each<A: Serialize>(
     admin: &Administered,
     terminal: &Terminal,
     call: impl AsyncFn(AdminService<'_>) -> Outcome<A>,

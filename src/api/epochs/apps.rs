@@ -1,0 +1,173 @@
+//! The epochs that operators choose for apps, one by one.
+
+use std::sync::Arc;
+
+use kms_attest::identity::AppId;
+use kms_policy::RootChoice;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::EpochService;
+use crate::api::Caller;
+use crate::clock::rfc3339;
+use crate::control::{AppChoice, AppEpochError};
+use crate::error::{Code, Error, Result};
+use crate::request;
+
+/// The apps whose epochs an operator chose.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AppEpochsList {
+    /// By app id.
+    apps: Vec<AppEpochsShown>,
+}
+
+/// What an operator chose for an app. It counts where the policy says nothing about the epochs of the app.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AppEpochsShown {
+    /// Hexadecimal.
+    app_id: String,
+    /// Whether an operator chose; otherwise the app has the epochs that the policy says, 0 and 0 where it says nothing.
+    chosen: bool,
+    /// Whether the keys of the app are always those of the current epoch of the root keys.
+    follows: bool,
+    /// The epoch of the root keys at which it stays; null if it follows, or if nobody chose.
+    root_epoch: Option<u32>,
+    /// The epoch of the app itself; null if nobody chose.
+    app_epoch: Option<u32>,
+    /// When; RFC 3339.
+    since: Option<String>,
+    by: Option<String>,
+}
+
+/// The body of `PUT /api/v1/epochs/apps/{app}`: what it leaves out stays.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AppEpochsBody {
+    /// `"current"` to follow the current epoch, or the number of the epoch to stay at.
+    #[serde(default)]
+    root_epoch: Option<RootEpochWanted>,
+    /// The epoch of the app itself. A new one gives it other keys without new root keys.
+    #[serde(default)]
+    app_epoch: Option<u32>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "root_epoch must be \"current\" or the number of an epoch")]
+enum RootEpochWanted {
+    Number(u32),
+    Word(Word),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Current,
+}
+
+impl EpochService {
+    /// What operators chose.
+    pub fn apps(&self) -> AppEpochsList {
+        let chosen = self.foundation.app_epochs.list();
+        AppEpochsList {
+            apps: chosen.iter().map(|(app, choice)| AppEpochsShown::of(app, Some(choice))).collect(),
+        }
+    }
+
+    /// What an operator chose for one app.
+    ///
+    /// # Errors
+    /// `app` is not an app id.
+    pub fn app(&self, app: &str) -> Result<AppEpochsShown> {
+        let app = app_id(app)?;
+        Ok(AppEpochsShown::of(&app, self.foundation.app_epochs.of(&app).as_deref()))
+    }
+
+    /// Chooses the epochs of an app.
+    ///
+    /// # Errors
+    /// `app` is not an app id; the epoch does not exist; `denied`, `other_domain`; a disk or an audit log that does not take
+    /// it.
+    pub async fn choose(&self, caller: &Caller, app: &str, body: AppEpochsBody) -> Result<AppEpochsShown> {
+        let app = app_id(app)?;
+        let AppEpochsBody { root_epoch, app_epoch } = body;
+        if root_epoch.is_none() && app_epoch.is_none() {
+            return Err(Error::invalid("names neither root_epoch nor app_epoch, so nothing was changed"));
+        }
+        let root = match root_epoch {
+            None => None,
+            Some(RootEpochWanted::Word(Word::Current)) => Some(RootChoice::Current),
+            Some(RootEpochWanted::Number(epoch)) => Some(self.existing(epoch)?),
+        };
+        self.change(caller, app, move |before| {
+            let (root_before, app_before) =
+                before.map_or((RootChoice::Fixed(0), 0), |before| (before.root, before.app));
+            Some((root.unwrap_or(root_before), app_epoch.unwrap_or(app_before)))
+        })
+        .await
+    }
+
+    /// Takes the choice for an app back.
+    ///
+    /// # Errors
+    /// As [`EpochService::choose`].
+    pub async fn forget(&self, caller: &Caller, app: &str) -> Result<AppEpochsShown> {
+        self.change(caller, app_id(app)?, |_| None).await
+    }
+
+    async fn change(
+        &self,
+        caller: &Caller,
+        app: AppId,
+        choose: impl FnOnce(Option<&AppChoice>) -> Option<(RootChoice, u32)> + Send + 'static,
+    ) -> Result<AppEpochsShown> {
+        caller.expect_whole_kms()?;
+        let (foundation, author) = (Arc::clone(&self.foundation), caller.author());
+        // A task of its own, so that a caller that disconnects does not leave a change half made.
+        let change = request::spawn(async move {
+            foundation.app_epochs.change(app, choose, author, &foundation.audit).await
+        });
+        let choice = change.await.map_err(|error| Error::internal("the change ended in a panic", error))?;
+        Ok(AppEpochsShown::of(&app, choice.map_err(failed)?.as_deref()))
+    }
+
+    /// An epoch at which an app can stay.
+    fn existing(&self, epoch: u32) -> Result<RootChoice> {
+        match epoch {
+            0 => Ok(RootChoice::Fixed(0)),
+            _ => Err(Error::invalid(format!("there is no epoch {epoch} of the root keys"))),
+        }
+    }
+}
+
+impl AppEpochsShown {
+    fn of(app: &AppId, choice: Option<&AppChoice>) -> Self {
+        Self {
+            app_id: hex::encode(app),
+            chosen: choice.is_some(),
+            follows: choice.is_some_and(|choice| choice.root == RootChoice::Current),
+            root_epoch: choice.and_then(|choice| match choice.root {
+                RootChoice::Current => None,
+                RootChoice::Fixed(epoch) => Some(epoch),
+            }),
+            app_epoch: choice.map(|choice| choice.app),
+            since: choice.map(|choice| rfc3339(choice.since)),
+            by: choice.map(|choice| choice.by.clone()),
+        }
+    }
+}
+
+fn app_id(text: &str) -> Result<AppId> {
+    let mut id = [0; 20];
+    match hex::decode_to_slice(text.strip_prefix("0x").unwrap_or(text), &mut id) {
+        Ok(()) => Ok(AppId(id)),
+        Err(_) => Err(Error::invalid("an app id has 40 hex digits")),
+    }
+}
+
+fn failed(error: AppEpochError) -> Error {
+    let code = match error {
+        AppEpochError::Full => Code::InvalidRequest,
+        AppEpochError::NotRecorded(_) | AppEpochError::NotKept(_) => Code::Unavailable,
+    };
+    Error::new(code, error.to_string()).caused_by(error)
+}

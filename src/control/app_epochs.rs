@@ -1,0 +1,246 @@
+//! The epochs that operators chose for apps. They count where the policy says nothing about the epochs of an app, and survive
+//! restarts.
+//!
+//! A choice is in the audit log before it is on the disk, and on the disk before it takes effect.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use kms_attest::identity::AppId;
+use kms_policy::RootChoice;
+use tokio::sync::Mutex;
+
+use super::Author;
+use crate::audit::{Audit, AuditError, Event, Receipt};
+use crate::clock::unix_now;
+use crate::state::{AppEpochFile, AppEpochFileError, AppEpochRecord};
+
+/// The most apps.
+const MAX_APPS: usize = 10_000;
+
+/// What an operator chose for one app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppChoice {
+    /// The epoch of the root keys.
+    pub root: RootChoice,
+    /// The app's own epoch.
+    pub app: u32,
+    /// When, Unix seconds.
+    pub since: u64,
+    /// The operator.
+    pub by: String,
+}
+
+/// Why a choice was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum AppEpochError {
+    /// Too many apps.
+    #[error("{MAX_APPS} apps have epochs of their own, the maximum; nothing was changed")]
+    Full,
+    /// The audit log could not be written.
+    #[error("nothing was changed: the audit log does not take the record: {0}")]
+    NotRecorded(#[source] AuditError),
+    /// The file could not be written.
+    #[error("nothing was changed: the file of the epochs of apps cannot be written: {0}")]
+    NotKept(#[source] io::Error),
+}
+
+type Choices = BTreeMap<AppId, Arc<AppChoice>>;
+
+/// All choices of this KMS.
+#[derive(Debug)]
+pub struct AppEpochs {
+    current: ArcSwap<Choices>,
+    /// One change at a time.
+    file: Arc<Mutex<AppEpochFile>>,
+}
+
+impl AppEpochs {
+    /// Reads the choices; a missing file means there are none.
+    ///
+    /// # Errors
+    /// [`AppEpochFileError`]: an app could get the keys of another epoch, so nothing may be served.
+    pub fn open(path: PathBuf) -> Result<Self, AppEpochFileError> {
+        let file = AppEpochFile::new(path);
+        let choices: Choices = file.read()?.into_iter().map(chosen).collect();
+        Ok(Self { current: ArcSwap::from_pointee(choices), file: Arc::new(Mutex::new(file)) })
+    }
+
+    /// Whether [`AppEpochs::open`] would accept the existing file.
+    ///
+    /// # Errors
+    /// [`AppEpochFileError`]
+    pub fn inspect(path: PathBuf) -> Result<(), AppEpochFileError> {
+        AppEpochFile::new(path).read().map(drop)
+    }
+
+    /// What was chosen for an app.
+    pub fn of(&self, app: &AppId) -> Option<Arc<AppChoice>> {
+        self.current.load().get(app).cloned()
+    }
+
+    /// All choices, by app id.
+    pub fn list(&self) -> Vec<(AppId, Arc<AppChoice>)> {
+        self.current.load().iter().map(|(app, choice)| (*app, Arc::clone(choice))).collect()
+    }
+
+    /// Chooses the epochs of an app, or takes the choice back. `choose` gets what was chosen before. Without a difference
+    /// nothing is recorded.
+    ///
+    /// # Errors
+    /// [`AppEpochError`]; nothing has changed then.
+    pub async fn change(
+        &self,
+        app: AppId,
+        choose: impl FnOnce(Option<&AppChoice>) -> Option<(RootChoice, u32)>,
+        author: Author,
+        audit: &Audit,
+    ) -> Result<Option<Arc<AppChoice>>, AppEpochError> {
+        let file = self.file.lock().await;
+        let mut choices = Choices::clone(&self.current.load());
+        let before = choices.get(&app).cloned();
+        let after = choose(before.as_deref());
+        let epochs = |choice: &AppChoice| (choice.root, choice.app);
+        if before.as_deref().map(epochs) == after {
+            return Ok(before);
+        }
+        if before.is_none() && choices.len() >= MAX_APPS {
+            return Err(AppEpochError::Full);
+        }
+        let event = |from: Option<(RootChoice, u32)>, to: Option<(RootChoice, u32)>| Event::AppEpochSet {
+            app_id: hex::encode(app),
+            root_epoch: to.map(|(root, _)| root.to_string()),
+            app_epoch: to.map(|(_, app)| app),
+            previous_root_epoch: from.map(|(root, _)| root.to_string()),
+            previous_app_epoch: from.map(|(_, app)| app),
+            by: author.by.clone(),
+            remote: author.remote,
+        };
+        let from = before.as_deref().map(epochs);
+        let _: Receipt = audit.record(event(from, after)).await.map_err(AppEpochError::NotRecorded)?;
+        let after = after
+            .map(|(root, app)| Arc::new(AppChoice { root, app, since: unix_now(), by: author.by.clone() }));
+        match &after {
+            Some(choice) => drop(choices.insert(app, Arc::clone(choice))),
+            None => drop(choices.remove(&app)),
+        }
+        let (records, writer) = (choices.iter().map(record).collect(), file.clone());
+        let written = tokio::task::spawn_blocking(move || writer.replace(records)).await;
+        let written = written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
+        if let Err(error) = written {
+            // The log must not say last what is not so.
+            audit.note(event(after.as_deref().map(epochs), from));
+            return Err(AppEpochError::NotKept(error));
+        }
+        tracing::warn!(
+            app_id = hex::encode(app),
+            root_epoch = after.as_ref().map(|choice| choice.root.to_string()),
+            app_epoch = after.as_ref().map(|choice| choice.app),
+            by = author.by,
+            "the epochs of an app were chosen"
+        );
+        self.current.store(Arc::new(choices));
+        Ok(after)
+    }
+}
+
+fn chosen(record: AppEpochRecord) -> (AppId, Arc<AppChoice>) {
+    let AppEpochRecord { app_id, root_epoch, app_epoch, since, by } = record;
+    let root = root_epoch.map_or(RootChoice::Current, RootChoice::Fixed);
+    (AppId(app_id), Arc::new(AppChoice { root, app: app_epoch, since, by }))
+}
+
+fn record((app, choice): (&AppId, &Arc<AppChoice>)) -> AppEpochRecord {
+    let AppChoice { root, app: app_epoch, since, by } = &**choice;
+    AppEpochRecord {
+        app_id: app.0,
+        root_epoch: match root {
+            RootChoice::Current => None,
+            RootChoice::Fixed(epoch) => Some(*epoch),
+        },
+        app_epoch: *app_epoch,
+        since: *since,
+        by: by.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const APP: AppId = AppId([7; 20]);
+
+    fn author() -> Author {
+        Author { by: "token".to_owned(), remote: Ipv4Addr::LOCALHOST.into() }
+    }
+
+    #[tokio::test]
+    async fn a_choice_is_recorded_kept_and_taken_back() {
+        let home = tempfile::tempdir().unwrap();
+        let (log, path) = (home.path().join("audit.jsonl"), home.path().join("app-epochs.json"));
+        let audit = Audit::open(&log).unwrap();
+        let epochs = AppEpochs::open(path.clone()).unwrap();
+        assert!(epochs.of(&APP).is_none());
+        let choose = async |epochs: &AppEpochs, to: Option<(RootChoice, u32)>| {
+            epochs.change(APP, |_| to, author(), &audit).await.unwrap()
+        };
+        let chosen = choose(&epochs, Some((RootChoice::Current, 2))).await.unwrap();
+        assert_eq!((chosen.root, chosen.app, &*chosen.by), (RootChoice::Current, 2, "token"));
+        choose(&epochs, Some((RootChoice::Current, 2))).await;
+        choose(&epochs, Some((RootChoice::Fixed(1), 2))).await;
+        let again = AppEpochs::open(path.clone()).unwrap();
+        assert_eq!(again.of(&APP), epochs.of(&APP));
+        assert_eq!(again.list().len(), 1);
+        assert!(choose(&again, None).await.is_none() && again.of(&APP).is_none());
+        let text = std::fs::read_to_string(&log).unwrap();
+        let recorded: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let told: Vec<_> = recorded
+            .iter()
+            .map(|event| {
+                (
+                    event["previous_root_epoch"].clone(),
+                    event["root_epoch"].clone(),
+                    event["app_epoch"].clone(),
+                )
+            })
+            .collect();
+        let null = serde_json::Value::Null;
+        assert_eq!(
+            told,
+            [
+                (null.clone(), "current".into(), 2.into()),
+                ("current".into(), "1".into(), 2.into()),
+                ("1".into(), null.clone(), null),
+            ],
+            "what changes nothing is not recorded"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_choice_that_cannot_be_kept_is_not_in_force_and_the_log_says_so() {
+        let home = tempfile::tempdir().unwrap();
+        let log = home.path().join("audit.jsonl");
+        let audit = Audit::open(&log).unwrap();
+        // A directory in the place of the file: it cannot be replaced.
+        let path = home.path().join("app-epochs.json");
+        let epochs = AppEpochs::open(path.clone()).unwrap();
+        std::fs::create_dir_all(path.join("x")).unwrap();
+        let outcome = epochs.change(APP, |_| Some((RootChoice::Current, 0)), author(), &audit).await;
+        assert!(matches!(outcome, Err(AppEpochError::NotKept(_))), "{outcome:?}");
+        assert!(epochs.of(&APP).is_none());
+        assert!(matches!(AppEpochs::open(path), Err(AppEpochFileError::Unreadable(_))), "nothing is served");
+        drop(audit);
+        let text = std::fs::read_to_string(&log).unwrap();
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert_eq!(
+            (&last["previous_root_epoch"], &last["root_epoch"]),
+            (&"current".into(), &serde_json::Value::Null)
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! Epochs of keys: what operators choose, make and retire.
+
+mod apps;
