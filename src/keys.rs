@@ -1,9 +1,12 @@
 //! The root keys, and everything that is derived from or signed by them.
 
 pub mod derive;
+pub mod epoch;
 mod k256;
+pub mod keyring;
 pub mod label;
 pub mod material;
+pub mod scope;
 mod secret;
 pub mod statement;
 #[cfg(test)]
@@ -13,27 +16,39 @@ use std::fmt;
 
 use kms_attest::p256::{P256Key, SPKI_LENGTH};
 
+use self::epoch::RootEpoch;
 pub use self::k256::{K256Error, K256Key};
 pub use self::secret::Secret;
 
-/// The keys that all replicas share. Every other key is derived from them or private to one node.
+/// The keys of one root epoch, which all replicas share. Every other key is derived from them or private to one node.
 ///
-/// Cannot be cloned; printing shows public keys only.
+/// They know the number of their epoch, which the derivation binds. Cannot be cloned; printing shows public keys only.
 pub struct RootKeys {
+    epoch: RootEpoch,
     ca: P256Key,
     temp_ca: P256Key,
     k256: K256Key,
 }
 
 impl RootKeys {
-    /// New random root keys: a new cluster.
+    /// New random root keys of epoch 0: a new cluster.
     pub fn generate() -> Self {
-        RootKeys { ca: P256Key::generate(), temp_ca: P256Key::generate(), k256: K256Key::generate() }
+        RootKeys::from_parts(P256Key::generate(), P256Key::generate(), K256Key::generate())
     }
 
-    /// Root keys that were stored or handed over.
+    /// Root keys of epoch 0 that were stored or handed over.
     pub fn from_parts(ca: P256Key, temp_ca: P256Key, k256: K256Key) -> Self {
-        RootKeys { ca, temp_ca, k256 }
+        RootKeys::of_epoch(RootEpoch::FIRST, ca, temp_ca, k256)
+    }
+
+    /// Root keys of any epoch. The temporary CA is the same in all of them.
+    pub fn of_epoch(epoch: RootEpoch, ca: P256Key, temp_ca: P256Key, k256: K256Key) -> Self {
+        RootKeys { epoch, ca, temp_ca, k256 }
+    }
+
+    /// The epoch of which they are.
+    pub fn epoch(&self) -> RootEpoch {
+        self.epoch
     }
 
     /// The root CA's key, from which all P-256 children and all app secrets are derived.
@@ -64,6 +79,10 @@ impl RootKeys {
 
 impl fmt::Debug for RootKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RootKeys").field("ca", &self.ca).field("k256", &self.k256).finish_non_exhaustive()
+        f.debug_struct("RootKeys")
+            .field("epoch", &self.epoch)
+            .field("ca", &self.ca)
+            .field("k256", &self.k256)
+            .finish_non_exhaustive()
     }
 }

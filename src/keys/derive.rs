@@ -7,9 +7,37 @@ use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
+use super::epoch::{AppEpoch, KeyEpochs};
+use super::keyring::Unreadable;
+use super::scope::{DEFAULT_DOMAIN, KeyScope, Purpose};
 use super::{K256Error, K256Key, RootKeys, Secret, label, statement};
 
-/// What the KMS releases to an app.
+/// An app at one of its epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppAt<'a> {
+    /// The app.
+    pub id: &'a AppId,
+    /// The epoch of the app; that of the root keys is known to [`RootKeys`].
+    pub epoch: AppEpoch,
+}
+
+/// The app at epoch 0, which is the only one until an operator or the policy says otherwise.
+impl<'a> From<&'a AppId> for AppAt<'a> {
+    fn from(id: &'a AppId) -> Self {
+        Self { id, epoch: AppEpoch::FIRST }
+    }
+}
+
+impl<'a> AppAt<'a> {
+    fn scope(self, root: &RootKeys, instance_id: &'a [u8], purpose: Purpose) -> KeyScope<'a> {
+        let epochs = KeyEpochs { root: root.epoch(), app: self.epoch };
+        KeyScope { domain: DEFAULT_DOMAIN, epochs, app_id: self.id, instance_id, purpose }
+    }
+}
+
+/// What the KMS releases to an app. The formulas are those of epochs 0 and 0, which are the peer's. At all other
+/// epochs each of the three is `HKDF-SHA256["cvm-kms-keys-v2", info](parent scalar, 32)`, with the same parents and
+/// [`KeyScope::info`].
 #[derive(Debug)]
 pub struct AppKeys {
     /// `DH(root CA, app_id ‖ instance_id ‖ "app-disk-crypt-key")`
@@ -41,6 +69,9 @@ pub enum DeriveError {
     /// No secp256k1 key.
     #[error("the app has no secp256k1 key")]
     K256Key(#[source] K256Error),
+    /// The root epoch has no keys that may be used now. Not final for the app: other epochs may have.
+    #[error(transparent)]
+    Epoch(#[from] Unreadable),
 }
 
 const MAX_BYTES: usize = 255 * 32;
@@ -50,24 +81,30 @@ const MAX_BYTES: usize = 255 * 32;
 ///
 /// # Errors
 /// [`DeriveError`].
-pub fn app_keys(root: &RootKeys, app_id: &AppId, instance_id: &[u8]) -> Result<AppKeys, DeriveError> {
-    signed_app_keys(root, app_id, instance_id, || app_key_signature(root, app_id))
+pub fn app_keys<'a>(
+    root: &RootKeys,
+    app: impl Into<AppAt<'a>>,
+    instance_id: &[u8],
+) -> Result<AppKeys, DeriveError> {
+    let app = app.into();
+    signed_app_keys(root, app, instance_id, || app_key_signature(root, app))
 }
 
 /// The same with `signature`, which gives what [`app_key_signature`] makes, perhaps made before.
 ///
 /// # Errors
 /// [`DeriveError`], and those of `signature`.
-pub fn signed_app_keys(
+pub fn signed_app_keys<'a>(
     root: &RootKeys,
-    app_id: &AppId,
+    app: impl Into<AppAt<'a>>,
     instance_id: &[u8],
     signature: impl FnOnce() -> Result<[u8; 65], DeriveError>,
 ) -> Result<AppKeys, DeriveError> {
-    let disk_context = [&app_id.0[..], instance_id, label::APP_DISK_CRYPT_KEY];
-    let disk_crypt_key = dh_secret(root.ca(), &disk_context).map_err(DeriveError::DiskKey)?;
-    let env_crypt_key = env_secret(root, app_id)?;
-    let k256_key = Secret::new(app_scalar(root, app_id));
+    let app = app.into();
+    let disk_scope = KeyScope { instance_id, ..app.scope(root, &[], Purpose::DiskKey) };
+    let disk_crypt_key = secret(root.ca(), &disk_scope).map_err(DeriveError::DiskKey)?;
+    let env_crypt_key = env_secret(root, app)?;
+    let k256_key = Secret::new(app_scalar(root, app));
     Ok(AppKeys { disk_crypt_key, env_crypt_key, k256_key, k256_signature: signature()? })
 }
 
@@ -76,18 +113,19 @@ pub fn signed_app_keys(
 ///
 /// # Errors
 /// [`DeriveError::K256Key`].
-pub fn app_key_signature(root: &RootKeys, app_id: &AppId) -> Result<[u8; 65], DeriveError> {
-    let app_key = K256Key::from_scalar(&app_scalar(root, app_id)).map_err(DeriveError::K256Key)?;
-    Ok(statement::sign_app_key(root, app_id, app_key.public_key()))
+pub fn app_key_signature<'a>(root: &RootKeys, app: impl Into<AppAt<'a>>) -> Result<[u8; 65], DeriveError> {
+    let app = app.into();
+    let app_key = K256Key::from_scalar(&app_scalar(root, app)).map_err(DeriveError::K256Key)?;
+    Ok(statement::sign_app_key(root, app.id, app_key.public_key()))
 }
 
-fn app_scalar(root: &RootKeys, app_id: &AppId) -> Zeroizing<[u8; 32]> {
-    kdf_32(root.k256().scalar(), &[&app_id.0, label::APP_KEY])
+fn app_scalar(root: &RootKeys, app: AppAt<'_>) -> Zeroizing<[u8; 32]> {
+    child(root.k256().scalar(), &app.scope(root, &[], Purpose::AppKey))
 }
 
 /// `X25519(env_crypt_key, 9)`: what a deployer encrypts the environment to.
-pub fn env_public_key(root: &RootKeys, app_id: &AppId) -> Result<[u8; 32], DeriveError> {
-    let secret = StaticSecret::from(*env_secret(root, app_id)?.expose());
+pub fn env_public_key<'a>(root: &RootKeys, app: impl Into<AppAt<'a>>) -> Result<[u8; 32], DeriveError> {
+    let secret = StaticSecret::from(*env_secret(root, app.into())?.expose());
     Ok(PublicKey::from(&secret).to_bytes())
 }
 
@@ -106,13 +144,34 @@ pub fn log_keys(root: &RootKeys, origin: &str) -> LogKeys {
     LogKeys { seed: key(label::LOG_KEY), legacy_salts: key(label::LOG_LEGACY_SALTS) }
 }
 
-/// P-256 child of the root CA key with context `app_id ‖ "app-ca"`.
-pub fn app_ca_key(root: &RootKeys, app_id: &AppId) -> Result<P256Key, DeriveError> {
-    p256_child(root.ca(), &[&app_id.0, label::APP_CA]).map_err(DeriveError::AppCaKey)
+/// P-256 child of the root CA key with context `app_id ‖ "app-ca"`; at other epochs, with the scalar of
+/// [`KeyScope::info`].
+pub fn app_ca_key<'a>(root: &RootKeys, app: impl Into<AppAt<'a>>) -> Result<P256Key, DeriveError> {
+    let scalar = child(root.ca().scalar(), &app.into().scope(root, &[], Purpose::AppCa));
+    P256Key::from_scalar(&scalar).map_err(DeriveError::AppCaKey)
 }
 
-fn env_secret(root: &RootKeys, app_id: &AppId) -> Result<Secret, DeriveError> {
-    dh_secret(root.ca(), &[&app_id.0, label::ENV_ENCRYPT_KEY]).map_err(DeriveError::EnvKey)
+fn env_secret(root: &RootKeys, app: AppAt<'_>) -> Result<Secret, DeriveError> {
+    secret(root.ca(), &app.scope(root, &[], Purpose::EnvKey)).map_err(DeriveError::EnvKey)
+}
+
+/// The 32 bytes for `scope` from a parent's scalar: the peer's `KDF` where the peer derives the key too, otherwise
+/// `HKDF-SHA256["cvm-kms-keys-v2", info](parent scalar, 32)`.
+fn child(parent: &[u8; 32], scope: &KeyScope<'_>) -> Zeroizing<[u8; 32]> {
+    if scope.is_first() {
+        return kdf_32(parent, &scope.first_context());
+    }
+    let mut okm = Zeroizing::new([0; 32]);
+    expand(label::KDF_SALT_V2, parent, &[&scope.info()], &mut okm[..]);
+    okm
+}
+
+/// A secret for `scope`: the peer's `DH` where the peer derives it too, otherwise [`child`].
+fn secret(parent: &P256Key, scope: &KeyScope<'_>) -> Result<Secret, KeyError> {
+    match scope.is_first() {
+        true => dh_secret(parent, &scope.first_context()),
+        false => Ok(Secret::new(child(parent.scalar(), scope))),
+    }
 }
 
 /// `SHA-256(PKCS#8 DER of the P-256 child)`. A hash of a private key, called DH by the peer; the 138 bytes of
@@ -137,19 +196,19 @@ pub fn kdf(ikm: &[u8], context: &[&[u8]], length: usize) -> Result<Zeroizing<Vec
         return Err(DeriveError::TooLong(length));
     }
     let mut okm = Zeroizing::new(vec![0; length]);
-    expand(ikm, context, &mut okm);
+    expand(label::KDF_SALT, ikm, context, &mut okm);
     Ok(okm)
 }
 
 fn kdf_32(ikm: &[u8], context: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut okm = Zeroizing::new([0; 32]);
-    expand(ikm, context, &mut okm[..]);
+    expand(label::KDF_SALT, ikm, context, &mut okm[..]);
     okm
 }
 
-fn expand(ikm: &[u8], context: &[&[u8]], okm: &mut [u8]) {
-    let hkdf = Hkdf::<Sha256>::new(Some(label::KDF_SALT), ikm);
-    hkdf.expand_multi_info(context, okm).expect("both callers ask for at most MAX_BYTES");
+fn expand(salt: &[u8], ikm: &[u8], context: &[&[u8]], okm: &mut [u8]) {
+    let hkdf = Hkdf::<Sha256>::new(Some(salt), ikm);
+    hkdf.expand_multi_info(context, okm).expect("all callers ask for at most MAX_BYTES");
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 /// Salt of the key derivation function.
 pub const KDF_SALT: &[u8] = b"RATLS";
+/// Salt of the same for keys of an app that are not of domain `default` and epochs 0 and 0. Not of the peer.
+pub const KDF_SALT_V2: &[u8] = b"cvm-kms-keys-v2";
 
 /// Disk key of an app instance.
 pub const APP_DISK_CRYPT_KEY: &[u8] = b"app-disk-crypt-key";
