@@ -8,14 +8,14 @@ mod tests;
 use std::time::SystemTime;
 
 use kms_attest::certificate::{self, CertificateError, CertificateSpec, Issuer, Role, Validity};
-use kms_attest::identity::{AppId, AppInfo};
+use kms_attest::identity::AppInfo;
 use kms_attest::p256::P256Key;
 
 pub use self::lifetimes::{APP_CA, APP_LEAF, Lifetime, ROOT_CA, RPC_LEAF, TEMP_CA};
 pub use self::restrictions::{OwnNames, Restricted, RestrictionError};
 use crate::domain::Domain;
 use crate::keys::RootKeys;
-use crate::keys::derive::{self, DeriveError};
+use crate::keys::derive::{self, AppAt, DeriveError};
 
 const ORGANIZATION: &str = "Dstack";
 const ROOT_CA_NAME: &str = "Dstack KMS CA";
@@ -137,23 +137,25 @@ pub fn server_leaf(
     Ok(certificate::issue(&spec, &key.spki_der(), issuer)?)
 }
 
-/// Whether the root CA has signed this certificate (DER), whatever its dates.
-pub fn has_issued(root: &RootKeys, certificate: &[u8]) -> bool {
-    certificate::is_signed_by(certificate, &root.ca_spki())
+/// Whether the root CA with this public key has signed this certificate (DER), whatever its dates.
+pub fn has_issued(ca_spki: &[u8], certificate: &[u8]) -> bool {
+    certificate::is_signed_by(certificate, ca_spki)
 }
 
 /// The certificate of an app's key and of the app's CA. `app_info` is what was verified and authorized; the leaf
 /// says it
 /// if the request asks for that.
-pub fn app_chain(
+pub fn app_chain<'a>(
     issuer: &Issuer<'_>,
     root: &RootKeys,
-    app_id: &AppId,
+    app: impl Into<AppAt<'a>>,
     app_info: &AppInfo,
     request: &Restricted,
     now: SystemTime,
 ) -> Result<AppChain, CaError> {
-    let key = derive::app_ca_key(root, app_id)?;
+    let app = app.into();
+    let app_id = app.id;
+    let key = derive::app_ca_key(root, app)?;
     let app_ca_spec = CertificateSpec {
         app_id: Some(&app_id.0),
         usage: Some(APP_CA_USAGE),

@@ -1,5 +1,6 @@
 //! The two states of a KMS, without keys and with keys, and the only transition between them.
 
+mod epochs;
 mod onboarding;
 mod ready;
 mod recovering;
@@ -7,12 +8,15 @@ mod released;
 
 use std::time::SystemTime;
 
+pub use self::epochs::{HandedEpoch, HandedKeys};
 pub use self::onboarding::{HandoverError, Held, Inspection, Onboarding, Prepared};
 pub use self::ready::{EnvPublicKey, Handover, Ready, RpcIdentity};
 pub use self::recovering::{RecoverError, Recovering, matches_manifest};
 pub use self::released::{NotReleased, ReleaseGuards, Released};
-use crate::ca::{self, CaError};
+use crate::ca::CaError;
 use crate::domain::{Domain, DomainError, ReservedName};
+use crate::keys::epoch::RootEpoch;
+use crate::keys::keyring::EpochError;
 use crate::store::{KeyDirectory, State, StoreError, Stored};
 
 /// A KMS in the state that its key directory shows.
@@ -45,6 +49,15 @@ pub enum LifecycleError {
     /// A certificate could not be issued.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// A change of the root epochs is refused.
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
+    /// The change counts, and bytes of old keys are still on the disk.
+    #[error(
+        "root epoch {0} is destroyed, but the disk failed before the bytes of its keys were overwritten: restart this \
+         KMS, which overwrites them"
+    )]
+    NotOverwritten(RootEpoch),
 }
 
 impl Node {
@@ -83,8 +96,7 @@ impl Node {
             State::Empty => Ok(Prospect::Onboarding),
             State::Complete(stored) => {
                 domain(&stored, configured)?;
-                ca::root_ca(&stored.root, stored.root_ca_pem.as_deref(), now)?;
-                ca::temp_ca(&stored.root, stored.temp_ca_pem.as_deref(), now)?;
+                ready::certificates(&stored, now)?;
                 Ok(Prospect::Ready)
             }
             State::Broken { reason, .. } => Err(LifecycleError::Broken { reason }),

@@ -6,6 +6,7 @@ mod crash_tests;
 mod disk;
 mod file;
 mod fingerprints;
+mod keyring;
 mod snapshot;
 mod state;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub use self::commit::NewKeys;
 use self::disk::{Disk, Lock, OsDisk};
 pub use self::disk::{Occupancy, is_occupied};
 pub use self::file::{Derived, Permissions};
+pub use self::keyring::{Swept, check_keyring_file};
 pub use self::snapshot::DirectorySnapshot;
 pub use self::state::{State, Stored};
 

@@ -10,6 +10,7 @@ use kms_policy::Role;
 
 use super::{Decided, Relaxations, StageRule};
 use crate::control::NotFrozen;
+use crate::keys::epoch::KeyEpochs;
 
 /// The role of an app that may have its keys.
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub(super) struct Admitted {
 #[derive(Debug)]
 pub(super) struct Allowed {
     pub(super) gateway_app_id: String,
+    /// The epochs at which the caller gets keys.
+    pub(super) epochs: KeyEpochs,
     pub(super) by: DecidedBy,
     pub(super) relaxations: Relaxations,
     /// The rule that releases keys at the guest's stage; `None` if the request is not for keys of an app.
@@ -118,6 +121,11 @@ impl<R> Permit<R> {
         self.admitted.allowed.by
     }
 
+    /// The epochs at which an app gets its keys and certificates.
+    pub fn epochs(&self) -> KeyEpochs {
+        self.admitted.allowed.epochs
+    }
+
     /// The gateway that policy names for the caller.
     pub fn gateway_app_id(&self) -> &str {
         &self.admitted.allowed.gateway_app_id
@@ -141,6 +149,7 @@ impl Permit<App> {
             identity,
             allowed: Allowed {
                 gateway_app_id: String::new(),
+                epochs: KeyEpochs::FIRST,
                 by: DecidedBy { policy: "allowlist", digest: Some([1; 32]) },
                 relaxations: Relaxations::default(),
                 rule: None,

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::config::ReleaseStage;
 use crate::control::{NotFrozen, Shadow};
+use crate::keys::epoch::KeyEpochs;
 use crate::os_image::OsImageError;
 
 /// The end of a walk.
@@ -164,7 +165,14 @@ impl Walk {
             }
         };
         let rule = tell(observer, Step::Stage, rule, |rule| Passed::Stage(*rule))?;
-        Ok(Allowed { gateway_app_id: gateway_app_id?, by, rule: rule?, relaxations, at })
+        Ok(Allowed {
+            gateway_app_id: gateway_app_id?,
+            epochs: KeyEpochs::FIRST,
+            by,
+            rule: rule?,
+            relaxations,
+            at,
+        })
     }
 
     /// Proof that `identity` is not frozen now.

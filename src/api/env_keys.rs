@@ -9,6 +9,7 @@ use quick_cache::sync::Cache;
 use super::prepared::Prepared;
 use crate::admission::SelfAuthorization;
 use crate::error::{Error, Result};
+use crate::keys::epoch::KeyEpochs;
 use crate::lifecycle::{EnvPublicKey, Ready};
 use crate::metrics::CacheState;
 use crate::proto::PublicKeyResponse;
@@ -22,8 +23,8 @@ const RESPONSES: usize = 512;
 /// The responses of `GetAppEnvEncryptPubKey`.
 #[derive(Debug)]
 pub(super) struct EnvKeys {
-    keys: Cache<[u8; 20], Arc<EnvPublicKey>>,
-    responses: Cache<[u8; 20], Arc<Prepared<PublicKeyResponse>>>,
+    keys: Cache<([u8; 20], KeyEpochs), Arc<EnvPublicKey>>,
+    responses: Cache<([u8; 20], KeyEpochs), Arc<Prepared<PublicKeyResponse>>>,
 }
 
 impl Default for EnvKeys {
@@ -46,32 +47,35 @@ impl EnvKeys {
         ready: &Ready,
         self_authorization: &SelfAuthorization,
         app_id: AppId,
+        epochs: KeyEpochs,
         now: u64,
     ) -> Result<Arc<Prepared<PublicKeyResponse>>> {
-        if let Some(response) = self.responses.get(&app_id.0)
+        let underivable = |error| Error::internal("the key of this app cannot be derived", error);
+        let place = (app_id.0, epochs);
+        if let Some(response) = self.responses.get(&place)
             && response.message().timestamp == now
         {
             return Ok(response);
         }
-        let key = match self.keys.get(&app_id.0) {
+        let key = match self.keys.get(&place) {
             Some(key) => key,
             None => {
-                let key = ready
-                    .env_public_key(self_authorization, &app_id)
-                    .map_err(|error| Error::internal("the key of this app cannot be derived", error))?;
+                let key = ready.env_public_key(self_authorization, &app_id, epochs).map_err(underivable)?;
                 let key = Arc::new(key);
-                self.keys.insert(app_id.0, Arc::clone(&key));
+                self.keys.insert(place, Arc::clone(&key));
                 key
             }
         };
+        let signature_v1 =
+            ready.sign_env_public_key_at(self_authorization, &app_id, &key, now).map_err(underivable)?;
         let response = Arc::new(Prepared::new(PublicKeyResponse {
             public_key: key.public_key.to_vec(),
             signature: key.signature.to_vec(),
             timestamp: now,
-            signature_v1: ready.sign_env_public_key_at(self_authorization, &app_id, &key, now).to_vec(),
+            signature_v1: signature_v1.to_vec(),
             ..PublicKeyResponse::default()
         }));
-        self.responses.insert(app_id.0, Arc::clone(&response));
+        self.responses.insert(place, Arc::clone(&response));
         Ok(response)
     }
 }

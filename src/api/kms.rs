@@ -25,6 +25,7 @@ use crate::clock::unix_now;
 use crate::config::{Core, PublicHandover, Rate};
 use crate::control::{Denials, Shadow};
 use crate::error::{Code, Error, Result};
+use crate::keys::epoch::KeyEpochs;
 use crate::lifecycle::{NotReleased, Ready, ReleaseGuards, Released};
 use crate::log_limit::LogLimit;
 use crate::metrics::RequestStage;
@@ -239,7 +240,7 @@ impl KmsService {
             self.current_self_authorization(Method::GetAppEnvEncryptPubKey, caller).await?;
         let app_id =
             AppId::try_from(request.app_id.as_slice()).map_err(|error| Error::invalid(error.to_string()))?;
-        self.env_keys.answer(&self.ready, &self_authorization, app_id, unix_now())
+        self.env_keys.answer(&self.ready, &self_authorization, app_id, KeyEpochs::FIRST, unix_now())
     }
 
     /// `KMS.GetMeta`. Calls no other service, so it responds whatever else is down.

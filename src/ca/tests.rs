@@ -11,6 +11,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
+use kms_attest::identity::AppId;
+
 use super::*;
 
 const DAY: u64 = 24 * 60 * 60;

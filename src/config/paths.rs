@@ -6,9 +6,10 @@ use super::reader::Report;
 use super::{AuthApi, Core};
 
 /// The files of the key directory; the tests of `store` compare this list with theirs.
-pub const KEY_FILES: [&str; 10] = [
+pub const KEY_FILES: [&str; 11] = [
     "root-ca.key",
     "root-k256.key",
+    "keyring.json",
     "tmp-ca.key",
     "rpc.key",
     "root-ca.crt",

@@ -10,7 +10,10 @@ use kms_client::source::RootKeyParts;
 use super::LifecycleError;
 use crate::audit::Receipt;
 use crate::ca;
+use crate::clock::unix;
 use crate::domain::Domain;
+use crate::keys::epoch::RootEpoch;
+use crate::keys::keyring::{EpochError, Keyring, PublicRoot};
 use crate::keys::{K256Error, K256Key, RootKeys, statement};
 use crate::proto::BootstrapResponse;
 use crate::store::{DirectorySnapshot, KeyDirectory, NewKeys, State};
@@ -24,7 +27,7 @@ pub struct Onboarding {
 /// Complete keys that are not saved yet.
 #[derive(Debug)]
 pub struct Prepared {
-    root: RootKeys,
+    keyring: Keyring,
     bootstrap_info: Option<Vec<u8>>,
 }
 
@@ -74,7 +77,7 @@ impl Onboarding {
 
     /// Makes root keys; saves nothing.
     pub fn bootstrap(&self) -> Prepared {
-        Prepared { root: RootKeys::generate(), bootstrap_info: None }
+        Prepared::received(Keyring::first(RootKeys::generate()))
     }
 
     /// Checks the root keys from a source; saves nothing.
@@ -86,7 +89,13 @@ impl Onboarding {
         if handover.stated_k256.iter().any(|stated| stated[..] != k256.public_key()[..]) {
             return Err(HandoverError::OtherK256);
         }
-        Ok(Prepared::received(RootKeys::from_parts(handover.ca, handover.temp_ca, k256)))
+        let root = RootKeys::from_parts(handover.ca, handover.temp_ca, k256);
+        Ok(self.receive_keyring(Keyring::first(root)))
+    }
+
+    /// Takes the keys of all epochs, which were checked together; saves nothing.
+    pub fn receive_keyring(&self, keyring: Keyring) -> Prepared {
+        Prepared::received(keyring)
     }
 
     /// Whether a commit has happened.
@@ -136,15 +145,18 @@ impl Onboarding {
         _recorded: Receipt,
         now: SystemTime,
     ) -> Result<(), LifecycleError> {
-        let root = &prepared.root;
+        let keyring = super::ready::certified(prepared.keyring.clone(), now)?;
         let rpc_key = P256Key::generate();
-        let root_ca_pem = certificate::pem(&ca::root_certificate(root, now)?);
+        let pem_of =
+            |epoch| keyring.epoch(epoch).and_then(|epoch| Some((epoch.keys()?, epoch.root_ca_pem()?)));
+        let identity = keyring.identity(unix(now));
+        let (root, identity_pem) = pem_of(identity).ok_or(EpochError::NoneActive)?;
         let temp_ca_pem = certificate::pem(&ca::temp_certificate(root, now)?);
-        let leaf = ca::rpc_leaf(&ca::root_issuer(root, &root_ca_pem)?, domain, &rpc_key, None, now)?;
+        let leaf = ca::rpc_leaf(&ca::root_issuer(root, identity_pem)?, domain, &rpc_key, None, now)?;
         self.directory.commit(&NewKeys {
-            root,
+            keyring: &keyring,
             rpc_key: &rpc_key,
-            root_ca_pem: &root_ca_pem,
+            root_ca_pem: pem_of(RootEpoch::FIRST).map(|(_, pem)| pem),
             temp_ca_pem: &temp_ca_pem,
             rpc_pem: &certificate::pem(&leaf),
             domain,
@@ -155,22 +167,32 @@ impl Onboarding {
 }
 
 impl Prepared {
-    /// Root keys that came from elsewhere, as they were checked.
-    pub(super) fn received(root: RootKeys) -> Self {
-        Self { root, bootstrap_info: None }
+    /// Keys of all epochs that came from elsewhere, as they were checked.
+    pub(super) fn received(keyring: Keyring) -> Self {
+        Self { keyring, bootstrap_info: None }
+    }
+
+    /// The public keys of epoch 0, by which a cluster is known.
+    fn public(&self) -> &PublicRoot {
+        self.keyring.epochs()[0].public()
+    }
+
+    /// The keys of all epochs.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     /// What evidence over new keys must commit to.
     pub fn report_data(&self) -> ReportData {
-        statement::bootstrap_report_data(&self.root.ca_spki(), &self.root.k256_public())
+        statement::bootstrap_report_data(&self.public().ca_spki, &self.public().k256)
     }
 
     /// The public statement over new keys, which is saved with them. `attestation` is empty only without a
     /// TEE.
     pub fn stated(&mut self, attestation: Vec<u8>) -> BootstrapResponse {
         let statement = BootstrapResponse {
-            ca_pubkey: self.root.ca_spki().to_vec(),
-            k256_pubkey: self.root.k256_public().to_vec(),
+            ca_pubkey: self.public().ca_spki.to_vec(),
+            k256_pubkey: self.public().k256.to_vec(),
             attestation,
         };
         self.bootstrap_info = Some(serde_json::to_vec(&statement).expect("a message of three byte strings"));
@@ -179,11 +201,11 @@ impl Prepared {
 
     /// Root CA public key, SubjectPublicKeyInfo DER.
     pub fn ca_public_key(&self) -> [u8; 91] {
-        self.root.ca_spki()
+        self.public().ca_spki
     }
 
     /// Root secp256k1 public key, compressed.
     pub fn k256_public_key(&self) -> [u8; 33] {
-        self.root.k256_public()
+        self.public().k256
     }
 }

@@ -1,8 +1,10 @@
 //! A KMS with keys. Secrets are released only with a recorded permit, public values only with our
 //! self-authorization.
 
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use kms_attest::binding::ReportData;
 use kms_attest::certificate;
 use kms_attest::evidence::Evidence;
@@ -13,12 +15,16 @@ use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::epochs::HandedEpoch;
 use super::{LifecycleError, Released};
 use crate::admission::{App, Certificate, Kms, SelfAuthorization};
 use crate::audit::{LegacySalts, LogKey, LogKeys, NodeId};
-use crate::ca::{self, CaError, Freshness, OwnNames, RPC_LEAF, Restricted};
+use crate::ca::{self, CaCertificate, CaError, Freshness, OwnNames, RPC_LEAF, Restricted};
+use crate::clock::{unix, unix_now};
 use crate::domain::{Domain, ReservedName};
-use crate::keys::derive::{self, AppKeys, DeriveError};
+use crate::keys::derive::{self, AppAt, AppKeys, DeriveError};
+use crate::keys::epoch::{KeyEpochs, RootEpoch};
+use crate::keys::keyring::{EpochError, Keyring, Unreadable};
 use crate::keys::{RootKeys, Secret, statement};
 use crate::metrics::CacheState;
 use crate::proto::BootstrapResponse;
@@ -27,8 +33,12 @@ use crate::store::{Derived, KeyDirectory, Stored};
 /// What a KMS with its root keys can do.
 #[derive(Debug)]
 pub struct Ready {
-    directory: KeyDirectory,
-    root: RootKeys,
+    pub(super) directory: KeyDirectory,
+    pub(super) keyring: ArcSwap<Keyring>,
+    /// One change of the keyring at a time.
+    pub(super) changing: Mutex<()>,
+    /// The root keys that sign what this node says of itself, the same as long as the process runs.
+    pub(super) identity: Arc<RootKeys>,
     root_ca_pem: String,
     temp_ca_pem: String,
     temp_ca_key_pem: String,
@@ -38,10 +48,10 @@ pub struct Ready {
     app_signatures: AppSignatures,
 }
 
-/// A cache of the root key's signatures over the public keys of apps, by app id: they cost more than the keys, and
+/// A cache of the root key's signatures over the public keys of apps, by app and epochs: they cost more than the keys, and
 /// the instances of an app request them repeatedly. They are public, so they may stay in memory.
 #[derive(Debug)]
-struct AppSignatures(Cache<[u8; 20], [u8; 65]>);
+struct AppSignatures(Cache<([u8; 20], KeyEpochs), [u8; 65]>);
 
 /// Apps whose signature is remembered; the least used go first. Some 200 bytes each.
 const APPS: usize = 4096;
@@ -58,12 +68,13 @@ impl AppSignatures {
         CacheState { entries, limit, hits: self.0.hits(), misses: self.0.misses() }
     }
 
-    fn get_or_sign(&self, root: &RootKeys, app_id: &AppId) -> Result<[u8; 65], DeriveError> {
-        if let Some(signature) = self.0.get(&app_id.0) {
+    fn get_or_sign(&self, root: &RootKeys, app: AppAt<'_>) -> Result<[u8; 65], DeriveError> {
+        let key = (app.id.0, KeyEpochs { root: root.epoch(), app: app.epoch });
+        if let Some(signature) = self.0.get(&key) {
             return Ok(signature);
         }
-        let signature = derive::app_key_signature(root, app_id)?;
-        self.0.insert(app_id.0, signature);
+        let signature = derive::app_key_signature(root, app)?;
+        self.0.insert(key, signature);
         Ok(signature)
     }
 }
@@ -83,11 +94,17 @@ pub struct Handover<'a> {
     pub k256_key: Secret,
     /// Key of the temporary CA, the text of its file.
     pub temp_ca_key_pem: &'a str,
+    /// The epoch of both root keys: 0, or where its keys are destroyed, the one that signs for this node.
+    pub epoch: RootEpoch,
+    /// Every epoch, if there is more than epoch 0 or it is not active any more; empty otherwise.
+    pub epochs: Vec<HandedEpoch>,
 }
 
 /// The env public key of an app, with its signature without a timestamp, which never changes.
 #[derive(Debug)]
 pub struct EnvPublicKey {
+    /// The epochs that it was derived at.
+    pub epochs: KeyEpochs,
     /// X25519, 32 bytes.
     pub public_key: [u8; 32],
     /// Signature without time, 65 bytes.
@@ -99,6 +116,46 @@ fn keep(directory: &KeyDirectory, file: Derived, content: &[u8]) {
     if let Err(error) = directory.write_derived(file, content) {
         tracing::warn!(file = file.name(), %error, "a file cannot be kept; it is served from memory and made again later");
     }
+}
+
+/// The CA certificates of a directory, as kept or renewed.
+pub(super) struct Certificates {
+    keyring: Keyring,
+    /// Of epoch 0; `None` if its keys are destroyed.
+    root_ca: Option<CaCertificate>,
+    temp_ca: CaCertificate,
+}
+
+/// The certificates of a directory's keys. Those that are missing or expire soon are issued again.
+///
+/// # Errors
+/// [`CaError`].
+pub(super) fn certificates(stored: &Stored, now: SystemTime) -> Result<Certificates, CaError> {
+    let mut keyring = stored.keyring.clone();
+    let first = keyring.epochs()[0].keys().cloned();
+    let root_ca = first.map(|root| ca::root_ca(&root, stored.root_ca_pem.as_deref(), now)).transpose()?;
+    if let Some(root_ca) = &root_ca {
+        keyring = keyring.with_root_ca(RootEpoch::FIRST, &root_ca.pem);
+    }
+    let any = keyring.epochs().iter().find_map(|epoch| epoch.keys()).cloned();
+    let any = any.ok_or(DeriveError::Epoch(Unreadable::Destroyed(RootEpoch::FIRST)))?;
+    let temp_ca = ca::temp_ca(&any, stored.temp_ca_pem.as_deref(), now)?;
+    Ok(Certificates { keyring: certified(keyring, now)?, root_ca, temp_ca })
+}
+
+/// The keyring with a root CA certificate of every epoch that has keys.
+///
+/// # Errors
+/// [`CaError`].
+pub(super) fn certified(mut keyring: Keyring, now: SystemTime) -> Result<Keyring, CaError> {
+    for epoch in keyring.clone().epochs() {
+        let Some(keys) = epoch.keys() else { continue };
+        let certificate = ca::root_ca(keys, epoch.root_ca_pem(), now)?;
+        if certificate.freshness == Freshness::Renewed {
+            keyring = keyring.with_root_ca(epoch.number(), &certificate.pem);
+        }
+    }
+    Ok(keyring)
 }
 
 impl Ready {
@@ -115,29 +172,35 @@ impl Ready {
         reserved: &[ReservedName],
         now: SystemTime,
     ) -> Result<Self, LifecycleError> {
+        let Certificates { keyring, root_ca, temp_ca } = certificates(&stored, now)?;
         let Stored {
-            root,
+            keyring: kept,
             rpc_key,
-            root_ca_pem,
-            temp_ca_pem,
             temp_ca_key_pem,
             bootstrap_info,
             domain: kept_domain,
             is_fingerprinted,
             ..
         } = stored;
-        if !is_fingerprinted && let Err(error) = directory.write_fingerprints(&root) {
+        if !is_fingerprinted && let Err(error) = directory.write_fingerprints(&keyring) {
             tracing::warn!(%error, "the fingerprints of the root keys cannot be kept; the next start tries again");
         }
-        let root_ca = ca::root_ca(&root, root_ca_pem.as_deref(), now)?;
-        let temp_ca = ca::temp_ca(&root, temp_ca_pem.as_deref(), now)?;
-        for (name, certificate) in
-            [(Derived::RootCaCertificate, &root_ca), (Derived::TempCaCertificate, &temp_ca)]
-        {
+        let root_ca = root_ca.iter().map(|certificate| (Derived::RootCaCertificate, certificate));
+        for (name, certificate) in root_ca.chain([(Derived::TempCaCertificate, &temp_ca)]) {
             if certificate.freshness == Freshness::Renewed {
                 keep(&directory, name, certificate.pem.as_bytes());
             }
         }
+        if !keyring.has_certificates_of(&kept)
+            && let Err(error) = directory.write_keyring(&keyring)
+        {
+            tracing::warn!(%error, "certificates of root epochs cannot be kept; the next start makes them again");
+        }
+        let number = keyring.identity(unix(now));
+        let (identity, root_ca_pem) = keyring
+            .epoch(number)
+            .and_then(|epoch| Some((Arc::clone(epoch.keys()?), epoch.root_ca_pem()?.to_owned())))
+            .ok_or(EpochError::NoneActive)?;
         let key = match rpc_key {
             Some(key) => key,
             None => {
@@ -146,21 +209,26 @@ impl Ready {
                 key
             }
         };
-        let bootstrap_info = bootstrap_info.and_then(|bytes| kms_attest::json::from_utf8(&bytes).ok());
+        // It speaks of the keys of epoch 0.
+        let bootstrap_info = bootstrap_info
+            .filter(|_| number == RootEpoch::FIRST)
+            .and_then(|bytes| kms_attest::json::from_utf8(&bytes).ok());
         Ok(Self {
             names: OwnNames::new(&domain, kept_domain).reserving(reserved.iter().cloned()),
-            root_ca_pem: root_ca.pem,
+            root_ca_pem,
             temp_ca_pem: temp_ca.pem,
             temp_ca_key_pem,
             rpc: RpcIdentity { key, domain },
             bootstrap_info,
             app_signatures: AppSignatures::default(),
             directory,
-            root,
+            keyring: ArcSwap::from_pointee(keyring),
+            changing: Mutex::new(()),
+            identity,
         })
     }
 
-    /// Root CA certificate, the text of its file.
+    /// Root CA certificate of the epoch that signs for this node, the text of its file.
     pub fn root_ca_pem(&self) -> &str {
         &self.root_ca_pem
     }
@@ -175,14 +243,14 @@ impl Ready {
         &self.temp_ca_key_pem
     }
 
-    /// Root secp256k1 public key, compressed.
+    /// Root secp256k1 public key of the epoch that signs for this node, compressed.
     pub fn k256_public_key(&self) -> [u8; 33] {
-        self.root.k256_public()
+        self.identity.k256_public()
     }
 
-    /// Root CA public key, SubjectPublicKeyInfo DER: what apps pin.
+    /// Root CA public key of the epoch that signs for this node, SubjectPublicKeyInfo DER: what apps pin.
     pub fn ca_public_key(&self) -> [u8; 91] {
-        self.root.ca_spki()
+        self.identity.ca_spki()
     }
 
     /// The statement made at bootstrap, if this node made one.
@@ -195,28 +263,39 @@ impl Ready {
         &self.names
     }
 
-    /// The keys of the app that the permit names.
+    /// The keys of the app that the permit names, at the permit's epochs.
     ///
     /// # Errors
-    /// One app id in 2³² has no P-256 child; it cannot have keys from any KMS.
+    /// The root epoch was retired meanwhile. One app id in 2³² has no P-256 child; it cannot have keys from any KMS.
     pub fn app_keys(&self, released: &Released<App>) -> Result<AppKeys, DeriveError> {
         let permit = released.permit();
         let identity = permit.identity();
-        derive::signed_app_keys(&self.root, &identity.app_id, identity.instance_bytes(), || {
-            self.app_signatures.get_or_sign(&self.root, &identity.app_id)
+        let (root, app) = self.at(&identity.app_id, permit.epochs())?;
+        derive::signed_app_keys(&root, app, identity.instance_bytes(), || {
+            self.app_signatures.get_or_sign(&root, app)
         })
     }
 
-    /// The root keys, for the replica that the permit names.
+    /// The root keys and the app, at these epochs.
+    fn at<'a>(&self, id: &'a AppId, epochs: KeyEpochs) -> Result<(Arc<RootKeys>, AppAt<'a>), Unreadable> {
+        let root = Arc::clone(self.keyring.load().readable(epochs.root, unix_now())?);
+        Ok((root, AppAt { id, epoch: epochs.app }))
+    }
+
+    /// The root keys of all epochs, for the replica that the permit names.
     pub fn handover(&self, _: &Released<Kms>) -> Handover<'_> {
+        let keyring = self.keyring.load();
+        let root = keyring.epochs()[0].keys().unwrap_or(&self.identity);
         Handover {
-            ca_key_pem: self.root.ca().pem(),
-            k256_key: Secret::new(Zeroizing::new(*self.root.k256().scalar())),
+            ca_key_pem: root.ca().pem(),
+            k256_key: Secret::new(Zeroizing::new(*root.k256().scalar())),
             temp_ca_key_pem: &self.temp_ca_key_pem,
+            epoch: root.epoch(),
+            epochs: HandedEpoch::all(&keyring),
         }
     }
 
-    /// A certificate for the app that the permit names: leaf, app CA and root, PEM each.
+    /// A certificate for the app that the permit names, at the permit's epochs: leaf, app CA and root, PEM each.
     ///
     /// # Errors
     /// [`CaError`].
@@ -225,33 +304,47 @@ impl Ready {
         released: &Released<Certificate>,
         request: &Restricted,
     ) -> Result<Vec<String>, CaError> {
-        let issuer = ca::root_issuer(&self.root, &self.root_ca_pem)?;
         let permit = released.permit();
         let (app_id, app_info) = (&permit.identity().app_id, permit.app_info());
-        let chain = ca::app_chain(&issuer, &self.root, app_id, app_info, request, SystemTime::now())?;
+        let (root, app) = self.at(app_id, permit.epochs()).map_err(DeriveError::from)?;
+        let keyring = self.keyring.load();
+        let root_ca_pem = keyring.epoch(root.epoch()).and_then(|epoch| epoch.root_ca_pem());
+        let root_ca_pem = root_ca_pem.ok_or(DeriveError::Epoch(Unreadable::Destroyed(root.epoch())))?;
+        let issuer = ca::root_issuer(&root, root_ca_pem)?;
+        let chain = ca::app_chain(&issuer, &root, app, app_info, request, SystemTime::now())?;
         let [leaf, app_ca] = chain.pem();
-        Ok(vec![leaf, app_ca, self.root_ca_pem.clone()])
+        Ok(vec![leaf, app_ca, root_ca_pem.to_owned()])
     }
 
-    /// The env public key of an app, signed.
+    /// The env public key of an app at these epochs, signed by the root key of the epoch.
     ///
     /// # Errors
     /// As [`Ready::app_keys`].
-    pub fn env_public_key(&self, _: &SelfAuthorization, app_id: &AppId) -> Result<EnvPublicKey, DeriveError> {
-        let public_key = derive::env_public_key(&self.root, app_id)?;
-        let signature = statement::sign_env_public_key(&self.root, app_id, &public_key);
-        Ok(EnvPublicKey { public_key, signature })
+    pub fn env_public_key(
+        &self,
+        _: &SelfAuthorization,
+        app_id: &AppId,
+        epochs: KeyEpochs,
+    ) -> Result<EnvPublicKey, DeriveError> {
+        let (root, app) = self.at(app_id, epochs)?;
+        let public_key = derive::env_public_key(&root, app)?;
+        let signature = statement::sign_env_public_key(&root, app_id, &public_key);
+        Ok(EnvPublicKey { epochs, public_key, signature })
     }
 
     /// The signature over an env public key and a time in Unix seconds.
+    ///
+    /// # Errors
+    /// The root epoch was retired meanwhile.
     pub fn sign_env_public_key_at(
         &self,
         _: &SelfAuthorization,
         app_id: &AppId,
         key: &EnvPublicKey,
         timestamp: u64,
-    ) -> [u8; 65] {
-        statement::sign_env_public_key_at(&self.root, app_id, &key.public_key, timestamp)
+    ) -> Result<[u8; 65], DeriveError> {
+        let (root, _) = self.at(app_id, key.epochs)?;
+        Ok(statement::sign_env_public_key_at(&root, app_id, &key.public_key, timestamp))
     }
 
     /// What evidence in our TLS certificate must commit to.
@@ -274,7 +367,7 @@ impl Ready {
         evidence: Option<&Evidence>,
         now: SystemTime,
     ) -> Result<CertificateDer<'static>, CaError> {
-        let issuer = ca::root_issuer(&self.root, &self.root_ca_pem)?;
+        let issuer = ca::root_issuer(&self.identity, &self.root_ca_pem)?;
         let evidence = evidence.map(|evidence| evidence.stripped().encode());
         let der = ca::rpc_leaf(&issuer, &self.rpc.domain, &self.rpc.key, evidence.as_deref(), now)?;
         keep(&self.directory, Derived::RpcCertificate, certificate::pem(&der).as_bytes());
@@ -293,14 +386,15 @@ impl Ready {
         evidence: Option<&Evidence>,
         now: SystemTime,
     ) -> Result<CertificateDer<'static>, CaError> {
-        let issuer = ca::root_issuer(&self.root, &self.root_ca_pem)?;
+        let issuer = ca::root_issuer(&self.identity, &self.root_ca_pem)?;
         let evidence = evidence.map(|evidence| evidence.stripped().encode());
         ca::server_leaf(&issuer, names, key, evidence.as_deref(), now).map(CertificateDer::from)
     }
 
-    /// Whether the root CA has signed this certificate.
+    /// Whether the root CA of any epoch has signed this certificate.
     pub fn has_issued(&self, certificate: &CertificateDer<'_>) -> bool {
-        ca::has_issued(&self.root, certificate)
+        let keyring = self.keyring.load();
+        keyring.epochs().iter().any(|epoch| ca::has_issued(&epoch.public().ca_spki, certificate))
     }
 
     /// The name in our TLS certificate.
@@ -325,9 +419,9 @@ impl Ready {
 impl LogKeys for Ready {
     fn log_key(&self, node: &NodeId) -> Option<LogKey> {
         let origin = format!("{}/cvm-kms/{node}", self.rpc.domain);
-        let keys = derive::log_keys(&self.root, &origin);
+        let keys = derive::log_keys(&self.identity, &origin);
         let signing = SigningKey::from_seed(origin.parse().ok()?, keys.seed.expose()).ok()?;
-        let vouching = statement::sign_log_key(&self.root, &signing.verifying_key().to_string());
+        let vouching = statement::sign_log_key(&self.identity, &signing.verifying_key().to_string());
         Some(LogKey { signing, legacy: LegacySalts::new(keys.legacy_salts.expose()), vouching })
     }
 }
@@ -346,14 +440,14 @@ mod tests {
         for _ in 0..2 {
             for app in &apps {
                 let keys = derive::app_keys(&root, app, b"instance").unwrap();
-                assert_eq!(remembered.get_or_sign(&root, app), Ok(keys.k256_signature));
+                assert_eq!(remembered.get_or_sign(&root, app.into()), Ok(keys.k256_signature));
             }
         }
         assert_eq!(remembered.0.len(), apps.len());
         for number in 0..2 * APPS as u32 {
             let mut app = [3; 20];
             app[..4].copy_from_slice(&number.to_be_bytes());
-            remembered.0.insert(app, [0; 65]);
+            remembered.0.insert((app, KeyEpochs::FIRST), [0; 65]);
         }
         assert!(remembered.0.len() <= APPS, "{}", remembered.0.len());
     }

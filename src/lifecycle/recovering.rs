@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Prepared;
 use crate::keys::RootKeys;
+use crate::keys::keyring::Keyring;
 use crate::keys::material::{self, MaterialError};
 
 /// The shares of one recovery set that have arrived, in memory only. They are overwritten when it is dropped.
@@ -61,7 +62,7 @@ impl Recovering {
     pub fn prepare(&self) -> Result<Prepared, RecoverError> {
         let root = material::import(&self.0.open()?)?;
         matches_manifest(&root, self.0.manifest())?;
-        Ok(Prepared::received(root))
+        Ok(Prepared::received(Keyring::first(root)))
     }
 }
 

@@ -15,7 +15,8 @@ use super::file::{Derived, File, Permissions};
 use super::fingerprints::Fingerprints;
 use super::{KeyDirectory, StoreError};
 use crate::domain::Domain;
-use crate::keys::RootKeys;
+use crate::keys::epoch::RootEpoch;
+use crate::keys::keyring::Keyring;
 
 pub(super) const STAGING: &str = ".staging";
 pub(super) const COMMIT: &str = ".commit";
@@ -25,12 +26,12 @@ const PROBE_BYTES: usize = 64 * 1024;
 /// Everything that a bootstrap or a takeover writes.
 #[derive(Debug, Clone, Copy)]
 pub struct NewKeys<'a> {
-    /// The root keys.
-    pub root: &'a RootKeys,
+    /// The root keys of every epoch.
+    pub keyring: &'a Keyring,
     /// The key of the TLS server.
     pub rpc_key: &'a P256Key,
-    /// Root CA certificate, PEM.
-    pub root_ca_pem: &'a str,
+    /// Root CA certificate of epoch 0, PEM; `None` if its keys are destroyed.
+    pub root_ca_pem: Option<&'a str>,
     /// Temporary CA certificate, PEM.
     pub temp_ca_pem: &'a str,
     /// RPC leaf, PEM.
@@ -67,14 +68,18 @@ impl KeyDirectory {
         self.roll_forward()
     }
 
-    /// Writes the fingerprints of root keys that a directory of the peer holds.
-    pub fn write_fingerprints(&self, root: &RootKeys) -> Result<(), StoreError> {
-        self.write_derived(Derived::Fingerprints, &Fingerprints::of(root).text())
+    /// Writes the fingerprints of root keys, which a directory of the peer lacks.
+    pub fn write_fingerprints(&self, keyring: &Keyring) -> Result<(), StoreError> {
+        self.write_derived(Derived::Fingerprints, &Fingerprints::of(keyring).text())
     }
 
     /// Replaces one file that can be made again from the keys; a crash leaves the old content or the new.
     pub fn write_derived(&self, file: Derived, content: &[u8]) -> Result<(), StoreError> {
         let _lock = self.lock()?;
+        self.write_derived_locked(file, content)
+    }
+
+    pub(super) fn write_derived_locked(&self, file: Derived, content: &[u8]) -> Result<(), StoreError> {
         let new = self.path.join(file.new_name());
         self.disk.remove_file(&new)?;
         self.write_file(&new, file.file(), content)?;
@@ -102,13 +107,19 @@ impl KeyDirectory {
     /// Completes or undoes the commit of an earlier process. A clean directory is not changed, since it may
     /// be read-only.
     pub(super) fn recover(&self) -> Result<(), StoreError> {
-        let unfinished =
-            [STAGING.to_owned(), COMMIT.to_owned()].into_iter().chain(Derived::ALL.map(Derived::new_name));
+        let unfinished = [STAGING, COMMIT, super::keyring::NEW, super::keyring::OLD]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(Derived::ALL.map(Derived::new_name));
         for name in unfinished {
             if exists(&self.path.join(name))? {
                 let _lock = self.lock()?;
                 return self.recover_locked();
             }
+        }
+        if self.has_destroyed_keys()? {
+            let _lock = self.lock()?;
+            self.sweep_locked()?;
         }
         Ok(())
     }
@@ -124,21 +135,26 @@ impl KeyDirectory {
         if exists(&self.path.join(COMMIT))? {
             self.roll_forward()?;
         }
-        Ok(())
+        self.sweep_locked()
     }
 
     fn stage(&self, keys: &NewKeys<'_>) -> Result<(), StoreError> {
         let staging = self.path.join(STAGING);
         self.disk.create_dir(&staging)?;
-        let (root_ca_key, temp_ca_key, rpc_key) =
-            (keys.root.ca().pem(), keys.root.temp_ca().pem(), keys.rpc_key.pem());
-        let fingerprints = Fingerprints::of(keys.root).text();
+        let first = keys.keyring.epoch(RootEpoch::FIRST).and_then(|epoch| epoch.keys());
+        let root_ca_key = first.map(|root| root.ca().pem());
+        let temp_ca_key = keys.keyring.temp_ca().pem();
+        let rpc_key = keys.rpc_key.pem();
+        // A directory with epoch 0 only is the peer's.
+        let keyring = (!keys.keyring.is_first_only()).then(|| super::keyring::text(keys.keyring));
+        let fingerprints = Fingerprints::of(keys.keyring).text();
         let files = [
-            (File::RootCaKey, Some(root_ca_key.as_bytes())),
-            (File::RootK256Key, Some(&keys.root.k256().scalar()[..])),
+            (File::RootCaKey, root_ca_key.as_ref().map(|pem| pem.as_bytes())),
+            (File::RootK256Key, first.map(|root| &root.k256().scalar()[..])),
+            (File::Keyring, keyring.as_ref().map(|text| &text[..])),
             (File::TempCaKey, Some(temp_ca_key.as_bytes())),
             (File::RpcKey, Some(rpc_key.as_bytes())),
-            (File::RootCaCertificate, Some(keys.root_ca_pem.as_bytes())),
+            (File::RootCaCertificate, keys.root_ca_pem.map(str::as_bytes)),
             (File::TempCaCertificate, Some(keys.temp_ca_pem.as_bytes())),
             (File::RpcCertificate, Some(keys.rpc_pem.as_bytes())),
             (File::Domain, Some(keys.domain.as_str().as_bytes())),
@@ -180,13 +196,13 @@ impl KeyDirectory {
         Ok(())
     }
 
-    fn write_file(&self, path: &Path, file: File, content: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn write_file(&self, path: &Path, file: File, content: &[u8]) -> Result<(), StoreError> {
         let open = self.disk.create(path, file.mode())?;
         self.disk.write(&open, path, content)?;
         self.disk.sync(&open, path)
     }
 
-    fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
+    pub(super) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
         let open = fs::File::open(path).map_err(failed("open", path))?;
         self.disk.sync(&open, path)
     }

@@ -73,6 +73,11 @@ impl Disk for &'static Limited {
         OsDisk.rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.step("link", from, || ())?;
+        OsDisk.link(from, to)
+    }
+
     fn remove_file(&self, path: &Path) -> Result<(), StoreError> {
         self.step("remove", path, || ())?;
         OsDisk.remove_file(path)
@@ -104,6 +109,7 @@ fn work(work: &str, path: &Path, disk: &'static Limited) -> Result<(), StoreErro
     match work {
         "open" => Ok(()),
         "commit" => directory.commit(&Set::number(1).keys()),
+        "commit several epochs" => directory.commit(&Set::several(1).keys()),
         "probe" => directory.probe(),
         "renew" => directory.write_derived(Derived::RpcCertificate, b"new"),
         other => panic!("unknown work {other}"),
@@ -253,7 +259,7 @@ fn nothing_is_renamed_before_it_is_on_the_disk() {
     let directory = scratch();
     let path = directory.path().join("keys");
     let disk = limited(NEVER, End::Fail);
-    work("commit", &path, disk).unwrap();
+    work("commit several epochs", &path, disk).unwrap();
     let done = disk.done.lock().unwrap();
     let position =
         |step: &str| done.iter().position(|done| done == step).unwrap_or_else(|| panic!("no {step}"));

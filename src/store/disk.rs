@@ -22,6 +22,8 @@ pub(super) trait Disk: Send + Sync {
     /// Content and metadata of an open file, or the entries of an open directory, to stable storage.
     fn sync(&self, file: &fs::File, path: &Path) -> Result<(), StoreError>;
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError>;
+    /// A second name for a file.
+    fn link(&self, from: &Path, to: &Path) -> Result<(), StoreError>;
     /// Removes a file if there is one.
     fn remove_file(&self, path: &Path) -> Result<(), StoreError>;
     /// Removes an empty directory.
@@ -50,6 +52,10 @@ impl Disk for OsDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         fs::rename(from, to).map_err(failed("rename", from))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        fs::hard_link(from, to).map_err(failed("link", from))
     }
 
     fn remove_file(&self, path: &Path) -> Result<(), StoreError> {

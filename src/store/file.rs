@@ -1,4 +1,4 @@
-//! The files of a key directory, nine of the peer and one of ours: names, modes, sizes, and how to read them.
+//! The files of a key directory, nine of the peer and two of ours: names, modes, sizes, and how to read them.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -33,7 +33,7 @@ impl From<&Core> for Permissions {
     }
 }
 
-/// A file of the key directory. All but the last have the peer's names, so that either program starts on the other's
+/// A file of the key directory. All but the last two have the peer's names, so that either program starts on the other's
 /// directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum File {
@@ -46,6 +46,7 @@ pub(super) enum File {
     RpcCertificate,
     Domain,
     BootstrapInfo,
+    Keyring,
     Fingerprints,
 }
 
@@ -101,9 +102,10 @@ impl Derived {
 impl File {
     /// In the order in which a commit moves them into place. Root keys come first, so that the directory does not look
     /// empty from the first move on.
-    pub(super) const ALL: [File; 10] = [
+    pub(super) const ALL: [File; 11] = [
         File::RootCaKey,
         File::RootK256Key,
+        File::Keyring,
         File::TempCaKey,
         File::RpcKey,
         File::RootCaCertificate,
@@ -115,7 +117,10 @@ impl File {
     ];
 
     /// The keys that cannot be derived again.
-    pub(super) const ROOT_KEYS: [File; 2] = [File::RootCaKey, File::RootK256Key];
+    pub(super) const ROOT_KEYS: [File; 3] = [File::RootCaKey, File::RootK256Key, File::Keyring];
+
+    /// Those of epoch 0.
+    pub(super) const FIRST_KEYS: [File; 2] = [File::RootCaKey, File::RootK256Key];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -128,12 +133,13 @@ impl File {
             File::RpcCertificate => "rpc.crt",
             File::Domain => "rpc-domain",
             File::BootstrapInfo => "bootstrap-info.json",
+            File::Keyring => "keyring.json",
             File::Fingerprints => "root-fingerprints.json",
         }
     }
 
     fn is_key(self) -> bool {
-        matches!(self, File::RootCaKey | File::RootK256Key | File::TempCaKey | File::RpcKey)
+        matches!(self, File::RootCaKey | File::RootK256Key | File::Keyring | File::TempCaKey | File::RpcKey)
     }
 
     /// Permission bits of a new file, before umask.
@@ -141,11 +147,11 @@ impl File {
         if self.is_key() { 0o600 } else { 0o644 }
     }
 
-    fn limit(self) -> u64 {
+    pub(super) fn limit(self) -> u64 {
         match self {
-            File::RootK256Key | File::Domain | File::Fingerprints => KIB,
-            File::RootCaKey | File::TempCaKey | File::RpcKey => 64 * KIB,
-            File::RootCaCertificate | File::TempCaCertificate => MIB,
+            File::RootK256Key | File::Domain => KIB,
+            File::RootCaKey | File::TempCaKey | File::RpcKey | File::Fingerprints => 64 * KIB,
+            File::RootCaCertificate | File::TempCaCertificate | File::Keyring => MIB,
             File::RpcCertificate | File::BootstrapInfo => 32 * MIB,
         }
     }
@@ -207,6 +213,7 @@ pub(super) fn is_ours(name: &str) -> bool {
         || name == super::commit::COMMIT
         || name == super::commit::STAGING
         || Derived::ALL.iter().any(|file| file.new_name() == name)
+        || [super::keyring::NEW, super::keyring::OLD].contains(&name)
 }
 
 /// Reads until `buffer` is full or the file ends.

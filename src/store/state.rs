@@ -11,8 +11,11 @@ use zeroize::Zeroizing;
 use super::disk::failed;
 use super::file::{File, Permissions};
 use super::fingerprints::Fingerprints;
+use super::keyring::Record;
 use super::{KeyDirectory, StoreError};
-use crate::keys::{K256Key, RootKeys};
+use crate::keys::K256Key;
+use crate::keys::epoch::RootEpoch;
+use crate::keys::keyring::{EpochKeys, EpochParts, EpochTimes, Keyring};
 use crate::proto::BootstrapResponse;
 
 /// The state of a [`KeyDirectory`].
@@ -35,11 +38,11 @@ pub enum State {
 /// [`KeyDirectory::write_derived`] writes them.
 #[derive(Debug)]
 pub struct Stored {
-    /// The root keys.
-    pub root: RootKeys,
+    /// The root keys of every epoch.
+    pub keyring: Keyring,
     /// `tmp-ca.key` verbatim: what replicas and guests are given. Public by design.
     pub temp_ca_key_pem: String,
-    /// `root-ca.crt` verbatim.
+    /// `root-ca.crt` verbatim, the certificate of epoch 0; `None` also if its keys are destroyed.
     pub root_ca_pem: Option<String>,
     /// `tmp-ca.crt` verbatim.
     pub temp_ca_pem: Option<String>,
@@ -51,7 +54,7 @@ pub struct Stored {
     pub domain: Option<String>,
     /// `bootstrap-info.json` verbatim; a replica has none.
     pub bootstrap_info: Option<Vec<u8>>,
-    /// Whether `root-fingerprints.json` vouches for the root keys; a directory of the peer has none.
+    /// Whether `root-fingerprints.json` vouches for the root keys of all epochs; a directory of the peer has none.
     pub is_fingerprinted: bool,
 }
 
@@ -62,11 +65,49 @@ impl KeyDirectory {
         if let Err(StoreError::TwoSets(file)) = self.check_commit() {
             return Ok(broken(None, StoreError::TwoSets(file).to_string()));
         }
-        match (self.read(File::RootCaKey)?, self.read(File::RootK256Key)?) {
-            (None, None) => Ok(State::Empty),
-            (Some(_), None) => Ok(half(File::RootK256Key, File::RootCaKey)),
-            (None, Some(_)) => Ok(half(File::RootCaKey, File::RootK256Key)),
-            (Some(ca), Some(k256)) => self.state_with(&ca, &k256),
+        let records = match self.read_records()? {
+            None => None,
+            Some(Ok(records)) => Some(records),
+            Some(Err(wrong)) => {
+                return Ok(broken(
+                    None,
+                    format!("{} {wrong}: restore it from a backup", File::Keyring.name()),
+                ));
+            }
+        };
+        let fingerprints = self.read(File::Fingerprints)?;
+        if records.is_none()
+            && let Some(known) = fingerprints.as_ref().and_then(|text| Fingerprints::parse(text))
+            && known.further() > 0
+        {
+            let reason = format!(
+                "keyring.json is missing although there were {} root epochs after 0: restore it from a backup",
+                known.further()
+            );
+            return Ok(broken(Some(File::Keyring), reason));
+        }
+        let first = [self.read(File::RootCaKey)?, self.read(File::RootK256Key)?];
+        if let Some([destroyed, ..]) = records.as_deref()
+            && destroyed.is_destroyed()
+        {
+            for file in File::FIRST_KEYS {
+                if self.is_of_others(file, &destroyed.public)? {
+                    return Ok(broken(None, of_others(file)));
+                }
+            }
+            return self.state_with(None, records, fingerprints.as_ref().map(|text| &text[..]));
+        }
+        let fingerprints = fingerprints.as_ref().map(|text| &text[..]);
+        match first {
+            [None, None] if records.is_some() => Ok(half(File::RootCaKey, File::Keyring)),
+            [None, None] => Ok(State::Empty),
+            [Some(_), None] => Ok(half(File::RootK256Key, File::RootCaKey)),
+            [None, Some(_)] => Ok(half(File::RootCaKey, File::RootK256Key)),
+            [Some(ca), Some(k256)] => {
+                let Ok(ca) = p256_key(&ca) else { return Ok(unusable(File::RootCaKey)) };
+                let Ok(k256) = K256Key::from_bytes(&k256) else { return Ok(unusable(File::RootK256Key)) };
+                self.state_with(Some((ca, k256)), records, fingerprints)
+            }
         }
     }
 
@@ -109,43 +150,82 @@ impl KeyDirectory {
         }
     }
 
-    fn state_with(&self, ca: &[u8], k256: &[u8]) -> Result<State, StoreError> {
+    fn state_with(
+        &self,
+        first: Option<(P256Key, K256Key)>,
+        records: Option<Vec<Record>>,
+        fingerprints: Option<&[u8]>,
+    ) -> Result<State, StoreError> {
         // A new temporary CA would not be accepted by replicas and by guests that hold the old one.
         let Some(temp_ca) = self.read(File::TempCaKey)? else {
             let reason = "tmp-ca.key is missing; it is public and the same on all replicas: take it from a backup, or \
                           from temp_ca_key in a replica's answer to GetTempCaCert";
             return Ok(broken(Some(File::TempCaKey), reason.to_owned()));
         };
-        let Ok(ca) = p256_key(ca) else { return Ok(unusable(File::RootCaKey)) };
-        let Ok(k256) = K256Key::from_bytes(k256) else { return Ok(unusable(File::RootK256Key)) };
         let Ok(temp_key) = p256_key(&temp_ca) else { return Ok(unusable(File::TempCaKey)) };
-        let root = RootKeys::from_parts(ca, temp_key, k256);
+        let has_first = first.is_some();
+        let stated = records.as_ref().and_then(|records| records.first()).map(|first| first.public);
+        let parts = match records {
+            Some(records) => {
+                let mut first = first;
+                records.into_iter().map(|record| record.into_parts(first.take())).collect::<Option<Vec<_>>>()
+            }
+            None => first.map(|(ca, k256)| {
+                let keys = EpochKeys::Held { ca, k256 };
+                vec![EpochParts {
+                    epoch: RootEpoch::FIRST,
+                    times: EpochTimes::FIRST,
+                    keys,
+                    root_ca_pem: None,
+                }]
+            }),
+        };
+        let keyring = match parts.map(|parts| Keyring::from_parts(temp_key, parts)) {
+            Some(Ok(keyring)) => keyring,
+            Some(Err(error)) => {
+                return Ok(broken(
+                    None,
+                    format!("keyring.json is damaged ({error}): restore it from a backup"),
+                ));
+            }
+            None => return Ok(half(File::RootCaKey, File::Keyring)),
+        };
 
-        let root_ca_pem = self.read_text(File::RootCaCertificate)?;
+        let root_ca_pem = self.read_text(File::RootCaCertificate)?.filter(|_| has_first);
         let temp_ca_pem = self.read_text(File::TempCaCertificate)?;
-        let pairs = [
-            (File::RootCaCertificate, &root_ca_pem, root.ca()),
-            (File::TempCaCertificate, &temp_ca_pem, root.temp_ca()),
-        ];
+        let mut pairs = vec![(File::TempCaCertificate, temp_ca_pem.as_deref(), keyring.temp_ca())];
+        for epoch in keyring.epochs() {
+            let Some(keys) = epoch.keys() else { continue };
+            pairs.push(match epoch.number() {
+                RootEpoch::FIRST => (File::RootCaCertificate, root_ca_pem.as_deref(), keys.ca()),
+                _ => (File::Keyring, epoch.root_ca_pem(), keys.ca()),
+            });
+        }
         for (file, pem, key) in pairs {
-            if pem.as_deref().and_then(|pem| Issuer::from_pem(pem, key).err())
-                == Some(CertificateError::KeyMismatch)
-            {
-                let reason =
-                    format!("{} is of another key: restore the whole set from one backup", file.name());
+            if pem.and_then(|pem| Issuer::from_pem(pem, key).err()) == Some(CertificateError::KeyMismatch) {
+                let reason = match file {
+                    File::Keyring => {
+                        "a certificate in keyring.json is of another key: restore it from a backup".to_owned()
+                    }
+                    _ => format!("{} is of another key: restore the whole set from one backup", file.name()),
+                };
                 return Ok(broken(None, reason));
             }
         }
         let bootstrap_info = self.read(File::BootstrapInfo)?.map(|bytes| bytes.to_vec());
-        let fingerprints = self.read(File::Fingerprints)?;
-        if let Some(reason) =
-            contradiction(&root, fingerprints.as_ref().map(|text| &text[..]), bootstrap_info.as_deref())
-        {
+        let first_public = keyring.epochs()[0].public();
+        if let Some(reason) = contradiction(&keyring, fingerprints, bootstrap_info.as_deref()) {
             return Ok(broken(None, reason));
+        }
+        if stated.is_some_and(|stated| stated != *first_public) {
+            let reason = "root-ca.key or root-k256.key is not the key of epoch 0 in keyring.json: restore the whole \
+                          set from one backup";
+            return Ok(broken(None, reason.to_owned()));
         }
         let domain = self.read_text(File::Domain)?;
         Ok(State::Complete(Box::new(Stored {
-            root,
+            is_fingerprinted: fingerprints.and_then(Fingerprints::parse) == Some(Fingerprints::of(&keyring)),
+            keyring,
             temp_ca_key_pem: String::from_utf8_lossy(&temp_ca).into_owned(),
             root_ca_pem,
             temp_ca_pem,
@@ -153,7 +233,6 @@ impl KeyDirectory {
             rpc_pem: self.read_text(File::RpcCertificate)?,
             domain: domain.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()),
             bootstrap_info,
-            is_fingerprinted: fingerprints.is_some(),
         })))
     }
 
@@ -167,8 +246,9 @@ impl KeyDirectory {
 }
 
 /// Evidence that the root keys differ from the committed ones.
-fn contradiction(root: &RootKeys, fingerprints: Option<&[u8]>, statement: Option<&[u8]>) -> Option<String> {
-    let found = Fingerprints::of(root);
+fn contradiction(keyring: &Keyring, fingerprints: Option<&[u8]>, statement: Option<&[u8]>) -> Option<String> {
+    let found = Fingerprints::of(keyring);
+    let first = &keyring.epochs()[0];
     if let Some(text) = fingerprints {
         let Some(kept) = Fingerprints::parse(text) else {
             return Some(
@@ -183,6 +263,7 @@ fn contradiction(root: &RootKeys, fingerprints: Option<&[u8]>, statement: Option
         ];
         for (file, kept, found) in pairs {
             if kept != found {
+                let file = if first.keys().is_some() { file } else { File::Keyring };
                 return Some(format!(
                     "{} is not the key that was saved: its fingerprint in root-fingerprints.json is another; \
                      restore it from a backup",
@@ -190,12 +271,18 @@ fn contradiction(root: &RootKeys, fingerprints: Option<&[u8]>, statement: Option
                 ));
             }
         }
+        if let Some(epoch) = kept.other_epoch(&found) {
+            return Some(format!(
+                "keyring.json does not have the keys of root epoch {epoch} that were saved: their fingerprints in \
+                 root-fingerprints.json are others; restore it from a backup"
+            ));
+        }
     }
     // An unreadable statement is ignored, as in the peer.
     let statement: BootstrapResponse = kms_attest::json::from_utf8(statement?).ok()?;
     let pairs = [
-        (File::RootCaKey, &statement.ca_pubkey[..], &root.ca_spki()[..]),
-        (File::RootK256Key, &statement.k256_pubkey[..], &root.k256_public()[..]),
+        (File::RootCaKey, &statement.ca_pubkey[..], &first.public().ca_spki[..]),
+        (File::RootK256Key, &statement.k256_pubkey[..], &first.public().k256[..]),
     ];
     let (file, ..) = pairs.into_iter().find(|(_, stated, held)| !stated.is_empty() && stated != held)?;
     Some(match fingerprints {
@@ -209,6 +296,14 @@ fn contradiction(root: &RootKeys, fingerprints: Option<&[u8]>, statement: Option
             file.name()
         ),
     })
+}
+
+fn of_others(file: File) -> String {
+    format!(
+        "{} is another key than that of epoch 0, which keyring.json says is destroyed: there are two sets of root keys, \
+         move the wrong one away",
+        file.name()
+    )
 }
 
 fn p256_key(pem: &[u8]) -> Result<P256Key, ()> {

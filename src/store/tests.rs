@@ -15,11 +15,14 @@ use super::fingerprints::Fingerprints;
 use super::*;
 use crate::ca;
 use crate::domain::Domain;
+use crate::keys::epoch::RootEpoch;
+use crate::keys::keyring::{Epoch, EpochChange, EpochKeys, EpochParts, EpochTimes, Keyring};
 use crate::keys::{K256Key, RootKeys};
 
 /// Everything that a commit takes.
 pub(super) struct Set {
-    root: RootKeys,
+    root: Arc<RootKeys>,
+    keyring: Keyring,
     rpc_key: P256Key,
     root_ca_pem: String,
     temp_ca_pem: String,
@@ -41,15 +44,34 @@ impl Set {
         let rpc_key = p256(3);
         let issuer = ca::root_issuer(&root, &root_ca_pem).unwrap();
         let rpc = ca::rpc_leaf(&issuer, &domain, &rpc_key, None, now).unwrap();
+        let keyring = Keyring::first(root);
+        let root = keyring.epochs()[0].keys().unwrap();
         Set {
-            temp_ca_pem: ca::temp_ca(&root, None, now).unwrap().pem,
+            temp_ca_pem: ca::temp_ca(root, None, now).unwrap().pem,
             rpc_pem: kms_attest::certificate::pem(&rpc),
             bootstrap_info: Some(format!("{{\"number\":{number}}}").into_bytes()),
             rpc_key,
             root_ca_pem,
             domain,
-            root,
+            root: Arc::clone(keyring.epochs()[0].keys().unwrap()),
+            keyring,
         }
+    }
+
+    /// The same set with two more epochs: 1 is active, and 2 is prepared.
+    pub(super) fn several(number: u8) -> Self {
+        let set = Set::number(number);
+        let later = |epoch: u8, activate_at| EpochParts {
+            epoch: RootEpoch(epoch.into()),
+            times: EpochTimes { prepared_at: Some(5), activate_at, ..EpochTimes::default() },
+            keys: EpochKeys::Held {
+                ca: P256Key::from_scalar(&[number + 16 * epoch; 32]).unwrap(),
+                k256: K256Key::from_scalar(&[number + 16 * epoch; 32]).unwrap(),
+            },
+            root_ca_pem: None,
+        };
+        let received = set.keyring.received(vec![later(1, Some(6)), later(2, None)]).unwrap();
+        Set { keyring: set.keyring.after(EpochChange::Adopt(&received), 10).unwrap(), ..set }
     }
 
     /// As of a replica.
@@ -59,9 +81,9 @@ impl Set {
 
     pub(super) fn keys(&self) -> NewKeys<'_> {
         NewKeys {
-            root: &self.root,
+            keyring: &self.keyring,
             rpc_key: &self.rpc_key,
-            root_ca_pem: &self.root_ca_pem,
+            root_ca_pem: Some(&self.root_ca_pem),
             temp_ca_pem: &self.temp_ca_pem,
             rpc_pem: &self.rpc_pem,
             domain: &self.domain,
@@ -71,15 +93,27 @@ impl Set {
 
     /// Whether the directory holds the keys of this set, all of them. Certificates have random signatures.
     pub(super) fn is(&self, stored: &Stored) -> bool {
-        stored.root.ca().scalar() == self.root.ca().scalar()
-            && stored.root.temp_ca().scalar() == self.root.temp_ca().scalar()
-            && stored.root.k256().scalar() == self.root.k256().scalar()
+        has_same_keys(&stored.keyring, &self.keyring)
+            && stored.keyring.temp_ca().scalar() == self.root.temp_ca().scalar()
             && stored.temp_ca_key_pem == *self.root.temp_ca().pem()
             && stored.rpc_key.as_ref().is_some_and(|key| key.scalar() == self.rpc_key.scalar())
-            && [&stored.root_ca_pem, &stored.temp_ca_pem, &stored.rpc_pem].iter().all(|pem| pem.is_some())
+            && [&stored.temp_ca_pem, &stored.rpc_pem].iter().all(|pem| pem.is_some())
+            && stored.root_ca_pem.is_some() == self.keyring.epochs()[0].keys().is_some()
             && stored.domain.as_deref() == Some(self.domain.as_str())
             && stored.bootstrap_info == self.bootstrap_info
     }
+}
+
+/// Whether two keyrings have the same keys in the same states.
+pub(super) fn has_same_keys(one: &Keyring, other: &Keyring) -> bool {
+    let scalars = |epoch: &Epoch| epoch.keys().map(|keys| (*keys.ca().scalar(), *keys.k256().scalar()));
+    one.epochs().len() == other.epochs().len()
+        && one.epochs().iter().zip(other.epochs()).all(|(one, other)| {
+            one.number() == other.number()
+                && one.times() == other.times()
+                && one.public() == other.public()
+                && scalars(one) == scalars(other)
+        })
 }
 
 pub(super) fn open(path: &Path) -> KeyDirectory {
@@ -130,7 +164,7 @@ fn a_commit_writes_the_peers_nine_files_and_the_fingerprints() {
         ("bootstrap-info.json", set.bootstrap_info.clone().unwrap()),
         ("root-ca.crt", set.root_ca_pem.clone().into_bytes()),
         ("root-ca.key", set.root.ca().pem().as_bytes().to_vec()),
-        ("root-fingerprints.json", Fingerprints::of(&set.root).text()),
+        ("root-fingerprints.json", Fingerprints::of(&set.keyring).text()),
         ("root-k256.key", set.root.k256().scalar().to_vec()),
         ("rpc-domain", b"kms1.example.com".to_vec()),
         ("rpc.crt", set.rpc_pem.clone().into_bytes()),
@@ -172,8 +206,11 @@ fn a_directory_of_the_peer_is_complete_and_its_texts_are_kept() {
     write("rpc.crt", text(&certificate("kms-rpc")["pem"]).as_bytes());
     write("rpc-domain", b"kms.example.com\n");
     let stored = stored(&open(directory.path()));
-    assert_eq!(hex::encode(stored.root.ca_spki()), keys["root_ca"]["spki_der"]);
-    assert_eq!(hex::encode(stored.root.k256_public()), keys["root_k256"]["public_key_compressed"]);
+    assert_eq!(hex::encode(stored.keyring.epochs()[0].public().ca_spki), keys["root_ca"]["spki_der"]);
+    assert_eq!(
+        hex::encode(stored.keyring.epochs()[0].public().k256),
+        keys["root_k256"]["public_key_compressed"]
+    );
     assert_eq!(stored.temp_ca_key_pem, temp_ca_key);
     assert_eq!(stored.root_ca_pem, Some(text(&certificate("kms-root-ca")["pem"])));
     assert_eq!(stored.temp_ca_pem, Some(text(&certificate("temp-ca")["pem"])));
@@ -213,7 +250,7 @@ fn what_can_be_derived_may_be_missing_or_damaged() {
                 fs::remove_file(&path).unwrap()
             }
             let stored = stored(&open(directory.path()));
-            assert!(stored.root.ca().scalar() == set.root.ca().scalar(), "{file} {step}");
+            assert!(stored.keyring.epochs()[0].public() == set.keyring.epochs()[0].public(), "{file} {step}");
             let error = open(directory.path()).commit(&Set::number(2).keys()).unwrap_err();
             assert_eq!(
                 error.to_string(),
@@ -465,7 +502,7 @@ fn a_complete_directory_may_be_read_only() {
 #[test]
 fn printing_a_state_shows_no_secret() {
     let (directory, set) = filled();
-    let shown = format!("{:?}", stored(&open(directory.path())).root);
+    let shown = format!("{:?}", stored(&open(directory.path())).keyring);
     assert!(shown.contains(&hex::encode(set.root.k256_public())));
     assert!(!shown.contains(&hex::encode(set.root.k256().scalar())));
     assert!(!shown.contains(&hex::encode(set.root.ca().scalar())));
@@ -546,7 +583,7 @@ fn fingerprints_hold_no_secret_and_are_made_for_a_directory_of_the_peer() {
     assert!(!text.contains(&hex::encode(set.root.k256().scalar())));
     fs::remove_file(&file).unwrap();
     let opened = open(directory.path());
-    opened.write_fingerprints(&stored(&opened).root).unwrap();
+    opened.write_fingerprints(&stored(&opened).keyring).unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
 

@@ -822,7 +822,7 @@ async fn a_kill_at_any_moment_of_bootstrap_leaves_no_keys_or_all_of_them() {
         let directory = KeyDirectory::open(&certs, Permissions::OwnerOnly).expect("a directory");
         let k256 = match directory.state().expect("readable") {
             State::Empty => None,
-            State::Complete(stored) => Some(hex::encode(stored.root.k256_public())),
+            State::Complete(stored) => Some(hex::encode(stored.keyring.epochs()[0].public().k256)),
             State::Broken { reason, .. } => panic!("after {tenths} tenths: {reason}"),
         };
         drop(directory);

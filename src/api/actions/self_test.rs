@@ -5,6 +5,8 @@ use kms_attest::identity::AppId;
 use super::Ended;
 use crate::admission::Foundation;
 use crate::api::readiness::{self, Cause};
+use crate::clock::unix_now;
+use crate::keys::epoch::{AppEpoch, KeyEpochs};
 use crate::lifecycle::Ready;
 
 /// Checks everything, and names all that fails.
@@ -14,7 +16,8 @@ pub(super) async fn run(foundation: &Foundation, ready: &Ready) -> Ended {
     // A key for an app that cannot exist: the root keys, the derivation and the signature are exercised.
     match self_authorization.fresh().await {
         Ok(own) => {
-            if ready.env_public_key(&own, &AppId([0; 20])).is_err() {
+            let epochs = KeyEpochs { root: ready.current_epoch(unix_now()), app: AppEpoch::FIRST };
+            if ready.env_public_key(&own, &AppId([0; 20]), epochs).is_err() {
                 problems.push("keys cannot be derived".to_owned());
             }
         }

@@ -174,8 +174,8 @@ async fn a_replica_killed_at_any_moment_of_onboarding_is_empty_or_complete() {
         let is_complete = match directory.state().expect("readable") {
             State::Empty => false,
             State::Complete(stored) => {
-                assert_eq!(stored.root.ca_spki(), expected.ca_spki(), "{moment:?}");
-                assert_eq!(stored.root.k256_public(), expected.k256_public(), "{moment:?}");
+                assert_eq!(stored.keyring.epochs()[0].public().ca_spki, expected.ca_spki(), "{moment:?}");
+                assert_eq!(stored.keyring.epochs()[0].public().k256, expected.k256_public(), "{moment:?}");
                 assert_eq!(stored.domain.as_deref(), Some(DOMAIN), "{moment:?}");
                 assert_eq!(stored.bootstrap_info, None, "{moment:?}");
                 true
