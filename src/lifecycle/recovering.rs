@@ -83,3 +83,69 @@ pub fn matches_manifest(root: &RootKeys, manifest: &SignedManifest) -> Result<()
         false => Err(RecoverError::OtherKeys { epoch: expected.epoch }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use age::secrecy::ExposeSecret as _;
+    use kms_recovery::{
+        Bytes, Description, EpochFingerprint, Identities, Named, NoCallbacks, decrypt, split,
+    };
+
+    use super::*;
+
+    /// Two officers of a set with this material, who have brought their shares. The manifest says that `expected` is in it.
+    fn brought(material: &[u8], expected: &RootKeys, epochs: u32) -> Recovering {
+        let identities = [(); 2].map(|()| age::x25519::Identity::generate());
+        let officers: Vec<Named> = identities
+            .iter()
+            .zip(["ann", "bob"])
+            .map(|(identity, name)| Named {
+                name: name.parse().unwrap(),
+                recipient: identity.to_public().to_string().parse().unwrap(),
+            })
+            .collect();
+        let fingerprint = |epoch| EpochFingerprint {
+            epoch,
+            ca_spki_sha256: Bytes(Sha256::digest(expected.ca_spki()).into()),
+            k256_public: Bytes(expected.k256_public()),
+        };
+        let description = Description {
+            created_at: 0,
+            domain: "kms.example".to_owned(),
+            identity_epoch: 0,
+            epochs: (0..epochs).map(fingerprint).collect(),
+            ledger: None,
+        };
+        let sign = |digest| expected.k256().sign_digest(digest);
+        let set = split(material, 2, &officers, description, sign).unwrap();
+        let mut recovering = Recovering::new(set.manifest);
+        for (file, identity) in set.files.iter().zip(&identities) {
+            let key = identity.to_string();
+            let key = Identities::parse(key.expose_secret().as_bytes(), NoCallbacks).unwrap();
+            recovering.combiner_mut().add(decrypt(file.content.as_bytes(), &key).unwrap()).unwrap();
+        }
+        recovering
+    }
+
+    #[test]
+    fn only_the_keys_of_the_manifest_are_prepared() {
+        let (root, other) = (RootKeys::generate(), RootKeys::generate());
+        let prepared = brought(&material::export(&root), &root, 1).prepare().unwrap();
+        assert_eq!(prepared.k256_public_key(), root.k256_public());
+        let refused = |material: &[u8], epochs| brought(material, &root, epochs).prepare().unwrap_err();
+        assert!(matches!(refused(&material::export(&other), 1), RecoverError::OtherKeys { epoch: 0 }));
+        assert!(matches!(
+            refused(&material::export(&root), 2),
+            RecoverError::OtherEpochs { found: 1, expected: 2 }
+        ));
+        assert!(matches!(refused(b"something else", 1), RecoverError::Material(_)));
+    }
+
+    #[test]
+    fn without_the_threshold_nothing_is_prepared() {
+        let root = RootKeys::generate();
+        let whole = brought(&material::export(&root), &root, 1);
+        let none = Recovering::new(whole.combiner().manifest().clone());
+        assert!(matches!(none.prepare(), Err(RecoverError::Open(OpenError::Incomplete { missing: 2 }))));
+    }
+}

@@ -23,6 +23,7 @@ pub mod kmsctl;
 pub mod operator;
 pub mod process;
 pub mod program;
+pub mod recovery;
 pub mod source;
 pub mod tools;
 

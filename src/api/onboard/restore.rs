@@ -336,3 +336,58 @@ fn epochs(manifest: &SignedManifest) -> Vec<RestoredEpoch> {
     });
     restored.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use kms_recovery::{Bytes, Description, EpochFingerprint, Named, split};
+
+    use super::*;
+    use crate::keys::RootKeys;
+
+    fn open(lasts: Duration) -> Open {
+        let root = RootKeys::generate();
+        let officer = |name: &str| Named {
+            name: name.parse().unwrap(),
+            recipient: age::x25519::Identity::generate().to_public().to_string().parse().unwrap(),
+        };
+        let description = Description {
+            created_at: 0,
+            domain: "kms.example".to_owned(),
+            identity_epoch: 0,
+            epochs: vec![EpochFingerprint {
+                epoch: 0,
+                ca_spki_sha256: Bytes([0; 32]),
+                k256_public: Bytes(root.k256_public()),
+            }],
+            ledger: None,
+        };
+        let sign = |digest| root.k256().sign_digest(digest);
+        let set = split(b"material", 2, &[officer("ann"), officer("bob")], description, sign).unwrap();
+        let domain = Domain::parse("kms.example").unwrap();
+        Open { recovering: Recovering::new(set.manifest), domain, ends: Deadline::after(lasts) }
+    }
+
+    #[test]
+    fn after_its_end_a_restore_is_not_there() {
+        let restore = Restore::default();
+        restore.with(|memory| memory.open = Some(open(Duration::from_secs(60))));
+        assert_eq!(restore.status().ceremony.map(|open| open.threshold), Some(2));
+        restore.with(|memory| memory.open = Some(open(Duration::ZERO)));
+        assert_eq!(restore.status().ceremony, None);
+    }
+
+    #[tokio::test]
+    async fn shares_are_forgotten_at_the_end_although_nobody_asks() {
+        let restore = Restore::default();
+        let open = open(Duration::from_millis(50));
+        let ends = open.ends;
+        restore.with(|memory| memory.open = Some(open));
+        restore.end_at(ends);
+        let is_forgotten = async {
+            while restore.0.lock().unwrap().open.is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), is_forgotten).await.expect("they are forgotten");
+    }
+}

@@ -1,0 +1,98 @@
+//! Officers with their shares of the root keys of a KMS.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use age::secrecy::ExposeSecret as _;
+use cvm_kms::keys::{RootKeys, material};
+use kms_recovery::{
+    Bytes, Description, EpochFingerprint, Identities, Named, NewSet, NoCallbacks, Share, decrypt, split,
+};
+use sha2::{Digest as _, Sha256};
+
+use super::DOMAIN;
+
+/// A recovery set, and the private keys of its officers.
+pub struct Officers {
+    /// The set.
+    pub set: NewSet,
+    identities: Vec<age::x25519::Identity>,
+}
+
+/// Unix seconds.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+impl Officers {
+    /// `officers` officers, of whom `threshold` restore these keys.
+    pub fn of(root: &RootKeys, threshold: usize, officers: usize) -> Self {
+        Self::made_at(root, threshold, officers, now())
+    }
+
+    /// As [`Officers::of`], by a KMS whose clock said `created_at`.
+    pub fn made_at(root: &RootKeys, threshold: usize, officers: usize, created_at: u64) -> Self {
+        let identities: Vec<_> = (0..officers).map(|_| age::x25519::Identity::generate()).collect();
+        let named = |(at, identity): (usize, &age::x25519::Identity)| Named {
+            name: format!("officer-{}", at + 1).parse().expect("a name"),
+            recipient: identity.to_public().to_string().parse().expect("a recipient"),
+        };
+        let named: Vec<Named> = identities.iter().enumerate().map(named).collect();
+        let description = Description {
+            created_at,
+            domain: DOMAIN.to_owned(),
+            identity_epoch: 0,
+            epochs: vec![EpochFingerprint {
+                epoch: 0,
+                ca_spki_sha256: Bytes(Sha256::digest(root.ca_spki()).into()),
+                k256_public: Bytes(root.k256_public()),
+            }],
+            ledger: None,
+        };
+        let sign = |digest| root.k256().sign_digest(digest);
+        let set = split(&material::export(root), threshold, &named, description, sign).expect("a set");
+        Self { set, identities }
+    }
+
+    /// The manifest as its file has it.
+    pub fn manifest(&self) -> String {
+        self.set.manifest.to_text()
+    }
+
+    /// The number of the set.
+    pub fn number(&self) -> String {
+        self.set.manifest.manifest().set.to_string()
+    }
+
+    /// The identity file of an officer, by index from 1.
+    pub fn identity(&self, index: usize) -> String {
+        self.identities[index - 1].to_string().expose_secret().to_owned()
+    }
+
+    /// The officer's file, by index from 1.
+    pub fn file(&self, index: usize) -> &str {
+        &self.set.files[index - 1].content
+    }
+
+    /// The decrypted share of an officer, by index from 1.
+    pub fn opened(&self, index: usize) -> Share {
+        let identities = Identities::parse(self.identity(index).as_bytes(), NoCallbacks).expect("a key");
+        decrypt(self.file(index).as_bytes(), &identities).expect("the officer's own file")
+    }
+
+    /// The same as the body of a request.
+    pub fn share(&self, index: usize) -> String {
+        self.opened(index).to_json().to_string()
+    }
+
+    /// The secret digits of an officer's share, by index from 1.
+    pub fn secret(&self, index: usize) -> String {
+        let share: serde_json::Value = serde_json::from_str(&self.share(index)).expect("JSON");
+        share["share"].as_str().expect("digits").to_owned()
+    }
+}
+
+/// All choices of `k` of the numbers 1 to `n`.
+pub fn subsets(n: usize, k: usize) -> Vec<Vec<usize>> {
+    let all = (0..1_u32 << n).filter(|mask| mask.count_ones() as usize == k);
+    all.map(|mask| (1..=n).filter(|index| mask & (1 << (index - 1)) != 0).collect()).collect()
+}
