@@ -15,6 +15,9 @@ const ADVICE = {
   attester_unavailable: 'See the check of the attester, and the log of the guest agent.',
   audit_unavailable: 'Make room for the audit log and make it writable. Nothing was stored.',
   keys_not_saved: 'See the check of the key directory. Nothing was stored.',
+  manifest_wrong: 'Choose the file recovery-SET.json as the KMS made it. Nothing has changed.',
+  clock_behind: 'Set the clock of this machine. Nothing has changed.',
+  restore_open: 'Officers are restoring this KMS: let them end, or cancel the restore. Nothing was stored.',
   not_ready: 'Wait until the other attempts have ended, then try again.',
   // The source of a replica.
   source_unreachable: 'Make sure that the URL is right, that the KMS there serves, and that this machine can reach it.',

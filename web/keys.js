@@ -1,7 +1,8 @@
-// How a KMS gets its keys: Bootstrap for the first one, Onboard for a replica. Each stage is a real call.
+// How a KMS gets its keys: Bootstrap for the first one, Onboard for a replica, a restore after a loss. Each stage is a real call.
 
 import { adviceFor } from './advice.js';
 import { call, Refusal, status, validate } from './kms.js';
+import * as restore from './restore.js';
 import { announce, at, block, compare, element, refused, state, values } from './view.js';
 
 const WAYS = {
@@ -36,6 +37,13 @@ const WAYS = {
     ],
     title: 'This KMS is a replica',
     text: 'It has the keys of the source.',
+  },
+  restore: {
+    button: 'Open the restore',
+    steps: [
+      { name: 'Check the domain', run: (form) => checked('domain', { domain: form.domain }, 'domain') },
+      { name: 'Verify the manifest, ask the policy, open the restore', run: (form) => restore.open(form.domain) },
+    ],
   },
 };
 
@@ -123,6 +131,8 @@ const chosen = () => document.querySelector('input[name=way]:checked').value;
 /** Shows the fields of what is chosen. */
 function turn() {
   at('source-fields').hidden = chosen() !== 'onboard';
+  at('manifest-fields').hidden = chosen() !== 'restore';
+  restore.forget();
   at('go').textContent = WAYS[chosen()].button;
   at('refusal').replaceChildren();
   at('progress').hidden = true;
@@ -242,6 +252,7 @@ export function follow(failures) {
 export function build(done) {
   for (const input of document.querySelectorAll('input[name=way]')) input.addEventListener('change', turn);
   turn();
+  restore.build(done);
   at('clear-warning').hidden = location.protocol === 'https:' || isSecureContext;
   at('check-source').addEventListener('click', examine);
   at('domain').addEventListener('change', examineDomain);
@@ -250,13 +261,16 @@ export function build(done) {
     const go = at('go');
     if (isUnderWay()) return;
     const way = WAYS[chosen()];
+    if (way === WAYS.restore && !restore.isChosen()) return;
     const form = Object.fromEntries([...new FormData(event.currentTarget)].map(([name, value]) => [name, value.trim()]));
     for (const field of ['source', 'domain']) mark(field, '');
     at('refusal').replaceChildren();
     go.setAttribute('aria-disabled', 'true');
     for (const input of document.querySelectorAll('input[name=way]')) input.disabled = true;
     try {
-      succeed(way, form, await run(way, form));
+      const answer = await run(way, form);
+      if (way === WAYS.restore) at('progress').hidden = true;
+      else succeed(way, form, answer);
       await done();
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
@@ -270,6 +284,32 @@ export function build(done) {
 
 /** Whether this page made or received the keys. */
 export const madeHere = () => isMadeHere;
+
+/** Shows the restore that is open, if there is one, instead of the ways to keys. */
+export function restoring(ceremony) {
+  const wasOpen = !at('ceremony').hidden;
+  const isOpen = restore.show(ceremony);
+  if (isOpen) {
+    at('ways').hidden = true;
+    state('keys-state', `A restore is open: ${ceremony.received} of ${ceremony.threshold} shares have arrived.`, 'busy');
+  } else if (wasOpen && at('result').hidden) {
+    at('ways').hidden = false;
+    state('keys-state', 'The restore has ended; no keys were made.', 'bad');
+  }
+}
+
+/** Officers have restored the keys. */
+export function restored(given) {
+  if (!at('result').hidden) return;
+  isMadeHere = !at('ceremony').hidden;
+  at('ways').hidden = true;
+  at('result').hidden = false;
+  at('result-title').textContent = 'The keys of this KMS are restored';
+  at('result-text').textContent = 'They are saved, and the public keys of every epoch are those of the manifest.';
+  state('keys-state', 'Restored by officers.', 'good');
+  values(at('result-values'), restore.rows(given));
+  announce('The keys of this KMS are restored');
+}
 
 /** Keys came in another way: by curl, or before this page was loaded. */
 export function keysExist() {

@@ -56,6 +56,16 @@ export function call(method, message = {}) {
   return exchange(`/prpc/Onboard.${method}?json`, 'POST', message, 90);
 }
 
+/** Opens a restore from the recovery set of a manifest, for a KMS of this name. */
+export function openRestore(manifest, domain) {
+  return exchange(`/recovery/restore?domain=${encodeURIComponent(domain)}`, 'POST', manifest, 90);
+}
+
+/** Ends the restore that is open; its shares are forgotten. */
+export function cancelRestore() {
+  return exchange('/recovery/cancel', 'POST', null, 30);
+}
+
 /** Where the KMS stands; waits so many seconds for that to change. */
 export function status(wait = 0) {
   return exchange(`/api/v1/setup/status${wait ? `?wait=${wait}` : ''}`, 'GET', null, wait + 15);

@@ -3,6 +3,7 @@
 import * as checks from './checks.js';
 import { call, hasToken, Refusal, status, takeTokenFromAddress, useToken } from './kms.js';
 import * as keys from './keys.js';
+import * as restore from './restore.js';
 import * as serve from './serve.js';
 import * as steps from './steps.js';
 import { at, block, element, refused, state, values } from './view.js';
@@ -56,7 +57,7 @@ function follow() {
     if (!keys.madeHere() && !keys.isUnderWay()) steps.propose('serve');
   } else if (checks.failures() > 0) {
     steps.propose('checks');
-  } else if (checks.allPassed()) {
+  } else if (checks.allPassed() || !at('ceremony').hidden) {
     steps.propose('keys');
   }
 }
@@ -65,6 +66,8 @@ function follow() {
 function told(now) {
   if (bootId && bootId !== now.boot_id) return void location.reload();
   bootId = now.boot_id;
+  // Before the next step is proposed: who followed a restore here reads first what it gave.
+  if (now.restore?.restored) keys.restored(now.restore.restored);
   showMode(now.mode);
   if (LEADS[now.mode]) at('lead').textContent = LEADS[now.mode];
   at('open-warning').hidden = now.token_required || now.mode === 'serving';
@@ -75,6 +78,7 @@ function told(now) {
   } else {
     at('notices').replaceChildren();
   }
+  keys.restoring(now.restore?.ceremony ?? null);
   if (now.mode === 'committed') {
     if (!keys.isUnderWay()) keys.keysExist();
     serve.allow();
@@ -122,6 +126,7 @@ async function introduce() {
     return;
   }
   state('identity-state', 'Proved by its own evidence, just now.', 'good');
+  restore.measured(info.mr_aggregated);
   const hex = (text) => (text ? `0x${text}` : '');
   values(at('identity-values'), [
     { name: 'Aggregated measurement', hint: 'mrAggregated', value: info.mr_aggregated },

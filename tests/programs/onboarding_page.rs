@@ -2,8 +2,9 @@
 //! gRPC-web from pages of other sites.
 
 use crate::browser::play;
-use crate::support::http::request;
-use crate::support::{World, free_port};
+use crate::support::http::{post, request};
+use crate::support::recovery::Officers;
+use crate::support::{DOMAIN, World, free_port};
 use cvm_kms::proto::GetMetaResponse;
 use kms_simulator::{AgentMode, Cvm, Platform, Stage};
 use serde_json::{Value, json};
@@ -114,6 +115,58 @@ async fn a_replica_is_onboarded_from_a_running_source() {
     assert_eq!(texts(&seen["result"]), [format!("0x{}", hex::encode(ours.k256_pubkey))]);
     assert_eq!(texts(&seen["verdicts"]), ["match", "match", "match", "differs", ""]);
     assert_eq!(source.root_keys().ca_spki(), replica.root_keys().ca_spki());
+}
+
+#[tokio::test]
+async fn officers_restore_a_kms_while_the_page_shows_whose_shares_have_arrived() {
+    let root = cvm_kms::keys::RootKeys::generate();
+    let officers = Officers::of(&root, 2, 3);
+    let world = World::onboarding().await;
+    let steps = tempfile::tempdir().expect("directory");
+    let manifest = officers.manifest();
+    let made = officers.set.manifest.manifest().created_at;
+    let altered = manifest.replace(&format!(": {made},"), &format!(": {},", made + 1));
+    assert_ne!(manifest, altered);
+    let write = |name: &str, text: &str| {
+        let path = steps.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path
+    };
+    let given = json!({
+        "manifest": write("manifest.json", &manifest),
+        "altered": write("altered.json", &altered),
+        "steps": steps.path(),
+        "domain": DOMAIN,
+    });
+    let reached = async |what: &str| {
+        // As long as the browser needs, because the machine may be busy.
+        while !steps.path().join(what).exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    let sending = async {
+        for (step, index) in [("opened", 3), ("followed", 1)] {
+            reached(step).await;
+            let sent = world.caller().send(post("/recovery/shares", officers.share(index))).await;
+            assert_eq!(sent.status, 200, "{}", sent.text());
+        }
+    };
+    let url = page_of(&world);
+    let playing = play("restore", &url, given);
+    tokio::pin!(playing);
+    let seen = tokio::select! {
+        seen = &mut playing => panic!("it did not wait for the shares: {seen}"),
+        () = sending => playing.await,
+    };
+    let refusal = seen["refusal"].as_str().expect("a text");
+    assert!(refusal.contains("it was altered") && refusal.contains("Choose the file"), "{refusal}");
+    assert_eq!(texts(&seen["chosen"])[2..], ["2 of 3", "officer-1, officer-2, officer-3"]);
+    let command = seen["command"].as_str().expect("a text");
+    let pin = format!("--pin {}", hex::encode(world.cvm.mr_aggregated()));
+    assert!(command.contains(&pin) && command.contains(&officers.number()), "{command}");
+    assert!(texts(&seen["officers"])[2].ends_with("Arrived"), "{seen:#}");
+    assert!(texts(&seen["result"]).contains(&&*format!("0x{}", hex::encode(root.k256_public()))), "{seen:#}");
+    assert_eq!(meta(&world).await.k256_pubkey, root.k256_public());
 }
 
 #[tokio::test]

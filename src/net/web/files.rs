@@ -45,6 +45,7 @@ pub(super) const ONBOARDING: &[File] = files! {
     "/assets/checks.js" Script "checks.js",
     "/assets/keys.js" Script "keys.js",
     "/assets/kms.js" Script "kms.js",
+    "/assets/restore.js" Script "restore.js",
     "/assets/serve.js" Script "serve.js",
     "/assets/steps.js" Script "steps.js",
     "/assets/view.js" Script "view.js",
