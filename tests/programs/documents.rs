@@ -64,6 +64,15 @@ const NOT_RUN: &[(&str, &str)] = &[
         "goes on until it is stopped; tests/programs/kmsctl_audit.rs runs it",
     ),
     (
+        "kmsctl recovery restore --kms https://HOST:8000 --pin MRAGGREGATED --manifest recovery-SET.json --share NAME-of-SET.age --identity FILE",
+        "an officer has these files; tests/programs/restore.rs runs it with those of a set",
+    ),
+    (
+        "kmsctl recovery send --kms https://HOST:8000 --pin MRAGGREGATED --manifest recovery-SET.json --share NAME-of-SET.age --identity FILE",
+        "as above",
+    ),
+    ("kmsctl recovery status --kms https://HOST:8000 --pin MRAGGREGATED", "as above"),
+    (
         "kmsctl explain --denial 8d41f0c2a97b",
         "the id of a refusal that happened elsewhere; tests/kmsctl_operator.rs explains one",
     ),

@@ -26,4 +26,5 @@ mod onboarding_page;
 mod openapi;
 mod policy_commands;
 mod replicas;
+mod restore;
 mod sealed_env;
