@@ -52,7 +52,9 @@ pub use kms_wire::method::NAMES as METHODS;
 pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
 pub use oidc::Oidc;
-pub use paths::{APP_EPOCHS, COLLATERAL, COLLATERAL_BUNDLE, KEY_FILES, NOTIFIED, RUNTIME_SETTINGS, STAGED};
+pub use paths::{
+    APP_EPOCHS, COLLATERAL, COLLATERAL_BUNDLE, KEY_FILES, NOTIFIED, RECOVERY, RUNTIME_SETTINGS, STAGED,
+};
 pub use posture::Posture;
 pub use production::{UnsafeConfig, UnsafeSetting};
 pub use profile::Profile;

@@ -8,12 +8,13 @@ mod credentials;
 mod denials;
 mod drain;
 mod freeze;
+mod recovery;
 mod shadow;
 
 pub use self::app_epochs::{AppChoice, AppEpochError, AppEpochs};
 pub use self::approvals::{
-    Action, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent, EachApproved, Gate,
-    LowerClockFloor, OwnerChange, OwnerCredential, ReplaceHtpasswd, SeenFreeze, State, Unfreeze,
+    Action, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent, EachApproved, Gate, LowerClockFloor, OwnerChange, OwnerCredential, ReplaceHtpasswd, SeenFreeze, State,
+    Unfreeze,
 };
 pub use self::author::Author;
 pub use self::credentials::{
@@ -26,4 +27,5 @@ pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Room,
     SHARE_OF_OPERATORS, Scope, ScopeError, Unfrozen,
 };
+pub use self::recovery::{CurrentSet, DRILL_DAYS, Drill, Recovery, RecoverySets, RetiredSet, Standing};
 pub use self::shadow::{CandidateError, CandidateText, Change, Effect, MAX_CANDIDATE, Report, Shadow};

@@ -136,6 +136,13 @@ types! {
     ApprovalWaived "approval_waived" Critical,
     Reported "reported" Info,
     CachesCleared "caches_cleared" Info,
+    RecoverySetCreated "recovery_set_created" Critical,
+    RecoverySetFailed "recovery_set_failed" Warning,
+    RecoveryDrillStarted "recovery_drill_started" Warning,
+    RecoveryDrill "recovery_drill" Info,
+    RecoveryDrillFailed "recovery_drill_failed" Critical,
+    RecoveryDrillCancelled "recovery_drill_cancelled" Warning,
+    RecoveryDrillReminder "recovery_drill_reminder" Warning,
 }
 
 impl EventType {
@@ -178,6 +185,7 @@ types! {
     CollateralUnavailable "collateral_unavailable" Critical,
     CollateralExpires "collateral_expires" Warning,
     PlatformOutdatedSoon "platform_outdated_soon" Warning,
+    Recovery "recovery" Warning,
 }
 
 /// What a notification can be about.

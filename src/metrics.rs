@@ -6,6 +6,7 @@ mod errors;
 mod exposition;
 mod process;
 mod recent;
+mod recovery;
 mod requests;
 mod stages;
 mod upstreams;
@@ -32,6 +33,8 @@ use self::exposition::Exposition;
 use self::process::ProcessMetrics;
 pub use self::process::ProcessState;
 pub use self::recent::Percentiles;
+use self::recovery::RecoveryMetrics;
+pub use self::recovery::RecoveryState;
 pub use self::requests::{InFlight, Kind, Observed};
 use self::requests::{Method, Requests};
 use self::stages::Stages;
@@ -53,6 +56,7 @@ pub struct Metrics {
     upstreams: Upstreams,
     audit: AuditMetrics,
     collateral: CollateralMetrics,
+    recovery: RecoveryMetrics,
     errors: Errors,
     exposition: Exposition,
     watched: Watched,
@@ -129,6 +133,7 @@ impl Metrics {
             upstreams: Upstreams::register(r)?,
             audit: AuditMetrics::register(r)?,
             collateral: CollateralMetrics::register(r)?,
+            recovery: RecoveryMetrics::register(r)?,
             errors: Errors::default(),
             exposition: Exposition::default(),
             watched: Watched::register(r)?,

@@ -4,6 +4,7 @@ mod app_epochs;
 mod approvals;
 mod credentials;
 mod freezes;
+mod recovery;
 mod settings;
 mod staged;
 
@@ -11,5 +12,6 @@ pub use app_epochs::{AppEpochFile, AppEpochFileError, AppEpochRecord, parse as p
 pub use approvals::{ApprovalFile, ApprovalFileError};
 pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord};
 pub use freezes::{FreezeFile, FreezeFileError, FreezeRecord, Written, write};
+pub use recovery::{RecoveryFile, RecoveryFileError};
 pub use settings::{SettingsFile, SettingsFileError, parse as parse_settings};
 pub use staged::{Durability, StagedFile};

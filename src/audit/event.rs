@@ -807,6 +807,80 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         remote: Option<IpAddr>,
     },
+    /// The root keys were split among officers. The set before counts no more.
+    RecoverySetCreated {
+        /// Its number.
+        set: String,
+        /// How many officers restore.
+        threshold: u8,
+        /// The officers.
+        officers: Vec<String>,
+        /// The epochs of root keys in it.
+        epochs: Vec<u32>,
+        /// SHA-256 of the manifest in its canonical form (RFC 8785), hex.
+        manifest_sha256: String,
+        /// The number of the set that it replaces. Its shares still open the root keys that it was made of.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retires: Option<String>,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// The recovery set that was just recorded does not count: nobody has got it.
+    RecoverySetFailed {
+        /// Its number.
+        set: String,
+        /// Why.
+        reason: String,
+    },
+    /// Officers may bring their shares to prove a recovery set.
+    RecoveryDrillStarted {
+        /// The set.
+        set: String,
+        /// When it ends, Unix seconds.
+        ends_at: u64,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// The shares of these officers gave the root keys of this KMS, which has forgotten them.
+    RecoveryDrill {
+        /// The set.
+        set: String,
+        /// Who brought a share.
+        officers: Vec<String>,
+        /// The epochs of root keys that were compared.
+        epochs: Vec<u32>,
+    },
+    /// A drill ended without the root keys.
+    RecoveryDrillFailed {
+        /// The set.
+        set: String,
+        /// Who brought a share.
+        officers: Vec<String>,
+        /// Why.
+        reason: String,
+    },
+    /// A drill ended before enough shares were there.
+    RecoveryDrillCancelled {
+        /// The set.
+        set: String,
+        /// Who brought a share.
+        officers: Vec<String>,
+        /// Why.
+        reason: String,
+    },
+    /// An operator reminds of the next drill.
+    RecoveryDrillReminder {
+        /// What is to be done.
+        reason: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// An operator has cleared caches of OS images.
     CachesCleared {
         /// Hash, `all`, or empty.
@@ -913,6 +987,13 @@ impl Event {
             Self::ApprovalWaived { .. } => EventType::ApprovalWaived,
             Self::Reported { .. } => EventType::Reported,
             Self::CachesCleared { .. } => EventType::CachesCleared,
+            Self::RecoverySetCreated { .. } => EventType::RecoverySetCreated,
+            Self::RecoverySetFailed { .. } => EventType::RecoverySetFailed,
+            Self::RecoveryDrillStarted { .. } => EventType::RecoveryDrillStarted,
+            Self::RecoveryDrill { .. } => EventType::RecoveryDrill,
+            Self::RecoveryDrillFailed { .. } => EventType::RecoveryDrillFailed,
+            Self::RecoveryDrillCancelled { .. } => EventType::RecoveryDrillCancelled,
+            Self::RecoveryDrillReminder { .. } => EventType::RecoveryDrillReminder,
         }
     }
 

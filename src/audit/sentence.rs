@@ -406,6 +406,50 @@ impl Record {
                 "" => format!("[{}] {}", self.source(), self.message()),
                 by => format!("[{}, {}] {}", self.source(), short(&printable(by)), self.message()),
             },
+            "recovery_set_created" => {
+                let retires = match self.text("retires") {
+                    "" => String::new(),
+                    _ => format!(
+                        "; set {} counts no more, but its shares still open the root keys of then",
+                        v("retires")
+                    ),
+                };
+                format!(
+                    "recovery set {} was made by {}: {} of the officers {} restore the root keys of epochs {}; manifest SHA-256 {}{retires}",
+                    v("set"),
+                    by(),
+                    v("threshold"),
+                    v("officers"),
+                    v("epochs"),
+                    v("manifest_sha256")
+                )
+            }
+            "recovery_set_failed" => format!("recovery set {} does not count{}", v("set"), because()),
+            "recovery_drill_started" => {
+                format!("a drill of recovery set {} was started by {}", v("set"), by())
+            }
+            "recovery_drill" => format!(
+                "recovery set {} gave the root keys in a drill, with the shares of {}",
+                v("set"),
+                v("officers")
+            ),
+            "recovery_drill_failed" => {
+                format!(
+                    "a drill of recovery set {} failed, with the shares of {}{}",
+                    v("set"),
+                    v("officers"),
+                    because()
+                )
+            }
+            "recovery_drill_cancelled" => {
+                format!(
+                    "a drill of recovery set {} ended early, with the shares of {}{}",
+                    v("set"),
+                    v("officers"),
+                    because()
+                )
+            }
+            "recovery_drill_reminder" => format!("reminded by {}{}", by(), because()),
             "caches_cleared" => format!("caches of OS images were cleared by {}", by()),
             _ => return None,
         })

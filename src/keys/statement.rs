@@ -37,6 +37,12 @@ pub fn sign_log_key(root: &RootKeys, vkey: &str) -> [u8; 65] {
     sign_message(root.k256(), label::LOG_KEY_STATEMENT, &[], vkey.as_bytes())
 }
 
+/// "This is a recovery set of our root keys": `Sign("cvm-kms-recovery-set-v1" ‖ ":" ‖ SHA-256(canonical manifest))`, over the
+/// digest that [`kms_recovery::digest`] makes of it.
+pub fn sign_recovery_set(root: &RootKeys, digest: [u8; 32]) -> [u8; 65] {
+    root.k256().sign_digest(digest)
+}
+
 /// `r ‖ s ‖ v` over [`digest`]`(prefix, app_id, message)`. Nothing separates app id and message: both have fixed
 /// lengths in every statement.
 pub fn sign_message(key: &K256Key, prefix: &[u8], app_id: &[u8], message: &[u8]) -> [u8; 65] {

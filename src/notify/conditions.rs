@@ -99,7 +99,8 @@ fn pauses(condition: Condition) -> (Duration, Duration) {
         | Condition::OwnEvidenceRefused
         | Condition::CollateralUnavailable
         | Condition::CollateralExpires
-        | Condition::PlatformOutdatedSoon => (RAISE_AFTER, RESOLVE_AFTER),
+        | Condition::PlatformOutdatedSoon
+        | Condition::Recovery => (RAISE_AFTER, RESOLVE_AFTER),
     }
 }
 
@@ -120,6 +121,7 @@ fn about(condition: Condition) -> &'static str {
         Condition::CollateralUnavailable => "there was no valid collateral",
         Condition::CollateralExpires => "collateral was about to expire",
         Condition::PlatformOutdatedSoon => "platforms were about to be out of date",
+        Condition::Recovery => "the recovery of the root keys needed an owner",
     }
 }
 

@@ -35,4 +35,4 @@ pub use officer::{
 pub use seal::MAX_MATERIAL;
 pub use share::{MAX_SHARE, MAX_SHARE_FILE, Share, ShareFormatError};
 pub use signature::{LABEL, SignatureError, digest};
-pub use split::{Description, NewSet, SetFile, SplitError, split};
+pub use split::{Description, NewSet, SetFile, SplitError, check, split};

@@ -227,11 +227,6 @@ impl SignedManifest {
         &self.manifest
     }
 
-    /// SHA-256 of the file.
-    pub fn file_sha256(&self) -> [u8; 32] {
-        sha256(self.to_text().as_bytes())
-    }
-
     pub(crate) fn commitments(&self) -> &Commitments {
         &self.commitments
     }

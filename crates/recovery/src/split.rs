@@ -73,6 +73,16 @@ pub enum SplitError {
     Manifest(#[from] ManifestError),
 }
 
+/// Checks what [`split`] checks of officers and threshold.
+///
+/// # Errors
+/// [`SplitError`]
+pub fn check(threshold: usize, officers: &[Named]) -> Result<Threshold, SplitError> {
+    let threshold = Threshold::new(threshold, officers.len())?;
+    distinct(officers)?;
+    Ok(threshold)
+}
+
 /// Splits `material` among officers, of whom `threshold` restore it. `sign` makes `r ‖ s ‖ v` over a digest with the secp256k1
 /// root key of the identity epoch. Plugins may make this wait.
 ///
@@ -85,8 +95,7 @@ pub fn split(
     description: Description,
     sign: impl FnOnce([u8; 32]) -> [u8; SIGNATURE],
 ) -> Result<NewSet, SplitError> {
-    let threshold = Threshold::new(threshold, officers.len())?;
-    distinct(officers)?;
+    let threshold = check(threshold, officers)?;
     if !(1..=MAX_MATERIAL).contains(&material.len()) {
         return Err(SplitError::Material(material.len()));
     }

@@ -59,6 +59,10 @@ impl Event {
             | Self::ApprovalFailed { .. }
             | Self::ApprovalWaived { .. }
             | Self::Reported { .. }
+            | Self::RecoverySetCreated { .. }
+            | Self::RecoverySetFailed { .. }
+            | Self::RecoveryDrillStarted { .. }
+            | Self::RecoveryDrillReminder { .. }
             | Self::CachesCleared { .. } => true,
             Self::Started { .. }
             | Self::LogBegan { .. }
@@ -86,6 +90,9 @@ impl Event {
             | Self::Denied { .. }
             | Self::Refused { .. }
             | Self::Withheld { .. }
+            | Self::RecoveryDrill { .. }
+            | Self::RecoveryDrillFailed { .. }
+            | Self::RecoveryDrillCancelled { .. }
             | Self::OwnerCreated { .. }
             | Self::OldSecretEnded { .. }
             | Self::ApprovalExpired { .. } => false,

@@ -1,0 +1,284 @@
+//! Recovery sets: which one counts, which were retired, and how the last drill ended.
+
+use std::io;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use kms_recovery::{EpochFingerprint, SignedManifest};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::clock::unix_now;
+use crate::state::RecoveryFile;
+
+/// How many retired sets are remembered: all of them still open the root keys that they were made of.
+const MAX_RETIRED: usize = 256;
+/// How many drills are remembered.
+const MAX_DRILLS: usize = 32;
+/// After how many days the next drill is due.
+pub const DRILL_DAYS: u64 = 90;
+const DAY: u64 = 24 * 60 * 60;
+/// For how long a process may have no recovery set before that is a warning.
+const GRACE: u64 = DAY;
+
+/// What is known of recovery.
+#[derive(Debug, Clone, Default)]
+pub struct Recovery {
+    /// Since when this process knows, Unix seconds.
+    since: u64,
+    current: Option<Arc<CurrentSet>>,
+    retired: Vec<RetiredSet>,
+    drills: Vec<Drill>,
+}
+
+/// The set that counts.
+#[derive(Debug)]
+pub struct CurrentSet {
+    /// The manifest.
+    pub manifest: SignedManifest,
+    /// Who made it.
+    pub by: String,
+}
+
+/// A set that counts no more. Its shares still open the root keys that it was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetiredSet {
+    /// Its number.
+    pub set: String,
+    /// When it was made, Unix seconds.
+    pub created_at: u64,
+    /// When another replaced it, Unix seconds.
+    pub retired_at: u64,
+    /// How many of its officers restore.
+    pub threshold: u8,
+    /// Their names.
+    pub officers: Vec<String>,
+    /// The epochs of root keys that it opens.
+    pub epochs: Vec<u32>,
+}
+
+/// A drill that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drill {
+    /// The set.
+    pub set: String,
+    /// When it ended, Unix seconds.
+    pub at: u64,
+    /// Who brought a share.
+    pub officers: Vec<String>,
+    /// Why it failed; `None` if it gave the root keys.
+    pub failure: Option<String>,
+}
+
+/// What an operator should do about recovery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing.
+    Fine,
+    /// There is no set: the loss of every replica would be the loss of every key.
+    NoSet,
+    /// The set does not have the root keys of these epochs.
+    NotCovered {
+        /// The epochs.
+        epochs: Vec<u32>,
+    },
+    /// The last drill is too long ago.
+    DrillDue {
+        /// How many days ago.
+        days: u64,
+    },
+}
+
+/// What the file has.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    current: Option<KeptSet>,
+    retired: Vec<RetiredSet>,
+    drills: Vec<Drill>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptSet {
+    /// The text of the manifest's file.
+    manifest: String,
+    by: String,
+}
+
+/// All of it, and its file.
+#[derive(Debug)]
+pub struct RecoverySets {
+    current: ArcSwap<Recovery>,
+    /// One change at a time.
+    file: Mutex<Arc<RecoveryFile>>,
+}
+
+impl RecoverySets {
+    /// Reads what is kept. If the file cannot be used, there is no set until the next one is made: its officers could still
+    /// restore with it.
+    pub fn open(file: RecoveryFile) -> Self {
+        let kept = file.read::<Kept>().map_err(|error| error.to_string());
+        let read = match kept.and_then(|kept| kept.map(Recovery::read).transpose()) {
+            Ok(Some(recovery)) => recovery,
+            Ok(None) => Recovery::from_now_on(),
+            Err(error) => {
+                tracing::error!(
+                    error,
+                    "which recovery set counts is not known, so none does: make a new one; officers of the last one can still restore with it"
+                );
+                Recovery::from_now_on()
+            }
+        };
+        Self { current: ArcSwap::from_pointee(read), file: Mutex::new(Arc::new(file)) }
+    }
+
+    /// What is known now.
+    pub fn state(&self) -> Arc<Recovery> {
+        self.current.load_full()
+    }
+
+    /// From now on this set counts.
+    ///
+    /// # Errors
+    /// The file cannot be written; the set before still counts.
+    pub async fn replace(&self, manifest: SignedManifest, by: String) -> io::Result<()> {
+        let file = self.file.lock().await;
+        let mut next = Recovery::clone(&self.state());
+        if let Some(before) = next.current.take() {
+            next.retired.push(before.retired(unix_now()));
+            let surplus = next.retired.len().saturating_sub(MAX_RETIRED);
+            next.retired.drain(..surplus);
+        }
+        next.current = Some(Arc::new(CurrentSet { manifest, by }));
+        self.put(&file, next).await
+    }
+
+    /// Remembers how a drill ended, on the disk if that takes it.
+    pub async fn drilled(&self, drill: Drill) {
+        let file = self.file.lock().await;
+        let mut next = Recovery::clone(&self.state());
+        next.drills.push(drill);
+        let surplus = next.drills.len().saturating_sub(MAX_DRILLS);
+        next.drills.drain(..surplus);
+        if let Err(error) = self.put(&file, next.clone()).await {
+            tracing::error!(%error, "the end of a drill cannot be kept over a restart; the audit log has it");
+            self.current.store(Arc::new(next));
+        }
+    }
+
+    async fn put(&self, file: &Arc<RecoveryFile>, next: Recovery) -> io::Result<()> {
+        let (file, kept) = (Arc::clone(file), next.kept());
+        let written = tokio::task::spawn_blocking(move || file.replace(&kept)).await;
+        written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")))?;
+        self.current.store(Arc::new(next));
+        Ok(())
+    }
+}
+
+impl Recovery {
+    fn from_now_on() -> Self {
+        Self { since: unix_now(), ..Self::default() }
+    }
+
+    fn read(kept: Kept) -> Result<Self, String> {
+        let Kept { current, retired, drills } = kept;
+        let current = current.map(|KeptSet { manifest, by }| {
+            let manifest = SignedManifest::parse(manifest.as_bytes()).map_err(|error| error.to_string())?;
+            Ok::<_, String>(Arc::new(CurrentSet { manifest, by }))
+        });
+        Ok(Self { current: current.transpose()?, retired, drills, ..Self::from_now_on() })
+    }
+
+    fn kept(&self) -> Kept {
+        let current = self.current.as_ref();
+        Kept {
+            current: current.map(|set| KeptSet { manifest: set.manifest.to_text(), by: set.by.clone() }),
+            retired: self.retired.clone(),
+            drills: self.drills.clone(),
+        }
+    }
+
+    /// The set that counts.
+    pub fn current(&self) -> Option<&Arc<CurrentSet>> {
+        self.current.as_ref()
+    }
+
+    /// Sets that were replaced, oldest first.
+    pub fn retired(&self) -> &[RetiredSet] {
+        &self.retired
+    }
+
+    /// Drills that have ended, oldest first.
+    pub fn drills(&self) -> &[Drill] {
+        &self.drills
+    }
+
+    /// When the set that counts last gave the root keys, or was made; Unix seconds.
+    pub fn last_proved(&self) -> Option<u64> {
+        let current = self.current.as_ref()?.manifest.manifest();
+        let set = current.set.to_string();
+        let passed = self.drills.iter().rev().find(|drill| drill.set == set && drill.failure.is_none());
+        Some(passed.map_or(current.created_at, |drill| drill.at))
+    }
+
+    /// The epochs among `own` whose root keys the set that counts does not have.
+    pub fn not_covered(&self, own: &[EpochFingerprint]) -> Vec<u32> {
+        let covered = self.current.as_ref().map_or(&[][..], |set| &set.manifest.manifest().epochs);
+        own.iter().filter(|epoch| !covered.contains(epoch)).map(|epoch| epoch.epoch).collect()
+    }
+
+    /// What an operator should do now, where `own` are the epochs of this KMS.
+    pub fn standing(&self, own: &[EpochFingerprint], now: u64) -> Standing {
+        let Some(proved) = self.last_proved() else {
+            return if now.saturating_sub(self.since) < GRACE { Standing::Fine } else { Standing::NoSet };
+        };
+        let epochs = self.not_covered(own);
+        if !epochs.is_empty() {
+            return Standing::NotCovered { epochs };
+        }
+        match now.saturating_sub(proved) / DAY {
+            days if days >= DRILL_DAYS => Standing::DrillDue { days },
+            _ => Standing::Fine,
+        }
+    }
+}
+
+impl CurrentSet {
+    fn retired(&self, now: u64) -> RetiredSet {
+        let manifest = self.manifest.manifest();
+        RetiredSet {
+            set: manifest.set.to_string(),
+            created_at: manifest.created_at,
+            retired_at: now,
+            threshold: manifest.threshold,
+            officers: manifest.officers.iter().map(|officer| officer.name.to_string()).collect(),
+            epochs: manifest.epochs.iter().map(|epoch| epoch.epoch).collect(),
+        }
+    }
+}
+
+impl Standing {
+    /// The sentence for operators; `None` if there is nothing to do.
+    pub fn sentence(&self) -> Option<String> {
+        Some(match self {
+            Self::Fine => return None,
+            Self::NoSet => "there is no recovery set: if every replica is lost, every key of every app is; make one with kmsctl recovery create".to_owned(),
+            Self::NotCovered { epochs } => {
+                let epochs: Vec<String> = epochs.iter().map(u32::to_string).collect();
+                format!(
+                    "the recovery set does not have the root keys of epoch {}: make a new one with kmsctl recovery create",
+                    epochs.join(", ")
+                )
+            }
+            Self::DrillDue { days } => format!(
+                "the recovery set was last proved {days} days ago: let its officers prove it, kmsctl recovery drill start"
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

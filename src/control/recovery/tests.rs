@@ -1,0 +1,95 @@
+//! What is kept of recovery, and what is said about it.
+
+use kms_recovery::{Bytes, Description, NewSet, split};
+use secp256k1::ecdsa::RecoverableSignature;
+use secp256k1::{Message, SecretKey};
+
+use super::*;
+
+fn epoch(number: u32) -> EpochFingerprint {
+    let key = SecretKey::from_secret_bytes([7; 32]).expect("a key");
+    let k256_public = Bytes(key.public_key().serialize());
+    EpochFingerprint { epoch: number, ca_spki_sha256: Bytes([1; 32]), k256_public }
+}
+
+fn manifest(created_at: u64) -> SignedManifest {
+    let key = SecretKey::from_secret_bytes([7; 32]).expect("a key");
+    let officers = ["a", "b"].map(|name| kms_recovery::Named {
+        name: name.parse().expect("a name"),
+        recipient: match name {
+            "a" => "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa",
+            _ => "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW+uObz5dvMgjz1OxfM/XXUB+VHtZ6isGN",
+        }
+        .parse()
+        .expect("a recipient"),
+    });
+    let description = Description {
+        created_at,
+        domain: "kms.example.org".to_owned(),
+        identity_epoch: 0,
+        epochs: vec![epoch(0)],
+        ledger: None,
+    };
+    let sign = |digest| {
+        let message = Message::from_digest(digest);
+        let (v, compact) = RecoverableSignature::sign_ecdsa_recoverable(message, &key).serialize_compact();
+        let mut signature = [0; 65];
+        signature[..64].copy_from_slice(&compact);
+        signature[64] = u8::from(v);
+        signature
+    };
+    let NewSet { manifest, .. } = split(b"keys", 2, &officers, description, sign).expect("a set");
+    manifest
+}
+
+fn drill(set: &str, at: u64, failure: Option<&str>) -> Drill {
+    let failure = failure.map(str::to_owned);
+    Drill { set: set.to_owned(), at, officers: vec!["a".to_owned()], failure }
+}
+
+#[tokio::test]
+async fn sets_and_drills_outlive_a_restart_and_a_new_set_retires_the_old_one() {
+    let home = tempfile::tempdir().expect("a directory");
+    let open = || RecoverySets::open(RecoveryFile::new(home.path().join("recovery.json")));
+    let sets = open();
+    let [first, second] = [manifest(100), manifest(200)];
+    let id = first.manifest().set.to_string();
+    sets.replace(first, "owner".to_owned()).await.expect("a file");
+    sets.drilled(drill(&id, 150, None)).await;
+    let state = open().state();
+    assert_eq!(state.current().expect("a set").manifest.manifest().set.to_string(), id);
+    assert_eq!(state.last_proved(), Some(150));
+    let sets = open();
+    sets.replace(second.clone(), "other".to_owned()).await.expect("a file");
+    let state = open().state();
+    assert_eq!(state.current().expect("a set").manifest.manifest(), second.manifest());
+    assert_eq!(state.retired()[0].set, id);
+    assert_eq!(state.last_proved(), Some(200), "the drill was of the set before");
+    // Damage loses no keys: officers still have theirs.
+    std::fs::write(home.path().join("recovery.json"), "{").expect("written");
+    let sets = open();
+    assert!(sets.state().current().is_none());
+    sets.replace(second, "other".to_owned()).await.expect("a file");
+    assert!(open().state().current().is_some());
+}
+
+#[tokio::test]
+async fn what_to_do_is_said_when_it_is_due() {
+    let home = tempfile::tempdir().expect("a directory");
+    let sets = RecoverySets::open(RecoveryFile::new(home.path().join("recovery.json")));
+    let now = unix_now();
+    let own = [epoch(0)];
+    assert_eq!(sets.state().standing(&own, now), Standing::Fine, "a new KMS has a day");
+    assert_eq!(sets.state().standing(&own, now + 2 * DAY), Standing::NoSet);
+    let manifest = manifest(now);
+    let id = manifest.manifest().set.to_string();
+    sets.replace(manifest, "owner".to_owned()).await.expect("a file");
+    let both = [epoch(0), epoch(1)];
+    assert_eq!(sets.state().standing(&both, now), Standing::NotCovered { epochs: vec![1] });
+    assert_eq!(sets.state().standing(&own, now + 89 * DAY), Standing::Fine);
+    assert_eq!(sets.state().standing(&own, now + 90 * DAY), Standing::DrillDue { days: 90 });
+    sets.drilled(drill(&id, now + 89 * DAY, Some("no"))).await;
+    assert_eq!(sets.state().standing(&own, now + 90 * DAY), Standing::DrillDue { days: 90 }, "it failed");
+    sets.drilled(drill(&id, now + 89 * DAY, None)).await;
+    assert_eq!(sets.state().standing(&own, now + 178 * DAY), Standing::Fine);
+}
