@@ -22,6 +22,7 @@ pub mod prepared;
 pub mod quota;
 pub mod readiness;
 mod receipt;
+pub mod recovery;
 mod refusal;
 pub mod reload;
 pub mod restart;

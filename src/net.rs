@@ -28,6 +28,7 @@ mod passwords;
 mod policy;
 mod probes;
 pub mod prpc;
+mod recovery;
 pub mod refusal_log;
 mod restart;
 mod restore;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::Caller;
 use super::admin::AdminService;
 use super::readiness::policy_problem;
+use super::recovery::RecoveryService;
 use crate::audit::{Event, Receipt};
 use crate::clock::{rfc3339, unix_now};
 use crate::error::{Code, Error, Result};
@@ -43,11 +44,13 @@ pub enum Action {
     SelfTest,
     /// Signs a checkpoint of the audit log.
     Checkpoint,
+    /// Reminds owners of the next drill of the recovery set.
+    RecoveryDrillReminder,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::RefreshCollateral,
         Self::ReloadPolicy,
         Self::ReissueCertificate,
@@ -56,6 +59,7 @@ impl Action {
         Self::ClearImageCache,
         Self::SelfTest,
         Self::Checkpoint,
+        Self::RecoveryDrillReminder,
     ];
 
     /// Its name in paths and events.
@@ -69,6 +73,7 @@ impl Action {
             Self::ClearImageCache => "clear-image-cache",
             Self::SelfTest => "self-test",
             Self::Checkpoint => "checkpoint",
+            Self::RecoveryDrillReminder => "recovery-drill-reminder",
         }
     }
 
@@ -90,6 +95,9 @@ impl Action {
             Self::SelfTest => "check keys, attestation, policy, collateral and the audit log",
             Self::Checkpoint => {
                 "sign a checkpoint of the audit log, and wait for the witnesses that are required"
+            }
+            Self::RecoveryDrillReminder => {
+                "record, and so notify, when the recovery set was last proved, and what is to be done"
             }
         }
     }
@@ -121,6 +129,7 @@ pub struct ActionService {
     admin: Arc<AdminService>,
     ready: Arc<Ready>,
     certificates: Arc<dyn Reissue>,
+    recovery: Arc<RecoveryService>,
     states: Mutex<BTreeMap<Action, State>>,
 }
 
@@ -189,8 +198,13 @@ type Ended = std::result::Result<String, String>;
 
 impl ActionService {
     /// The actions of a KMS with keys.
-    pub fn new(admin: Arc<AdminService>, ready: Arc<Ready>, certificates: Arc<dyn Reissue>) -> Self {
-        Self { admin, ready, certificates, states: Mutex::default() }
+    pub fn new(
+        admin: Arc<AdminService>,
+        ready: Arc<Ready>,
+        certificates: Arc<dyn Reissue>,
+        recovery: Arc<RecoveryService>,
+    ) -> Self {
+        Self { admin, ready, certificates, recovery, states: Mutex::default() }
     }
 
     /// All actions.
@@ -304,6 +318,14 @@ impl ActionService {
             }
             Action::SelfTest => self_test::run(foundation, &self.ready).await,
             Action::Checkpoint => self.checkpoint(receipt).await,
+            Action::RecoveryDrillReminder => {
+                let reason = self.recovery.reminder();
+                let author = caller.author();
+                let (by, remote) = (author.by, author.remote);
+                let event = Event::RecoveryDrillReminder { reason: reason.clone(), by, remote };
+                let _ = foundation.audit.record(event).await.map_err(|error| error.to_string())?;
+                Ok(reason)
+            }
         }
     }
 

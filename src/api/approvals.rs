@@ -13,6 +13,7 @@ use super::Caller;
 use super::admin::AdminService;
 use super::credentials::CredentialService;
 use super::policy::PolicyService;
+use super::recovery::RecoveryService;
 use super::uploads::HtpasswdFile;
 use crate::clock::rfc3339;
 use crate::control::{
@@ -78,6 +79,8 @@ pub struct Makers {
     pub policy: Arc<PolicyService>,
     /// The htpasswd file.
     pub htpasswd: Arc<HtpasswdFile>,
+    /// Recovery sets.
+    pub recovery: Arc<RecoveryService>,
     /// Credentials; `None` where no credentials are needed.
     pub credentials: Option<Arc<CredentialService>>,
 }
@@ -246,6 +249,12 @@ impl Makers {
             EachApproved::ReplaceHtpasswd(approved) => {
                 let placed = Arc::clone(&self.htpasswd).place_approved(approved).await?;
                 Ok(Made::of(placed.message))
+            }
+            EachApproved::CreateRecoverySet(approved) => {
+                let set = Arc::clone(&self.recovery).create_approved(approved).await?.set;
+                Ok(Made::of(format!(
+                    "recovery set {set} counts now; get its files with kmsctl recovery fetch {set}"
+                )))
             }
             EachApproved::OwnerCredential(approved) => {
                 let Some(credentials) = &self.credentials else {

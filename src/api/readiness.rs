@@ -9,6 +9,7 @@ use kms_attest::verify::Verifier;
 use kms_policy::{DenialCode, Policy};
 use tokio::sync::watch;
 
+use super::recovery::RecoveryService;
 use crate::admission::{Foundation, Missing, SelfDenialCode, SelfRefusal};
 use crate::audit::{FailureReason, Health};
 use crate::clock::{CLOCK_REMEDY, rfc3339, unix_now};
@@ -49,6 +50,8 @@ pub enum Cause {
     Draining,
     /// The disk of the audit log is nearly full.
     DiskNearlyFull,
+    /// There is no recovery set, it lacks root keys, or it was not proved for long.
+    Recovery,
 }
 
 /// The effect of a cause on the release of keys.
@@ -64,7 +67,7 @@ pub enum Effect {
 
 impl Cause {
     /// All causes, in the order in which they are reported.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoKeys,
         Self::Frozen,
         Self::AllowlistUnusable,
@@ -77,6 +80,7 @@ impl Cause {
         Self::Clock,
         Self::Draining,
         Self::DiskNearlyFull,
+        Self::Recovery,
     ];
 
     /// The stable name, which is also the code of a refusal for this cause.
@@ -94,6 +98,7 @@ impl Cause {
             Self::Frozen => "frozen",
             Self::Draining => "draining",
             Self::DiskNearlyFull => "disk_nearly_full",
+            Self::Recovery => "recovery",
         }
     }
 
@@ -112,6 +117,7 @@ impl Cause {
             Self::Frozen => "an operator has frozen this KMS",
             Self::Draining => "an operator drains this KMS: send requests to another one",
             Self::DiskNearlyFull => "little disk space is left for the audit log",
+            Self::Recovery => "the recovery of the root keys needs an owner: a set, or a drill of it",
         }
     }
 
@@ -119,7 +125,7 @@ impl Cause {
     pub fn effect(self) -> Effect {
         match self {
             Self::Draining => Effect::Drains,
-            Self::DiskNearlyFull => Effect::Warns,
+            Self::DiskNearlyFull | Self::Recovery => Effect::Warns,
             Self::NoKeys
             | Self::PolicyUnavailable
             | Self::AllowlistUnusable
@@ -215,6 +221,7 @@ impl Report {
 pub struct Readiness {
     /// `None` while onboarding.
     foundation: Option<Arc<Foundation>>,
+    recovery: Option<Arc<RecoveryService>>,
     metrics: Arc<Metrics>,
     current: watch::Sender<Report>,
 }
@@ -222,17 +229,21 @@ pub struct Readiness {
 impl Readiness {
     /// For a KMS without keys.
     pub fn onboarding(metrics: Arc<Metrics>) -> Self {
-        Self::with(None, metrics)
+        Self::with(None, None, metrics)
     }
 
     /// For a KMS with keys.
-    pub fn serving(foundation: Arc<Foundation>) -> Self {
+    pub fn serving(foundation: Arc<Foundation>, recovery: Arc<RecoveryService>) -> Self {
         let metrics = Arc::clone(&foundation.metrics);
-        Self::with(Some(foundation), metrics)
+        Self::with(Some(foundation), Some(recovery), metrics)
     }
 
-    fn with(foundation: Option<Arc<Foundation>>, metrics: Arc<Metrics>) -> Self {
-        Self { foundation, metrics, current: watch::Sender::new(Report::default()) }
+    fn with(
+        foundation: Option<Arc<Foundation>>,
+        recovery: Option<Arc<RecoveryService>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { foundation, recovery, metrics, current: watch::Sender::new(Report::default()) }
     }
 
     /// Whether this is the phase without keys.
@@ -242,10 +253,13 @@ impl Readiness {
 
     /// The current state, from memory and without waiting.
     pub fn report(&self) -> Report {
-        let report = Report::new(match &self.foundation {
+        let mut reasons = match &self.foundation {
             None => vec![plain(Cause::NoKeys)],
             Some(foundation) => reasons(foundation),
-        });
+        };
+        let advice = self.recovery.as_ref().and_then(|recovery| recovery.standing().sentence());
+        reasons.extend(advice.map(|detail| Reason { cause: Cause::Recovery, detail }));
+        let report = Report::new(reasons);
         self.metrics.set_ready(report.is_ready());
         for cause in Cause::ALL {
             let applies = report.reasons.iter().any(|reason| reason.cause == cause);

@@ -4,6 +4,7 @@
 use kms_recovery::MAX_MANIFEST;
 use kms_wire::role::Role;
 
+use super::recovery::MAX_CREATE;
 use super::uploads::MAX_UPLOAD;
 use super::{Access, Service};
 use crate::control::MAX_CANDIDATE;
@@ -21,6 +22,8 @@ pub enum Verbs {
     GetAndPatch,
     /// GET, and PUT and DELETE for those that may change something.
     GetPutAndDelete,
+    /// GET, and POST and DELETE for those that may change something.
+    GetPostAndDelete,
 }
 
 /// One route: a row of the table, with the fields that [`super::Row`] has for a method.
@@ -48,7 +51,7 @@ pub const ROUTES: &[Route] = &{
     use Access::{Invitation, Onboarding, Open, Operator};
     use Role::{Auditor, EventsWriter, Owner, Viewer};
     use Service::{Admin, Kms, Onboard};
-    use Verbs::{Get, GetAndPatch, GetAndPost, GetPutAndDelete, Post};
+    use Verbs::{Get, GetAndPatch, GetAndPost, GetPostAndDelete, GetPutAndDelete, Post};
     const fn row(
         service: Service,
         path: &'static str,
@@ -66,6 +69,9 @@ pub const ROUTES: &[Route] = &{
         // Hashes only; entries are on the admin listener.
         row(Kms, "/log/checkpoint", Get, Open, 0),
         row(Kms, "/log/tile/{*tile}", Get, Open, 0),
+        // Officers need not be operators: shares prove themselves.
+        row(Kms, "/recovery", Get, Open, 0),
+        row(Kms, "/recovery/shares", Post, Open, SHORT),
         row(Onboard, "/", Get, Open, 0),
         row(Onboard, "/assets/{file}", Get, Open, 0),
         row(Onboard, "/health", Get, Open, 0),
@@ -146,6 +152,11 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/platforms", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/ledger", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/replicas", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/recovery", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/recovery/sets", Post, Operator(Owner), MAX_CREATE),
+        row(Admin, "/api/v1/recovery/sets/{id}", Get, Operator(Owner), 0),
+        // A change needs the role owner, which its handler asks for.
+        row(Admin, "/api/v1/recovery/drill", GetPostAndDelete, Operator(Viewer), SHORT),
     ]
 };
 

@@ -84,7 +84,7 @@ async fn reload_loop(service: ReloadService, mut reload: watch::Receiver<u64>) {
 
 fn housekeeping(process: &Process, serving: &Serving) -> impl Future<Output = ()> + Send + use<> {
     let (foundation, limit, kms) = (process.foundation(), process.limit(), Arc::clone(&serving.kms));
-    let log = process.log.clone();
+    let (log, recovery) = (process.log.clone(), Arc::clone(&serving.recovery));
     async move {
         let Foundation { verifier, policy, freezes, audit, metrics, .. } = &*foundation;
         let mut tick = tokio::time::interval(HOUSEKEEPING);
@@ -94,6 +94,7 @@ fn housekeeping(process: &Process, serving: &Serving) -> impl Future<Output = ()
             limit.prune();
             kms.prune();
             freezes.count();
+            metrics.set_recovery(recovery.measured());
             metrics.set_audit_writable(audit.health().is_writing());
             let space = audit.space();
             metrics.set_audit_space(space.free, space.is_low);

@@ -80,6 +80,7 @@ fn condition(cause: Cause) -> Option<Condition> {
         Cause::OwnEvidenceRefused => Some(Condition::OwnEvidenceRefused),
         Cause::CollateralUnavailable => Some(Condition::CollateralUnavailable),
         Cause::Clock => Some(Condition::Clock),
+        Cause::Recovery => Some(Condition::Recovery),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::api::me::MeService;
 use crate::api::meta::Meta;
 use crate::api::policy::PolicyService;
 use crate::api::readiness::Readiness;
+use crate::api::recovery::RecoveryService;
 use crate::api::reload::ReloadService;
 use crate::api::restart::RestartService;
 use crate::api::settings::SettingsService;
@@ -34,8 +35,8 @@ use crate::api::uploads::{CollateralFile, HtpasswdFile, UploadService};
 use crate::api::views::{LatencyLog, ServedCertificate, Sources, Views};
 use crate::ca;
 use crate::clock::unix;
-use crate::config::COLLATERAL_BUNDLE;
-use crate::control::{NamedCredentials, Opened};
+use crate::config::{COLLATERAL_BUNDLE, RECOVERY};
+use crate::control::{NamedCredentials, Opened, RecoverySets};
 use crate::domain::ReservedName;
 use crate::lifecycle::Ready;
 use crate::net::listener::{Phase, PlainHttp};
@@ -44,7 +45,7 @@ use crate::net::oidc::{Bounds, Issuer};
 use crate::net::tls::{self, ClientPolicy, Leaf};
 use crate::net::{self, AdminServices, OwnNames, SignIn};
 use crate::operator::Credentials;
-use crate::state::CredentialFile;
+use crate::state::{CredentialFile, RecoveryFile};
 
 /// The main listener of the KMS phase.
 pub(super) enum MainListener {
@@ -70,6 +71,7 @@ pub(super) struct Serving {
     admin: Arc<AdminService>,
     settings: Arc<SettingsService>,
     collateral: Arc<CollateralFile>,
+    pub(super) recovery: Arc<RecoveryService>,
     phase: Phase,
 }
 
@@ -117,7 +119,11 @@ impl Serving {
         let ((), certificate) = tokio::join!(self_authorization.prepare(), issued);
         let certificate = certificate?;
         let leaf = Leaf::new(vec![certificate], &ready.rpc_key_der())?;
-        let readiness = Arc::new(Readiness::serving(Arc::clone(&foundation)));
+        let sets = Arc::new(RecoverySets::open(RecoveryFile::new(core.cert_dir.join(RECOVERY))));
+        let recovery =
+            RecoveryService::new(Arc::clone(&foundation), Arc::clone(&ready), sets, process.gate());
+        let recovery = Arc::new(recovery);
+        let readiness = Arc::new(Readiness::serving(Arc::clone(&foundation), Arc::clone(&recovery)));
         let meta = Arc::new(Meta::new(&ready, &foundation, process.config.posture(), Arc::clone(&readiness)));
         let kms = KmsService::new(core, Arc::clone(&foundation), Arc::clone(&ready), Arc::clone(&meta))?;
         let kms = Arc::new(kms);
@@ -127,7 +133,14 @@ impl Serving {
             AdminCertificate::find(&process.config, &leaf, &ready, attester.as_deref()).await?;
         let shown = core.metrics.enabled.then(|| Arc::clone(metrics));
         let health = Arc::new(HealthService::new(Arc::clone(&readiness), process.boot()));
-        let router = net::kms(Arc::clone(&kms), &rpc.limits, shown, Arc::clone(&health), Arc::clone(audit));
+        let router = net::kms(
+            Arc::clone(&kms),
+            &rpc.limits,
+            shown,
+            Arc::clone(&health),
+            Arc::clone(audit),
+            Arc::clone(&recovery),
+        );
         let middleware = Middleware::new(router, process.memory(), process.metrics())
             .watched()
             .traced(process.tracer.clone())
@@ -155,6 +168,7 @@ impl Serving {
             admin,
             settings,
             collateral,
+            recovery,
             phase,
         })
     }
@@ -175,7 +189,12 @@ impl Serving {
         let events = EventService::new(Arc::clone(&process.events), Arc::clone(&process.reports));
         let events = Arc::new(events);
         let certificates = Arc::new(Renewal::of(process, self));
-        let actions = ActionService::new(Arc::clone(&self.admin), Arc::clone(&self.ready), certificates);
+        let actions = ActionService::new(
+            Arc::clone(&self.admin),
+            Arc::clone(&self.ready),
+            certificates,
+            Arc::clone(&self.recovery),
+        );
         let core = &process.config.core;
         let policy = PolicyService::new(core, Arc::clone(&self.kms), Arc::clone(&self.admin));
         let policy = Arc::new(policy);
@@ -190,6 +209,7 @@ impl Serving {
             htpasswd: Arc::clone(&htpasswd),
             admin: Arc::clone(&self.admin),
             policy: Arc::clone(&policy),
+            recovery: Arc::clone(&self.recovery),
             credentials: credentials_service.clone(),
         };
         let services = AdminServices {
@@ -216,6 +236,7 @@ impl Serving {
                 process.restart.clone(),
             )),
             epochs: Arc::new(EpochService::new(process.foundation())),
+            recovery: Arc::clone(&self.recovery),
             approvals: Arc::new(ApprovalService::new(Arc::clone(&process.approvals), makers)),
             credentials: credentials_service,
         };

@@ -1,6 +1,8 @@
 //! A KMS with keys. Secrets are released only with a recorded permit, public values only with our
 //! self-authorization.
 
+mod recovery;
+
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -15,6 +17,7 @@ use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+pub use self::recovery::{RehearsalError, UnrecordedSet};
 use super::epochs::HandedEpoch;
 use super::{LifecycleError, Released};
 use crate::admission::{App, Certificate, Kms, SelfAuthorization};

@@ -60,10 +60,18 @@ impl Recovering {
     /// # Errors
     /// [`RecoverError`].
     pub fn prepare(&self) -> Result<Prepared, RecoverError> {
-        let root = material::import(&self.0.open()?)?;
-        matches_manifest(&root, self.0.manifest())?;
-        Ok(Prepared::received(Keyring::first(root)))
+        recovered(&self.0).map(|root| Prepared::received(Keyring::first(root)))
     }
+}
+
+/// The root keys that the shares give, compared with the manifest: the same for a restore and for a drill.
+///
+/// # Errors
+/// [`RecoverError`].
+pub(super) fn recovered(shares: &Combiner) -> Result<RootKeys, RecoverError> {
+    let root = material::import(&shares.open()?)?;
+    matches_manifest(&root, shares.manifest())?;
+    Ok(root)
 }
 
 /// Requires that the public keys of every epoch are those of the manifest, and that neither has an epoch more.

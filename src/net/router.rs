@@ -18,8 +18,8 @@ use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
-    actions, approvals, body, credentials, diagnostics, epochs, events, grpc, ledger, me, policy, restart,
-    restore, settings, setup, status, uploads, views, web,
+    actions, approvals, body, credentials, diagnostics, epochs, events, grpc, ledger, me, policy, recovery,
+    restart, restore, settings, setup, status, uploads, views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -33,6 +33,7 @@ use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::onboard::{Finished, OnboardService};
 use crate::api::policy::PolicyService;
+use crate::api::recovery::RecoveryService;
 use crate::api::reload::ReloadService;
 use crate::api::restart::RestartService;
 use crate::api::routes::{Route, Verbs};
@@ -53,11 +54,13 @@ pub fn kms(
     metrics: Option<Arc<Metrics>>,
     health: Arc<HealthService>,
     audit: Arc<Audit>,
+    recovery: Arc<RecoveryService>,
 ) -> Router {
     let readiness = Arc::clone(health.readiness());
     let mut router = prpc_routes(Arc::clone(&service), limits)
         .merge(probes::routes(Service::Kms, health, Reader::Anyone))
-        .merge(ledger::routes(Service::Kms, audit, Reader::Anyone));
+        .merge(ledger::routes(Service::Kms, audit, Reader::Anyone))
+        .merge(recovery::officers(recovery));
     if let Some(metrics) = metrics {
         let readiness = Arc::clone(&readiness);
         let metrics = route(Service::Kms, "/metrics", move || async move {
@@ -156,6 +159,8 @@ pub struct AdminServices {
     pub reload: Arc<ReloadService>,
     /// Restart.
     pub restart: Arc<RestartService>,
+    /// Recovery sets and drills.
+    pub recovery: Arc<RecoveryService>,
     /// Named credentials; `None` where the configuration has none.
     pub credentials: Option<Arc<CredentialService>>,
 }
@@ -179,6 +184,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         settings,
         reload,
         restart,
+        recovery,
     } = services;
     let credentials = credentials.map_or_else(Router::new, credentials::routes);
     let grpc = grpc::admin(Arc::clone(&admin), limits, Arc::clone(health.readiness()));
@@ -196,6 +202,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(uploads::routes(uploads))
         .merge(approvals::routes(approvals))
         .merge(epochs::routes(epochs))
+        .merge(recovery::admin(recovery))
         .merge(credentials)
         .merge(grpc)
         .fallback(not_found)
@@ -235,6 +242,7 @@ pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Hand
         Verbs::GetAndPost => MethodFilter::GET.or(MethodFilter::POST),
         Verbs::GetAndPatch => MethodFilter::GET.or(MethodFilter::PATCH),
         Verbs::GetPutAndDelete => MethodFilter::GET.or(MethodFilter::PUT).or(MethodFilter::DELETE),
+        Verbs::GetPostAndDelete => MethodFilter::GET.or(MethodFilter::POST).or(MethodFilter::DELETE),
     };
     let served = Router::new().route(row.path, on(verbs, handler));
     // Where it says nothing, there is nothing to wait for.

@@ -488,7 +488,7 @@ async fn every_route_asks_for_what_its_row_says_and_is_served_nowhere_else() {
                     let is_served = match row.verbs {
                         Verbs::Get | Verbs::GetAndPatch => verb == "GET",
                         Verbs::Post => verb == "POST",
-                        Verbs::GetAndPost => verb != "PUT",
+                        Verbs::GetAndPost | Verbs::GetPostAndDelete => verb != "PUT",
                         Verbs::GetPutAndDelete => verb != "POST",
                     };
                     match (is_let_in(service, row.access, credential, is_served), is_served) {

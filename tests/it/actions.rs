@@ -150,6 +150,7 @@ async fn each_action_is_recorded_by_two_events() {
         "clear-image-cache",
         "self-test",
         "checkpoint",
+        "recovery-drill-reminder",
     ];
     assert_eq!(names, expected);
     assert_eq!(listed["actions"][0]["last"], Value::Null);
@@ -184,7 +185,7 @@ async fn what_is_no_action_is_refused_and_not_recorded() {
     let is_indexed = async || (logs(&world).await.len() == world.audit().len()).then_some(());
     eventually("the index has all records of the start", is_indexed).await;
     let before = logs(&world).await.len();
-    for name in ["nothing", "Drain", "drain%20", "self_test", "recovery-drill-reminder"] {
+    for name in ["nothing", "Drain", "drain%20", "self_test", "recovery_drill_reminder"] {
         let refused = run(&world, name).await;
         assert_eq!((refused.status, refused.header("x-error-code")), (400, "unknown_action"), "{name}");
         let value = refused.value();

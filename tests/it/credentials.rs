@@ -206,6 +206,10 @@ fn each_method_and_route_needs_the_role_that_it_should() {
             ("/api/v1/platforms", of(Viewer)),
             ("/api/v1/ledger", of(Viewer)),
             ("/api/v1/replicas", of(Viewer)),
+            ("/api/v1/recovery", of(Viewer)),
+            ("/api/v1/recovery/sets", of(Owner)),
+            ("/api/v1/recovery/sets/{id}", of(Owner)),
+            ("/api/v1/recovery/drill", of(Viewer)),
         ]
     );
 }

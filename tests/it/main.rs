@@ -37,6 +37,7 @@ mod outage;
 mod policy;
 mod policy_faults;
 mod posture;
+mod recovery;
 mod restore;
 mod settings;
 mod setup;

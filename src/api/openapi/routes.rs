@@ -14,6 +14,7 @@ use crate::api::health::Health;
 use crate::api::me::Me;
 use crate::api::onboard::{RestoreStatus, ShareAccepted};
 use crate::api::policy::{ActivateRequest, CheckRequest, Checked, Placed, PolicyState};
+use crate::api::recovery::{CreateSet, DrillAccepted, DrillStatus, MadeSet, RecoveryShown};
 use crate::api::reload::Reloaded;
 use crate::api::restart::Restarting;
 use crate::api::routes::Route;
@@ -40,6 +41,7 @@ pub(super) fn operations(bodies: &mut Bodies) -> Vec<Operation> {
     all.extend(policy(bodies));
     all.extend(approvals(bodies));
     all.extend(epochs(bodies));
+    all.extend(recovery(bodies));
     all.extend(views(bodies));
     all.extend(settings(bodies));
     all.extend(onboarding(bodies));
@@ -466,6 +468,50 @@ fn freezes(bodies: &mut Bodies) -> Vec<Operation> {
     ]
 }
 
+/// The body that brings a share.
+fn share() -> Value {
+    let text = json!({ "type": "string" });
+    object(json!({
+        "version": { "const": 1 },
+        "set": text,
+        "index": { "type": "integer" },
+        "officer": text,
+        "share": text,
+    }))
+}
+
+fn recovery(bodies: &mut Bodies) -> Vec<Operation> {
+    let made = Answer::Json(bodies.of::<MadeSet>());
+    let status = Answer::Json(bodies.of::<DrillStatus>());
+    let drill = "/api/v1/recovery/drill";
+    let owner = "Needs the role owner.";
+    let share = share();
+    vec![
+        get(
+            Service::Admin,
+            "/api/v1/recovery",
+            "Recovery sets, and how the last drills ended",
+            Answer::Json(bodies.of::<RecoveryShown>()),
+        ),
+        post(Service::Admin, "/api/v1/recovery/sets", "Split the root keys among officers", made.clone())
+            .taking("application/json", bodies.request::<CreateSet>()),
+        get(Service::Admin, "/api/v1/recovery/sets/{id}", "The files of the set that counts", made),
+        get(Service::Admin, drill, "How far a drill is", status.clone()),
+        post(Service::Admin, drill, "Start a drill", status.clone()).described(owner),
+        Operation { verb: Verb::Delete, ..post(Service::Admin, drill, "End a drill", status.clone()) }
+            .described(owner),
+        get(Service::Kms, "/recovery", "How far a drill is", status),
+        post(
+            Service::Kms,
+            "/recovery/shares",
+            "Send the share of an officer",
+            Answer::Json(bodies.of::<DrillAccepted>()),
+        )
+        .taking("application/json", share)
+        .described("Over TLS only. kmsctl verifies the KMS before it sends a share."),
+    ]
+}
+
 fn settings(bodies: &mut Bodies) -> Vec<Operation> {
     let path = "/api/v1/settings";
     let all = Answer::Json(bodies.of::<Settings>());
@@ -489,16 +535,7 @@ fn settings(bodies: &mut Bodies) -> Vec<Operation> {
 fn restore(bodies: &mut Bodies) -> Vec<Operation> {
     let status = Answer::Json(bodies.of::<RestoreStatus>());
     let accepted = Answer::Json(bodies.of::<ShareAccepted>());
-    let share = json!({
-        "type": "object",
-        "properties": {
-            "version": { "const": 1 },
-            "set": { "type": "string" },
-            "index": { "type": "integer" },
-            "officer": { "type": "string" },
-            "share": { "type": "string" },
-        },
-    });
+    let share = share();
     vec![
         get(Service::Onboard, "/recovery", "How far a restore is", status.clone()),
         post(Service::Onboard, "/recovery/restore", "Open a restore", status.clone())

@@ -21,6 +21,7 @@ fn every_route_and_every_method_is_described() {
             Verbs::GetAndPost => &["get", "post"],
             Verbs::GetAndPatch => &["get", "patch"],
             Verbs::GetPutAndDelete => &["get", "put", "delete"],
+            Verbs::GetPostAndDelete => &["get", "post", "delete"],
         };
         for verb in verbs {
             if paths.get(&route.path.replace("{*", "{")).and_then(|path| path.get(verb)).is_none() {

@@ -106,7 +106,8 @@ fn of_cause(cause: Cause, detail: &str) -> Attention {
         | Cause::Draining
         | Cause::OwnEvidenceUnavailable
         | Cause::OwnEvidenceRefused
-        | Cause::Clock => "diagnostics",
+        | Cause::Clock
+        | Cause::Recovery => "diagnostics",
     };
     let severity = match cause.effect() {
         Effect::Stops => Severity::Critical,

@@ -1,5 +1,6 @@
 //! What waits for a second owner: each kind of change with everything that it needs to be made later.
 
+use kms_recovery::Named;
 use kms_wire::role::Role;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -22,6 +23,8 @@ pub enum Action {
     ReplaceHtpasswd(ReplaceHtpasswd),
     /// Changes a credential of an owner.
     OwnerCredential(OwnerCredential),
+    /// Makes a recovery set.
+    CreateRecoverySet(CreateRecoverySet),
 }
 
 /// Ends a freeze.
@@ -86,6 +89,16 @@ pub struct ReplaceHtpasswd {
     pub changes: UserChanges,
 }
 
+/// Splits the root keys among officers. The set before counts no more, but its shares still open the keys that it was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRecoverySet {
+    /// Who gets a share, encrypted to which key.
+    pub officers: Vec<Named>,
+    /// How many of them restore.
+    pub threshold: u8,
+}
+
 /// Changes a credential of an owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
@@ -137,6 +150,7 @@ impl Action {
             Self::OwnerCredential(OwnerCredential::Rotate { .. }) => "rotate_owner",
             Self::OwnerCredential(OwnerCredential::Revoke { .. }) => "revoke_owner",
             Self::OwnerCredential(OwnerCredential::SetSecret { .. }) => "set_owner_secret",
+            Self::CreateRecoverySet(_) => "create_recovery_set",
         }
     }
 
@@ -153,7 +167,10 @@ impl Action {
         match self {
             Self::ActivatePolicy(ActivatePolicy { document, .. })
             | Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) => Some(document),
-            Self::Unfreeze(_) | Self::LowerClockFloor(_) | Self::OwnerCredential(_) => None,
+            Self::Unfreeze(_)
+            | Self::LowerClockFloor(_)
+            | Self::OwnerCredential(_)
+            | Self::CreateRecoverySet(_) => None,
         }
     }
 
@@ -163,6 +180,11 @@ impl Action {
             Self::ActivatePolicy(ActivatePolicy { document, .. }) => Some(document.clone()),
             Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) if role == Some(Role::Owner) => {
                 Users::parse(document).ok().map(|users| users.digests())
+            }
+            // With the keys, which the sentence has no space for.
+            Self::CreateRecoverySet(CreateRecoverySet { officers, .. }) => {
+                let line = |officer: &Named| format!("{} {}\n", officer.name, officer.recipient);
+                Some(officers.iter().map(line).collect())
             }
             Self::ReplaceHtpasswd(_)
             | Self::Unfreeze(_)
@@ -178,7 +200,10 @@ impl Action {
             Self::OwnerCredential(OwnerCredential::SetSecret { hash, .. }) => *hash = String::new(),
             Self::ActivatePolicy(ActivatePolicy { document, .. })
             | Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) => *document = String::new(),
-            Self::Unfreeze(_) | Self::LowerClockFloor(_) | Self::OwnerCredential(_) => {}
+            Self::Unfreeze(_)
+            | Self::LowerClockFloor(_)
+            | Self::OwnerCredential(_)
+            | Self::CreateRecoverySet(_) => {}
         }
         action
     }
@@ -232,6 +257,14 @@ impl Action {
             Self::OwnerCredential(OwnerCredential::SetSecret { name, .. }) => {
                 format!("let the owner {name} have the secret that the requester has chosen")
             }
+            Self::CreateRecoverySet(CreateRecoverySet { officers, threshold }) => {
+                let named: Vec<&str> = officers.iter().map(|officer| officer.name.as_str()).collect();
+                format!(
+                    "split the root keys among {} officers, of whom {threshold} restore them: {}",
+                    officers.len(),
+                    named.join(", ")
+                )
+            }
         }
     }
 
@@ -249,7 +282,8 @@ impl Action {
             | Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
             | Self::ActivatePolicy(_)
-            | Self::ReplaceHtpasswd(_) => false,
+            | Self::ReplaceHtpasswd(_)
+            | Self::CreateRecoverySet(_) => false,
         }
     }
 
@@ -264,7 +298,8 @@ impl Action {
             Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
             | Self::ActivatePolicy(_)
-            | Self::ReplaceHtpasswd(_) => false,
+            | Self::ReplaceHtpasswd(_)
+            | Self::CreateRecoverySet(_) => false,
         }
     }
 
@@ -275,7 +310,8 @@ impl Action {
             Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
             | Self::ActivatePolicy(_)
-            | Self::ReplaceHtpasswd(_) => true,
+            | Self::ReplaceHtpasswd(_)
+            | Self::CreateRecoverySet(_) => true,
         }
     }
 }
@@ -329,4 +365,4 @@ macro_rules! kinds {
     };
 }
 
-kinds!(Unfreeze, LowerClockFloor, ActivatePolicy, ReplaceHtpasswd, OwnerCredential,);
+kinds!(Unfreeze, LowerClockFloor, ActivatePolicy, ReplaceHtpasswd, OwnerCredential, CreateRecoverySet,);

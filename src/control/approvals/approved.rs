@@ -1,6 +1,8 @@
 //! The proof that an owner's change may be made now.
 
-use super::action::{Action, ActivatePolicy, LowerClockFloor, OwnerCredential, ReplaceHtpasswd, Unfreeze};
+use super::action::{
+    Action, ActivatePolicy, CreateRecoverySet, LowerClockFloor, OwnerCredential, ReplaceHtpasswd, Unfreeze,
+};
 use crate::control::{Author, Changer};
 use crate::operator::{Operator, Person};
 
@@ -41,6 +43,8 @@ pub enum EachApproved {
     ReplaceHtpasswd(Approved<ReplaceHtpasswd>),
     /// See [`Action`].
     OwnerCredential(Approved<OwnerCredential>),
+    /// See [`Action`].
+    CreateRecoverySet(Approved<CreateRecoverySet>),
 }
 
 impl<A> Approved<A> {
@@ -84,6 +88,7 @@ impl Approved<Action> {
             Action::ActivatePolicy(action) => EachApproved::ActivatePolicy(rest.with(|()| action)),
             Action::ReplaceHtpasswd(action) => EachApproved::ReplaceHtpasswd(rest.with(|()| action)),
             Action::OwnerCredential(action) => EachApproved::OwnerCredential(rest.with(|()| action)),
+            Action::CreateRecoverySet(action) => EachApproved::CreateRecoverySet(rest.with(|()| action)),
         }
     }
 }
