@@ -102,6 +102,9 @@ impl Doctor {
         if let Some(ledger) = ask.optional("/api/v1/ledger", "ledger", &mut report).await? {
             witnesses(&ledger, &mut report);
         }
+        if let Some(recovery) = ask.optional("/api/v1/recovery", "recovery", &mut report).await? {
+            of_recovery(&recovery, &mut report);
+        }
         if let Some(settings) = ask.optional("/api/v1/settings", "settings", &mut report).await? {
             profile(&settings, &mut report);
         }
@@ -321,6 +324,24 @@ fn witnesses(ledger: &Value, report: &mut Report) {
         let level = if text(witness, "state") == "ok" { Level::Fine } else { Level::Warning };
         let told = format!("{}: {}", printable(text(witness, "name")), printable(text(witness, "state")));
         report.add("witness", level, told);
+    }
+}
+
+fn of_recovery(recovery: &Value, report: &mut Report) {
+    if recovery.get("set").is_none_or(Value::is_null) {
+        return report.advise(
+            "recovery",
+            Level::Warning,
+            "there is no recovery set: if every replica is lost, every key is",
+            "kmsctl recovery create --recipients officers.txt --threshold 3",
+        );
+    }
+    match text(recovery, "advice") {
+        "" => {
+            let told = format!("proved at {}", printable(text(recovery, "proved_at")));
+            report.add("recovery", Level::Fine, told);
+        }
+        advice => report.add("recovery", Level::Warning, printable(advice)),
     }
 }
 

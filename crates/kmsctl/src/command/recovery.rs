@@ -2,6 +2,7 @@
 //! has proved what it runs, over a connection to the key that it proved.
 
 mod identity;
+mod owner;
 mod shown;
 
 use std::io::{self, IsTerminal as _};
@@ -12,6 +13,7 @@ use kms_recovery::{MAX_MANIFEST, Manifest, Share, SignedManifest};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use serde_json::json;
 
+use self::owner::{Create, Drill, Fetch, Plain};
 use self::shown::Shown;
 use crate::attested::{Attested, Phase, Verified};
 use crate::exit::{Exit, Failure, Outcome};
@@ -29,6 +31,15 @@ const CLOCK_TOLERANCE: u64 = 300;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Recovery {
+    /// Split the root keys among officers: writes a manifest and one file for each officer
+    Create(Create),
+    /// Write the files of the set that counts again, while the KMS still has them
+    Fetch(Fetch),
+    /// Show the set that counts, retired ones, and drills
+    Show(Plain),
+    /// Let officers prove the set that counts
+    #[command(subcommand)]
+    Drill(Drill),
     /// Open a restore at a KMS without keys, and send it your share
     Restore(Restore),
     /// Send your share to a restore or a drill that is open
@@ -86,6 +97,10 @@ impl Recovery {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         leave_no_dump()?;
         match self {
+            Self::Create(command) => command.run(terminal).await,
+            Self::Fetch(command) => command.run(terminal).await,
+            Self::Show(command) => command.show(terminal).await,
+            Self::Drill(command) => command.run(terminal).await,
             Self::Restore(command) => command.run(terminal).await,
             Self::Send(command) => command.run(terminal).await,
             Self::Status(command) => command.run(terminal).await,

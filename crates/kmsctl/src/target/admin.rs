@@ -146,6 +146,21 @@ impl Administered {
         reply.read(admin, &admin.post_on(&connection, path, body, reply.max_bytes).await?)
     }
 
+    /// Removes what is at `path` of the only one.
+    pub(crate) async fn delete<A: DeserializeOwned>(
+        &self,
+        terminal: &Terminal,
+        path: &str,
+        reply: Reply,
+    ) -> Outcome<A> {
+        let admin = self.one()?;
+        let connection = admin.connect(terminal).await?;
+        match connection.delete(ADMIN_TIME, path, reply.max_bytes).await {
+            Ok(document) => reply.read(admin, &document),
+            Err(error) => Err(admin.failure(error)?),
+        }
+    }
+
     /// Changes what is at `path` of the only one.
     pub(crate) async fn patch<A: DeserializeOwned>(
         &self,
