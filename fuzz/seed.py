@@ -526,8 +526,30 @@ def sealed_env():
     yield "plaintext", '{"env": [{"key": "A", "value": "caf\u00e9"}]}'.encode()
 
 
+def recovery():
+    """Shares and files of officers. Manifests need a signature: one that is altered is a part of the corpus by itself."""
+    share = {"version": 1, "set": "00" * 16, "index": 2, "officer": "alice", "share": "01" * 32}
+    yield "share", json.dumps(share).encode()
+    yield "share-out-of-range", json.dumps({**share, "share": "ff" * 32}).encode()
+    recipient = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa"
+    ssh = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW+uObz5dvMgjz1OxfM/XXUB+VHtZ6isGN"
+    yield "officers", f"# officers\nalice {recipient}\n{ssh} bob@laptop\n".encode()
+    yield "officers-twice", f"a {recipient}\nb {recipient}\n".encode()
+    yield "age", b"-----BEGIN AGE ENCRYPTED FILE-----\nYWdlLWVuY3J5cHRpb24ub3JnL3YxCg==\n-----END AGE ENCRYPTED FILE-----\n"
+    point = "036b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"
+    officer = {"recipient": recipient, "file_sha256": "00" * 32}
+    manifest = {
+        "version": 1, "set": "00" * 16, "created_at": 1, "domain": "kms", "threshold": 2,
+        "officers": [{"index": 1, "name": "a", **officer}, {"index": 2, "name": "b", **officer, "recipient": ssh}],
+        "commitments": [point, point], "identity_epoch": 0,
+        "epochs": [{"epoch": 0, "ca_spki_sha256": "00" * 32, "k256_public": "02" + "00" * 31 + "01"}],
+        "ledger": None, "salt": "00" * 32, "sealed": "A" * 32,
+    }
+    yield "unsigned", json.dumps({"manifest": manifest, "signature": "00" * 65}).encode()
+
+
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,
-           key_pem, known_signers, ledger, log, message, oidc, operator, os_image, proof, prpc, question,
+           key_pem, known_signers, ledger, log, message, oidc, operator, os_image, proof, prpc, question, recovery,
            ra_tls_certificate, request_headers, sealed_env,
            tcb_info, webhook]
 

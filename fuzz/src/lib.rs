@@ -27,6 +27,7 @@ pub mod os_image;
 pub mod proof;
 pub mod prpc;
 pub mod question;
+pub mod recovery;
 pub mod request_headers;
 pub mod sealed_env;
 pub mod tcb_info;
@@ -36,7 +37,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 27] = [
+pub const TARGETS: [(&str, Target); 28] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -59,6 +60,7 @@ pub const TARGETS: [(&str, Target); 27] = [
     ("proof", proof::proof),
     ("prpc", prpc::prpc),
     ("question", question::question),
+    ("recovery", recovery::recovery),
     ("ra_tls_certificate", certificate::ra_tls_certificate),
     ("request_headers", request_headers::request_headers),
     ("sealed_env", sealed_env::sealed_env),
