@@ -71,8 +71,9 @@ fn snapshot(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     for entry in fs::read_dir(directory).expect("directory") {
         let path = entry.expect("entry").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-        // The index is made from the log, which is compared, and is synced some seconds after it.
-        if name.starts_with("collateral-floors.json") || name == "events.redb" {
+        // Collateral of Intel is kept once it is verified. The index is made from the log, which is compared, and is synced
+        // some seconds after it.
+        if name.starts_with("collateral-floors.json") || name == "collateral" || name == "events.redb" {
             continue;
         }
         if path.is_dir() {
