@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use age::secrecy::ExposeSecret as _;
+use age::x25519::Identity;
 
 use crate::browser::play;
 use crate::support::kmsctl::built;
@@ -29,6 +33,7 @@ fn views() -> Value {
         ["#/ledger", "tbody tr", 1],
         ["#/ledger/3", ".chain .passed", 3],
         ["#/replicas", "tbody tr", 1],
+        ["#/recovery", ".card", 1],
         ["#/credentials", "tbody tr", 1],
         ["#/settings", "tbody tr", 30],
         ["#/settings/actions", "tbody tr", 8],
@@ -185,6 +190,55 @@ async fn what_one_owner_asks_for_is_done_when_another_approves_it() {
     play("console/approval", &console, json!({ "owner": owner })).await;
     assert_eq!(world.audited("approval_approved").len(), 1);
     assert_eq!(world.audited("approval_done").len(), 1);
+}
+
+/// Five officers, and the files of their keys in a directory.
+fn officers(directory: &Path) -> Vec<Value> {
+    let officer = |name: &str| {
+        let identity = Identity::generate();
+        let key = directory.join(format!("{name}.key"));
+        std::fs::write(key, identity.to_string().expose_secret()).expect("a key");
+        json!({ "name": name, "recipient": identity.to_public().to_string() })
+    };
+    ["alice", "bob", "carol", "dave", "erin"].map(officer).to_vec()
+}
+
+#[tokio::test]
+async fn officers_prove_a_recovery_set_while_the_console_shows_it() {
+    let (world, console, owner) = small_world("").await;
+    let directory = tempfile::tempdir().expect("directory");
+    std::fs::write(directory.path().join("root.der"), world.platform.root_der()).expect("root certificate");
+    let kmsctl = tokio::task::spawn_blocking(|| built("kmsctl", "commands")).await.expect("no panic");
+    let given = json!({
+        "owner": owner,
+        "officers": officers(directory.path()),
+        "directory": directory.path(),
+        "kmsctl": kmsctl,
+        "kms": format!("https://{}", world.address()),
+        "pin": hex::encode(world.cvm.mr_aggregated()),
+        "pccs": world.pccs.url(),
+    });
+    let seen = play("console/recovery", &console, given).await;
+    let drills = world.audited("recovery_drill");
+    assert_eq!(drills.len(), 1, "{drills:?}");
+    assert_eq!(drills[0]["set"], seen["first"]);
+    let took_part = drills[0]["officers"].to_string();
+    assert!(["alice", "carol", "erin"].iter().all(|name| took_part.contains(name)), "{took_part}");
+    let made = world.audited("recovery_set_created");
+    assert_eq!(made.len(), 2, "{made:?}");
+    assert_eq!((&made[1]["set"], &made[1]["retires"]), (&seen["second"], &seen["first"]));
+    assert_eq!(world.audited("recovery_drill_cancelled").len(), 1);
+}
+
+#[tokio::test]
+async fn two_owners_make_a_recovery_set_in_the_console() {
+    let (world, console, owner) = small_world("core.admin.approvals = 2").await;
+    let directory = tempfile::tempdir().expect("directory");
+    let given = json!({ "owner": owner, "officers": officers(directory.path()) });
+    let seen = play("console/recovery_approval", &console, given).await;
+    let made = world.audited("recovery_set_created");
+    assert_eq!(made.len(), 1, "{made:?}");
+    assert_eq!(made[0]["set"], seen["set"]);
 }
 
 #[tokio::test]

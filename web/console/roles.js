@@ -21,6 +21,7 @@ export const ACTIONS = {
   'credential.manage': 'owner',
   'settings.change': 'owner',
   'restart': 'owner',
+  'recovery.manage': 'owner',
 };
 
 /** Whether this caller may do it. An unknown action is a mistake of ours, and is refused. */

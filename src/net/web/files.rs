@@ -81,6 +81,7 @@ pub(super) const CONSOLE: &[File] = files! {
     "/assets/console/views/policy.js" Script "console/views/policy.js",
     "/assets/console/views/policy_document.js" Script "console/views/policy_document.js",
     "/assets/console/views/policy_parts.js" Script "console/views/policy_parts.js",
+    "/assets/console/views/recovery.js" Script "console/views/recovery.js",
     "/assets/console/views/release_proof.js" Script "console/views/release_proof.js",
     "/assets/console/views/releases.js" Script "console/views/releases.js",
     "/assets/console/views/replicas.js" Script "console/views/replicas.js",
