@@ -115,16 +115,26 @@ async function look(wait = 0) {
   }
 }
 
+let isAsking = false;
+
+/** Asks for its evidence, unless that is being asked for already. */
 async function introduce() {
+  if (isAsking) return;
+  isAsking = true;
   state('identity-state', 'Asking for its evidence …', 'busy');
+  const hadPassed = checks.passed('attester');
   let info;
   try {
     info = await call('GetAttestationInfo');
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     state('identity-state', `It gives no evidence: ${error.message}`, 'bad');
+    isAsking = false;
+    // The attester has come back meanwhile.
+    if (!hadPassed && checks.passed('attester')) await introduce();
     return;
   }
+  isAsking = false;
   state('identity-state', 'Proved by its own evidence, just now.', 'good');
   restore.measured(info.mr_aggregated);
   const hex = (text) => (text ? `0x${text}` : '');
