@@ -2,10 +2,8 @@
 //! onboarding.
 
 use kms_recovery::{Combiner, OpenError, SignedManifest};
-use sha2::{Digest as _, Sha256};
 
 use super::Prepared;
-use crate::keys::RootKeys;
 use crate::keys::keyring::Keyring;
 use crate::keys::material::{self, MaterialError};
 
@@ -60,49 +58,53 @@ impl Recovering {
     /// # Errors
     /// [`RecoverError`].
     pub fn prepare(&self) -> Result<Prepared, RecoverError> {
-        recovered(&self.0).map(|root| Prepared::received(Keyring::first(root)))
+        recovered(&self.0).map(Prepared::received)
     }
 }
 
-/// The root keys that the shares give, compared with the manifest: the same for a restore and for a drill.
+/// The root keys of all epochs that the shares give, compared with the manifest: the same for a restore and for a drill.
 ///
 /// # Errors
 /// [`RecoverError`].
-pub(super) fn recovered(shares: &Combiner) -> Result<RootKeys, RecoverError> {
-    let root = material::import(&shares.open()?)?;
-    matches_manifest(&root, shares.manifest())?;
-    Ok(root)
+pub(super) fn recovered(shares: &Combiner) -> Result<Keyring, RecoverError> {
+    let keyring = material::import(&shares.open()?)?;
+    matches_manifest(&keyring, shares.manifest())?;
+    Ok(keyring)
 }
 
 /// Requires that the public keys of every epoch are those of the manifest, and that neither has an epoch more.
-///
-/// # Errors
-/// [`RecoverError::OtherEpochs`], [`RecoverError::OtherKeys`].
-pub fn matches_manifest(root: &RootKeys, manifest: &SignedManifest) -> Result<(), RecoverError> {
-    let [expected] = &manifest.manifest().epochs[..] else {
-        return Err(RecoverError::OtherEpochs { found: 1, expected: manifest.manifest().epochs.len() });
-    };
-    let ca_spki_sha256: [u8; 32] = Sha256::digest(root.ca_spki()).into();
-    let is_same = expected.epoch == 0
-        && expected.ca_spki_sha256.0 == ca_spki_sha256
-        && expected.k256_public.0 == root.k256_public();
-    match is_same {
-        true => Ok(()),
-        false => Err(RecoverError::OtherKeys { epoch: expected.epoch }),
+fn matches_manifest(keyring: &Keyring, manifest: &SignedManifest) -> Result<(), RecoverError> {
+    let (found, expected) = (keyring.epochs(), &manifest.manifest().epochs);
+    if found.len() != expected.len() {
+        return Err(RecoverError::OtherEpochs { found: found.len(), expected: expected.len() });
     }
+    for (found, expected) in found.iter().zip(expected) {
+        let public = found.public();
+        let is_same = found.number().0 == expected.epoch
+            && public.ca_fingerprint() == expected.ca_spki_sha256.0
+            && public.k256 == expected.k256_public.0;
+        if !is_same {
+            return Err(RecoverError::OtherKeys { epoch: expected.epoch });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use age::secrecy::ExposeSecret as _;
     use kms_recovery::{
         Bytes, Description, EpochFingerprint, Identities, Named, NoCallbacks, decrypt, split,
     };
 
     use super::*;
+    use crate::keys::RootKeys;
+    use crate::keys::keyring::{Epoch, EpochChange};
 
     /// Two officers of a set with this material, who have brought their shares. The manifest says that `expected` is in it.
-    fn brought(material: &[u8], expected: &RootKeys, epochs: u32) -> Recovering {
+    fn brought(material: &[u8], expected: &Keyring) -> Recovering {
         let identities = [(); 2].map(|()| age::x25519::Identity::generate());
         let officers: Vec<Named> = identities
             .iter()
@@ -112,19 +114,20 @@ mod tests {
                 recipient: identity.to_public().to_string().parse().unwrap(),
             })
             .collect();
-        let fingerprint = |epoch| EpochFingerprint {
-            epoch,
-            ca_spki_sha256: Bytes(Sha256::digest(expected.ca_spki()).into()),
-            k256_public: Bytes(expected.k256_public()),
+        let fingerprint = |epoch: &Epoch| EpochFingerprint {
+            epoch: epoch.number().0,
+            ca_spki_sha256: Bytes(epoch.public().ca_fingerprint()),
+            k256_public: Bytes(epoch.public().k256),
         };
         let description = Description {
             created_at: 0,
             domain: "kms.example".to_owned(),
             identity_epoch: 0,
-            epochs: (0..epochs).map(fingerprint).collect(),
+            epochs: expected.epochs().iter().map(fingerprint).collect(),
             ledger: None,
         };
-        let sign = |digest| expected.k256().sign_digest(digest);
+        let root = Arc::clone(expected.epochs()[0].keys().unwrap());
+        let sign = |digest| root.k256().sign_digest(digest);
         let set = split(material, 2, &officers, description, sign).unwrap();
         let mut recovering = Recovering::new(set.manifest);
         for (file, identity) in set.files.iter().zip(&identities) {
@@ -135,24 +138,35 @@ mod tests {
         recovering
     }
 
+    fn new_keyring() -> Keyring {
+        Keyring::first(RootKeys::generate())
+    }
+
     #[test]
     fn only_the_keys_of_the_manifest_are_prepared() {
-        let (root, other) = (RootKeys::generate(), RootKeys::generate());
-        let prepared = brought(&material::export(&root), &root, 1).prepare().unwrap();
-        assert_eq!(prepared.k256_public_key(), root.k256_public());
-        let refused = |material: &[u8], epochs| brought(material, &root, epochs).prepare().unwrap_err();
-        assert!(matches!(refused(&material::export(&other), 1), RecoverError::OtherKeys { epoch: 0 }));
+        let (one, other) = (new_keyring(), new_keyring());
+        let new = one.new_epoch(10).unwrap();
+        let two = one.after(EpochChange::Prepare(&new), 10).unwrap();
+        for keyring in [&one, &two] {
+            let prepared = brought(&material::export(keyring), keyring).prepare().unwrap();
+            assert_eq!(material::export(prepared.keyring()), material::export(keyring));
+        }
+        let refused = |material: &[u8], expected| brought(material, expected).prepare().unwrap_err();
+        assert!(matches!(refused(&material::export(&other), &one), RecoverError::OtherKeys { epoch: 0 }));
         assert!(matches!(
-            refused(&material::export(&root), 2),
+            refused(&material::export(&one), &two),
             RecoverError::OtherEpochs { found: 1, expected: 2 }
         ));
-        assert!(matches!(refused(b"something else", 1), RecoverError::Material(_)));
+        let another = one.new_epoch(10).unwrap();
+        let another = one.after(EpochChange::Prepare(&another), 10).unwrap();
+        assert!(matches!(refused(&material::export(&another), &two), RecoverError::OtherKeys { epoch: 1 }));
+        assert!(matches!(refused(b"something else", &one), RecoverError::Material(_)));
     }
 
     #[test]
     fn without_the_threshold_nothing_is_prepared() {
-        let root = RootKeys::generate();
-        let whole = brought(&material::export(&root), &root, 1);
+        let keyring = new_keyring();
+        let whole = brought(&material::export(&keyring), &keyring);
         let none = Recovering::new(whole.combiner().manifest().clone());
         assert!(matches!(none.prepare(), Err(RecoverError::Open(OpenError::Incomplete { missing: 2 }))));
     }

@@ -156,6 +156,26 @@ async fn any_two_of_three_officers_have_the_root_keys_themselves() {
 }
 
 #[tokio::test]
+async fn a_set_that_a_kms_has_made_restores_another_one() {
+    let lost = World::ready().await;
+    let officers = Officers::with_a_set(&lost, 2, 3).await;
+    let root = lost.root_keys();
+    drop(lost);
+    let world = World::onboarding().await;
+    let manifest = officers.made["manifest"].as_str().expect("a text").to_owned();
+    let opened = world.caller().send(post("/recovery/restore", manifest)).await;
+    assert_eq!(opened.status, 200, "{}", opened.text());
+    for at in [2, 0] {
+        let sent = officers.send(&world, at).await;
+        assert_eq!(sent.status, 200, "{}", sent.text());
+    }
+    world.finish().await;
+    let restored = world.root_keys();
+    assert!(restored.ca().scalar() == root.ca().scalar() && restored.k256().scalar() == root.k256().scalar());
+    assert!(restored.temp_ca().scalar() == root.temp_ca().scalar());
+}
+
+#[tokio::test]
 async fn wrong_shares_are_named_and_their_sender_is_stopped() {
     let world = World::ready().await;
     let old = Officers::with_a_set(&world, 2, 2).await;

@@ -6,8 +6,11 @@ use std::path::Path;
 use crate::support::http::{post, with};
 use crate::support::recovery::{Officers, now, subsets};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, DOMAIN, World};
-use cvm_kms::keys::RootKeys;
+use cvm_kms::keys::epoch::RootEpoch;
+use cvm_kms::keys::keyring::{EpochChange, Keyring};
+use cvm_kms::keys::{RootKeys, material};
 use cvm_kms::proto::{AppKeyResponse, GetMetaResponse};
+use cvm_kms::store::{KeyDirectory, Permissions, State};
 use serde_json::{Value, json};
 
 const OPEN: &str = "/recovery/restore";
@@ -168,6 +171,38 @@ async fn every_three_of_five_restore_and_every_two_restore_nothing() {
     }
     assert_eq!(ceremony.world.audited("restore_cancelled").len(), 10);
     assert!(ceremony.world.audited("keys_restored").is_empty());
+}
+
+#[tokio::test]
+async fn the_keys_of_every_epoch_come_back_with_their_states() {
+    let first = Keyring::first(RootKeys::generate());
+    let (made, now) = (now() - 1000, now());
+    let new = first.new_epoch(made).expect("a second");
+    let keyring = first.after(EpochChange::Prepare(&new), made).expect("prepared");
+    let active = EpochChange::Activate { epoch: RootEpoch(1), at: made + 10 };
+    let keyring = keyring.after(active, made).expect("activated");
+    let new = keyring.new_epoch(made + 20).expect("a third");
+    let with_three = keyring.after(EpochChange::Prepare(&new), made + 20).expect("prepared");
+    let without_first = with_three.after(EpochChange::Retire(RootEpoch(0)), made + 30).expect("retired");
+    let without_first =
+        without_first.after(EpochChange::Destroy(RootEpoch(0)), made + 40).expect("destroyed");
+    for keyring in [with_three, without_first] {
+        let mut ceremony = Ceremony::of(Officers::of_keyring(&keyring, 2, 3, now)).await;
+        assert_eq!(ceremony.open().await.status, 200);
+        for index in [1, 2] {
+            let answer = ceremony.send(index).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        assert_eq!(ceremony.status().await["restored"]["epochs"].as_array().map(Vec::len), Some(3));
+        ceremony.world.finish().await;
+        let signer = keyring.epoch(keyring.identity(now)).expect("an epoch").public().k256;
+        assert_eq!(meta(&ceremony.world).await.k256_pubkey, signer);
+        ceremony.world.stop().await;
+        let directory =
+            KeyDirectory::open(&ceremony.world.path("certs"), Permissions::OwnerOnly).expect("opens");
+        let State::Complete(stored) = directory.state().expect("readable") else { panic!("complete") };
+        assert!(material::export(&stored.keyring) == material::export(&keyring), "every key and every state");
+    }
 }
 
 #[tokio::test]

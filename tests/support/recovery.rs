@@ -3,11 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use age::secrecy::ExposeSecret as _;
-use cvm_kms::keys::{RootKeys, material};
+use cvm_kms::keys::keyring::{Epoch, Keyring};
+use cvm_kms::keys::{K256Key, RootKeys, material};
+use kms_attest::p256::P256Key;
 use kms_recovery::{
     Bytes, Description, EpochFingerprint, Identities, Named, NewSet, NoCallbacks, Share, decrypt, split,
 };
-use sha2::{Digest as _, Sha256};
 
 use super::DOMAIN;
 
@@ -31,25 +32,36 @@ impl Officers {
 
     /// As [`Officers::of`], by a KMS whose clock said `created_at`.
     pub fn made_at(root: &RootKeys, threshold: usize, officers: usize, created_at: u64) -> Self {
+        let p256 = |key: &P256Key| P256Key::from_scalar(key.scalar()).expect("a scalar");
+        let k256 = K256Key::from_scalar(root.k256().scalar()).expect("a scalar");
+        let root = RootKeys::from_parts(p256(root.ca()), p256(root.temp_ca()), k256);
+        Self::of_keyring(&Keyring::first(root), threshold, officers, created_at)
+    }
+
+    /// As [`Officers::made_at`], for the keys of all epochs.
+    pub fn of_keyring(keyring: &Keyring, threshold: usize, officers: usize, created_at: u64) -> Self {
         let identities: Vec<_> = (0..officers).map(|_| age::x25519::Identity::generate()).collect();
         let named = |(at, identity): (usize, &age::x25519::Identity)| Named {
             name: format!("officer-{}", at + 1).parse().expect("a name"),
             recipient: identity.to_public().to_string().parse().expect("a recipient"),
         };
         let named: Vec<Named> = identities.iter().enumerate().map(named).collect();
+        let fingerprint = |epoch: &Epoch| EpochFingerprint {
+            epoch: epoch.number().0,
+            ca_spki_sha256: Bytes(epoch.public().ca_fingerprint()),
+            k256_public: Bytes(epoch.public().k256),
+        };
+        let identity = keyring.identity(created_at);
         let description = Description {
             created_at,
             domain: DOMAIN.to_owned(),
-            identity_epoch: 0,
-            epochs: vec![EpochFingerprint {
-                epoch: 0,
-                ca_spki_sha256: Bytes(Sha256::digest(root.ca_spki()).into()),
-                k256_public: Bytes(root.k256_public()),
-            }],
+            identity_epoch: identity.0,
+            epochs: keyring.epochs().iter().map(fingerprint).collect(),
             ledger: None,
         };
+        let root = keyring.epoch(identity).and_then(Epoch::keys).expect("its keys");
         let sign = |digest| root.k256().sign_digest(digest);
-        let set = split(&material::export(root), threshold, &named, description, sign).expect("a set");
+        let set = split(&material::export(keyring), threshold, &named, description, sign).expect("a set");
         Self { set, identities }
     }
 

@@ -9,8 +9,7 @@ use super::super::recovering::{RecoverError, recovered};
 use super::Ready;
 use crate::audit::Receipt;
 use crate::control::{Approved, CreateRecoverySet};
-use crate::keys::epoch::RootEpoch;
-use crate::keys::keyring::PublicRoot;
+use crate::keys::keyring::Epoch;
 use crate::keys::{material, statement};
 
 /// A recovery set that is in no record yet, so nobody may have it.
@@ -47,8 +46,7 @@ impl Ready {
     /// The public keys of every epoch whose root keys there are, as manifests name them.
     pub fn recovery_epochs(&self) -> Vec<EpochFingerprint> {
         let keyring = self.keyring.load();
-        let held = keyring.epochs().iter().filter(|epoch| epoch.keys().is_some());
-        held.map(|epoch| fingerprint(epoch.number(), epoch.public())).collect()
+        fingerprints(keyring.epochs().iter().filter(|epoch| epoch.keys().is_some()))
     }
 
     /// Splits all root keys among the officers of an approved request. Plugins of `age` may make this wait.
@@ -62,14 +60,15 @@ impl Ready {
         ledger: Option<Checkpoint>,
     ) -> Result<UnrecordedSet, SplitError> {
         let CreateRecoverySet { officers, threshold } = approved.action();
+        let keyring = self.keyring.load();
         let description = Description {
             created_at,
             domain: self.domain().as_str().to_owned(),
             identity_epoch: self.identity.epoch().0,
-            epochs: vec![fingerprint(self.identity.epoch(), &PublicRoot::of(&self.identity))],
+            epochs: fingerprints(keyring.epochs()),
             ledger,
         };
-        let material = material::export(&self.identity);
+        let material = material::export(&keyring);
         let sign = |digest| statement::sign_recovery_set(&self.identity, digest);
         split(&material, usize::from(*threshold), officers, description, sign).map(UnrecordedSet)
     }
@@ -79,9 +78,8 @@ impl Ready {
     /// # Errors
     /// [`RehearsalError`]
     pub fn rehearse(&self, combiner: &Combiner) -> Result<(), RehearsalError> {
-        let recovered = recovered(combiner)?;
-        let recovered = [fingerprint(recovered.epoch(), &PublicRoot::of(&recovered))];
-        let own = self.recovery_epochs();
+        let recovered = fingerprints(recovered(combiner)?.epochs());
+        let own = fingerprints(self.keyring.load().epochs());
         match recovered.iter().find(|epoch| !own.contains(epoch)) {
             Some(epoch) => Err(RehearsalError::OtherKeys { epoch: epoch.epoch }),
             None => Ok(()),
@@ -89,10 +87,11 @@ impl Ready {
     }
 }
 
-fn fingerprint(epoch: RootEpoch, public: &PublicRoot) -> EpochFingerprint {
-    EpochFingerprint {
-        epoch: epoch.0,
-        ca_spki_sha256: Bytes(public.ca_fingerprint()),
-        k256_public: Bytes(public.k256),
-    }
+fn fingerprints<'a>(epochs: impl IntoIterator<Item = &'a Epoch>) -> Vec<EpochFingerprint> {
+    let fingerprint = |epoch: &Epoch| EpochFingerprint {
+        epoch: epoch.number().0,
+        ca_spki_sha256: Bytes(epoch.public().ca_fingerprint()),
+        k256_public: Bytes(epoch.public().k256),
+    };
+    epochs.into_iter().map(fingerprint).collect()
 }
