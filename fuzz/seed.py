@@ -546,6 +546,9 @@ def recovery():
         "ledger": None, "salt": "00" * 32, "sealed": "A" * 32,
     }
     yield "unsigned", json.dumps({"manifest": manifest, "signature": "00" * 65}).encode()
+    # What is sealed: form, temporary CA, number of epochs; then number, times (activated at 0), kind, keys.
+    epoch = bytes(4) + b"\0" + b"\1" + bytes(8) + b"\0\0"
+    yield "material", b"cvmkms-1" + b"\1" * 32 + bytes([0, 0, 0, 1]) + epoch + b"\1" + b"\2" * 32 + b"\3" * 32
 
 
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,

@@ -1,5 +1,6 @@
-//! Recovery: manifests, shares, files of officers, officers' files.
+//! Recovery: manifests, shares, files of officers, officers' files, and the sealed root keys.
 
+use cvm_kms::keys::material;
 use kms_recovery::{Identities, NoCallbacks, Share, SignedManifest, decrypt, parse_officers};
 
 /// Reads a manifest or a share. What reads is the same after it is written again; errors repeat nothing of a share.
@@ -25,6 +26,11 @@ pub fn recovery(data: &[u8]) {
         let text: String =
             officers.iter().map(|officer| format!("{} {}\n", officer.name, officer.recipient)).collect();
         assert_eq!(parse_officers(text.as_bytes()).as_ref(), Ok(&officers));
+    }
+    // Whoever opens a restore with a set of their own decides about what is sealed.
+    match material::import(data) {
+        Ok(keyring) => assert!(*material::export(&keyring) == *data, "one form"),
+        Err(error) => assert!(error.to_string().len() < 200, "{error}"),
     }
     // The key of age's own tests: no private key that is not public.
     let key = b"AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
