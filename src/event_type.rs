@@ -97,6 +97,7 @@ types! {
     EpochActivated "epoch_activated" Critical,
     EpochRetired "epoch_retired" Critical,
     EpochDestroyed "epoch_destroyed" Critical,
+    EpochChangeFailed "epoch_change_failed" Critical,
     AppEpochSet "app_epoch_set" Warning,
     AppKeyReleased "app_key_released" Info,
     KmsKeyReleased "kms_key_released" Critical,

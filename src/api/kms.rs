@@ -25,14 +25,15 @@ use crate::clock::unix_now;
 use crate::config::{Core, PublicHandover, Rate};
 use crate::control::{Denials, Shadow};
 use crate::error::{Code, Error, Result};
-use crate::keys::epoch::KeyEpochs;
-use crate::lifecycle::{NotReleased, Ready, ReleaseGuards, Released};
+use crate::keys::epoch::{KeyEpochs, RootEpoch};
+use crate::keys::keyring::EpochTimes;
+use crate::lifecycle::{HandedEpoch, NotReleased, Ready, ReleaseGuards, Released};
 use crate::log_limit::LogLimit;
 use crate::metrics::RequestStage;
 use crate::operator::{Operator, OperatorToken};
 use crate::os_image::ImageCache;
 use crate::proto::{
-    AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
+    AppId as AppIdMessage, AppKeyResponse, EpochKeys, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
     GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest, PublicKeyResponse,
     SignCertRequest, SignCertResponse,
 };
@@ -63,6 +64,10 @@ pub struct KmsService {
 
 /// The peer's text, by which operators know which setting to change.
 const NO_PUBLIC_HANDOVER: &str = "public KMS key handover is disabled; use the admin listener";
+
+/// A replica that stored one epoch only would give apps other keys than this KMS.
+const ONE_EPOCH: &str = "this KMS has more than one epoch of root keys, and the caller can store only one: update it, then \
+                         let it receive the root keys again";
 
 /// Log lines a second about releases to apps.
 const LINES: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
@@ -199,6 +204,9 @@ impl KmsService {
         caller: &Caller,
         request: GetKmsKeyRequest,
     ) -> Result<KmsKeyResponse> {
+        if !request.epochs && !self.ready.has_first_epoch_only() {
+            return Err(Error::invalid(ONE_EPOCH));
+        }
         let attempt = self.attempt(method, Role::Kms, caller, &request.vm_config);
         let (self_authorization, permit) = self
             .beside(async |verified| self.admission.kms(caller.peer(), &request.vm_config, verified).await)
@@ -208,8 +216,10 @@ impl KmsService {
         self.within_limits(&permit)?;
         let released = {
             let _measured = self.foundation.metrics.stage(RequestStage::Record);
-            Released::kms(self.guards(), permit, &self_authorization, caller.remote(), caller.operator())
-                .await
+            // Not more than it gets: epochs that are made meanwhile are handed over too.
+            let up_to = self.ready.newest_epoch();
+            let (remote, operator) = (caller.remote(), caller.operator());
+            Released::kms(self.guards(), permit, &self_authorization, remote, operator, up_to).await
         };
         let released = self.recorded(released, &attempt)?;
         let handover = self.ready.handover(&released);
@@ -222,8 +232,10 @@ impl KmsService {
             temp_ca_key: handover.temp_ca_key_pem.to_owned(),
             keys: vec![keys],
             receipt: released.leaf().map(Into::into),
-            epochs: Vec::new(),
-            identity_epoch: None,
+            epochs: handover.epochs.iter().map(epoch_keys).collect(),
+            identity_epoch: Some(handover.epoch)
+                .filter(|epoch| *epoch != RootEpoch::FIRST)
+                .map(|epoch| epoch.0),
         })
     }
 
@@ -416,6 +428,24 @@ impl KmsService {
                 Err(attempt.unrecorded(error))
             }
         }
+    }
+}
+
+/// An epoch for a replica.
+fn epoch_keys(epoch: &HandedEpoch) -> EpochKeys {
+    let HandedEpoch { info, keys } = epoch;
+    let EpochTimes { prepared_at, activate_at, retired_at, destroyed_at } = info.times;
+    EpochKeys {
+        number: info.epoch.0,
+        state: info.state.name().to_owned(),
+        ca_key: keys.as_ref().map(|keys| keys.ca_key_pem.to_string()).unwrap_or_default(),
+        k256_key: keys.as_ref().map(|keys| keys.k256_key.expose().to_vec()).unwrap_or_default(),
+        ca_pubkey: info.ca_spki.to_vec(),
+        k256_pubkey: info.k256_public.to_vec(),
+        prepared_at,
+        active_from: activate_at,
+        retired_at,
+        destroyed_at,
     }
 }
 

@@ -3,6 +3,8 @@
 mod restore;
 mod source;
 
+pub(super) use self::source::{HandoverTerms, root_keys};
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -63,8 +65,7 @@ pub struct OnboardService {
     pub(super) foundation: Arc<Foundation>,
     /// The empty key directory.
     pub(super) onboarding: Arc<Onboarding>,
-    /// The time limit of a whole handover.
-    handover_timeout: Duration,
+    terms: HandoverTerms,
     site_name: String,
     tee: Tee,
     unattested_auto_bootstrap: UnattestedAutoBootstrap,
@@ -83,16 +84,21 @@ pub enum Finished {
     NoKeys,
 }
 
+impl Tee {
+    fn of(core: &Core) -> Self {
+        if core.insecure_no_tee { Self::InsecureAbsent } else { Self::Present }
+    }
+}
+
 impl OnboardService {
     /// The service over `[core]` and an empty key directory.
     pub fn new(core: &Core, foundation: Arc<Foundation>, onboarding: Onboarding) -> Self {
         Self {
             foundation,
             onboarding: Arc::new(onboarding),
-            // Shorter than the request's own limit, so that the error can say what took too long.
-            handover_timeout: core.limits.request_timeout * 9 / 10,
+            terms: HandoverTerms::of(core),
             site_name: core.site_name.clone(),
-            tee: if core.insecure_no_tee { Tee::InsecureAbsent } else { Tee::Present },
+            tee: Tee::of(core),
             unattested_auto_bootstrap: match (core.attest_rpc_cert, core.enforce_self_authorization) {
                 (false, false) => UnattestedAutoBootstrap::Tolerated,
                 (true, _) | (_, true) => UnattestedAutoBootstrap::Refused,
@@ -187,7 +193,8 @@ impl OnboardService {
     /// Invalid domain or URL, keys exist, source not attested or not allowed, this KMS not allowed by the
     /// source; nothing is saved then.
     pub async fn onboard(&self, _: &Caller, request: OnboardRequest) -> Result<OnboardResponse> {
-        let credential = credential(&request).map_err(|error| error.within("Failed to onboard"))?;
+        let credential =
+            source_credential(&request.source_token).map_err(|error| error.within("Failed to onboard"))?;
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
         let url: KmsUrl = request.source_url.parse().map_err(|error: kms_client::url::UrlError| {
             Error::invalid(error.to_string()).within("Failed to onboard")
@@ -209,6 +216,7 @@ impl OnboardService {
             domain: domain.as_str().to_owned(),
             source: url.to_string(),
             k256_pubkey: hex::encode(&k256_pubkey),
+            up_to_epoch: Some(prepared.newest_epoch().0).filter(|epoch| *epoch > 0),
         };
         let name = domain.as_str().to_owned();
         self.commit(turn, prepared, domain, event).await?;
@@ -303,11 +311,11 @@ impl OnboardService {
 }
 
 /// The operator's token for the admin listener of the source, if given.
-fn credential(request: &OnboardRequest) -> Result<Option<OperatorToken>> {
-    if request.source_token.is_empty() {
+pub(super) fn source_credential(source_token: &str) -> Result<Option<OperatorToken>> {
+    if source_token.is_empty() {
         return Ok(None);
     }
-    let text = Zeroizing::new(request.source_token.clone());
+    let text = Zeroizing::new(source_token.to_owned());
     let token = OperatorToken::new(text);
     token.map(Some).map_err(|error| Error::invalid(format!("source_token: {error}")))
 }

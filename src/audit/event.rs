@@ -269,6 +269,9 @@ pub enum Event {
         source: String,
         /// Compressed secp256k1 root, hex.
         k256_pubkey: String,
+        /// The highest of their epochs, unless there is epoch 0 only.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        up_to_epoch: Option<u32>,
     },
     /// Officers may bring shares of a recovery set to a KMS without keys.
     RestoreOpened {
@@ -379,6 +382,19 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// The change of an epoch that a record before says was not made, or not wholly.
+    EpochChangeFailed {
+        /// Its number.
+        epoch: u32,
+        /// Which change: the type of the record before.
+        change: &'static str,
+        /// Why.
+        reason: String,
+        /// Who asked for it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// An operator chose the epochs of an app, where the policy says nothing of them, or took the choice back.
     AppEpochSet {
         /// The app, hex.
@@ -407,6 +423,9 @@ pub enum Event {
         /// The KMS.
         #[serde(flatten)]
         subject: Subject,
+        /// The highest of the epochs that it got, unless there is epoch 0 only.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        up_to_epoch: Option<u32>,
     },
     /// An app got a certificate.
     CertificateIssued {
@@ -948,6 +967,7 @@ impl Event {
             Self::EpochActivated { .. } => EventType::EpochActivated,
             Self::EpochRetired { .. } => EventType::EpochRetired,
             Self::EpochDestroyed { .. } => EventType::EpochDestroyed,
+            Self::EpochChangeFailed { .. } => EventType::EpochChangeFailed,
             Self::AppEpochSet { .. } => EventType::AppEpochSet,
             Self::AppKeyReleased { .. } => EventType::AppKeyReleased,
             Self::KmsKeyReleased { .. } => EventType::KmsKeyReleased,

@@ -250,6 +250,13 @@ impl Record {
             "epoch_destroyed" => {
                 format!("the keys of epoch {} were overwritten by {}", v("epoch"), by())
             }
+            "epoch_change_failed" => format!(
+                "the change of epoch {} by {} ({}) was not made, or not wholly{}",
+                v("epoch"),
+                by(),
+                v("change"),
+                because()
+            ),
             "app_epoch_set" if self.text("root_epoch").is_empty() => {
                 format!("app {} has the epochs that the policy says, by {}", v("app_id"), by())
             }

@@ -74,6 +74,9 @@ pub struct Subject {
     pub advisory_ids: Vec<String>,
     /// The address that the last request came from.
     pub remote: String,
+    /// The epochs of the keys of the last release.
+    pub root_epoch: u32,
+    pub app_epoch: u32,
 }
 
 /// When something happened, and how often. Times are in milliseconds since 1970.
@@ -150,6 +153,9 @@ pub struct Handover {
     pub subject: Subject,
     /// When it received them.
     pub times: Span,
+    /// The highest epoch that it received the last time.
+    #[serde(default)]
+    pub up_to_epoch: u32,
 }
 
 impl Cvm {
@@ -192,7 +198,12 @@ impl Cvm {
 impl Handover {
     /// Before the first.
     pub(super) fn new(times: Span) -> Self {
-        Self { subject: Subject::default(), times }
+        Self { subject: Subject::default(), times, up_to_epoch: 0 }
+    }
+
+    /// Its id: of its measurement and machine.
+    pub fn id(&self) -> String {
+        format!("{:032x}", handover_key(&self.subject))
     }
 }
 
@@ -292,8 +303,8 @@ pub(super) struct Line {
 pub(super) enum Content {
     /// Keys of an app or a certificate.
     Release(Box<Subject>, Delivered),
-    /// The root keys.
-    Handover(Box<Subject>),
+    /// The root keys, up to this epoch.
+    Handover(Box<Subject>, u32),
     /// The release of this number did not happen after all.
     Withheld(Box<Subject>, u64),
     Refusal(Box<Refusal>),
@@ -341,6 +352,13 @@ struct Withheld {
 }
 
 #[derive(Deserialize)]
+struct HandedOver {
+    /// Absent where there was epoch 0 only.
+    #[serde(default)]
+    up_to_epoch: u32,
+}
+
+#[derive(Deserialize)]
 struct Suppressed {
     events: u64,
     source: Option<String>,
@@ -355,7 +373,10 @@ impl Line {
         let content = match &*kind {
             APP_KEYS => Content::Release(subject()?, Delivered::Keys),
             CERTIFICATE => Content::Release(subject()?, Delivered::Certificate),
-            ROOT_KEYS => Content::Handover(subject()?),
+            ROOT_KEYS => {
+                let HandedOver { up_to_epoch } = serde_json::from_str(text).ok()?;
+                Content::Handover(subject()?, up_to_epoch)
+            }
             "withheld" => {
                 let Withheld { released } = serde_json::from_str(text).ok()?;
                 Content::Withheld(subject()?, released)

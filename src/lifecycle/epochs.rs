@@ -61,6 +61,11 @@ impl Ready {
         self.keyring.load().current(now)
     }
 
+    /// The highest epoch that there is, whatever its state.
+    pub fn newest_epoch(&self) -> RootEpoch {
+        self.keyring.load().epochs().last().map_or(RootEpoch::FIRST, |epoch| epoch.number())
+    }
+
     /// The epoch that signs what this node says of itself, the same as long as the process runs.
     pub fn identity_epoch(&self) -> RootEpoch {
         self.identity.epoch()
@@ -70,6 +75,11 @@ impl Ready {
     /// [`Ready::identity_epoch`], a restart is required.
     pub fn next_identity_epoch(&self, now: u64) -> RootEpoch {
         self.keyring.load().identity(now)
+    }
+
+    /// Whether there is epoch 0 only, as it always was.
+    pub fn has_first_epoch_only(&self) -> bool {
+        self.keyring.load().is_first_only()
     }
 
     /// Whether apps may get keys of an epoch at `now`, Unix seconds.

@@ -7,7 +7,7 @@ use kms_attest::certificate;
 use kms_attest::p256::P256Key;
 use kms_client::source::RootKeyParts;
 
-use super::LifecycleError;
+use super::{LifecycleError, epoch_parts};
 use crate::audit::Receipt;
 use crate::ca;
 use crate::clock::unix;
@@ -68,6 +68,9 @@ pub enum HandoverError {
     /// The secp256k1 key differs from the public key that the source states.
     #[error("the ECDSA key does not belong to k256_pubkey in GetMeta of the source KMS")]
     OtherK256,
+    /// The epochs are not those of a KMS.
+    #[error("the epochs of the source KMS are not usable: {0}")]
+    Epochs(#[from] EpochError),
 }
 
 impl Onboarding {
@@ -86,11 +89,20 @@ impl Onboarding {
     /// [`HandoverError`].
     pub fn receive(&self, handover: RootKeyParts) -> Result<Prepared, HandoverError> {
         let k256 = K256Key::from_scalar(&handover.k256).map_err(HandoverError::K256)?;
-        if handover.stated_k256.iter().any(|stated| stated[..] != k256.public_key()[..]) {
+        // What the source states is of the epoch that it signs with, or of its bootstrap.
+        let known = |stated: &[u8]| {
+            stated == k256.public_key() || handover.epochs.iter().any(|epoch| epoch.k256_public == *stated)
+        };
+        if !handover.stated_k256.iter().all(|stated| known(stated)) {
             return Err(HandoverError::OtherK256);
         }
-        let root = RootKeys::from_parts(handover.ca, handover.temp_ca, k256);
-        Ok(self.receive_keyring(Keyring::first(root)))
+        if handover.epochs.is_empty() {
+            let root = RootKeys::from_parts(handover.ca, handover.temp_ca, k256);
+            return Ok(self.receive_keyring(Keyring::first(root)));
+        }
+        let temp_ca = P256Key::from_scalar(handover.temp_ca.scalar()).expect("the scalar of a key");
+        let keyring = Keyring::from_parts(temp_ca, epoch_parts(handover)?)?;
+        Ok(self.receive_keyring(keyring))
     }
 
     /// Takes the keys of all epochs, which were checked together; saves nothing.
@@ -175,6 +187,11 @@ impl Prepared {
     /// The public keys of epoch 0, by which a cluster is known.
     fn public(&self) -> &PublicRoot {
         self.keyring.epochs()[0].public()
+    }
+
+    /// The highest epoch.
+    pub fn newest_epoch(&self) -> RootEpoch {
+        self.keyring.epochs().last().map_or(RootEpoch::FIRST, |epoch| epoch.number())
     }
 
     /// The keys of all epochs.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::admission::{App, Certificate, Decided, Kms, Permit, SelfAuthorization, StageRule};
 use crate::audit::{Audit, AuditError, Basis, Event, Leaf, Receipt, Subject};
 use crate::control::{Freeze, Freezes, NotFrozen};
+use crate::keys::epoch::RootEpoch;
 
 /// A recorded permit in the role `R`, whose holder is not frozen. Without a line in the log, no key.
 #[derive(Debug)]
@@ -135,7 +136,7 @@ impl Released<App> {
 }
 
 impl Released<Kms> {
-    /// Records that a replica receives the root keys, with this KMS's own `self_authorization`, and the
+    /// Records that a replica receives the root keys up to an epoch, with this KMS's own `self_authorization`, and the
     /// operator whose credentials were shown for it.
     ///
     /// # Errors
@@ -146,8 +147,10 @@ impl Released<Kms> {
         self_authorization: &SelfAuthorization,
         to: IpAddr,
         operator: Option<String>,
+        up_to: RootEpoch,
     ) -> Result<Self, (NotReleased, Permit<Kms>)> {
-        let event = |subject: Subject| Event::KmsKeyReleased { subject: subject.by(operator) };
+        let up_to_epoch = Some(up_to.0).filter(|_| up_to != RootEpoch::FIRST);
+        let event = |subject: Subject| Event::KmsKeyReleased { subject: subject.by(operator), up_to_epoch };
         Self::after(event, guards, permit, self_authorization, to, Instant::now).await
     }
 }

@@ -1,6 +1,7 @@
 //! How a new replica gets its keys: verify a running KMS, have it allowed, and receive the root keys from
 //! exactly that KMS.
 
+mod epochs;
 mod error;
 mod handover;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use kms_attest::verify::{Binding, Verified, Verifier};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
+pub use self::epochs::{EpochKeyParts, EpochPart};
 pub use self::error::SourceError;
 use self::error::unanswered;
 pub use self::handover::RootKeyParts;
@@ -38,7 +40,6 @@ const META_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// [`SourceError`]; nothing has been received then.
-/// [`SourceError`]; nothing has been received then.
 pub async fn receive_root_keys<E>(
     source: &KmsUrl,
     attester: &Attester,
@@ -54,7 +55,7 @@ pub async fn receive_root_keys<E>(
     let identity = ClientIdentity::attested(&temp_ca, attester).await?;
     let attested = Trust::PublicKey(first.connection.server_public_key());
     let second = open(source, "GetKmsKey", attested, Some(&identity)).await?;
-    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned(), epochs: false };
+    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned(), epochs: true };
     let response: KmsKeyResponse =
         second.call("GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
     RootKeyParts::parse(&response, &Shown::Answers { temp_ca: &temp_ca, meta: meta.as_ref() })
@@ -80,7 +81,7 @@ pub async fn receive_root_keys_as_operator<E>(
     let connection = open(source, "GetKmsKey", Trust::DangerousAnyServer, Some(&identity)).await?;
     let verified = verify(&connection, verifier).await?;
     authorize(&verified).await.map_err(SourceError::NotAllowed)?;
-    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned(), epochs: false };
+    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned(), epochs: true };
     let response: KmsKeyResponse =
         connection.call_as_operator(token, "GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
     RootKeyParts::parse(&response, &Shown::Certificate(connection.server_certificate()))

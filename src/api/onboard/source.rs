@@ -2,12 +2,13 @@
 //! keys.
 
 use std::fmt;
+use std::time::Duration;
 
 use kms_attest::identity::{Registers, WidthError};
 use kms_attest::verify::{UnidentifiedError, Verified};
 use kms_client::CallError;
 use kms_client::operator::OperatorToken;
-use kms_client::source::{self, SourceError};
+use kms_client::source::{self, RootKeyParts, SourceError};
 use kms_client::url::KmsUrl;
 use kms_policy::{Decision, PolicyError, Subject};
 use tokio::time::timeout;
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 use super::{OnboardService, Tee};
 use crate::admission::{Foundation, OwnEvidenceError, Tolerated, own_evidence, own_identity};
 use crate::audit::Event;
+use crate::config::Core;
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::Prepared;
 
@@ -64,19 +66,45 @@ impl Unacceptable {
     }
 }
 
+/// What a hand-over depends on.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::api) struct HandoverTerms {
+    /// The time limit of the whole of it.
+    timeout: Duration,
+    tee: Tee,
+}
+
+impl HandoverTerms {
+    pub(in crate::api) fn of(core: &Core) -> Self {
+        // Shorter than the request's own limit, so that the error can say what took too long.
+        Self { timeout: core.limits.request_timeout * 9 / 10, tee: Tee::of(core) }
+    }
+}
+
 /// The root keys of the KMS at `url`, from its admin listener if a token is given; saves nothing.
 pub(super) async fn receive(
     service: &OnboardService,
     url: &KmsUrl,
     token: Option<&OperatorToken>,
 ) -> Result<Prepared> {
-    if service.tee == Tee::InsecureAbsent {
+    let handover = root_keys(&service.foundation, service.terms, url, token).await?;
+    service.onboarding.receive(handover).map_err(|error| Error::invalid(error.to_string()).caused_by(error))
+}
+
+/// The root keys of the KMS at `url`, parsed and nothing more.
+pub(in crate::api) async fn root_keys(
+    foundation: &Foundation,
+    terms: HandoverTerms,
+    url: &KmsUrl,
+    token: Option<&OperatorToken>,
+) -> Result<RootKeyParts> {
+    let HandoverTerms { timeout: limit, tee } = terms;
+    if tee == Tee::InsecureAbsent {
         return Err(Error::invalid(
             "this KMS runs without a TEE (core.insecure_no_tee) and cannot prove itself to a source; use Bootstrap",
         ));
     }
-    let limit = service.handover_timeout;
-    timeout(limit, handed_over(service, url, token)).await.unwrap_or_else(|_| {
+    timeout(limit, handed_over(foundation, url, token)).await.unwrap_or_else(|_| {
         let seconds = limit.as_secs_f32();
         Err(Error::new(
             Code::Unavailable,
@@ -89,11 +117,10 @@ pub(super) async fn receive(
 }
 
 async fn handed_over(
-    service: &OnboardService,
+    foundation: &Foundation,
     url: &KmsUrl,
     token: Option<&OperatorToken>,
-) -> Result<Prepared> {
-    let foundation = &*service.foundation;
+) -> Result<RootKeyParts> {
     let vm_config = foundation.attester.vm_config().await.map_err(|error| {
         Error::unavailable("Failed to get VM info", error).because("attester_unavailable")
     })?;
@@ -105,8 +132,7 @@ async fn handed_over(
             source::receive_root_keys_as_operator(url, token, attester, verifier, &vm_config, authorize).await
         }
     };
-    let handover = handover.map_err(unreceived)?;
-    service.onboarding.receive(handover).map_err(|error| Error::invalid(error.to_string()).caused_by(error))
+    handover.map_err(unreceived)
 }
 
 /// Asks our policy about the source. An older source that names no OS image is assumed to run ours.
@@ -165,6 +191,7 @@ fn unreceived(error: SourceError<Unacceptable>) -> Error {
         | SourceError::CaKey
         | SourceError::TempCaKey
         | SourceError::K256Key
+        | SourceError::Epoch { .. }
         | SourceError::OtherKey { .. } => match error.is_temporary() {
             true => Code::Unavailable,
             false => Code::InvalidRequest,
@@ -208,6 +235,7 @@ fn reason(error: &SourceError<Unacceptable>) -> &'static str {
         | SourceError::CaKey
         | SourceError::TempCaKey
         | SourceError::K256Key
+        | SourceError::Epoch { .. }
         | SourceError::OtherKey { .. } => "source_keys_unusable",
     }
 }

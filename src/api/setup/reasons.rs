@@ -120,6 +120,7 @@ pub(super) fn unreached(error: SourceError<String>) -> Failure {
         | SourceError::CaKey
         | SourceError::TempCaKey
         | SourceError::K256Key
+        | SourceError::Epoch { .. }
         | SourceError::OtherKey { .. } => "See the log of the source.",
     };
     Failure::new(format!("{}.", capitalized(&error.to_string())), advice)

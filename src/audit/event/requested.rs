@@ -30,6 +30,7 @@ impl Event {
             | Self::EpochActivated { .. }
             | Self::EpochRetired { .. }
             | Self::EpochDestroyed { .. }
+            | Self::EpochChangeFailed { .. }
             | Self::AppEpochSet { .. }
             | Self::Frozen { .. }
             | Self::Unfrozen { .. }

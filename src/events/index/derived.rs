@@ -159,11 +159,12 @@ fn count<'a>(
                     Delivered::Certificate => cvm.certificates += 1,
                 }
             }
-            Content::Handover(subject) => {
+            Content::Handover(subject, up_to_epoch) => {
                 *releases += 1;
                 let new = || Handover::new(Span::before(seq, time));
                 let handover = handovers.get_or_insert(handover_key(&subject), new)?;
                 handover.subject = *subject;
+                handover.up_to_epoch = up_to_epoch;
                 handover.times.extend(seq, time);
             }
             Content::Withheld(subject, released) => {

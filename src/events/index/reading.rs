@@ -83,6 +83,15 @@ pub struct Coverage {
     pub since: Option<u64>,
 }
 
+/// Who uses the keys of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochUse {
+    /// Apps.
+    pub apps: u64,
+    /// CVMs.
+    pub cvms: u64,
+}
+
 /// The inventory at one moment.
 pub struct Inventory {
     pub(super) transaction: ReadTransaction,
@@ -236,6 +245,20 @@ impl Inventory {
     /// All replicas.
     pub fn handovers(&self) -> Result<Vec<Handover>, IndexError> {
         self.all(HANDOVERS)
+    }
+
+    /// The CVMs whose last keys or certificate, since a time in milliseconds, were of this epoch of the root keys.
+    pub fn used_epoch(&self, root_epoch: u32, since: u64) -> Result<EpochUse, IndexError> {
+        let rows = self.transaction.open_table(CVMS.rows).map_err(unusable)?;
+        let (mut apps, mut cvms) = (HashSet::new(), 0);
+        for row in rows.range::<u128>(..).map_err(unusable)? {
+            let Cvm { subject, releases, .. } = read(row.map_err(unusable)?.1.value())?;
+            if subject.root_epoch == root_epoch && releases.last >= since {
+                apps.insert(subject.app_id);
+                cvms += 1;
+            }
+        }
+        Ok(EpochUse { apps: apps.len() as u64, cvms })
     }
 
     fn all<E: Entry>(&self, list: List) -> Result<Vec<E>, IndexError> {

@@ -102,6 +102,14 @@ pub enum SourceError<E> {
     /// The secp256k1 root key is not 32 bytes.
     #[error("Failed to parse ECDSA key")]
     K256Key,
+    /// Its epochs are not those of a KMS.
+    #[error("epoch {number} of the source KMS {problem}; nothing was taken over")]
+    Epoch {
+        /// Which epoch.
+        number: u32,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A key differs from the one that the source showed.
     #[error("{key} does not belong to {shown} of the source KMS")]
     OtherKey {
@@ -173,6 +181,7 @@ impl<E> SourceError<E> {
             | Self::CaKey
             | Self::TempCaKey
             | Self::K256Key
+            | Self::Epoch { .. }
             | Self::OtherKey { .. } => false,
         }
     }
