@@ -85,6 +85,8 @@ pub struct Metrics {
     ready: IntGauge,
     not_ready: IntGaugeVec,
     frozen: IntGaugeVec,
+    root_epochs: IntGaugeVec,
+    current_root_epoch: IntGauge,
     relaxed: IntGaugeVec,
     chain_block: IntGauge,
     chain_block_age: Gauge,
@@ -234,6 +236,17 @@ impl Metrics {
                 let opts = Opts::new("cvm_kms_frozen", "Freezes in force by scope; `kms` stops everything.");
                 register(r, IntGaugeVec::new(opts, &["scope"])?)?
             },
+            root_epochs: {
+                let opts = Opts::new("cvm_kms_root_epoch", "Epochs of the root keys by state.");
+                register(r, IntGaugeVec::new(opts, &["state"])?)?
+            },
+            current_root_epoch: register(
+                r,
+                IntGauge::new(
+                    "cvm_kms_current_root_epoch",
+                    "The newest epoch of the root keys that is in force.",
+                )?,
+            )?,
             relaxed: {
                 let opts =
                     Opts::new("cvm_kms_relaxed", "1 for each setting that weakens this service, by code.");
@@ -382,6 +395,18 @@ impl Metrics {
     /// Sets how many freezes of a scope are in force.
     pub fn set_frozen(&self, scope: &'static str, count: usize) {
         self.frozen.with_label_values(&[scope]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how many epochs of the root keys are in each state, and which is current.
+    pub fn set_epochs<'a>(&self, states: impl IntoIterator<Item = &'a str>, current: u32) {
+        let mut counts = [("prepared", 0), ("active", 0), ("retired", 0), ("destroyed", 0)];
+        for state in states {
+            counts.iter_mut().filter(|(name, _)| *name == state).for_each(|(_, count)| *count += 1);
+        }
+        for (state, count) in counts {
+            self.root_epochs.with_label_values(&[state]).set(count);
+        }
+        self.current_root_epoch.set(current.into());
     }
 
     /// Sets what is relaxed, by code.

@@ -12,6 +12,7 @@ use self::halves::Halves;
 use super::Caller;
 use super::admin::AdminService;
 use super::credentials::CredentialService;
+use super::epochs::EpochService;
 use super::policy::PolicyService;
 use super::recovery::RecoveryService;
 use super::uploads::HtpasswdFile;
@@ -77,6 +78,8 @@ pub struct Makers {
     pub admin: Arc<AdminService>,
     /// The allowlist.
     pub policy: Arc<PolicyService>,
+    /// The epochs of the root keys.
+    pub epochs: Arc<EpochService>,
     /// The htpasswd file.
     pub htpasswd: Arc<HtpasswdFile>,
     /// Recovery sets.
@@ -256,6 +259,7 @@ impl Makers {
                     "recovery set {set} counts now; get its files with kmsctl recovery fetch {set}"
                 )))
             }
+            EachApproved::Epoch(approved) => Ok(Made::of(self.epochs.make_approved(approved).await?)),
             EachApproved::OwnerCredential(approved) => {
                 let Some(credentials) = &self.credentials else {
                     return Err(Error::invalid("there are no credentials; nothing was changed"));

@@ -146,9 +146,17 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/freezes", GetAndPost, Operator(Viewer), SHORT),
         row(Admin, "/api/v1/freezes/preview", Post, Operator(Viewer), SHORT),
         row(Admin, "/api/v1/freezes/{id}/lift", Post, Operator(Owner), SHORT),
+        // New root keys need the role owner, which the handler asks for.
+        row(Admin, "/api/v1/epochs", GetAndPost, Operator(Viewer), SHORT),
+        row(Admin, "/api/v1/epochs/fetch", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/epochs/apps", Get, Operator(Viewer), 0),
         // A change needs the role owner, which its handler asks for.
         row(Admin, "/api/v1/epochs/apps/{app}", GetPutAndDelete, Operator(Viewer), SHORT),
+        row(Admin, "/api/v1/epochs/{id}", Get, Operator(Viewer), 0),
+        // Ids of replicas are in the body of an activation.
+        row(Admin, "/api/v1/epochs/{id}/activate", Post, Operator(Owner), 4 * SHORT),
+        row(Admin, "/api/v1/epochs/{id}/retire", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/epochs/{id}/destroy", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/platforms", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/ledger", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/replicas", Get, Operator(Viewer), 0),

@@ -85,6 +85,7 @@ async fn reload_loop(service: ReloadService, mut reload: watch::Receiver<u64>) {
 fn housekeeping(process: &Process, serving: &Serving) -> impl Future<Output = ()> + Send + use<> {
     let (foundation, limit, kms) = (process.foundation(), process.limit(), Arc::clone(&serving.kms));
     let (log, recovery) = (process.log.clone(), Arc::clone(&serving.recovery));
+    let ready = Arc::clone(&serving.ready);
     async move {
         let Foundation { verifier, policy, freezes, audit, metrics, .. } = &*foundation;
         let mut tick = tokio::time::interval(HOUSEKEEPING);
@@ -95,6 +96,8 @@ fn housekeeping(process: &Process, serving: &Serving) -> impl Future<Output = ()
             kms.prune();
             freezes.count();
             metrics.set_recovery(recovery.measured());
+            let current = ready.current_epoch(unix_now()).0;
+            metrics.set_epochs(ready.epochs().iter().map(|info| info.state.name()), current);
             metrics.set_audit_writable(audit.health().is_writing());
             let space = audit.space();
             metrics.set_audit_space(space.free, space.is_low);

@@ -205,7 +205,15 @@ impl Serving {
             process.gate(),
             process.audit(),
         ));
+        let epochs = Arc::new(EpochService::new(
+            core,
+            process.foundation(),
+            Arc::clone(&self.ready),
+            process.gate(),
+            Arc::clone(&events),
+        ));
         let makers = Makers {
+            epochs: Arc::clone(&epochs),
             htpasswd: Arc::clone(&htpasswd),
             admin: Arc::clone(&self.admin),
             policy: Arc::clone(&policy),
@@ -235,7 +243,7 @@ impl Serving {
                 process.boot(),
                 process.restart.clone(),
             )),
-            epochs: Arc::new(EpochService::new(process.foundation())),
+            epochs,
             recovery: Arc::clone(&self.recovery),
             approvals: Arc::new(ApprovalService::new(Arc::clone(&process.approvals), makers)),
             credentials: credentials_service,

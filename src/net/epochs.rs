@@ -4,26 +4,95 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::response::Response;
 use http::Method as Verb;
+use serde::de::DeserializeOwned;
 
-use super::router::{json, read_json, route};
+use super::router::{from_object, json, read_json, route};
 use super::{body, prpc};
-use crate::api::epochs::{AppEpochsShown, EpochService};
+use crate::api::epochs::{AppEpochsShown, EpochService, Epochs};
 use crate::api::routes::Route;
-use crate::api::{Access, Role, Service};
+use crate::api::{Access, Caller, Role, Service};
 use crate::error::{Error, Result};
 
+const EPOCHS: &str = "/api/v1/epochs";
+const ONE: &str = "/api/v1/epochs/{id}";
+const ACTIVATE: &str = "/api/v1/epochs/{id}/activate";
+const RETIRE: &str = "/api/v1/epochs/{id}/retire";
+const DESTROY: &str = "/api/v1/epochs/{id}/destroy";
+const FETCH: &str = "/api/v1/epochs/fetch";
 const APPS: &str = "/api/v1/epochs/apps";
 const APP: &str = "/api/v1/epochs/apps/{app}";
 
 /// The routes of epochs.
 pub(super) fn routes(service: Arc<EpochService>) -> Router {
-    let app = Arc::clone(&service);
-    route(Service::Admin, APPS, move || async move { json(Ok(service.apps())) }).merge(route(
-        Service::Admin,
-        APP,
-        move |request: Request| async move { json(of_app(&app, request).await) },
-    ))
+    let [one, activate, retire, destroy, fetch, apps, app] = std::array::from_fn(|_| Arc::clone(&service));
+    route(Service::Admin, EPOCHS, move |request: Request| async move { all(&service, request).await })
+        .merge(route(Service::Admin, ONE, move |request: Request| async move {
+            let id = request.uri().path().rsplit('/').next().unwrap_or_default();
+            json(one.preview(id).await)
+        }))
+        .merge(route(Service::Admin, ACTIVATE, move |request: Request| async move {
+            json(match asked(ACTIVATE, request).await {
+                Ok(Asked { caller, id, body }) => activate.activate(&caller, &id, body).await,
+                Err(error) => Err(error),
+            })
+        }))
+        .merge(route(Service::Admin, RETIRE, move |request: Request| async move {
+            json(match asked(RETIRE, request).await {
+                Ok(Asked { caller, id, body }) => retire.retire(&caller, &id, body).await,
+                Err(error) => Err(error),
+            })
+        }))
+        .merge(route(Service::Admin, DESTROY, move |request: Request| async move {
+            json(match asked(DESTROY, request).await {
+                Ok(Asked { caller, id, body }) => destroy.destroy(&caller, &id, body).await,
+                Err(error) => Err(error),
+            })
+        }))
+        .merge(route(Service::Admin, FETCH, move |request: Request| async move {
+            json(fetched(&fetch, request).await)
+        }))
+        .merge(route(Service::Admin, APPS, move || async move { json(Ok(apps.apps())) }))
+        .merge(route(Service::Admin, APP, move |request: Request| async move {
+            json(of_app(&app, request).await)
+        }))
+}
+
+async fn all(service: &Arc<EpochService>, request: Request) -> Response {
+    if *request.method() != Verb::POST {
+        return json(service.list().await);
+    }
+    json(prepared(service, request).await)
+}
+
+async fn prepared(service: &Arc<EpochService>, request: Request) -> Result<Epochs> {
+    prpc::caller(request.extensions())?.authorize(Access::Operator(Role::Owner))?;
+    let Asked { caller, body, .. } = asked(EPOCHS, request).await?;
+    service.prepare(&caller, body).await
+}
+
+async fn fetched(service: &Arc<EpochService>, request: Request) -> Result<Epochs> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    service.fetch(&caller, read_json(FETCH, request).await?).await
+}
+
+/// A request about one epoch.
+struct Asked<T> {
+    caller: Caller,
+    /// The part of the path before the last one. It is not decoded: no number needs it.
+    id: String,
+    body: T,
+}
+
+/// Reads a request to the row `path`; an empty body is an empty object.
+async fn asked<T: DeserializeOwned + Default>(path: &str, request: Request) -> Result<Asked<T>> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    let id = request.uri().path().rsplit('/').nth(1).unwrap_or_default().to_owned();
+    let limit = Route::at(Service::Admin, path).body_limit;
+    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    let body = if body.is_empty() { T::default() } else { from_object(&body)? };
+    Ok(Asked { caller, id, body })
 }
 
 async fn of_app(service: &EpochService, request: Request) -> Result<AppEpochsShown> {

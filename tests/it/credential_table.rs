@@ -123,7 +123,13 @@ fn rows() -> Vec<Row> {
         codec: None,
         call: request(verb, &app, r#"{"no_such_field":1}"#),
     });
-    methods.chain(routes).chain([health, patch]).chain(owned).collect()
+    let prepare = Row {
+        name: "POST /api/v1/epochs".to_owned(),
+        access: Access::Operator(Role::Owner),
+        codec: None,
+        call: request("POST", "/api/v1/epochs", r#"{"no_such_field":1}"#),
+    };
+    methods.chain(routes).chain([health, patch, prepare]).chain(owned).collect()
 }
 
 fn told(row: &Row, answer: &Answer) -> Told {

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::EpochService;
 use crate::api::Caller;
-use crate::clock::rfc3339;
+use crate::clock::{rfc3339, unix_now};
 use crate::control::{AppChoice, AppEpochError};
 use crate::error::{Code, Error, Result};
+use crate::keys::epoch::RootEpoch;
 use crate::request;
 
 /// The apps whose epochs an operator chose.
@@ -132,10 +133,9 @@ impl EpochService {
 
     /// An epoch at which an app can stay.
     fn existing(&self, epoch: u32) -> Result<RootChoice> {
-        match epoch {
-            0 => Ok(RootChoice::Fixed(0)),
-            _ => Err(Error::invalid(format!("there is no epoch {epoch} of the root keys"))),
-        }
+        let readable = self.ready.readable_epoch(RootEpoch(epoch), unix_now());
+        readable.map_err(|error| Error::invalid(format!("{error}; nothing was changed")))?;
+        Ok(RootChoice::Fixed(epoch))
     }
 }
 

@@ -9,7 +9,10 @@ use crate::api::actions::{Actions, Done};
 use crate::api::approvals::{self, ApproveRequest};
 use crate::api::credentials::{BasicAuth, CreateRequest, Shown};
 use crate::api::diagnostics::KeyFlow;
-use crate::api::epochs::{AppEpochsBody, AppEpochsList, AppEpochsShown};
+use crate::api::epochs::{
+    ActivateEpochBody, AppEpochsBody, AppEpochsList, AppEpochsShown, EpochBody, EpochPreview, Epochs,
+    FetchBody,
+};
 use crate::api::health::Health;
 use crate::api::me::Me;
 use crate::api::onboard::{RestoreStatus, ShareAccepted};
@@ -72,7 +75,46 @@ fn epochs(bodies: &mut Bodies) -> Vec<Operation> {
     let apps = "/api/v1/epochs/apps";
     let app = "/api/v1/epochs/apps/{app}";
     let shown = Answer::Json(bodies.of::<AppEpochsShown>());
+    let all = Answer::Json(bodies.of::<Epochs>());
+    let nothing = bodies.request::<EpochBody>();
+    let optional = |operation: Operation, schema: Value| Operation {
+        request: Some(Content { kind: "application/json", schema, is_required: false }),
+        ..operation
+    };
     vec![
+        get(Service::Admin, "/api/v1/epochs", "The epochs of the root keys", all.clone()),
+        optional(post(Service::Admin, "/api/v1/epochs", "Make new root keys", all.clone()), nothing.clone())
+            .described("No app gets keys of them before they are activated."),
+        get(
+            Service::Admin,
+            "/api/v1/epochs/{id}",
+            "An epoch, and what its end would stop",
+            Answer::Json(bodies.of::<EpochPreview>()),
+        ),
+        optional(
+            post(Service::Admin, "/api/v1/epochs/{id}/activate", "Put an epoch in force", all.clone()),
+            bodies.request::<ActivateEpochBody>(),
+        ),
+        optional(
+            post(
+                Service::Admin,
+                "/api/v1/epochs/{id}/retire",
+                "Let nobody get keys of an epoch",
+                all.clone(),
+            ),
+            nothing.clone(),
+        ),
+        optional(
+            post(
+                Service::Admin,
+                "/api/v1/epochs/{id}/destroy",
+                "Overwrite the keys of an epoch",
+                all.clone(),
+            ),
+            nothing,
+        ),
+        post(Service::Admin, "/api/v1/epochs/fetch", "Receive the epochs of another KMS", all)
+            .taking("application/json", bodies.request::<FetchBody>()),
         get(
             Service::Admin,
             apps,

@@ -11,6 +11,7 @@ use crate::admission::TcbWarning;
 use crate::api::readiness::{Cause, Effect, Report, collateral_left};
 use crate::clock::rfc3339;
 use crate::config::Posture;
+use crate::keys::keyring::EpochState;
 
 /// Denials are shown as long as they are not older than this, in seconds.
 const DENIALS_SINCE: u64 = 3600;
@@ -20,6 +21,8 @@ const MAX_GROUPS: usize = 10;
 const CREDENTIAL_LEFT: u64 = 14 * 86_400;
 /// The same for a certificate: ours are renewed long before, others by operators.
 const CERTIFICATE_LEFT: u64 = 7 * 86_400;
+/// How long it is said that an epoch came into force, in seconds.
+const EPOCH_NEWS: u64 = 7 * 86_400;
 
 /// Something that needs an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -86,6 +89,7 @@ pub(super) fn list(
     list.extend(views.of_collateral(now));
     list.extend(views.of_forecast());
     list.extend(views.of_ledger());
+    list.extend(views.of_epochs(now));
     list.extend(views.of_credentials(now));
     list.extend(views.of_certificates(now));
     list.extend(of_relaxed(posture));
@@ -248,6 +252,46 @@ impl Views {
                     format!("{damaged} bytes at the end of files of the audit log are not records."),
                     "ledger",
                 )
+            });
+        }
+        list
+    }
+
+    fn of_epochs(&self, now: u64) -> Vec<Attention> {
+        let ready = &self.sources.ready;
+        let mut list = Vec::new();
+        let (identity, next) = (ready.identity_epoch(), ready.next_identity_epoch(now));
+        if identity != next {
+            list.push(Attention::new(
+                "epoch_restart_required",
+                Severity::Warning,
+                format!("This KMS signs with epoch {identity}, which is retired: after a restart it signs with epoch {next}."),
+                "replicas",
+            ));
+        }
+        for info in ready.epochs() {
+            let number = info.epoch;
+            let told = match (info.state, info.times.activate_at) {
+                (EpochState::Prepared, None) => Some((
+                    Severity::Info,
+                    format!("Epoch {number} of the root keys is made and waits to be activated."),
+                    None,
+                )),
+                (EpochState::Prepared, Some(at)) => Some((
+                    Severity::Info,
+                    format!("Epoch {number} of the root keys comes into force."),
+                    Some(at),
+                )),
+                (EpochState::Active, Some(at)) if at > 0 && info.is_current && now < at + EPOCH_NEWS => {
+                    Some((Severity::Info, format!("Epoch {number} of the root keys is in force."), None))
+                }
+                (EpochState::Active | EpochState::Retired | EpochState::Destroyed, _) => None,
+            };
+            let Some((severity, message, by)) = told else { continue };
+            list.push(Attention {
+                by: by.map(rfc3339),
+                since: info.times.activate_at.filter(|at| *at <= now).map(rfc3339),
+                ..Attention::new("epoch", severity, message, "replicas")
             });
         }
         list

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::attention::{self, Attention};
 use super::{Building, SHOWN_AGAIN, Views, at};
+use crate::api::epochs::EpochSummary;
 use crate::api::readiness::{Cause, Effect, Report};
 use crate::api::settings::SettingsService;
 use crate::clock::{rfc3339, unix_now};
@@ -35,6 +36,8 @@ pub struct Overview {
     root_fingerprint: String,
     /// SHA-256 of the root CA's SubjectPublicKeyInfo, hexadecimal.
     ca_fingerprint: String,
+    /// The epochs of the root keys.
+    epochs: EpochSummary,
     /// The OS image that this KMS itself runs on, as measured; null if it is not known.
     os_image_hash: Option<String>,
     /// Whether keys are released and requests should come here.
@@ -147,6 +150,7 @@ impl Views {
             name: sources.ready.domain().as_str().to_owned(),
             root_fingerprint: hex::encode(Sha256::digest(sources.ready.k256_public_key())),
             ca_fingerprint: hex::encode(Sha256::digest(sources.ready.ca_public_key())),
+            epochs: EpochSummary::of(&sources.ready),
             os_image_hash: own.map(|own| hex::encode(own.os_image_hash)).filter(|hash| !hash.is_empty()),
             ready: report.is_ready(),
             reasons: reasons(&report),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{Views, at, some};
+use crate::api::epochs::EpochSummary;
 use crate::control::RefusalRecord;
 use crate::error::Result;
 use crate::events::Handover;
@@ -30,11 +31,17 @@ pub struct Own {
     boot_id: String,
     version: &'static str,
     ready: bool,
+    /// Its epochs of the root keys.
+    epochs: EpochSummary,
 }
 
 /// A KMS that has asked for the root keys.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct HandoverShown {
+    /// Of its measurement and machine, by which an activation of an epoch can leave it out; null if it was refused.
+    id: Option<String>,
+    /// The highest epoch of the root keys that it has received from this KMS; null if it was refused.
+    up_to_epoch: Option<u32>,
     /// The number of the last record; null if it was refused.
     seq: Option<u64>,
     /// The last time.
@@ -73,14 +80,19 @@ impl Views {
             boot_id: sources.boot_id.clone(),
             version: env!("CVM_KMS_VERSION"),
             ready: sources.readiness.report().is_ready(),
+            epochs: EpochSummary::of(&sources.ready),
         };
         Ok(Replicas { own, handovers })
     }
 }
 
 impl HandoverShown {
-    fn of(Handover { subject, times }: Handover) -> Self {
+    fn of(handover: Handover) -> Self {
+        let id = Some(handover.id());
+        let Handover { subject, times, up_to_epoch } = handover;
         Self {
+            id,
+            up_to_epoch: Some(up_to_epoch),
             seq: Some(times.seq),
             at: at(times.last),
             first_at: at(times.first),
@@ -101,6 +113,8 @@ impl HandoverShown {
         let identity = record.identity.as_ref();
         let id = |bytes: &[u8]| some(&hex::encode(bytes));
         Self {
+            id: None,
+            up_to_epoch: None,
             seq: None,
             at: at(record.last * 1000),
             first_at: at(record.first * 1000),

@@ -25,6 +25,46 @@ pub enum Action {
     OwnerCredential(OwnerCredential),
     /// Makes a recovery set.
     CreateRecoverySet(CreateRecoverySet),
+    /// Changes the epochs of the root keys.
+    Epoch(EpochAction),
+}
+
+/// Changes the epochs of the root keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum EpochAction {
+    /// Makes new root keys.
+    Prepare {
+        /// The number that they get.
+        epoch: u32,
+    },
+    /// Lets apps get keys of an epoch.
+    Activate {
+        /// Its number.
+        epoch: u32,
+        /// SHA-256 of its public secp256k1 key, hex: the owners see which keys they mean.
+        fingerprint: String,
+        /// From when on, Unix seconds; absent for the time at which it is carried out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<u64>,
+        /// The ids of replicas that do not have it and are left out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        except: Vec<String>,
+    },
+    /// Lets nobody get keys of an epoch any more.
+    Retire {
+        /// Its number.
+        epoch: u32,
+        /// As above.
+        fingerprint: String,
+    },
+    /// Overwrites the keys of an epoch.
+    Destroy {
+        /// Its number.
+        epoch: u32,
+        /// As above.
+        fingerprint: String,
+    },
 }
 
 /// Ends a freeze.
@@ -151,6 +191,10 @@ impl Action {
             Self::OwnerCredential(OwnerCredential::Revoke { .. }) => "revoke_owner",
             Self::OwnerCredential(OwnerCredential::SetSecret { .. }) => "set_owner_secret",
             Self::CreateRecoverySet(_) => "create_recovery_set",
+            Self::Epoch(EpochAction::Prepare { .. }) => "prepare_epoch",
+            Self::Epoch(EpochAction::Activate { .. }) => "activate_epoch",
+            Self::Epoch(EpochAction::Retire { .. }) => "retire_epoch",
+            Self::Epoch(EpochAction::Destroy { .. }) => "destroy_epoch",
         }
     }
 
@@ -170,7 +214,8 @@ impl Action {
             Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
             | Self::OwnerCredential(_)
-            | Self::CreateRecoverySet(_) => None,
+            | Self::CreateRecoverySet(_)
+            | Self::Epoch(_) => None,
         }
     }
 
@@ -189,7 +234,8 @@ impl Action {
             Self::ReplaceHtpasswd(_)
             | Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
-            | Self::OwnerCredential(_) => None,
+            | Self::OwnerCredential(_)
+            | Self::Epoch(_) => None,
         }
     }
 
@@ -203,7 +249,8 @@ impl Action {
             Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
             | Self::OwnerCredential(_)
-            | Self::CreateRecoverySet(_) => {}
+            | Self::CreateRecoverySet(_)
+            | Self::Epoch(_) => {}
         }
         action
     }
@@ -265,6 +312,7 @@ impl Action {
                     named.join(", ")
                 )
             }
+            Self::Epoch(action) => action.detail(),
         }
     }
 
@@ -283,7 +331,8 @@ impl Action {
             | Self::LowerClockFloor(_)
             | Self::ActivatePolicy(_)
             | Self::ReplaceHtpasswd(_)
-            | Self::CreateRecoverySet(_) => false,
+            | Self::CreateRecoverySet(_)
+            | Self::Epoch(_) => false,
         }
     }
 
@@ -299,7 +348,8 @@ impl Action {
             | Self::LowerClockFloor(_)
             | Self::ActivatePolicy(_)
             | Self::ReplaceHtpasswd(_)
-            | Self::CreateRecoverySet(_) => false,
+            | Self::CreateRecoverySet(_)
+            | Self::Epoch(_) => false,
         }
     }
 
@@ -311,7 +361,37 @@ impl Action {
             | Self::LowerClockFloor(_)
             | Self::ActivatePolicy(_)
             | Self::ReplaceHtpasswd(_)
-            | Self::CreateRecoverySet(_) => true,
+            | Self::CreateRecoverySet(_)
+            | Self::Epoch(_) => true,
+        }
+    }
+}
+
+impl EpochAction {
+    /// As a sentence for the owner who approves it.
+    fn detail(&self) -> String {
+        match self {
+            Self::Prepare { epoch } => {
+                format!("make new root keys, epoch {epoch}; no app gets keys of them yet")
+            }
+            Self::Activate { epoch, fingerprint, at, except } => {
+                let from = at
+                    .map_or_else(|| "when this is approved".to_owned(), |at| format!("from {}", rfc3339(at)));
+                let mut text =
+                    format!("let apps that follow get keys of epoch {epoch} (SHA-256 {fingerprint}) {from}");
+                if !except.is_empty() {
+                    text.push_str(&format!("; these replicas do not have it: {}", except.join(", ")));
+                }
+                text
+            }
+            Self::Retire { epoch, fingerprint } => {
+                format!(
+                    "let nobody get keys of epoch {epoch} (SHA-256 {fingerprint}) any more, which is final"
+                )
+            }
+            Self::Destroy { epoch, fingerprint } => format!(
+                "overwrite the keys of epoch {epoch} (SHA-256 {fingerprint}): what was encrypted with them is lost"
+            ),
         }
     }
 }
@@ -366,3 +446,9 @@ macro_rules! kinds {
 }
 
 kinds!(Unfreeze, LowerClockFloor, ActivatePolicy, ReplaceHtpasswd, OwnerCredential, CreateRecoverySet,);
+
+impl From<EpochAction> for Action {
+    fn from(action: EpochAction) -> Self {
+        Self::Epoch(action)
+    }
+}

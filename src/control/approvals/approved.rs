@@ -1,7 +1,8 @@
 //! The proof that an owner's change may be made now.
 
 use super::action::{
-    Action, ActivatePolicy, CreateRecoverySet, LowerClockFloor, OwnerCredential, ReplaceHtpasswd, Unfreeze,
+    Action, ActivatePolicy, CreateRecoverySet, EpochAction, LowerClockFloor, OwnerCredential,
+    ReplaceHtpasswd, Unfreeze,
 };
 use crate::control::{Author, Changer};
 use crate::operator::{Operator, Person};
@@ -45,6 +46,8 @@ pub enum EachApproved {
     OwnerCredential(Approved<OwnerCredential>),
     /// See [`Action`].
     CreateRecoverySet(Approved<CreateRecoverySet>),
+    /// See [`Action`].
+    Epoch(Approved<EpochAction>),
 }
 
 impl<A> Approved<A> {
@@ -89,6 +92,7 @@ impl Approved<Action> {
             Action::ReplaceHtpasswd(action) => EachApproved::ReplaceHtpasswd(rest.with(|()| action)),
             Action::OwnerCredential(action) => EachApproved::OwnerCredential(rest.with(|()| action)),
             Action::CreateRecoverySet(action) => EachApproved::CreateRecoverySet(rest.with(|()| action)),
+            Action::Epoch(action) => EachApproved::Epoch(rest.with(|()| action)),
         }
     }
 }

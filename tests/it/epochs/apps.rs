@@ -60,7 +60,7 @@ async fn what_is_not_a_choice_is_refused_and_changes_nothing() {
     let app = format!("{APPS}/{}", "ab".repeat(20));
     for (verb, path, body, text) in [
         ("PUT", &*app, "{}", "names neither root_epoch nor app_epoch"),
-        ("PUT", &app, r#"{"root_epoch":1}"#, "there is no epoch 1"),
+        ("PUT", &app, r#"{"root_epoch":1}"#, "there is no root epoch 1"),
         ("PUT", &app, r#"{"root_epoch":"newest"}"#, "must be \"current\" or the number of an epoch"),
         ("PUT", &app, r#"{"root_epoch":-1}"#, "must be \"current\" or the number of an epoch"),
         ("PUT", &app, r#"{"app_epoch":4294967296}"#, "expected u32"),
