@@ -39,6 +39,20 @@ pub(crate) fn moment(text: &str) -> Result<String, String> {
         })
 }
 
+/// Parses RFC 3339, a date (midnight in UTC), or a span from now on such as `2h`, into Unix seconds.
+pub(crate) fn ahead(text: &str) -> Result<u64, String> {
+    if let Ok(span) = duration(text) {
+        return Ok(now().saturating_add(span.as_secs()));
+    }
+    let seconds = moment(text)
+        .ok()
+        .and_then(|moment| OffsetDateTime::parse(&moment, &Rfc3339).ok())
+        .and_then(|moment| u64::try_from(moment.unix_timestamp()).ok());
+    seconds.ok_or_else(|| {
+        "must be a date, a time as in RFC 3339, or a span from now on such as 15m or 2h".to_owned()
+    })
+}
+
 /// Parses `90s`, `30m`, `8h` or `7d`, between one second and ten years.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -103,6 +103,11 @@ impl Administered {
         urls.iter().map(move |url| AdminService { url, credentials, server: Some(server) })
     }
 
+    /// Another one, with the same credentials.
+    pub(crate) fn at<'a>(&'a self, url: &'a OperatorUrl) -> AdminService<'a> {
+        AdminService { url, credentials: &self.credentials, server: Some(&self.server) }
+    }
+
     /// The only one.
     pub(crate) fn one(&self) -> Outcome<AdminService<'_>> {
         let mut each = self.each();
