@@ -25,6 +25,7 @@ mod observability;
 mod onboarding_page;
 mod openapi;
 mod policy_commands;
+mod recovery;
 mod replicas;
 mod restore;
 mod sealed_env;
