@@ -110,8 +110,8 @@ fn of_cause(cause: Cause, detail: &str) -> Attention {
         | Cause::Draining
         | Cause::OwnEvidenceUnavailable
         | Cause::OwnEvidenceRefused
-        | Cause::Clock
-        | Cause::Recovery => "diagnostics",
+        | Cause::Clock => "diagnostics",
+        Cause::Recovery => "recovery",
     };
     let severity = match cause.effect() {
         Effect::Stops => Severity::Critical,
