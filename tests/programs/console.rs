@@ -33,6 +33,7 @@ fn views() -> Value {
         ["#/ledger", "tbody tr", 1],
         ["#/ledger/3", ".chain .passed", 3],
         ["#/replicas", "tbody tr", 1],
+        ["#/epochs", "tbody tr", 1],
         ["#/recovery", ".card", 1],
         ["#/credentials", "tbody tr", 1],
         ["#/settings", "tbody tr", 30],
@@ -239,6 +240,18 @@ async fn two_owners_make_a_recovery_set_in_the_console() {
     let made = world.audited("recovery_set_created");
     assert_eq!(made.len(), 1, "{made:?}");
     assert_eq!(made[0]["set"], seen["set"]);
+}
+
+#[tokio::test]
+async fn an_epoch_becomes_the_current_one_and_the_first_is_retired_in_the_console() {
+    let (world, console, owner) = small_world("").await;
+    play("console/epochs", &console, json!({ "owner": owner })).await;
+    for (event, epoch) in [("epoch_prepared", 1), ("epoch_activated", 1), ("epoch_retired", 0)] {
+        let found = world.audited(event);
+        assert_eq!(found.len(), 1, "{event}: {found:?}");
+        assert_eq!(found[0]["epoch"], epoch, "{event}");
+    }
+    assert!(world.audited("epoch_destroyed").is_empty());
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ export const ACTIONS = {
   'settings.change': 'owner',
   'restart': 'owner',
   'recovery.manage': 'owner',
+  'epoch.manage': 'owner',
 };
 
 /** Whether this caller may do it. An unknown action is a mistake of ours, and is refused. */

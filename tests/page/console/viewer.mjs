@@ -4,7 +4,7 @@ import { assert, clean, given, scenario } from '../browser.mjs';
 import { console_, go, unfailed } from './console.mjs';
 
 /** Buttons and links that only others may use. */
-const FORBIDDEN = /^(freeze|lift|activate|allow|dry run|try in shadow|stop the candidate|new credential|revoke|replace|restart|reload|run|change|fetch|sign one|install|new set|start a drill|cancel the drill|files|check$)/i;
+const FORBIDDEN = /^(freeze|lift|activate|allow|dry run|try in shadow|stop the candidate|new credential|revoke|replace|restart|reload|run|change|fetch|sign one|install|prepare|retire|destroy|new set|start a drill|cancel the drill|files|check$)/i;
 
 await scenario(async (browser) => {
   const { page, seen } = await console_(browser, given.viewer);
