@@ -10,6 +10,7 @@ use kms_attest::verify::Verified;
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{ConnectError, Connection};
+use crate::epochs::Epochs;
 use crate::identity::IdentityError;
 use crate::proto::{AppKeyResponse, GetTempCaCertResponse};
 use crate::rpc::CallError;
@@ -48,6 +49,18 @@ pub struct AppKeys {
     pub url: KmsUrl,
     /// Why earlier ones did not.
     pub failed: Vec<FailedAttempt>,
+}
+
+impl AppKeys {
+    /// The epochs of these keys.
+    pub fn epochs(&self) -> Epochs {
+        Epochs::from(&self.response)
+    }
+
+    /// Older epochs whose keys can still be asked for, the newest first.
+    pub fn previous(&self) -> Vec<Epochs> {
+        self.response.previous.iter().map(Epochs::from).collect()
+    }
 }
 
 /// A KMS that did not release the keys.
@@ -97,6 +110,14 @@ pub enum AttemptError {
     /// The response has another root CA than the one that the server was verified with.
     #[error("GetAppKey: ca_cert has another key than that of GetTempCaCert")]
     OtherRootCa,
+    /// The keys are of other epochs than those that were asked for.
+    #[error("GetAppKey: the keys are of {given}, not of {asked}: the KMS knows no epochs")]
+    OtherEpochs {
+        /// Those of the request.
+        asked: Epochs,
+        /// Those of the response.
+        given: Epochs,
+    },
     /// A key in the response has an invalid length.
     #[error("GetAppKey: {field} must be {expected} bytes, got {actual}")]
     KeyLength {
@@ -139,11 +160,25 @@ pub async fn fetch_app_keys_within(
     vm_config: &str,
     key_provider_pin: Option<&[u8]>,
 ) -> Result<AppKeys, BootError> {
+    fetch_app_keys_at(None, deadlines, urls, attester, attestation, vm_config, key_provider_pin).await
+}
+
+/// Like [`fetch_app_keys_within`], the keys of these epochs: of older ones, for what is still encrypted with them.
+pub async fn fetch_app_keys_at(
+    epochs: Option<Epochs>,
+    deadlines: Deadlines,
+    urls: &[KmsUrl],
+    attester: &Attester,
+    attestation: ServerAttestation<'_>,
+    vm_config: &str,
+    key_provider_pin: Option<&[u8]>,
+) -> Result<AppKeys, BootError> {
     let Deadlines { per_kms, altogether } = deadlines;
-    Guest { attester, attestation, vm_config, key_provider_pin }.boot(urls, per_kms, altogether).await
+    Guest { epochs, attester, attestation, vm_config, key_provider_pin }.boot(urls, per_kms, altogether).await
 }
 
 struct Guest<'a> {
+    epochs: Option<Epochs>,
     attester: &'a Attester,
     attestation: ServerAttestation<'a>,
     vm_config: &'a str,
@@ -191,8 +226,12 @@ impl Guest<'_> {
         let kms = Connection::open(url, Trust::RootCa(&temp_ca.ca_cert), Some(&identity)).await?;
         let server = kms.verify_server(self.attestation).await?;
 
-        let response = kms.app_key(self.vm_config).await?;
+        let response = kms.app_key_at(self.vm_config, self.epochs).await?;
         check_lengths(&response)?;
+        let given = Epochs::from(&response);
+        if let Some(asked) = self.epochs.filter(|asked| *asked != given) {
+            return Err(AttemptError::OtherEpochs { asked, given });
+        }
         if root_public_key("GetAppKey", &response.ca_cert)? != key_provider {
             return Err(AttemptError::OtherRootCa);
         }

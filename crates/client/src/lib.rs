@@ -5,6 +5,7 @@
 //! | [`boot`] | a guest: keys of its app from the first KMS that releases them |
 //! | [`source`] | a replica: root keys from a running KMS, over the connection that was attested |
 //! | [`sign`] | certificates for an app |
+//! | [`epochs`] | which of an app's keys are asked for |
 //! | [`server`] | whether the server is a KMS |
 //! | [`identity`], [`tls`] | which server is accepted, which certificate the client shows |
 //! | [`connection`], [`rpc`], [`url`] | one TLS connection, bounded calls over it, its URL |
@@ -13,7 +14,7 @@
 //! | [`proto`], [`text`] | the messages; error texts with their causes |
 //!
 //! It links no server, no policy and no CA. The feature `proof` adds what deployers and relying parties
-//! verify (`statement`, `environment`, `proof`, `receipt`, `ledger`); fetching keys does not need it. The program
+//! verify (`statement`, `root_epochs`, `environment`, `proof`, `receipt`, `ledger`); fetching keys does not need it. The program
 //! `kmsctl` is a crate of its own.
 //!
 //! ```no_run
@@ -36,6 +37,7 @@ pub mod boot;
 pub mod connection;
 #[cfg(feature = "proof")]
 pub mod environment;
+pub mod epochs;
 pub mod event_stream;
 pub mod identity;
 #[cfg(feature = "proof")]
@@ -48,6 +50,8 @@ pub mod receipt;
 pub use kms_wire::message as proto;
 pub use kms_wire::role::Role;
 pub mod resource;
+#[cfg(feature = "proof")]
+pub mod root_epochs;
 pub mod rpc;
 pub mod server;
 pub mod sign;
@@ -62,6 +66,7 @@ pub mod url;
 
 pub use boot::{AppKeys, BootError, fetch_app_keys};
 pub use connection::{ConnectError, Connection};
+pub use epochs::Epochs;
 pub use rpc::CallError;
 pub use server::ServerAttestation;
 pub use source::{SourceError, receive_root_keys};

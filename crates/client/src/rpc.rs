@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::connection::{Connection, Sender};
+use crate::epochs::Epochs;
 use crate::operator::OperatorToken;
 use crate::proto::{
     AppId, AppKeyResponse, GetAppKeyRequest, GetMetaResponse, GetTempCaCertResponse, PublicKeyResponse,
@@ -165,8 +166,22 @@ impl Connection {
 
     /// The keys of the app that the client certificate of this connection proves.
     pub async fn app_key(&self, vm_config: &str) -> Result<AppKeyResponse, CallError> {
-        let request =
-            GetAppKeyRequest { api_version: 1, vm_config: vm_config.to_owned(), ..Default::default() };
+        self.app_key_at(vm_config, None).await
+    }
+
+    /// The same, of these epochs. The caller checks that the response is of them: a KMS that knows no epochs gives the
+    /// keys of 0 and 0 instead.
+    pub async fn app_key_at(
+        &self,
+        vm_config: &str,
+        epochs: Option<Epochs>,
+    ) -> Result<AppKeyResponse, CallError> {
+        let request = GetAppKeyRequest {
+            api_version: 1,
+            vm_config: vm_config.to_owned(),
+            root_epoch: epochs.map(|epochs| epochs.root),
+            app_epoch: epochs.map(|epochs| epochs.app),
+        };
         self.call("GetAppKey", &request).await
     }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use kms_attest::binding::ReportData;
 use kms_attest::identity::AppId;
+use kms_attest::p256::SPKI_LENGTH;
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use secp256k1::{Message, PublicKey, SecretKey};
 use sha3::{Digest as _, Keccak256};
@@ -18,6 +19,7 @@ const KEY_BYTES: usize = 33;
 const ENV_KEY: &[u8] = b"dstack-env-encrypt-pubkey";
 const APP_KEY: &[u8] = b"dstack-kms-issued";
 const LOG_KEY: &[u8] = b"cvm-kms-log-key-v1";
+const ROOT_EPOCH: &[u8] = b"cvm-kms-root-epoch-v1";
 /// The misspelling is part of the protocol (docs/compatibility.md).
 const BOOTSTRAP_KEYS: &str = "dstack-kms-genereted-keys-v1:";
 
@@ -127,6 +129,18 @@ pub fn app_key_signer(app_id: AppId, key: &Signer, signature: &[u8]) -> Result<S
 /// `Keccak-256("cvm-kms-log-key-v1:" ‖ log_key)`
 pub fn log_key_signer(log_key: &str, signature: &[u8]) -> Result<Signer, SignatureError> {
     recover(digest(LOG_KEY, &[log_key.as_bytes()]), signature)
+}
+
+/// The signer of the statement that these are the public keys of a root epoch.
+///
+/// `Keccak-256("cvm-kms-root-epoch-v1:" ‖ u32be(number) ‖ root CA SPKI DER ‖ k256 key)`
+pub fn root_epoch_signer(
+    number: u32,
+    ca_spki: &[u8; SPKI_LENGTH],
+    key: &Signer,
+    signature: &[u8],
+) -> Result<Signer, SignatureError> {
+    recover(digest(ROOT_EPOCH, &[&number.to_be_bytes(), ca_spki, key.as_bytes()]), signature)
 }
 
 /// The report data of the evidence over new root keys.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use kms_attest::identity::AppId;
-use kms_client::AppKeys;
 use kms_client::proto::AppKeyResponse;
+use kms_client::{AppKeys, Epochs};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -50,6 +50,11 @@ pub(crate) struct AppKeysFile {
     /// PEM. Public by design.
     #[serde(default)]
     temp_ca_key: String,
+    /// The epochs of the keys.
+    #[serde(default)]
+    root_epoch: u32,
+    #[serde(default)]
+    app_epoch: u32,
 }
 
 impl Drop for AppKeysFile {
@@ -77,6 +82,8 @@ impl From<&AppKeys> for AppKeysFile {
             os_image_hash: hex::encode(&keys.response.os_image_hash),
             temp_ca_cert: keys.temp_ca.temp_ca_cert.clone(),
             temp_ca_key: keys.temp_ca.temp_ca_key.clone(),
+            root_epoch: keys.epochs().root,
+            app_epoch: keys.epochs().app,
         }
     }
 }
@@ -102,6 +109,11 @@ impl AppKeysFile {
         json.push(b'\n');
         let text = std::str::from_utf8(&json).map_err(Failure::failed)?;
         Ok(Zeroizing::new(text.to_owned()))
+    }
+
+    /// The epochs of the keys.
+    pub(crate) fn epochs(&self) -> Epochs {
+        Epochs { root: self.root_epoch, app: self.app_epoch }
     }
 
     /// The secret that decrypts the app's environment.

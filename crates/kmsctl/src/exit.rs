@@ -188,6 +188,7 @@ fn attempt_exit(error: &AttemptError) -> Exit {
         AttemptError::KeyProvider
         | AttemptError::RootCa { .. }
         | AttemptError::OtherRootCa
+        | AttemptError::OtherEpochs { .. }
         | AttemptError::KeyLength { .. } => Exit::Unproven,
     }
 }

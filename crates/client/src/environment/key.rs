@@ -83,7 +83,7 @@ impl EnvKey {
         if ahead > MAX_AHEAD_SECONDS {
             return Err(EnvKeyError::Future { ahead });
         }
-        let epochs = Epochs { root: answer.root_epoch.unwrap_or(0), app: answer.app_epoch.unwrap_or(0) };
+        let epochs = Epochs::of(answer.root_epoch, answer.app_epoch);
         Ok(Self { public_key, signer, timestamp, epochs })
     }
 }

@@ -6,8 +6,6 @@
 //! `version` (1), `root_epoch`, `app_epoch`, `enc` and `ciphertext` (base64). The plaintext is that of
 //! [`Environment`](super::Environment). The sender is not authenticated: anyone can seal for an app.
 
-use std::fmt;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256 as SUITE;
@@ -16,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::envelope::KEY_BYTES;
+pub use crate::epochs::Epochs;
 
 /// The version of the format.
 pub const VERSION: u64 = 1;
@@ -25,21 +24,6 @@ const TAG_BYTES: usize = 16;
 const MAX_CIPHERTEXT_BYTES: usize = MAX_PLAINTEXT_BYTES + TAG_BYTES;
 /// The longest file that is read, in bytes: base64 is four thirds, and the rest is names and numbers.
 pub const MAX_BYTES: usize = MAX_CIPHERTEXT_BYTES / 3 * 4 + 1024;
-
-/// The epochs of an app's keys: which root keys, and which label of the app.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epochs {
-    /// Which root keys; 0 is the first.
-    pub root: u32,
-    /// Which label of the app in its derivation; 0 is none.
-    pub app: u32,
-}
-
-impl fmt::Display for Epochs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "root epoch {}, app epoch {}", self.root, self.app)
-    }
-}
 
 /// A sealed environment.
 #[derive(Clone, Debug, PartialEq, Eq)]

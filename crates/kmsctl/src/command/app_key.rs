@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use kms_client::boot::{Deadlines, fetch_app_keys_within};
+use kms_client::boot::{Deadlines, fetch_app_keys_at};
+use kms_client::root_epochs::stated_epoch;
 use kms_client::statement::{Signer, app_key_signer};
-use kms_client::{AppKeys, Connection, ServerAttestation, Trust, receipt};
+use kms_client::{AppKeys, Connection, Epochs, ServerAttestation, Trust, receipt};
 use kms_ledger::proof_file::ProofFile;
 use serde::Deserialize;
 use serde_json::json;
@@ -31,6 +32,9 @@ pub(crate) struct AppKey {
     /// Public key of the root CA that the app requires (SubjectPublicKeyInfo DER, hex)
     #[arg(long, value_name = "HEX")]
     key_provider_id: Option<Hex<SPKI_BYTES>>,
+    /// Epochs of the keys, for what is still encrypted with older ones [default: those of the app]
+    #[arg(long, value_name = "ROOT[.APP]")]
+    epoch: Option<Epochs>,
     /// Accept a server whose certificate carries no attestation, as guests of dstack do
     #[arg(long)]
     dangerous_unattested_server: bool,
@@ -78,7 +82,8 @@ impl AppKey {
         let altogether = deadline.saturating_duration_since(Instant::now());
         let per_kms = Deadlines::default().per_kms.min(altogether);
         let deadlines = Deadlines { per_kms, altogether };
-        let keys = fetch_app_keys_within(deadlines, self.guest.kms.all(), &attester, server, &vm_config, pin)
+        let urls = self.guest.kms.all();
+        let keys = fetch_app_keys_at(self.epoch, deadlines, urls, &attester, server, &vm_config, pin)
             .await
             .map_err(|error| trust::explained(error.into(), &verifier))?;
         drop(progress);
@@ -116,6 +121,8 @@ impl AppKey {
             "key_provider_id": hex::encode(&keys.key_provider),
             "key_provider_pinned": self.key_provider_id.is_some(),
             "server_tcb_status": server,
+            "epoch": keys.epochs().dotted(),
+            "previous": keys.previous().into_iter().map(Epochs::dotted).collect::<Vec<_>>(),
             "gateway_app_id": keys.response.gateway_app_id,
             "os_image_hash": hex::encode(&keys.response.os_image_hash),
             "file": self.out.display().to_string(),
@@ -128,6 +135,14 @@ impl AppKey {
             page.field("app", &app_id);
             page.field("key provider id", hex::encode(&keys.key_provider));
             page.field("server TCB status", server.unwrap_or("the server is not attested"));
+            if keys.epochs() != Epochs::default() || !keys.previous().is_empty() {
+                page.field("epoch", keys.epochs().dotted());
+                let previous: Vec<String> = keys.previous().into_iter().map(Epochs::dotted).collect();
+                page.field(
+                    "older epochs",
+                    if previous.is_empty() { "none".to_owned() } else { previous.join(", ") },
+                );
+            }
             page.field("file", self.out.display());
             if let Some(receipt) = &self.receipt {
                 page.field("receipt", receipt.display());
@@ -156,9 +171,22 @@ async fn proven(keys: &AppKeys) -> Outcome<ProofFile> {
     let root =
         app_key_signer(app_id, &app_key, &response.k256_signature).map_err(|error| unproven(&error))?;
     let meta = Connection::open(&keys.url, Trust::RootCa(&response.ca_cert), None).await?.meta().await?;
+    // Keys of a later root epoch are signed by its root key, which the root key of the log states.
+    let root = match keys.epochs().root {
+        0 => root,
+        number => {
+            let stated = stated_epoch(&meta, number).map_err(|error| unproven(&error))?;
+            if stated.signer != root {
+                return Err(unproven(&format_args!("root epoch {number} has another root key")));
+            }
+            stated.stated_by
+        }
+    };
     let proof = receipt::verify(receipt, &meta, &root).map_err(|error| unproven(&error))?;
     let record: Record = serde_json::from_slice(&receipt.entry).map_err(|error| unproven(&error))?;
-    if record.event != "app_key_released" || record.app_id != app_id.to_string() {
+    let recorded = Epochs { root: record.root_epoch, app: record.app_epoch };
+    let is_ours = record.app_id == app_id.to_string() && recorded == keys.epochs();
+    if record.event != "app_key_released" || !is_ours {
         return Err(unproven(&"its record is about another release"));
     }
     Ok(proof)
@@ -169,6 +197,10 @@ async fn proven(keys: &AppKeys) -> Outcome<ProofFile> {
 struct Record {
     event: String,
     app_id: String,
+    #[serde(default)]
+    root_epoch: u32,
+    #[serde(default)]
+    app_epoch: u32,
 }
 
 /// Reads the keys of an app, with the file's name in errors.

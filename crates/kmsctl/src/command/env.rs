@@ -4,6 +4,7 @@ mod decrypt;
 mod encrypt;
 mod open;
 mod opened;
+mod rekey;
 mod seal;
 mod signer;
 mod source;
@@ -13,6 +14,7 @@ use clap::Subcommand;
 use self::decrypt::Decrypt;
 use self::encrypt::Encrypt;
 use self::open::Open;
+use self::rekey::Rekey;
 use self::seal::Seal;
 use crate::exit::Outcome;
 use crate::output::Terminal;
@@ -24,6 +26,8 @@ pub(crate) enum Env {
     Encrypt(Encrypt),
     /// Decrypt an encrypted environment with the app's own key
     Decrypt(Decrypt),
+    /// Encrypt an environment again, from the app's keys of an older epoch to those of a newer one
+    Rekey(Rekey),
     /// Seal a .env file to the app's public key of one epoch, for guests of dstack 0.6.4 and later
     Seal(Seal),
     /// Open a sealed environment with the app's own key of its epoch
@@ -35,6 +39,7 @@ impl Env {
         match self {
             Self::Encrypt(command) => command.run(terminal).await,
             Self::Decrypt(command) => command.run(terminal),
+            Self::Rekey(command) => command.run(terminal),
             Self::Seal(command) => command.run(terminal).await,
             Self::Open(command) => command.run(terminal),
         }

@@ -6,6 +6,7 @@ use kms_client::{Connection, KmsUrl, Trust};
 mod app_key;
 mod audit;
 mod env;
+mod epochs;
 mod operator;
 mod sealed;
 mod support;

@@ -64,6 +64,19 @@ impl RootKey {
         })
     }
 
+    /// The response of `GetAppEnvEncryptPubKey` for named epochs, signed now.
+    pub fn epoch_env_key(&self, app_id: AppId, root: u64, app: u64) -> Value {
+        let mut answer = self.signed_env_key(app_id, &epoch_secret(app_id, root, app), now());
+        answer["root_epoch"] = root.into();
+        answer["app_epoch"] = app.into();
+        answer
+    }
+
+    /// The statement over the public keys of a root epoch.
+    pub fn root_epoch_signature(&self, number: u32, ca: &[u8; 91], key: &statement::Signer) -> Vec<u8> {
+        self.sign(&[b"cvm-kms-root-epoch-v1:", &number.to_be_bytes(), ca, key.as_bytes()])
+    }
+
     /// The signature over the key of a log.
     pub fn log_key_signature(&self, log_key: &str) -> Vec<u8> {
         self.sign(&[b"cvm-kms-log-key-v1:", log_key.as_bytes()])

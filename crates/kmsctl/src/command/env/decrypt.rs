@@ -11,7 +11,7 @@ use crate::output::Terminal;
 use crate::{files, input};
 
 /// Hexadecimal doubles the length.
-const MAX_FILE_BYTES: usize = 2 * envelope::MAX_BYTES + 2;
+pub(super) const MAX_FILE_BYTES: usize = 2 * envelope::MAX_BYTES + 2;
 
 #[derive(Args, Debug)]
 pub(crate) struct Decrypt {
@@ -43,7 +43,7 @@ impl Decrypt {
 }
 
 /// The raw envelope. Hexadecimal text is never a raw envelope, because that starts with a random key.
-fn sealed(file: &[u8]) -> Result<Vec<u8>, String> {
+pub(super) fn sealed(file: &[u8]) -> Result<Vec<u8>, String> {
     match std::str::from_utf8(file) {
         Ok(text) if text.trim().bytes().all(|byte| byte.is_ascii_alphanumeric()) => input::decode(text),
         _ => Ok(file.to_vec()),

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use kms_client::Epochs;
 use kms_client::environment::envelope;
 use serde_json::json;
 
 use super::signer::Signers;
-use super::source::{self, App};
+use super::source::{self, App, Wanted};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files::{self, Existing, Readers};
 use crate::output::{Audience, Terminal, Tone};
@@ -22,6 +23,9 @@ pub(crate) struct Encrypt {
     kms: Kms,
     #[command(flatten)]
     app: App,
+    /// Epochs of the app's key [default: those of the app, as the KMS knows them]
+    #[arg(long, value_name = "ROOT[.APP]")]
+    epoch: Option<Epochs>,
     #[command(flatten)]
     signers: Signers,
     /// File for the result; default: standard output
@@ -43,8 +47,18 @@ impl Encrypt {
         for doubt in compose.iter().flat_map(|compose| compose.doubts(environment.names())) {
             terminal.warn(format_args!("{}: {doubt}", self.app.name()));
         }
-        let (url, key) = source::public_key(self.kms.all(), terminal, source::Wanted::of(app_id)).await?;
-        self.signers.require(terminal, url, self.kms.all(), key.signer)?;
+        let wanted = match self.epoch {
+            Some(epochs) => Wanted { app_id, root_epoch: Some(epochs.root), app_epoch: Some(epochs.app) },
+            None => Wanted::of(app_id),
+        };
+        let (url, key) = source::public_key(self.kms.all(), terminal, wanted).await?;
+        let signer = match self.epoch {
+            Some(epochs) if !self.signers.know(url, key.signer)? => {
+                source::stating_signer(terminal, url, epochs.root, key.signer).await?
+            }
+            Some(_) | None => key.signer,
+        };
+        self.signers.require(terminal, url, self.kms.all(), signer)?;
         let sealed = envelope::seal(&key.public_key, environment.to_json().as_bytes())
             .map_err(|error| Failure::unproven(format_args!("{url}: {error}")))?;
         let hex = hex::encode(sealed);
@@ -57,6 +71,7 @@ impl Encrypt {
             "public_key": hex::encode(key.public_key),
             "signer": key.signer.to_string(),
             "timestamp": key.timestamp,
+            "epoch": key.epochs.dotted(),
             "names": environment.names().collect::<Vec<_>>(),
         });
         match &self.out {
@@ -74,6 +89,9 @@ impl Encrypt {
                     let done = page.toned(Tone::Good, "encrypted");
                     page.line(format_args!("{done} {count} for app {app_id}"));
                     page.field("signer", key.signer);
+                    if key.epochs != Epochs::default() {
+                        page.field("epoch", key.epochs.dotted());
+                    }
                     page.field("file", path.display());
                 })?;
             }

@@ -85,6 +85,15 @@ impl Signers {
         }
     }
 
+    /// Whether the signer is pinned, or known for this KMS; asks nobody.
+    pub(crate) fn know(&self, url: &KmsUrl, signer: Signer) -> Outcome<bool> {
+        if !self.pinned.is_empty() {
+            return Ok(self.pinned.contains(&signer));
+        }
+        let known = read(&self.path()?)?;
+        Ok(matches!(known.standing(&KmsName::from(url), signer), Standing::Known))
+    }
+
     fn not_pinned(&self, signer: Signer) -> Failure {
         let pinned: Vec<String> = self.pinned.iter().map(ToString::to_string).collect();
         Failure::unproven(format_args!(

@@ -6,6 +6,8 @@ use clap::Args;
 use kms_attest::identity::AppId;
 use kms_client::environment::{AppCompose, EnvKey, Environment, Epochs, app_compose, dotenv};
 use kms_client::proto::PublicKeyResponse;
+use kms_client::root_epochs::stated_epoch;
+use kms_client::statement::Signer;
 use kms_client::{Connection, KmsUrl, Trust};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -131,6 +133,35 @@ pub(super) async fn public_key<'a>(
     let reasons: Vec<String> = failures.into_iter().map(|failure| failure.message).collect();
     let attempts = json!(reasons);
     Err(Failure { exit, message: reasons.join("; "), details: Some(("attempts", attempts)) })
+}
+
+/// The signer that vouches for the key of an epoch: the root key of the KMS, if it states that `signer` is the root key
+/// of that epoch; otherwise `signer` itself.
+///
+/// # Errors
+/// The KMS does not respond, or states something else of this epoch.
+pub(super) async fn stating_signer(
+    terminal: &Terminal,
+    url: &KmsUrl,
+    root_epoch: u32,
+    signer: Signer,
+) -> Outcome<Signer> {
+    let meta = Connection::open(url, Trust::DangerousAnyServer, None).await?.meta().await?;
+    if meta.epochs.is_empty() {
+        return Ok(signer);
+    }
+    let unproven = |error: &dyn std::fmt::Display| Failure::unproven(format_args!("{url}: {error}"));
+    let stated = stated_epoch(&meta, root_epoch).map_err(|error| unproven(&error))?;
+    if stated.signer != signer {
+        return Err(unproven(&format_args!(
+            "the key is signed by {signer}, and the root key of epoch {root_epoch} is {}",
+            stated.signer
+        )));
+    }
+    if stated.stated_by != signer {
+        terminal.note(format_args!("root epoch {root_epoch} is stated by the root key {}", stated.stated_by));
+    }
+    Ok(stated.stated_by)
 }
 
 /// The number of variables, for people.
