@@ -1,5 +1,6 @@
 //! Admission: it verifies evidence, asks policy, and makes the permits that secrets are released against.
 
+mod epochs;
 mod explainer;
 mod foundation;
 mod image_check;
@@ -19,10 +20,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use kms_attest::csr::Csr;
-use kms_attest::identity::Registers;
+use kms_attest::identity::{AppId, Registers};
 use kms_attest::verify::{Binding, Verified};
 use sha2::{Digest as _, Sha256};
 
+pub use self::epochs::{AskedEpochs, ChosenEpochs, GrantedEpochs, RootEpochs, dotted};
 pub use self::explainer::Explainer;
 pub use self::foundation::Foundation;
 pub use self::image_check::{ImageCheck, ImageCheckError};
@@ -43,7 +45,7 @@ pub use self::vm_config::Mismatch;
 use self::walk::Walk;
 pub use self::walk::{Observer, Passed, Until};
 
-use kms_policy::{Policy, Role};
+use kms_policy::{Denial, Policy, Role};
 
 use crate::config::ReleaseStage;
 use crate::control::Shadow;
@@ -84,14 +86,15 @@ pub struct Admission(Arc<Walk>);
 
 impl Admission {
     /// Admission by evidence, freezes, policy and OS image, in this order. `shadow` sees each request, and
-    /// keys are released at `release_stage` unless the policy names another stage.
+    /// keys are released at `release_stage` unless the policy names another stage, of the root epochs of `ring`.
     pub fn new(
         foundation: Arc<Foundation>,
         shadow: Arc<Shadow>,
         image: ImageCheck,
         release_stage: ReleaseStage,
+        ring: Arc<dyn RootEpochs>,
     ) -> Self {
-        Self(Arc::new(Walk { foundation, shadow, image, release_stage }))
+        Self(Arc::new(Walk { foundation, shadow, image, release_stage, ring }))
     }
 
     /// Explains admission. It cannot make a permit.
@@ -107,9 +110,10 @@ impl Admission {
         &self,
         peer: &Peer,
         vm_config: &str,
+        epochs: AskedEpochs,
         verified: Verification,
     ) -> Result<Permit<App>, Refusal> {
-        self.peer(peer, Role::App, App(()), vm_config, verified).await
+        self.peer(peer, Role::App, App(()), (vm_config, epochs), verified).await
     }
 
     /// A permit for the root keys, if the peer is an allowed KMS.
@@ -122,7 +126,7 @@ impl Admission {
         vm_config: &str,
         verified: Verification,
     ) -> Result<Permit<Kms>, Refusal> {
-        self.peer(peer, Role::Kms, Kms(()), vm_config, verified).await
+        self.peer(peer, Role::Kms, Kms(()), (vm_config, AskedEpochs::NONE), verified).await
     }
 
     async fn peer<R>(
@@ -130,17 +134,28 @@ impl Admission {
         peer: &Peer,
         role: Role,
         grant: R,
-        vm_config: &str,
+        (vm_config, epochs): (&str, AskedEpochs),
         verification: Verification,
     ) -> Result<Permit<R>, Refusal> {
         let Foundation { verifier, metrics, .. } = &*self.0.foundation;
         let verified = peer.evidence(verifier, metrics).await?;
         verification.succeeded();
-        let admitted = self.admit(&verified, role, vm_config).await?;
+        let admitted = self.admit(&verified, role, vm_config, epochs).await?;
         let shown = shown(&verified, peer.spki());
         let permit = self.permit(admitted, shown, grant)?;
         peer.admit(permit.identity().app_id);
         Ok(permit)
+    }
+
+    /// The epochs of a public key of an app, for which no caller is judged: by what the policy says of the app without
+    /// being asked about a caller, by the operators' choice, and by the request.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn public_epochs(&self, app: &AppId, asked: AskedEpochs) -> Result<GrantedEpochs, Denial> {
+        let Walk { foundation, ring, .. } = &*self.0;
+        let said = foundation.policy.app_epochs(&app.0);
+        epochs::grant_public(asked, said.as_deref(), self.0.chosen(app), &**ring)
     }
 
     /// A permit for a certificate of the key of `csr`, which contains evidence bound to that key.
@@ -151,6 +166,7 @@ impl Admission {
         &self,
         csr: &Csr,
         vm_config: &str,
+        epochs: AskedEpochs,
         verification: Verification,
     ) -> Result<Permit<Certificate>, Refusal> {
         let Foundation { verifier, metrics, .. } = &*self.0.foundation;
@@ -162,15 +178,21 @@ impl Admission {
         metrics.verification(verification_result(&outcome));
         let verified = outcome?;
         verification.succeeded();
-        let admitted = self.admit(&verified, Role::Certificate, vm_config).await?;
+        let admitted = self.admit(&verified, Role::Certificate, vm_config, epochs).await?;
         // Policy judges the registers at boot time; the certificate states those of now.
         let app_info = verified.app_info(Registers::RunTime, vm_config)?;
         self.permit(admitted, shown(&verified, Some(&csr.spki)), Certificate { app_info })
     }
 
-    async fn admit(&self, verified: &Verified, role: Role, vm_config: &str) -> Result<Admitted, Refusal> {
-        let mut live = Live { walk: &self.0, role, stage: verified.stage() };
-        self.0.run(verified, role, vm_config, &mut live).await
+    async fn admit(
+        &self,
+        verified: &Verified,
+        role: Role,
+        vm_config: &str,
+        epochs: AskedEpochs,
+    ) -> Result<Admitted, Refusal> {
+        let mut live = Live { walk: &self.0, role, stage: verified.stage(), epochs };
+        self.0.run(verified, role, vm_config, epochs, &mut live).await
     }
 
     /// The permit by a new decision of policy.
@@ -179,8 +201,8 @@ impl Admission {
     /// [`Refusal`]: policy denies now what it allowed before, or does not respond.
     pub async fn renewed<R>(&self, permit: Permit<R>) -> Result<Permit<R>, Refusal> {
         let (admitted, shown, grant) = permit.into_admitted();
-        let Basis { role, stage, .. } = admitted.basis;
-        let mut live = Live { walk: &self.0, role, stage };
+        let Basis { role, stage, asked: epochs, .. } = admitted.basis;
+        let mut live = Live { walk: &self.0, role, stage, epochs };
         let allowed = self.0.judge(&admitted.basis, &admitted.identity, &mut live).await?;
         self.permit(Admitted { allowed, ..admitted }, shown, grant)
     }

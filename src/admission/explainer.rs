@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kms_attest::verify::Verified;
 use kms_policy::Role;
 
+use super::AskedEpochs;
 use super::walk::{Observer, Walk};
 
 /// Explains how a caller would be judged. It has no way to a permit.
@@ -22,9 +23,10 @@ impl Explainer {
         verified: &Verified,
         role: Role,
         vm_config: &str,
+        asked: AskedEpochs,
         observer: &mut impl Observer,
     ) {
         // Whatever it found is dropped here: the observer has seen it.
-        drop(self.0.run(verified, role, vm_config, observer).await);
+        drop(self.0.run(verified, role, vm_config, asked, observer).await);
     }
 }

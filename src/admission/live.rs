@@ -1,11 +1,12 @@
 //! Looks on at a live request: tells the candidate allowlist and the metrics what policy decided.
 
+use kms_attest::identity::AppId;
 use kms_attest::measurement::Stage;
 use kms_policy::examination::Examination;
-use kms_policy::{Decision, Policy, Role, Subject};
+use kms_policy::{AppEpochs, Decision, Policy, Role, Subject};
 
 use super::walk::{Observer, Passed, Until, Walk};
-use super::{Refusal, Relaxations, StageRule, StageVerdict, Step, asked};
+use super::{AskedEpochs, Refusal, Relaxations, StageRule, StageVerdict, Step, asked};
 use crate::metrics::RequestStage;
 use crate::os_image::OsImageError;
 
@@ -14,6 +15,7 @@ pub(super) struct Live<'a> {
     pub(super) walk: &'a Walk,
     pub(super) role: Role,
     pub(super) stage: Stage,
+    pub(super) epochs: AskedEpochs,
 }
 
 impl Observer for Live<'_> {
@@ -21,17 +23,22 @@ impl Observer for Live<'_> {
 
     async fn policy(&mut self, policy: &Policy, subject: Subject<'_>) -> Examination {
         let Walk { foundation, shadow, release_stage, .. } = self.walk;
+        let app = match self.role {
+            Role::App | Role::Certificate => AppId::try_from(&subject.boot_info().app_id[..]).ok(),
+            Role::Kms => None,
+        };
         let ruling = {
             let _measured = foundation.metrics.stage(RequestStage::Policy);
             asked(&foundation.metrics, policy, policy.rule_on(subject)).await
         };
         let decision = ruling.as_ref().map(|ruling| &ruling.decision);
-        shadow.observe(subject, decision.ok(), |by_policy| {
-            match StageRule::of(by_policy, *release_stage).judge(self.role, self.stage) {
+        let is_too_late =
+            |by_policy| match StageRule::of(by_policy, *release_stage).judge(self.role, self.stage) {
                 StageVerdict::TooLate(_) => true,
                 StageVerdict::Released(_) => false,
-            }
-        });
+            };
+        let of_epochs = |said: Option<&AppEpochs>| self.walk.epochs(self.epochs, said, &app?).err();
+        shadow.observe(subject, decision.ok(), is_too_late, of_epochs);
         foundation.metrics.policy_answer(match decision {
             Ok(Decision::Allowed { .. }) => "allowed",
             Ok(Decision::Denied(_)) => "denied",

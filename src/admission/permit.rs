@@ -8,7 +8,7 @@ use kms_attest::measurement::Stage;
 use kms_attest::tcb::TcbVerdict;
 use kms_policy::Role;
 
-use super::{Decided, Relaxations, StageRule};
+use super::{AskedEpochs, Decided, GrantedEpochs, Relaxations, StageRule};
 use crate::control::NotFrozen;
 use crate::keys::epoch::KeyEpochs;
 
@@ -60,10 +60,10 @@ pub(super) struct Admitted {
 #[derive(Debug)]
 pub(super) struct Allowed {
     pub(super) gateway_app_id: String,
-    /// The epochs at which the caller gets keys.
-    pub(super) epochs: KeyEpochs,
     pub(super) by: DecidedBy,
     pub(super) relaxations: Relaxations,
+    /// The epochs of the keys; those of the root keys for a replica.
+    pub(super) epochs: GrantedEpochs,
     /// The rule that releases keys at the guest's stage; `None` if the request is not for keys of an app.
     pub(super) rule: Option<StageRule>,
     /// When policy decided.
@@ -76,6 +76,7 @@ pub(super) struct Basis {
     pub(super) verdict: TcbVerdict,
     pub(super) role: Role,
     pub(super) stage: Stage,
+    pub(super) asked: AskedEpochs,
 }
 
 /// A caller with a verified identity that is allowed in the role `R`.
@@ -123,7 +124,12 @@ impl<R> Permit<R> {
 
     /// The epochs at which an app gets its keys and certificates.
     pub fn epochs(&self) -> KeyEpochs {
-        self.admitted.allowed.epochs
+        self.granted_epochs().used()
+    }
+
+    /// The same, with the older ones that it may ask for.
+    pub fn granted_epochs(&self) -> &GrantedEpochs {
+        &self.admitted.allowed.epochs
     }
 
     /// The gateway that policy names for the caller.
@@ -149,9 +155,9 @@ impl Permit<App> {
             identity,
             allowed: Allowed {
                 gateway_app_id: String::new(),
-                epochs: KeyEpochs::FIRST,
                 by: DecidedBy { policy: "allowlist", digest: Some([1; 32]) },
                 relaxations: Relaxations::default(),
+                epochs: GrantedEpochs::FIRST,
                 rule: None,
                 at,
             },
@@ -164,6 +170,7 @@ impl Permit<App> {
                 },
                 role: Role::App,
                 stage: Stage::Boot,
+                asked: AskedEpochs::NONE,
             },
         };
         let shown = Shown { digest: [0; 32], stage: Stage::Boot, spki_sha256: Some([2; 32]) };

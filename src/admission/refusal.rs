@@ -86,6 +86,18 @@ pub enum Refusal {
         /// The policy.
         by: Box<DecidedBy>,
     },
+    /// Policy allows the caller, but not with keys of the epochs that it asks for or that count for it.
+    #[error("Boot denied: {}", .denial.reason)]
+    Epochs {
+        /// The denial.
+        denial: Denial,
+        /// The caller, as measured.
+        identity: Box<Identity>,
+        /// The exceptions by which policy was told something else.
+        relaxations: Relaxations,
+        /// The policy.
+        by: Box<DecidedBy>,
+    },
     /// The authorization backend did not respond, so no caller is allowed.
     #[error("the authorization backend does not answer")]
     PolicyUnavailable(#[source] PolicyError),
@@ -186,6 +198,12 @@ impl Refusal {
                 identity: Some(identity),
                 ..plain(Step::Stage, RefusalCode::Denied(DenialCode::GuestHasBooted))
             },
+            Self::Epochs { denial, identity, .. } => RefusalDetail {
+                expected: denial.expected.as_deref(),
+                actual: denial.actual.as_deref(),
+                identity: Some(identity),
+                ..plain(Step::Epochs, RefusalCode::Denied(denial.code))
+            },
             Self::OsImage { error, identity, .. } if !error.is_unavailable() => RefusalDetail {
                 identity: Some(identity),
                 ..plain(Step::OsImage, RefusalCode::OsImageNotVerified)
@@ -236,6 +254,7 @@ impl Refusal {
             | Self::Frozen { .. }
             | Self::Denied { .. }
             | Self::AfterBoot { .. }
+            | Self::Epochs { .. }
             | Self::OsImage { .. }
             | Self::SelfAuthorization(SelfRefusal::Denied(_)) => return None,
         })
@@ -258,6 +277,9 @@ impl Refusal {
                 relaxations: relaxations.labels(),
                 by: Some(by),
             },
+            Self::Epochs { relaxations, by, .. } => {
+                PolicyPart { denial: None, stage_rule: None, relaxations: relaxations.labels(), by: Some(by) }
+            }
             Self::OsImage { relaxations, by, .. } => PolicyPart {
                 denial: None,
                 stage_rule: None,
@@ -287,7 +309,7 @@ impl Refusal {
     /// The reason for records: without our prefix if the text is the peer's.
     pub fn words(&self) -> String {
         match self {
-            Self::Denied { denial, .. } => denial.reason.clone(),
+            Self::Denied { denial, .. } | Self::Epochs { denial, .. } => denial.reason.clone(),
             Self::OsImage { error, .. } => error.to_string(),
             Self::NoAttestation
             | Self::BadEvidence(_)

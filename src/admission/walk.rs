@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use kms_attest::identity::Identity;
+use kms_attest::identity::{AppId, Identity};
 use kms_attest::verify::Verified;
 use kms_policy::examination::Examination;
-use kms_policy::{Decision, Policy, Role, Subject};
+use kms_policy::{AppEpochs, Decision, Denial, Policy, Role, Subject};
 
 use super::permit::{Admitted, Allowed, Basis, DecidedBy};
 use super::{
-    Foundation, ImageCheck, Refusal, Relaxations, StageRule, StageVerdict, Step, Tolerated, vm_config,
+    AskedEpochs, ChosenEpochs, Foundation, GrantedEpochs, ImageCheck, Refusal, Relaxations, RootEpochs,
+    StageRule, StageVerdict, Step, Tolerated, epochs, vm_config,
 };
 use crate::config::ReleaseStage;
 use crate::control::{NotFrozen, Shadow};
-use crate::keys::epoch::KeyEpochs;
+use crate::keys::epoch::AppEpoch;
 use crate::os_image::OsImageError;
 
 /// The end of a walk.
@@ -37,6 +38,8 @@ pub enum Passed<'a> {
     Policy,
     /// [`Step::Stage`], by this rule; `None` if the request is not for keys of an app.
     Stage(Option<StageRule>),
+    /// [`Step::Epochs`], of keys or of a certificate of an app.
+    Epochs(&'a GrantedEpochs),
     /// [`Step::OsImage`], for this identity.
     OsImage(&'a Identity),
     /// [`Step::OsImage`], which the configuration disables.
@@ -75,6 +78,8 @@ pub(super) struct Walk {
     pub(super) shadow: Arc<Shadow>,
     pub(super) image: ImageCheck,
     pub(super) release_stage: ReleaseStage,
+    /// The root epochs that there are.
+    pub(super) ring: Arc<dyn RootEpochs>,
 }
 
 impl Walk {
@@ -87,6 +92,7 @@ impl Walk {
         verified: &Verified,
         role: Role,
         vm_config: &str,
+        asked: AskedEpochs,
         observer: &mut O,
     ) -> Result<Admitted, Refusal> {
         let identified = identified(verified, role, vm_config);
@@ -98,7 +104,7 @@ impl Walk {
         // Policy is not asked about a frozen caller. The check is repeated before a permit is made.
         let not_frozen = self.not_frozen(&identity);
         let not_frozen = tell(observer, Step::Frozen, not_frozen, |_| Passed::NotFrozen)?;
-        let basis = Basis { verdict: verified.verdict().clone(), role, stage: verified.stage() };
+        let basis = Basis { verdict: verified.verdict().clone(), role, stage: verified.stage(), asked };
         let allowed = ends::<O, _>(self.judge(&basis, &identity, observer).await)?;
         // After policy, so that a denial costs no download. The age of the decision limits the time that this
         // may take.
@@ -129,7 +135,7 @@ impl Walk {
         Ok(Admitted { identity, allowed, basis })
     }
 
-    /// Asks policy, and checks whether keys are released at the guest's stage.
+    /// Asks policy, checks whether keys are released at the guest's stage, and chooses their epochs.
     ///
     /// # Errors
     /// The first refusal.
@@ -145,7 +151,7 @@ impl Walk {
         let examined = observer.policy(policy, basis.role.subject(&told)).await;
         let at = Instant::now();
         drop(told);
-        let Examination { decision, release_stage, digest, .. } = examined;
+        let Examination { decision, release_stage, epochs: said, digest, .. } = examined;
         let by = DecidedBy { policy: policy.kind(), digest };
         let boxed = || Box::new(identity.clone());
         let gateway_app_id = match decision {
@@ -165,14 +171,40 @@ impl Walk {
             }
         };
         let rule = tell(observer, Step::Stage, rule, |rule| Passed::Stage(*rule))?;
-        Ok(Allowed {
-            gateway_app_id: gateway_app_id?,
-            epochs: KeyEpochs::FIRST,
-            by,
-            rule: rule?,
-            relaxations,
-            at,
-        })
+        let epochs = match basis.role {
+            Role::Kms => Ok(GrantedEpochs::FIRST),
+            Role::App | Role::Certificate => {
+                let granted = self.epochs(basis.asked, said.as_deref(), &identity.app_id).map_err(|denial| {
+                    let (identity, relaxations, by) = (boxed(), relaxations.clone(), Box::new(by));
+                    Refusal::Epochs { denial, identity, relaxations, by }
+                });
+                match &granted {
+                    Ok(epochs) => observer.passed(Passed::Epochs(epochs)),
+                    Err(refusal) => observer.refused(Step::Epochs, refusal),
+                }
+                ends::<O, _>(granted)?
+            }
+        };
+        Ok(Allowed { gateway_app_id: gateway_app_id?, by, rule: rule?, epochs: epochs?, relaxations, at })
+    }
+
+    /// The epochs of an app's keys, by what the policy says of it.
+    ///
+    /// # Errors
+    /// The denial.
+    pub(super) fn epochs(
+        &self,
+        asked: AskedEpochs,
+        said: Option<&AppEpochs>,
+        app: &AppId,
+    ) -> Result<GrantedEpochs, Denial> {
+        epochs::grant(asked, said, self.chosen(app), &*self.ring)
+    }
+
+    /// What an operator chose for an app.
+    pub(super) fn chosen(&self, app: &AppId) -> Option<ChosenEpochs> {
+        let choice = self.foundation.app_epochs.of(app)?;
+        Some(ChosenEpochs { root: choice.root, app: AppEpoch(choice.app) })
     }
 
     /// Proof that `identity` is not frozen now.

@@ -7,7 +7,7 @@ use kms_attest::identity::AppId;
 use quick_cache::sync::Cache;
 
 use super::prepared::Prepared;
-use crate::admission::SelfAuthorization;
+use crate::admission::{GrantedEpochs, SelfAuthorization};
 use crate::error::{Error, Result};
 use crate::keys::epoch::KeyEpochs;
 use crate::lifecycle::{EnvPublicKey, Ready};
@@ -24,7 +24,8 @@ const RESPONSES: usize = 512;
 #[derive(Debug)]
 pub(super) struct EnvKeys {
     keys: Cache<([u8; 20], KeyEpochs), Arc<EnvPublicKey>>,
-    responses: Cache<([u8; 20], KeyEpochs), Arc<Prepared<PublicKeyResponse>>>,
+    /// By app, epochs, and whether the response says them.
+    responses: Cache<([u8; 20], KeyEpochs, Option<KeyEpochs>), Arc<Prepared<PublicKeyResponse>>>,
 }
 
 impl Default for EnvKeys {
@@ -47,12 +48,13 @@ impl EnvKeys {
         ready: &Ready,
         self_authorization: &SelfAuthorization,
         app_id: AppId,
-        epochs: KeyEpochs,
+        granted: &GrantedEpochs,
         now: u64,
     ) -> Result<Arc<Prepared<PublicKeyResponse>>> {
         let underivable = |error| Error::internal("the key of this app cannot be derived", error);
-        let place = (app_id.0, epochs);
-        if let Some(response) = self.responses.get(&place)
+        let (epochs, said) = (granted.used(), granted.said());
+        let (place, response_place) = ((app_id.0, epochs), (app_id.0, epochs, said));
+        if let Some(response) = self.responses.get(&response_place)
             && response.message().timestamp == now
         {
             return Ok(response);
@@ -73,9 +75,10 @@ impl EnvKeys {
             signature: key.signature.to_vec(),
             timestamp: now,
             signature_v1: signature_v1.to_vec(),
-            ..PublicKeyResponse::default()
+            root_epoch: said.map(|epochs| epochs.root.0),
+            app_epoch: said.map(|epochs| epochs.app.0),
         }));
-        self.responses.insert(place, Arc::clone(&response));
+        self.responses.insert(response_place, Arc::clone(&response));
         Ok(response)
     }
 }

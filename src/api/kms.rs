@@ -17,8 +17,8 @@ use super::refusal::Attempt;
 use super::wrong_credentials::WrongCredentials;
 use super::{Caller, Method};
 use crate::admission::{
-    Admission, Explainer, Foundation, ImageCheck, ImageCheckError, Permit, Refusal, SelfAuthorization,
-    Verification, both,
+    Admission, AskedEpochs, Explainer, Foundation, ImageCheck, ImageCheckError, Permit, Refusal,
+    SelfAuthorization, Verification, both,
 };
 use crate::ca::Restricted;
 use crate::clock::unix_now;
@@ -33,9 +33,9 @@ use crate::metrics::RequestStage;
 use crate::operator::{Operator, OperatorToken};
 use crate::os_image::ImageCache;
 use crate::proto::{
-    AppId as AppIdMessage, AppKeyResponse, EpochKeys, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
-    GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest, PublicKeyResponse,
-    SignCertRequest, SignCertResponse,
+    self, AppId as AppIdMessage, AppKeyResponse, EpochKeys, GetAppKeyRequest, GetKmsKeyRequest,
+    GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest,
+    PublicKeyResponse, SignCertRequest, SignCertResponse,
 };
 
 /// `service KMS` of the proto file.
@@ -102,6 +102,7 @@ impl KmsService {
                 Arc::clone(&shadow),
                 image,
                 core.release_stage,
+                Arc::<Ready>::clone(&ready),
             ),
             foundation,
             ready,
@@ -143,9 +144,13 @@ impl KmsService {
         if request.api_version > APP_KEY_API_VERSION {
             return Err(Error::invalid(format!("Unsupported API version: {}", request.api_version)));
         }
-        let attempt = self.attempt(Method::GetAppKey, Role::App, caller, &request.vm_config);
+        let epochs = AskedEpochs::new(request.root_epoch, request.app_epoch);
+        let attempt =
+            Attempt { epochs, ..self.attempt(Method::GetAppKey, Role::App, caller, &request.vm_config) };
         let (self_authorization, permit) = self
-            .beside(async |verified| self.admission.app(caller.peer(), &request.vm_config, verified).await)
+            .beside(async |verified| {
+                self.admission.app(caller.peer(), &request.vm_config, epochs, verified).await
+            })
             .await;
         let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = match permit {
@@ -169,6 +174,7 @@ impl KmsService {
             .map_err(|error| Error::internal("the keys of this app cannot be derived", error))?;
         drop(measured);
         let permit = released.permit();
+        let said = permit.granted_epochs().said();
         tell(&self.releases, "app keys released", &released, caller);
         Ok(AppKeyResponse {
             ca_cert: self.ready.root_ca_pem().to_owned(),
@@ -180,9 +186,9 @@ impl KmsService {
             gateway_app_id: permit.gateway_app_id().to_owned(),
             os_image_hash: permit.identity().os_image_bytes().to_vec(),
             receipt: released.leaf().map(Into::into),
-            root_epoch: None,
-            app_epoch: None,
-            previous: Vec::new(),
+            root_epoch: said.map(|epochs| epochs.root.0),
+            app_epoch: said.map(|epochs| epochs.app.0),
+            previous: permit.granted_epochs().previous().iter().map(shown_epochs).collect(),
         })
     }
 
@@ -242,7 +248,7 @@ impl KmsService {
     /// `KMS.GetAppEnvEncryptPubKey`: the public key to which an app's environment is encrypted, signed.
     ///
     /// # Errors
-    /// No self-authorization; an `app_id` that is not 20 bytes.
+    /// No self-authorization; an `app_id` that is not 20 bytes; epochs without keys.
     pub async fn get_app_env_encrypt_pub_key(
         &self,
         caller: &Caller,
@@ -252,7 +258,12 @@ impl KmsService {
             self.current_self_authorization(Method::GetAppEnvEncryptPubKey, caller).await?;
         let app_id =
             AppId::try_from(request.app_id.as_slice()).map_err(|error| Error::invalid(error.to_string()))?;
-        self.env_keys.answer(&self.ready, &self_authorization, app_id, KeyEpochs::FIRST, unix_now())
+        let asked = AskedEpochs::new(request.root_epoch, request.app_epoch);
+        let granted = self
+            .admission
+            .public_epochs(&app_id, asked)
+            .map_err(|denial| Error::new(Code::Denied, denial.reason))?;
+        self.env_keys.answer(&self.ready, &self_authorization, app_id, &granted, unix_now())
     }
 
     /// `KMS.GetMeta`. Calls no other service, so it responds whatever else is down.
@@ -287,12 +298,16 @@ impl KmsService {
         };
         let csr = Csr::parse(version, &request.csr, &request.signature)
             .map_err(|error| Error::invalid(error.to_string()))?;
+        let epochs = AskedEpochs::new(request.root_epoch, request.app_epoch);
         let attempt = Attempt {
             csr: Some(&csr),
+            epochs,
             ..self.attempt(Method::SignCert, Role::Certificate, caller, &request.vm_config)
         };
         let (self_authorization, permit) = self
-            .beside(async |verified| self.admission.certificate(&csr, &request.vm_config, verified).await)
+            .beside(async |verified| {
+                self.admission.certificate(&csr, &request.vm_config, epochs, verified).await
+            })
             .await;
         let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
@@ -313,10 +328,12 @@ impl KmsService {
             .map_err(|error| Error::internal("the certificate cannot be issued", error))?;
         drop(measured);
         tell(&self.releases, "app certificate issued", &released, caller);
+        let said = released.permit().granted_epochs().said();
         Ok(SignCertResponse {
             certificate_chain,
             receipt: released.leaf().map(Into::into),
-            ..SignCertResponse::default()
+            root_epoch: said.map(|epochs| epochs.root.0),
+            app_epoch: said.map(|epochs| epochs.app.0),
         })
     }
 
@@ -394,13 +411,29 @@ impl KmsService {
         caller: &'a Caller,
         vm_config: &'a str,
     ) -> Attempt<'a> {
-        Attempt { service: self, method, role: Some(role), caller, vm_config, csr: None }
+        Attempt {
+            service: self,
+            method,
+            role: Some(role),
+            caller,
+            vm_config,
+            epochs: AskedEpochs::NONE,
+            csr: None,
+        }
     }
 
     /// The self-authorization from the last check, for methods that give every caller the same. Without it a
     /// guest learns nothing more, so the refusal is kept for operators.
     async fn current_self_authorization(&self, method: Method, caller: &Caller) -> Result<SelfAuthorization> {
-        let attempt = Attempt { service: self, method, role: None, caller, vm_config: "", csr: None };
+        let attempt = Attempt {
+            service: self,
+            method,
+            role: None,
+            caller,
+            vm_config: "",
+            epochs: AskedEpochs::NONE,
+            csr: None,
+        };
         self.foundation.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal.into()))
     }
 
@@ -429,6 +462,10 @@ impl KmsService {
             }
         }
     }
+}
+
+fn shown_epochs(epochs: &KeyEpochs) -> proto::KeyEpochs {
+    proto::KeyEpochs { root: epochs.root.0, app: epochs.app.0 }
 }
 
 /// An epoch for a replica.

@@ -12,9 +12,10 @@ use super::readiness::{Effect, Readiness, Report};
 use crate::admission::Foundation;
 use crate::audit::Audit;
 use crate::config::Posture;
+use crate::keys::keyring::{EpochInfo, EpochTimes};
 use crate::lifecycle::Ready;
 use crate::metrics::Metrics;
-use crate::proto::GetMetaResponse;
+use crate::proto::{GetMetaResponse, RootEpochInfo};
 
 /// How often the authorization backend is asked for its description.
 const ASK_EVERY: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ const AGE_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Meta {
     fixed: GetMetaResponse,
+    ready: Arc<Ready>,
     policy: Arc<Policy>,
     configured: Posture,
     readiness: Arc<Readiness>,
@@ -37,7 +39,7 @@ impl Meta {
     /// The response for this KMS. Its relaxed settings are those in `configured`, and those of the policy's
     /// rules while they are in force.
     pub fn new(
-        ready: &Ready,
+        ready: Arc<Ready>,
         foundation: &Foundation,
         configured: Posture,
         readiness: Arc<Readiness>,
@@ -64,7 +66,7 @@ impl Meta {
             ..GetMetaResponse::default()
         };
         let current = ArcSwap::from_pointee(Prepared::new(fixed.clone()));
-        let meta = Self { fixed, policy, configured, readiness, audit, metrics, current };
+        let meta = Self { fixed, ready, policy, configured, readiness, audit, metrics, current };
         meta.show(None);
         meta
     }
@@ -123,6 +125,8 @@ impl Meta {
         shown.ready = Some(report.is_ready());
         shown.not_ready = Report::shown(report.not_ready());
         shown.readiness_warnings = Report::shown(report.with(Effect::Warns));
+        let before = self.current.load();
+        shown.epochs = self.epochs(&before.message().epochs);
         if let Some(head) = self.audit.head() {
             shown.log_key = head.key.to_string();
             shown.log_key_signature = head.vouching.to_vec();
@@ -134,7 +138,6 @@ impl Meta {
             shown.app_auth_implementation.clone_from(&info.app_auth_implementation);
             shown.auth_info_age_seconds = Some(age.as_secs());
         }
-        let before = self.current.load();
         if before.message().relaxed_settings != shown.relaxed_settings {
             tracing::warn!(settings = shown.relaxed_settings.join(", "), "the relaxed settings have changed");
             self.metrics.set_relaxed(posture.codes());
@@ -142,6 +145,37 @@ impl Meta {
         if before.message() != &shown {
             self.current.store(Arc::new(Prepared::new(shown)));
         }
+    }
+}
+
+impl Meta {
+    /// What is public of each root epoch. A statement that was `known` is not signed again, because it never changes.
+    fn epochs(&self, known: &[RootEpochInfo]) -> Vec<RootEpochInfo> {
+        if self.ready.has_first_epoch_only() {
+            return Vec::new();
+        }
+        let identity = self.ready.identity_epoch();
+        let shown = |epoch: EpochInfo| {
+            let known = known.iter().find(|known| known.number == epoch.epoch.0);
+            let signature = match known {
+                _ if epoch.epoch == identity => Vec::new(),
+                Some(known) => known.signature.clone(),
+                None => self.ready.sign_root_epoch(&epoch).to_vec(),
+            };
+            let EpochTimes { prepared_at, activate_at, retired_at, destroyed_at } = epoch.times;
+            RootEpochInfo {
+                number: epoch.epoch.0,
+                state: epoch.state.name().to_owned(),
+                ca_pubkey: epoch.ca_spki.to_vec(),
+                k256_pubkey: epoch.k256_public.to_vec(),
+                prepared_at,
+                active_from: activate_at,
+                retired_at,
+                destroyed_at,
+                signature,
+            }
+        };
+        self.ready.epochs().into_iter().map(shown).collect()
     }
 }
 

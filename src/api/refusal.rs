@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::kms::KmsService;
 use super::{Caller, Method};
-use crate::admission::{Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step};
+use crate::admission::{AskedEpochs, Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step};
 use crate::audit::{AuditError, Event, Subject, Why};
 use crate::clock::CLOCK_REMEDY;
 use crate::control::{Concerns, Novelty, RefusedRequest, Shown};
@@ -23,6 +23,8 @@ pub(super) struct Attempt<'a> {
     pub(super) role: Option<Role>,
     pub(super) caller: &'a Caller,
     pub(super) vm_config: &'a str,
+    /// The epochs that the request names.
+    pub(super) epochs: AskedEpochs,
     /// The certificate request with its evidence; `None` where the evidence is in the client certificate.
     pub(super) csr: Option<&'a Csr>,
 }
@@ -49,6 +51,7 @@ impl Attempt<'_> {
             remedy: remedy.clone(),
             shown: self.shown(),
             vm_config: self.vm_config,
+            epochs: self.epochs.fields(),
         });
         let (code, id) = (detail.code.name(), id.to_string());
         let why = Why {
@@ -109,6 +112,7 @@ impl Attempt<'_> {
             remedy: None,
             shown: self.shown(),
             vm_config: self.vm_config,
+            epochs: self.epochs.fields(),
         });
         id.to_string()
     }
@@ -170,6 +174,7 @@ fn refused(refusal: Refusal) -> Error {
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
         | Refusal::AfterBoot { .. }
+        | Refusal::Epochs { .. }
         | Refusal::OsImage { .. }
         | Refusal::SelfAuthorization(SelfRefusal::Denied(_)) => Code::Denied,
         Refusal::CollateralUnavailable(_)
@@ -195,6 +200,7 @@ fn concerns(refusal: &Refusal) -> Concerns {
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
         | Refusal::AfterBoot { .. }
+        | Refusal::Epochs { .. }
         | Refusal::OsImage { .. } => Concerns::Caller,
     }
 }
@@ -215,6 +221,7 @@ pub(super) fn detail(refusal: &Refusal) -> String {
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
         | Refusal::AfterBoot { .. }
+        | Refusal::Epochs { .. }
         | Refusal::SelfAuthorization(SelfRefusal::Denied(_)) => {
             refusal.fault().map_or_else(|| refusal.to_string(), |detail| shown(&detail))
         }

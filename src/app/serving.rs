@@ -124,7 +124,12 @@ impl Serving {
             RecoveryService::new(Arc::clone(&foundation), Arc::clone(&ready), sets, process.gate());
         let recovery = Arc::new(recovery);
         let readiness = Arc::new(Readiness::serving(Arc::clone(&foundation), Arc::clone(&recovery)));
-        let meta = Arc::new(Meta::new(&ready, &foundation, process.config.posture(), Arc::clone(&readiness)));
+        let meta = Arc::new(Meta::new(
+            Arc::clone(&ready),
+            &foundation,
+            process.config.posture(),
+            Arc::clone(&readiness),
+        ));
         let kms = KmsService::new(core, Arc::clone(&foundation), Arc::clone(&ready), Arc::clone(&meta))?;
         let kms = Arc::new(kms);
         let settings = Arc::new(process.settings(Arc::clone(&kms)));

@@ -11,6 +11,7 @@ use self::requested::Requested;
 use super::AuditError;
 use super::chain::MAX_LINE;
 use crate::event_type::EventType;
+use crate::keys::epoch::{AppEpoch, KeyEpochs, RootEpoch};
 
 /// Space in a line for the fields that the chain adds to an event.
 const CHAIN_FIELDS: usize = 512;
@@ -38,12 +39,22 @@ pub struct Subject {
     spki_sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     policy_sha256: Option<String>,
+    /// The epochs of the keys, unless both are 0.
+    #[serde(flatten)]
+    epochs: Option<Epochs>,
     /// Only of a refusal, because a receipt has no space for it; `mr_aggregated` covers the same registers.
     #[serde(skip_serializing_if = "Option::is_none")]
     mr_system: Option<String>,
     /// Only of a refusal; for a release, the last `started` says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<&'static str>,
+}
+
+/// The epochs of released keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Epochs {
+    root_epoch: RootEpoch,
+    app_epoch: AppEpoch,
 }
 
 /// The basis of a release.
@@ -78,6 +89,7 @@ impl Subject {
             basis: None,
             spki_sha256: None,
             policy_sha256: None,
+            epochs: None,
             mr_system: None,
             policy: None,
         }
@@ -107,6 +119,14 @@ impl Subject {
     #[must_use]
     pub fn by_rules(self, digest: Option<[u8; 32]>) -> Self {
         Self { policy_sha256: digest.map(hex::encode), ..self }
+    }
+
+    /// The same, with the epochs of the keys that are released. Of 0 and 0 nothing is said, as before there were others.
+    #[must_use]
+    pub fn of_epochs(self, epochs: KeyEpochs) -> Self {
+        let KeyEpochs { root, app } = epochs;
+        let said = Epochs { root_epoch: root, app_epoch: app };
+        Self { epochs: Some(said).filter(|_| !epochs.is_first()), ..self }
     }
 
     /// The same, with what only refusals say: `mr_system`, and the kind of the policy that refused.

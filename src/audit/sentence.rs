@@ -136,6 +136,11 @@ impl Record {
             "" => String::new(),
             reason => format!(": {}", short(&printable(reason))),
         };
+        // Records say it unless both are 0.
+        let of_epochs = || match self.fields.contains_key("root_epoch") {
+            true => format!(" of epoch {}.{}", v("root_epoch"), v("app_epoch")),
+            false => String::new(),
+        };
         let of_app = || format!("app {} (instance {})", v("app_id"), v("instance_id"));
         Some(match self.kind.as_str() {
             "started" => format!(
@@ -267,7 +272,9 @@ impl Record {
                 };
                 format!("app {} {root}, app epoch {}; by {}", v("app_id"), v("app_epoch"), by())
             }
-            "app_key_released" => format!("keys were released to {} at {}", of_app(), v("remote")),
+            "app_key_released" => {
+                format!("keys{} were released to {} at {}", of_epochs(), of_app(), v("remote"))
+            }
             "kms_key_released" => {
                 format!(
                     "root keys were handed over to a KMS (mr_aggregated {}) at {}",
@@ -276,7 +283,13 @@ impl Record {
                 )
             }
             "certificate_issued" => {
-                format!("certificate {} was issued to {} at {}", v("common_name"), of_app(), v("remote"))
+                format!(
+                    "certificate {}{} was issued to {} at {}",
+                    v("common_name"),
+                    of_epochs(),
+                    of_app(),
+                    v("remote")
+                )
             }
             "denied" => format!("{} at {} was denied ({}){}", of_app(), v("remote"), v("code"), because()),
             "refused" => format!("a request from {} was refused ({}){}", v("remote"), v("code"), because()),

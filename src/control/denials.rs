@@ -123,6 +123,8 @@ pub struct RefusedRequest<'a> {
     pub shown: Shown,
     /// The VM configuration of the request.
     pub vm_config: &'a str,
+    /// The root epoch and the app epoch that the request names.
+    pub epochs: (Option<u32>, Option<u32>),
 }
 
 /// A refusal in the list.
@@ -162,6 +164,8 @@ pub struct RefusalRecord {
     pub shown: Option<Shown>,
     /// The VM configuration of the request.
     pub vm_config: String,
+    /// The root epoch and the app epoch that the last request named.
+    pub epochs: (Option<u32>, Option<u32>),
 }
 
 impl RefusalRecord {
@@ -236,6 +240,7 @@ impl Denials {
             actual: refused.actual.map(bounded),
             remedy: refused.remedy,
             identity: refused.identity.cloned(),
+            epochs: refused.epochs,
             vm_config: if is_kept { refused.vm_config.to_owned() } else { String::new() },
             shown: is_kept.then_some(refused.shown),
         };

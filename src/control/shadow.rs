@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
-use kms_policy::{Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind};
+use kms_policy::{AppEpochs, Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind};
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::unix_now;
@@ -180,15 +180,17 @@ impl Shadow {
 
     /// Compares the candidate with a decision of the active policy; `None` if there was none. With
     /// `is_too_late` an allowed caller still counts as denied, because the policy does not release keys at
-    /// this stage of the guest.
+    /// this stage of the guest; or with a denial of `of_epochs`, because there are no keys for it at the epochs that
+    /// the policy says.
     pub fn observe(
         &self,
         subject: Subject<'_>,
         active: Option<&Decision>,
         is_too_late: impl Fn(Option<ReleaseStage>) -> bool,
+        of_epochs: impl Fn(Option<&AppEpochs>) -> Option<Denial>,
     ) {
         if let Some(candidate) = &*self.0.load() {
-            candidate.observe(subject, active, is_too_late);
+            candidate.observe(subject, active, is_too_late, of_epochs);
         }
     }
 
@@ -238,6 +240,7 @@ impl Candidate {
         subject: Subject<'_>,
         active: Option<&Decision>,
         is_too_late: impl Fn(Option<ReleaseStage>) -> bool,
+        of_epochs: impl Fn(Option<&AppEpochs>) -> Option<Denial>,
     ) {
         let Some(active) = active else {
             self.without_answer.fetch_add(1, Ordering::Relaxed);
@@ -245,7 +248,9 @@ impl Candidate {
         };
         let denial = |decision: &Decision| match decision {
             Decision::Denied(denial) => Some(denial.clone()),
-            Decision::Allowed { release_stage, .. } => is_too_late(*release_stage).then(too_late),
+            Decision::Allowed { release_stage, epochs, .. } => {
+                is_too_late(*release_stage).then(too_late).or_else(|| of_epochs(epochs.as_deref()))
+            }
         };
         let candidate = self.rules.decide(subject);
         let counter = match (denial(active), denial(&candidate)) {
@@ -339,17 +344,17 @@ mod tests {
         let shadow = Shadow::default();
         let identity = BootInfo::example();
         let other = BootInfo { app_id: vec![0x99; 20], ..BootInfo::example() };
-        shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false);
+        shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false, |_| None);
         assert!(shadow.report().is_none());
         let (rules, before) =
             shadow.start("next".to_owned(), candidate(0x11).as_bytes(), EmptyDevices::AnyDevice).unwrap();
         assert!(rules.starts_with("1 apps") && before.is_none());
         for _ in 0..3 {
-            shadow.observe(Subject::App(&identity), Some(&denied()), |_| false);
-            shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false);
-            shadow.observe(Subject::App(&other), Some(&allowed()), |_| false);
-            shadow.observe(Subject::App(&other), Some(&denied()), |_| false);
-            shadow.observe(Subject::Kms(&identity), None, |_| false);
+            shadow.observe(Subject::App(&identity), Some(&denied()), |_| false, |_| None);
+            shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false, |_| None);
+            shadow.observe(Subject::App(&other), Some(&allowed()), |_| false, |_| None);
+            shadow.observe(Subject::App(&other), Some(&denied()), |_| false, |_| None);
+            shadow.observe(Subject::Kms(&identity), None, |_| false, |_| None);
         }
         let report = shadow.stop().expect("running");
         assert_eq!((report.newly_allowed, report.newly_denied), (3, 3));
@@ -391,7 +396,7 @@ mod tests {
             file["apps"][hex::encode([0x11; 20])]["releaseStage"] = json!(candidate_stage);
             shadow.start(String::new(), file.to_string().as_bytes(), EmptyDevices::AnyDevice).unwrap();
             let is_too_late = |stage| has_booted && stage == Some(Boot);
-            shadow.observe(Subject::App(&identity), Some(&of(active)), is_too_late);
+            shadow.observe(Subject::App(&identity), Some(&of(active)), is_too_late, |_| None);
             let report = shadow.stop().expect("running");
             let counts =
                 [report.allowed_by_both, report.denied_by_both, report.newly_allowed, report.newly_denied];
@@ -407,7 +412,7 @@ mod tests {
         for number in 0..MAX_CHANGES as u32 + 7 {
             let app_id = [&[0; 16][..], &number.to_be_bytes()].concat();
             let identity = BootInfo { app_id, ..BootInfo::example() };
-            shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false);
+            shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false, |_| None);
         }
         let report = shadow.report().expect("running");
         assert_eq!((report.changes.len(), report.omitted), (MAX_CHANGES, 7));

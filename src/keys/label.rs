@@ -26,6 +26,8 @@ pub const ENV_ENCRYPT_PUBKEY: &[u8] = b"dstack-env-encrypt-pubkey";
 pub const LOG_KEY_STATEMENT: &[u8] = b"cvm-kms-log-key-v1";
 /// Prefix of the statement "this is a recovery set of our root keys", of the crate that verifies it. Not of the peer.
 pub const RECOVERY_SET: &[u8] = kms_recovery::LABEL;
+/// Prefix of the statement "these are the public keys of this root epoch". Not of the peer.
+pub const ROOT_EPOCH_STATEMENT: &[u8] = b"cvm-kms-root-epoch-v1";
 /// Prefix of what the bootstrap quote vouches for. The peer's spelling mistake is part of the protocol:
 /// `docs/compatibility.md`.
 pub const BOOTSTRAP_KEYS: &str = "dstack-kms-genereted-keys-v1:";

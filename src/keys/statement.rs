@@ -2,8 +2,10 @@
 
 use kms_attest::binding::ReportData;
 use kms_attest::identity::AppId;
+use kms_attest::p256::SPKI_LENGTH;
 use sha3::{Digest, Keccak256};
 
+use super::epoch::RootEpoch;
 use super::{K256Key, RootKeys, label};
 
 /// "This key belongs to this app": `Sign("dstack-kms-issued" ‖ ":" ‖ app_id ‖ compressed public key)`.
@@ -41,6 +43,18 @@ pub fn sign_log_key(root: &RootKeys, vkey: &str) -> [u8; 65] {
 /// digest that [`kms_recovery::digest`] makes of it.
 pub fn sign_recovery_set(root: &RootKeys, digest: [u8; 32]) -> [u8; 65] {
     root.k256().sign_digest(digest)
+}
+
+/// "These are the public keys of this root epoch":
+/// `Sign("cvm-kms-root-epoch-v1" ‖ ":" ‖ u32be(number) ‖ root CA SPKI DER (91) ‖ compressed k256 key (33))`.
+pub fn sign_root_epoch(
+    root: &RootKeys,
+    number: RootEpoch,
+    ca_spki: &[u8; SPKI_LENGTH],
+    k256_public: &[u8; 33],
+) -> [u8; 65] {
+    let message = [&number.0.to_be_bytes()[..], ca_spki, k256_public].concat();
+    sign_message(root.k256(), label::ROOT_EPOCH_STATEMENT, &[], &message)
 }
 
 /// `r ‖ s ‖ v` over [`digest`]`(prefix, app_id, message)`. Nothing separates app id and message: both have fixed

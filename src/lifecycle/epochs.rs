@@ -7,13 +7,14 @@ use zeroize::Zeroizing;
 
 use super::ready::certified;
 use super::{LifecycleError, Ready};
+use crate::admission::RootEpochs;
 use crate::audit::Receipt;
 use crate::clock::{unix, unix_now};
-use crate::keys::Secret;
 use crate::keys::epoch::RootEpoch;
 use crate::keys::keyring::{
     EpochChange, EpochError, EpochInfo, EpochParts, Keyring, NewEpoch, ReceivedEpochs, Unreadable,
 };
+use crate::keys::{Secret, statement};
 use crate::store::Swept;
 
 /// An epoch as a replica receives it.
@@ -80,6 +81,12 @@ impl Ready {
     /// Whether there is epoch 0 only, as it always was.
     pub fn has_first_epoch_only(&self) -> bool {
         self.keyring.load().is_first_only()
+    }
+
+    /// The root key of [`Ready::identity_epoch`] states the public keys of an epoch, so that whoever knows that key can
+    /// follow.
+    pub fn sign_root_epoch(&self, epoch: &EpochInfo) -> [u8; 65] {
+        statement::sign_root_epoch(&self.identity, epoch.epoch, &epoch.ca_spki, &epoch.k256_public)
     }
 
     /// Whether apps may get keys of an epoch at `now`, Unix seconds.
@@ -212,6 +219,17 @@ impl Ready {
             }
             change => keyring.after(change, now),
         }
+    }
+}
+
+/// What admission needs to know of them.
+impl RootEpochs for Ready {
+    fn current(&self) -> RootEpoch {
+        self.current_epoch(unix_now())
+    }
+
+    fn readable(&self, epoch: RootEpoch) -> Result<(), Unreadable> {
+        self.readable_epoch(epoch, unix_now())
     }
 }
 

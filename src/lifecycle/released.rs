@@ -91,7 +91,8 @@ impl<R> Released<R> {
             .relaxed(permit.relaxations())
             .showing(basis)
             .holding(shown.spki_sha256)
-            .by_rules(permit.decided_by().digest);
+            .by_rules(permit.decided_by().digest)
+            .of_epochs(permit.epochs());
         let receipt = match audit.record(event(subject.clone())).await {
             Ok(receipt) => receipt,
             Err(error) => return Err((NotReleased::Unrecorded(error), permit)),

@@ -26,6 +26,7 @@ mod freeze;
 mod fuzz_corpus;
 mod inventory;
 mod key_directory;
+mod key_epochs;
 mod key_release;
 mod ledger;
 mod notify;

@@ -31,6 +31,8 @@ pub enum Step {
     Policy,
     /// Keys are released at this stage of the guest.
     Stage,
+    /// It may have keys of these epochs, and there are some.
+    Epochs,
     /// It booted the OS image that it names.
     OsImage,
     /// The release is in the audit log.
@@ -39,7 +41,7 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order in which they are reported.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::SelfAuthorization,
         Self::Evidence,
         Self::Platform,
@@ -54,6 +56,7 @@ impl Step {
         Self::Frozen,
         Self::Policy,
         Self::Stage,
+        Self::Epochs,
         Self::OsImage,
         Self::AuditLog,
     ];
@@ -74,6 +77,7 @@ impl Step {
             Self::Frozen => "frozen",
             Self::Policy => "policy",
             Self::Stage => "stage",
+            Self::Epochs => "epochs",
             Self::OsImage => "os_image",
             Self::AuditLog => "audit_log",
             Self::SelfAuthorization => "own_standing",

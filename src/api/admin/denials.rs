@@ -62,7 +62,7 @@ pub(super) fn record(denial: &RefusalRecord) -> DenialRecord {
         remedy: text(&denial.remedy),
         identity: denial.identity.as_ref().map(|identity| shown(identity.into())),
         explainable: denial.shown.is_some(),
-        root_epoch: None,
-        app_epoch: None,
+        root_epoch: denial.epochs.0,
+        app_epoch: denial.epochs.1,
     }
 }

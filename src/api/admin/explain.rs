@@ -16,7 +16,7 @@ use kms_policy::remedy::{self, merged};
 use self::checklist::Checklist;
 use super::denials::record;
 use super::{AdminService, shown};
-use crate::admission::{RefusalCode, Step};
+use crate::admission::{AskedEpochs, RefusalCode, Step};
 use crate::api::Caller;
 use crate::audit::Event;
 use crate::control::{DenialId, RefusalRecord, Shown};
@@ -27,6 +27,7 @@ struct Question {
     shown: Shown,
     role: Role,
     vm_config: String,
+    epochs: AskedEpochs,
     denial: Option<Arc<RefusalRecord>>,
     /// For the audit log.
     input: String,
@@ -90,7 +91,8 @@ impl AdminService {
     }
 
     fn question(&self, request: ExplainRequest) -> Result<Question> {
-        let ExplainRequest { evidence, certificate, denial_id, subject, vm_config, .. } = request;
+        let ExplainRequest { evidence, certificate, denial_id, subject, vm_config, root_epoch, app_epoch } =
+            request;
         let role = match subject.as_str() {
             "" => None,
             name => Some(Role::named(name).ok_or_else(|| {
@@ -118,13 +120,18 @@ impl AdminService {
                 ));
             }
         };
-        let asked = denial.as_ref().map(|denial| (denial.role, denial.vm_config.clone()));
-        let (role_then, config_then) = asked.unwrap_or_default();
+        let asked = denial.as_ref().map(|denial| (denial.role, denial.vm_config.clone(), denial.epochs));
+        let (role_then, config_then, (root_then, app_then)) = asked.unwrap_or_default();
+        let epochs = match AskedEpochs::new(root_epoch, app_epoch) {
+            AskedEpochs::NONE => AskedEpochs::new(root_then, app_then),
+            epochs => epochs,
+        };
         let role_then = role_then.unwrap_or(Role::App);
         Ok(Question {
             shown,
             role: role.unwrap_or(role_then),
             vm_config: if vm_config.is_empty() { config_then } else { vm_config },
+            epochs,
             denial,
             input,
         })

@@ -65,6 +65,9 @@ pub struct CvmShown {
     tee: Option<String>,
     pub(super) tcb_status: Option<String>,
     advisories: Vec<String>,
+    /// The epochs of its last keys or certificate.
+    root_epoch: u32,
+    app_epoch: u32,
     /// The address that its last request came from.
     address: Option<String>,
 }
@@ -142,6 +145,8 @@ impl CvmShown {
             tee: some(&subject.tee_variant),
             tcb_status: some(&subject.tcb_status),
             advisories: subject.advisory_ids,
+            root_epoch: subject.root_epoch,
+            app_epoch: subject.app_epoch,
             address: some(&subject.remote),
             app_id: subject.app_id,
         }

@@ -19,6 +19,7 @@ fn refused<'a>(identity: Option<&'a Identity>, remote: [u8; 4], evidence: usize)
         remedy: None,
         shown: Shown::Certificate(vec![7; evidence]),
         vm_config: "",
+        epochs: (None, None),
     }
 }
 

@@ -69,7 +69,9 @@ impl AdminService {
     ) -> Found {
         evidence_held(list, verified, question.binding());
         let mut explanation = Explanation::new(list, verified.stage());
-        self.explainer.explain(verified, question.role, &question.vm_config, &mut explanation).await;
+        self.explainer
+            .explain(verified, question.role, &question.vm_config, question.epochs, &mut explanation)
+            .await;
         explanation.found()
     }
 }

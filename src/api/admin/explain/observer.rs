@@ -10,7 +10,7 @@ use kms_policy::{Denial, DenialCode, Policy, Subject};
 
 use super::Found;
 use super::checklist::Checklist;
-use crate::admission::{Observer, Passed, Refusal, Relaxations, Step, Until};
+use crate::admission::{Observer, Passed, Refusal, Relaxations, Step, Until, dotted};
 use crate::os_image::OsImageError;
 
 /// How long an explanation waits for an OS image; the download continues without it.
@@ -115,6 +115,12 @@ impl Observer for Explanation<'_> {
             }
             Passed::Stage(None) => {
                 self.list.pass(Step::Stage, self.stage.name(), "released at every stage of a guest");
+            }
+            // Not listed for the many apps whose keys were never changed.
+            Passed::Epochs(granted) => {
+                if let Some(used) = granted.said() {
+                    self.list.pass(Step::Epochs, dotted(used), "there are keys of these epochs for the app");
+                }
             }
             Passed::OsImage(identity) => {
                 let image = hex::encode(identity.os_image_bytes());
