@@ -242,6 +242,7 @@ impl NamedCredentials {
         audit: &Audit,
     ) -> Result<Issued, CredentialError> {
         let turn = self.file.lock().await;
+        let _names = self.named.names().await;
         self.expect_live(&changer)?;
         if new.role == Role::Owner {
             changer.expect_approval(&OwnerCredential::create(&new))?;
@@ -384,6 +385,7 @@ impl NamedCredentials {
         audit: &Audit,
     ) -> Result<(), CredentialError> {
         let turn = self.file.lock().await;
+        let _names = self.named.names().await;
         self.expect_live(&changer)?;
         let change = changer.expect_approval(&OwnerCredential::set_secret(&secret))?;
         let OwnerSecret { name, hash, created_at } = secret;

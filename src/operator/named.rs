@@ -340,6 +340,8 @@ pub struct Named {
     directory: ArcSwap<Directory>,
     /// Held for one change in memory.
     changes: Mutex<()>,
+    /// Held while a name becomes that of a credential or of a user.
+    names: tokio::sync::Mutex<()>,
     /// Tells of each change.
     changed: watch::Sender<()>,
     wrong: WrongPasswords,
@@ -355,6 +357,12 @@ impl Named {
     /// The credentials in force.
     pub fn current(&self) -> Arc<Directory> {
         self.directory.load_full()
+    }
+
+    /// To be held from the check whether a name is free until a credential or a user has it, in memory and on the disk:
+    /// a start refuses a name that is one of both.
+    pub async fn names(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.names.lock().await
     }
 
     /// Changes the credentials in force, from the next request on; leaves them if `change` fails.

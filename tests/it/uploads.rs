@@ -176,6 +176,22 @@ async fn uploaded_users_count_at_once_and_earlier_ones_no_more() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_to_be_a_credential_and_a_user_at_the_same_moment_becomes_one_of_both() {
+    let mut world = World::ready().await;
+    with_users(&mut world, &user("alice", "first")).await;
+    let admin = Admin::of(&world).await;
+    for name in ["one", "two", "three", "four"] {
+        let body = json!({ "name": name, "role": "viewer" });
+        let created = admin.ask("POST", CREDENTIALS, &body, ADMIN_TOKEN);
+        let uploaded = upload_users(&world, user("alice", "first") + &user(name, "second"));
+        let (created, uploaded) = tokio::join!(created, uploaded);
+        let statuses = (created.status, uploaded.status);
+        assert!([(200, 400), (400, 200)].contains(&statuses), "{name}: {created:?} {uploaded:?}");
+    }
+    world.start().await.expect("a start refuses a name that is both");
+}
+
+#[tokio::test]
 async fn users_with_the_name_of_a_credential_are_refused_also_after_its_end() {
     let mut world = World::ready().await;
     with_users(&mut world, &user("alice", "first")).await;

@@ -104,8 +104,14 @@ impl HtpasswdFile {
 
     async fn put(&self, author: &Author, document: &str, seen: Option<Option<&str>>) -> Result<Placed> {
         let path = self.path()?;
-        let slow = |error| Error::unavailable("another file is being put into its place; try again", error);
+        let slow = |error| {
+            Error::unavailable("another file or credential is being put into its place; try again", error)
+        };
         let _turn = tokio::time::timeout(MAX_TURN, self.turn.lock()).await.map_err(slow)?;
+        let _names = match self.credentials.named() {
+            Some(named) => Some(tokio::time::timeout(MAX_TURN, named.names()).await.map_err(slow)?),
+            None => None,
+        };
         let users = self.users(document.as_bytes())?;
         let replaces = digest_of(path).await;
         if seen.is_some_and(|seen| seen != replaces.map(hex::encode).as_deref()) {
