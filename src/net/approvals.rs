@@ -5,10 +5,9 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 
-use super::router::{from_object, json, route};
-use super::{body, prpc};
+use super::prpc;
+use super::router::{from_object, json, read_body, route};
 use crate::api::approvals::{ApprovalService, ApproveRequest, Shown};
-use crate::api::routes::Route;
 use crate::api::{Caller, Service};
 use crate::error::Result;
 
@@ -44,8 +43,7 @@ fn asked(request: &Request) -> Result<(Caller, String)> {
 
 async fn approved(service: &ApprovalService, request: Request) -> Result<Shown> {
     let (caller, id) = asked(&request)?;
-    let limit = Route::at(Service::Admin, APPROVE).body_limit;
-    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    let body = read_body(Service::Admin, APPROVE, request.into_body()).await?;
     let request = match body.is_empty() {
         true => ApproveRequest::default(),
         false => from_object(&body)?,

@@ -7,11 +7,9 @@ use axum::extract::Request;
 use http::Method as Verb;
 use serde::Serialize;
 
-use super::body;
 use super::prpc;
-use super::router::{from_object, json, route};
+use super::router::{json, read_body, read_json, route};
 use crate::api::credentials::{CreateRequest, CredentialService};
-use crate::api::routes::Route;
 use crate::api::{Caller, Service};
 use crate::error::Result;
 
@@ -74,15 +72,12 @@ fn asked(request: &Request) -> Result<Asked> {
 
 async fn created(service: &CredentialService, request: Request) -> Result<impl Serialize + use<>> {
     let caller = prpc::caller(request.extensions())?.clone();
-    let limit = Route::at(Service::Admin, LIST).body_limit;
-    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
-    let request: CreateRequest = from_object(&body)?;
+    let request: CreateRequest = read_json(LIST, request).await?;
     service.create(&caller, request).await
 }
 
 async fn basic_auth_set(service: &CredentialService, request: Request) -> Result<impl Serialize + use<>> {
     let caller = prpc::caller(request.extensions())?.clone();
-    let limit = Route::at(Service::Admin, BASIC_AUTH).body_limit;
-    let secret = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    let secret = read_body(Service::Admin, BASIC_AUTH, request.into_body()).await?;
     service.set_basic_auth(&caller, &secret).await
 }

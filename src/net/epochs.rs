@@ -8,10 +8,9 @@ use axum::response::Response;
 use http::Method as Verb;
 use serde::de::DeserializeOwned;
 
-use super::router::{from_object, json, read_json, route};
-use super::{body, prpc};
+use super::prpc;
+use super::router::{from_object, json, read_body, read_json, route};
 use crate::api::epochs::{AppEpochsShown, EpochService, Epochs};
-use crate::api::routes::Route;
 use crate::api::{Access, Caller, Role, Service};
 use crate::error::{Error, Result};
 
@@ -89,8 +88,7 @@ struct Asked<T> {
 async fn asked<T: DeserializeOwned + Default>(path: &str, request: Request) -> Result<Asked<T>> {
     let caller = prpc::caller(request.extensions())?.clone();
     let id = request.uri().path().rsplit('/').nth(1).unwrap_or_default().to_owned();
-    let limit = Route::at(Service::Admin, path).body_limit;
-    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    let body = read_body(Service::Admin, path, request.into_body()).await?;
     let body = if body.is_empty() { T::default() } else { from_object(&body)? };
     Ok(Asked { caller, id, body })
 }
@@ -106,8 +104,7 @@ async fn of_app(service: &EpochService, request: Request) -> Result<AppEpochsSho
     if *request.method() == Verb::PUT {
         return service.choose(&caller, &app, read_json(APP, request).await?).await;
     }
-    let limit = Route::at(Service::Admin, APP).body_limit;
-    match body::read(request.into_body(), limit).await.map_err(|error| error.cause)?.is_empty() {
+    match read_body(Service::Admin, APP, request.into_body()).await?.is_empty() {
         true => service.forget(&caller, &app).await,
         false => Err(Error::invalid("DELETE takes no body; nothing was changed")),
     }

@@ -14,11 +14,10 @@ use kms_ledger::tile::{Content, Tile};
 use serde_json::{Value, json};
 
 use super::prpc;
-use super::router::{route, uncached};
-use super::{body, same_site};
+use super::router::{read_body, route, uncached};
+use super::same_site;
 use crate::api::Service;
 use crate::api::events::{EventService, now};
-use crate::api::routes::Route;
 use crate::error::{Error, Result};
 use crate::events::{self, Format, Page, Query, Reach};
 
@@ -130,11 +129,7 @@ async fn new_event(service: &EventService, request: Request) -> Result<Response>
         }
         Verb::GET => in_form(parts.uri.query().unwrap_or_default().as_bytes()),
         Verb::HEAD => return Err(Error::invalid("new_event changes something: ask for it by POST")),
-        _ => {
-            let limit = Route::at(Service::Admin, NEW_EVENT).body_limit;
-            let body = body::read(incoming, limit).await.map_err(|error| error.cause)?;
-            in_body(&body)?
-        }
+        _ => in_body(&read_body(Service::Admin, NEW_EVENT, incoming).await?)?,
     };
     let seq = service.report(caller, &message).await?;
     let mut answer = Response::new(Body::from(json!({ "seq": seq }).to_string()));

@@ -6,11 +6,10 @@ use axum::Router;
 use axum::extract::Request;
 use bytes::Bytes;
 
-use super::router::{json, route};
-use super::{body, prpc};
+use super::prpc;
+use super::router::{json, read_body, route};
 use crate::api::Service;
 use crate::api::onboard::{OnboardService, RestoreStatus, ShareAccepted};
-use crate::api::routes::Route;
 use crate::error::{Error, Result};
 
 /// The paths below which responses are JSON, errors too.
@@ -55,8 +54,7 @@ async fn shared(service: &OnboardService, request: Request) -> Result<ShareAccep
 }
 
 async fn read(path: &str, request: Request) -> Result<Bytes> {
-    let limit = Route::at(Service::Onboard, path).body_limit;
-    body::read(request.into_body(), limit).await.map_err(|error| error.cause)
+    read_body(Service::Onboard, path, request.into_body()).await
 }
 
 /// The name that the restored KMS gets, if the query has one. It may say nothing else.

@@ -9,6 +9,7 @@ use axum::handler::Handler;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodFilter, any, on};
+use bytes::Bytes;
 use http::{HeaderValue, Method as Verb, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -289,11 +290,15 @@ pub(super) fn uncached(result: Result<Response>) -> Response {
     answer
 }
 
-/// The body of a request to the route at `path` as JSON.
+/// The body of a request to the route of `service` at `path`.
+pub(super) async fn read_body(service: Service, path: &str, body: Body) -> Result<Bytes> {
+    let limit = Route::at(service, path).body_limit;
+    body::read(body, limit).await.map_err(|error| error.cause)
+}
+
+/// The body of a request to the route of operators at `path` as JSON.
 pub(super) async fn read_json<T: DeserializeOwned>(path: &str, request: Request) -> Result<T> {
-    let limit = Route::at(Service::Admin, path).body_limit;
-    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
-    from_object(&body)
+    from_object(&read_body(Service::Admin, path, request.into_body()).await?)
 }
 
 /// The JSON object in a body. A list is refused: it would be read as the fields in their order.

@@ -6,10 +6,9 @@ use axum::Router;
 use axum::extract::Request;
 use http::Method as Verb;
 
-use super::router::{json, route};
-use super::{body, prpc};
+use super::prpc;
+use super::router::{json, read_body, route};
 use crate::api::reload::{ReloadService, Reloaded, Trigger};
-use crate::api::routes::Route;
 use crate::api::settings::{Settings, SettingsService};
 use crate::api::{Access, Role, Service};
 use crate::error::Result;
@@ -35,8 +34,7 @@ async fn serve(service: &Arc<SettingsService>, request: Request) -> Result<Setti
         return Ok(service.list(&caller));
     }
     caller.authorize(Access::Operator(Role::Owner))?;
-    let limit = Route::at(Service::Admin, SETTINGS).body_limit;
-    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    let body = read_body(Service::Admin, SETTINGS, request.into_body()).await?;
     service.change(&caller, &body).await
 }
 

@@ -10,11 +10,9 @@ use axum::response::Response;
 use http::{HeaderValue, header};
 use serde::Serialize;
 
-use super::body;
 use super::prpc;
-use super::router::{from_object, route};
+use super::router::{from_object, read_body, route};
 use crate::api::Service;
-use crate::api::routes::Route;
 use crate::api::setup::{About, Check, Finding, SetupService, Status};
 use crate::error::{Error, Result};
 
@@ -55,8 +53,7 @@ async fn validate(service: Arc<SetupService>, request: Request) -> Response {
 async fn validated(service: &SetupService, request: Request) -> Result<Finding> {
     let (parts, incoming) = request.into_parts();
     let check = Check::named(parts.uri.path().rsplit('/').next().unwrap_or_default())?;
-    let limit = Route::at(Service::Onboard, CHECK).body_limit;
-    let body = body::read(incoming, limit).await.map_err(|error| error.cause)?;
+    let body = read_body(Service::Onboard, CHECK, incoming).await?;
     let about = match body.trim_ascii() {
         b"" => About::default(),
         json => from_object(json)?,

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 
-use super::router::{flag, json, route};
-use super::{body, prpc};
+use super::prpc;
+use super::router::{flag, json, read_body, route};
 use crate::api::Service;
 use crate::api::policy::Placed;
-use crate::api::routes::Route;
 use crate::api::uploads::{Intent, UploadName, UploadService};
 use crate::error::Result;
 
@@ -32,7 +31,6 @@ async fn upload(service: &UploadService, request: Request) -> Result<Placed> {
     };
     // Not decoded: no name of a file needs it.
     let name = UploadName::parse(request.uri().path().rsplit('/').next().unwrap_or_default())?;
-    let limit = Route::at(Service::Admin, UPLOAD).body_limit;
-    let content = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    let content = read_body(Service::Admin, UPLOAD, request.into_body()).await?;
     service.upload(&caller, name, content.to_vec(), intent).await
 }

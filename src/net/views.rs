@@ -12,9 +12,8 @@ use kms_wire::role::Role;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::router::{from_object, json, route};
-use super::{body, prpc};
-use crate::api::routes::Route;
+use super::prpc;
+use super::router::{from_object, json, read_body, route};
 use crate::api::views::{
     CvmQuery, DenialQuery, FreezeBody, HistoryQuery, LiftBody, Nothing, PreviewBody, ReleaseQuery,
     ResolveQuery, Views, read_query,
@@ -131,8 +130,7 @@ struct Posted<T> {
 async fn posted<T: DeserializeOwned>(path: &str, request: Request) -> Result<Posted<T>> {
     let caller = prpc::caller(request.extensions())?.clone();
     let Nothing {} = read_query(request.uri().query())?;
-    let limit = Route::at(Service::Admin, path).body_limit;
-    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    let body = read_body(Service::Admin, path, request.into_body()).await?;
     let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
     let body = from_object(text)?;
     Ok(Posted { caller, body })
