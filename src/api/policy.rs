@@ -21,7 +21,7 @@ use super::readiness::policy_problem;
 use crate::admission::Foundation;
 use crate::clock::{rfc3339, unix};
 use crate::config::{AuthApi, Core, EmptyDevices};
-use crate::control::{CandidateText, MAX_CANDIDATE};
+use crate::control::CandidateText;
 use crate::error::{Code, Error, Result};
 
 /// The largest document that is shown, in bytes: thousands of apps. As JSON values it takes several times as much memory.
@@ -132,7 +132,7 @@ impl PolicyService {
             source,
             editable: self.file.is_some(),
             message: policy_problem(policy).or(refusal.map(str::to_owned)),
-            document: self.content().await.and_then(|content| document(&content)),
+            document: self.document().await,
             shadow: self.shadow(),
             relaxed: policy.is_dev() || policy.relaxation().is_some(),
         }
@@ -154,11 +154,11 @@ impl PolicyService {
         })
     }
 
-    /// The content of the allowlist's file, if it is there and could be uploaded.
-    async fn content(&self) -> Option<Vec<u8>> {
+    /// The allowlist's file, if it is there and can be shown whole. It is read and parsed on a thread of its own.
+    async fn document(&self) -> Option<Value> {
         let path = self.file.clone()?;
-        let read = tokio::task::spawn_blocking(move || small_file(&path, MAX_CANDIDATE as u64).ok());
-        read.await.ok().flatten()
+        let read = move || small_file(&path, MAX_SHOWN as u64).ok().and_then(|content| document(&content));
+        tokio::task::spawn_blocking(read).await.ok().flatten()
     }
 
     /// The candidate in shadow becomes the policy in force.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kms_policy::Subject;
 use kms_policy::review::Review;
+use kms_policy::{Ruleset, Subject};
 use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -54,6 +54,8 @@ struct Candidate {
     content: Arc<[u8]>,
     sha256: [u8; 32],
     problems: Vec<Problem>,
+    /// Whether it allows this KMS itself; `None` if that is not known.
+    allows_this_kms: Option<bool>,
 }
 
 impl PolicyService {
@@ -66,7 +68,7 @@ impl PolicyService {
         let candidate = self.candidate(content).await?;
         let changed = digest_of(path).await != Some(candidate.sha256);
         let message = match changed {
-            true => format!("it could be used{}", self.warning(&candidate)),
+            true => format!("it could be used{}", candidate.warning()),
             false => "it is the file that is in force".to_owned(),
         };
         Ok(candidate.placed(changed, message, Run::Dry))
@@ -139,12 +141,15 @@ impl PolicyService {
 
     async fn candidate(&self, content: Vec<u8>) -> Result<Candidate> {
         let empty_devices = self.empty_devices;
+        let own = self.foundation.self_authorization.told_identity();
         let review = move || {
             let review = Review::of(&content, empty_devices);
             let problems: Vec<_> = review.findings().iter().map(Problem::from).collect();
             if review.is_usable() {
                 let sha256 = Sha256::digest(&content).into();
-                return Ok(Candidate { content: content.into(), sha256, problems });
+                let rules = own.zip(Ruleset::parse(&content, empty_devices).ok());
+                let allows_this_kms = rules.map(|(own, rules)| rules.decide(Subject::Kms(&own)).is_allowed());
+                return Ok(Candidate { content: content.into(), sha256, problems, allows_this_kms });
             }
             let errors = problems.iter().filter(|problem| problem.is_error()).take(MAX_PROBLEMS);
             let errors: Vec<_> = errors.map(Problem::sentence).collect();
@@ -183,7 +188,7 @@ impl PolicyService {
             false => "it is in its place, and not in force yet: see GET /api/v1/policy".to_owned(),
         };
         message.push_str(note_of(durability));
-        message.push_str(&self.warning(&candidate));
+        message.push_str(candidate.warning());
         Ok(candidate.placed(true, message, Run::Real))
     }
 
@@ -205,16 +210,6 @@ impl PolicyService {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
-
-    /// Says so if the candidate would stop everything.
-    fn warning(&self, candidate: &Candidate) -> String {
-        let own = self.foundation.self_authorization.told_identity();
-        let rules = kms_policy::Ruleset::parse(&candidate.content, self.empty_devices).ok();
-        let denied =
-            own.zip(rules).is_some_and(|(own, rules)| !rules.decide(Subject::Kms(&own)).is_allowed());
-        let warning = "; it does not allow this KMS itself, so with it nothing is released";
-        if denied { warning.to_owned() } else { String::new() }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +219,14 @@ enum Run {
 }
 
 impl Candidate {
+    /// Says so if it would stop everything.
+    fn warning(&self) -> &'static str {
+        match self.allows_this_kms {
+            Some(false) => "; it does not allow this KMS itself, so with it nothing is released",
+            Some(true) | None => "",
+        }
+    }
+
     fn placed(self, changed: bool, message: String, run: Run) -> Placed {
         Placed {
             name: AUTH_CONFIG,
