@@ -185,13 +185,7 @@ impl Index {
             let mut times = transaction.open_table(TIMES).map_err(unusable)?;
             if let Some((last, _)) = read.last() {
                 let before = records.last().map_err(unusable)?.map_or(0, |(seq, _)| seq.value());
-                derived::note(
-                    transaction,
-                    growth,
-                    before,
-                    last.seq,
-                    read.iter().map(|(key, line)| (key.seq, *line)),
-                )?;
+                derived::note(transaction, growth, before, last.seq, &read)?;
             }
             for block in read.chunk_by(|(one, _), (next, _)| one.seq / BLOCK == next.seq / BLOCK) {
                 let Some((first, _)) = block.first() else { continue };

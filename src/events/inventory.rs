@@ -4,13 +4,13 @@
 //! Only a release adds a CVM, so callers that are refused cannot displace any. All lists are bounded: the
 //! entries whose last record is the oldest are dropped first.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::query::milliseconds;
+use crate::audit::RecordKey;
 
 /// The most CVMs in the inventory.
 pub(super) const MAX_CVMS: u64 = 100_000;
@@ -320,15 +320,6 @@ pub(super) enum Delivered {
 }
 
 #[derive(Deserialize)]
-struct Head<'a> {
-    seq: u64,
-    #[serde(borrow)]
-    time: Cow<'a, str>,
-    #[serde(rename = "event", borrow)]
-    kind: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
 struct Refused {
     /// Empty in records of early versions.
     #[serde(default)]
@@ -365,12 +356,11 @@ struct Suppressed {
 }
 
 impl Line {
-    /// `None` for a line that is of no interest, or cannot be read.
-    pub(super) fn read(line: &[u8]) -> Option<Self> {
+    /// `None` for a line that is of no interest, or cannot be read. `key` is what was read of it already.
+    pub(super) fn read(key: &RecordKey<'_>, line: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(line).ok()?;
-        let Head { seq, time, kind } = serde_json::from_str(text).ok()?;
         let subject = || serde_json::from_str(text).ok().map(Box::new);
-        let content = match &*kind {
+        let content = match &*key.kind {
             APP_KEYS => Content::Release(subject()?, Delivered::Keys),
             CERTIFICATE => Content::Release(subject()?, Delivered::Certificate),
             ROOT_KEYS => {
@@ -392,7 +382,7 @@ impl Line {
             }
             _ => return None,
         };
-        Some(Self { seq, time: milliseconds(&time).unwrap_or(0), content })
+        Some(Self { seq: key.seq, time: milliseconds(&key.time).unwrap_or(0), content })
     }
 }
 

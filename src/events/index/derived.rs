@@ -8,6 +8,7 @@ use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinitio
 
 use super::error::unusable;
 use super::{IndexError, RECORDS, line};
+use crate::audit::RecordKey;
 use crate::events::inventory::{
     ALL, Content, Cvm, CvmId, Delivered, Entry, Handover, Line, MAX_CVMS, MAX_DENIED, MAX_HANDOVERS,
     MAX_REFUSED, Refusal, Span, handover_key, refusal_key,
@@ -92,14 +93,14 @@ pub(super) fn note<'a>(
     growth: Growth,
     before: u64,
     last: u64,
-    lines: impl Iterator<Item = (u64, &'a [u8])>,
+    lines: &[(RecordKey<'a>, &'a [u8])],
 ) -> Result<(), IndexError> {
     let mut state = transaction.open_table(STATE).map_err(unusable)?;
     let through = state.get(THROUGH).map_err(unusable)?.map_or(0, |through| through.value());
     if through < before {
         return Ok(());
     }
-    let new = lines.filter(|(seq, _)| *seq > through).map(|(_, line)| line);
+    let new = lines.iter().filter(|(key, _)| key.seq > through);
     let since = count(transaction, growth, new)?;
     advance(&mut state, last.max(through), since)
 }
@@ -117,7 +118,9 @@ pub(super) fn catch_up(transaction: &WriteTransaction, growth: Growth) -> Result
         lines.extend(line(row.value()).map(<[u8]>::to_vec));
     }
     let Some(last) = last else { return Ok(false) };
-    let since = count(transaction, growth, lines.iter().map(Vec::as_slice))?;
+    let read = |line| RecordKey::read(line).map(|key| (key, line));
+    let lines: Vec<_> = lines.iter().map(Vec::as_slice).filter_map(read).collect();
+    let since = count(transaction, growth, lines.iter())?;
     advance(&mut state, last, since)?;
     Ok(true)
 }
@@ -136,7 +139,7 @@ fn advance(state: &mut Table<'_, &str, u64>, last: u64, since: Option<u64>) -> R
 fn count<'a>(
     transaction: &WriteTransaction,
     growth: Growth,
-    lines: impl Iterator<Item = &'a [u8]>,
+    lines: impl Iterator<Item = &'a (RecordKey<'a>, &'a [u8])>,
 ) -> Result<Option<u64>, IndexError> {
     let mut cvms = Changes::<Cvm>::open(transaction, CVMS, growth)?;
     let mut denied = Changes::<Refusal>::open(transaction, DENIED, growth)?;
@@ -144,7 +147,7 @@ fn count<'a>(
     let mut handovers = Changes::<Handover>::open(transaction, HANDOVERS, growth)?;
     let mut buckets = HashMap::<u64, (u64, u64)>::new();
     let mut since = None;
-    for Line { seq, time, content } in lines.filter_map(Line::read) {
+    for Line { seq, time, content } in lines.filter_map(|(key, line)| Line::read(key, line)) {
         since.get_or_insert(time);
         let (releases, refusals) = buckets.entry(time / MINUTE).or_default();
         match content {
