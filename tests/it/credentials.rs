@@ -65,7 +65,7 @@ impl Admin {
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.0.address()).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
+        stream.set_read_timeout(Some(crate::support::PATIENCE)).expect("a time-out");
         stream
     }
 
