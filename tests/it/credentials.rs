@@ -3,7 +3,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Duration;
 
 use cvm_kms::api::routes::{ROUTES, Route, Verbs};
 use cvm_kms::api::{Access, METHODS, Role, Service};
@@ -203,6 +202,14 @@ fn each_method_and_route_needs_the_role_that_it_should() {
             ("/api/v1/freezes", of(Viewer)),
             ("/api/v1/freezes/preview", of(Viewer)),
             ("/api/v1/freezes/{id}/lift", of(Owner)),
+            ("/api/v1/epochs", of(Viewer)),
+            ("/api/v1/epochs/fetch", of(Owner)),
+            ("/api/v1/epochs/apps", of(Viewer)),
+            ("/api/v1/epochs/apps/{app}", of(Viewer)),
+            ("/api/v1/epochs/{id}", of(Viewer)),
+            ("/api/v1/epochs/{id}/activate", of(Owner)),
+            ("/api/v1/epochs/{id}/retire", of(Owner)),
+            ("/api/v1/epochs/{id}/destroy", of(Owner)),
             ("/api/v1/platforms", of(Viewer)),
             ("/api/v1/ledger", of(Viewer)),
             ("/api/v1/replicas", of(Viewer)),
