@@ -238,6 +238,8 @@ pub struct Core {
 /// `[core.attestation]`: how evidence of others is verified.
 #[derive(Debug, Clone)]
 pub struct Attestation {
+    /// `offline`: no collateral service is ever asked.
+    pub is_offline: bool,
     /// Collateral services for Intel TDX, tried in order; never empty.
     pub pccs: Vec<Endpoint>,
     /// Certificate service for AMD SEV-SNP.

@@ -4,15 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kms_attest::collateral::CacheStats;
-use kms_attest::verify::Verifier;
+use kms_attest::collateral::{CacheStats, CollateralCache};
 use kms_policy::{DenialCode, Policy};
 use tokio::sync::watch;
 
 use super::recovery::RecoveryService;
 use crate::admission::{Foundation, Missing, SelfDenialCode, SelfRefusal};
 use crate::audit::{FailureReason, Health};
-use crate::clock::{CLOCK_REMEDY, rfc3339, unix_now};
+use crate::clock::{CLOCK_REMEDY, rfc3339};
 use crate::metrics::Metrics;
 use crate::proto::ReadinessReason;
 
@@ -22,6 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// Collateral is reported when less time than this is left, in seconds.
 const COLLATERAL_LEFT: u64 = 24 * 60 * 60;
+/// The same where no service is asked: somebody has to bring a file.
+const COLLATERAL_LEFT_OFFLINE: u64 = 7 * COLLATERAL_LEFT;
 
 /// What stops the release of keys, or will soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +53,8 @@ pub enum Cause {
     DiskNearlyFull,
     /// There is no recovery set, it lacks root keys, or it was not proved for long.
     Recovery,
+    /// No service gives newer collateral; what is kept is used.
+    CollateralNotRefreshed,
 }
 
 /// The effect of a cause on the release of keys.
@@ -67,7 +70,7 @@ pub enum Effect {
 
 impl Cause {
     /// All causes, in the order in which they are reported.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NoKeys,
         Self::Frozen,
         Self::AllowlistUnusable,
@@ -81,6 +84,7 @@ impl Cause {
         Self::Draining,
         Self::DiskNearlyFull,
         Self::Recovery,
+        Self::CollateralNotRefreshed,
     ];
 
     /// The stable name, which is also the code of a refusal for this cause.
@@ -99,6 +103,7 @@ impl Cause {
             Self::Draining => "draining",
             Self::DiskNearlyFull => "disk_nearly_full",
             Self::Recovery => "recovery",
+            Self::CollateralNotRefreshed => "collateral_not_refreshed",
         }
     }
 
@@ -118,6 +123,9 @@ impl Cause {
             Self::Draining => "an operator drains this KMS: send requests to another one",
             Self::DiskNearlyFull => "little disk space is left for the audit log",
             Self::Recovery => "the recovery of the root keys needs an owner: a set, or a drill of it",
+            Self::CollateralNotRefreshed => {
+                "no newer collateral is available: what is kept is used until it expires"
+            }
         }
     }
 
@@ -125,7 +133,7 @@ impl Cause {
     pub fn effect(self) -> Effect {
         match self {
             Self::Draining => Effect::Drains,
-            Self::DiskNearlyFull | Self::Recovery => Effect::Warns,
+            Self::DiskNearlyFull | Self::Recovery | Self::CollateralNotRefreshed => Effect::Warns,
             Self::NoKeys
             | Self::PolicyUnavailable
             | Self::AllowlistUnusable
@@ -317,9 +325,7 @@ pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
         };
         reasons.push(Reason { cause, detail });
     }
-    if has_no_collateral(verifier) {
-        reasons.push(plain(Cause::CollateralUnavailable));
-    }
+    reasons.extend(of_collateral(verifier.cache()));
     if let Health::Failing { since, reason } = audit.health() {
         let cause = match reason {
             FailureReason::ClockBehind => Cause::Clock,
@@ -349,11 +355,12 @@ pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
     reasons
 }
 
-/// The seconds until the first cached collateral expires, where less than a day is left: it should have been
-/// refreshed before.
-pub fn collateral_left(stats: &CacheStats, now: u64) -> Option<u64> {
-    let expires = stats.entries.iter().map(|entry| entry.expires).min()?;
-    Some(expires.saturating_sub(now)).filter(|left| *left < COLLATERAL_LEFT)
+/// The seconds until the first cached collateral expires, where less than a day is left, or a week where no service is asked: it
+/// should have been replaced before.
+pub fn collateral_left(cache: &CollateralCache) -> Option<u64> {
+    let expires = cache.stats().entries.iter().map(|entry| entry.expires).min()?;
+    let notice = if cache.is_offline() { COLLATERAL_LEFT_OFFLINE } else { COLLATERAL_LEFT };
+    Some(expires.saturating_sub(cache.clock().now())).filter(|left| *left < notice)
 }
 
 /// Asks an otherwise idle policy for its description, to learn whether it responds.
@@ -402,12 +409,49 @@ fn of_self_authorization(refusal: SelfRefusal) -> Reason {
     }
 }
 
-/// Whether all cached collateral has expired, or none is cached and no service provides any.
-fn has_no_collateral(verifier: &Verifier) -> bool {
-    let stats = verifier.cache().stats();
-    let now = unix_now();
-    stats.entries.iter().all(|entry| entry.expires <= now)
-        && (!stats.entries.is_empty() || stats.endpoints.iter().all(|endpoint| endpoint.paused))
+/// What is wrong with collateral: none is valid, or nothing replaces what is kept.
+fn of_collateral(cache: &CollateralCache) -> Option<Reason> {
+    let stats = cache.stats();
+    if stats.stored.is_loading {
+        return None;
+    }
+    let now = cache.clock().now();
+    let ends = || stats.entries.iter().map(|entry| entry.expires).filter(|end| *end > now);
+    let (Some(first), Some(last)) = (ends().min(), ends().max()) else {
+        let none_comes = stats.endpoints.iter().all(|endpoint| endpoint.paused);
+        let is_gone = none_comes || !stats.entries.is_empty();
+        let offline =
+            if cache.is_offline() { "core.attestation.offline: import newer collateral. " } else { "" };
+        let detail = || format!("{offline}{}", of_expired(&stats)).trim_end().to_owned();
+        return is_gone.then(|| Reason { cause: Cause::CollateralUnavailable, detail: detail() });
+    };
+    let kept = format!(
+        "the collateral of {} models is used; the first expires at {}, the last at {}",
+        ends().count(),
+        rfc3339(first),
+        rfc3339(last)
+    );
+    let detail = if cache.is_offline() {
+        collateral_left(cache)?;
+        format!("core.attestation.offline: {kept}. Import newer collateral")
+    } else if stats.endpoints.iter().all(|endpoint| endpoint.is_failing) {
+        format!("no collateral service gives a usable answer: {kept}")
+    } else {
+        return None;
+    };
+    Some(Reason { cause: Cause::CollateralNotRefreshed, detail })
+}
+
+/// What is known of collateral that has expired.
+fn of_expired(stats: &CacheStats) -> String {
+    let Some((model, end)) = stats.expired.iter().max_by_key(|(_, end)| *end) else { return String::new() };
+    format!(
+        "the collateral of {} models has expired, the last ({} of the {} CA) at {}",
+        stats.expired.len(),
+        hex::encode(model.fmspc),
+        model.ca.as_str(),
+        rfc3339(*end)
+    )
 }
 
 /// Logs each change once.

@@ -13,6 +13,7 @@ use super::process::Process;
 use super::serving::Serving;
 use crate::admission::{Foundation, TcbWatch};
 use crate::api::reload::{ReloadService, Trigger};
+use crate::audit::Event;
 use crate::clock::unix_now;
 use crate::metrics::CollateralState;
 
@@ -48,7 +49,8 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
         }
     }
     let mut forecast = None;
-    if let Some(every) = process.config.core.tcb.look_ahead {
+    let is_offline = foundation.verifier.cache().is_offline();
+    if let Some(every) = process.config.core.tcb.look_ahead.filter(|_| !is_offline) {
         let Foundation { verifier, tolerance, metrics, .. } = &*foundation;
         let watch = TcbWatch::new(
             Arc::clone(verifier),
@@ -106,6 +108,10 @@ fn housekeeping(process: &Process, serving: &Serving) -> impl Future<Output = ()
                 metrics.set_log_dropped(log.dropped());
             }
             metrics.set_collateral(collateral_state(&verifier.cache().stats()));
+            for refused in verifier.cache().take_refused() {
+                let (source, reason) = (refused.source.name(), refused.reason);
+                audit.note(Event::CollateralRefused { source, reason });
+            }
             if let Some(chain) = policy.chain_state() {
                 metrics.set_chain(chain);
             }
@@ -126,5 +132,7 @@ fn collateral_state(stats: &CacheStats) -> CollateralState {
             (FloorKind::NAMES[index], stats.refused_as_older[index])
         }),
         floors_unsaved: stats.floors_unsaved,
+        unsaved: stats.stored.unsaved,
+        refused_files: stats.stored.refused.len() as u64,
     }
 }

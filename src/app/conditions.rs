@@ -9,7 +9,6 @@ use super::process::Process;
 use super::serving::Serving;
 use crate::api::readiness::{Cause, Report, collateral_left};
 use crate::audit::Audit;
-use crate::clock::unix_now;
 use crate::event_type::Condition;
 use crate::metrics::TcbForecastState;
 use crate::notify::Notifier;
@@ -32,7 +31,7 @@ pub(super) fn look_loop(
             tick.tick().await;
             name_origin(&notifier, &foundation.audit);
             look_at_causes(&notifier, &readiness.report());
-            let left = collateral_left(&foundation.verifier.cache().stats(), unix_now());
+            let left = collateral_left(foundation.verifier.cache());
             let sentence = left.map(|left| {
                 format!("collateral expires in {} minutes and no service has given newer one", left / 60)
             });
@@ -79,6 +78,7 @@ fn condition(cause: Cause) -> Option<Condition> {
         Cause::OwnEvidenceUnavailable => Some(Condition::OwnEvidenceUnavailable),
         Cause::OwnEvidenceRefused => Some(Condition::OwnEvidenceRefused),
         Cause::CollateralUnavailable => Some(Condition::CollateralUnavailable),
+        Cause::CollateralNotRefreshed => Some(Condition::CollateralNotRefreshed),
         Cause::Clock => Some(Condition::Clock),
         Cause::Recovery => Some(Condition::Recovery),
     }

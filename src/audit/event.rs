@@ -569,6 +569,13 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// Collateral was refused that is older than what was seen before, or a kept file that is not as it was written.
+    CollateralRefused {
+        /// Where it came from: `service` or `disk`.
+        source: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// An operator has started an action; another event follows when it has ended.
     ActionStarted {
         /// Its name.
@@ -1001,6 +1008,7 @@ impl Event {
             Self::ShadowStarted { .. } => EventType::ShadowStarted,
             Self::ShadowStopped { .. } => EventType::ShadowStopped,
             Self::CollateralRefreshed { .. } => EventType::CollateralRefreshed,
+            Self::CollateralRefused { .. } => EventType::CollateralRefused,
             Self::ActionStarted { .. } => EventType::ActionStarted,
             Self::ActionSucceeded { .. } => EventType::ActionSucceeded,
             Self::ActionFailed { .. } => EventType::ActionFailed,

@@ -333,6 +333,13 @@ impl Record {
                     by()
                 )
             }
+            "collateral_refused" => {
+                let from = match v("source").as_ref() {
+                    "disk" => "kept collateral",
+                    _ => "the collateral of a service",
+                };
+                format!("{from} was refused{}", because())
+            }
             "action_started" => format!("executing action: {}, by {}", v("action"), by()),
             "action_succeeded" => format!("action {} succeeded", v("action")),
             "action_failed" => format!("action {} failed{}", v("action"), because()),

@@ -64,21 +64,38 @@ impl Core {
         let tcb = &self.tcb;
         let anchors = self.attestation.trust_anchors()?;
         let floors = Floors::open(tcb.floors_file.clone(), anchors.tdx_root(), tcb.min_evaluation_number)?;
-        self.verifier_with(floor, anchors, floors, Some(self.collateral_store()))
+        let store = CollateralStore::new(self.cert_dir.join(COLLATERAL));
+        self.verifier_with(floor, anchors, floors, Some(store))
     }
 
-    /// Where collateral is kept.
-    pub fn collateral_store(&self) -> CollateralStore {
-        CollateralStore::new(self.cert_dir.join(COLLATERAL))
-    }
-
-    /// The same for a check, which writes no file.
+    /// The same for a check, which writes no file. It uses nothing that is kept, unless nothing else may be used, so that it
+    /// shows whether a service responds.
     ///
     /// # Errors
     /// [`VerifierError`].
     pub fn verifier_of_a_check(&self) -> Result<Verifier, VerifierError> {
+        match self.attestation.is_offline {
+            true => self.verifier_of_kept(),
+            false => {
+                let anchors = self.attestation.trust_anchors()?;
+                let floors = Floors::in_memory(self.tcb.min_evaluation_number);
+                self.verifier_with(Floor::default(), anchors, floors, None)
+            }
+        }
+    }
+
+    /// The same with what is kept of collateral. It writes no file.
+    ///
+    /// # Errors
+    /// [`VerifierError`].
+    pub fn verifier_of_kept(&self) -> Result<Verifier, VerifierError> {
+        let tcb = &self.tcb;
         let anchors = self.attestation.trust_anchors()?;
-        self.verifier_with(Floor::default(), anchors, Floors::in_memory(self.tcb.min_evaluation_number), None)
+        let floors = Floors::read(tcb.floors_file.clone(), anchors.tdx_root(), tcb.min_evaluation_number)?;
+        let store = CollateralStore::for_reading(self.cert_dir.join(COLLATERAL));
+        let verifier = self.verifier_with(Floor::default(), anchors, floors, Some(store))?;
+        verifier.cache().load_stored_now();
+        Ok(verifier)
     }
 
     fn verifier_with(
@@ -95,6 +112,7 @@ impl Core {
             extra_tls_roots: ca_file("core.attestation.ca_file", attestation.ca_file.as_deref())?,
             floors,
             store,
+            is_offline: attestation.is_offline,
             ..CacheOptions::default()
         };
         let cache = CollateralCache::new(&endpoints, &anchors, options)?;

@@ -195,7 +195,8 @@ fn attestation(section: &mut Section<'_>, pccs: Option<Value>, amd_kds: Option<V
         root("tdx", None).flatten()
     });
     let ca_file = section.path("ca_file");
-    Attestation { pccs, amd_kds: amd_kds.unwrap_or_else(values::placeholder), tdx_root, ca_file }
+    let is_offline = section.flag("offline");
+    Attestation { is_offline, pccs, amd_kds: amd_kds.unwrap_or_else(values::placeholder), tdx_root, ca_file }
 }
 
 /// `core.attester.type`.

@@ -23,6 +23,10 @@ pub struct CollateralState {
     pub refused_as_older: [(&'static str, u64); 4],
     /// How often the lowest accepted numbers could not be saved.
     pub floors_unsaved: u64,
+    /// How often collateral could not be kept on the disk.
+    pub unsaved: u64,
+    /// Kept files that were not used at the start.
+    pub refused_files: u64,
 }
 
 /// What Intel's early TCB set says about recently seen platforms.
@@ -49,6 +53,8 @@ pub(super) struct CollateralMetrics {
     failures: IntCounter,
     rollbacks: IntCounterVec,
     floors_unsaved: IntCounter,
+    unsaved: IntCounter,
+    refused_files: IntGauge,
     tcb_falling_behind: IntGauge,
     tcb_recovery: IntGauge,
     early_tcb_sets: IntGaugeVec,
@@ -89,6 +95,16 @@ impl CollateralMetrics {
                 "Collateral refused because it is older than what was seen, or than the minimum, by kind.",
                 &["kind"],
             )?,
+            unsaved: counter(
+                r,
+                "cvm_kms_collateral_unsaved_total",
+                "Times that collateral could not be kept on the disk.",
+            )?,
+            refused_files: gauge(
+                r,
+                "cvm_kms_collateral_files_refused",
+                "Files of kept collateral that were not used at the start.",
+            )?,
             floors_unsaved: counter(
                 r,
                 "cvm_kms_collateral_floors_unsaved_total",
@@ -122,5 +138,7 @@ impl Metrics {
             raise(&self.collateral.rollbacks.with_label_values(&[kind]), refused);
         }
         raise(&self.collateral.floors_unsaved, state.floors_unsaved);
+        raise(&self.collateral.unsaved, state.unsaved);
+        self.collateral.refused_files.set(i64::try_from(state.refused_files).unwrap_or(i64::MAX));
     }
 }

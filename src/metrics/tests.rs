@@ -87,6 +87,8 @@ fn what_happens_is_counted_under_our_names() {
         failures: 1,
         refused_as_older: [("tcb_info", 3), ("qe_identity", 0), ("root_crl", 0), ("pck_crl", 1)],
         floors_unsaved: 2,
+        unsaved: 4,
+        refused_files: 1,
     };
     metrics.set_collateral(state);
     metrics.set_collateral(CollateralState { fetches: 7, ..state });
@@ -100,6 +102,8 @@ fn what_happens_is_counted_under_our_names() {
         r#"cvm_kms_collateral_rollbacks_total{kind="tcb_info"} 3"#,
         r#"cvm_kms_collateral_rollbacks_total{kind="pck_crl"} 1"#,
         "cvm_kms_collateral_floors_unsaved_total 2",
+        "cvm_kms_collateral_unsaved_total 4",
+        "cvm_kms_collateral_files_refused 1",
         r#"cvm_kms_verifications_total{result="refused"} 1"#,
         r#"cvm_kms_policy_answers_total{answer="unavailable"} 1"#,
         r#"cvm_kms_shed_total{limit="max_connections"} 1"#,

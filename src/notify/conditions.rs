@@ -98,6 +98,7 @@ fn pauses(condition: Condition) -> (Duration, Duration) {
         | Condition::OwnEvidenceUnavailable
         | Condition::OwnEvidenceRefused
         | Condition::CollateralUnavailable
+        | Condition::CollateralNotRefreshed
         | Condition::CollateralExpires
         | Condition::PlatformOutdatedSoon
         | Condition::Recovery => (RAISE_AFTER, RESOLVE_AFTER),
@@ -119,6 +120,7 @@ fn about(condition: Condition) -> &'static str {
         Condition::OwnEvidenceUnavailable => "the attester of this KMS gave no usable evidence",
         Condition::OwnEvidenceRefused => "the evidence of this KMS did not verify",
         Condition::CollateralUnavailable => "there was no valid collateral",
+        Condition::CollateralNotRefreshed => "collateral could not be refreshed",
         Condition::CollateralExpires => "collateral was about to expire",
         Condition::PlatformOutdatedSoon => "platforms were about to be out of date",
         Condition::Recovery => "the recovery of the root keys needed an owner",

@@ -21,7 +21,7 @@ pub(crate) mod testing;
 
 pub use cache::{
     BundleError, CacheStats, CollateralBundle, CollateralCache, EntryStats, FetchObserver, Refreshed,
-    StoredStats,
+    RefusedSet, Source, StoredStats,
 };
 pub(crate) use chain::PckChain;
 pub use chain::{ChainError, certificates as read_chain};
@@ -37,7 +37,9 @@ use origin::Origin;
 pub use origin::{CaKind, PlatformKey};
 pub use pccs::{DEFAULT_PCCS_URL, Pccs};
 pub use refresh::RefreshTask;
-pub use store::{CollateralStore, Damage, RefusedFile, StoredProblem, StoredSet, parse as read_stored};
+pub use store::{
+    CollateralStore, Damage, RefusedFile, StoredProblem, StoredSet, parse as read_stored, seal as seal_stored,
+};
 
 use dcap_qvl::QuoteCollateralV3;
 use rustls_pki_types::CertificateDer;

@@ -50,6 +50,12 @@ pub(super) fn unattested(error: AttesterError) -> Failure {
 pub(super) fn unverified(error: VerifyError) -> Failure {
     match &error {
         VerifyError::Collateral(CollateralError::Unavailable { failures }) => {
+            if failures.contains(&FetchFailure::Offline) {
+                return Failure::new(
+                    "No valid collateral for this machine is kept, and core.attestation.offline forbids to fetch it.",
+                    "On a machine that reaches Intel, run kms collateral export --fetch; here, kms collateral import.",
+                );
+            }
             let told: Vec<String> = failures.iter().take(MAX_FAILURES).map(FetchFailure::to_string).collect();
             Failure::new(
                 format!("Intel's collateral for this machine is not available: {}.", told.join("; ")),

@@ -104,7 +104,7 @@ fn of_cause(cause: Cause, detail: &str) -> Attention {
     let view = match cause {
         Cause::Frozen => "freezes",
         Cause::AllowlistUnusable | Cause::PolicyUnavailable | Cause::KmsNotAllowed => "policy",
-        Cause::CollateralUnavailable => "platforms",
+        Cause::CollateralUnavailable | Cause::CollateralNotRefreshed => "platforms",
         Cause::AuditLogUnavailable | Cause::DiskNearlyFull => "ledger",
         Cause::NoKeys
         | Cause::Draining
@@ -183,8 +183,7 @@ fn of_relaxed(posture: &Posture) -> Option<Attention> {
 
 impl Views {
     fn of_collateral(&self, now: u64) -> Option<Attention> {
-        let stats = self.foundation().verifier.cache().stats();
-        let left = collateral_left(&stats, now)?;
+        let left = collateral_left(self.foundation().verifier.cache())?;
         Some(Attention {
             by: Some(rfc3339(now + left)),
             ..Attention::new(

@@ -96,7 +96,8 @@ impl Event {
             | Self::RecoveryDrillCancelled { .. }
             | Self::OwnerCreated { .. }
             | Self::OldSecretEnded { .. }
-            | Self::ApprovalExpired { .. } => false,
+            | Self::ApprovalExpired { .. }
+            | Self::CollateralRefused { .. } => false,
         }
     }
 }

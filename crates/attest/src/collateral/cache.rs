@@ -5,6 +5,7 @@ mod early;
 mod entries;
 mod import;
 mod lane;
+mod news;
 mod refreshed;
 mod stats;
 mod stored;
@@ -20,6 +21,8 @@ use tokio::time::timeout;
 use self::entries::Entries;
 pub use self::import::{BundleError, CollateralBundle};
 use self::lane::Lane;
+use self::news::News;
+pub use self::news::{RefusedSet, Source};
 pub use self::refreshed::Refreshed;
 pub use self::stats::{CacheStats, EntryStats};
 pub use self::stored::StoredStats;
@@ -73,6 +76,7 @@ struct Shared {
     observer: OnceLock<Arc<dyn FetchObserver>>,
     stored: Mutex<StoredStats>,
     is_loading: watch::Sender<bool>,
+    news: Mutex<News>,
 }
 
 /// The outcome of a fetch.
@@ -90,6 +94,7 @@ impl CollateralCache {
     ) -> Result<Self, EndpointError> {
         let http = Http::new(&options.extra_tls_roots)?;
         let urls: Vec<&str> = match endpoints {
+            _ if options.is_offline => Vec::new(),
             [] => vec![""],
             some => some.iter().map(AsRef::as_ref).collect(),
         };
@@ -115,6 +120,7 @@ impl CollateralCache {
             observer: OnceLock::new(),
             stored: Mutex::default(),
             is_loading: watch::Sender::new(false),
+            news: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -156,14 +162,24 @@ impl CollateralCache {
         &self.shared.options.clock
     }
 
+    /// Whether no service is ever asked.
+    pub fn is_offline(&self) -> bool {
+        self.shared.options.is_offline
+    }
+
     /// Counters for metrics.
     pub fn stats(&self) -> CacheStats {
+        let (entries, expired) = {
+            let (entries, now) = (self.entries(), self.clock().now());
+            (entries.stats(now), entries.expired(now))
+        };
         CacheStats {
             hits: self.shared.hits.load(Ordering::Relaxed),
             misses: self.shared.misses.load(Ordering::Relaxed),
             fetches: self.shared.fetches.load(Ordering::Relaxed),
             failures: self.shared.failures.load(Ordering::Relaxed),
-            entries: self.entries().stats(self.clock().now()),
+            entries,
+            expired,
             endpoints: self.shared.endpoints.iter().map(Endpoint::stats).collect(),
             refused_as_older: self.shared.options.floors.refused(),
             floors_unsaved: self.shared.options.floors.unsaved(),
@@ -184,6 +200,9 @@ impl CollateralCache {
 
     /// Fetches every entry that is due and drops expired ones. After a failed fetch the entry stays in use.
     pub(super) async fn refresh_due(&self) {
+        if self.is_offline() {
+            return;
+        }
         let due = self.entries().due(self.clock().now());
         for platform in due {
             let fetch = self.join_fetch(platform);
@@ -233,6 +252,9 @@ impl CollateralCache {
     }
 
     async fn fetch(&self, platform: PlatformKey) -> Result<Collateral, CollateralError> {
+        if self.is_offline() {
+            return Err(CollateralError::unavailable(FetchFailure::Offline));
+        }
         let mut failures = Vec::new();
         let over_all = async {
             let _turn = self.shared.upstream.acquire().await;
@@ -266,7 +288,9 @@ impl CollateralCache {
     /// collateral itself: after a crash in between, the floors do not refuse all that is kept.
     async fn raise_floors(&self, collateral: &Collateral, set: TcbSet) -> Result<(), FetchFailure> {
         let CacheOptions { floors, store, .. } = &self.shared.options;
-        let must_save = floors.admit(collateral, set)?;
+        let must_save = floors.admit(collateral, set).inspect_err(|failure| {
+            self.shared.news().refuse(Source::Service, failure);
+        })?;
         let is_placed = || self.entries().replaces(collateral, self.clock().now(), &self.shared.options);
         let store = store.clone().filter(|_| set == TcbSet::Standard && is_placed());
         if must_save || store.is_some() {
@@ -286,6 +310,9 @@ impl CollateralCache {
     }
 
     async fn pck_chain(&self, request: &PckRequest) -> Result<PckChain, CollateralError> {
+        if self.is_offline() {
+            return Err(CollateralError::unavailable(FetchFailure::Offline));
+        }
         let mut failures = Vec::new();
         let over_all = async {
             for endpoint in self.endpoints_in_order() {

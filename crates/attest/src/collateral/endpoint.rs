@@ -42,6 +42,8 @@ pub struct EndpointStats {
     pub last_success: Option<u64>,
     /// Whether it failed recently and is tried after the others.
     pub paused: bool,
+    /// Whether its last response was not usable. That it does not know a platform is a usable response.
+    pub is_failing: bool,
 }
 
 impl Endpoint {
@@ -91,6 +93,7 @@ impl Endpoint {
             failures: record.failures,
             last_success: record.last_success,
             paused,
+            is_failing: record.failures_in_a_row > 0,
         }
     }
 

@@ -165,6 +165,9 @@ pub enum FetchFailure {
     /// Too many concurrent fetches.
     #[error("too many collateral requests are under way")]
     Busy,
+    /// No service may be asked.
+    #[error("core.attestation.offline is set, and no valid collateral of this model is kept")]
+    Offline,
     /// A fetch ended without a result.
     #[error("collateral request was abandoned")]
     Abandoned,

@@ -151,6 +151,15 @@ impl Floors {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// The floors in the file at `path`, as [`Floors::open`] reads them. Nothing is written.
+    ///
+    /// # Errors
+    /// As [`Floors::open`].
+    pub fn read(path: PathBuf, root: &[u8], minimum: u32) -> Result<Self, FloorsFileError> {
+        let floors = Mutex::new(FloorsFile::new(path, root).read()?);
+        Ok(Self { shared: Arc::new(Shared { minimum, floors, ..Shared::default() }) })
+    }
+
     /// Refuses collateral with a number below its floor or the minimum; otherwise raises the floors to its
     /// numbers. `true` if the floors must be saved: one rose, or an earlier save failed.
     pub(super) fn admit(&self, collateral: &Collateral, set: TcbSet) -> Result<bool, FetchFailure> {

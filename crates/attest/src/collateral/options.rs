@@ -29,6 +29,8 @@ pub struct CacheOptions {
     pub floors: Floors,
     /// Where collateral is kept over restarts; `None`: nowhere.
     pub store: Option<CollateralStore>,
+    /// Asks no service ever: only what is kept or imported is used.
+    pub is_offline: bool,
     /// Age at which an entry is refreshed in the background; earlier if half of its validity has passed.
     pub refresh_after: Duration,
     /// Interval of the background task.
@@ -48,6 +50,7 @@ impl Default for CacheOptions {
             chain_turn_time: Duration::from_secs(2),
             floors: Floors::default(),
             store: None,
+            is_offline: false,
             refresh_after: Duration::from_secs(24 * 60 * 60),
             refresh_every: Duration::from_secs(30),
         }

@@ -14,9 +14,10 @@ pub struct RefreshTask(JoinHandle<()>);
 impl RefreshTask {
     pub(super) fn spawn(cache: CollateralCache, every: Duration) -> Self {
         Self(tokio::spawn(async move {
+            cache.loaded().await;
             loop {
-                tokio::time::sleep(every).await;
                 cache.refresh_due().await;
+                tokio::time::sleep(every).await;
             }
         }))
     }

@@ -11,7 +11,7 @@ use std::{fmt, fs};
 
 use dcap_qvl::QuoteCollateralV3;
 
-pub use self::file::{Damage, parse};
+pub use self::file::{Damage, parse, seal};
 use super::{CaKind, Collateral, FetchFailure, PlatformKey};
 use crate::small_file::small_file;
 use crate::state_file;
@@ -33,6 +33,14 @@ const UNFINISHED: &str = ".json.new";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CollateralStore {
     directory: PathBuf,
+    access: Access,
+}
+
+/// Whether a store is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    ReadAndWrite,
+    Read,
 }
 
 /// The content of a file. Nothing is verified yet.
@@ -96,7 +104,12 @@ pub struct Reading {
 impl CollateralStore {
     /// The store in `directory`, which is made with the first file.
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory }
+        Self { directory, access: Access::ReadAndWrite }
+    }
+
+    /// The store in `directory`, which is only read.
+    pub fn for_reading(directory: PathBuf) -> Self {
+        Self { directory, access: Access::Read }
     }
 
     /// Where it is.
@@ -142,6 +155,9 @@ impl CollateralStore {
     /// # Errors
     /// Errors of the system; the old file is then unchanged.
     pub fn write(&self, collateral: &Collateral, fetched: u64) -> io::Result<()> {
+        if self.access == Access::Read {
+            return Ok(());
+        }
         let content = file::encode(collateral.parts(), fetched)?;
         if content.len() as u64 > MAX_FILE {
             return Err(io::Error::new(

@@ -9,6 +9,14 @@ use super::{CollateralCache, finished};
 use crate::collateral::{Collateral, CollateralError, FetchFailure, PlatformKey, TcbSet};
 
 impl CollateralCache {
+    /// Collateral of a model that no quote has named yet: what is held, or else from a service.
+    ///
+    /// # Errors
+    /// No service has usable collateral of it.
+    pub async fn of_model(&self, model: PlatformKey) -> Result<Arc<Collateral>, CollateralError> {
+        self.of_known(model).await
+    }
+
     /// Collateral of a model seen before: from the cache, otherwise fetched.
     pub(crate) async fn of_known(&self, model: PlatformKey) -> Result<Arc<Collateral>, CollateralError> {
         self.loaded().await;
@@ -30,6 +38,9 @@ impl CollateralCache {
         standard: &Collateral,
     ) -> Result<Collateral, FetchFailure> {
         let options = &self.shared.options;
+        if options.is_offline {
+            return Err(FetchFailure::Offline);
+        }
         let over_all = async {
             let _turn = self.shared.upstream.acquire().await;
             let mut last = FetchFailure::Abandoned;

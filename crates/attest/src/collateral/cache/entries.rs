@@ -1,6 +1,6 @@
 //! The contents of the cache: collateral by platform, and the platforms whose last fetch failed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ pub(super) const MAX_REFUSALS: usize = 256;
 pub(super) struct Entries {
     entries: HashMap<PlatformKey, Entry>,
     refusals: HashMap<PlatformKey, Refusal>,
+    /// When the collateral of models expired that have none now.
+    expired: BTreeMap<PlatformKey, u64>,
     uses: u64,
 }
 
@@ -91,6 +93,7 @@ impl Entries {
         };
         self.entries.insert(platform, entry);
         self.refusals.remove(&platform);
+        self.expired.remove(&platform);
         self.shrink(options.capacity.max(1), platform);
         collateral
     }
@@ -132,7 +135,9 @@ impl Entries {
 
     /// Drops expired entries; returns the platforms to refresh.
     pub(super) fn due(&mut self, now: u64) -> Vec<PlatformKey> {
+        let over = self.expired(now);
         self.entries.retain(|_, entry| entry.collateral.expires() >= now);
+        over.into_iter().for_each(|(platform, end)| self.note_expired(platform, end));
         let due = self.entries.iter().filter(|(_, entry)| entry.refresh_at <= now);
         due.map(|(platform, _)| *platform).collect()
     }
@@ -164,6 +169,28 @@ impl Entries {
         }
     }
 
+    /// Notes that the collateral of a model expired, as a file says.
+    pub(super) fn note_expired(&mut self, platform: PlatformKey, end: u64) {
+        if !self.entries.contains_key(&platform) && self.expired.len() < MAX_REFUSALS {
+            self.expired.insert(platform, end);
+        }
+    }
+
+    /// The models without valid collateral that had some, with its end.
+    pub(super) fn expired(&self, now: u64) -> Vec<(PlatformKey, u64)> {
+        let held = self.entries.iter().map(|(platform, entry)| (*platform, entry.collateral.expires()));
+        let mut expired = self.expired.clone();
+        expired.extend(held.filter(|(_, end)| *end < now));
+        expired.into_iter().collect()
+    }
+
+    /// Makes the entry that was fetched longest ago due at `now`: whether a service responds shows only when one is asked.
+    pub(super) fn probe(&mut self, now: u64) {
+        if let Some(oldest) = self.entries.values_mut().min_by_key(|entry| entry.fetched_at) {
+            oldest.refresh_at = oldest.refresh_at.min(now);
+        }
+    }
+
     /// Figures for each entry, sorted by platform.
     pub(super) fn stats(&self, now: u64) -> Vec<EntryStats> {
         let entry_stats = |(platform, entry): (&PlatformKey, &Entry)| EntryStats {
@@ -171,6 +198,7 @@ impl Entries {
             age: now.saturating_sub(entry.fetched_at),
             issued: entry.collateral.issued(),
             expires: entry.collateral.expires(),
+            numbers: entry.collateral.numbers(),
         };
         let mut stats: Vec<EntryStats> = self.entries.iter().map(entry_stats).collect();
         stats.sort_by_key(|entry| entry.platform);

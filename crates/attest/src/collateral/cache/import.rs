@@ -47,6 +47,9 @@ enum Content {
 }
 
 impl CollateralBundle {
+    /// The most models in one file.
+    pub const MAX_MODELS: usize = MAX_MODELS;
+
     /// Reads a file.
     ///
     /// # Errors
@@ -83,6 +86,14 @@ impl CollateralCache {
         let collateral = authentic::admit(parts, platform, root, self.clock())?;
         self.shared.options.floors.check(&collateral, TcbSet::Standard)?;
         Ok(collateral)
+    }
+
+    /// The collateral that is held and valid now, by model.
+    pub fn held(&self) -> Vec<Arc<Collateral>> {
+        let entries = self.entries();
+        let now = self.clock().now();
+        let models = entries.held();
+        models.into_iter().filter_map(|(model, _)| entries.look(model, now)).collect()
     }
 
     /// Whether `collateral` is in use, and the last write of the store did not fail.

@@ -1,7 +1,7 @@
 //! Counters of the cache, for metrics.
 
 use super::StoredStats;
-use crate::collateral::{EndpointStats, FloorKind, PlatformKey};
+use crate::collateral::{EndpointStats, FloorKind, Numbers, PlatformKey};
 
 /// Counters of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,9 @@ pub struct CacheStats {
     pub failures: u64,
     /// The cached entries, by platform.
     pub entries: Vec<EntryStats>,
+    /// Models whose collateral has expired since it was used, with the time of its end (Unix seconds), until there is other
+    /// collateral for them.
+    pub expired: Vec<(PlatformKey, u64)>,
     /// The configured services, in order.
     pub endpoints: Vec<EndpointStats>,
     /// Responses refused because a number was lower than seen before, indexed as [`FloorKind::NAMES`].
@@ -37,4 +40,6 @@ pub struct EntryStats {
     pub issued: u64,
     /// When it expires, Unix seconds.
     pub expires: u64,
+    /// Its version numbers.
+    pub numbers: Numbers,
 }

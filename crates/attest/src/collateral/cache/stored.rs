@@ -8,7 +8,7 @@ use std::thread;
 
 use dcap_qvl::QuoteCollateralV3;
 
-use super::{CollateralCache, Shared};
+use super::{CollateralCache, Shared, Source};
 use crate::collateral::{
     Collateral, CollateralStore, FetchFailure, RefusedFile, Resource, StoredProblem, StoredSet, TcbSet,
     authentic, crl_issuer,
@@ -64,6 +64,13 @@ impl CollateralCache {
         });
     }
 
+    /// Reads the store now, for programs that do nothing else meanwhile.
+    pub fn load_stored_now(&self) {
+        if let Some(store) = &self.shared.options.store {
+            self.load(store);
+        }
+    }
+
     /// Waits until the store is read.
     pub async fn loaded(&self) {
         // The sender lives as long as the cache.
@@ -99,6 +106,10 @@ impl CollateralCache {
                     loaded += 1;
                 }
                 Err(failure) => {
+                    if failure == FetchFailure::NotCurrent && candidate.collateral.expires() < now {
+                        let end = candidate.collateral.expires();
+                        self.entries().note_expired(candidate.collateral.model(), end);
+                    }
                     refused
                         .push(RefusedFile { file: candidate.file, problem: StoredProblem::Refused(failure) });
                 }
@@ -108,8 +119,17 @@ impl CollateralCache {
             floors.save();
         }
         for file in &refused {
-            tracing::error!(%file, "kept collateral is not used; a service is asked when it is needed");
+            match &file.problem {
+                StoredProblem::Refused(FetchFailure::NotCurrent) => {
+                    tracing::warn!(%file, "kept collateral is not used");
+                }
+                problem => {
+                    tracing::error!(%file, "kept collateral is not used");
+                    self.shared.news().refuse(Source::Disk, &format!("the file {problem}"));
+                }
+            }
         }
+        self.entries().probe(now);
         tracing::info!(models = loaded, refused = refused.len(), "kept collateral is in use");
         let mut stored = self.shared.stored();
         stored.loaded = loaded;

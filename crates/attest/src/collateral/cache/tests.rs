@@ -64,7 +64,13 @@ async fn one_platform_is_fetched_once() {
     assert_eq!((stats.hits, stats.misses, stats.fetches, stats.failures), (1, 1, 1, 0));
     assert_eq!(
         stats.entries,
-        [EntryStats { platform: MOCK, age: 0, issued: first.issued(), expires: first.expires() }]
+        [EntryStats {
+            platform: MOCK,
+            age: 0,
+            issued: first.issued(),
+            expires: first.expires(),
+            numbers: first.numbers()
+        }]
     );
     assert_eq!(stats.endpoints[0].last_success, Some(NOW));
 }

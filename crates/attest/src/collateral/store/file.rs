@@ -33,10 +33,14 @@ pub enum Damage {
 /// The content of a file.
 pub(super) fn encode(parts: &QuoteCollateralV3, fetched: u64) -> serde_json::Result<Vec<u8>> {
     let parts = QuoteCollateralV3 { pck_certificate_chain: None, ..parts.clone() };
-    let json = serde_json::to_vec(&parts)?;
-    let mut content = first_line(fetched, &json).into_bytes();
-    content.extend_from_slice(&json);
-    Ok(content)
+    Ok(seal(fetched, &serde_json::to_vec(&parts)?))
+}
+
+/// The content of a file with these documents in JSON, which are not examined.
+pub fn seal(fetched: u64, json: &[u8]) -> Vec<u8> {
+    let mut content = first_line(fetched, json).into_bytes();
+    content.extend_from_slice(json);
+    content
 }
 
 /// Reads what was written, and nothing else: when it was fetched (Unix seconds), and the documents.
