@@ -11,6 +11,7 @@ macro_rules! say {
 mod audit;
 mod auth;
 mod check;
+mod collateral;
 mod doctor;
 mod findings;
 mod health;
@@ -31,6 +32,7 @@ Examples:
   kms health -c kms.toml                               can it release keys? For probes
   kms notify test -c kms.toml                          does a notification arrive at each target?
   kms policy check new.json --against auth-config.json what a change of the allowlist would do
+  kms collateral show -c kms.toml                      until when can it verify without a collateral service?
   kms audit verify /etc/kms/certs/audit.jsonl          is the log unbroken?
   kms auth serve --file auth-config.json               serve an allowlist to other KMS nodes";
 
@@ -61,6 +63,9 @@ enum Command {
     /// Inspect an audit log
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Show, export or import what is kept of Intel's collateral
+    #[command(subcommand)]
+    Collateral(collateral::Collateral),
     /// Inspect an allowlist
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -82,6 +87,7 @@ impl Cli {
             Command::Health(health) => health.run(self.config.as_deref()),
             Command::Notify(notify) => notify.run(self.config.as_deref()),
             Command::Audit(audit) => audit.run(),
+            Command::Collateral(collateral) => collateral.run(self.config.as_deref()),
             Command::Policy(policy) => policy.run(),
             Command::Auth(auth) => auth.run(),
         }

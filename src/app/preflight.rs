@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use kms_attest::attester::{Attester, AttesterError};
+use kms_attest::collateral::CacheStats;
 use kms_policy::Policy;
 
 use super::{AppError, admin_tls};
@@ -46,6 +47,8 @@ pub struct Preflight {
     pub damaged_log: u64,
     /// Whether it would make a credential of an owner, and print its token, because no other is configured.
     pub makes_owner: bool,
+    /// What is kept of collateral; `None` if evidence cannot be verified at all.
+    pub collateral: Option<CacheStats>,
     /// What `profile = "production"` refuses, whatever the profile is.
     pub unsafe_settings: Vec<UnsafeSetting>,
 }
@@ -116,6 +119,7 @@ impl Preflight {
             clock_behind,
             damaged_log,
             makes_owner,
+            collateral: core.verifier_of_kept().ok().map(|verifier| verifier.cache().stats()),
             unsafe_settings: config.unsafe_settings(),
         }
     }

@@ -65,6 +65,7 @@ pub(super) fn walk(explicit: Option<&Path>, config: &Config, notices: &[Notice])
         clock_behind,
         damaged_log,
         makes_owner,
+        collateral,
         unsafe_settings,
     } = Preflight::of(config);
     if is_running {
@@ -90,6 +91,9 @@ pub(super) fn walk(explicit: Option<&Path>, config: &Config, notices: &[Notice])
             "the last {damaged_log} bytes of the audit file are no records: run would keep the file and go \
              on in a new one; kms audit verify tells"
         ));
+    }
+    if let Some(kept) = collateral {
+        super::collateral::findings(&kept, core.attestation.is_offline, &mut found);
     }
     if let Some(prospect) = prospect {
         keys(prospect, config, &mut found);

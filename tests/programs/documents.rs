@@ -73,6 +73,14 @@ const NOT_RUN: &[(&str, &str)] = &[
     ),
     ("kmsctl recovery status --kms https://HOST:8000 --pin MRAGGREGATED", "as above"),
     (
+        "kms collateral export --fetch B0C06F000000 bundle.json",
+        "needs internet; tests/programs/collateral.rs fetches a simulated model",
+    ),
+    (
+        "kms -c kms.toml collateral import bundle.json",
+        "for a node that is stopped; tests/programs/collateral.rs runs it",
+    ),
+    (
         "kmsctl explain --denial 8d41f0c2a97b",
         "the id of a refusal that happened elsewhere; tests/kmsctl_operator.rs explains one",
     ),

@@ -10,6 +10,7 @@ mod support;
 mod binary;
 mod browser;
 mod clients;
+mod collateral;
 mod console;
 mod console_scripts;
 mod credentials;
