@@ -14,6 +14,7 @@ mod admin;
 mod adversaries;
 mod approvals;
 mod cases;
+mod collateral;
 mod console;
 mod credential_secrets;
 mod credential_table;

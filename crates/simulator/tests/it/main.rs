@@ -4,4 +4,5 @@ mod independent;
 mod program;
 mod quotes;
 mod servers;
+mod stored_collateral;
 mod verifier;
