@@ -254,6 +254,18 @@ def collateral():
         yield name, json.dumps(vectors("tdx_quotes")["collateral"][name]).encode()
 
 
+def stored_collateral():
+    parts = {name: vectors("tdx_quotes")["collateral"]["good"][name] for name in (
+        "pck_crl_issuer_chain", "root_ca_crl", "pck_crl", "tcb_info_issuer_chain", "tcb_info", "tcb_info_signature",
+        "qe_identity_issuer_chain", "qe_identity", "qe_identity_signature")}
+    documents = json.dumps(parts, separators=(",", ":")).encode()
+    line = b"cvm-kms collateral 1 1750000000"
+    digest = hashlib.sha256(line + b"\n" + documents).hexdigest().encode()
+    yield "file", line + b" " + digest + b"\n" + documents
+    yield "documents", documents[:4096]
+    yield "later-version", b"cvm-kms collateral 2 1750000000 " + digest + b"\n{}"
+
+
 def key_pem():
     root = vectors("keys")["root_ca"]
     pem = next(value for value in root.values() if isinstance(value, str) and value.startswith("-----BEGIN"))
@@ -553,7 +565,7 @@ def recovery():
 
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,
            key_pem, known_signers, ledger, log, message, oidc, operator, os_image, proof, prpc, question, recovery,
-           ra_tls_certificate, request_headers, sealed_env,
+           ra_tls_certificate, request_headers, sealed_env, stored_collateral,
            tcb_info, webhook]
 
 

@@ -30,6 +30,7 @@ pub mod question;
 pub mod recovery;
 pub mod request_headers;
 pub mod sealed_env;
+pub mod stored_collateral;
 pub mod tcb_info;
 pub mod webhook;
 
@@ -37,7 +38,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 28] = [
+pub const TARGETS: [(&str, Target); 29] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -64,6 +65,7 @@ pub const TARGETS: [(&str, Target); 28] = [
     ("ra_tls_certificate", certificate::ra_tls_certificate),
     ("request_headers", request_headers::request_headers),
     ("sealed_env", sealed_env::sealed_env),
+    ("stored_collateral", stored_collateral::stored_collateral),
     ("tcb_info", tcb_info::tcb_info),
     ("webhook", webhook::webhook),
 ];
