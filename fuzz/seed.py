@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import re
+import struct
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -274,6 +275,35 @@ def key_pem():
     for key, value in root.items():
         if isinstance(value, str) and re.fullmatch(r"(?:[0-9a-f]{2})+", value):
             yield key, bytes.fromhex(value)
+
+
+def keyring():
+    def epoch(number, times, *keys):
+        ends = (b"\0" if time is None else b"\1" + struct.pack(">Q", time) for time in times)
+        kind = b"\1" if len(keys[0]) == 32 else b"\2"
+        return struct.pack(">I", number) + b"".join(ends) + kind + b"".join(keys)
+
+    def encoding(*epochs):
+        return b"cvmkms-1" + b"\x22" * 32 + struct.pack(">I", len(epochs)) + b"".join(epochs)
+
+    public = vectors("keys")
+    spki, point = public["root_ca"]["spki_der"], public["root_k256"]["public_key_compressed"]
+    first = epoch(0, [None, 0, None, None], b"\x11" * 32, b"\x33" * 32)
+    second = epoch(1, [1, 2, None, None], b"\x12" * 32, b"\x34" * 32)
+    destroyed = epoch(0, [None, 0, 5, 6], bytes.fromhex(spki), bytes.fromhex(point))
+    yield "first", encoding(first)
+    yield "several", encoding(first, second, epoch(2, [3, None, None, None], b"\x13" * 32, b"\x35" * 32))
+    yield "destroyed", encoding(destroyed, second)
+    yield "none-active", encoding(destroyed)
+    yield "gone", encoding(epoch(0, [None, 0, 5, None], b"\x11" * 32, b"\x33" * 32))
+    entry = {"epoch": 0, "times": {"activate_at": 0}, "ca_spki": spki, "k256_public": point}
+    held = {"ca_key": public["root_ca"]["scalar"], "k256_key": public["root_k256"]["file_bytes"], "ca_cert": "PEM"}
+    later = {**entry, **held, "epoch": 1, "times": {"prepared_at": 1}}
+    gone = {**entry, "times": {"activate_at": 0, "retired_at": 5, "destroyed_at": 6}}
+    files = {"file": [entry, later], "file-destroyed": [gone, later], "file-gap": [later], "file-none": []}
+    for name, epochs in files.items():
+        yield name, json.dumps({"version": 1, "epochs": epochs}, indent=2).encode()
+    yield "file-later-version", json.dumps({"version": 2, "epochs": [entry]}).encode()
 
 
 def oidc():
@@ -564,8 +594,8 @@ def recovery():
 
 
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,
-           key_pem, known_signers, ledger, log, message, oidc, operator, os_image, proof, prpc, question, recovery,
-           ra_tls_certificate, request_headers, sealed_env, stored_collateral,
+           key_pem, keyring, known_signers, ledger, log, message, oidc, operator, os_image, proof, prpc, question,
+           recovery, ra_tls_certificate, request_headers, sealed_env, stored_collateral,
            tcb_info, webhook]
 
 

@@ -16,6 +16,7 @@ pub mod events;
 pub mod evidence;
 pub mod identity;
 pub mod key;
+pub mod keyring;
 pub mod known_signers;
 pub mod ledger;
 pub mod log;
@@ -38,7 +39,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 29] = [
+pub const TARGETS: [(&str, Target); 30] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -51,6 +52,7 @@ pub const TARGETS: [(&str, Target); 29] = [
     ("evidence", evidence::evidence),
     ("identity", identity::identity),
     ("key_pem", key::key_pem),
+    ("keyring", keyring::keyring),
     ("known_signers", known_signers::known_signers),
     ("ledger", ledger::ledger),
     ("log", log::log),

@@ -83,3 +83,99 @@ fn prefixed(info: &mut Vec<u8>, part: &[u8]) {
     info.extend(length.to_be_bytes());
     info.extend(part);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::keys::epoch::{AppEpoch, RootEpoch};
+
+    /// Every text of up to `length` letters of `letters`.
+    fn texts(letters: &[char], length: usize) -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut last = all.clone();
+        for _ in 0..length {
+            last = last
+                .iter()
+                .flat_map(|text| letters.iter().map(move |letter| format!("{text}{letter}")))
+                .collect();
+            all.extend(last.clone());
+        }
+        all
+    }
+
+    fn epochs(root: u32, app: u32) -> KeyEpochs {
+        KeyEpochs { root: RootEpoch(root), app: AppEpoch(app) }
+    }
+
+    #[test]
+    fn no_two_scopes_of_small_alphabets_share_an_encoding() {
+        // Letters that are also lengths, parts of numbers and parts of labels.
+        let parts = texts(&['\0', '\u{1}', 'a'], 3);
+        let apps = [[0; 20], [1; 20], std::array::from_fn(|index| (index == 19).into())].map(AppId);
+        let numbers = [0, 1, 256, 0x0100_0000];
+        let mut seen: HashMap<Vec<u8>, String> = HashMap::new();
+        for domain in &parts {
+            for instance_id in &parts {
+                for (root, app) in numbers.iter().flat_map(|root| numbers.map(|app| (*root, app))) {
+                    for app_id in &apps {
+                        for purpose in Purpose::ALL {
+                            let epochs = epochs(root, app);
+                            let instance_id = instance_id.as_bytes();
+                            let scope = KeyScope { domain, epochs, app_id, instance_id, purpose };
+                            let shown = format!("{scope:?}");
+                            if let Some(other) = seen.insert(scope.info(), shown.clone()) {
+                                panic!("{shown} is encoded as {other}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(seen.len(), 40 * 40 * 16 * 3 * 4);
+    }
+
+    /// Reads an encoding back, with nothing left over.
+    fn decoded(info: &[u8]) -> Option<(String, KeyEpochs, [u8; 20], Vec<u8>, Vec<u8>)> {
+        fn part<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+            let (length, after) = rest.split_first_chunk()?;
+            let (part, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+            *rest = after;
+            Some(part)
+        }
+        fn number(rest: &mut &[u8]) -> Option<u32> {
+            let (number, after) = rest.split_first_chunk()?;
+            *rest = after;
+            Some(u32::from_be_bytes(*number))
+        }
+        let mut rest = info;
+        let domain = String::from_utf8(part(&mut rest)?.to_vec()).ok()?;
+        let epochs = epochs(number(&mut rest)?, number(&mut rest)?);
+        let (app_id, mut rest) = rest.split_first_chunk()?;
+        let (instance_id, label) = (part(&mut rest)?.to_vec(), part(&mut rest)?.to_vec());
+        rest.is_empty().then_some((domain, epochs, *app_id, instance_id, label))
+    }
+
+    proptest! {
+        /// What can be read back is shared by no other scope.
+        #[test]
+        fn every_encoding_says_all_of_its_scope(
+            domain in ".{0,40}",
+            root in any::<u32>(),
+            app in any::<u32>(),
+            app_id in any::<[u8; 20]>(),
+            instance_id in proptest::collection::vec(any::<u8>(), 0..64),
+            purpose in proptest::sample::select(&Purpose::ALL[..]),
+        ) {
+            let epochs = epochs(root, app);
+            let scope = KeyScope {
+                domain: &domain, epochs, app_id: &AppId(app_id), instance_id: &instance_id, purpose,
+            };
+            let read = decoded(&scope.info());
+            prop_assert_eq!(read, Some((domain, epochs, app_id, instance_id, purpose.label().to_vec())));
+        }
+    }
+}

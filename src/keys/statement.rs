@@ -3,6 +3,8 @@
 use kms_attest::binding::ReportData;
 use kms_attest::identity::AppId;
 use kms_attest::p256::SPKI_LENGTH;
+use secp256k1::Message;
+use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use sha3::{Digest, Keccak256};
 
 use super::epoch::RootEpoch;
@@ -55,6 +57,16 @@ pub fn sign_root_epoch(
 ) -> [u8; 65] {
     let message = [&number.0.to_be_bytes()[..], ca_spki, k256_public].concat();
     sign_message(root.k256(), label::ROOT_EPOCH_STATEMENT, &[], &message)
+}
+
+/// The root secp256k1 key, compressed, that signed this verifier key of a log with [`sign_log_key`]; `None` if the bytes are
+/// no signature.
+pub fn log_key_signer(vkey: &str, signature: &[u8]) -> Option<[u8; 33]> {
+    let (recovery, compact) = signature.split_last()?;
+    let recovery = RecoveryId::try_from(i32::from(*recovery)).ok()?;
+    let signature = RecoverableSignature::from_compact(compact.try_into().ok()?, recovery).ok()?;
+    let digest = digest(label::LOG_KEY_STATEMENT, &[], vkey.as_bytes());
+    Some(signature.recover_ecdsa(Message::from_digest(digest)).ok()?.serialize())
 }
 
 /// `r ‖ s ‖ v` over [`digest`]`(prefix, app_id, message)`. Nothing separates app id and message: both have fixed

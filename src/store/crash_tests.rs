@@ -8,8 +8,10 @@ use std::sync::Mutex;
 
 use tempfile::TempDir;
 
-use super::tests::{Set, open, stored};
+use super::tests::{Set, has_same_keys, open, stored};
 use super::*;
+use crate::keys::epoch::RootEpoch;
+use crate::keys::keyring::{Epoch, EpochChange, EpochParts, Keyring};
 
 const WORK: &str = "KMS_STORE_TEST_WORK";
 const DIRECTORY: &str = "KMS_STORE_TEST_DIRECTORY";
@@ -103,6 +105,43 @@ fn limited(steps: usize, end: End) -> &'static Limited {
     Box::leak(Box::new(Limited::new(steps, end)))
 }
 
+/// Each change of a keyring, in the order of an epoch's life.
+const CHANGES: [&str; 5] = ["prepare", "adopt", "activate", "retire", "destroy"];
+
+/// The keyring before a change.
+fn before(change: &str) -> Keyring {
+    match CHANGES.iter().position(|known| *known == change).unwrap() {
+        0 => Set::number(1).keys().keyring.clone(),
+        1 => after("prepare"),
+        other => after(CHANGES[other - 1]),
+    }
+}
+
+/// The keyring after a change, the same in each process: at the end epoch 0 is destroyed.
+fn after(change: &str) -> Keyring {
+    let several = Set::several(1);
+    let all = several.keys().keyring;
+    let parts = |count: usize| {
+        let parts = |epoch: &Epoch| EpochParts {
+            epoch: epoch.number(),
+            times: epoch.times(),
+            keys: epoch.keys().unwrap().into(),
+            root_ca_pem: None,
+        };
+        all.epochs()[..count].iter().map(parts).collect::<Vec<_>>()
+    };
+    match change {
+        "prepare" => Keyring::from_parts(Set::several(1).temp_ca(), parts(2)).unwrap(),
+        "adopt" => all.clone(),
+        "activate" => {
+            before(change).after(EpochChange::Activate { epoch: RootEpoch(2), at: 20 }, 20).unwrap()
+        }
+        "retire" => before(change).after(EpochChange::Retire(RootEpoch::FIRST), 30).unwrap(),
+        "destroy" => before(change).after(EpochChange::Destroy(RootEpoch::FIRST), 40).unwrap(),
+        other => panic!("unknown change {other}"),
+    }
+}
+
 /// Opens on a limited disk and works; `Err` if the steps did not suffice.
 fn work(work: &str, path: &Path, disk: &'static Limited) -> Result<(), StoreError> {
     let directory = KeyDirectory::open_on(Box::new(disk), path, Permissions::OwnerOnly, None)?;
@@ -111,6 +150,12 @@ fn work(work: &str, path: &Path, disk: &'static Limited) -> Result<(), StoreErro
         "commit" => directory.commit(&Set::number(1).keys()),
         "commit several epochs" => directory.commit(&Set::several(1).keys()),
         "probe" => directory.probe(),
+        change if CHANGES.contains(&change) => {
+            directory.write_keyring(&after(change)).and_then(|swept| match swept {
+                Swept::Now => Ok(()),
+                Swept::AtNextStart => Err(disk::failed("use", path)(std::io::Error::other("not swept"))),
+            })
+        }
         "renew" => directory.write_derived(Derived::RpcCertificate, b"new"),
         other => panic!("unknown work {other}"),
     }
@@ -233,6 +278,112 @@ fn a_process_that_dies_while_a_derived_file_is_replaced_leaves_the_old_or_the_ne
         }
     }
     assert!(seen.is_sorted() && !seen[0] && seen[seen.len() - 1], "{seen:?}");
+}
+
+/// A directory with this keyring.
+fn holding(keyring: &Keyring) -> TempDir {
+    let directory = scratch();
+    let opened = open(directory.path());
+    opened.commit(&Set::number(1).keys()).unwrap();
+    if !keyring.is_first_only() {
+        assert_eq!(opened.write_keyring(keyring).unwrap(), Swept::Now);
+    }
+    directory
+}
+
+/// After any interruption the directory has the old keyring or the new one, and nothing beside it. Whether it is the new.
+fn old_or_new(path: &Path, change: &str) -> bool {
+    let (old, new) = (before(change), after(change));
+    let opened = open(path);
+    let found = stored(&opened).keyring;
+    let is_new = has_same_keys(&found, &new);
+    assert!(is_new || has_same_keys(&found, &old), "{change}");
+    let names: Vec<String> =
+        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().all(|name| !name.starts_with('.')), "{change}: {names:?}");
+    let is_destroyed = found.epochs()[0].keys().is_none();
+    for file in ["root-ca.key", "root-k256.key"] {
+        assert_eq!(names.iter().any(|name| name == file), !is_destroyed, "{change}: {file}");
+    }
+    // The fingerprints never say more than there is.
+    opened.write_fingerprints(&found).unwrap();
+    assert!(stored(&open(path)).is_fingerprinted);
+    is_new
+}
+
+#[test]
+fn a_process_that_dies_at_any_step_of_a_change_leaves_the_old_keyring_or_the_new() {
+    for change in CHANGES {
+        let mut seen = Vec::new();
+        for steps in 0.. {
+            let directory = holding(&before(change));
+            let survived = survives(change, directory.path(), steps);
+            seen.push(old_or_new(directory.path(), change));
+            if survived {
+                break;
+            }
+        }
+        assert!(seen.is_sorted() && !seen[0] && seen[seen.len() - 1], "{change}: {seen:?}");
+        assert!(seen.len() > 6, "{change}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_disk_that_fails_at_any_step_of_a_change_leaves_the_old_keyring_or_the_new_even_if_opening_fails_again() {
+    let mut interruptions = 0;
+    for change in CHANGES {
+        for steps in 0.. {
+            let first = holding(&before(change));
+            let finished = work(change, first.path(), limited(steps, End::Fail)).is_ok();
+            let mut is_new = None;
+            for again in 0.. {
+                let copy = copy_of(first.path());
+                let opened = work("open", copy.path(), limited(again, End::Fail)).is_ok();
+                let outcome = old_or_new(copy.path(), change);
+                assert_eq!(*is_new.get_or_insert(outcome), outcome, "{change}: step {steps}, then {again}");
+                interruptions += 1;
+                if opened {
+                    break;
+                }
+            }
+            if finished {
+                break;
+            }
+        }
+    }
+    assert!(interruptions > 80, "{interruptions}");
+}
+
+/// The file that is overwritten before it is removed: its bytes are on the disk under no name afterwards.
+#[test]
+fn old_keys_are_overwritten_and_synced_before_their_last_name_goes() {
+    for change in CHANGES {
+        let directory = holding(&before(change));
+        let old = directory.path().join("old");
+        let path = directory.path().join("keyring.json");
+        let had_file = fs::hard_link(&path, &old).is_ok();
+        let disk = limited(NEVER, End::Fail);
+        work(change, directory.path(), disk).unwrap();
+        let done = disk.done.lock().unwrap().clone();
+        let position = |step: &str| done.iter().position(|done| done == step);
+        let commit_point = position("rename .keyring.json.new").unwrap();
+        assert!(position("sync .keyring.json.new").unwrap() < commit_point, "{change}");
+        assert_eq!(had_file, change != "prepare");
+        let mut swept = vec![".keyring.json.old"];
+        swept.truncate(had_file.into());
+        if change == "destroy" {
+            swept.extend(["root-ca.key", "root-k256.key"]);
+        }
+        for name in swept {
+            let steps = ["write", "sync", "remove"].map(|step| position(&format!("{step} {name}")).unwrap());
+            assert!(commit_point < steps[0] && steps.is_sorted(), "{change}: {name}: {done:?}");
+        }
+        if had_file {
+            assert!(fs::read(&old).unwrap().iter().all(|byte| *byte == 0), "{change}");
+            fs::remove_file(&old).unwrap();
+        }
+        old_or_new(directory.path(), change);
+    }
 }
 
 #[test]

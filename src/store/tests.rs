@@ -74,6 +74,11 @@ impl Set {
         Set { keyring: set.keyring.after(EpochChange::Adopt(&received), 10).unwrap(), ..set }
     }
 
+    /// The temporary CA's key again.
+    pub(super) fn temp_ca(&self) -> P256Key {
+        P256Key::from_scalar(self.root.temp_ca().scalar()).unwrap()
+    }
+
     /// As of a replica.
     fn without_bootstrap_info(self) -> Self {
         Set { bootstrap_info: None, ..self }
@@ -601,4 +606,138 @@ fn a_directory_is_for_one_process_at_a_time() {
     assert!(set.is(&Stored { rpc_pem: Some(String::new()), ..stored(&opened) }));
     drop((opened, occupancy));
     assert!(!is_occupied(directory.path()));
+}
+
+/// A directory with two more epochs.
+fn several() -> (TempDir, Set) {
+    let directory = tempfile::tempdir().unwrap();
+    let set = Set::several(1);
+    open(directory.path()).commit(&set.keys()).unwrap();
+    assert!(set.is(&stored(&open(directory.path()))));
+    (directory, set)
+}
+
+#[test]
+fn keyring_json_is_for_the_owner_only_and_absent_while_there_is_epoch_0_only() {
+    let (directory, _) = filled();
+    assert!(!directory.path().join("keyring.json").exists());
+    let (directory, set) = several();
+    let path = directory.path().join("keyring.json");
+    assert_eq!(mode(&path), 0o600);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(!text.contains(&hex::encode(set.root.ca().scalar())), "keys of epoch 0 have their own files");
+    assert!(!text.contains(&hex::encode(set.root.k256().scalar())));
+    // The peer's files are the same as without further epochs.
+    let (peers, _) = filled();
+    for file in ["root-ca.key", "root-k256.key", "tmp-ca.key"] {
+        assert_eq!(
+            fs::read(directory.path().join(file)).unwrap(),
+            fs::read(peers.path().join(file)).unwrap()
+        );
+    }
+    fs::set_permissions(&path, Mode::from_mode(0o640)).unwrap();
+    let refused = open(directory.path()).state().unwrap_err().to_string();
+    assert_eq!(refused, "keyring.json has mode 0640, others may use the key: run chmod 600 on it");
+}
+
+#[test]
+fn a_keyring_that_is_damaged_or_missing_is_broken_and_never_empty() {
+    let damage: fn(&Path) = |path| {
+        let file = path.join("keyring.json");
+        let text = fs::read(&file).unwrap();
+        fs::write(file, &text[..text.len() / 2]).unwrap();
+    };
+    let another_key: fn(&Path) = |path| {
+        let file = path.join("keyring.json");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(file, text.replace(&"11".repeat(32), &"12".repeat(32))).unwrap();
+    };
+    let another_file: fn(&Path) = |path| {
+        let other = tempfile::tempdir().unwrap();
+        let set = Set::several(2);
+        open(other.path()).commit(&set.keys()).unwrap();
+        fs::copy(other.path().join("keyring.json"), path.join("keyring.json")).unwrap();
+    };
+    let remove: fn(&Path) = |path| fs::remove_file(path.join("keyring.json")).unwrap();
+    let remove_all: fn(&Path) = |path| {
+        for file in ["keyring.json", "root-ca.key", "root-k256.key"] {
+            fs::remove_file(path.join(file)).unwrap();
+        }
+    };
+    let remove_first: fn(&Path) = |path| {
+        for file in ["root-ca.key", "root-k256.key"] {
+            fs::remove_file(path.join(file)).unwrap();
+        }
+    };
+    let everything_is_gone = "keyring.json is missing although there were 2 root epochs after 0: ";
+    for (change, told) in [
+        (damage, "keyring.json is not a file of root epochs, or it is cut off: restore it from a backup"),
+        (
+            another_key,
+            "keyring.json has a key that is not the one of its public key: restore it from a backup",
+        ),
+        (another_file, "keyring.json does not have the keys of root epoch 1 that were saved"),
+        (remove, "keyring.json is missing although there were 2 root epochs after 0"),
+        (remove_all, everything_is_gone),
+        (remove_first, "root-ca.key is missing although keyring.json is there"),
+    ] {
+        let (directory, _) = several();
+        change(directory.path());
+        let before = content(directory.path());
+        let opened = open(directory.path());
+        match opened.state().unwrap() {
+            State::Broken { reason, .. } => assert!(reason.starts_with(told), "{reason}"),
+            other => panic!("{told}: {other:?}"),
+        }
+        if told != everything_is_gone {
+            let refused = opened.commit(&Set::number(2).keys());
+            assert!(matches!(refused, Err(StoreError::HoldsRootKey(_))), "{told}");
+        }
+        assert!(content(directory.path()) == before, "{told}");
+    }
+}
+
+/// Epoch 0 is destroyed.
+fn destroyed() -> (TempDir, Set) {
+    let (directory, set) = several();
+    let keyring = set.keyring.after(EpochChange::Retire(RootEpoch::FIRST), 30).unwrap();
+    let keyring = keyring.after(EpochChange::Destroy(RootEpoch::FIRST), 40).unwrap();
+    assert_eq!(open(directory.path()).write_keyring(&keyring).unwrap(), Swept::Now);
+    (directory, Set { keyring, ..set })
+}
+
+#[test]
+fn without_epoch_0_the_keyring_makes_a_directory_complete() {
+    let (directory, set) = destroyed();
+    assert!(!directory.path().join("root-ca.key").exists());
+    assert!(!directory.path().join("root-k256.key").exists());
+    let opened = open(directory.path());
+    let found = stored(&opened);
+    assert!(has_same_keys(&found.keyring, &set.keyring) && found.is_fingerprinted);
+    assert!(matches!(opened.commit(&Set::number(2).keys()), Err(StoreError::HoldsRootKey("keyring.json"))));
+    // A replica of such a node is made by one commit too.
+    let replica = tempfile::tempdir().unwrap();
+    open(replica.path()).commit(&NewKeys { root_ca_pem: None, ..set.keys() }).unwrap();
+    assert!(has_same_keys(&stored(&open(replica.path())).keyring, &set.keyring));
+    fs::remove_file(directory.path().join("keyring.json")).unwrap();
+    assert!(matches!(open(directory.path()).state().unwrap(), State::Broken { .. }));
+}
+
+#[test]
+fn destroyed_keys_that_come_back_are_removed_and_new_keys_of_another_program_are_not() {
+    let (directory, set) = destroyed();
+    let path = directory.path().join("root-k256.key");
+    for content in [&set.root.k256().scalar()[..], &[0; 32], &[0; 16]] {
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, Mode::from_mode(0o600)).unwrap();
+        assert!(has_same_keys(&stored(&open(directory.path())).keyring, &set.keyring));
+        assert!(!path.exists());
+    }
+    fs::write(&path, [9; 32]).unwrap();
+    fs::set_permissions(&path, Mode::from_mode(0o600)).unwrap();
+    match open(directory.path()).state().unwrap() {
+        State::Broken { reason, .. } => assert!(reason.contains("two sets of root keys"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read(&path).unwrap(), [9; 32]);
 }
