@@ -110,6 +110,7 @@ impl KeyDirectory {
         let unfinished = [STAGING, COMMIT, super::keyring::NEW, super::keyring::OLD]
             .map(str::to_owned)
             .into_iter()
+            .chain(super::keyring::DESTROYED.map(|(_, old)| old.to_owned()))
             .chain(Derived::ALL.map(Derived::new_name));
         for name in unfinished {
             if exists(&self.path.join(name))? {
@@ -117,7 +118,7 @@ impl KeyDirectory {
                 return self.recover_locked();
             }
         }
-        if self.has_destroyed_keys()? {
+        if self.has_destroyed_keys() {
             let _lock = self.lock()?;
             self.sweep_locked()?;
         }

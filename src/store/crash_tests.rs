@@ -372,7 +372,7 @@ fn old_keys_are_overwritten_and_synced_before_their_last_name_goes() {
         let mut swept = vec![".keyring.json.old"];
         swept.truncate(had_file.into());
         if change == "destroy" {
-            swept.extend(["root-ca.key", "root-k256.key"]);
+            swept.extend([".root-ca.key.old", ".root-k256.key.old"]);
         }
         for name in swept {
             let steps = ["write", "sync", "remove"].map(|step| position(&format!("{step} {name}")).unwrap());

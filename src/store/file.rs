@@ -214,6 +214,7 @@ pub(super) fn is_ours(name: &str) -> bool {
         || name == super::commit::STAGING
         || Derived::ALL.iter().any(|file| file.new_name() == name)
         || [super::keyring::NEW, super::keyring::OLD].contains(&name)
+        || super::keyring::DESTROYED.iter().any(|(_, old)| *old == name)
 }
 
 /// Reads until `buffer` is full or the file ends.

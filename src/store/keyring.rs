@@ -26,6 +26,11 @@ pub(super) const NEW: &str = ".keyring.json.new";
 /// The second name of the old content until it is overwritten.
 pub(super) const OLD: &str = ".keyring.json.old";
 
+/// The names of the key files of epoch 0 once they are destroyed, until they are overwritten: a file that is overwritten in
+/// part may be another usable key, so it does not keep the name of one.
+pub(super) const DESTROYED: [(File, &str); 2] =
+    [(File::RootCaKey, ".root-ca.key.old"), (File::RootK256Key, ".root-k256.key.old")];
+
 /// The version that is written and the only one that is read.
 const VERSION: u32 = 1;
 /// More than an epoch takes without its certificate.
@@ -235,8 +240,9 @@ impl KeyDirectory {
     }
 
     /// Whether there are files of keys that the keyring says are destroyed.
-    pub(super) fn has_destroyed_keys(&self) -> Result<bool, StoreError> {
-        Ok(!self.destroyed_files()?.is_empty())
+    pub(super) fn has_destroyed_keys(&self) -> bool {
+        // What cannot be read is told when the directory is used.
+        self.destroyed_files().is_ok_and(|files| !files.is_empty())
     }
 
     /// Overwrites and removes what an interrupted replacement or destruction left.
@@ -255,9 +261,17 @@ impl KeyDirectory {
             self.wipe(&new)?;
             is_changed = true;
         }
-        for file in self.destroyed_files()? {
-            self.wipe(&self.path.join(file.name()))?;
-            is_changed = true;
+        let destroyed = self.destroyed_files()?;
+        for (file, old) in DESTROYED {
+            let old = self.path.join(old);
+            if destroyed.contains(&file) {
+                self.disk.rename(&self.path.join(file.name()), &old)?;
+                self.sync_dir(&self.path)?;
+            }
+            if exists(&old)? {
+                self.wipe(&old)?;
+                is_changed = true;
+            }
         }
         match is_changed {
             true => self.sync_dir(&self.path),
@@ -277,7 +291,9 @@ impl KeyDirectory {
         if files.is_empty() {
             return Ok(files);
         }
-        let Some(Ok(records)) = self.read_records()? else { return Ok(Vec::new()) };
+        let path = self.path.join(File::Keyring.name());
+        let text = File::Keyring.read(&path, Permissions::InsecureAllowLoose)?;
+        let Some(Ok(records)) = text.map(|text| parse(&text)) else { return Ok(Vec::new()) };
         let destroyed = records.first().filter(|first| first.is_destroyed());
         let Some(Record { public, .. }) = destroyed else { return Ok(Vec::new()) };
         let mut found = Vec::new();
