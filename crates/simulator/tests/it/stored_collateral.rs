@@ -18,6 +18,7 @@ use kms_attest::verify::{Binding, Verifier, VerifyError};
 use kms_simulator::{CollateralSpec, Cvm, PccsServer, Platform, PlatformSpec, Validity};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
 const NOW: u64 = 1_750_000_000;
 const DAY: u64 = 86_400;
@@ -126,14 +127,19 @@ fn sealed(fetched: u64, json: &[u8]) -> Vec<u8> {
     content
 }
 
+/// What is signed of a CRL: its envelope, such as the number of unused bits of the signature, is not.
+fn signed_of_crl(der: &[u8]) -> Vec<u8> {
+    CertificateRevocationList::from_der(der).unwrap().1.tbs_cert_list.as_ref().to_vec()
+}
+
 /// All that Intel signs of collateral, and what is read out of it.
 fn signed(collateral: &Collateral) -> (Vec<Vec<u8>>, Numbers, PlatformKey, u64) {
     let parts = collateral.parts();
     let documents = vec![
         parts.tcb_info.clone().into_bytes(),
         parts.qe_identity.clone().into_bytes(),
-        parts.root_ca_crl.clone(),
-        parts.pck_crl.clone(),
+        signed_of_crl(&parts.root_ca_crl),
+        signed_of_crl(&parts.pck_crl),
     ];
     (documents, collateral.numbers(), collateral.model(), collateral.issued())
 }
