@@ -36,6 +36,7 @@ impl LogKeys for Keys {
             signing: signing_key(&node.to_string()),
             legacy: LegacySalts::new(&[9; 32]),
             vouching: [3; 65],
+            endorsements: Vec::new(),
         })
     }
 }

@@ -181,7 +181,12 @@ impl LogKeys for LogSeed {
     fn log_key(&self, node: &NodeId) -> Option<LogKey> {
         let name = format!("kms.example/cvm-kms/{node}").parse().ok()?;
         let signing = SigningKey::from_seed(name, &[7; 32]).ok()?;
-        Some(LogKey { signing, legacy: LegacySalts::new(&[7; 32]), vouching: [0; 65] })
+        Some(LogKey {
+            signing,
+            legacy: LegacySalts::new(&[7; 32]),
+            vouching: [0; 65],
+            endorsements: Vec::new(),
+        })
     }
 }
 

@@ -74,6 +74,7 @@ types! {
     Started "started" Info,
     LogBegan "log_began" Warning,
     LogRenamed "log_renamed" Critical,
+    LogKeyChanged "log_key_changed" Critical,
     Imported "imported" Info,
     SegmentArchived "segment_archived" Info,
     ImageDownloadStarted "image_download_started" Info,

@@ -175,6 +175,21 @@ pub enum Event {
         /// The root of that tree, base64.
         root: String,
     },
+    /// The log is signed with a new key from here on, because the root keys of another epoch sign what this node says of
+    /// itself.
+    LogKeyChanged {
+        /// The old verifier key, as in `GetMeta` and in the file beside the log.
+        previous: String,
+        /// The old root key's signature over it, hex.
+        previous_statement: String,
+        /// The new verifier key.
+        key: String,
+        /// The new root key's signature over it, hex.
+        statement: String,
+        /// The old root key's signature over the new verifier key, hex; absent if the old root key is destroyed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        endorsement: Option<String>,
+    },
     /// The records before this one are of a version without a ledger. They were verified, and this record seals them.
     Imported {
         /// The number of the first of them.
@@ -971,6 +986,7 @@ impl Event {
             Self::Started { .. } => EventType::Started,
             Self::LogBegan { .. } => EventType::LogBegan,
             Self::LogRenamed { .. } => EventType::LogRenamed,
+            Self::LogKeyChanged { .. } => EventType::LogKeyChanged,
             Self::Imported { .. } => EventType::Imported,
             Self::SegmentArchived { .. } => EventType::SegmentArchived,
             Self::ImageDownloadStarted { .. } => EventType::ImageDownloadStarted,

@@ -26,6 +26,7 @@ use super::chain::{self, Link};
 use super::event::Event;
 use super::records::{self, Records};
 use super::segments;
+use crate::keys::statement::log_key_signer;
 
 pub use legacy::LegacySalts;
 pub use node::NodeId;
@@ -33,7 +34,7 @@ pub use published::Proven;
 pub(super) use published::Published;
 
 use memory::Memory;
-use node::{Node, Renamed};
+use node::{KeyChanged, Node, Renamed};
 use published::Reader;
 
 /// The file of the log's key and of the root key's signature over it, in the directory of the tree.
@@ -53,6 +54,8 @@ pub struct LogKey {
     pub legacy: LegacySalts,
     /// The root secp256k1 key's signature over the log's verifier key.
     pub vouching: [u8; 65],
+    /// The signatures of root keys of older epochs over it, as far as these keys exist.
+    pub endorsements: Vec<[u8; 65]>,
 }
 
 impl LogKey {
@@ -194,6 +197,11 @@ impl Ledger {
             tree.sync()?;
         }
         tree.sync()?;
+        if !is_new && let Some(changed) = key_changed(&directory.join(KEY), node.key_changed.as_ref(), &key) {
+            // On the disk before the new key signs anything.
+            node.key_changed = Some(changed);
+            node::save(&segments::node_name(path), &node)?;
+        }
         write_key(&directory.join(KEY), &key)?;
         let head = Arc::new(head(&tree, &key)?);
         let is_kept = !is_new && memory.is_beside_node();
@@ -212,18 +220,22 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The change of the log's name, if it is not recorded yet.
-    pub(super) fn renamed(&self) -> Option<Event> {
-        self.node.renamed.clone().map(|Renamed { previous, size, root }| Event::LogRenamed {
-            previous,
-            size,
-            root,
-        })
+    /// The change of the log's name or key, if it is not recorded yet.
+    pub(super) fn announcement(&self) -> Option<Event> {
+        if let Some(Renamed { previous, size, root }) = self.node.renamed.clone() {
+            return Some(Event::LogRenamed { previous, size, root });
+        }
+        let KeyChanged { previous, previous_statement, key, statement, endorsement } =
+            self.node.key_changed.clone()?;
+        Some(Event::LogKeyChanged { previous, previous_statement, key, statement, endorsement })
     }
 
-    /// The change of the name is recorded. After a crash before this it is recorded twice.
-    pub(super) fn recorded_renamed(&mut self, path: &Path) -> io::Result<()> {
-        self.node.renamed = None;
+    /// What [`Ledger::announcement`] gave is recorded. After a crash before this it is recorded twice.
+    pub(super) fn announced(&mut self, path: &Path) -> io::Result<()> {
+        match self.node.renamed.take() {
+            Some(_) => {}
+            None => self.node.key_changed = None,
+        }
         node::save(&segments::node_name(path), &self.node)
     }
 
@@ -366,6 +378,33 @@ fn write_key(path: &Path, key: &LogKey) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all_at(vouched.as_bytes(), 0)?;
     file.sync_data()
+}
+
+/// The change from the key in the file to `key`, if it is another one of the same log; `pending` is an earlier change that
+/// no record says yet.
+fn key_changed(file: &Path, pending: Option<&KeyChanged>, key: &LogKey) -> Option<KeyChanged> {
+    let before = VouchedKey::parse(&std::fs::read(file).ok()?)?;
+    let now = key.signing.verifying_key();
+    if before.key == *now {
+        return None;
+    }
+    let (previous, previous_statement) = match pending {
+        Some(pending) => (pending.previous.clone(), pending.previous_statement.clone()),
+        None => (before.key.to_string(), hex::encode(before.vouching)),
+    };
+    let now = now.to_string();
+    let vouched = hex::decode(&previous_statement).ok()?;
+    let signer = log_key_signer(&previous, &vouched);
+    let by_signer =
+        |statement: &&[u8; 65]| signer.is_some() && log_key_signer(&now, &statement[..]) == signer;
+    let endorsement = key.endorsements.iter().find(by_signer).map(hex::encode);
+    Some(KeyChanged {
+        previous,
+        previous_statement,
+        key: now,
+        statement: hex::encode(key.vouching),
+        endorsement,
+    })
 }
 
 fn head(tree: &Tree, key: &LogKey) -> io::Result<Head> {

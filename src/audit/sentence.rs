@@ -156,6 +156,9 @@ impl Record {
                 v("previous"),
                 v("size")
             ),
+            "log_key_changed" => {
+                format!("the log is signed with a new key, {}, and was with {}", v("key"), v("previous"))
+            }
             "imported" => format!(
                 "{} records of an older version, up to {} bytes, were verified and sealed",
                 v("lines"),

@@ -110,8 +110,8 @@ pub(super) struct Writer {
     is_import_due: bool,
     /// Who waits for that.
     importer: Option<std_mpsc::SyncSender<Result<(), AuditError>>>,
-    /// The change of the log's name, while it waits to be recorded.
-    renamed: Option<String>,
+    /// The change of the log's name or key, while it waits to be recorded.
+    announcement: Option<String>,
     /// What seals records of a version without a ledger, until it is written.
     import: Option<String>,
     /// Events that nothing waits for and that are not written yet.
@@ -520,10 +520,10 @@ impl Writer {
     /// So many of them are written.
     fn forget_kept(&mut self, kept: usize) {
         self.import = None;
-        let is_renamed = self.kept.drain(..kept).any(|fields| Some(&fields) == self.renamed.as_ref());
+        let is_announced = self.kept.drain(..kept).any(|fields| Some(&fields) == self.announcement.as_ref());
         self.lost = 0;
-        if is_renamed {
-            self.recorded_renamed();
+        if is_announced {
+            self.announced();
         }
     }
 

@@ -12,9 +12,10 @@ use kms_attest::small_file::small_input;
 use kms_ledger::files::{Directories, Names};
 use kms_ledger::log::Log;
 use kms_ledger::note::MAX_NOTE;
-use kms_ledger::verify::{Known, TreeState, Verified, verify};
+use kms_ledger::verify::{KeyChange, Known, TreeState, Verified, verify};
 
 use crate::audit::{self, Damage};
+use crate::keys::statement::log_key_signer;
 
 /// What to do with an audit log.
 #[derive(Debug, Subcommand)]
@@ -93,6 +94,7 @@ impl Verify {
                     chain: audit::verify_files(files).with_context(named)?,
                     sealed: 0,
                     archived: 0,
+                    key_changes: Vec::new(),
                     tree: None,
                 }
             }
@@ -127,6 +129,11 @@ impl Verify {
             tell_tree(tree, self.log_key.is_some());
         }
         let mut code = ExitCode::SUCCESS;
+        for change in &verified.key_changes {
+            if !tell_key_change(change) {
+                code = ExitCode::FAILURE;
+            }
+        }
         for Damage { file, after, bytes } in &chain.damages {
             let file = file.display();
             if self.known_damage.contains(after) {
@@ -156,6 +163,39 @@ impl Verify {
         );
         ExitCode::FAILURE
     }
+}
+
+/// Says which root keys speak for a new key of the log. Whether all that is said to be a signature is one.
+fn tell_key_change(change: &KeyChange) -> bool {
+    let seq = change.seq;
+    let signer =
+        |key: &str, statement: &str| log_key_signer(key, &hex::decode(statement).ok()?).map(hex::encode);
+    let before = signer(&change.previous, &change.previous_statement);
+    let after = signer(&change.key, &change.statement);
+    let endorser = change.endorsement.as_ref().map(|statement| signer(&change.key, statement));
+    let (Some(before), Some(after)) = (before, after) else {
+        say!(
+            "WRONG KEY: record {seq} says that the key of the log has changed, and a statement in it is no signature"
+        );
+        return false;
+    };
+    match endorser {
+        Some(Some(endorser)) if endorser == before => say!(
+            "record {seq}: the key of the log has changed; the new one is signed by the root key {after}, and by {before}, \
+             which signed the old one"
+        ),
+        None => say!(
+            "record {seq}: the key of the log has changed; the new one is signed by the root key {after} only, and the old \
+             one was by {before}: check that this was meant"
+        ),
+        Some(_) => {
+            say!(
+                "WRONG KEY: record {seq} says that {before} has signed the new key of the log, and it has not"
+            );
+            return false;
+        }
+    }
+    true
 }
 
 fn tell_tree(tree: &TreeState, is_key_known: bool) {

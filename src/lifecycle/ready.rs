@@ -424,8 +424,19 @@ impl LogKeys for Ready {
         let origin = format!("{}/cvm-kms/{node}", self.rpc.domain);
         let keys = derive::log_keys(&self.identity, &origin);
         let signing = SigningKey::from_seed(origin.parse().ok()?, keys.seed.expose()).ok()?;
-        let vouching = statement::sign_log_key(&self.identity, &signing.verifying_key().to_string());
-        Some(LogKey { signing, legacy: LegacySalts::new(keys.legacy_salts.expose()), vouching })
+        let key = signing.verifying_key().to_string();
+        let keyring = self.keyring.load();
+        let older = keyring.epochs().iter().take_while(|epoch| epoch.number() < self.identity.epoch());
+        let older: Vec<&Arc<RootKeys>> = older.filter_map(|epoch| epoch.keys()).collect();
+        // Leaves of old records depend on these salts, so they stay those of epoch 0 as long as it exists.
+        let oldest = keyring.epochs()[0].keys().unwrap_or(&self.identity);
+        let legacy = derive::log_keys(oldest, &origin).legacy_salts;
+        Some(LogKey {
+            vouching: statement::sign_log_key(&self.identity, &key),
+            endorsements: older.into_iter().map(|root| statement::sign_log_key(root, &key)).collect(),
+            legacy: LegacySalts::new(legacy.expose()),
+            signing,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use kms_attest::binding::ReportData;
 use kms_attest::identity::AppId;
 use kms_attest::p256::SPKI_LENGTH;
+use kms_ledger::verify::KeyChange;
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use secp256k1::{Message, PublicKey, SecretKey};
 use sha3::{Digest as _, Keccak256};
@@ -141,6 +142,31 @@ pub fn root_epoch_signer(
     signature: &[u8],
 ) -> Result<Signer, SignatureError> {
     recover(digest(ROOT_EPOCH, &[&number.to_be_bytes(), ca_spki, key.as_bytes()]), signature)
+}
+
+/// The root keys that speak for a new key of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyChangeSigners {
+    /// The root key that signed the old key.
+    pub before: Signer,
+    /// The root key that signed the new key.
+    pub after: Signer,
+    /// Whether the first has signed the new key too.
+    pub is_endorsed: bool,
+}
+
+/// The root keys that speak for what a record says of a new key of the log.
+///
+/// # Errors
+/// [`SignatureError`]: a statement is no signature.
+pub fn key_change_signers(change: &KeyChange) -> Result<KeyChangeSigners, SignatureError> {
+    let signer = |key: &str, statement: &str| {
+        log_key_signer(key, &hex::decode(statement).map_err(|_| SignatureError::Length(statement.len()))?)
+    };
+    let before = signer(&change.previous, &change.previous_statement)?;
+    let after = signer(&change.key, &change.statement)?;
+    let endorser = change.endorsement.as_ref().map(|statement| signer(&change.key, statement)).transpose()?;
+    Ok(KeyChangeSigners { before, after, is_endorsed: endorser == Some(before) })
 }
 
 /// The report data of the evidence over new root keys.

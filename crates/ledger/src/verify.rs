@@ -14,7 +14,7 @@ use crate::edge::Edge;
 use crate::files::{LogFiles, Names};
 use crate::hash::Hash;
 use crate::log::{Log, OpenCheckpointError};
-use crate::note::MAX_NOTE;
+use crate::note::{MAX_NOTE, Note};
 use crate::number::{NumberError, Size};
 use crate::tile::TILE_HEIGHT;
 use crate::vouched::VouchedKey;
@@ -99,6 +99,12 @@ pub enum VerifyError {
         /// The file.
         file: PathBuf,
     },
+    /// The log says that another key signs it.
+    #[error("record {seq} does not fit the keys that the log was signed with before or is signed with now")]
+    KeyChange {
+        /// Number of the record.
+        seq: u64,
+    },
     /// The log has a key, and nothing is signed.
     #[error("nothing of the log is signed")]
     NotSigned,
@@ -149,9 +155,33 @@ pub struct Verified {
     pub sealed: u64,
     /// Up to which record closed files were moved elsewhere, as the log itself says; 0 for none.
     pub archived: u64,
+    /// The changes of the log's key since it has its name. Each begins with the key of the one before it, and the last
+    /// one ends with the key of the tree. Who made their statements is not checked.
+    pub key_changes: Vec<KeyChange>,
     /// Of the tree; `None` for a log that nothing signs yet.
     pub tree: Option<TreeState>,
 }
+
+/// What a record says of a new key of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct KeyChange {
+    /// Number of the record.
+    pub seq: u64,
+    /// The verifier key before.
+    pub previous: String,
+    /// A root key's signature over it, hex.
+    pub previous_statement: String,
+    /// The verifier key from there on.
+    pub key: String,
+    /// A root key's signature over it, hex.
+    pub statement: String,
+    /// The signature over it of the root key that signed the one before, hex.
+    #[serde(default)]
+    pub endorsement: Option<String>,
+}
+
+/// The most changes of its key that a log may have.
+const MAX_KEY_CHANGES: usize = 1024;
 
 /// What is known of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,18 +255,41 @@ fn verify_files(
 ) -> Result<Verified, VerifyError> {
     // The checkpoint before the records: a log that grows meanwhile only has more than it says.
     let mut tree = TreeCheck::open(files, names, known)?;
-    let (mut seals, mut archived) = (Seals::default(), 0);
+    let (mut seals, mut archived, mut key_changes) = (Seals::default(), 0, Vec::<KeyChange>::new());
     let chain = walk(files, segments, &mut |record| {
         let said = Said::of(record.line);
         seals.push(record, &said)?;
         archived = archived.max(said.archived_to());
+        match said.event.as_ref() {
+            "log_key_changed" => {
+                let misfit = VerifyError::KeyChange { seq: record.seq };
+                let change: KeyChange = match serde_json::from_slice(record.line) {
+                    Ok(change) if key_changes.len() < MAX_KEY_CHANGES => change,
+                    _ => return Err(misfit),
+                };
+                match key_changes.last() {
+                    // After a crash it is recorded twice.
+                    Some(last) if last.key == change.key && last.previous == change.previous => {}
+                    Some(last) if last.key != change.previous => return Err(misfit),
+                    _ => key_changes.push(change),
+                }
+            }
+            // The keys before are those of another name.
+            "log_renamed" => key_changes.clear(),
+            _ => {}
+        }
         match &mut tree {
             Some(tree) => tree.push(record, &said),
             None => Ok(()),
         }
     })?;
-    let tree = tree.map(|tree| tree.end()).transpose()?;
-    Ok(Verified { chain, sealed: seals.sealed, archived, tree })
+    let tree = tree.map(|tree| tree.end(&key_changes)).transpose()?;
+    if let (Some(last), Some(tree)) = (key_changes.last(), &tree)
+        && last.key != tree.key.key.to_string()
+    {
+        return Err(VerifyError::KeyChange { seq: last.seq });
+    }
+    Ok(Verified { chain, sealed: seals.sealed, archived, key_changes, tree })
 }
 
 fn unusable(file: PathBuf, source: io::Error) -> VerifyError {
@@ -350,6 +403,8 @@ struct TreeCheck<'a> {
     /// Up to here the files must have every hash.
     safe: u64,
     claims: Vec<(Claim, Size, Hash)>,
+    /// The pinned checkpoint if the log's key has not signed it, with what is wrong then.
+    unopened: Option<(Vec<u8>, VerifyError)>,
     state: TreeState,
 }
 
@@ -396,8 +451,20 @@ impl<'a> TreeCheck<'a> {
             let kept = open(Claim::Kept, &kept)?;
             claims.push((Claim::Kept, kept.size, kept.root));
         }
-        if let Some(pin) = known.pin {
-            let pin = open(Claim::Pin, pin)?;
+        let mut unopened = None;
+        if let Some(note) = known.pin {
+            let pin = match open(Claim::Pin, note) {
+                Ok(pin) => pin,
+                Err(error) => {
+                    // A key that the log had before may have signed it, which its records say.
+                    let read = Note::parse(note).ok().and_then(|note| note.text().parse::<Checkpoint>().ok());
+                    let Some(pin) = read.filter(|pin| pin.origin == checkpoint.origin) else {
+                        return Err(error);
+                    };
+                    unopened = Some((note.to_vec(), error));
+                    pin
+                }
+            };
             claims.push((Claim::Pin, pin.size, pin.root));
         }
         let mut levels = Vec::new();
@@ -420,7 +487,7 @@ impl<'a> TreeCheck<'a> {
             ahead: 0,
         };
         let mut check =
-            Self { levels, edge: Edge::EMPTY, first: node.first, safe: size.get(), claims, state };
+            Self { levels, edge: Edge::EMPTY, first: node.first, safe: size.get(), claims, unopened, state };
         check.compare_claims()?;
         Ok(Some(check))
     }
@@ -474,7 +541,14 @@ impl<'a> TreeCheck<'a> {
         Ok(())
     }
 
-    fn end(mut self) -> Result<TreeState, VerifyError> {
+    fn end(mut self, key_changes: &[KeyChange]) -> Result<TreeState, VerifyError> {
+        if let Some((note, error)) = self.unopened.take() {
+            let earlier =
+                key_changes.iter().filter_map(|change| Log::of_key(change.previous.parse().ok()?).ok());
+            if !earlier.into_iter().any(|log| log.open(&note, &[]).is_ok()) {
+                return Err(error);
+            }
+        }
         let found = self.edge.size().get();
         for (claim, size, _) in &self.claims {
             if size.get() > found {

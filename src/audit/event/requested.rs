@@ -68,6 +68,7 @@ impl Event {
             Self::Started { .. }
             | Self::LogBegan { .. }
             | Self::LogRenamed { .. }
+            | Self::LogKeyChanged { .. }
             | Self::Imported { .. }
             | Self::SegmentArchived { .. }
             | Self::ImageDownloadStarted { .. }

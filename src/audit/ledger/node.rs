@@ -42,6 +42,8 @@ pub(super) struct Node {
     pub(super) first: u64,
     /// What was signed under the log's old name, until the log has a record of it.
     pub(super) renamed: Option<Renamed>,
+    /// The change of the log's key, until the log has a record of it.
+    pub(super) key_changed: Option<KeyChanged>,
 }
 
 /// The newest checkpoint under the log's old name.
@@ -54,6 +56,18 @@ pub(super) struct Renamed {
     pub(super) root: String,
 }
 
+/// The log's old key and its new one, with the statements of root keys, hex.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeyChanged {
+    pub(super) previous: String,
+    pub(super) previous_statement: String,
+    pub(super) key: String,
+    pub(super) statement: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) endorsement: Option<String>,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
@@ -61,12 +75,14 @@ struct Stored {
     first: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     renamed: Option<Renamed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_changed: Option<KeyChanged>,
 }
 
 impl Node {
     /// A new name, for a log whose first record has this number.
     pub(super) fn new(first: Option<u64>) -> Self {
-        Self { id: NodeId::random(), first: first.unwrap_or(1), renamed: None }
+        Self { id: NodeId::random(), first: first.unwrap_or(1), renamed: None, key_changed: None }
     }
 }
 
@@ -77,7 +93,8 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Node>> {
         Ok(_) => {
             let stored: Stored = serde_json::from_str(&text).map_err(io::Error::from)?;
             let id = NodeId::parse(&stored.node).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Some(Node { id, first: stored.first.max(1), renamed: stored.renamed }))
+            let Stored { first, renamed, key_changed, .. } = stored;
+            Ok(Some(Node { id, first: first.max(1), renamed, key_changed }))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -86,7 +103,9 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Node>> {
 
 /// Creates or replaces the file. It is on the disk when this returns.
 pub(super) fn save(path: &Path, node: &Node) -> io::Result<()> {
-    let stored = Stored { node: node.id.to_string(), first: node.first, renamed: node.renamed.clone() };
+    let Node { id, first, renamed, key_changed } = node;
+    let (renamed, key_changed) = (renamed.clone(), key_changed.clone());
+    let stored = Stored { node: id.to_string(), first: *first, renamed, key_changed };
     write(path, &serde_json::to_string(&stored)?)
 }
 

@@ -23,6 +23,7 @@ use super::super::chain::{Link, content};
 use super::super::tests::{EIO, Fault, FaultyDisk, PATIENCE};
 use super::super::*;
 use super::*;
+use crate::keys::{K256Key, RootKeys, statement};
 
 struct TestKeys;
 
@@ -33,6 +34,35 @@ impl LogKeys for TestKeys {
             signing: SigningKey::from_seed(name, &[7; 32]).ok()?,
             legacy: LegacySalts::new(&[9; 32]),
             vouching: [3; 65],
+            endorsements: Vec::new(),
+        })
+    }
+}
+
+/// The keys of a log under root keys with this scalar; the other one is that of an older epoch.
+struct RootedKeys {
+    root: u8,
+    older: Option<u8>,
+}
+
+impl LogKeys for RootedKeys {
+    fn log_key(&self, node: &NodeId) -> Option<LogKey> {
+        let root = |byte| {
+            let p256 = || kms_attest::p256::P256Key::from_scalar(&[5; 32]).unwrap();
+            RootKeys::from_parts(p256(), p256(), K256Key::from_scalar(&[byte; 32]).unwrap())
+        };
+        let name = format!("kms.example/cvm-kms/{node}").parse().ok()?;
+        let signing = SigningKey::from_seed(name, &[self.root; 32]).ok()?;
+        let key = signing.verifying_key().to_string();
+        Some(LogKey {
+            vouching: statement::sign_log_key(&root(self.root), &key),
+            endorsements: self
+                .older
+                .iter()
+                .map(|older| statement::sign_log_key(&root(*older), &key))
+                .collect(),
+            legacy: LegacySalts::new(&[9; 32]),
+            signing,
         })
     }
 }
@@ -763,4 +793,63 @@ async fn an_auditor_verifies_the_files_that_the_writer_leaves() {
     fs::write(&place.path, kept[..kept.len() - 1].concat()).unwrap();
     let cut = verified_by_auditor(&place, None).unwrap_err();
     assert!(matches!(cut, VerifyError::RolledBack { .. }), "{cut}");
+}
+
+impl Place {
+    /// The log after so many more records under these keys.
+    async fn filled_by(&self, keys: RootedKeys, records: u64) {
+        let audit = Audit::open_with(&self.path, Storage::default(), Floor::default()).unwrap();
+        audit.sign_with(Arc::new(keys)).await;
+        for seq in 1..=records {
+            let _receipt = audit.record(event(seq)).await.unwrap();
+        }
+    }
+
+    fn verdict(&self, pin: Option<&[u8]>) -> Result<Verdict, VerifyError> {
+        let directory = self.path.parent().unwrap().to_owned();
+        let known = Known { log: None, pin };
+        verify(&Directories { directories: vec![directory] }, &Names::of(&self.path).unwrap(), known)
+    }
+}
+
+#[tokio::test]
+async fn a_new_key_goes_on_with_the_same_tree_and_the_log_says_so_once() {
+    let place = Place::new();
+    place.filled_by(RootedKeys { root: 1, older: None }, 3).await;
+    let pin = fs::read(place.tree().join("checkpoint")).unwrap();
+    for round in 0..3 {
+        place.filled_by(RootedKeys { root: 2, older: Some(1) }, 2).await;
+        let verdict = place.verdict(Some(&pin)).unwrap();
+        let [change] = &verdict.key_changes[..] else { panic!("{round}: {:?}", verdict.key_changes) };
+        assert_eq!(change.key, verdict.tree.unwrap().key.key.to_string());
+        let signers = kms_client::statement::key_change_signers(change).unwrap();
+        assert!(signers.is_endorsed && signers.before != signers.after);
+    }
+    assert!(!fs::read_to_string(segments::node_name(&place.path)).unwrap().contains("key_changed"));
+    // The old root is destroyed by now, and the next key is signed by its own root only.
+    place.filled_by(RootedKeys { root: 4, older: None }, 1).await;
+    let verdict = place.verdict(Some(&pin)).unwrap();
+    let [_, last] = &verdict.key_changes[..] else { panic!("{:?}", verdict.key_changes) };
+    assert!(!kms_client::statement::key_change_signers(last).unwrap().is_endorsed);
+    // A checkpoint of a key that the log never had proves nothing.
+    let other = Place::new();
+    other.filled_by(RootedKeys { root: 6, older: None }, 3).await;
+    let foreign = fs::read(other.tree().join("checkpoint")).unwrap();
+    assert!(place.verdict(Some(&foreign)).is_err());
+}
+
+#[tokio::test]
+async fn a_key_beside_the_log_that_no_record_says_is_found() {
+    let place = Place::new();
+    place.filled_by(RootedKeys { root: 1, older: None }, 2).await;
+    place.filled_by(RootedKeys { root: 2, older: Some(1) }, 2).await;
+    let names = ["key", "checkpoint"].map(|name| place.tree().join(name));
+    let before = names.each_ref().map(|name| fs::read(name).unwrap());
+    place.filled_by(RootedKeys { root: 3, older: Some(2) }, 1).await;
+    assert_eq!(place.verdict(None).unwrap().key_changes.len(), 2);
+    for (name, content) in names.iter().zip(before) {
+        fs::write(name, content).unwrap();
+    }
+    fs::remove_file(segments::checkpoint_name(&place.path)).unwrap();
+    assert!(matches!(place.verdict(None), Err(VerifyError::KeyChange { .. })));
 }

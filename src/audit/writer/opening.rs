@@ -46,7 +46,7 @@ impl Writer {
             looked_for_closed: None,
             asked_space: None,
             is_import_due: false,
-            renamed: None,
+            announcement: None,
             importer: None,
             import: None,
             kept: VecDeque::new(),

@@ -32,12 +32,12 @@ impl Writer {
         if let (Some(keys), None) = (&self.keys, &self.ledger) {
             let ledger = Ledger::open(&self.path, keys.as_ref(), &self.link, &self.published);
             let ledger = ledger.map_err(failure)?;
-            if self.renamed.is_none()
-                && let Some(fields) = ledger.renamed().and_then(|event| event.fields().ok())
+            if self.announcement.is_none()
+                && let Some(fields) = ledger.announcement().and_then(|event| event.fields().ok())
             {
                 // However many wait already.
                 self.kept.push_back(fields.clone());
-                self.renamed = Some(fields);
+                self.announcement = Some(fields);
             }
             self.ledger = Some(ledger);
             self.opened_trees += 1;
@@ -45,12 +45,12 @@ impl Writer {
         Ok(())
     }
 
-    /// The change of the log's name is in the log: it need not be remembered.
-    pub(super) fn recorded_renamed(&mut self) {
-        self.renamed = None;
+    /// The change of the log's name or key is in the log: it need not be remembered.
+    pub(super) fn announced(&mut self) {
+        self.announcement = None;
         let Some(ledger) = &mut self.ledger else { return };
-        if let Err(error) = ledger.recorded_renamed(&self.path) {
-            tracing::warn!(%error, "the new name of the audit log is recorded again at the next start");
+        if let Err(error) = ledger.announced(&self.path) {
+            tracing::warn!(%error, "a new name or key of the audit log is recorded again at the next start");
         }
     }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kms_client::ledger::LedgerError;
-use kms_client::statement::{Signer, log_key_signer};
+use kms_client::statement::{Signer, key_change_signers, log_key_signer};
 use kms_client::text::causes;
 use kms_ledger::checkpoint::Checkpoint;
 use kms_ledger::files::{Directories, Names};
@@ -81,7 +81,17 @@ impl Local<'_> {
         let tree = verified.tree.as_ref().ok_or_else(|| unproven(&"nothing of the log is signed"))?;
         let signer = log_key_signer(&tree.key.key.to_string(), &tree.key.vouching);
         let signer = signer.map_err(|error| unproven(&error))?;
-        if signer == root_key {
+        // Root keys that the known one leads to: it has signed the next key of the log too.
+        let mut known = vec![root_key];
+        for change in &verified.key_changes {
+            let signers = key_change_signers(change).map_err(|error| {
+                unproven(&format_args!("record {}, a new key of the log: {error}", change.seq))
+            })?;
+            if signers.is_endorsed && known.contains(&signers.before) {
+                known.push(signers.after);
+            }
+        }
+        if known.contains(&signer) {
             return Ok(());
         }
         Err(unproven(&format_args!("the key of the log is signed by {signer}, not by --k256-pubkey")))
