@@ -212,6 +212,7 @@ async fn a_silent_kms_costs_its_share_of_time_only() {
     let silent = TestServer::answering(|| Reply::Hang).await;
     let kms = Kms::start(&[Leaf::kms()], |_| ()).await;
     let guest = Guest {
+        epochs: None,
         attester: &world.attester,
         attestation: ServerAttestation::IfPresent(&world.verifier),
         vm_config: VM_CONFIG,
