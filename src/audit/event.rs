@@ -11,7 +11,7 @@ use self::requested::Requested;
 use super::AuditError;
 use super::chain::MAX_LINE;
 use crate::event_type::EventType;
-use crate::keys::epoch::{AppEpoch, KeyEpochs, RootEpoch};
+use crate::keys::epoch::KeyEpochs;
 
 /// Space in a line for the fields that the chain adds to an event.
 const CHAIN_FIELDS: usize = 512;
@@ -39,22 +39,15 @@ pub struct Subject {
     spki_sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     policy_sha256: Option<String>,
-    /// The epochs of the keys, unless both are 0.
-    #[serde(flatten)]
-    epochs: Option<Epochs>,
+    /// The epochs of the keys, `ROOT.APP`, unless both are 0. One field, because a receipt has little space.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epochs: Option<String>,
     /// Only of a refusal, because a receipt has no space for it; `mr_aggregated` covers the same registers.
     #[serde(skip_serializing_if = "Option::is_none")]
     mr_system: Option<String>,
     /// Only of a refusal; for a release, the last `started` says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<&'static str>,
-}
-
-/// The epochs of released keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Epochs {
-    root_epoch: RootEpoch,
-    app_epoch: AppEpoch,
 }
 
 /// The basis of a release.
@@ -125,8 +118,7 @@ impl Subject {
     #[must_use]
     pub fn of_epochs(self, epochs: KeyEpochs) -> Self {
         let KeyEpochs { root, app } = epochs;
-        let said = Epochs { root_epoch: root, app_epoch: app };
-        Self { epochs: Some(said).filter(|_| !epochs.is_first()), ..self }
+        Self { epochs: (!epochs.is_first()).then(|| format!("{root}.{app}")), ..self }
     }
 
     /// The same, with what only refusals say: `mr_system`, and the kind of the policy that refused.

@@ -137,8 +137,8 @@ impl Record {
             reason => format!(": {}", short(&printable(reason))),
         };
         // Records say it unless both are 0.
-        let of_epochs = || match self.fields.contains_key("root_epoch") {
-            true => format!(" of epoch {}.{}", v("root_epoch"), v("app_epoch")),
+        let of_epochs = || match self.fields.contains_key("epochs") {
+            true => format!(" of epoch {}", v("epochs")),
             false => String::new(),
         };
         let of_app = || format!("app {} (instance {})", v("app_id"), v("instance_id"));

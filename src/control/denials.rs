@@ -219,6 +219,7 @@ impl Denials {
         if let Some(known) = list.entries.iter_mut().rev().find(|entry| entry.dedup_key == dedup_key) {
             let record = Arc::make_mut(&mut known.record);
             (record.sequence, record.last, record.remote) = (sequence, now, refused.remote);
+            record.epochs = refused.epochs;
             record.count += 1;
             return (record.id, Novelty::Repeated);
         }

@@ -74,9 +74,15 @@ pub struct Subject {
     pub advisory_ids: Vec<String>,
     /// The address that the last request came from.
     pub remote: String,
-    /// The epochs of the keys of the last release.
-    pub root_epoch: u32,
-    pub app_epoch: u32,
+    /// The epochs of the keys of the last release, `ROOT.APP`; empty for 0 and 0.
+    pub epochs: String,
+}
+
+impl Subject {
+    /// The root epoch of the keys of the last release.
+    pub fn root_epoch(&self) -> u32 {
+        self.epochs.split_once('.').and_then(|(root, _)| root.parse().ok()).unwrap_or(0)
+    }
 }
 
 /// When something happened, and how often. Times are in milliseconds since 1970.

@@ -65,9 +65,8 @@ pub struct CvmShown {
     tee: Option<String>,
     pub(super) tcb_status: Option<String>,
     advisories: Vec<String>,
-    /// The epochs of its last keys or certificate.
-    root_epoch: u32,
-    app_epoch: u32,
+    /// The epochs of its last keys or certificate, `ROOT.APP`.
+    epochs: String,
     /// The address that its last request came from.
     address: Option<String>,
 }
@@ -145,8 +144,7 @@ impl CvmShown {
             tee: some(&subject.tee_variant),
             tcb_status: some(&subject.tcb_status),
             advisories: subject.advisory_ids,
-            root_epoch: subject.root_epoch,
-            app_epoch: subject.app_epoch,
+            epochs: some(&subject.epochs).unwrap_or_else(|| "0.0".to_owned()),
             address: some(&subject.remote),
             app_id: subject.app_id,
         }

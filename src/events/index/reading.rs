@@ -253,7 +253,7 @@ impl Inventory {
         let (mut apps, mut cvms) = (HashSet::new(), 0);
         for row in rows.range::<u128>(..).map_err(unusable)? {
             let Cvm { subject, releases, .. } = read(row.map_err(unusable)?.1.value())?;
-            if subject.root_epoch == root_epoch && releases.last >= since {
+            if subject.root_epoch() == root_epoch && releases.last >= since {
                 apps.insert(subject.app_id);
                 cvms += 1;
             }

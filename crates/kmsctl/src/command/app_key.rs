@@ -184,8 +184,8 @@ async fn proven(keys: &AppKeys) -> Outcome<ProofFile> {
     };
     let proof = receipt::verify(receipt, &meta, &root).map_err(|error| unproven(&error))?;
     let record: Record = serde_json::from_slice(&receipt.entry).map_err(|error| unproven(&error))?;
-    let recorded = Epochs { root: record.root_epoch, app: record.app_epoch };
-    let is_ours = record.app_id == app_id.to_string() && recorded == keys.epochs();
+    let recorded = record.epochs.as_deref().unwrap_or("0.0");
+    let is_ours = record.app_id == app_id.to_string() && recorded == keys.epochs().dotted();
     if record.event != "app_key_released" || !is_ours {
         return Err(unproven(&"its record is about another release"));
     }
@@ -197,10 +197,9 @@ async fn proven(keys: &AppKeys) -> Outcome<ProofFile> {
 struct Record {
     event: String,
     app_id: String,
+    /// Absent for 0 and 0.
     #[serde(default)]
-    root_epoch: u32,
-    #[serde(default)]
-    app_epoch: u32,
+    epochs: Option<String>,
 }
 
 /// Reads the keys of an app, with the file's name in errors.
