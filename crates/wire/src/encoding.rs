@@ -168,6 +168,8 @@ mod tests {
         assert_eq!(app.app_id, [0, 255]);
         let request: GetAppKeyRequest = from_query("api_version=1&vm_config=%7B%7D").expect("number");
         assert_eq!((request.api_version, request.vm_config.as_str()), (1, "{}"));
+        let request: GetAppKeyRequest = from_query("root_epoch=1").expect("an optional number");
+        assert_eq!((request.root_epoch, request.app_epoch), (Some(1), None));
     }
 
     #[test]

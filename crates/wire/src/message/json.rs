@@ -68,13 +68,24 @@ where
     D: Deserializer<'de>,
     T: TryFrom<u64> + std::str::FromStr,
 {
-    struct Present<T>(T);
-    impl<'de, T: TryFrom<u64> + std::str::FromStr> Deserialize<'de> for Present<T> {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            number(deserializer).map(Self)
+    struct Optional<T>(PhantomData<T>);
+    impl<'de, T: TryFrom<u64> + std::str::FromStr> Visitor<'de> for Optional<T> {
+        type Value = Option<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an unsigned integer, as a number or as decimal text, or null")
+        }
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+        fn visit_u64<E: de::Error>(self, value: u64) -> Result<Self::Value, E> {
+            Number(PhantomData).visit_u64(value).map(Some)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Number(PhantomData).visit_str(text).map(Some)
         }
     }
-    Ok(Option::<Present<T>>::deserialize(deserializer)?.map(|present| present.0))
+    // A query string has no options, so the value itself is asked for.
+    deserializer.deserialize_any(Optional(PhantomData))
 }
 
 /// `tee_variant` and its older name `attestation_mode` with the same value, because older tools read the
