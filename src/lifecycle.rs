@@ -56,8 +56,8 @@ pub enum LifecycleError {
     Epoch(#[from] EpochError),
     /// The change counts, and bytes of old keys are still on the disk.
     #[error(
-        "root epoch {0} is destroyed, but the disk failed before the bytes of its keys were overwritten: restart this \
-         KMS, which overwrites them"
+        "root epoch {0} is destroyed, but the disk failed before the bytes of its keys were overwritten: the next change \
+         of epochs or the next start of this KMS overwrites them"
     )]
     NotOverwritten(RootEpoch),
 }

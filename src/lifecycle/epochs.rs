@@ -202,7 +202,8 @@ impl Ready {
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.keyring.load_full();
         let after = certified(self.after(&before, change, unix(now))?, now)?;
-        // On the disk before it counts.
+        // On the disk before it counts. From an error on the disk has what it had, and otherwise the new keyring: what is
+        // in memory is the same always.
         let swept = self.directory.write_keyring(&after)?;
         let changed = changed(&before, &after, unix(now));
         self.keyring.store(Arc::new(after));

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 
@@ -26,30 +27,36 @@ enum End {
     Abort,
     /// Every further step fails, as on a full or vanished disk.
     Fail,
+    /// As `Fail`, but the first of them is done all the same if it is a rename.
+    FailLate,
 }
 
 /// The real disk for so many steps. It keeps a list of them.
 struct Limited {
-    steps: usize,
+    steps: AtomicUsize,
     end: End,
     done: Mutex<Vec<String>>,
+    failed: Mutex<bool>,
 }
 
 impl Limited {
     fn new(steps: usize, end: End) -> Self {
-        Limited { steps, end, done: Mutex::default() }
+        Limited { steps: steps.into(), end, done: Mutex::default(), failed: Mutex::default() }
     }
 
     fn step(&self, what: &str, path: &Path, half: impl FnOnce()) -> Result<(), StoreError> {
         let mut done = self.done.lock().unwrap();
-        if done.len() < self.steps {
+        if done.len() < self.steps.load(Ordering::SeqCst) {
             done.push(format!("{what} {}", path.file_name().unwrap().to_str().unwrap()));
             return Ok(());
         }
         half();
+        *self.failed.lock().unwrap() = true;
         match self.end {
             End::Abort => std::process::abort(),
-            End::Fail => Err(disk::failed("use", path)(std::io::Error::other("the disk is gone"))),
+            End::Fail | End::FailLate => {
+                Err(disk::failed("use", path)(std::io::Error::other("the disk is gone")))
+            }
         }
     }
 }
@@ -71,7 +78,12 @@ impl Disk for &'static Limited {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
-        self.step("rename", from, || ())?;
+        let is_first = !*self.failed.lock().unwrap();
+        self.step("rename", from, || {
+            if is_first && self.end == End::FailLate {
+                OsDisk.rename(from, to).unwrap();
+            }
+        })?;
         OsDisk.rename(from, to)
     }
 
@@ -352,6 +364,47 @@ fn a_disk_that_fails_at_any_step_of_a_change_leaves_the_old_keyring_or_the_new_e
         }
     }
     assert!(interruptions > 80, "{interruptions}");
+}
+
+/// What the process has in memory is what the directory has, wherever the disk failed, and it goes on with it.
+#[test]
+fn a_process_goes_on_after_a_disk_that_failed_at_any_step_of_a_change() {
+    let mut late = 0;
+    for (change, end) in CHANGES.into_iter().flat_map(|change| [(change, End::Fail), (change, End::FailLate)])
+    {
+        for steps in 0.. {
+            let directory = holding(&before(change));
+            let disk = limited(NEVER, end);
+            let opened =
+                KeyDirectory::open_on(Box::new(disk), directory.path(), Permissions::OwnerOnly, None)
+                    .unwrap();
+            let done = disk.done.lock().unwrap().len();
+            disk.steps.store(done + steps, Ordering::SeqCst);
+            let written = opened.write_keyring(&after(change));
+            let memory = if written.is_ok() { after(change) } else { before(change) };
+            let place = format!("{change}: step {steps}: {written:?}");
+            assert!(has_same_keys(&stored(&opened).keyring, &memory), "{place}");
+            // As long as the disk fails nothing else is changed.
+            if !matches!(written, Ok(Swept::Now)) {
+                opened.write_keyring(&memory).unwrap_err();
+                assert!(has_same_keys(&stored(&opened).keyring, &memory), "{place}");
+            }
+            late += usize::from(matches!(written, Ok(Swept::AtNextStart)));
+            disk.steps.store(NEVER, Ordering::SeqCst);
+            let next = memory.after(EpochChange::Prepare(&memory.new_epoch(50).unwrap()), 50).unwrap();
+            assert_eq!(opened.write_keyring(&next).unwrap(), Swept::Now, "{place}");
+            drop(opened);
+            let opened = open(directory.path());
+            let found = stored(&opened);
+            assert!(has_same_keys(&found.keyring, &next) && found.is_fingerprinted, "{place}");
+            let is_destroyed = next.epochs()[0].keys().is_none();
+            assert_eq!(directory.path().join("root-ca.key").exists(), !is_destroyed, "{place}");
+            if matches!(written, Ok(Swept::Now)) {
+                break;
+            }
+        }
+    }
+    assert!(late > 30, "{late}");
 }
 
 /// The file that is overwritten before it is removed: its bytes are on the disk under no name afterwards.

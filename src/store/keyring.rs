@@ -42,7 +42,8 @@ const EPOCH_BYTES: usize = 1024;
 pub enum Swept {
     /// They are.
     Now,
-    /// The disk failed in between. The next start does it.
+    /// The disk failed after the change had been made: it may not be on stable storage yet, or old keys are not
+    /// overwritten. The next change or the next start finishes both.
     AtNextStart,
 }
 
@@ -204,6 +205,9 @@ pub fn check_keyring_file(content: &[u8]) -> Result<(), &'static str> {
 impl KeyDirectory {
     /// Replaces the keyring: a crash leaves the old one or the new one. Keys that the new one does not have any more are
     /// overwritten.
+    ///
+    /// # Errors
+    /// The directory has the old keyring still: from the rename on there is no error, because it has the new one then.
     pub fn write_keyring(&self, keyring: &Keyring) -> Result<Swept, StoreError> {
         let _lock = self.lock()?;
         self.sweep_locked()?;
@@ -212,15 +216,22 @@ impl KeyDirectory {
         if exists(&path)? {
             self.disk.link(&path, &old)?;
         }
-        self.disk.rename(&new, &path)?;
-        self.sync_dir(&self.path)?;
-        let swept = self.sweep_locked().and_then(|()| {
+        // A disk may report a failure of what it has done.
+        match self.disk.rename(&new, &path) {
+            Err(error) if exists(&new).unwrap_or(true) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let swept = self.sync_dir(&self.path).and_then(|()| self.sweep_locked()).and_then(|()| {
             self.write_derived_locked(Derived::Fingerprints, &Fingerprints::of(keyring).text())
         });
         match swept {
             Ok(()) => Ok(Swept::Now),
             Err(error) => {
-                tracing::warn!(%error, "old keys are not overwritten yet; the next start tries again");
+                tracing::warn!(
+                    %error,
+                    "keyring.json is replaced, but the disk failed before all of it was on stable storage and old keys \
+                     were overwritten; the next change or the next start finishes it"
+                );
                 Ok(Swept::AtNextStart)
             }
         }
@@ -249,6 +260,11 @@ impl KeyDirectory {
     pub(super) fn sweep_locked(&self) -> Result<(), StoreError> {
         let [path, new, old] = [File::Keyring.name(), NEW, OLD].map(|name| self.path.join(name));
         let mut is_changed = false;
+        let destroyed = self.destroyed_files()?;
+        if exists(&old)? || !destroyed.is_empty() {
+            // The name of the new content may not be on stable storage yet, and the old is gone after this.
+            self.sync_dir(&self.path)?;
+        }
         if exists(&old)? {
             match is_same(&old, &path) {
                 // The replacement did not happen.
@@ -261,7 +277,6 @@ impl KeyDirectory {
             self.wipe(&new)?;
             is_changed = true;
         }
-        let destroyed = self.destroyed_files()?;
         for (file, old) in DESTROYED {
             let old = self.path.join(old);
             if destroyed.contains(&file) {
