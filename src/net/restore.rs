@@ -24,30 +24,30 @@ pub(super) fn routes(service: &Arc<OnboardService>) -> Router {
     let [status, open, cancel, shares] = std::array::from_fn(|_| Arc::clone(service));
     route(Service::Onboard, STATUS, move || async move { json(Ok(status.restore_status())) })
         .merge(route(Service::Onboard, OPEN, move |request: Request| async move {
-            json(opened(&open, request).await)
+            json(opened(open, request).await)
         }))
         .merge(route(Service::Onboard, CANCEL, move |request: Request| async move {
-            json(cancelled(&cancel, request).await)
+            json(cancelled(cancel, request).await)
         }))
         .merge(route(Service::Onboard, SHARES, move |request: Request| async move {
-            json(shared(&shares, request).await)
+            json(shared(shares, request).await)
         }))
 }
 
-async fn opened(service: &OnboardService, request: Request) -> Result<RestoreStatus> {
+async fn opened(service: Arc<OnboardService>, request: Request) -> Result<RestoreStatus> {
     let caller = prpc::caller(request.extensions())?.clone();
     let domain = domain(request.uri().query())?;
     let manifest = read(OPEN, request).await?;
     service.open_restore(&caller, &manifest, domain.as_deref()).await
 }
 
-async fn cancelled(service: &OnboardService, request: Request) -> Result<RestoreStatus> {
+async fn cancelled(service: Arc<OnboardService>, request: Request) -> Result<RestoreStatus> {
     let caller = prpc::caller(request.extensions())?.clone();
     read(CANCEL, request).await?;
     service.cancel_restore(&caller).await
 }
 
-async fn shared(service: &OnboardService, request: Request) -> Result<ShareAccepted> {
+async fn shared(service: Arc<OnboardService>, request: Request) -> Result<ShareAccepted> {
     let caller = prpc::caller(request.extensions())?.clone();
     let share = read(SHARES, request).await?;
     service.take_share(&caller, &share).await

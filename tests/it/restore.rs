@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use std::time::Duration;
+
+use crate::support::faults::{Fault, FaultServer, Reply};
 use crate::support::http::{post, with};
 use crate::support::recovery::{Officers, now, subsets};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, DOMAIN, World};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, DOMAIN, World, eventually};
 use cvm_kms::keys::epoch::RootEpoch;
 use cvm_kms::keys::keyring::{EpochChange, Keyring};
 use cvm_kms::keys::{RootKeys, material};
@@ -342,6 +345,44 @@ async fn the_policy_must_allow_the_kms_before_it_takes_a_share_and_when_it_saves
     world.allowlist.write_text(&allowed);
     assert_eq!(ceremony.send(2).await.status, 200);
     assert_eq!(world.root_keys().k256_public(), root.k256_public());
+}
+
+#[tokio::test]
+async fn a_client_that_disconnects_at_the_last_share_ends_nothing() {
+    let root = RootKeys::generate();
+    let yes = |_: &_| Reply::json(&json!({ "isAllowed": true, "gatewayAppId": "", "reason": "" }));
+    let backend = FaultServer::answering(yes).await;
+    let url = backend.url();
+    let toml = format!(
+        "[core]\nenforce_self_authorization = true\nauth_api.type = \"webhook\"\nauth_api.webhook.url = \"{url}\""
+    );
+    let ceremony =
+        Ceremony { world: World::onboarding_with(&toml).await, officers: Officers::of(&root, 2, 2) };
+    assert_eq!(ceremony.open().await.status, 200);
+    assert_eq!(ceremony.send(1).await.status, 200);
+    backend.suffer(Fault::Slow(Duration::from_secs(2))).await;
+    let before = backend.asked().len();
+    let (caller, share) = (ceremony.caller(), post(SHARES, ceremony.officers.share(2)));
+    let last = tokio::spawn(async move { caller.try_send(share).await });
+    eventually("the policy is asked", async || (backend.asked().len() > before).then_some(())).await;
+    last.abort();
+    assert!(last.await.expect_err("aborted").is_cancelled(), "the client is gone before the answer");
+    backend.recover().await;
+    let restored = eventually("the restore is told", async || {
+        let status = ceremony.status().await;
+        (!status["restored"].is_null()).then_some(status)
+    })
+    .await;
+    assert_eq!(
+        (&restored["ceremony"], &restored["restored"]["set"]),
+        (&Value::Null, &json!(ceremony.officers.number()))
+    );
+    assert_eq!(ceremony.world.root_keys().k256_public(), root.k256_public());
+    // What was done is not recorded as its opposite.
+    let cancelled = ceremony.caller().send(post(CANCEL, "")).await;
+    refused(&cancelled, 400, "already_onboarded", "already been onboarded");
+    assert_eq!(ceremony.world.audited("keys_restored").len(), 1);
+    assert!(ceremony.world.audited("restore_cancelled").is_empty());
 }
 
 #[tokio::test]

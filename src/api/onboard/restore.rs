@@ -1,6 +1,7 @@
 //! Restoring: officers give a KMS without keys the root keys of a recovery set. Everything is in memory until the threshold is
 //! reached; then the keys are saved as in onboarding.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +17,7 @@ use crate::clock::{rfc3339, unix};
 use crate::domain::Domain;
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::{RecoverError, Recovering};
+use crate::request;
 
 /// How long officers have: they may be in all parts of the world.
 const LASTS: Duration = Duration::from_secs(24 * 3600);
@@ -139,7 +141,7 @@ impl OnboardService {
     /// The manifest is not one, or is altered; keys exist; a restore of another set is open; this KMS is not allowed. Nothing
     /// has changed then.
     pub async fn open_restore(
-        &self,
+        self: Arc<Self>,
         caller: &Caller,
         manifest: &[u8],
         domain: Option<&str>,
@@ -150,11 +152,16 @@ impl OnboardService {
         let domain = Domain::parse(domain.unwrap_or(&described.domain))
             .map_err(|error| Error::invalid(error.to_string()))?;
         is_past(described.created_at)?;
+        let remote = caller.remote();
+        to_its_end(async move { self.open(manifest, domain, remote).await }).await
+    }
+
+    async fn open(&self, manifest: SignedManifest, domain: Domain, remote: IpAddr) -> Result<RestoreStatus> {
         let _turn = self.turn().await;
         self.refuse_if_committed(ONBOARDED)?;
         let is_same = self.restore.with(|memory| match &memory.open {
             None => Ok(false),
-            Some(open) if open.recovering.combiner().manifest().manifest() == described => Ok(true),
+            Some(open) if open.recovering.combiner().manifest().manifest() == manifest.manifest() => Ok(true),
             Some(open) => Err(open.set()),
         });
         match is_same {
@@ -166,12 +173,13 @@ impl OnboardService {
             }
         }
         self.allowed(NOT_ALLOWED).await?;
+        let described = manifest.manifest();
         let event = Event::RestoreOpened {
             set: described.set.to_string(),
             manifest_sha256: hex::encode(described.sha256()),
             threshold: described.threshold,
             domain: domain.as_str().to_owned(),
-            remote: caller.remote(),
+            remote,
         };
         self.record_restore(event).await?;
         let set = described.set;
@@ -190,7 +198,7 @@ impl OnboardService {
     /// # Errors
     /// Not over TLS; no restore is open; the share is wrong, and the text names its officer; this KMS is not allowed; the keys
     /// cannot be saved.
-    pub async fn take_share(&self, caller: &Caller, body: &[u8]) -> Result<ShareAccepted> {
+    pub async fn take_share(self: Arc<Self>, caller: &Caller, body: &[u8]) -> Result<ShareAccepted> {
         if caller.transport() != Transport::Tls {
             let text = "a share is accepted over TLS only: use kmsctl, which verifies this KMS first";
             return Err(Error::invalid(text).because("tls_needed"));
@@ -200,6 +208,13 @@ impl OnboardService {
         let (officer, index) = (share.officer.to_string(), share.index);
         // Before anything waits, so that strangers cannot have the policy asked.
         self.restore.with(|memory| checked(memory.open.as_ref(), &share))?;
+        let service = Arc::clone(&self);
+        to_its_end(async move { service.add_share(share).await }).await?;
+        Ok(ShareAccepted { officer, index, status: self.restore.status() })
+    }
+
+    async fn add_share(&self, share: Share) -> Result<()> {
+        let (officer, index) = (share.officer.to_string(), share.index);
         let turn = self.turn().await;
         self.refuse_if_committed(ONBOARDED)?;
         self.allowed(NOT_ALLOWED).await?;
@@ -217,20 +232,26 @@ impl OnboardService {
             }
         })?;
         tracing::info!(officer, index, "the share of an officer is in");
-        if progress == Progress::Complete {
-            self.restore_keys(turn).await?;
+        match progress {
+            Progress::Complete => self.restore_keys(turn).await,
+            _ => Ok(()),
         }
-        Ok(ShareAccepted { officer, index, status: self.restore.status() })
     }
 
     /// Forgets all shares. Without a restore it changes nothing.
     ///
     /// # Errors
-    /// The event cannot be recorded; the restore is still open then.
-    pub async fn cancel_restore(&self, caller: &Caller) -> Result<RestoreStatus> {
+    /// Keys exist: the restore is done, and not cancelled. The event cannot be recorded; the restore is still open then.
+    pub async fn cancel_restore(self: Arc<Self>, caller: &Caller) -> Result<RestoreStatus> {
+        let remote = caller.remote();
+        to_its_end(async move { self.cancel(remote).await }).await
+    }
+
+    async fn cancel(&self, remote: IpAddr) -> Result<RestoreStatus> {
         let _turn = self.turn().await;
+        self.refuse_if_committed(ONBOARDED)?;
         if let Some(set) = self.restore.with(|memory| memory.open.as_ref().map(Open::set)) {
-            self.record_restore(Event::RestoreCancelled { set, remote: caller.remote() }).await?;
+            self.record_restore(Event::RestoreCancelled { set, remote }).await?;
             self.restore.with(|memory| memory.open = None);
         }
         Ok(self.restore.status())
@@ -273,12 +294,15 @@ impl OnboardService {
             epochs: restored.epochs.iter().map(|epoch| epoch.epoch).collect(),
             k256_pubkey: restored.epochs.last().map(|epoch| epoch.k256_pubkey.clone()).unwrap_or_default(),
         };
-        self.commit(turn, prepared, domain, event).await?;
+        let committed = self.commit(turn, prepared, domain, event).await;
+        // A commit may fail after the keys are saved. Then no share may stay.
+        let is_saved = committed.is_ok() || !matches!(self.onboarding.is_committed(), Ok(false));
+        if is_saved {
+            self.restore.with(|memory| memory.open = None);
+        }
+        committed?;
         tracing::info!(set = restored.set, "root keys restored by officers");
-        self.restore.with(|memory| {
-            memory.open = None;
-            memory.restored = Some(restored);
-        });
+        self.restore.with(|memory| memory.restored = Some(restored));
         Ok(())
     }
 
@@ -289,6 +313,12 @@ impl OnboardService {
                 .because("audit_unavailable")
         })
     }
+}
+
+/// Does `work` in a task of its own, to its end, even if the client disconnects: what is recorded must be what was done, and
+/// told.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    request::spawn(work).await.map_err(|error| Error::internal("the restore ended in a panic", error))?
 }
 
 /// Whether a share could be added, except that it may be in already.
