@@ -94,10 +94,12 @@ impl RecoveryService {
     pub fn measured(&self) -> Option<RecoveryState> {
         let (state, now) = (self.sets.state(), unix_now());
         let set = state.current()?.manifest.manifest();
+        let own = self.ready.recovery_epochs();
         Some(RecoveryState {
             age: now.saturating_sub(set.created_at),
             since_proved: now.saturating_sub(state.last_proved()?),
-            covers_all: state.not_covered(&self.ready.recovery_epochs()).is_empty(),
+            covers_all: state.not_covered(&own).is_empty(),
+            is_current: state.out_of_date(&own).is_empty(),
         })
     }
 

@@ -84,6 +84,16 @@ pub enum Standing {
         /// The epochs.
         epochs: Vec<u32>,
     },
+    /// The set has keys that are destroyed here: its officers can still bring them back.
+    StillHolds {
+        /// The epochs.
+        epochs: Vec<u32>,
+    },
+    /// The states of these epochs have changed since the set was made: a restore would bring the old ones back.
+    OutOfDate {
+        /// The epochs.
+        epochs: Vec<u32>,
+    },
     /// The last drill is too long ago.
     DrillDue {
         /// How many days ago.
@@ -224,10 +234,29 @@ impl Recovery {
         Some(passed.map_or(current.created_at, |drill| drill.at))
     }
 
-    /// The epochs among `own` whose root keys the set that counts does not have.
+    /// The epochs among `own` whose root keys exist, and are not in the set that counts.
     pub fn not_covered(&self, own: &[EpochFingerprint]) -> Vec<u32> {
-        let covered = self.current.as_ref().map_or(&[][..], |set| &set.manifest.manifest().epochs);
-        own.iter().filter(|epoch| !covered.contains(epoch)).map(|epoch| epoch.epoch).collect()
+        let is_missing = |own: &EpochFingerprint| own.destroyed_at.is_none() && self.sealed(own).is_none();
+        numbers(own.iter().filter(|own| is_missing(own)))
+    }
+
+    /// The epochs among `own` whose root keys are destroyed, and are in the set that counts.
+    pub fn still_held(&self, own: &[EpochFingerprint]) -> Vec<u32> {
+        let is_held = |own: &EpochFingerprint| {
+            own.destroyed_at.is_some() && self.sealed(own).is_some_and(|sealed| sealed.destroyed_at.is_none())
+        };
+        numbers(own.iter().filter(|own| is_held(own)))
+    }
+
+    /// The epochs among `own` that have another state in the set that counts.
+    pub fn out_of_date(&self, own: &[EpochFingerprint]) -> Vec<u32> {
+        numbers(own.iter().filter(|own| self.sealed(own).is_some_and(|sealed| sealed != *own)))
+    }
+
+    /// What the set that counts has of the same keys.
+    fn sealed(&self, own: &EpochFingerprint) -> Option<&EpochFingerprint> {
+        let sealed = &self.current.as_ref()?.manifest.manifest().epochs;
+        sealed.iter().find(|sealed| sealed.has_keys_of(own))
     }
 
     /// What an operator should do now, where `own` are the epochs of this KMS.
@@ -238,6 +267,14 @@ impl Recovery {
         let epochs = self.not_covered(own);
         if !epochs.is_empty() {
             return Standing::NotCovered { epochs };
+        }
+        let epochs = self.still_held(own);
+        if !epochs.is_empty() {
+            return Standing::StillHolds { epochs };
+        }
+        let epochs = self.out_of_date(own);
+        if !epochs.is_empty() {
+            return Standing::OutOfDate { epochs };
         }
         match now.saturating_sub(proved) / DAY {
             days if days >= DRILL_DAYS => Standing::DrillDue { days },
@@ -266,18 +303,33 @@ impl Standing {
         Some(match self {
             Self::Fine => return None,
             Self::NoSet => "there is no recovery set: if every replica is lost, every key of every app is; make one with kmsctl recovery create".to_owned(),
-            Self::NotCovered { epochs } => {
-                let epochs: Vec<String> = epochs.iter().map(u32::to_string).collect();
-                format!(
-                    "the recovery set does not have the root keys of epoch {}: make a new one with kmsctl recovery create",
-                    epochs.join(", ")
-                )
-            }
+            Self::NotCovered { epochs } => format!(
+                "the recovery set does not have the root keys of epoch {}: make a new one with kmsctl recovery create",
+                joined(epochs)
+            ),
+            Self::StillHolds { epochs } => format!(
+                "the recovery set still has the destroyed keys of epoch {}: make a new one with kmsctl recovery create, and let \
+                 its officers destroy their shares of this one",
+                joined(epochs)
+            ),
+            Self::OutOfDate { epochs } => format!(
+                "the state of epoch {} has changed since the recovery set was made, and a restore would bring the old one back: \
+                 make a new one with kmsctl recovery create",
+                joined(epochs)
+            ),
             Self::DrillDue { days } => format!(
                 "the recovery set was last proved {days} days ago: let its officers prove it, kmsctl recovery drill start"
             ),
         })
     }
+}
+
+fn numbers<'a>(epochs: impl Iterator<Item = &'a EpochFingerprint>) -> Vec<u32> {
+    epochs.map(|epoch| epoch.epoch).collect()
+}
+
+fn joined(epochs: &[u32]) -> String {
+    epochs.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! What a recovery set seals: the root keys of all epochs with their states, as bytes, and back.
 
 use kms_attest::p256::{P256Key, SPKI_LENGTH};
+use kms_recovery::{Bytes, EpochFingerprint};
 use zeroize::Zeroizing;
 
 use super::K256Key;
 use super::epoch::RootEpoch;
-use super::keyring::{EpochError, EpochKeys, EpochParts, EpochTimes, Keyring, MAX_EPOCHS, PublicRoot};
+use super::keyring::{Epoch, EpochError, EpochKeys, EpochParts, EpochTimes, Keyring, MAX_EPOCHS, PublicRoot};
 
 /// The only form.
 const FORM: &[u8; 8] = b"cvmkms-1";
@@ -68,7 +69,20 @@ pub fn export(keyring: &Keyring) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
-/// The inverse.
+/// How a manifest names what [`export`] seals of an epoch.
+pub fn fingerprint(epoch: &Epoch) -> EpochFingerprint {
+    let EpochTimes { prepared_at: _, activate_at, retired_at, destroyed_at } = epoch.times();
+    EpochFingerprint {
+        epoch: epoch.number().0,
+        ca_spki_sha256: Bytes(epoch.public().ca_fingerprint()),
+        k256_public: Bytes(epoch.public().k256),
+        activate_at,
+        retired_at,
+        destroyed_at,
+    }
+}
+
+/// The inverse of [`export`].
 ///
 /// # Errors
 /// [`MaterialError`]

@@ -20,7 +20,7 @@ pub enum RecoverError {
     /// The material is not that of root keys.
     #[error(transparent)]
     Material(#[from] MaterialError),
-    /// Other keys than the manifest says.
+    /// Other keys, or another state of them, than the manifest says.
     #[error("the recovered root keys of epoch {epoch} are not those of the manifest")]
     OtherKeys {
         /// The epoch.
@@ -72,18 +72,14 @@ pub(super) fn recovered(shares: &Combiner) -> Result<Keyring, RecoverError> {
     Ok(keyring)
 }
 
-/// Requires that the public keys of every epoch are those of the manifest, and that neither has an epoch more.
+/// Requires that the public keys and states of every epoch are those of the manifest, and that neither has an epoch more.
 fn matches_manifest(keyring: &Keyring, manifest: &SignedManifest) -> Result<(), RecoverError> {
     let (found, expected) = (keyring.epochs(), &manifest.manifest().epochs);
     if found.len() != expected.len() {
         return Err(RecoverError::OtherEpochs { found: found.len(), expected: expected.len() });
     }
     for (found, expected) in found.iter().zip(expected) {
-        let public = found.public();
-        let is_same = found.number().0 == expected.epoch
-            && public.ca_fingerprint() == expected.ca_spki_sha256.0
-            && public.k256 == expected.k256_public.0;
-        if !is_same {
+        if material::fingerprint(found) != *expected {
             return Err(RecoverError::OtherKeys { epoch: expected.epoch });
         }
     }
@@ -95,13 +91,12 @@ mod tests {
     use std::sync::Arc;
 
     use age::secrecy::ExposeSecret as _;
-    use kms_recovery::{
-        Bytes, Description, EpochFingerprint, Identities, Named, NoCallbacks, decrypt, split,
-    };
+    use kms_recovery::{Description, Identities, Named, NoCallbacks, decrypt, split};
 
     use super::*;
     use crate::keys::RootKeys;
-    use crate::keys::keyring::{Epoch, EpochChange};
+    use crate::keys::epoch::RootEpoch;
+    use crate::keys::keyring::EpochChange;
 
     /// Two officers of a set with this material, who have brought their shares. The manifest says that `expected` is in it.
     fn brought(material: &[u8], expected: &Keyring) -> Recovering {
@@ -114,16 +109,11 @@ mod tests {
                 recipient: identity.to_public().to_string().parse().unwrap(),
             })
             .collect();
-        let fingerprint = |epoch: &Epoch| EpochFingerprint {
-            epoch: epoch.number().0,
-            ca_spki_sha256: Bytes(epoch.public().ca_fingerprint()),
-            k256_public: Bytes(epoch.public().k256),
-        };
         let description = Description {
             created_at: 0,
             domain: "kms.example".to_owned(),
             identity_epoch: 0,
-            epochs: expected.epochs().iter().map(fingerprint).collect(),
+            epochs: expected.epochs().iter().map(material::fingerprint).collect(),
             ledger: None,
         };
         let root = Arc::clone(expected.epochs()[0].keys().unwrap());
@@ -160,6 +150,8 @@ mod tests {
         let another = one.new_epoch(10).unwrap();
         let another = one.after(EpochChange::Prepare(&another), 10).unwrap();
         assert!(matches!(refused(&material::export(&another), &two), RecoverError::OtherKeys { epoch: 1 }));
+        let activated = two.after(EpochChange::Activate { epoch: RootEpoch(1), at: 20 }, 15).unwrap();
+        assert!(matches!(refused(&material::export(&two), &activated), RecoverError::OtherKeys { epoch: 1 }));
         assert!(matches!(refused(b"something else", &one), RecoverError::Material(_)));
     }
 

@@ -13,12 +13,15 @@ pub struct RecoveryState {
     pub since_proved: u64,
     /// Whether it has the root keys of every epoch.
     pub covers_all: bool,
+    /// Whether it has every epoch in its present state.
+    pub is_current: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct RecoveryMetrics {
     set: IntGauge,
     covers_all: IntGauge,
+    is_current: IntGauge,
     age: Gauge,
     last_drill: Gauge,
 }
@@ -31,6 +34,11 @@ impl RecoveryMetrics {
                 r,
                 "cvm_kms_recovery_covers_all_epochs",
                 "Whether the recovery set has the root keys of every epoch: 1 or 0.",
+            )?,
+            is_current: gauge(
+                r,
+                "cvm_kms_recovery_states_current",
+                "Whether the recovery set has its epochs in the states that they have now: 1 or 0.",
             )?,
             age: seconds(
                 r,
@@ -49,9 +57,10 @@ impl RecoveryMetrics {
 impl Metrics {
     /// Sets the gauges of recovery; `None` where no set counts.
     pub fn set_recovery(&self, state: Option<RecoveryState>) {
-        let RecoveryMetrics { set, covers_all, age, last_drill } = &self.recovery;
+        let RecoveryMetrics { set, covers_all, is_current, age, last_drill } = &self.recovery;
         set.set(state.is_some().into());
         covers_all.set(state.is_some_and(|state| state.covers_all).into());
+        is_current.set(state.is_some_and(|state| state.is_current).into());
         age.set(state.map_or(f64::NAN, |state| state.age as f64));
         last_drill.set(state.map_or(f64::NAN, |state| state.since_proved as f64));
     }

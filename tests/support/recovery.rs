@@ -6,9 +6,7 @@ use age::secrecy::ExposeSecret as _;
 use cvm_kms::keys::keyring::{Epoch, Keyring};
 use cvm_kms::keys::{K256Key, RootKeys, material};
 use kms_attest::p256::P256Key;
-use kms_recovery::{
-    Bytes, Description, EpochFingerprint, Identities, Named, NewSet, NoCallbacks, Share, decrypt, split,
-};
+use kms_recovery::{Description, Identities, Named, NewSet, NoCallbacks, Share, decrypt, split};
 
 use super::DOMAIN;
 
@@ -46,17 +44,12 @@ impl Officers {
             recipient: identity.to_public().to_string().parse().expect("a recipient"),
         };
         let named: Vec<Named> = identities.iter().enumerate().map(named).collect();
-        let fingerprint = |epoch: &Epoch| EpochFingerprint {
-            epoch: epoch.number().0,
-            ca_spki_sha256: Bytes(epoch.public().ca_fingerprint()),
-            k256_public: Bytes(epoch.public().k256),
-        };
         let identity = keyring.identity(created_at);
         let description = Description {
             created_at,
             domain: DOMAIN.to_owned(),
             identity_epoch: identity.0,
-            epochs: keyring.epochs().iter().map(fingerprint).collect(),
+            epochs: keyring.epochs().iter().map(material::fingerprint).collect(),
             ledger: None,
         };
         let root = keyring.epoch(identity).and_then(Epoch::keys).expect("its keys");

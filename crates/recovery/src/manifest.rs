@@ -99,7 +99,7 @@ pub struct Officer {
     pub file_sha256: Bytes<32>,
 }
 
-/// Public keys of one epoch of root keys.
+/// Public keys of one epoch of root keys, and its states: a restore gives the keys in these states back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EpochFingerprint {
@@ -109,6 +109,28 @@ pub struct EpochFingerprint {
     pub ca_spki_sha256: Bytes<32>,
     /// The secp256k1 root public key, SEC1 compressed.
     pub k256_public: Bytes<33>,
+    /// From when on apps get keys of it, Unix seconds; 0 for epoch 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activate_at: Option<u64>,
+    /// Since when nobody gets keys of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired_at: Option<u64>,
+    /// When the keys were destroyed: they are not in the set then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroyed_at: Option<u64>,
+}
+
+impl EpochFingerprint {
+    /// Whether both have the same root keys, in whatever state.
+    pub fn has_keys_of(&self, other: &Self) -> bool {
+        self.epoch == other.epoch
+            && self.ca_spki_sha256 == other.ca_spki_sha256
+            && self.k256_public == other.k256_public
+    }
+
+    fn has_times_in_range(&self) -> bool {
+        [self.activate_at, self.retired_at, self.destroyed_at].into_iter().flatten().all(|at| at <= MAX_TIME)
+    }
 }
 
 /// The head of a ledger.
@@ -278,6 +300,9 @@ impl Manifest {
             || !self.epochs.is_sorted_by(|one, next| one.epoch < next.epoch)
         {
             return Err(Inconsistent("epochs are none, too many, or not in increasing order"));
+        }
+        if !self.epochs.iter().all(EpochFingerprint::has_times_in_range) {
+            return Err(Inconsistent("epochs have a time out of range"));
         }
         if self.created_at > MAX_TIME || self.domain.len() > MAX_TEXT {
             return Err(Inconsistent("time or name is out of range"));

@@ -36,6 +36,9 @@ fn description(root: &SecretKey) -> Description {
         epoch,
         ca_spki_sha256: Bytes([0xca; 32]),
         k256_public: Bytes(key.public_key().serialize()),
+        activate_at: (epoch == 0).then_some(0),
+        retired_at: None,
+        destroyed_at: None,
     };
     Description {
         created_at: 1_790_000_000,

@@ -388,6 +388,9 @@ mod tests {
                 epoch: 0,
                 ca_spki_sha256: Bytes([0; 32]),
                 k256_public: Bytes(root.k256_public()),
+                activate_at: Some(0),
+                retired_at: None,
+                destroyed_at: None,
             }],
             ledger: None,
         };

@@ -28,6 +28,8 @@ pub struct RecoveryShown {
     pub covers_all_epochs: bool,
     /// Epochs whose root keys it does not have.
     pub not_covered: Vec<u32>,
+    /// Epochs whose state has changed since the set was made: a restore would bring the old one back.
+    pub out_of_date: Vec<u32>,
     /// What to do now.
     pub advice: Option<String>,
 }
@@ -94,6 +96,7 @@ impl RecoveryService {
             drill_due_at: state.last_proved().map(due).map(rfc3339),
             covers_all_epochs: not_covered.is_empty(),
             not_covered,
+            out_of_date: state.out_of_date(&own),
             advice: state.standing(&own, now).sentence(),
         }
     }

@@ -9,10 +9,21 @@ use super::*;
 fn epoch(number: u32) -> EpochFingerprint {
     let key = SecretKey::from_secret_bytes([7; 32]).expect("a key");
     let k256_public = Bytes(key.public_key().serialize());
-    EpochFingerprint { epoch: number, ca_spki_sha256: Bytes([1; 32]), k256_public }
+    EpochFingerprint {
+        epoch: number,
+        ca_spki_sha256: Bytes([1; 32]),
+        k256_public,
+        activate_at: (number == 0).then_some(0),
+        retired_at: None,
+        destroyed_at: None,
+    }
 }
 
 fn manifest(created_at: u64) -> SignedManifest {
+    manifest_of(created_at, vec![epoch(0)])
+}
+
+fn manifest_of(created_at: u64, epochs: Vec<EpochFingerprint>) -> SignedManifest {
     let key = SecretKey::from_secret_bytes([7; 32]).expect("a key");
     let officers = ["a", "b"].map(|name| kms_recovery::Named {
         name: name.parse().expect("a name"),
@@ -27,7 +38,7 @@ fn manifest(created_at: u64) -> SignedManifest {
         created_at,
         domain: "kms.example.org".to_owned(),
         identity_epoch: 0,
-        epochs: vec![epoch(0)],
+        epochs,
         ledger: None,
     };
     let sign = |digest| {
@@ -92,4 +103,40 @@ async fn what_to_do_is_said_when_it_is_due() {
     assert_eq!(sets.state().standing(&own, now + 90 * DAY), Standing::DrillDue { days: 90 }, "it failed");
     sets.drilled(drill(&id, now + 89 * DAY, None)).await;
     assert_eq!(sets.state().standing(&own, now + 178 * DAY), Standing::Fine);
+}
+
+#[tokio::test]
+async fn a_set_is_out_of_date_once_the_state_of_an_epoch_has_changed() {
+    let home = tempfile::tempdir().expect("a directory");
+    let sets = RecoverySets::open(RecoveryFile::new(home.path().join("recovery.json")));
+    let now = unix_now();
+    let made = manifest_of(now, vec![epoch(0), epoch(1)]);
+    sets.replace(made, "owner".to_owned()).await.expect("a file");
+    let standing = |own: &[EpochFingerprint]| sets.state().standing(own, now);
+    let [first, prepared] = [epoch(0), epoch(1)];
+    assert_eq!(standing(&[first.clone(), prepared.clone()]), Standing::Fine);
+
+    let active = EpochFingerprint { activate_at: Some(now), ..prepared.clone() };
+    let activated = standing(&[first.clone(), active.clone()]);
+    assert_eq!(activated, Standing::OutOfDate { epochs: vec![1] });
+    assert!(activated.sentence().is_some_and(|text| text.contains("kmsctl recovery create")));
+
+    let retired = EpochFingerprint { retired_at: Some(now), ..first };
+    let own = [retired.clone(), active.clone()];
+    assert_eq!(standing(&own), Standing::OutOfDate { epochs: vec![0, 1] });
+    let destroyed = EpochFingerprint { destroyed_at: Some(now), ..retired };
+    let own = [destroyed, active];
+    let held = standing(&own);
+    assert_eq!(held, Standing::StillHolds { epochs: vec![0] });
+    assert!(held.sentence().is_some_and(|text| text.contains("destroy their shares")));
+
+    sets.replace(manifest_of(now, own.to_vec()), "owner".to_owned()).await.expect("a file");
+    assert_eq!(sets.state().standing(&own, now), Standing::Fine, "a set of now");
+    // It is signed, and read back with the same states.
+    let reopened = RecoverySets::open(RecoveryFile::new(home.path().join("recovery.json")));
+    assert_eq!(reopened.state().standing(&own, now), Standing::Fine);
+    // Destroyed keys that the set does not have are no reason for another one.
+    let [destroyed, active] = own;
+    let gone = EpochFingerprint { destroyed_at: Some(now), ..epoch(2) };
+    assert_eq!(reopened.state().standing(&[destroyed, active, gone], now), Standing::Fine);
 }

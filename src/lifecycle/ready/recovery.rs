@@ -2,14 +2,13 @@
 //! would come back.
 
 use kms_recovery::{
-    Bytes, Checkpoint, Combiner, Description, EpochFingerprint, NewSet, SignedManifest, SplitError, split,
+    Checkpoint, Combiner, Description, EpochFingerprint, NewSet, SignedManifest, SplitError, split,
 };
 
 use super::super::recovering::{RecoverError, recovered};
 use super::Ready;
 use crate::audit::Receipt;
 use crate::control::{Approved, CreateRecoverySet};
-use crate::keys::keyring::Epoch;
 use crate::keys::{material, statement};
 
 /// A recovery set that is in no record yet, so nobody may have it.
@@ -28,6 +27,14 @@ pub enum RehearsalError {
         /// The epoch.
         epoch: u32,
     },
+    /// The root keys have another state in the set than here.
+    #[error(
+        "the set has epoch {epoch} in another state than this KMS, and a restore would bring that state back: make a new set"
+    )]
+    OtherState {
+        /// The epoch.
+        epoch: u32,
+    },
 }
 
 impl UnrecordedSet {
@@ -43,10 +50,10 @@ impl UnrecordedSet {
 }
 
 impl Ready {
-    /// The public keys of every epoch whose root keys there are, as manifests name them.
+    /// The public keys and states of every epoch, as manifests name them.
     pub fn recovery_epochs(&self) -> Vec<EpochFingerprint> {
         let keyring = self.keyring.load();
-        fingerprints(keyring.epochs().iter().filter(|epoch| epoch.keys().is_some()))
+        keyring.epochs().iter().map(material::fingerprint).collect()
     }
 
     /// Splits all root keys among the officers of an approved request. Plugins of `age` may make this wait.
@@ -65,7 +72,7 @@ impl Ready {
             created_at,
             domain: self.domain().as_str().to_owned(),
             identity_epoch: self.identity.epoch().0,
-            epochs: fingerprints(keyring.epochs()),
+            epochs: keyring.epochs().iter().map(material::fingerprint).collect(),
             ledger,
         };
         let material = material::export(&keyring);
@@ -73,25 +80,22 @@ impl Ready {
         split(&material, usize::from(*threshold), officers, description, sign).map(UnrecordedSet)
     }
 
-    /// Puts the shares together as a restore does, compares the root keys with those of this KMS, and forgets them.
+    /// Puts the shares together as a restore does, compares root keys and states with those of this KMS, and forgets them.
     ///
     /// # Errors
     /// [`RehearsalError`]
     pub fn rehearse(&self, combiner: &Combiner) -> Result<(), RehearsalError> {
-        let recovered = fingerprints(recovered(combiner)?.epochs());
-        let own = fingerprints(self.keyring.load().epochs());
-        match recovered.iter().find(|epoch| !own.contains(epoch)) {
-            Some(epoch) => Err(RehearsalError::OtherKeys { epoch: epoch.epoch }),
-            None => Ok(()),
+        let recovered = recovered(combiner)?;
+        let own = self.recovery_epochs();
+        for epoch in recovered.epochs().iter().map(material::fingerprint) {
+            match own.iter().find(|own| own.has_keys_of(&epoch)) {
+                None => return Err(RehearsalError::OtherKeys { epoch: epoch.epoch }),
+                Some(own) if *own != epoch => {
+                    return Err(RehearsalError::OtherState { epoch: epoch.epoch });
+                }
+                Some(_) => {}
+            }
         }
+        Ok(())
     }
-}
-
-fn fingerprints<'a>(epochs: impl IntoIterator<Item = &'a Epoch>) -> Vec<EpochFingerprint> {
-    let fingerprint = |epoch: &Epoch| EpochFingerprint {
-        epoch: epoch.number().0,
-        ca_spki_sha256: Bytes(epoch.public().ca_fingerprint()),
-        k256_public: Bytes(epoch.public().k256),
-    };
-    epochs.into_iter().map(fingerprint).collect()
 }

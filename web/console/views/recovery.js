@@ -147,7 +147,7 @@ function SetCard({ set, data, me }) {
     <${Values} wide of=${[
       { name: 'Set', value: html`<${Whole} value=${set.set} name="set" />` },
       { name: 'Made', value: html`<${Time} at=${set.created_at} /> by ${set.created_by}` },
-      { name: 'Epochs covered', hint: 'of the root keys', value: html`<span class="rowactions">${epochs(set.epochs)}${data.not_covered.length > 0 && html`<${Pill} kind="warn">without ${data.not_covered.join(', ')}<//>`}</span>` },
+      { name: 'Epochs covered', hint: 'of the root keys', value: html`<span class="rowactions">${epochs(set.epochs)}${data.not_covered.length > 0 && html`<${Pill} kind="warn">without ${data.not_covered.join(', ')}<//>`}${data.out_of_date.length > 0 && html`<${Pill} kind="warn">old state of ${data.out_of_date.join(', ')}<//>`}</span>` },
       { name: 'SHA-256 of the manifest', value: html`<${Whole} value=${set.manifest_sha256} name="digest" />` },
     ]} />
     <${Table} caption="Officers" rows=${set.officers} rowKey=${({ index }) => index} columns=${[
@@ -187,7 +187,7 @@ function State({ data, me, refresh }) {
   return html`<div class="grid">
     <${Figure} name="Restored by" value=${`${set.threshold} of ${set.officers.length}`} more="officers together" span=${4} />
     <${Figure} name="Last proved" kind=${isLate ? 'warn' : ''} value=${ago(data.proved_at)} more=${`${last ? `in a drill with ${count(last.officers.length, 'share')}` : 'when it was made'}; next drill due ${ago(data.drill_due_at)}`} span=${4} />
-    <${Figure} name="Epochs covered" kind=${data.covers_all_epochs ? '' : 'warn'} value=${data.covers_all_epochs ? 'all' : `not ${data.not_covered.join(', ')}`} more=${data.covers_all_epochs ? 'of the root keys' : 'make a new set to cover them'} span=${4} />
+    <${Figure} name="Epochs covered" kind=${data.covers_all_epochs && data.out_of_date.length === 0 ? '' : 'warn'} value=${data.covers_all_epochs ? 'all' : `not ${data.not_covered.join(', ')}`} more=${!data.covers_all_epochs ? 'make a new set to cover them' : data.out_of_date.length > 0 ? `but ${data.out_of_date.join(', ')} in an old state: make a new set` : 'of the root keys'} span=${4} />
     ${data.ceremony && html`<div class="span12"><${Ceremony} of=${data.ceremony} me=${me} onEnded=${refresh} /></div>`}
     <div class="span12"><${SetCard} key=${set.set} set=${set} data=${data} me=${me} /></div>
     <${Card} title="Drills" flush><${Table} caption="Drills that ended" columns=${DRILLS} rows=${data.drills} rowKey=${({ at, set: id }) => `${at}${id}`}
