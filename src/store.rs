@@ -149,6 +149,12 @@ pub enum StoreError {
     /// A commit was asked for where there is a root key.
     #[error("the key directory already holds {0}; root keys are never overwritten")]
     HoldsRootKey(&'static str),
+    /// There is no root key, but a file that only exists beside root keys.
+    #[error(
+        "all root keys are missing although {0} is there: restore keyring.json, or root-ca.key and root-k256.key, from a \
+         backup; if no app has ever used these keys, move {0} away to start with new keys"
+    )]
+    LostRootKeys(&'static str),
     /// A commit was interrupted, and meanwhile other root keys have appeared.
     #[error(".commit/{0} differs from {0}: there are two sets of root keys, move the wrong one away")]
     TwoSets(&'static str),

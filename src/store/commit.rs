@@ -43,7 +43,8 @@ pub struct NewKeys<'a> {
 }
 
 impl KeyDirectory {
-    /// Writes a whole set of keys, once. Refused where there is any root key, and then nothing is changed.
+    /// Writes a whole set of keys, once. Refused where there is any root key or was one, and then nothing is
+    /// changed.
     pub fn commit(&self, keys: &NewKeys<'_>) -> Result<(), StoreError> {
         let _lock = self.lock()?;
         self.recover_locked()?;
@@ -51,6 +52,9 @@ impl KeyDirectory {
             if exists(&self.path.join(file.name()))? {
                 return Err(StoreError::HoldsRootKey(file.name()));
             }
+        }
+        if let Some(trace) = self.trace_of_lost_keys()? {
+            return Err(StoreError::LostRootKeys(trace));
         }
         for file in File::ALL {
             let path = self.path.join(file.name());

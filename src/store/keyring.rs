@@ -250,6 +250,22 @@ impl KeyDirectory {
         }
     }
 
+    /// The file that says that there were root keys, where there is no file with any, whatever is in it. A commit moves
+    /// the root keys into place first, so an attempt that was interrupted leaves no such file.
+    pub(super) fn trace_of_lost_keys(&self) -> Result<Option<&'static str>, StoreError> {
+        for file in File::ROOT_KEYS {
+            if exists(&self.path.join(file.name()))? {
+                return Ok(None);
+            }
+        }
+        for name in [OLD, File::Fingerprints.name()] {
+            if exists(&self.path.join(name))? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether there are files of keys that the keyring says are destroyed.
     pub(super) fn has_destroyed_keys(&self) -> bool {
         // What cannot be read is told when the directory is used.
@@ -259,6 +275,10 @@ impl KeyDirectory {
     /// Overwrites and removes what an interrupted replacement or destruction left.
     pub(super) fn sweep_locked(&self) -> Result<(), StoreError> {
         let [path, new, old] = [File::Keyring.name(), NEW, OLD].map(|name| self.path.join(name));
+        if exists(&old)? && !exists(&path)? {
+            // No replacement does that: the file was lost, and this is what is left of it.
+            return Ok(());
+        }
         let mut is_changed = false;
         let destroyed = self.destroyed_files()?;
         if exists(&old)? || !destroyed.is_empty() {

@@ -33,6 +33,7 @@ impl KeyDirectory {
         for file in File::ROOT_KEYS {
             stats.push(stat(&self.path.join(COMMIT).join(file.name()))?);
         }
+        stats.push(stat(&self.path.join(super::keyring::OLD))?);
         Ok(DirectorySnapshot(stats))
     }
 }

@@ -8,10 +8,10 @@ use kms_attest::certificate::{CertificateError, Issuer};
 use kms_attest::p256::P256Key;
 use zeroize::Zeroizing;
 
-use super::disk::failed;
+use super::disk::{exists, failed};
 use super::file::{File, Permissions};
 use super::fingerprints::Fingerprints;
-use super::keyring::Record;
+use super::keyring::{OLD, Record};
 use super::{KeyDirectory, StoreError};
 use crate::keys::K256Key;
 use crate::keys::epoch::RootEpoch;
@@ -86,6 +86,13 @@ impl KeyDirectory {
             );
             return Ok(broken(Some(File::Keyring), reason));
         }
+        if records.is_none() && exists(&self.path.join(OLD))? {
+            let reason = format!(
+                "{} is missing although {OLD} is there, which is left of an older one: restore it from a backup",
+                File::Keyring.name()
+            );
+            return Ok(broken(Some(File::Keyring), reason));
+        }
         let first = [self.read(File::RootCaKey)?, self.read(File::RootK256Key)?];
         if let Some([destroyed, ..]) = records.as_deref()
             && destroyed.is_destroyed()
@@ -100,7 +107,10 @@ impl KeyDirectory {
         let fingerprints = fingerprints.as_ref().map(|text| &text[..]);
         match first {
             [None, None] if records.is_some() => Ok(half(File::RootCaKey, File::Keyring)),
-            [None, None] => Ok(State::Empty),
+            [None, None] => Ok(match self.trace_of_lost_keys()? {
+                Some(trace) => broken(Some(File::Keyring), StoreError::LostRootKeys(trace).to_string()),
+                None => State::Empty,
+            }),
             [Some(_), None] => Ok(half(File::RootK256Key, File::RootCaKey)),
             [None, Some(_)] => Ok(half(File::RootCaKey, File::RootK256Key)),
             [Some(ca), Some(k256)] => {

@@ -689,9 +689,10 @@ fn a_keyring_that_is_damaged_or_missing_is_broken_and_never_empty() {
             State::Broken { reason, .. } => assert!(reason.starts_with(told), "{reason}"),
             other => panic!("{told}: {other:?}"),
         }
-        if told != everything_is_gone {
-            let refused = opened.commit(&Set::number(2).keys());
-            assert!(matches!(refused, Err(StoreError::HoldsRootKey(_))), "{told}");
+        let refused = opened.commit(&Set::number(2).keys());
+        match told == everything_is_gone {
+            false => assert!(matches!(refused, Err(StoreError::HoldsRootKey(_))), "{told}"),
+            true => assert!(matches!(refused, Err(StoreError::LostRootKeys(_))), "{told}"),
         }
         assert!(content(directory.path()) == before, "{told}");
     }
@@ -721,6 +722,53 @@ fn without_epoch_0_the_keyring_makes_a_directory_complete() {
     assert!(has_same_keys(&stored(&open(replica.path())).keyring, &set.keyring));
     fs::remove_file(directory.path().join("keyring.json")).unwrap();
     assert!(matches!(open(directory.path()).state().unwrap(), State::Broken { .. }));
+}
+
+/// Otherwise a node that makes its keys by itself would make another root.
+#[test]
+fn a_directory_that_lost_every_root_key_is_broken_whatever_is_left_of_it() {
+    let fingerprints = "root-fingerprints.json";
+    let damaged: fn(&Path) = |path| fs::write(path.join("root-fingerprints.json"), b"{").unwrap();
+    let emptied: fn(&Path) = |path| fs::write(path.join("root-fingerprints.json"), b"").unwrap();
+    let first_only: fn(&Path) = |path| {
+        let text = Fingerprints::of(&Set::number(1).keyring).text();
+        fs::write(path.join("root-fingerprints.json"), text).unwrap();
+    };
+    let old_and_no_fingerprints: fn(&Path) = |path| {
+        fs::rename(path.join("root-fingerprints.json"), path.join(".keyring.json.old")).unwrap();
+    };
+    // The keys of epoch 0 alone are not what the directory held.
+    let (directory, _) = several();
+    fs::rename(directory.path().join("keyring.json"), directory.path().join(".keyring.json.old")).unwrap();
+    fs::remove_file(directory.path().join(fingerprints)).unwrap();
+    assert!(matches!(open(directory.path()).state().unwrap(), State::Broken { .. }));
+    assert!(directory.path().join(".keyring.json.old").exists());
+    for (damage, left) in [
+        (damaged, fingerprints),
+        (emptied, fingerprints),
+        (first_only, fingerprints),
+        (old_and_no_fingerprints, ".keyring.json.old"),
+    ] {
+        let (directory, _) = destroyed();
+        fs::remove_file(directory.path().join("keyring.json")).unwrap();
+        damage(directory.path());
+        let before = content(directory.path());
+        let opened = open(directory.path());
+        match opened.state().unwrap() {
+            State::Broken { missing, reason } => {
+                assert_eq!(missing, ["keyring.json"]);
+                let told = format!("missing although {left} is there");
+                assert!(reason.contains(&told) && reason.contains("from a backup"), "{reason}");
+            }
+            other => panic!("{left}: {other:?}"),
+        }
+        let refused = opened.commit(&Set::number(2).keys());
+        assert!(matches!(refused, Err(StoreError::LostRootKeys(name)) if name == left), "{refused:?}");
+        assert!(content(directory.path()) == before, "{left}");
+        // As the error says.
+        fs::remove_file(directory.path().join(left)).unwrap();
+        assert!(matches!(open(directory.path()).state().unwrap(), State::Empty), "{left}");
+    }
 }
 
 #[test]
