@@ -72,9 +72,12 @@ impl KeyDirectory {
         self.roll_forward()
     }
 
-    /// Writes the fingerprints of root keys, which a directory of the peer lacks.
+    /// Writes the fingerprints of root keys, which a directory of the peer lacks, and those of a change that was
+    /// interrupted.
     pub fn write_fingerprints(&self, keyring: &Keyring) -> Result<(), StoreError> {
-        self.write_derived(Derived::Fingerprints, &Fingerprints::of(keyring).text())
+        let _lock = self.lock()?;
+        let text = Fingerprints::of(keyring, self.keyring_changes()?).text();
+        self.write_derived_locked(Derived::Fingerprints, &text)
     }
 
     /// Replaces one file that can be made again from the keys; a crash leaves the old content or the new.
@@ -151,8 +154,9 @@ impl KeyDirectory {
         let temp_ca_key = keys.keyring.temp_ca().pem();
         let rpc_key = keys.rpc_key.pem();
         // A directory with epoch 0 only is the peer's.
-        let keyring = (!keys.keyring.is_first_only()).then(|| super::keyring::text(keys.keyring));
-        let fingerprints = Fingerprints::of(keys.keyring).text();
+        let changes = u64::from(!keys.keyring.is_first_only());
+        let keyring = (changes > 0).then(|| super::keyring::text(keys.keyring, changes));
+        let fingerprints = Fingerprints::of(keys.keyring, changes).text();
         let files = [
             (File::RootCaKey, root_ca_key.as_ref().map(|pem| pem.as_bytes())),
             (File::RootK256Key, first.map(|root| &root.k256().scalar()[..])),

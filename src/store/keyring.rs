@@ -52,6 +52,9 @@ pub enum Swept {
 #[serde(deny_unknown_fields)]
 struct Kept<'a> {
     version: u32,
+    /// How often the file was replaced; 0 of a file from before this was counted.
+    #[serde(default)]
+    changes: u64,
     #[serde(borrow)]
     epochs: Vec<KeptEpoch<'a>>,
 }
@@ -74,6 +77,14 @@ struct KeptEpoch<'a> {
     /// PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ca_cert: Option<String>,
+}
+
+/// What the file says.
+pub(super) struct Contents {
+    /// How often the file was replaced.
+    pub(super) changes: u64,
+    /// The epochs in order from 0.
+    pub(super) records: Vec<Record>,
 }
 
 /// An epoch as the file has it.
@@ -106,7 +117,7 @@ impl Record {
 }
 
 /// The content of the file for this keyring.
-pub(super) fn text(keyring: &Keyring) -> Zeroizing<Vec<u8>> {
+pub(super) fn text(keyring: &Keyring, changes: u64) -> Zeroizing<Vec<u8>> {
     let secrets: Vec<Option<[Zeroizing<String>; 2]>> = keyring
         .epochs()
         .iter()
@@ -135,16 +146,17 @@ pub(super) fn text(keyring: &Keyring) -> Zeroizing<Vec<u8>> {
     // Room for all of it from the start, because a vector that grows leaves copies of the keys in memory.
     let certificates: usize = epochs.iter().filter_map(|epoch| epoch.ca_cert.as_deref()).map(str::len).sum();
     let mut text = Zeroizing::new(Vec::with_capacity(EPOCH_BYTES * (epochs.len() + 1) + 2 * certificates));
-    serde_json::to_writer_pretty(&mut *text, &Kept { version: VERSION, epochs }).expect("numbers and texts");
+    serde_json::to_writer_pretty(&mut *text, &Kept { version: VERSION, changes, epochs })
+        .expect("numbers and texts");
     text.push(b'\n');
     text
 }
 
-/// The epochs in the file, in order from 0.
+/// What the file says.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn parse(text: &[u8]) -> Result<Vec<Record>, &'static str> {
+pub(super) fn parse(text: &[u8]) -> Result<Contents, &'static str> {
     let kept: Kept<'_> =
         serde_json::from_slice(text).map_err(|_| "is not a file of root epochs, or it is cut off")?;
     if kept.version != VERSION {
@@ -159,7 +171,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Record>, &'static str> {
     }
     match records.is_empty() {
         true => Err("has no epoch"),
-        false => Ok(records),
+        false => Ok(Contents { changes: kept.changes, records }),
     }
 }
 
@@ -212,7 +224,8 @@ impl KeyDirectory {
         let _lock = self.lock()?;
         self.sweep_locked()?;
         let [path, new, old] = [File::Keyring.name(), NEW, OLD].map(|name| self.path.join(name));
-        self.write_file(&new, File::Keyring, &text(keyring))?;
+        let changes = self.changes()?.saturating_add(1);
+        self.write_file(&new, File::Keyring, &text(keyring, changes))?;
         if exists(&path)? {
             self.disk.link(&path, &old)?;
         }
@@ -221,8 +234,9 @@ impl KeyDirectory {
             Err(error) if exists(&new).unwrap_or(true) => return Err(error),
             Ok(()) | Err(_) => {}
         }
+        // The fingerprints never know of a change that is not on stable storage: they come last.
         let swept = self.sync_dir(&self.path).and_then(|()| self.sweep_locked()).and_then(|()| {
-            self.write_derived_locked(Derived::Fingerprints, &Fingerprints::of(keyring).text())
+            self.write_derived_locked(Derived::Fingerprints, &Fingerprints::of(keyring, changes).text())
         });
         match swept {
             Ok(()) => Ok(Swept::Now),
@@ -237,11 +251,26 @@ impl KeyDirectory {
         }
     }
 
-    /// The epochs that the file has; `None` if there is no file.
+    /// How often the keyring was changed, as far as one of both files knows.
+    fn changes(&self) -> Result<u64, StoreError> {
+        let kept = self.keyring_changes()?;
+        let known = self.read(File::Fingerprints)?.and_then(|text| Fingerprints::parse(&text));
+        Ok(kept.max(known.map_or(0, |known| known.changes())))
+    }
+
+    /// How often `keyring.json` was replaced; 0 if there is none.
+    pub(super) fn keyring_changes(&self) -> Result<u64, StoreError> {
+        Ok(match self.read_records()? {
+            Some(Ok(contents)) => contents.changes,
+            Some(Err(_)) | None => 0,
+        })
+    }
+
+    /// What the file says; `None` if there is no file.
     ///
     /// # Errors
     /// It cannot be read; the inner result is what is wrong with it.
-    pub(super) fn read_records(&self) -> Result<Option<Result<Vec<Record>, &'static str>>, StoreError> {
+    pub(super) fn read_records(&self) -> Result<Option<Result<Contents, &'static str>>, StoreError> {
         let read = || Ok::<_, StoreError>(self.read(File::Keyring)?.map(|text| parse(&text)));
         match read()? {
             // The file that was opened may have been replaced and overwritten meanwhile.
@@ -328,8 +357,8 @@ impl KeyDirectory {
         }
         let path = self.path.join(File::Keyring.name());
         let text = File::Keyring.read(&path, Permissions::InsecureAllowLoose)?;
-        let Some(Ok(records)) = text.map(|text| parse(&text)) else { return Ok(Vec::new()) };
-        let destroyed = records.first().filter(|first| first.is_destroyed());
+        let Some(Ok(contents)) = text.map(|text| parse(&text)) else { return Ok(Vec::new()) };
+        let destroyed = contents.records.first().filter(|first| first.is_destroyed());
         let Some(Record { public, .. }) = destroyed else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for file in files {

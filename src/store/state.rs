@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::disk::{exists, failed};
 use super::file::{File, Permissions};
-use super::fingerprints::Fingerprints;
+use super::fingerprints::{Fingerprints, Outdated};
 use super::keyring::{OLD, Record};
 use super::{KeyDirectory, StoreError};
 use crate::keys::K256Key;
@@ -65,9 +65,9 @@ impl KeyDirectory {
         if let Err(StoreError::TwoSets(file)) = self.check_commit() {
             return Ok(broken(None, StoreError::TwoSets(file).to_string()));
         }
-        let records = match self.read_records()? {
-            None => None,
-            Some(Ok(records)) => Some(records),
+        let (changes, records) = match self.read_records()? {
+            None => (0, None),
+            Some(Ok(contents)) => (contents.changes, Some(contents.records)),
             Some(Err(wrong)) => {
                 return Ok(broken(
                     None,
@@ -78,7 +78,7 @@ impl KeyDirectory {
         let fingerprints = self.read(File::Fingerprints)?;
         if records.is_none()
             && let Some(known) = fingerprints.as_ref().and_then(|text| Fingerprints::parse(text))
-            && known.further() > 0
+            && (known.further() > 0 || known.changes() > 0)
         {
             let reason = format!(
                 "keyring.json is missing although there were {} root epochs after 0: restore it from a backup",
@@ -102,7 +102,7 @@ impl KeyDirectory {
                     return Ok(broken(None, of_others(file)));
                 }
             }
-            return self.state_with(None, records, fingerprints.as_ref().map(|text| &text[..]));
+            return self.state_with(None, records, changes, fingerprints.as_ref().map(|text| &text[..]));
         }
         let fingerprints = fingerprints.as_ref().map(|text| &text[..]);
         match first {
@@ -116,7 +116,7 @@ impl KeyDirectory {
             [Some(ca), Some(k256)] => {
                 let Ok(ca) = p256_key(&ca) else { return Ok(unusable(File::RootCaKey)) };
                 let Ok(k256) = K256Key::from_bytes(&k256) else { return Ok(unusable(File::RootK256Key)) };
-                self.state_with(Some((ca, k256)), records, fingerprints)
+                self.state_with(Some((ca, k256)), records, changes, fingerprints)
             }
         }
     }
@@ -164,6 +164,7 @@ impl KeyDirectory {
         &self,
         first: Option<(P256Key, K256Key)>,
         records: Option<Vec<Record>>,
+        changes: u64,
         fingerprints: Option<&[u8]>,
     ) -> Result<State, StoreError> {
         // A new temporary CA would not be accepted by replicas and by guests that hold the old one.
@@ -224,7 +225,8 @@ impl KeyDirectory {
         }
         let bootstrap_info = self.read(File::BootstrapInfo)?.map(|bytes| bytes.to_vec());
         let first_public = keyring.epochs()[0].public();
-        if let Some(reason) = contradiction(&keyring, fingerprints, bootstrap_info.as_deref()) {
+        let found = Fingerprints::of(&keyring, changes);
+        if let Some(reason) = contradiction(&keyring, &found, fingerprints, bootstrap_info.as_deref()) {
             return Ok(broken(None, reason));
         }
         if stated.is_some_and(|stated| stated != *first_public) {
@@ -234,7 +236,7 @@ impl KeyDirectory {
         }
         let domain = self.read_text(File::Domain)?;
         Ok(State::Complete(Box::new(Stored {
-            is_fingerprinted: fingerprints.and_then(Fingerprints::parse) == Some(Fingerprints::of(&keyring)),
+            is_fingerprinted: fingerprints.and_then(Fingerprints::parse) == Some(found),
             keyring,
             temp_ca_key_pem: String::from_utf8_lossy(&temp_ca).into_owned(),
             root_ca_pem,
@@ -256,8 +258,12 @@ impl KeyDirectory {
 }
 
 /// Evidence that the root keys differ from the committed ones.
-fn contradiction(keyring: &Keyring, fingerprints: Option<&[u8]>, statement: Option<&[u8]>) -> Option<String> {
-    let found = Fingerprints::of(keyring);
+fn contradiction(
+    keyring: &Keyring,
+    found: &Fingerprints,
+    fingerprints: Option<&[u8]>,
+    statement: Option<&[u8]>,
+) -> Option<String> {
     let first = &keyring.epochs()[0];
     if let Some(text) = fingerprints {
         let Some(kept) = Fingerprints::parse(text) else {
@@ -281,11 +287,14 @@ fn contradiction(keyring: &Keyring, fingerprints: Option<&[u8]>, statement: Opti
                 ));
             }
         }
-        if let Some(epoch) = kept.other_epoch(&found) {
+        if let Some(epoch) = kept.other_epoch(found) {
             return Some(format!(
                 "keyring.json does not have the keys of root epoch {epoch} that were saved: their fingerprints in \
                  root-fingerprints.json are others; restore it from a backup"
             ));
+        }
+        if let Some(outdated) = kept.outdated(found) {
+            return Some(not_the_last(outdated));
         }
     }
     // An unreadable statement is ignored, as in the peer.
@@ -306,6 +315,23 @@ fn contradiction(keyring: &Keyring, fingerprints: Option<&[u8]>, statement: Opti
             file.name()
         ),
     })
+}
+
+/// An older keyring would bring epochs back that were retired or destroyed.
+fn not_the_last(outdated: Outdated) -> String {
+    let wrong = match outdated {
+        Outdated::Older { found, known } => {
+            format!("is older than the last one: it is that of change {found}, and there were {known}")
+        }
+        Outdated::OtherStates => {
+            "has other states of root epochs than the last one, although it was changed as often".to_owned()
+        }
+    };
+    format!(
+        "keyring.json {wrong}. Epochs that were retired may be in force in it. Restore the newest one from a backup; if \
+         there is none, give this node its keys again from a replica, or remove root-fingerprints.json, start this KMS \
+         where no guest reaches it, and run kmsctl epoch fetch with a replica as the source"
+    )
 }
 
 fn of_others(file: File) -> String {

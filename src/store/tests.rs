@@ -169,7 +169,7 @@ fn a_commit_writes_the_peers_nine_files_and_the_fingerprints() {
         ("bootstrap-info.json", set.bootstrap_info.clone().unwrap()),
         ("root-ca.crt", set.root_ca_pem.clone().into_bytes()),
         ("root-ca.key", set.root.ca().pem().as_bytes().to_vec()),
-        ("root-fingerprints.json", Fingerprints::of(&set.keyring).text()),
+        ("root-fingerprints.json", Fingerprints::of(&set.keyring, 0).text()),
         ("root-k256.key", set.root.k256().scalar().to_vec()),
         ("rpc-domain", b"kms1.example.com".to_vec()),
         ("rpc.crt", set.rpc_pem.clone().into_bytes()),
@@ -724,6 +724,69 @@ fn without_epoch_0_the_keyring_makes_a_directory_complete() {
     assert!(matches!(open(directory.path()).state().unwrap(), State::Broken { .. }));
 }
 
+#[test]
+fn an_older_keyring_does_not_bring_retired_epochs_back() {
+    let (directory, set) = several();
+    let path = directory.path().join("keyring.json");
+    let fingerprints = directory.path().join("root-fingerprints.json");
+    let read = |path: &Path| fs::read(path).unwrap();
+    let at = [(read(&path), read(&fingerprints))];
+    let retired = set.keyring.after(EpochChange::Retire(RootEpoch::FIRST), 30).unwrap();
+    let opened = open(directory.path());
+    assert_eq!(opened.write_keyring(&retired).unwrap(), Swept::Now);
+    let [(older, older_fingerprints)] = at;
+    let newer = read(&path);
+    let is_retired =
+        || stored(&open(directory.path())).keyring.epochs()[0].times() == retired.epochs()[0].times();
+    assert!(is_retired());
+
+    // The same epochs as before, with the same keys.
+    fs::write(&path, &older).unwrap();
+    match open(directory.path()).state().unwrap() {
+        State::Broken { missing, reason } => {
+            assert!(missing.is_empty());
+            let told = "keyring.json is older than the last one: it is that of change 1, and there were 2.";
+            assert!(reason.starts_with(told) && reason.contains("kmsctl epoch fetch"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // As the error says.
+    fs::write(&path, &newer).unwrap();
+    assert!(is_retired() && stored(&open(directory.path())).is_fingerprinted);
+
+    // The count alone does not make it the last one.
+    let counted = String::from_utf8(older.clone()).unwrap().replace("\"changes\": 1", "\"changes\": 2");
+    fs::write(&path, counted).unwrap();
+    match open(directory.path()).state().unwrap() {
+        State::Broken { reason, .. } => {
+            assert!(reason.contains("has other states of root epochs"), "{reason}")
+        }
+        other => panic!("{other:?}"),
+    }
+    // Nor does a file from before changes were counted.
+    let uncounted = String::from_utf8(older).unwrap().replace("  \"changes\": 1,\n", "");
+    fs::write(&path, &uncounted).unwrap();
+    match open(directory.path()).state().unwrap() {
+        State::Broken { reason, .. } => assert!(reason.contains("it is that of change 0"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+
+    // A change that stopped before its fingerprints were written is finished.
+    fs::write(&path, &newer).unwrap();
+    fs::write(&fingerprints, older_fingerprints).unwrap();
+    let opened = open(directory.path());
+    assert!(is_retired() && !stored(&opened).is_fingerprinted);
+    opened.write_fingerprints(&stored(&opened).keyring).unwrap();
+    assert!(stored(&opened).is_fingerprinted);
+    // A directory from before changes were counted is complete, and its next change is counted.
+    fs::write(&path, uncounted).unwrap();
+    fs::write(&fingerprints, Fingerprints::of(&set.keyring, 0).text()).unwrap();
+    assert!(stored(&opened).is_fingerprinted);
+    assert_eq!(opened.write_keyring(&retired).unwrap(), Swept::Now);
+    assert!(String::from_utf8(read(&path)).unwrap().contains("\"changes\": 1"));
+    assert!(is_retired());
+}
+
 /// Otherwise a node that makes its keys by itself would make another root.
 #[test]
 fn a_directory_that_lost_every_root_key_is_broken_whatever_is_left_of_it() {
@@ -731,7 +794,7 @@ fn a_directory_that_lost_every_root_key_is_broken_whatever_is_left_of_it() {
     let damaged: fn(&Path) = |path| fs::write(path.join("root-fingerprints.json"), b"{").unwrap();
     let emptied: fn(&Path) = |path| fs::write(path.join("root-fingerprints.json"), b"").unwrap();
     let first_only: fn(&Path) = |path| {
-        let text = Fingerprints::of(&Set::number(1).keyring).text();
+        let text = Fingerprints::of(&Set::number(1).keyring, 0).text();
         fs::write(path.join("root-fingerprints.json"), text).unwrap();
     };
     let old_and_no_fingerprints: fn(&Path) = |path| {
