@@ -95,7 +95,9 @@ impl Collateral {
         let qe_identity = Dated::read(&parts.qe_identity, "qe identity")?;
         let fmspc = tcb_info.fmspc.as_deref().unwrap_or_default();
         let fmspc = hex::decode(fmspc).ok().and_then(|bytes| bytes.try_into().ok());
-        let end_of_crl = |crl, name| crl_next_update(crl).ok_or(CollateralError::Malformed(name));
+        // Other than the documents, a CRL has expired at its nextUpdate.
+        let last_second = |crl| crl_next_update(crl)?.checked_sub(1);
+        let end_of_crl = |crl, name| last_second(crl).ok_or(CollateralError::Malformed(name));
         let mut ends = Ends {
             tcb_info: tcb_info.next_update()?,
             qe_identity: qe_identity.next_update()?,
@@ -154,8 +156,8 @@ impl Collateral {
         self.issued
     }
 
-    /// When the first part expires, Unix seconds: the earliest `nextUpdate` of TCB info, QE identity and both
-    /// CRLs, or `notAfter` of the chains.
+    /// The last second at which all parts are valid, Unix seconds: the earliest `nextUpdate` of TCB info and QE identity, the
+    /// second before that of both CRLs, or `notAfter` of the chains.
     pub fn expires(&self) -> u64 {
         let Ends { tcb_info, qe_identity, root_crl, pck_crl } = self.ends;
         tcb_info.min(qe_identity).min(root_crl).min(pck_crl)
