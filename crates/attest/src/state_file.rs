@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ use crate::small_file::small_file;
 
 /// A change takes milliseconds, so a longer wait means that the other process hangs.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(2);
+/// The number of the user root.
+const ROOT: u32 = 0;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The exclusive right among all processes on this machine to change a state file, until dropped.
@@ -37,8 +39,7 @@ impl Lock {
 
     fn take_within(path: &Path, wait: Duration) -> io::Result<Self> {
         make_directory(path)?;
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock_name(path))?;
+        let file = open_lock(path)?;
         let began = Instant::now();
         loop {
             match file.try_lock() {
@@ -53,6 +54,42 @@ impl Lock {
     }
 }
 
+fn open_lock(path: &Path) -> io::Result<File> {
+    let lock = lock_name(path);
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    loop {
+        // Only a file that was made here gets an owner: an existing one may be a link to one of root's.
+        match options.clone().create_new(true).open(&lock) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => {
+                let made = made?;
+                give_to_owner_of(directory(path), &made)?;
+                return Ok(made);
+            }
+        }
+        match options.open(&lock) {
+            // It was removed in between.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !lock.is_symlink() => {}
+            opened => return opened,
+        }
+    }
+}
+
+/// Gives a file or directory that root has just made to the owner of the directory in which it is. Otherwise a command that root
+/// runs by hand would leave files that a service with a user of its own cannot read.
+fn give_to_owner_of(directory: &Path, made: &File) -> io::Result<()> {
+    let owner = fs::metadata(directory)?;
+    if made.metadata()?.uid() != ROOT || owner.uid() == ROOT {
+        return Ok(());
+    }
+    match fchown(made, Some(owner.uid()), Some(owner.gid())) {
+        // Root of a container without that right, which is the service itself.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        given => given,
+    }
+}
+
 fn lock_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".lock");
@@ -64,7 +101,21 @@ fn directory(path: &Path) -> &Path {
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory(path))
+    let made = directory(path);
+    if made.is_dir() {
+        return Ok(());
+    }
+    let above = directory(made);
+    make_directory(made)?;
+    // Without an error if another process makes it now.
+    DirBuilder::new().recursive(true).mode(0o700).create(made)?;
+    let handle = File::open(made)?;
+    let (opened, named) = (handle.metadata()?, fs::symlink_metadata(made)?);
+    // Unless somebody has put another one in its place.
+    match named.is_dir() && (opened.dev(), opened.ino()) == (named.dev(), named.ino()) {
+        true => give_to_owner_of(above, &handle),
+        false => Ok(()),
+    }
 }
 
 /// Why a file cannot be read.
@@ -94,7 +145,8 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StateFileError> 
 }
 
 /// Replaces the file at `path` with one that contains `content` and only its owner can read. After a crash it
-/// is the old or the new file. Creates the directory if it is missing.
+/// is the old or the new file. Creates the directory if it is missing. What root makes in the directory of another user is that
+/// user's.
 ///
 /// # Errors
 /// Errors of the system. The old file is then unchanged, unless only the last sync failed.
@@ -106,6 +158,7 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    give_to_owner_of(directory(path), &file)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
@@ -130,5 +183,32 @@ mod tests {
         );
         drop(held);
         assert!(Lock::take_within(&path, Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn what_root_writes_for_another_user_is_that_users() {
+        let place = tempfile::tempdir().unwrap();
+        let owned = place.path().join("keys");
+        fs::create_dir(&owned).unwrap();
+        // Only root may do this; for others, all files are their own.
+        let _ = std::os::unix::fs::chown(&owned, Some(4242), Some(4243));
+        let owner = fs::metadata(&owned).unwrap();
+        let path = owned.join("some").join("collateral").join("state.json");
+        drop(Lock::take(&path).unwrap());
+        for content in [b"{}", b"[]"] {
+            replace(&path, content).unwrap();
+            let deeper = path.parent().unwrap();
+            for made in [&path, &lock_name(&path), deeper, deeper.parent().unwrap()] as [&Path; 4] {
+                let found = fs::metadata(made).unwrap();
+                assert_eq!((found.uid(), found.gid()), (owner.uid(), owner.gid()), "{}", made.display());
+            }
+        }
+        // A link in the place of the lock does not give its target away.
+        let target = place.path().join("root's");
+        fs::write(&target, "").unwrap();
+        let before = fs::metadata(&target).unwrap().uid();
+        std::os::unix::fs::symlink(&target, lock_name(&owned.join("linked"))).unwrap();
+        drop(Lock::take(&owned.join("linked")).unwrap());
+        assert_eq!(fs::metadata(&target).unwrap().uid(), before);
     }
 }

@@ -22,7 +22,8 @@ const MAX_ROOTS: usize = 8;
 pub enum FloorsFileError {
     /// The system cannot read the file.
     #[error(
-        "the file that core.tcb.floors_file names cannot be read, so it is not known which collateral is too old"
+        "the file that core.tcb.floors_file names cannot be read, so it is not known which collateral is too old; \
+         it must belong to the user of the KMS, so give it to that user (chown)"
     )]
     Unreadable(#[source] io::Error),
     /// The file is not one that this program wrote.
