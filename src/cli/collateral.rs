@@ -221,10 +221,15 @@ fn import(config: &Config, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
         let sets = CollateralBundle::parse(&content).and_then(|bundle| cache.examine(bundle));
         examined.push(sets.map_err(|error| anyhow::anyhow!("{} {error}", path.display()))?);
     }
+    let mut is_all_taken = true;
     for (path, sets) in files.iter().zip(examined) {
         let count = sets.len();
-        let used = runtime.block_on(cache.import(sets));
-        let used = used.map_err(|error| anyhow::anyhow!("{} {error}", path.display()))?;
+        let import = runtime.block_on(cache.import(sets));
+        let used = import.used;
+        is_all_taken &= import.refused.is_empty();
+        for error in import.refused {
+            say!("{} {error}", path.display());
+        }
         say!(
             "{}: {used} of {count} models are kept; for the others later collateral is kept already",
             path.display()
@@ -235,7 +240,7 @@ fn import(config: &Config, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
         anyhow::bail!("the disk does not keep it: {failure}");
     }
     say!("{}", summary(&stats));
-    Ok(ExitCode::SUCCESS)
+    Ok(if is_all_taken { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What `check` and `doctor` say of what is kept.

@@ -103,6 +103,28 @@ async fn kept_collateral_that_is_damaged_does_not_stop_the_kms() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_of_an_earlier_version_is_removed_only_if_all_of_it_is_kept() {
+    let mut world = offline().await;
+    let file = world.key_file("collateral-bundle.json");
+    let right = world.platform.collateral();
+    let foreign = Platform::from_seed(b"another root").collateral();
+    fs::write(&file, serde_json::to_vec(&[&foreign, &right]).expect("JSON")).expect("file");
+    world.start().await.expect("starts");
+    eventually("it is ready", async || is_ready(&world).await).await;
+    let bundle = serde_json::to_vec(&[&right]).expect("JSON");
+    assert_eq!(upload(&world, "", bundle.clone()).await.value()["changed"], false, "it was taken over");
+    assert!(file.exists(), "one set was not placed");
+
+    world.forget_collateral();
+    fs::write(&file, bundle).expect("file");
+    world.start().await.expect("starts");
+    eventually("it is ready again", async || is_ready(&world).await).await;
+    eventually("the file is gone", async || (!file.exists()).then_some(())).await;
+    world.start().await.expect("starts");
+    eventually("it is ready from the store", async || is_ready(&world).await).await;
+}
+
 fn user(name: &str, password: &str) -> String {
     let hash =
         bcrypt::hash_with_result(password, 4).expect("bcrypt").format_for_version(bcrypt::Version::TwoY);

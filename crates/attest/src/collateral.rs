@@ -20,7 +20,7 @@ mod store;
 pub(crate) mod testing;
 
 pub use cache::{
-    BundleError, CacheStats, CollateralBundle, CollateralCache, EntryStats, FetchObserver, Refreshed,
+    BundleError, CacheStats, CollateralBundle, CollateralCache, EntryStats, FetchObserver, Import, Refreshed,
     RefusedSet, Source, StoredStats,
 };
 pub(crate) use chain::PckChain;

@@ -38,18 +38,25 @@ impl CollateralFile {
     /// valid is in the store.
     pub async fn take_over(self: Arc<Self>, path: PathBuf) {
         let from = path.clone();
-        let read = tokio::task::spawn_blocking(move || small_file(&from, MAX_UPLOAD as u64)).await;
-        let Ok(Ok(content)) = read else { return };
-        let bundle = match CollateralBundle::parse(&content) {
-            Ok(bundle) => bundle,
-            Err(error) => return tracing::error!(%error, "the kept collateral cannot be used"),
+        // A large file takes a while.
+        let parsed = tokio::task::spawn_blocking(move || {
+            let content = small_file(&from, MAX_UPLOAD as u64).ok()?;
+            Some(CollateralBundle::parse(&content))
+        });
+        let bundle = match parsed.await {
+            Ok(Some(Ok(bundle))) => bundle,
+            Ok(Some(Err(error))) => return tracing::error!(%error, "the kept collateral cannot be used"),
+            Ok(None) | Err(_) => return,
         };
         let cache = self.verifier.cache();
         cache.loaded().await;
         let _turn = self.turn.lock().await;
-        let used = cache.import_valid(bundle).await;
-        tracing::info!(models = used, "uploaded collateral is in use");
-        if cache.stats().stored.write_failure.is_none() {
+        let import = cache.import_valid(bundle).await;
+        tracing::info!(models = import.used, "uploaded collateral is in use");
+        for error in &import.refused {
+            tracing::warn!(%error, "collateral that an earlier version kept is not used; its file stays");
+        }
+        if import.refused.is_empty() && cache.is_all_kept() {
             let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(path)).await;
         }
     }
@@ -108,11 +115,16 @@ impl CollateralFile {
                 let _recorded: Receipt = self.audit.record(uploaded).await.map_err(|error| {
                     Error::unavailable("the audit log does not take the record; nothing was changed", error)
                 })?;
-                let used = cache.import(examined).await.map_err(invalid)?;
+                let import = cache.import(examined).await;
+                let used = import.used;
+                let refused: String = import.refused.iter().map(|error| format!("; {error}")).collect();
+                if let (0, Some(error)) = (used, import.refused.into_iter().next()) {
+                    return Err(invalid(error));
+                }
                 tracing::info!(name, sha256, by = author.by, "a file was uploaded");
                 let note = self.unsaved(&sha256, &author);
                 Ok(placed(format!(
-                    "{used} of {models} models are in use; for the others there is later collateral{note}"
+                    "{used} of {models} models are in use; for the others there is later collateral{refused}{note}"
                 )))
             }
         }

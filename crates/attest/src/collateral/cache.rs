@@ -1,6 +1,7 @@
 //! The collateral cache: keeps entries until `nextUpdate`, runs one fetch per platform at a time, tries
 //! several services in order.
 
+mod completion;
 mod early;
 mod entries;
 mod import;
@@ -10,6 +11,7 @@ mod refreshed;
 mod stats;
 mod stored;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use self::entries::Entries;
-pub use self::import::{BundleError, CollateralBundle};
+pub use self::import::{BundleError, CollateralBundle, Import};
 use self::lane::Lane;
 use self::news::News;
 pub use self::news::{RefusedSet, Source};
@@ -77,6 +79,8 @@ struct Shared {
     stored: Mutex<StoredStats>,
     is_loading: watch::Sender<bool>,
     news: Mutex<News>,
+    /// The collateral that could not be written to the store, and when it was fetched.
+    unwritten: Mutex<BTreeMap<PlatformKey, (u64, Collateral)>>,
 }
 
 /// The outcome of a fetch.
@@ -121,6 +125,7 @@ impl CollateralCache {
             stored: Mutex::default(),
             is_loading: watch::Sender::new(false),
             news: Mutex::default(),
+            unwritten: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -200,6 +205,7 @@ impl CollateralCache {
 
     /// Fetches every entry that is due and drops expired ones. After a failed fetch the entry stays in use.
     pub(super) async fn refresh_due(&self) {
+        self.retry_unwritten().await;
         if self.is_offline() {
             return;
         }
@@ -285,22 +291,23 @@ impl CollateralCache {
     }
 
     /// Refuses collateral older than seen before. New floors are on the disk before the collateral is used, and before them the
-    /// collateral itself: after a crash in between, the floors do not refuse all that is kept.
+    /// collateral itself: after a crash in between, or if the disk does not take it, the floors do not refuse all that is kept.
     async fn raise_floors(&self, collateral: &Collateral, set: TcbSet) -> Result<(), FetchFailure> {
         let CacheOptions { floors, store, .. } = &self.shared.options;
         let must_save = floors.admit(collateral, set).inspect_err(|failure| {
             self.shared.news().refuse(Source::Service, failure);
         })?;
-        let is_placed = || self.entries().replaces(collateral, self.clock().now(), &self.shared.options);
-        let store = store.clone().filter(|_| set == TcbSet::Standard && is_placed());
-        if must_save || store.is_some() {
-            let (cache, floors, collateral) = (self.clone(), floors.clone(), collateral.clone());
+        let is_placed = store.is_some()
+            && set == TcbSet::Standard
+            && self.entries().replaces(collateral, self.clock().now(), &self.shared.options);
+        if must_save || is_placed {
+            let (cache, collateral) = (self.clone(), collateral.clone());
             let write = move || {
-                if let Some(store) = store {
-                    cache.write_stored(&store, &collateral);
+                if let Some(store) = &cache.shared.options.store {
+                    cache.write_stored(store, is_placed.then_some(&collateral));
                 }
                 if must_save {
-                    floors.save();
+                    cache.save_floors();
                 }
             };
             // If the writing task panics, the floors still hold in memory.
@@ -375,7 +382,7 @@ impl CollateralCache {
                 let placed = entries.place(platform, collateral, now, now, options);
                 // Other entries may now be below the floors. They are valid, so they stay in use until
                 // refreshed.
-                entries.hasten(|held| options.floors.is_below(held, TcbSet::Standard), now);
+                self.hasten_old(&mut entries, now);
                 Ok(placed)
             }
             Err(error) => {
@@ -383,6 +390,11 @@ impl CollateralCache {
                 Err(error)
             }
         }
+    }
+
+    /// Makes entries due that have fallen below the floors.
+    fn hasten_old(&self, entries: &mut Entries, now: u64) {
+        entries.hasten(|held| self.shared.options.floors.is_below(held, TcbSet::Standard), now);
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {

@@ -68,7 +68,7 @@ impl FloorKind {
     pub const NAMES: [&'static str; 4] = ["tcb_info", "qe_identity", "root_crl", "pck_crl"];
 
     /// The four numbers of collateral from `set`, by kind.
-    fn of(collateral: &Collateral, set: TcbSet) -> [(Self, u64); 4] {
+    pub(super) fn of(collateral: &Collateral, set: TcbSet) -> [(Self, u64); 4] {
         let (model, numbers) = (collateral.model(), collateral.numbers());
         [
             (Self::TcbInfo(set, model.fmspc), numbers.tcb_info.into()),
@@ -163,8 +163,19 @@ impl Floors {
     /// Refuses collateral with a number below its floor or the minimum; otherwise raises the floors to its
     /// numbers. `true` if the floors must be saved: one rose, or an earlier save failed.
     pub(super) fn admit(&self, collateral: &Collateral, set: TcbSet) -> Result<bool, FetchFailure> {
+        self.admit_unless(collateral, set, |_, _| false)
+    }
+
+    /// Like [`Floors::admit`], but a number below its floor is no reason to refuse where `is_excused` says so of the kind and the
+    /// floor. The minimum of the operator holds for all.
+    pub(super) fn admit_unless(
+        &self,
+        collateral: &Collateral,
+        set: TcbSet,
+        is_excused: impl Fn(FloorKind, u64) -> bool,
+    ) -> Result<bool, FetchFailure> {
         let mut floors = self.lock();
-        if let Some(failure) = self.violation(&floors, collateral, set) {
+        if let Some(failure) = self.violation(&floors, collateral, set, is_excused) {
             let index = FloorKind::NAMES.iter().position(|name| *name == failure.0.name());
             self.shared.refused[index.unwrap_or_default()].fetch_add(1, Ordering::Relaxed);
             return Err(failure.1);
@@ -178,17 +189,18 @@ impl Floors {
             has_risen |= number > *floor;
             *floor = number.max(*floor);
         }
-        Ok(has_risen || self.shared.is_behind.load(Ordering::Relaxed))
+        Ok(has_risen || self.is_behind())
     }
 
     /// Refuses what [`Floors::admit`] would refuse, and changes nothing.
     pub(super) fn check(&self, collateral: &Collateral, set: TcbSet) -> Result<(), FetchFailure> {
-        self.violation(&self.lock(), collateral, set).map_or(Ok(()), |(_, failure)| Err(failure))
+        self.violation(&self.lock(), collateral, set, |_, _| false)
+            .map_or(Ok(()), |(_, failure)| Err(failure))
     }
 
     /// Whether [`Floors::admit`] would refuse the collateral.
     pub(super) fn is_below(&self, collateral: &Collateral, set: TcbSet) -> bool {
-        self.violation(&self.lock(), collateral, set).is_some()
+        self.violation(&self.lock(), collateral, set, |_, _| false).is_some()
     }
 
     fn violation(
@@ -196,6 +208,7 @@ impl Floors {
         floors: &BTreeMap<FloorKind, u64>,
         collateral: &Collateral,
         set: TcbSet,
+        is_excused: impl Fn(FloorKind, u64) -> bool,
     ) -> Option<(FloorKind, FetchFailure)> {
         FloorKind::of(collateral, set).into_iter().find_map(|(kind, number)| {
             let minimum = match kind {
@@ -205,7 +218,9 @@ impl Floors {
             let seen = floors.get(&kind).copied().unwrap_or(0);
             let failure = match number {
                 number if number < minimum => FetchFailure::BelowMinimum { kind, number, minimum },
-                number if number < seen => FetchFailure::RolledBack { kind, number, seen },
+                number if number < seen && !is_excused(kind, seen) => {
+                    FetchFailure::RolledBack { kind, number, seen }
+                }
                 _ => return None,
             };
             Some((kind, failure))
@@ -237,6 +252,16 @@ impl Floors {
                 );
             }
         }
+    }
+
+    /// Notes that the file lacks floors, so that the next collateral writes it.
+    pub(super) fn postpone(&self) {
+        self.shared.is_behind.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the file lacks floors.
+    pub(super) fn is_behind(&self) -> bool {
+        self.shared.is_behind.load(Ordering::Relaxed)
     }
 
     /// Refusals, indexed as [`FloorKind::NAMES`].

@@ -196,6 +196,11 @@ impl CollateralStore {
         by_age.iter().take(many).try_for_each(|(_, name)| fs::remove_file(self.directory.join(name)))
     }
 
+    /// Whether there may be any file that a start would use.
+    pub(super) fn has_files(&self) -> bool {
+        self.names().is_ok_and(|names| !names.is_empty())
+    }
+
     /// The names of the files, sorted.
     fn names(&self) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(&self.directory) {

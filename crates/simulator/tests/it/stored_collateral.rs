@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use dcap_qvl::QuoteCollateralV3;
 use kms_attest::binding::ReportData;
 use kms_attest::collateral::{
     CacheOptions, Clock, Collateral, CollateralBundle, CollateralCache, CollateralError, CollateralStore,
@@ -97,7 +98,7 @@ impl Node {
         for some in sets.chunks(CollateralBundle::MAX_MODELS) {
             let bundle = CollateralBundle::parse(&serde_json::to_vec(some).unwrap()).unwrap();
             let examined = verifier.cache().examine(bundle).unwrap();
-            assert_eq!(verifier.cache().import(examined).await.unwrap(), some.len());
+            assert_eq!(verifier.cache().import(examined).await.used, some.len());
         }
     }
 
@@ -449,6 +450,141 @@ async fn offline_no_service_is_asked_whatever_is_missing() {
     // A file for the other model ends its denials at once.
     let bundle = serde_json::to_vec(&platforms[1].collateral_of(&numbered(17, 20))).unwrap();
     let examined = verifier.cache().examine(CollateralBundle::parse(&bundle).unwrap()).unwrap();
-    assert_eq!(verifier.cache().import(examined).await.unwrap(), 1);
+    assert_eq!(verifier.cache().import(examined).await.used, 1);
     admits(&verifier, &Cvm::builder(&platforms[1]).build(), 2).await.unwrap();
+}
+
+fn bundle(sets: &[QuoteCollateralV3]) -> CollateralBundle {
+    CollateralBundle::parse(&serde_json::to_vec(sets).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_file_whose_sets_were_fetched_at_different_times_is_imported_whole() {
+    let platforms = platforms(4);
+    let sets = [
+        platforms[0].collateral_of(&numbered(18, 20)),
+        platforms[1].collateral_of(&numbered(17, 20)),
+        platforms[2].collateral_of(&numbered(18, 20)),
+    ];
+    let in_use = |verifier: &Verifier| -> Vec<_> {
+        let held = verifier.cache().held();
+        held.iter().map(|set| (set.numbers().tcb_info, set.numbers().qe_identity)).collect()
+    };
+    let expected = [(18, 18), (17, 18), (18, 18)];
+    // As an upload, and as the file of an earlier version.
+    let node = Node::new(&platforms[0]);
+    let verifier = node.start(NOBODY).await;
+    let examined = verifier.cache().examine(bundle(&sets)).unwrap();
+    let import = verifier.cache().import(examined).await;
+    assert_eq!((import.used, import.refused.len(), in_use(&verifier)), (3, 0, expected.to_vec()));
+    assert!(verifier.cache().is_all_kept());
+    let other = Node::new(&platforms[0]);
+    let verifier = other.start(NOBODY).await;
+    let import = verifier.cache().import_valid(bundle(&sets)).await;
+    assert_eq!((import.used, import.refused.len(), in_use(&verifier)), (3, 0, expected.to_vec()));
+    for node in [&node, &other] {
+        let verifier = node.start(NOBODY).await;
+        assert_eq!((in_use(&verifier), problems(&verifier)), (expected.to_vec(), vec![]));
+    }
+    // The same in two files that are examined before either is used.
+    let node = Node::new(&platforms[0]);
+    let verifier = node.start(NOBODY).await;
+    let examined =
+        sets.each_ref().map(|set| verifier.cache().examine(bundle(std::slice::from_ref(set))).unwrap());
+    for examined in examined {
+        assert_eq!(verifier.cache().import(examined).await.used, 1);
+    }
+    assert_eq!(in_use(&verifier), expected);
+    // Later documents of what is in use count as well, but no set is given the numbers of its own model.
+    let late = [platforms[3].collateral_of(&numbered(17, 20))];
+    assert_eq!(verifier.cache().import(verifier.cache().examine(bundle(&late)).unwrap()).await.used, 1);
+    admits(&verifier, &Cvm::builder(&platforms[3]).build(), 0).await.unwrap();
+    let older = [platforms[0].collateral_of(&numbered(17, 20))];
+    assert!(verifier.cache().examine(bundle(&older)).is_err());
+}
+
+#[tokio::test]
+async fn a_set_that_is_refused_does_not_keep_those_after_it_from_being_used() {
+    let platforms = platforms(3);
+    let node = Node::new(&platforms[0]);
+    let verifier = node.start(NOBODY).await;
+    let sets: Vec<_> =
+        platforms[..2].iter().map(|platform| platform.collateral_of(&numbered(17, 20))).collect();
+    let examined = verifier.cache().examine(bundle(&sets)).unwrap();
+    // Meanwhile there is later TCB info of the first model.
+    let later = Platform::new(&PlatformSpec {
+        fmspc: platforms[0].fmspc(),
+        ..PlatformSpec::from_seed(b"stored collateral")
+    })
+    .collateral_of(&numbered(18, 20));
+    let mixed = QuoteCollateralV3 {
+        tcb_info: later.tcb_info,
+        tcb_info_signature: later.tcb_info_signature,
+        ..sets[0].clone()
+    };
+    let mixed = verifier.cache().examine(bundle(&[mixed])).unwrap();
+    assert_eq!(verifier.cache().import(mixed).await.used, 1);
+    let import = verifier.cache().import(examined).await;
+    assert_eq!((import.used, import.refused.len()), (1, 1));
+    assert!(import.refused[0].to_string().starts_with("set 1: "), "{}", import.refused[0]);
+    // What has expired is not told; what is of another root is.
+    let foreign = Platform::from_seed(b"another root").collateral_of(&numbered(17, 20));
+    let expired = platforms[2].collateral_of(&CollateralSpec::valid(Validity::new(NOW - 2 * DAY, NOW - DAY)));
+    let import = verifier.cache().import_valid(bundle(&[foreign, expired, sets[1].clone()])).await;
+    assert_eq!((import.used, import.refused.len()), (1, 1));
+    assert!(import.refused[0].to_string().starts_with("set 1: "), "{}", import.refused[0]);
+}
+
+#[tokio::test]
+async fn a_restart_uses_what_the_process_used_when_the_later_documents_of_another_model_end_first() {
+    let platforms = platforms(2);
+    let node = Node::new(&platforms[0]);
+    let cvm = Cvm::builder(&platforms[0]).build();
+    node.keep(&platforms[..1], &numbered(17, 20)).await;
+    node.keep(&platforms[1..], &numbered(20, 10)).await;
+    node.set_time(NOW + 11 * DAY);
+    let verifier = node.start(NOBODY).await;
+    assert_eq!(problems(&verifier), [StoredProblem::Refused(FetchFailure::NotCurrent)], "the other model");
+    admits(&verifier, &cvm, 0).await.unwrap();
+    let held = verifier.cache().held();
+    assert_eq!((held.len(), held[0].numbers().qe_identity), (1, 17));
+    // Without the file that explains the floor, it is an older file as any other.
+    fs::remove_file(node.file_of(&platforms[1])).unwrap();
+    let verifier = node.start(NOBODY).await;
+    assert!(matches!(problems(&verifier)[..], [StoredProblem::Refused(FetchFailure::RolledBack { .. })]));
+}
+
+#[tokio::test]
+async fn floors_are_saved_only_after_the_collateral_that_raised_them() {
+    let platforms = platforms(2);
+    let node = Node::new(&platforms[0]);
+    let cvm = Cvm::builder(&platforms[0]).build();
+    node.keep(&platforms[..1], &numbered(17, 20)).await;
+    // From now on no file of the store can be written.
+    let lock = node.store().join("store.lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    let verifier = node.start(NOBODY).await;
+    let later = |platform: &Platform| bundle(&[platform.collateral_of(&numbered(18, 20))]);
+    let import = async |platform| {
+        let examined = verifier.cache().examine(later(platform)).unwrap();
+        assert_eq!(verifier.cache().import(examined).await.used, 1);
+    };
+    import(&platforms[0]).await;
+    assert!(!verifier.cache().is_all_kept());
+    let restarted = node.start(NOBODY).await;
+    assert_eq!((problems(&restarted), restarted.cache().held()[0].evaluation_number()), (vec![], 17));
+    admits(&restarted, &cvm, 0).await.unwrap();
+    // The running process holds its floors all the same.
+    let older = bundle(&[platforms[0].collateral_of(&numbered(17, 20))]);
+    assert!(verifier.cache().examine(older).is_err());
+    // The next write that succeeds brings all of it to the disk.
+    fs::remove_dir(&lock).unwrap();
+    import(&platforms[1]).await;
+    assert!(verifier.cache().is_all_kept());
+    let restarted = node.start(NOBODY).await;
+    let numbers: Vec<_> = restarted.cache().held().iter().map(|set| set.evaluation_number()).collect();
+    assert_eq!((problems(&restarted), numbers), (vec![], vec![18, 18]));
+    let older = bundle(&[platforms[0].collateral_of(&numbered(17, 20))]);
+    assert!(restarted.cache().examine(older).is_err(), "the floors are on the disk");
 }

@@ -7,6 +7,7 @@ use dcap_qvl::QuoteCollateralV3;
 use serde::Deserialize;
 
 use super::CollateralCache;
+use super::completion::complete;
 use crate::collateral::{Collateral, FetchFailure, Resource, TcbSet, authentic};
 
 /// The most models in one file.
@@ -33,6 +34,9 @@ pub enum BundleError {
         /// The check that failed.
         failure: FetchFailure,
     },
+    /// The check of the file ended early.
+    #[error("could not be examined")]
+    Unexamined,
 }
 
 fn unparsed() -> FetchFailure {
@@ -67,25 +71,47 @@ impl CollateralBundle {
     }
 }
 
+/// What became of the sets of a file.
+#[derive(Debug, Default)]
+pub struct Import {
+    /// How many are in use now.
+    pub used: usize,
+    /// Those that were not taken, because they are older than what was seen before.
+    pub refused: Vec<BundleError>,
+}
+
 impl CollateralCache {
     /// Checks all collateral of a file as if a service had sent it: signatures, dates, subject, and that nothing is older
-    /// than seen before. Changes nothing but the clock's floor.
+    /// than seen before. A set whose QE identity, CRLs or TCB info are older than those of another model, in the file or in use,
+    /// gets the later ones. Changes nothing but the clock's floor.
     ///
     /// # Errors
     /// [`BundleError::Refused`].
     pub fn examine(&self, bundle: CollateralBundle) -> Result<Vec<Collateral>, BundleError> {
-        let examined = bundle.0.into_iter().enumerate().map(|(index, parts)| {
-            self.examined(parts).map_err(|failure| BundleError::Refused { number: index + 1, failure })
+        let sets = numbered(bundle.0.into_iter().map(|parts| self.signed(parts)).collect())?;
+        let held = self.held();
+        let examined = sets.iter().map(|set| {
+            // Of its own model, what is in use would turn an older set into that one.
+            let others = held.iter().map(Arc::as_ref).filter(|held| held.model() != set.model());
+            self.examined(set, sets.iter().chain(others))
         });
-        examined.collect()
+        numbered(examined.collect())
     }
 
-    fn examined(&self, parts: QuoteCollateralV3) -> Result<Collateral, FetchFailure> {
-        let platform = Collateral::new(parts.clone()).map_err(|_| unparsed())?.model();
-        let root = self.shared.anchors.tdx_root();
-        let collateral = authentic::admit(parts, platform, root, self.clock())?;
-        self.shared.options.floors.check(&collateral, TcbSet::Standard)?;
-        Ok(collateral)
+    fn signed(&self, parts: QuoteCollateralV3) -> Result<Collateral, FetchFailure> {
+        let ca = Collateral::new(parts.clone()).map_err(|_| unparsed())?.model().ca;
+        authentic::authenticate(parts, ca, self.shared.anchors.tdx_root(), self.clock())
+    }
+
+    fn examined<'a>(
+        &self,
+        set: &Collateral,
+        others: impl Iterator<Item = &'a Collateral>,
+    ) -> Result<Collateral, FetchFailure> {
+        let completed = complete(set, others, self.clock().now());
+        let set = self.admitted(set, completed)?;
+        self.shared.options.floors.check(&set, TcbSet::Standard)?;
+        Ok(set)
     }
 
     /// The collateral that is held and valid now, by model.
@@ -102,30 +128,73 @@ impl CollateralCache {
         held.is_some_and(|held| *held == *collateral) && self.shared.stored().write_failure.is_none()
     }
 
-    /// Uses the sets of a file that are still valid, as after a restart. Gives how many.
-    pub async fn import_valid(&self, bundle: CollateralBundle) -> usize {
+    /// Uses the sets of a file that are still valid, as after a restart. Those that have expired are left out; each other one that
+    /// is not used is among the refused.
+    pub async fn import_valid(&self, bundle: CollateralBundle) -> Import {
         let cache = self.clone();
-        let examine = move || bundle.0.into_iter().filter_map(|parts| cache.examined(parts).ok()).collect();
-        let valid = tokio::task::spawn_blocking(examine).await.unwrap_or_default();
-        self.import(valid).await.unwrap_or(0)
+        let examine = move || {
+            let now = cache.clock().now();
+            let sets: Vec<_> = bundle.0.into_iter().map(|parts| cache.signed(parts)).collect();
+            let held = cache.held();
+            let others = || sets.iter().flatten().chain(held.iter().map(Arc::as_ref));
+            let (mut valid, mut refused) = (Vec::new(), Vec::new());
+            for (index, set) in sets.iter().enumerate() {
+                match set.as_ref().map_err(Clone::clone).and_then(|set| cache.examined(set, others())) {
+                    Ok(set) => valid.push((index + 1, set)),
+                    Err(FetchFailure::NotCurrent) if set.as_ref().is_ok_and(|set| set.expires() < now) => {}
+                    Err(failure) => refused.push(BundleError::Refused { number: index + 1, failure }),
+                }
+            }
+            (valid, refused)
+        };
+        let examined = tokio::task::spawn_blocking(examine).await;
+        let (valid, refused) = examined.unwrap_or_else(|_| (Vec::new(), vec![BundleError::Unexamined]));
+        let mut import = self.import_numbered(valid).await;
+        import.refused.extend(refused);
+        import
     }
 
     /// Uses examined collateral from now on, each set unless a later issue of it is held. Evidence verified before is
-    /// verified again. Gives how many sets are in use now.
-    ///
-    /// # Errors
-    /// [`BundleError::Refused`], if a service has sent later collateral since it was examined; the sets before it are used.
-    pub async fn import(&self, examined: Vec<Collateral>) -> Result<usize, BundleError> {
-        let mut used = 0;
-        for (index, collateral) in examined.into_iter().enumerate() {
-            let refused = |failure| BundleError::Refused { number: index + 1, failure };
-            self.raise_floors(&collateral, TcbSet::Standard).await.map_err(refused)?;
+    /// verified again. A set is refused if a service has sent later collateral since it was examined; the others are used.
+    pub async fn import(&self, examined: Vec<Collateral>) -> Import {
+        self.import_numbered(examined.into_iter().enumerate().map(|(index, set)| (index + 1, set)).collect())
+            .await
+    }
+
+    async fn import_numbered(&self, examined: Vec<(usize, Collateral)>) -> Import {
+        let mut import = Import::default();
+        for (number, collateral) in examined {
+            let collateral = self.brought_up(collateral);
+            if let Err(failure) = self.raise_floors(&collateral, TcbSet::Standard).await {
+                import.refused.push(BundleError::Refused { number, failure });
+                continue;
+            }
             let platform = collateral.model();
             let issued = collateral.issued();
             let placed: Option<Arc<Collateral>> = self.keep(platform, Ok(collateral)).ok();
-            used += usize::from(placed.is_some_and(|placed| placed.issued() == issued));
+            import.used += usize::from(placed.is_some_and(|placed| placed.issued() == issued));
         }
         self.shared.generation.fetch_add(1, Ordering::Relaxed);
-        Ok(used)
+        import
     }
+
+    /// `collateral` with later documents that came with other models since it was examined.
+    fn brought_up(&self, collateral: Collateral) -> Collateral {
+        let held = self.held();
+        let others = held.iter().map(Arc::as_ref).filter(|held| held.model() != collateral.model());
+        let completed = complete(&collateral, others, self.clock().now());
+        self.admitted(&collateral, completed).unwrap_or(collateral)
+    }
+
+    /// Whether the disk has all collateral that it should keep.
+    pub fn is_all_kept(&self) -> bool {
+        self.shared.options.store.is_some() && self.unwritten().is_empty()
+    }
+}
+
+/// The sets, or the first one that is refused.
+fn numbered(sets: Vec<Result<Collateral, FetchFailure>>) -> Result<Vec<Collateral>, BundleError> {
+    let sets = sets.into_iter().enumerate();
+    sets.map(|(index, set)| set.map_err(|failure| BundleError::Refused { number: index + 1, failure }))
+        .collect()
 }

@@ -1,17 +1,18 @@
 //! The cache and its store: what is fetched is written, and what was written is used again after a restart.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::sync::PoisonError;
 use std::thread;
 
 use dcap_qvl::QuoteCollateralV3;
 
+use super::completion::{complete, knows};
 use super::{CollateralCache, Shared, Source};
 use crate::collateral::{
-    Collateral, CollateralStore, FetchFailure, RefusedFile, Resource, StoredProblem, StoredSet, TcbSet,
-    authentic, crl_issuer,
+    CacheOptions, Collateral, CollateralStore, FetchFailure, PlatformKey, RefusedFile, Resource,
+    StoredProblem, StoredSet, TcbSet, authentic, crl_issuer,
 };
 
 /// The threads that check signatures at the start.
@@ -88,16 +89,16 @@ impl CollateralCache {
         let mut loaded = 0;
         let now = self.clock().now();
         let floors = &self.shared.options.floors;
-        for (candidate, completed) in completed(candidates, now) {
-            let admitted = self.admitted(&candidate, completed);
-            let admitted =
-                admitted.and_then(|collateral| match floors.admit(&collateral, TcbSet::Standard) {
-                    Ok(rises) => {
-                        has_risen |= rises;
-                        Ok(collateral)
-                    }
-                    Err(failure) => Err(failure),
-                });
+        let kept = || candidates.iter().map(|candidate| &candidate.collateral);
+        for candidate in &candidates {
+            let completed = complete(&candidate.collateral, kept(), now);
+            let admitted = self.admitted(&candidate.collateral, completed).and_then(|collateral| {
+                // A later document of another model may have ended. The process that kept both used this set on.
+                let others = || kept().filter(|other| other.model() != collateral.model());
+                let is_excused = |kind, floor| knows(others(), kind, floor);
+                has_risen |= floors.admit_unless(&collateral, TcbSet::Standard, is_excused)?;
+                Ok(collateral)
+            });
             match admitted {
                 Ok(collateral) => {
                     let fetched = candidate.fetched.min(now);
@@ -110,8 +111,8 @@ impl CollateralCache {
                         let end = candidate.collateral.expires();
                         self.entries().note_expired(candidate.collateral.model(), end);
                     }
-                    refused
-                        .push(RefusedFile { file: candidate.file, problem: StoredProblem::Refused(failure) });
+                    let file = candidate.file.clone();
+                    refused.push(RefusedFile { file, problem: StoredProblem::Refused(failure) });
                 }
             }
         }
@@ -129,6 +130,7 @@ impl CollateralCache {
                 }
             }
         }
+        self.hasten_old(&mut self.entries(), now);
         self.entries().probe(now);
         tracing::info!(models = loaded, refused = refused.len(), "kept collateral is in use");
         let mut stored = self.shared.stored();
@@ -172,23 +174,46 @@ impl CollateralCache {
         }
     }
 
-    /// The collateral of a file, with later documents of other files where there are any, if it is valid now.
-    fn admitted(
+    /// Collateral with later documents of others where there are any, if it is valid now.
+    pub(super) fn admitted(
         &self,
-        candidate: &Candidate,
+        own: &Collateral,
         completed: Option<QuoteCollateralV3>,
     ) -> Result<Collateral, FetchFailure> {
         let Some(parts) = completed else {
-            authentic::check_dates(&candidate.collateral, self.clock().now())?;
-            return Ok(candidate.collateral.clone());
+            authentic::check_dates(own, self.clock().now())?;
+            return Ok(own.clone());
         };
-        let model = candidate.collateral.model();
-        authentic::admit(parts, model, self.shared.anchors.tdx_root(), self.clock())
+        authentic::admit(parts, own.model(), self.shared.anchors.tdx_root(), self.clock())
     }
 
-    /// Writes verified collateral to the store. It is used even if that fails: a restart then lacks it.
-    pub(super) fn write_stored(&self, store: &CollateralStore, collateral: &Collateral) {
-        let written = store.write(collateral, self.clock().now());
+    /// Writes verified collateral to the store, and after it what could not be written earlier. It is used even if that fails: a
+    /// restart then lacks it. With `None`, only what could not be written earlier.
+    pub(super) fn write_stored(&self, store: &CollateralStore, collateral: Option<&Collateral>) {
+        let now = self.clock().now();
+        // Locked to the end, so that an older set never replaces a later one.
+        let mut unwritten = self.unwritten();
+        if let Some(collateral) = collateral {
+            unwritten.insert(collateral.model(), (now, collateral.clone()));
+        }
+        unwritten.retain(|_, (_, collateral)| collateral.expires() >= now);
+        let new = collateral.map(Collateral::model);
+        let mut models: Vec<PlatformKey> = unwritten.keys().copied().collect();
+        models.sort_by_key(|model| Some(*model) != new);
+        let mut written = Ok(());
+        for model in models {
+            let Some((fetched, collateral)) = unwritten.get(&model) else { continue };
+            written = store.write(collateral, *fetched);
+            // What is too large never fits, so nothing waits for it.
+            if written.as_ref().is_err_and(|error| error.kind() != ErrorKind::FileTooLarge) {
+                break;
+            }
+            unwritten.remove(&model);
+            if written.is_err() {
+                break;
+            }
+        }
+        drop(unwritten);
         let mut stored = self.shared.stored();
         stored.write_failure = written.as_ref().err().map(std::io::Error::kind);
         if let Err(error) = written {
@@ -196,96 +221,49 @@ impl CollateralCache {
             tracing::error!(%error, "collateral cannot be kept: a restart would need a collateral service");
         }
     }
+
+    /// Tries again to write what could not be written.
+    pub(super) async fn retry_unwritten(&self) {
+        if self.unwritten().is_empty() {
+            return;
+        }
+        let cache = self.clone();
+        let write = move || {
+            let CacheOptions { floors, store, .. } = &cache.shared.options;
+            if let Some(store) = store {
+                cache.write_stored(store, None);
+            }
+            if floors.is_behind() {
+                cache.save_floors();
+            }
+        };
+        // If the task panics, all of it is in memory still.
+        let _ = tokio::task::spawn_blocking(write).await;
+    }
+
+    /// Writes the floors, unless a restart would then refuse an older file whose successor could not be written: they are written
+    /// after it.
+    pub(super) fn save_floors(&self) {
+        let CacheOptions { floors, store, .. } = &self.shared.options;
+        let has_files = store.as_ref().is_some_and(CollateralStore::has_files);
+        match has_files && !self.unwritten().is_empty() {
+            true => {
+                floors.postpone();
+                tracing::warn!("the floors of collateral numbers are saved when the collateral can be kept");
+            }
+            false => floors.save(),
+        }
+    }
+
+    /// What could not be written, and when it was fetched (Unix seconds).
+    pub(super) fn unwritten(&self) -> std::sync::MutexGuard<'_, BTreeMap<PlatformKey, (u64, Collateral)>> {
+        self.shared.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Shared {
     pub(super) fn stored(&self) -> std::sync::MutexGuard<'_, StoredStats> {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Each file, with the documents to use if some are not its own. QE identity and CRLs are of many models, and TCB info of two
-/// CAs: where another file has a higher number, or the own document has expired, that document counts. Otherwise a model that
-/// was not fetched since the numbers rose would be refused as older than seen before.
-fn completed(candidates: Vec<Candidate>, now: u64) -> Vec<(Candidate, Option<QuoteCollateralV3>)> {
-    let newest = Newest::of(candidates.iter().map(|candidate| &candidate.collateral));
-    let parts: Vec<_> =
-        candidates.iter().map(|candidate| newest.complete(&candidate.collateral, now)).collect();
-    candidates.into_iter().zip(parts).collect()
-}
-
-/// What a document of this kind is shared by, and a number with its end, by which one is later.
-#[derive(Default)]
-struct Newest<'a> {
-    documents: HashMap<Document, (Rank, &'a Collateral)>,
-}
-
-type Rank = (u64, u64);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Document {
-    TcbInfo([u8; 6]),
-    QeIdentity,
-    RootCrl,
-    PckCrl(crate::collateral::CaKind),
-}
-
-fn documents(collateral: &Collateral) -> [(Document, Rank); 4] {
-    let (model, numbers, ends) = (collateral.model(), collateral.numbers(), collateral.ends);
-    [
-        (Document::TcbInfo(model.fmspc), (numbers.tcb_info.into(), ends.tcb_info)),
-        (Document::QeIdentity, (numbers.qe_identity.into(), ends.qe_identity)),
-        (Document::RootCrl, (numbers.root_crl, ends.root_crl)),
-        (Document::PckCrl(model.ca), (numbers.pck_crl, ends.pck_crl)),
-    ]
-}
-
-impl<'a> Newest<'a> {
-    fn of(candidates: impl Iterator<Item = &'a Collateral>) -> Self {
-        let mut newest = Self::default();
-        for collateral in candidates {
-            for (document, rank) in documents(collateral) {
-                match newest.documents.entry(document) {
-                    Entry::Occupied(held) if held.get().0 >= rank => {}
-                    Entry::Occupied(mut held) => _ = held.insert((rank, collateral)),
-                    Entry::Vacant(place) => _ = place.insert((rank, collateral)),
-                }
-            }
-        }
-        newest
-    }
-
-    /// The documents to use instead of those of `own`; `None` if its own are the latest.
-    fn complete(&self, own: &Collateral, now: u64) -> Option<QuoteCollateralV3> {
-        let mut parts = None;
-        for (document, (number, end)) in documents(own) {
-            let Some(((latest, latest_end), other)) = self.documents.get(&document) else { continue };
-            let is_later = *latest > number || (*latest == number && end < now && *latest_end > end);
-            if is_later {
-                take(document, other.parts(), parts.get_or_insert_with(|| own.parts().clone()));
-            }
-        }
-        parts
-    }
-}
-
-fn take(document: Document, from: &QuoteCollateralV3, into: &mut QuoteCollateralV3) {
-    match document {
-        Document::TcbInfo(_) => {
-            into.tcb_info.clone_from(&from.tcb_info);
-            into.tcb_info_signature.clone_from(&from.tcb_info_signature);
-            into.tcb_info_issuer_chain.clone_from(&from.tcb_info_issuer_chain);
-        }
-        Document::QeIdentity => {
-            into.qe_identity.clone_from(&from.qe_identity);
-            into.qe_identity_signature.clone_from(&from.qe_identity_signature);
-            into.qe_identity_issuer_chain.clone_from(&from.qe_identity_issuer_chain);
-        }
-        Document::RootCrl => into.root_ca_crl.clone_from(&from.root_ca_crl),
-        Document::PckCrl(_) => {
-            into.pck_crl.clone_from(&from.pck_crl);
-            into.pck_crl_issuer_chain.clone_from(&from.pck_crl_issuer_chain);
-        }
     }
 }
 
