@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, Sleep, sleep};
+use zeroize::Zeroize as _;
 
 use super::activity::Running;
 use super::memory::{Exhausted, Reservation};
@@ -36,6 +37,25 @@ pub(super) struct ReadError {
     pub(super) begin: Bytes,
     /// What to tell the caller.
     pub(super) cause: Error,
+}
+
+/// A body with a secret. Its bytes are overwritten when it is dropped, unless the connection still holds the buffer that they
+/// arrived in.
+#[derive(Debug)]
+pub(super) struct Wiped(pub(super) Bytes);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        if let Ok(mut own) = std::mem::take(&mut self.0).try_into_mut() {
+            own.as_mut().zeroize();
+        }
+    }
 }
 
 /// Reads the whole body, at most `limit` bytes.

@@ -70,5 +70,6 @@ async fn share(service: Arc<RecoveryService>, request: Request) -> Result<DrillA
     let caller = prpc::caller(request.extensions())?.clone();
     let limit = Route::at(Service::Kms, SHARES).body_limit;
     let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
-    service.take_share(&caller, &body).await
+    let body = body::Wiped(body);
+    service.take_share(&caller, body.as_ref()).await
 }

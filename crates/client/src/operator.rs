@@ -244,7 +244,7 @@ impl OperatorConnection {
         path: Option<PathAndQuery>,
         body: Vec<u8>,
     ) -> Result<A, CallError> {
-        let request = path.and_then(|path| self.request(verb, path, body));
+        let request = path.and_then(|path| self.request(verb, path, body.into()));
         let request = request.ok_or_else(|| CallError::Method(name.to_owned()))?;
         answer(limit, name, self.send(request)).await
     }
@@ -254,7 +254,7 @@ impl OperatorConnection {
         &self,
         verb: Method,
         path: PathAndQuery,
-        body: Vec<u8>,
+        body: Bytes,
     ) -> Option<Request<Full<Bytes>>> {
         let authorization = self.token.as_ref().and_then(OperatorToken::header);
         match &self.channel {
@@ -280,14 +280,14 @@ impl OperatorConnection {
         method: Method,
         path: PathAndQuery,
         authorization: Option<HeaderValue>,
-        body: Vec<u8>,
+        body: Bytes,
     ) -> Option<Request<Full<Bytes>>> {
         let host = self.url.address().authority().as_str();
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        request.body(Full::new(body.into())).ok()
+        request.body(Full::new(body)).ok()
     }
 }
 

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use crate::operator::OperatorConnection;
 use crate::rpc::{CallError, accepted, read_bounded, within};
@@ -61,7 +62,7 @@ impl OperatorConnection {
     /// # Errors
     /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.
     pub async fn fetch(&self, limit: Duration, path: &str, max_bytes: usize) -> Result<Document, CallError> {
-        self.document(limit, Method::GET, path, Vec::new(), max_bytes).await
+        self.document(limit, Method::GET, path, Bytes::new(), max_bytes).await
     }
 
     /// Posts `body` to `path` and reads the response, within `limit`.
@@ -75,7 +76,21 @@ impl OperatorConnection {
         body: Vec<u8>,
         max_bytes: usize,
     ) -> Result<Document, CallError> {
-        self.document(limit, Method::POST, path, body, max_bytes).await
+        self.document(limit, Method::POST, path, body.into(), max_bytes).await
+    }
+
+    /// [`OperatorConnection::post`] of a body that is overwritten when it is sent.
+    ///
+    /// # Errors
+    /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.
+    pub async fn post_secret(
+        &self,
+        limit: Duration,
+        path: &str,
+        body: Zeroizing<String>,
+        max_bytes: usize,
+    ) -> Result<Document, CallError> {
+        self.document(limit, Method::POST, path, Bytes::from_owner(body), max_bytes).await
     }
 
     /// Changes what is at `path` as `body` says, and reads the response, within `limit`.
@@ -89,7 +104,7 @@ impl OperatorConnection {
         body: Vec<u8>,
         max_bytes: usize,
     ) -> Result<Document, CallError> {
-        self.document(limit, Method::PATCH, path, body, max_bytes).await
+        self.document(limit, Method::PATCH, path, body.into(), max_bytes).await
     }
 
     /// Puts `body` to `path`, in the place of what is there, and reads the response, within `limit`.
@@ -103,7 +118,7 @@ impl OperatorConnection {
         body: Vec<u8>,
         max_bytes: usize,
     ) -> Result<Document, CallError> {
-        self.document(limit, Method::PUT, path, body, max_bytes).await
+        self.document(limit, Method::PUT, path, body.into(), max_bytes).await
     }
 
     /// Deletes what is at `path`, and reads the response, within `limit`.
@@ -111,7 +126,7 @@ impl OperatorConnection {
     /// # Errors
     /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.
     pub async fn delete(&self, limit: Duration, path: &str, max_bytes: usize) -> Result<Document, CallError> {
-        self.document(limit, Method::DELETE, path, Vec::new(), max_bytes).await
+        self.document(limit, Method::DELETE, path, Bytes::new(), max_bytes).await
     }
 
     /// Opens the stream at `path`, after the event number `after`; the headers must arrive within `limit`.
@@ -126,7 +141,7 @@ impl OperatorConnection {
     ) -> Result<Stream<'_>, CallError> {
         let name = name(path);
         let target = self.url().address().path(path);
-        let request = target.and_then(|target| self.request(Method::GET, target, Vec::new()));
+        let request = target.and_then(|target| self.request(Method::GET, target, Bytes::new()));
         let mut request = request.ok_or_else(|| CallError::Method(name.to_owned()))?;
         if let Some(after) = after {
             request.headers_mut().insert(LAST_EVENT_ID, HeaderValue::from(after));
@@ -141,7 +156,7 @@ impl OperatorConnection {
         limit: Duration,
         verb: Method,
         path: &str,
-        body: Vec<u8>,
+        body: Bytes,
         max_bytes: usize,
     ) -> Result<Document, CallError> {
         let name = name(path);

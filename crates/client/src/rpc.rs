@@ -191,7 +191,7 @@ impl Connection {
         method: Method,
         path: PathAndQuery,
         authorization: Option<HeaderValue>,
-        body: Vec<u8>,
+        body: impl Into<Bytes>,
     ) -> Option<Request<Full<Bytes>>> {
         let mut request = self.address(Request::builder().method(method), path)?;
         if let Some(authorization) = authorization {

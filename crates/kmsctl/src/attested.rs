@@ -9,6 +9,7 @@ use kms_client::proof::pins::UP_TO_DATE;
 use kms_client::resource::Document;
 use kms_client::server::{KMS_USAGE, ONBOARDING_USAGE};
 use kms_client::{Connection, KmsUrl, Trust};
+use zeroize::Zeroizing;
 
 use crate::exit::{Failure, Outcome};
 use crate::input::Hex;
@@ -114,6 +115,17 @@ impl Verified<'_> {
     pub(crate) async fn post(&self, path: &str, body: Vec<u8>, max_bytes: usize) -> Outcome<Document> {
         let connection = self.open().await?;
         Ok(connection.post(CALL_TIME, path, body, max_bytes).await?)
+    }
+
+    /// Posts `body`, and overwrites it.
+    pub(crate) async fn post_secret(
+        &self,
+        path: &str,
+        body: Zeroizing<String>,
+        max_bytes: usize,
+    ) -> Outcome<Document> {
+        let connection = self.open().await?;
+        Ok(connection.post_secret(CALL_TIME, path, body, max_bytes).await?)
     }
 
     /// A person may have taken long to confirm, so the connection that was verified may be closed by now. Only the

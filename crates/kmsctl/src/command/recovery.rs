@@ -237,11 +237,10 @@ impl Officer {
 /// Sends the share over a connection to the key that was attested.
 async fn send(terminal: &Terminal, kms: &Verified<'_>, share: Share) -> Outcome {
     let progress = terminal.progress("the KMS checks the share");
-    // The connection takes the bytes over.
-    let body = share.to_json().as_bytes().to_vec();
+    let body = share.to_json();
     let (officer, index) = (share.officer.to_string(), share.index);
     drop(share);
-    let answer = kms.post(SHARES, body, REPLY).await?;
+    let answer = kms.post_secret(SHARES, body, REPLY).await?;
     drop(progress);
     let shown: Shown = shown::parse(&answer, SHARES)?;
     let proven = kms.proven();
