@@ -2,6 +2,7 @@
 
 mod restore;
 mod source;
+mod wrong_shares;
 
 pub(super) use self::source::{HandoverTerms, root_keys};
 
@@ -34,6 +35,8 @@ const INFO_TIME: Duration = Duration::from_secs(3);
 
 /// How many `Onboard` calls may wait for their source at once; further ones are refused.
 const RECEIVERS: usize = 4;
+/// How many manifests and shares of officers are checked at once; further ones wait.
+const CHECKS: usize = 2;
 /// The error when keys exist already, before and after they are received.
 const ONBOARDED: &str = "KMS has already been onboarded";
 
@@ -72,6 +75,8 @@ pub struct OnboardService {
     one_at_a_time: Arc<Mutex<()>>,
     receiving: Semaphore,
     restore: restore::Restore,
+    wrong: wrong_shares::WrongShares,
+    checks: Arc<Semaphore>,
     finished: watch::Sender<bool>,
 }
 
@@ -106,6 +111,8 @@ impl OnboardService {
             one_at_a_time: Arc::default(),
             receiving: Semaphore::new(RECEIVERS),
             restore: restore::Restore::default(),
+            wrong: wrong_shares::WrongShares::default(),
+            checks: Arc::new(Semaphore::new(CHECKS)),
             finished: watch::Sender::new(false),
         }
     }

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 use bytes::Bytes;
 
+use super::body::Wiped;
 use super::prpc;
 use super::router::{json, read_body, route};
 use crate::api::Service;
@@ -38,7 +39,7 @@ async fn opened(service: Arc<OnboardService>, request: Request) -> Result<Restor
     let caller = prpc::caller(request.extensions())?.clone();
     let domain = domain(request.uri().query())?;
     let manifest = read(OPEN, request).await?;
-    service.open_restore(&caller, &manifest, domain.as_deref()).await
+    service.open_restore(&caller, manifest, domain.as_deref()).await
 }
 
 async fn cancelled(service: Arc<OnboardService>, request: Request) -> Result<RestoreStatus> {
@@ -49,8 +50,8 @@ async fn cancelled(service: Arc<OnboardService>, request: Request) -> Result<Res
 
 async fn shared(service: Arc<OnboardService>, request: Request) -> Result<ShareAccepted> {
     let caller = prpc::caller(request.extensions())?.clone();
-    let share = read(SHARES, request).await?;
-    service.take_share(&caller, &share).await
+    let share = Wiped(read(SHARES, request).await?);
+    service.take_share(&caller, share).await
 }
 
 async fn read(path: &str, request: Request) -> Result<Bytes> {

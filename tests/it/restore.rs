@@ -1,6 +1,7 @@
 //! Officers restore the root keys of a KMS.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use std::time::Duration;
@@ -239,13 +240,29 @@ async fn every_bad_share_is_named_and_changes_nothing() {
         let mut digits = secret.clone().into_bytes();
         digits[at] = if digits[at] == b'0' { b'1' } else { b'0' };
         let body = altered("share", json!(String::from_utf8(digits).expect("digits")));
+        // An address may send twenty wrong shares.
+        let address = IpAddr::from([127, 0, 1, u8::try_from(at / 16).expect("few")]);
+        let caller = ceremony.caller().from(address);
         refused(
-            &line.send(post(SHARES, body)).await,
+            &caller.send(post(SHARES, body)).await,
             400,
             "share_wrong",
             "the share of officer-1 (index 1) is wrong",
         );
     }
+    let mut digits = secret.clone().into_bytes();
+    digits[63] = if digits[63] == b'0' { b'1' } else { b'0' };
+    let wrong = altered("share", json!(String::from_utf8(digits).expect("digits")));
+    let flooding = ceremony.caller().from(IpAddr::from([127, 0, 2, 1]));
+    let mut flood = flooding.connect().await.expect("a connection");
+    let mut answer = flood.send(post(SHARES, wrong.clone())).await;
+    for _ in 0..200 {
+        if answer.status == 429 {
+            break;
+        }
+        answer = flood.send(post(SHARES, wrong.clone())).await;
+    }
+    refused(&answer, 429, "too_many_wrong_shares", "too many wrong shares came from this address");
     // Others may read along there.
     let plain = ceremony.caller().plain().send(post(SHARES, share.clone())).await;
     refused(&plain, 400, "tls_needed", "over TLS only");

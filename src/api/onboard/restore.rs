@@ -3,8 +3,9 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use kms_recovery::{Progress, Share, ShareError, SignedManifest};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -76,6 +77,8 @@ pub struct ShareAccepted {
 #[derive(Debug)]
 struct Open {
     recovering: Recovering,
+    /// That of `recovering`, to check shares without the lock.
+    manifest: Arc<SignedManifest>,
     domain: Domain,
     ends: Deadline,
 }
@@ -143,11 +146,12 @@ impl OnboardService {
     pub async fn open_restore(
         self: Arc<Self>,
         caller: &Caller,
-        manifest: &[u8],
+        manifest: Bytes,
         domain: Option<&str>,
     ) -> Result<RestoreStatus> {
-        let manifest = SignedManifest::parse(manifest)
-            .map_err(|error| Error::invalid(error.to_string()).because("manifest_wrong"))?;
+        let manifest = self.checked(move || SignedManifest::parse(&manifest)).await?;
+        let manifest =
+            manifest.map_err(|error| Error::invalid(error.to_string()).because("manifest_wrong"))?;
         let described = manifest.manifest();
         let domain = Domain::parse(domain.unwrap_or(&described.domain))
             .map_err(|error| Error::invalid(error.to_string()))?;
@@ -185,7 +189,9 @@ impl OnboardService {
         let set = described.set;
         let ends = Deadline::after(LASTS);
         self.restore.with(|memory| {
-            memory.open = Some(Open { recovering: Recovering::new(manifest), domain, ends });
+            let shared = Arc::new(manifest.clone());
+            memory.open =
+                Some(Open { recovering: Recovering::new(manifest), manifest: shared, domain, ends });
         });
         self.restore.end_at(ends);
         tracing::info!(%set, "a restore is open: officers may send their shares");
@@ -196,18 +202,33 @@ impl OnboardService {
     /// saved. If that fails, the shares stay, and each officer may send the share again to try again.
     ///
     /// # Errors
-    /// Not over TLS; no restore is open; the share is wrong, and the text names its officer; this KMS is not allowed; the keys
+    /// Not over TLS; no restore is open; the share is wrong, and the text names its officer; too many are wrong; this KMS is not allowed; the keys
     /// cannot be saved.
-    pub async fn take_share(self: Arc<Self>, caller: &Caller, body: &[u8]) -> Result<ShareAccepted> {
+    pub async fn take_share(
+        self: Arc<Self>,
+        caller: &Caller,
+        body: impl AsRef<[u8]>,
+    ) -> Result<ShareAccepted> {
         if caller.transport() != Transport::Tls {
             let text = "a share is accepted over TLS only: use kmsctl, which verifies this KMS first";
             return Err(Error::invalid(text).because("tls_needed"));
         }
-        let share =
-            Share::parse(body).map_err(|error| Error::invalid(error.to_string()).because("share_wrong"))?;
+        self.wrong.expect_few(caller.remote(), Instant::now())?;
+        let share = Share::parse(body.as_ref());
+        // Overwrites it.
+        drop(body);
+        let share = share.map_err(|error| Error::invalid(error.to_string()).because("share_wrong"))?;
         let (officer, index) = (share.officer.to_string(), share.index);
-        // Before anything waits, so that strangers cannot have the policy asked.
-        self.restore.with(|memory| checked(memory.open.as_ref(), &share))?;
+        // First, so that strangers cannot have the policy asked.
+        let manifest =
+            self.restore.with(|memory| memory.open.as_ref().map(|open| Arc::clone(&open.manifest)));
+        let manifest = manifest.ok_or_else(none_is_open)?;
+        let share =
+            self.checked(move || manifest.check_share(&share).map(|()| share)).await?.map_err(|error| {
+                self.wrong.count(caller.remote(), Instant::now(), &officer, index);
+                refused(&error)
+            })?;
+        self.restore.with(|memory| expect_new(memory.open.as_ref(), &share))?;
         let service = Arc::clone(&self);
         to_its_end(async move { service.add_share(share).await }).await?;
         Ok(ShareAccepted { officer, index, status: self.restore.status() })
@@ -218,19 +239,23 @@ impl OnboardService {
         let turn = self.turn().await;
         self.refuse_if_committed(ONBOARDED)?;
         self.allowed(NOT_ALLOWED).await?;
-        let progress = self.restore.with(|memory| {
-            let open = memory.open.as_mut().ok_or_else(none_is_open)?;
-            let combiner = open.recovering.combiner_mut();
-            match combiner.add(share) {
-                // Sent again: to try again what failed.
-                Err(ShareError::Repeated { .. } | ShareError::Complete)
-                    if combiner.progress() == Progress::Complete =>
-                {
-                    Ok(Progress::Complete)
+        let memory = Arc::clone(&self.restore.0);
+        let add = move || {
+            Restore(memory).with(|memory| {
+                let open = memory.open.as_mut().ok_or_else(none_is_open)?;
+                let combiner = open.recovering.combiner_mut();
+                match combiner.add(share) {
+                    // Sent again: to try again what failed.
+                    Err(ShareError::Repeated { .. } | ShareError::Complete)
+                        if combiner.progress() == Progress::Complete =>
+                    {
+                        Ok(Progress::Complete)
+                    }
+                    added => added.map_err(|error| refused(&error)),
                 }
-                added => added.map_err(|error| refused(&error)),
-            }
-        })?;
+            })
+        };
+        let progress = self.checked(add).await??;
         tracing::info!(officer, index, "the share of an officer is in");
         match progress {
             Progress::Complete => self.restore_keys(turn).await,
@@ -306,6 +331,17 @@ impl OnboardService {
         Ok(())
     }
 
+    /// Does `work`, which takes a while, where it holds up nobody: few at once, and to its end.
+    async fn checked<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let turn = Arc::clone(&self.checks).acquire_owned().await;
+        let turn = turn.map_err(|error| Error::internal("the check ended early", error))?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(|error| Error::internal("the check ended in a panic", error))
+    }
+
     async fn record_restore(&self, event: Event) -> Result<()> {
         let recorded = self.foundation.audit.record(event).await;
         recorded.map(drop).map_err(|error| {
@@ -321,11 +357,10 @@ async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + S
     request::spawn(work).await.map_err(|error| Error::internal("the restore ended in a panic", error))?
 }
 
-/// Whether a share could be added, except that it may be in already.
-fn checked(open: Option<&Open>, share: &Share) -> Result<()> {
+/// Whether a share that is right could be added now.
+fn expect_new(open: Option<&Open>, share: &Share) -> Result<()> {
     let open = open.ok_or_else(none_is_open)?;
     let combiner = open.recovering.combiner();
-    combiner.manifest().check_share(share).map_err(|error| refused(&error))?;
     let is_in = combiner.officers().any(|(index, _)| index == share.index);
     if is_in && combiner.progress() != Progress::Complete {
         let (officer, index) = (share.officer.clone(), share.index);
@@ -397,7 +432,8 @@ mod tests {
         let sign = |digest| root.k256().sign_digest(digest);
         let set = split(b"material", 2, &[officer("ann"), officer("bob")], description, sign).unwrap();
         let domain = Domain::parse("kms.example").unwrap();
-        Open { recovering: Recovering::new(set.manifest), domain, ends: Deadline::after(lasts) }
+        let manifest = Arc::new(set.manifest.clone());
+        Open { recovering: Recovering::new(set.manifest), manifest, domain, ends: Deadline::after(lasts) }
     }
 
     #[test]
