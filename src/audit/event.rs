@@ -332,6 +332,14 @@ pub enum Event {
         epochs: Vec<u32>,
         /// Compressed secp256k1 root of the last epoch, hex.
         k256_pubkey: String,
+        /// SHA-256 of the set's manifest, hex.
+        manifest_sha256: String,
+        /// The log of the KMS that made the set.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ledger_origin: Option<String>,
+        /// Its size and its root hash (base64) when the set was made.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ledger_checkpoint: Option<String>,
     },
     /// The KMS that root keys are received from was allowed only by relaxed rules.
     SourceRelaxed {

@@ -218,12 +218,19 @@ impl Record {
             "restore_cancelled" => {
                 format!("the restore from the recovery set {} was cancelled from {}", v("set"), v("remote"))
             }
-            "keys_restored" => format!(
-                "root keys for domain {} were restored from the recovery set {} by {}",
-                v("domain"),
-                v("set"),
-                v("officers")
-            ),
+            "keys_restored" => {
+                let mut text = format!(
+                    "root keys for domain {} were restored from the recovery set {} by {}",
+                    v("domain"),
+                    v("set"),
+                    v("officers")
+                );
+                if self.fields.contains_key("ledger_checkpoint") {
+                    let (origin, at) = (v("ledger_origin"), v("ledger_checkpoint"));
+                    let _ = write!(text, "; when the set was made, the log {origin} was at {at}");
+                }
+                text
+            }
             "source_relaxed" => format!(
                 "the KMS that root keys came from was allowed by relaxed rules only: {}",
                 v("relaxations")
@@ -578,6 +585,11 @@ mod tests {
             ),
             ("suppressed", r#","events":3"#, "3 events came too fast to be recorded"),
             ("suppressed", r#","events":3,"source":"pipe""#, "[pipe] 3 events came too fast to be recorded"),
+            (
+                "keys_restored",
+                r#","domain":"d","set":"s","officers":["ann","bob"],"ledger_origin":"o","ledger_checkpoint":"7 aa=""#,
+                "root keys for domain d were restored from the recovery set s by ann, bob; when the set was made, the log o was at 7 aa=",
+            ),
             ("reported", r#","source":"pipe","message":"disk swapped""#, "[pipe] disk swapped"),
             ("reported", r#","source":"api","message":"x","by":"token","remote":"::1""#, "[api, token] x"),
             (

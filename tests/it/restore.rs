@@ -126,6 +126,8 @@ async fn a_restored_kms_hands_out_the_same_keys() {
     let world = &ceremony.world;
     let line = &world.audited("keys_restored")[0];
     assert_eq!((&line["set"], &line["domain"]), (&json!(ceremony.officers.number()), &json!(DOMAIN)));
+    let sha256 = hex::encode(ceremony.officers.set.manifest.manifest().sha256());
+    assert_eq!((&line["manifest_sha256"], line.get("ledger_origin")), (&json!(sha256), None));
     world.finish().await;
     let (again, after) = (app_keys(world).await, meta(world).await);
     assert!(again.disk_crypt_key == keys.disk_crypt_key && again.env_crypt_key == keys.env_crypt_key);
@@ -298,6 +300,9 @@ async fn two_officers_at_once_and_a_manifest_sent_again_do_no_harm() {
     // An operator who starts kmsctl again sends the manifest again.
     assert_eq!(ceremony.send(2).await.status, 200);
     assert_eq!(ceremony.open().await.value()["ceremony"]["received"], 1);
+    let renamed = post(&format!("{OPEN}?domain=new.example"), ceremony.officers.manifest());
+    let open_for = format!("a restore of the set {} for {DOMAIN} is open", ceremony.officers.number());
+    refused(&ceremony.caller().send(renamed).await, 409, "restore_open", &open_for);
     let other = Officers::of(&root, 2, 2);
     let answer = ceremony.caller().send(post(OPEN, other.manifest())).await;
     refused(

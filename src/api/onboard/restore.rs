@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use kms_recovery::{Progress, Share, ShareError, SignedManifest};
+use kms_recovery::{Checkpoint, Progress, Share, ShareError, SignedManifest};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -141,7 +141,7 @@ impl OnboardService {
     /// the one in the manifest. The restore that is open already is only reported.
     ///
     /// # Errors
-    /// The manifest is not one, or is altered; keys exist; a restore of another set is open; this KMS is not allowed. Nothing
+    /// The manifest is not one, or is altered; keys exist; a restore of another set, or for another name, is open; this KMS is not allowed. Nothing
     /// has changed then.
     pub async fn open_restore(
         self: Arc<Self>,
@@ -165,6 +165,9 @@ impl OnboardService {
         self.refuse_if_committed(ONBOARDED)?;
         let is_same = self.restore.with(|memory| match &memory.open {
             None => Ok(false),
+            Some(open) if open.domain != domain => {
+                Err(format!("{} for {}", open.set(), open.domain.as_str()))
+            }
             Some(open) if open.recovering.combiner().manifest().manifest() == manifest.manifest() => Ok(true),
             Some(open) => Err(open.set()),
         });
@@ -305,14 +308,21 @@ impl OnboardService {
                     officers: combiner.officers().map(|(_, name)| name.to_string()).collect(),
                     epochs: epochs(combiner.manifest()),
                 };
-                Ok::<_, Error>((prepared, open.domain.clone(), restored))
+                let described = combiner.manifest().manifest();
+                let sha256 = hex::encode(described.sha256());
+                let at = described.ledger.as_ref().map(|ledger| (ledger.origin.clone(), head(ledger)));
+                Ok::<_, Error>((prepared, open.domain.clone(), restored, sha256, at))
             })
         });
-        let (prepared, domain, restored) =
+        let (prepared, domain, restored, manifest_sha256, ledger) =
             opened.await.map_err(|error| Error::internal("the keys cannot be put together", error))??;
         // Again, because officers may have taken a day.
         self.allowed(NOT_ALLOWED).await?;
+        let (ledger_origin, ledger_checkpoint) = ledger.unzip();
         let event = Event::KeysRestored {
+            manifest_sha256,
+            ledger_origin,
+            ledger_checkpoint: ledger_checkpoint.flatten(),
             domain: domain.as_str().to_owned(),
             set: restored.set.clone(),
             officers: restored.officers.clone(),
@@ -388,6 +398,15 @@ fn is_past(created_at: u64) -> Result<()> {
     Err(Error::new(Code::Conflict, text).because("clock_behind"))
 }
 
+/// Size and root hash of a checkpoint: the second and the third line of the note.
+fn head(ledger: &Checkpoint) -> Option<String> {
+    let mut lines = ledger.checkpoint.lines().skip(1);
+    let size: u64 = lines.next()?.parse().ok()?;
+    let is_base64 = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
+    let root = lines.next().filter(|root| root.len() <= 64 && root.chars().all(is_base64))?;
+    Some(format!("{size} {root}"))
+}
+
 fn unrecovered(error: RecoverError) -> Error {
     Error::invalid(error.to_string()).because("set_unusable")
 }
@@ -434,6 +453,19 @@ mod tests {
         let domain = Domain::parse("kms.example").unwrap();
         let manifest = Arc::new(set.manifest.clone());
         Open { recovering: Recovering::new(set.manifest), manifest, domain, ends: Deadline::after(lasts) }
+    }
+
+    #[test]
+    fn the_head_of_a_log_is_its_size_and_its_root() {
+        let of = |checkpoint: &str| {
+            head(&Checkpoint { origin: "log.example".to_owned(), checkpoint: checkpoint.to_owned() })
+        };
+        assert_eq!(of("log.example\n7\nq83v=\n\n— log.example abc\n").as_deref(), Some("7 q83v="));
+        for other in
+            ["", "log.example\n", "log.example\n7\n", "log.example\n-7\nq83v\n", "log.example\n7\na b\n"]
+        {
+            assert_eq!(of(other), None, "{other:?}");
+        }
     }
 
     #[test]
