@@ -24,7 +24,6 @@ pub use self::checks::{About, Check};
 pub use self::console::Console;
 pub use self::finding::Finding;
 pub use self::services::Services;
-use super::ceremony::CeremonyStatus;
 use super::health::Boot;
 use super::onboard::{OnboardService, RestoreStatus};
 use crate::clock::{rfc3339, unix};
@@ -229,7 +228,7 @@ impl SetupService {
             token_required: self.token == Token::Required,
             serving_port: self.serving_port,
             console: self.console.clone(),
-            next: next(mode, switch, held, restore.ceremony.as_ref()),
+            next: next(mode, switch, held, &restore),
             restore: (restore.ceremony.is_some() || restore.restored.is_some()).then_some(restore),
         };
         Ok((status, switch))
@@ -281,10 +280,14 @@ fn progress(status: &Status) -> Option<(&str, usize)> {
     Some((&open.set, open.received))
 }
 
-fn next(mode: Mode, switch: Switch, held: Held, restore: Option<&CeremonyStatus>) -> Vec<Step> {
+/// What a recovery set does not hold.
+const RESTORED: &str = "the keys are saved. Freezes, and the epochs that operators chose for apps, are not restored: deny in the \
+                        allowlist what must get no keys, call Finish, and set both again";
+
+fn next(mode: Mode, switch: Switch, held: Held, restore: &RestoreStatus) -> Vec<Step> {
     let step = |step, text: &str| Step { step, text: text.to_owned() };
     match mode {
-        Mode::Onboarding => match restore {
+        Mode::Onboarding => match &restore.ceremony {
             Some(open) => vec![Step {
                 step: "share",
                 text: format!(
@@ -299,7 +302,10 @@ fn next(mode: Mode, switch: Switch, held: Held, restore: Option<&CeremonyStatus>
             ],
         },
         Mode::Committed => match switch {
-            Switch::Resting => vec![step("finish", "the keys are saved: call Finish to serve them")],
+            Switch::Resting => match restore.restored {
+                None => vec![step("finish", "the keys are saved: call Finish to serve them")],
+                Some(_) => vec![step("finish", RESTORED)],
+            },
             Switch::Lacking(what) => {
                 vec![Step { step: "wait", text: format!("{what}; it is tried again every second") }]
             }
