@@ -876,6 +876,8 @@ pub enum Event {
         threshold: u8,
         /// The officers.
         officers: Vec<String>,
+        /// SHA-256 of the text of each officer's recipient, hex, in the same order.
+        recipients_sha256: Vec<String>,
         /// The epochs of root keys in it.
         epochs: Vec<u32>,
         /// SHA-256 of the manifest in its canonical form (RFC 8785), hex.

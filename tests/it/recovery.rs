@@ -4,6 +4,7 @@ use age::secrecy::ExposeSecret as _;
 use age::x25519::Identity;
 use kms_recovery::{Combiner, Identities, NoCallbacks, Progress, Share, SignedManifest, decrypt};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::support::http::{post, request, with};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
@@ -271,6 +272,8 @@ async fn a_set_needs_a_second_owner_where_the_rule_says_so() {
     let approved = caller.send(approve).await.value();
     assert_eq!(approved["state"], "done", "{approved}");
     let created = &world.audited("recovery_set_created")[0];
+    let keys = identities.iter().map(|key| hex::encode(Sha256::digest(key.to_public().to_string())));
+    assert_eq!(created["recipients_sha256"], keys.collect::<Value>());
     let set = created["set"].as_str().expect("a number");
     assert!(approved["result"].as_str().expect("a text").contains(set), "{approved}");
     let files = ask(&world, "GET", &format!("{SETS}/{set}"), &Value::Null).await.value()["files"].clone();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kms_recovery::{Checkpoint, Named, NewSet, SplitError, check};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::{RecoveryService, not_recorded};
 use crate::api::Caller;
@@ -101,6 +102,11 @@ impl RecoveryService {
             set: set.clone(),
             threshold: described.threshold,
             officers: described.officers.iter().map(|officer| officer.name.to_string()).collect(),
+            recipients_sha256: described
+                .officers
+                .iter()
+                .map(|officer| hex::encode(Sha256::digest(officer.recipient.to_string())))
+                .collect(),
             epochs: described.epochs.iter().map(|epoch| epoch.epoch).collect(),
             manifest_sha256: manifest_sha256.clone(),
             retires: retires.clone(),

@@ -82,6 +82,13 @@ struct Shown {
     token: Option<String>,
 }
 
+impl Shown {
+    /// What would be put in force: of a recovery set a line for each officer, with the key that the share is encrypted to.
+    fn document_lines(&self) -> impl Iterator<Item = String> {
+        self.document.iter().flat_map(|text| text.lines()).map(printable)
+    }
+}
+
 impl Approvals {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         match self {
@@ -98,11 +105,7 @@ impl Approvals {
                 terminal.show(&shown, |page| {
                     entry(page, &shown);
                     half(page, &shown);
-                    shown
-                        .document
-                        .iter()
-                        .flat_map(|text| text.lines())
-                        .for_each(|line| page.line(printable(line)));
+                    shown.document_lines().for_each(|line| page.line(line));
                 })?;
                 Ok(Exit::Done)
             }
@@ -132,6 +135,7 @@ async fn approve(admin: &Administered, terminal: &Terminal, id: &str, yes: bool)
             printable(&waiting.detail),
             printable(&waiting.requested_by)
         ));
+        waiting.document_lines().for_each(|line| terminal.note(line));
         if !terminal.confirmed("Do this now")? {
             return Err(Failure::usage("nothing was approved"));
         }
