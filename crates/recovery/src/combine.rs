@@ -2,11 +2,13 @@
 
 use zeroize::Zeroizing;
 
+use crate::bytes::Bytes;
 use crate::manifest::{SetId, SignedManifest};
 use crate::officer::Name;
 use crate::scalar;
 use crate::seal;
 use crate::share::Share;
+use crate::signature::SIGNATURE;
 
 /// Shares of one set that were checked. It prints no secret; all shares are overwritten when it is dropped.
 #[derive(Debug)]
@@ -14,6 +16,14 @@ pub struct Combiner {
     manifest: SignedManifest,
     /// By arrival, with distinct indexes.
     shares: Vec<Share>,
+}
+
+/// A share that fits the commitments of a manifest.
+#[derive(Debug)]
+pub struct CheckedShare {
+    share: Share,
+    /// The signature of that manifest, which no other one has.
+    of: Bytes<SIGNATURE>,
 }
 
 /// How far a ceremony is.
@@ -129,7 +139,20 @@ impl Combiner {
     /// # Errors
     /// [`ShareError`], which names the officer; the share was forgotten.
     pub fn add(&mut self, share: Share) -> Result<Progress, ShareError> {
-        self.manifest.check_share(&share)?;
+        let checked = self.manifest.checked(share)?;
+        self.add_checked(checked)
+    }
+
+    /// The same for a share that was checked before.
+    ///
+    /// # Errors
+    /// [`ShareError`], also if it was checked with another manifest.
+    pub fn add_checked(&mut self, checked: CheckedShare) -> Result<Progress, ShareError> {
+        let CheckedShare { share, of } = checked;
+        let expected = self.manifest.manifest().set;
+        if of != self.manifest.signature() {
+            return Err(ShareError::OtherSet { officer: share.officer.clone(), share: share.set, expected });
+        }
         let Share { index, ref officer, .. } = share;
         if self.shares.iter().any(|other| other.index == index) {
             return Err(ShareError::Repeated { officer: officer.clone(), index });
@@ -161,6 +184,15 @@ impl Combiner {
 }
 
 impl SignedManifest {
+    /// The share, once it was checked as by [`SignedManifest::check_share`].
+    ///
+    /// # Errors
+    /// [`ShareError`], which names the officer; the share was forgotten.
+    pub fn checked(&self, share: Share) -> Result<CheckedShare, ShareError> {
+        self.check_share(&share)?;
+        Ok(CheckedShare { share, of: self.signature() })
+    }
+
     /// Whether this is a right share of the set: officers check it before they send it.
     ///
     /// # Errors

@@ -101,6 +101,9 @@ pub enum EncryptError {
     /// The plugin failed, or it asked for something.
     #[error("the program {0} failed to encrypt to this recipient")]
     Plugin(String),
+    /// The environment makes age print what it tells the plugin.
+    #[error("AGEDEBUG is set, with which age prints the keys of files: unset it and start again")]
+    Debug,
     /// Something else failed.
     #[error("age failed to encrypt to this recipient")]
     Failed,
@@ -117,6 +120,9 @@ pub(crate) fn encrypt(recipient: &Recipient, plaintext: &[u8]) -> Result<String,
         Key::Tag(key) => encrypt_to(&key, plaintext).map_err(|()| EncryptError::Failed),
         Key::TagPq(key) => encrypt_to(&*key, plaintext).map_err(|()| EncryptError::Failed),
         Key::Plugin(key) => {
+            if prints_keys() {
+                return Err(EncryptError::Debug);
+            }
             let program = format!("age-plugin-{}", key.plugin());
             let plugin =
                 plugin::RecipientPluginV1::new(key.plugin(), std::slice::from_ref(&key), &[], NoCallbacks)
@@ -125,6 +131,11 @@ pub(crate) fn encrypt(recipient: &Recipient, plaintext: &[u8]) -> Result<String,
         }
     }
     .and_then(|file| if file.len() <= MAX_SHARE_FILE { Ok(file) } else { Err(EncryptError::TooLong) })
+}
+
+/// Whether age would print what it and a plugin tell each other, among it the keys of files.
+fn prints_keys() -> bool {
+    std::env::var_os("AGEDEBUG").is_some()
 }
 
 fn encrypt_to(recipient: &dyn age::Recipient, plaintext: &[u8]) -> Result<String, ()> {
@@ -162,6 +173,9 @@ pub enum IdentityError {
     /// There is none.
     #[error("the identity file has no identity")]
     Empty,
+    /// The environment makes age print what a plugin tells it.
+    #[error("AGEDEBUG is set, with which age prints the keys of files: unset it and start again")]
+    Debug,
     /// A plugin is not there.
     #[error("a program age-plugin-… that an identity needs is not in PATH")]
     NoPlugin,
@@ -197,6 +211,9 @@ impl Identities {
                 return Err(IdentityError::SshKey("use ssh-ed25519 or ssh-rsa, and no hardware key"));
             }
             return Ok(Identities(vec![Box::new(key.with_callbacks(callbacks))]));
+        }
+        if prints_keys() && bytes.windows(11).any(|part| part.eq_ignore_ascii_case(b"AGE-PLUGIN-")) {
+            return Err(IdentityError::Debug);
         }
         let file = age::IdentityFile::from_buffer(bytes).map_err(|_| IdentityError::NotIdentities)?;
         let identities =

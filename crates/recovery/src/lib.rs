@@ -20,7 +20,7 @@ mod split;
 mod tests;
 
 pub use bytes::Bytes;
-pub use combine::{Combiner, OpenError, Progress, ShareError};
+pub use combine::{CheckedShare, Combiner, OpenError, Progress, ShareError};
 pub use envelope::{
     Callbacks, DecryptError, EncryptError, Identities, IdentityError, NoCallbacks, SecretString, decrypt,
 };

@@ -249,6 +249,10 @@ impl SignedManifest {
         &self.manifest
     }
 
+    pub(crate) fn signature(&self) -> Bytes<SIGNATURE> {
+        self.signature
+    }
+
     pub(crate) fn commitments(&self) -> &Commitments {
         &self.commitments
     }

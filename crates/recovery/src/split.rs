@@ -84,26 +84,28 @@ pub fn check(threshold: usize, officers: &[Named]) -> Result<Threshold, SplitErr
 }
 
 /// Splits `material` among officers, of whom `threshold` restore it. `sign` makes `r ‖ s ‖ v` over a digest with the secp256k1
-/// root key of the identity epoch. Plugins may make this wait.
+/// root key of the identity epoch. The material is dropped once it is sealed. Plugins may make this wait.
 ///
 /// # Errors
 /// [`SplitError`]; no share exists then.
 pub fn split(
-    material: &[u8],
+    material: impl AsRef<[u8]>,
     threshold: usize,
     officers: &[Named],
     description: Description,
     sign: impl FnOnce([u8; 32]) -> [u8; SIGNATURE],
 ) -> Result<NewSet, SplitError> {
     let threshold = check(threshold, officers)?;
-    if !(1..=MAX_MATERIAL).contains(&material.len()) {
-        return Err(SplitError::Material(material.len()));
+    let length = material.as_ref().len();
+    if !(1..=MAX_MATERIAL).contains(&length) {
+        return Err(SplitError::Material(length));
     }
     let set = SetId::generate();
     let secret = SecretScalar::generate();
     let mut salt = [0; SALT];
     aws_lc_rs::rand::fill(&mut salt).expect("the system has randomness");
-    let sealed = Sealed(seal::seal(&secret, &salt, &set, material));
+    let sealed = Sealed(seal::seal(&secret, &salt, &set, material.as_ref()));
+    drop(material);
     let (shares, commitments) = scalar::share(&secret, threshold.get().into(), officers.len());
     drop(secret);
 

@@ -77,7 +77,7 @@ impl Ready {
         };
         let material = material::export(&keyring);
         let sign = |digest| statement::sign_recovery_set(&self.identity, digest);
-        split(&material, usize::from(*threshold), officers, description, sign).map(UnrecordedSet)
+        split(material, usize::from(*threshold), officers, description, sign).map(UnrecordedSet)
     }
 
     /// Puts the shares together as a restore does, compares root keys and states with those of this KMS, and forgets them.

@@ -268,3 +268,16 @@ fn files_that_cost_much_are_refused() {
         Some(DecryptError::Share(ShareFormatError::TooLong))
     );
 }
+
+/// What was checked with one manifest is not checked with another one.
+#[test]
+fn a_share_that_was_checked_counts_for_its_manifest_only() {
+    let (one, other) = (example(2, 2), example(2, 2));
+    let mut combiner = Combiner::new(one.manifest());
+    let checked = other.manifest().checked(other.share(0)).expect("a right share");
+    assert!(matches!(combiner.add_checked(checked), Err(ShareError::OtherSet { .. })));
+    let checked = one.manifest().checked(one.share(0)).expect("a right share");
+    assert_eq!(combiner.add_checked(checked), Ok(Progress::Waiting { missing: 1 }));
+    let checked = one.manifest().checked(one.share(0)).expect("a right share");
+    assert!(matches!(combiner.add_checked(checked), Err(ShareError::Repeated { index: 1, .. })));
+}
