@@ -28,5 +28,5 @@ pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Room,
     SHARE_OF_OPERATORS, Scope, ScopeError, Unfrozen,
 };
-pub use self::recovery::{CurrentSet, DRILL_DAYS, Drill, Recovery, RecoverySets, RetiredSet, Standing};
+pub use self::recovery::{CurrentSet, Drill, Recovery, RecoverySets, RetiredSet, Standing};
 pub use self::shadow::{CandidateError, CandidateText, Change, Effect, MAX_CANDIDATE, Report, Shadow};

@@ -1,32 +1,29 @@
 //! Recovery sets: made by owners, proved in drills by officers who need not be operators.
 
+mod attempts;
 mod drill;
 mod sets;
 mod view;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
 
+use self::attempts::Attempts;
 pub use self::drill::{DrillAccepted, DrillResult, DrillStatus};
 pub use self::sets::{CreateSet, MAX_CREATE, MadeFile, MadeSet};
 pub use self::view::{RecoveryShown, RetiredShown, SetShown};
 use super::approvals::ApprovalGate;
-use crate::address::bucket;
 use crate::admission::Foundation;
 use crate::clock::{rfc3339, unix_now};
-use crate::control::{DRILL_DAYS, RecoverySets, Standing};
+use crate::control::{RecoverySets, Standing};
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::Ready;
 use crate::metrics::RecoveryState;
 
-/// How many wrong shares one address may send in a drill.
-const MAX_WRONG: u32 = 20;
-/// How many addresses with wrong shares are remembered; then all are forgotten.
-const MAX_ADDRESSES: usize = 4096;
 /// How many shares are checked at the same time; further ones are refused.
 const MAX_CHECKS: usize = 4;
 
@@ -43,8 +40,11 @@ pub struct RecoveryService {
     made: ArcSwapOption<MadeSet>,
     /// The lock is never held across a wait.
     drill: Mutex<Option<drill::Drilling>>,
-    checks: Semaphore,
-    wrong: Mutex<BTreeMap<IpAddr, u32>>,
+    /// With a place for each share that is checked.
+    checks: Arc<Semaphore>,
+    /// One drill is started at a time.
+    starting: Semaphore,
+    wrong: Mutex<Attempts>,
 }
 
 impl RecoveryService {
@@ -63,7 +63,8 @@ impl RecoveryService {
             making: Semaphore::new(1),
             made: ArcSwapOption::empty(),
             drill: Mutex::default(),
-            checks: Semaphore::new(MAX_CHECKS),
+            checks: Arc::new(Semaphore::new(MAX_CHECKS)),
+            starting: Semaphore::new(1),
             wrong: Mutex::default(),
         }
     }
@@ -75,18 +76,20 @@ impl RecoveryService {
 
     /// When the set was last proved, and what is to be done, as a sentence.
     pub fn reminder(&self) -> String {
-        let advice = self.standing().sentence();
-        match (self.sets.state().last_proved(), advice) {
-            (_, Some(advice)) => advice,
-            (Some(proved), None) => {
-                let due = proved.saturating_add(DRILL_DAYS * 24 * 60 * 60);
-                format!(
-                    "the recovery set was last proved at {}; the next drill is due by {}",
-                    rfc3339(proved),
-                    rfc3339(due)
-                )
+        if let Some(advice) = self.standing().sentence() {
+            return advice;
+        }
+        let state = self.sets.state();
+        match (state.last_proved(), state.drill_due()) {
+            (Some(proved), Some(due)) => format!(
+                "the recovery set was last proved at {}; the next drill is due by {}",
+                rfc3339(proved),
+                rfc3339(due)
+            ),
+            (None, Some(due)) => {
+                format!("no drill has proved the new recovery set yet; the first is due by {}", rfc3339(due))
             }
-            (None, None) => "there is no recovery set yet: make one with kmsctl recovery create".to_owned(),
+            (_, None) => "there is no recovery set yet: make one with kmsctl recovery create".to_owned(),
         }
     }
 
@@ -97,31 +100,25 @@ impl RecoveryService {
         let own = self.ready.recovery_epochs();
         Some(RecoveryState {
             age: now.saturating_sub(set.created_at),
-            since_proved: now.saturating_sub(state.last_proved()?),
+            since_proved: state.last_proved().map(|proved| now.saturating_sub(proved)),
             covers_all: state.not_covered(&own).is_empty(),
             is_current: state.out_of_date(&own).is_empty(),
         })
     }
 
-    /// Refuses an address that sent too many wrong shares.
+    /// Refuses an address that has sent too many wrong shares lately.
     fn expect_few_wrong(&self, remote: IpAddr) -> Result<()> {
         let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        match wrong.get(&bucket(remote)) {
-            Some(count) if *count >= MAX_WRONG => {
-                let text = "too many wrong shares came from this address; an owner can start another drill";
-                Err(Error::new(Code::TooManyRequests, text).because("too_many_wrong_shares"))
-            }
-            _ => Ok(()),
+        if wrong.may_send(remote, Instant::now()) {
+            return Ok(());
         }
+        let text = "too many wrong shares came from this address; try again in a few seconds, or let an owner start another drill";
+        Err(Error::new(Code::TooManyRequests, text).because("too_many_wrong_shares"))
     }
 
     fn count_wrong(&self, remote: IpAddr) {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        if wrong.len() >= MAX_ADDRESSES {
-            wrong.clear();
-        }
-        let count = wrong.entry(bucket(remote)).or_default();
-        *count = count.saturating_add(1);
+        wrong.count(remote, Instant::now());
     }
 }
 

@@ -16,9 +16,9 @@ const MAX_RETIRED: usize = 256;
 /// How many drills are remembered.
 const MAX_DRILLS: usize = 32;
 /// After how many days the next drill is due.
-pub const DRILL_DAYS: u64 = 90;
+const DRILL_DAYS: u64 = 90;
 const DAY: u64 = 24 * 60 * 60;
-/// For how long a process may have no recovery set before that is a warning.
+/// For how long a process may have no recovery set, and a set no drill, before that is a warning.
 const GRACE: u64 = DAY;
 
 /// What is known of recovery.
@@ -94,6 +94,8 @@ pub enum Standing {
         /// The epochs.
         epochs: Vec<u32>,
     },
+    /// No drill of the set has given the root keys: nobody knows whether its officers have their shares.
+    NeverProved,
     /// The last drill is too long ago.
     DrillDue {
         /// How many days ago.
@@ -170,9 +172,7 @@ impl RecoverySets {
     pub async fn drilled(&self, drill: Drill) {
         let file = self.file.lock().await;
         let mut next = Recovery::clone(&self.state());
-        next.drills.push(drill);
-        let surplus = next.drills.len().saturating_sub(MAX_DRILLS);
-        next.drills.drain(..surplus);
+        next.add_drill(drill);
         if let Err(error) = self.put(&file, next.clone()).await {
             tracing::error!(%error, "the end of a drill cannot be kept over a restart; the audit log has it");
             self.current.store(Arc::new(next));
@@ -226,12 +226,33 @@ impl Recovery {
         &self.drills
     }
 
-    /// When the set that counts last gave the root keys, or was made; Unix seconds.
+    /// When the set that counts last gave the root keys in a drill, Unix seconds.
     pub fn last_proved(&self) -> Option<u64> {
-        let current = self.current.as_ref()?.manifest.manifest();
-        let set = current.set.to_string();
-        let passed = self.drills.iter().rev().find(|drill| drill.set == set && drill.failure.is_none());
-        Some(passed.map_or(current.created_at, |drill| drill.at))
+        let set = self.current.as_ref()?.manifest.manifest().set.to_string();
+        self.last_passed(&set).and_then(|at| self.drills.get(at)).map(|drill| drill.at)
+    }
+
+    /// When the next drill of the set that counts is due, Unix seconds: the first one soon after it was made.
+    pub fn drill_due(&self) -> Option<u64> {
+        let made = self.current.as_ref()?.manifest.manifest().created_at;
+        Some(match self.last_proved() {
+            Some(proved) => proved.saturating_add(DRILL_DAYS * DAY),
+            None => made.saturating_add(GRACE),
+        })
+    }
+
+    fn last_passed(&self, set: &str) -> Option<usize> {
+        self.drills.iter().rposition(|drill| drill.set == set && drill.failure.is_none())
+    }
+
+    /// Adds a drill. The last one that proved a set stays, however many end without a result after it.
+    fn add_drill(&mut self, drill: Drill) {
+        self.drills.push(drill);
+        while self.drills.len() > MAX_DRILLS {
+            let set = self.current.as_ref().map(|set| set.manifest.manifest().set.to_string());
+            let proof = set.and_then(|set| self.last_passed(&set));
+            self.drills.remove(usize::from(proof == Some(0)));
+        }
     }
 
     /// The epochs among `own` whose root keys exist, and are not in the set that counts.
@@ -261,7 +282,7 @@ impl Recovery {
 
     /// What an operator should do now, where `own` are the epochs of this KMS.
     pub fn standing(&self, own: &[EpochFingerprint], now: u64) -> Standing {
-        let Some(proved) = self.last_proved() else {
+        let Some(current) = &self.current else {
             return if now.saturating_sub(self.since) < GRACE { Standing::Fine } else { Standing::NoSet };
         };
         let epochs = self.not_covered(own);
@@ -276,6 +297,10 @@ impl Recovery {
         if !epochs.is_empty() {
             return Standing::OutOfDate { epochs };
         }
+        let Some(proved) = self.last_proved() else {
+            let since = now.saturating_sub(current.manifest.manifest().created_at);
+            return if since < GRACE { Standing::Fine } else { Standing::NeverProved };
+        };
         match now.saturating_sub(proved) / DAY {
             days if days >= DRILL_DAYS => Standing::DrillDue { days },
             _ => Standing::Fine,
@@ -317,6 +342,7 @@ impl Standing {
                  make a new one with kmsctl recovery create",
                 joined(epochs)
             ),
+            Self::NeverProved => "no drill has proved the recovery set, so nobody knows whether its officers have their shares: let them prove it, kmsctl recovery drill start".to_owned(),
             Self::DrillDue { days } => format!(
                 "the recovery set was last proved {days} days ago: let its officers prove it, kmsctl recovery drill start"
             ),

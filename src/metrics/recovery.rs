@@ -9,8 +9,8 @@ use super::{Metrics, gauge, seconds};
 pub struct RecoveryState {
     /// Seconds since it was made.
     pub age: u64,
-    /// Seconds since a drill gave the root keys, or since it was made.
-    pub since_proved: u64,
+    /// Seconds since a drill gave the root keys; `None` if none did.
+    pub since_proved: Option<u64>,
     /// Whether it has the root keys of every epoch.
     pub covers_all: bool,
     /// Whether it has every epoch in its present state.
@@ -22,6 +22,7 @@ pub(super) struct RecoveryMetrics {
     set: IntGauge,
     covers_all: IntGauge,
     is_current: IntGauge,
+    proved: IntGauge,
     age: Gauge,
     last_drill: Gauge,
 }
@@ -40,6 +41,11 @@ impl RecoveryMetrics {
                 "cvm_kms_recovery_states_current",
                 "Whether the recovery set has its epochs in the states that they have now: 1 or 0.",
             )?,
+            proved: gauge(
+                r,
+                "cvm_kms_recovery_proved",
+                "Whether a drill has proved the recovery set: 1 or 0.",
+            )?,
             age: seconds(
                 r,
                 "cvm_kms_recovery_set_age_seconds",
@@ -48,7 +54,7 @@ impl RecoveryMetrics {
             last_drill: seconds(
                 r,
                 "cvm_kms_recovery_last_drill_seconds",
-                "Time since a drill of the recovery set gave the root keys, or since the set was made; NaN without one.",
+                "Time since a drill of the recovery set gave the root keys; NaN if none did.",
             )?,
         })
     }
@@ -57,11 +63,12 @@ impl RecoveryMetrics {
 impl Metrics {
     /// Sets the gauges of recovery; `None` where no set counts.
     pub fn set_recovery(&self, state: Option<RecoveryState>) {
-        let RecoveryMetrics { set, covers_all, is_current, age, last_drill } = &self.recovery;
+        let RecoveryMetrics { set, covers_all, is_current, proved, age, last_drill } = &self.recovery;
         set.set(state.is_some().into());
         covers_all.set(state.is_some_and(|state| state.covers_all).into());
         is_current.set(state.is_some_and(|state| state.is_current).into());
+        proved.set(state.is_some_and(|state| state.since_proved.is_some()).into());
         age.set(state.map_or(f64::NAN, |state| state.age as f64));
-        last_drill.set(state.map_or(f64::NAN, |state| state.since_proved as f64));
+        last_drill.set(state.and_then(|state| state.since_proved).map_or(f64::NAN, |seconds| seconds as f64));
     }
 }

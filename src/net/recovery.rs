@@ -40,7 +40,7 @@ pub(super) fn admin(service: Arc<RecoveryService>) -> Router {
 /// The routes of officers, on the main listener of a KMS with keys.
 pub(super) fn officers(service: Arc<RecoveryService>) -> Router {
     let shared = Arc::clone(&service);
-    route(Service::Kms, STATUS, move || async move { json(Ok(service.drill_status())) }).merge(route(
+    route(Service::Kms, STATUS, move || async move { json(Ok(service.public_status())) }).merge(route(
         Service::Kms,
         SHARES,
         move |request: Request| async move { json(share(shared, request).await) },

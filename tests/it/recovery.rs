@@ -88,6 +88,7 @@ async fn officers_prove_a_set_in_a_drill_and_the_kms_says_so() {
     let shown = ask(&world, "GET", RECOVERY, &Value::Null).await.value();
     assert_eq!(shown["set"]["officers"][2]["name"], "officer-2");
     assert_eq!((&shown["covers_all_epochs"], &shown["retired"]), (&json!(true), &json!([])));
+    assert_eq!((&shown["out_of_date"], &shown["proved_at"]), (&json!([]), &Value::Null));
 
     // Nobody can bring a share before an owner asks for it.
     assert_eq!(refusal(&officers.send(&world, 0).await).1, "no_ceremony");
@@ -111,6 +112,17 @@ async fn officers_prove_a_set_in_a_drill_and_the_kms_says_so() {
     assert_eq!((&last["ceremony"], &last["drill"]["ok"]), (&Value::Null, &json!(true)));
     let drilled = &world.audited("recovery_drill")[0];
     assert_eq!((&drilled["officers"], &drilled["epochs"]), (&json!(["officer-2", "officer-0"]), &json!([0])));
+
+    // Anyone may know that it ended, and only operators who took part.
+    let public = world.caller().get("/recovery").await.value();
+    let ended = &public["drill"];
+    assert_eq!(
+        (&ended["ok"], &ended["officers"], &ended["reason"]),
+        (&json!(true), &json!([]), &Value::Null)
+    );
+    assert!(!public.to_string().contains("officer-"), "{public}");
+    let shown = ask(&world, "GET", DRILL, &Value::Null).await.value();
+    assert_eq!(shown["drill"]["officers"], json!(["officer-2", "officer-0"]));
 
     // What is kept is public, and outlives a restart; the officers' files do not.
     let path = format!("{SETS}/{}", officers.set());
@@ -219,6 +231,9 @@ async fn wrong_shares_are_named_and_their_sender_is_stopped() {
     // An owner ends it, and starts another.
     let ended = ask(&world, "DELETE", DRILL, &Value::Null).await.value();
     assert_eq!(ended["ceremony"], Value::Null);
+    let reason = ended["drill"]["reason"].as_str().expect("why it ended");
+    assert!(reason.starts_with("cancelled by "), "{reason}");
+    assert_eq!(world.caller().get("/recovery").await.value()["drill"]["reason"], Value::Null);
     eventually("it is recorded", async || world.audited("recovery_drill_cancelled").pop()).await;
     assert_eq!(ask(&world, "POST", DRILL, &Value::Null).await.status, 200);
     assert_eq!(send(&world, &right).await.status, 200);

@@ -7,6 +7,7 @@ use kms_recovery::{Combiner, Progress, Share};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::attempts::Attempts;
 use super::{RecoveryService, not_recorded};
 use crate::api::ceremony::{CeremonyStatus, Deadline, Purpose, refused};
 use crate::api::{Caller, Transport};
@@ -45,11 +46,11 @@ pub struct DrillResult {
     pub set: String,
     /// When, RFC 3339 in UTC.
     pub at: String,
-    /// Who brought a share.
+    /// Who brought a share; empty on the main listener.
     pub officers: Vec<String>,
     /// Whether the shares gave the root keys.
     pub ok: bool,
-    /// Why not.
+    /// Why not; absent on the main listener.
     pub reason: Option<String>,
 }
 
@@ -96,7 +97,14 @@ impl RecoveryService {
         look(&mut self.drill.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How far a drill is. It tells no secret.
+    /// How far a drill is, for anyone: names of officers only while it is open.
+    pub fn public_status(&self) -> DrillStatus {
+        let DrillStatus { ceremony, drill } = self.drill_status();
+        let unnamed = |drill| DrillResult { officers: Vec::new(), reason: None, ..drill };
+        DrillStatus { ceremony, drill: drill.map(unnamed) }
+    }
+
+    /// How far a drill is, for operators. It tells no secret.
     pub fn drill_status(&self) -> DrillStatus {
         let ceremony = self.drilling(|drill| drill.as_ref().map(Drilling::status));
         let drill = self.sets.state().drills().last().map(DrillResult::from);
@@ -114,6 +122,7 @@ impl RecoveryService {
             let text = "there is no recovery set to prove; make one with kmsctl recovery create";
             return Err(Error::new(Code::Conflict, text).because("no_recovery_set"));
         };
+        let _turn = self.starting.try_acquire().map_err(|_| drill_is_open())?;
         if self.drilling(|drill| drill.is_some()) {
             return Err(drill_is_open());
         }
@@ -135,7 +144,8 @@ impl RecoveryService {
                 Ok(())
             }
         })?;
-        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        // An owner forgives everybody.
+        *self.wrong.lock().unwrap_or_else(PoisonError::into_inner) = Attempts::default();
         // Forgets the shares at the end, although nobody asks.
         let service = Arc::downgrade(&self);
         tokio::spawn(async move {
@@ -165,7 +175,13 @@ impl RecoveryService {
         let Some(ended) = self.drilling(|drill| drill.take_if(is_meant)) else { return };
         let (set, officers, reason) = (ended.set(), ended.officers(), reason.to_owned());
         drop(ended);
-        self.foundation.audit.note(Event::RecoveryDrillCancelled { set, officers, reason });
+        let ended = Event::RecoveryDrillCancelled {
+            set: set.clone(),
+            officers: officers.clone(),
+            reason: reason.clone(),
+        };
+        self.foundation.audit.note(ended);
+        self.sets.drilled(Drill { set, at: unix_now(), officers, failure: Some(reason) }).await;
     }
 
     /// Takes one officer's share. With the last that is needed, the root keys are put together, compared and forgotten, and the
@@ -181,24 +197,28 @@ impl RecoveryService {
         }
         self.expect_few_wrong(caller.remote())?;
         let busy = || Error::new(Code::NotReady, "too many shares at once; try again").because("busy");
-        let check = self.checks.try_acquire().map_err(|_| busy())?;
+        let check = Arc::clone(&self.checks).try_acquire_owned().map_err(|_| busy())?;
         let share =
             Share::parse(body).map_err(|error| Error::invalid(error.to_string()).because("share_wrong"))?;
         let set = self.drilling(|drill| drill.as_ref().map(|drill| Arc::clone(&drill.set)));
         let set = set.ok_or_else(none_is_open)?;
         let (officer, index) = (share.officer.to_string(), share.index);
-        // Not under the lock, because it takes a while.
-        set.manifest.check_share(&share).map_err(|error| {
+        // Neither under the lock nor among the tasks that wait for the network, because it takes a while.
+        let checked = tokio::task::spawn_blocking(move || {
+            let _place = check;
+            set.manifest.checked(share)
+        });
+        let checked = checked.await.map_err(|error| Error::internal("the check ended in a panic", error))?;
+        let share = checked.map_err(|error| {
             self.count_wrong(caller.remote());
             tracing::warn!(officer, index, remote = %caller.remote(), "a wrong share was refused");
             refused(&error)
         })?;
         let ended = self.drilling(|drill| {
             let open = drill.as_mut().ok_or_else(none_is_open)?;
-            let progress = open.combiner.add(share).map_err(|error| refused(&error))?;
+            let progress = open.combiner.add_checked(share).map_err(|error| refused(&error))?;
             Ok::<_, Error>(if progress == Progress::Complete { drill.take() } else { None })
         })?;
-        drop(check);
         tracing::info!(officer, index, "the share of an officer is in");
         if let Some(drilling) = ended {
             let service = Arc::clone(&self);
@@ -206,7 +226,7 @@ impl RecoveryService {
             let proved = request::spawn(async move { service.prove(drilling).await });
             proved.await.map_err(|error| Error::internal("the drill ended in a panic", error))??;
         }
-        Ok(DrillAccepted { officer, index, status: self.drill_status() })
+        Ok(DrillAccepted { officer, index, status: self.public_status() })
     }
 
     async fn prove(&self, drilling: Drilling) -> Result<()> {

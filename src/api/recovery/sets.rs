@@ -1,6 +1,7 @@
 //! Making a recovery set.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kms_recovery::{Checkpoint, Named, NewSet, SplitError, check};
 use schemars::JsonSchema;
@@ -17,6 +18,9 @@ use crate::request;
 
 /// The largest request for a set: 32 officers with the longest recipients.
 pub const MAX_CREATE: usize = 192 * 1024;
+
+/// How long the plugins of age have for all shares of a set.
+const MAX_MAKING: Duration = Duration::from_secs(120);
 
 /// The body of `POST /api/v1/recovery/sets`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -90,7 +94,12 @@ impl RecoveryService {
         let ready = Arc::clone(&self.ready);
         let author = approved.author().clone();
         let split = move || ready.make_recovery_set(&approved, unix_now(), ledger);
-        let made = tokio::task::spawn_blocking(split).await;
+        // A plugin that hangs keeps its thread, but not the turn. What it gives later is dropped, in no record and with nobody.
+        let made = tokio::time::timeout(MAX_MAKING, tokio::task::spawn_blocking(split)).await;
+        let made = made.map_err(|_| {
+            let text = "no set was made: a plugin of age did not answer in time";
+            Error::new(Code::NotReady, text).because("plugin_timeout")
+        })?;
         let made = made.map_err(|error| Error::internal("the set ended in a panic", error))?;
         let unrecorded = made.map_err(refused)?;
         let manifest = unrecorded.manifest().clone();

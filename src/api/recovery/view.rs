@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{DrillResult, RecoveryService};
 use crate::api::ceremony::CeremonyStatus;
 use crate::clock::{rfc3339, unix_now};
-use crate::control::{CurrentSet, DRILL_DAYS, RetiredSet};
+use crate::control::{CurrentSet, RetiredSet};
 
 /// The response to `GET /api/v1/recovery`. Times are RFC 3339 in UTC.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -20,7 +20,7 @@ pub struct RecoveryShown {
     pub drills: Vec<DrillResult>,
     /// The drill that is open.
     pub ceremony: Option<CeremonyStatus>,
-    /// When the set that counts last gave the root keys, or was made.
+    /// When the set that counts last gave the root keys in a drill.
     pub proved_at: Option<String>,
     /// When the next drill is due.
     pub drill_due_at: Option<String>,
@@ -86,14 +86,13 @@ impl RecoveryService {
     pub fn show(&self) -> RecoveryShown {
         let (state, own, now) = (self.sets.state(), self.ready.recovery_epochs(), unix_now());
         let not_covered = state.not_covered(&own);
-        let due = |proved: u64| proved.saturating_add(DRILL_DAYS * 24 * 60 * 60);
         RecoveryShown {
             set: state.current().map(|set| SetShown::of(set)),
             retired: state.retired().iter().rev().map(RetiredShown::of).collect(),
             drills: state.drills().iter().rev().map(DrillResult::from).collect(),
             ceremony: self.drill_status().ceremony,
             proved_at: state.last_proved().map(rfc3339),
-            drill_due_at: state.last_proved().map(due).map(rfc3339),
+            drill_due_at: state.drill_due().map(rfc3339),
             covers_all_epochs: not_covered.is_empty(),
             not_covered,
             out_of_date: state.out_of_date(&own),

@@ -75,7 +75,8 @@ async fn sets_and_drills_outlive_a_restart_and_a_new_set_retires_the_old_one() {
     let state = open().state();
     assert_eq!(state.current().expect("a set").manifest.manifest(), second.manifest());
     assert_eq!(state.retired()[0].set, id);
-    assert_eq!(state.last_proved(), Some(200), "the drill was of the set before");
+    assert_eq!(state.last_proved(), None, "the drill was of the set before");
+    assert_eq!(state.drill_due(), Some(200 + DAY));
     // Damage loses no keys: officers still have theirs.
     std::fs::write(home.path().join("recovery.json"), "{").expect("written");
     let sets = open();
@@ -97,6 +98,16 @@ async fn what_to_do_is_said_when_it_is_due() {
     sets.replace(manifest, "owner".to_owned()).await.expect("a file");
     let both = [epoch(0), epoch(1)];
     assert_eq!(sets.state().standing(&both, now), Standing::NotCovered { epochs: vec![1] });
+    assert_eq!(sets.state().standing(&own, now + DAY - 1), Standing::Fine, "officers get their files first");
+    assert_eq!(sets.state().standing(&own, now + DAY), Standing::NeverProved);
+    sets.drilled(drill(&id, now, Some("no"))).await;
+    assert_eq!(sets.state().standing(&own, now + DAY), Standing::NeverProved, "it failed");
+    sets.drilled(drill(&id, now, None)).await;
+    for _ in 0..2 * MAX_DRILLS {
+        sets.drilled(drill(&id, now + 1, Some("cancelled"))).await;
+    }
+    assert_eq!(sets.state().drills().len(), MAX_DRILLS);
+    assert_eq!(sets.state().last_proved(), Some(now), "drills without a result do not displace the proof");
     assert_eq!(sets.state().standing(&own, now + 89 * DAY), Standing::Fine);
     assert_eq!(sets.state().standing(&own, now + 90 * DAY), Standing::DrillDue { days: 90 });
     sets.drilled(drill(&id, now + 89 * DAY, Some("no"))).await;

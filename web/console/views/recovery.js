@@ -186,7 +186,7 @@ function State({ data, me, refresh }) {
   }
   return html`<div class="grid">
     <${Figure} name="Restored by" value=${`${set.threshold} of ${set.officers.length}`} more="officers together" span=${4} />
-    <${Figure} name="Last proved" kind=${isLate ? 'warn' : ''} value=${ago(data.proved_at)} more=${`${last ? `in a drill with ${count(last.officers.length, 'share')}` : 'when it was made'}; next drill due ${ago(data.drill_due_at)}`} span=${4} />
+    <${Figure} name="Last proved" kind=${isLate || !data.proved_at ? 'warn' : ''} value=${data.proved_at ? ago(data.proved_at) : 'never'} more=${`${last ? `in a drill with ${count(last.officers.length, 'share')}` : 'no drill has given the root keys'}; next drill due ${ago(data.drill_due_at)}`} span=${4} />
     <${Figure} name="Epochs covered" kind=${data.covers_all_epochs && data.out_of_date.length === 0 ? '' : 'warn'} value=${data.covers_all_epochs ? 'all' : `not ${data.not_covered.join(', ')}`} more=${!data.covers_all_epochs ? 'make a new set to cover them' : data.out_of_date.length > 0 ? `but ${data.out_of_date.join(', ')} in an old state: make a new set` : 'of the root keys'} span=${4} />
     ${data.ceremony && html`<div class="span12"><${Ceremony} of=${data.ceremony} me=${me} onEnded=${refresh} /></div>`}
     <div class="span12"><${SetCard} key=${set.set} set=${set} data=${data} me=${me} /></div>

@@ -194,3 +194,24 @@ fn half(page: &mut Page, shown: &Shown) {
     page.line(page.toned(Tone::Good, &text));
     page.line(printable(token));
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_keys_of_officers_are_shown_a_line_each_without_control_characters() {
+        let shown = |document: Value| -> Shown {
+            serde_json::from_value(json!({
+                "id": "1", "action": "create_recovery_set", "detail": "split the root keys", "sha256": "00",
+                "requested_by": "a", "requested_at": "", "expires_at": "", "state": "waiting", "document": document,
+            }))
+            .unwrap()
+        };
+        let lines: Vec<String> = shown(json!("ann age1a\nbob\u{1b} age1b\n")).document_lines().collect();
+        assert_eq!(lines, ["ann age1a", "bob  age1b"]);
+        assert_eq!(shown(Value::Null).document_lines().count(), 0);
+    }
+}

@@ -338,7 +338,10 @@ fn of_recovery(recovery: &Value, report: &mut Report) {
     }
     match text(recovery, "advice") {
         "" => {
-            let told = format!("proved at {}", printable(text(recovery, "proved_at")));
+            let told = match text(recovery, "proved_at") {
+                "" => format!("new; the first drill is due by {}", printable(text(recovery, "drill_due_at"))),
+                at => format!("proved at {}", printable(at)),
+            };
             report.add("recovery", Level::Fine, told);
         }
         advice => report.add("recovery", Level::Warning, printable(advice)),

@@ -274,7 +274,8 @@ fn overview(page: &mut Page, shown: &Value) {
                     ),
                 );
             }
-            page.field("last proved", printable(text(shown, "proved_at")));
+            let proved = Some(text(shown, "proved_at")).filter(|at| !at.is_empty());
+            page.field("last proved", printable(proved.unwrap_or("never")));
             page.field("next drill", format_args!("by {}", printable(text(shown, "drill_due_at"))));
         }
     }
