@@ -154,13 +154,11 @@ impl Meta {
         if self.ready.has_first_epoch_only() {
             return Vec::new();
         }
-        let identity = self.ready.identity_epoch();
         let shown = |epoch: EpochInfo| {
             let known = known.iter().find(|known| known.number == epoch.epoch.0);
             let signature = match known {
-                _ if epoch.epoch == identity => Vec::new(),
                 Some(known) => known.signature.clone(),
-                None => self.ready.sign_root_epoch(&epoch).to_vec(),
+                None => self.ready.root_epoch_statement(&epoch),
             };
             let EpochTimes { prepared_at, activate_at, retired_at, destroyed_at } = epoch.times;
             RootEpochInfo {

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 pub use self::change::{EpochChange, EpochKeys, EpochParts, NewEpoch, ReceivedEpochs};
 pub use self::error::{EpochError, Unreadable};
 use super::epoch::RootEpoch;
-use super::{K256Key, RootKeys};
+use super::{K256Key, RootKeys, statement};
 
 /// The most epochs that a keyring has. With one a month this is enough for 21 years.
 pub const MAX_EPOCHS: usize = 256;
@@ -125,6 +125,18 @@ pub struct Epoch {
     keys: Option<Arc<RootKeys>>,
     /// Its root CA certificate, PEM; made when a node starts or the epoch is added.
     root_ca_pem: Option<Arc<str>>,
+    /// What an older root states of it; none of epoch 0.
+    statement: Option<EpochStatement>,
+}
+
+/// The statement of an older root over the public keys of an epoch, by which whoever pinned that root can follow. It is kept,
+/// because it is needed when the older root does not sign any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochStatement {
+    /// The epoch whose root has signed.
+    pub by: RootEpoch,
+    /// As [`statement::sign_root_epoch`] makes it.
+    pub signature: [u8; 65],
 }
 
 impl Epoch {
@@ -147,6 +159,11 @@ impl Epoch {
     /// apps get theirs through [`Keyring::readable`].
     pub fn keys(&self) -> Option<&Arc<RootKeys>> {
         self.keys.as_ref()
+    }
+
+    /// The statement of an older root over its public keys, once there is one.
+    pub fn statement(&self) -> Option<EpochStatement> {
+        self.statement
     }
 
     /// Its root CA certificate, PEM, once there is one.
@@ -203,6 +220,7 @@ impl Keyring {
             public: PublicRoot::of(&root),
             keys: Some(Arc::new(root)),
             root_ca_pem: None,
+            statement: None,
         };
         Self { temp_ca, epochs: vec![first] }
     }
@@ -302,10 +320,50 @@ impl Keyring {
         self.epochs.iter().map(info).collect()
     }
 
-    /// Whether the certificates of the epochs after 0, which has a file for its own, are those of `other`.
-    pub fn has_certificates_of(&self, other: &Self) -> bool {
+    /// Whether the certificates of the epochs after 0, which has a file for its own, and the statements over them are
+    /// those of `other`.
+    pub fn is_vouched_as(&self, other: &Self) -> bool {
         let mut pairs = self.epochs.iter().zip(&other.epochs).skip(1);
-        pairs.all(|(one, other)| one.root_ca_pem == other.root_ca_pem)
+        pairs.all(|(one, other)| one.root_ca_pem == other.root_ca_pem && one.statement == other.statement)
+    }
+
+    /// The same keyring with a statement over each epoch that has none: of `identity`, or where that is not older, of the
+    /// oldest root that is still held.
+    #[must_use]
+    pub fn stated(mut self, identity: &RootKeys) -> Self {
+        for index in 1..self.epochs.len() {
+            let (older, rest) = self.epochs.split_at_mut(index);
+            let epoch = &mut rest[0];
+            if epoch.statement.is_some() {
+                continue;
+            }
+            let root = match identity.epoch() < epoch.number {
+                true => Some(identity),
+                false => older.iter().find_map(|older| older.keys.as_deref()),
+            };
+            epoch.statement = root.map(|root| EpochStatement {
+                by: root.epoch(),
+                signature: statement::sign_root_epoch(
+                    root,
+                    epoch.number,
+                    &epoch.public.ca_spki,
+                    &epoch.public.k256,
+                ),
+            });
+        }
+        self
+    }
+
+    /// The same keyring with a statement that was kept. One that the older root did not make is left out.
+    #[must_use]
+    pub fn with_statement(mut self, number: RootEpoch, kept: EpochStatement) -> Self {
+        let root = self.epoch(kept.by).filter(|_| kept.by < number).map(|epoch| epoch.public.k256);
+        if let Some(epoch) = self.epochs.get_mut(number.0 as usize) {
+            let PublicRoot { ca_spki, k256 } = &epoch.public;
+            let signer = statement::root_epoch_signer(number, ca_spki, k256, &kept.signature);
+            epoch.statement = Some(kept).filter(|_| signer.is_some() && signer == root);
+        }
+        self
     }
 
     /// The same keyring with another root CA certificate of an epoch.

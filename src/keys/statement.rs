@@ -62,10 +62,25 @@ pub fn sign_root_epoch(
 /// The root secp256k1 key, compressed, that signed this verifier key of a log with [`sign_log_key`]; `None` if the bytes are
 /// no signature.
 pub fn log_key_signer(vkey: &str, signature: &[u8]) -> Option<[u8; 33]> {
+    signer(digest(label::LOG_KEY_STATEMENT, &[], vkey.as_bytes()), signature)
+}
+
+/// The root secp256k1 key, compressed, that stated these public keys of a root epoch with [`sign_root_epoch`]; `None` if the
+/// bytes are no signature.
+pub fn root_epoch_signer(
+    number: RootEpoch,
+    ca_spki: &[u8; SPKI_LENGTH],
+    k256_public: &[u8; 33],
+    signature: &[u8],
+) -> Option<[u8; 33]> {
+    let message = [&number.0.to_be_bytes()[..], ca_spki, k256_public].concat();
+    signer(digest(label::ROOT_EPOCH_STATEMENT, &[], &message), signature)
+}
+
+fn signer(digest: [u8; 32], signature: &[u8]) -> Option<[u8; 33]> {
     let (recovery, compact) = signature.split_last()?;
     let recovery = RecoveryId::try_from(i32::from(*recovery)).ok()?;
     let signature = RecoverableSignature::from_compact(compact.try_into().ok()?, recovery).ok()?;
-    let digest = digest(label::LOG_KEY_STATEMENT, &[], vkey.as_bytes());
     Some(signature.recover_ecdsa(Message::from_digest(digest)).ok()?.serialize())
 }
 

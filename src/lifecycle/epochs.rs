@@ -89,6 +89,18 @@ impl Ready {
         statement::sign_root_epoch(&self.identity, epoch.epoch, &epoch.ca_spki, &epoch.k256_public)
     }
 
+    /// What a root that was known before states of the public keys of an epoch, 65 bytes: the root of
+    /// [`Ready::identity_epoch`], or of that epoch itself an older root, whose statement is kept. Empty of epoch 0 as the
+    /// identity, and where no older root was held.
+    pub fn root_epoch_statement(&self, epoch: &EpochInfo) -> Vec<u8> {
+        if epoch.epoch != self.identity.epoch() {
+            return self.sign_root_epoch(epoch).to_vec();
+        }
+        let keyring = self.keyring.load();
+        let kept = keyring.epoch(epoch.epoch).and_then(|epoch| epoch.statement());
+        kept.map_or_else(Vec::new, |kept| kept.signature.to_vec())
+    }
+
     /// Whether apps may get keys of an epoch at `now`, Unix seconds.
     ///
     /// # Errors
@@ -201,7 +213,8 @@ impl Ready {
     ) -> Result<Vec<EpochInfo>, LifecycleError> {
         let _turn = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.keyring.load_full();
-        let after = certified(self.after(&before, change, unix(now))?, now)?;
+        // Stated now, because the root that signs may be gone when somebody has to follow to the new one.
+        let after = certified(self.after(&before, change, unix(now))?, now)?.stated(&self.identity);
         // On the disk before it counts. From an error on the disk has what it had, and otherwise the new keyring: what is
         // in memory is the same always.
         let swept = self.directory.write_keyring(&after)?;

@@ -194,16 +194,20 @@ impl Ready {
                 keep(&directory, name, certificate.pem.as_bytes());
             }
         }
-        if !keyring.has_certificates_of(&kept)
-            && let Err(error) = directory.write_keyring(&keyring)
-        {
-            tracing::warn!(%error, "certificates of root epochs cannot be kept; the next start makes them again");
-        }
         let number = keyring.identity(unix(now));
         let (identity, root_ca_pem) = keyring
             .epoch(number)
             .and_then(|epoch| Some((Arc::clone(epoch.keys()?), epoch.root_ca_pem()?.to_owned())))
             .ok_or(EpochError::NoneActive)?;
+        let keyring = keyring.stated(&identity);
+        if !keyring.is_vouched_as(&kept)
+            && let Err(error) = directory.write_keyring(&keyring)
+        {
+            tracing::warn!(
+                %error,
+                "certificates of root epochs and statements over them cannot be kept; the next start makes them again"
+            );
+        }
         let key = match rpc_key {
             Some(key) => key,
             None => {

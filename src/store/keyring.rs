@@ -19,7 +19,9 @@ use super::fingerprints::Fingerprints;
 use super::{KeyDirectory, StoreError};
 use crate::keys::K256Key;
 use crate::keys::epoch::RootEpoch;
-use crate::keys::keyring::{EpochKeys, EpochParts, EpochState, EpochTimes, Keyring, PublicRoot};
+use crate::keys::keyring::{
+    EpochKeys, EpochParts, EpochState, EpochStatement, EpochTimes, Keyring, PublicRoot,
+};
 
 /// The name of the new content until it is complete.
 pub(super) const NEW: &str = ".keyring.json.new";
@@ -34,7 +36,7 @@ pub(super) const DESTROYED: [(File, &str); 2] =
 /// The version that is written and the only one that is read.
 const VERSION: u32 = 1;
 /// More than an epoch takes without its certificate.
-const EPOCH_BYTES: usize = 1024;
+const EPOCH_BYTES: usize = 1536;
 
 /// Whether the bytes of keys that are not needed any more are overwritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +79,17 @@ struct KeptEpoch<'a> {
     /// PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ca_cert: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    statement: Option<KeptStatement>,
+}
+
+/// What an older root states of the public keys.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptStatement {
+    by: RootEpoch,
+    #[serde(with = "hex::serde")]
+    signature: [u8; 65],
 }
 
 /// What the file says.
@@ -95,12 +108,18 @@ pub(super) struct Record {
     /// `None` for epoch 0, whose keys are in files of their own, and for a destroyed epoch.
     keys: Option<(P256Key, K256Key)>,
     root_ca_pem: Option<String>,
+    statement: Option<EpochStatement>,
 }
 
 impl Record {
     /// Whether the keys do not exist any more.
     pub(super) fn is_destroyed(&self) -> bool {
         self.times.state(0) == EpochState::Destroyed
+    }
+
+    /// The number of the epoch, and what an older root states of it.
+    pub(super) fn stated(&self) -> Option<(RootEpoch, EpochStatement)> {
+        Some((self.epoch, self.statement?))
     }
 
     /// The epoch's parts; `beside` are the keys in the files of epoch 0. `None` if keys are missing.
@@ -141,6 +160,9 @@ pub(super) fn text(keyring: &Keyring, changes: u64) -> Zeroizing<Vec<u8>> {
             ca_key: secrets.as_ref().map(|[ca, _]| ca.as_str()),
             k256_key: secrets.as_ref().map(|[_, k256]| k256.as_str()),
             ca_cert: epoch.root_ca_pem().filter(|_| epoch.number() != RootEpoch::FIRST).map(str::to_owned),
+            statement: epoch
+                .statement()
+                .map(|EpochStatement { by, signature }| KeptStatement { by, signature }),
         })
         .collect();
     // Room for all of it from the start, because a vector that grows leaves copies of the keys in memory.
@@ -177,7 +199,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Contents, &'static str> {
 
 fn record(kept: KeptEpoch<'_>) -> Result<Record, &'static str> {
     const DAMAGED_KEY: &str = "has a key that is not usable";
-    let KeptEpoch { epoch, times, ca_spki, k256_public, ca_key, k256_key, ca_cert } = kept;
+    let KeptEpoch { epoch, times, ca_spki, k256_public, ca_key, k256_key, ca_cert, statement } = kept;
     let mut public = PublicRoot { ca_spki: [0; _], k256: [0; _] };
     hex::decode_to_slice(ca_spki, &mut public.ca_spki).map_err(|_| DAMAGED_KEY)?;
     hex::decode_to_slice(k256_public, &mut public.k256).map_err(|_| DAMAGED_KEY)?;
@@ -197,7 +219,8 @@ fn record(kept: KeptEpoch<'_>) -> Result<Record, &'static str> {
         (None, None) if is_destroyed || epoch == RootEpoch::FIRST => None,
         _ => return Err("has a key too few or too many"),
     };
-    Ok(Record { epoch, times, public, keys, root_ca_pem: ca_cert })
+    let statement = statement.map(|KeptStatement { by, signature }| EpochStatement { by, signature });
+    Ok(Record { epoch, times, public, keys, root_ca_pem: ca_cert, statement })
 }
 
 fn scalar(text: &str) -> Option<Zeroizing<[u8; 32]>> {

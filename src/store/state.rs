@@ -176,6 +176,7 @@ impl KeyDirectory {
         let Ok(temp_key) = p256_key(&temp_ca) else { return Ok(unusable(File::TempCaKey)) };
         let has_first = first.is_some();
         let stated = records.as_ref().and_then(|records| records.first()).map(|first| first.public);
+        let statements: Vec<_> = records.iter().flatten().filter_map(Record::stated).collect();
         let parts = match records {
             Some(records) => {
                 let mut first = first;
@@ -192,7 +193,9 @@ impl KeyDirectory {
             }),
         };
         let keyring = match parts.map(|parts| Keyring::from_parts(temp_key, parts)) {
-            Some(Ok(keyring)) => keyring,
+            Some(Ok(keyring)) => statements
+                .into_iter()
+                .fold(keyring, |keyring, (epoch, kept)| keyring.with_statement(epoch, kept)),
             Some(Err(error)) => {
                 return Ok(broken(
                     None,

@@ -725,6 +725,25 @@ fn without_epoch_0_the_keyring_makes_a_directory_complete() {
 }
 
 #[test]
+fn the_statement_of_a_destroyed_root_stays_in_the_keyring_and_a_damaged_one_does_not() {
+    let (directory, set) = several();
+    let first = Arc::clone(set.keyring.epochs()[0].keys().unwrap());
+    let stated = set.keyring.clone().stated(&first);
+    let keyring = stated.after(EpochChange::Retire(RootEpoch::FIRST), 30).unwrap();
+    let keyring = keyring.after(EpochChange::Destroy(RootEpoch::FIRST), 40).unwrap();
+    assert_eq!(open(directory.path()).write_keyring(&keyring).unwrap(), Swept::Now);
+    let kept = || stored(&open(directory.path())).keyring.epochs()[1].statement();
+    assert_eq!(kept(), stated.epochs()[1].statement());
+    let signature = hex::encode(kept().expect("a statement").signature);
+    let path = directory.path().join("keyring.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace(&signature, &hex::encode([7; 65]))).unwrap();
+    assert_eq!(kept(), None);
+    fs::write(&path, text.replace(&signature, "07")).unwrap();
+    assert!(matches!(open(directory.path()).state().unwrap(), State::Broken { .. }));
+}
+
+#[test]
 fn an_older_keyring_does_not_bring_retired_epochs_back() {
     let (directory, set) = several();
     let path = directory.path().join("keyring.json");

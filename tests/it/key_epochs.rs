@@ -20,7 +20,7 @@ use kms_attest::certificate;
 use kms_attest::identity::AppId;
 use kms_attest::p256::P256Key;
 use kms_client::root_epochs::stated_epoch;
-use kms_client::statement::{Signer, app_key_signer, env_key_signer};
+use kms_client::statement::{Signer, app_key_signer, env_key_signer, root_epoch_signer};
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 
@@ -156,6 +156,23 @@ async fn a_guest_that_knows_no_epochs_is_served_unchanged_after_a_rotation() {
     // Nor is anything else in the records.
     let recorded = world.audited("app_key_released");
     assert!(recorded.iter().all(|record| record.get("epochs").is_none()));
+}
+
+#[tokio::test]
+async fn who_pinned_the_root_of_epoch_0_can_follow_after_the_identity_has_moved() {
+    let (mut world, _) = rotated_world().await;
+    let before = meta(&world).await;
+    let pinned = Signer::try_from(before.k256_pubkey.as_slice()).expect("a key");
+    let new = stated_epoch(&before, 1).expect("the root key states epoch 1");
+    let stopped = Stopped::of(&mut world).await;
+    stopped.retire(0).await;
+    drop(stopped);
+    world.start().await.expect("it starts again");
+    let after = meta(&world).await;
+    assert_eq!(after.k256_pubkey, new.signer.as_bytes());
+    let shown = &after.epochs[1];
+    assert_eq!(root_epoch_signer(1, &new.ca_spki, &new.signer, &shown.signature), Ok(pinned));
+    assert_eq!(stated_epoch(&after, 1).expect("its own root").signer, new.signer);
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ impl EpochParts {
         if !is_whole {
             return Err(EpochError::Contradiction(number));
         }
-        Ok(Epoch { number, times, public, keys, root_ca_pem: root_ca_pem.map(Into::into) })
+        Ok(Epoch { number, times, public, keys, root_ca_pem: root_ca_pem.map(Into::into), statement: None })
     }
 }
 
@@ -117,7 +117,7 @@ impl Keyring {
         let keys = root_keys(number, &self.temp_ca, P256Key::generate(), K256Key::generate());
         let times = EpochTimes { prepared_at: Some(now), ..EpochTimes::default() };
         let public = PublicRoot::of(&keys);
-        Ok(NewEpoch(Epoch { number, times, public, keys: Some(keys), root_ca_pem: None }))
+        Ok(NewEpoch(Epoch { number, times, public, keys: Some(keys), root_ca_pem: None, statement: None }))
     }
 
     /// Checks epochs of another node on their own. Those that this keyring has already may be among them.

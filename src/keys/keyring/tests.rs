@@ -42,6 +42,41 @@ fn an_epoch_lives_from_prepared_to_destroyed() {
 }
 
 #[test]
+fn the_statement_of_the_root_that_signs_is_kept_when_it_is_gone() {
+    let signer = |epoch: &Epoch| {
+        let PublicRoot { ca_spki, k256 } = epoch.public();
+        let kept = epoch.statement()?;
+        Some((kept.by, statement::root_epoch_signer(epoch.number(), ca_spki, k256, &kept.signature)?))
+    };
+    let signers = |keyring: &Keyring| keyring.epochs().iter().map(signer).collect::<Vec<_>>();
+    let prepared = keyring(2);
+    let roots: Vec<_> = prepared.epochs().iter().map(|epoch| epoch.public().k256).collect();
+    let by_first = Some((RootEpoch::FIRST, roots[0]));
+    let first = Arc::clone(prepared.epochs()[0].keys().unwrap());
+    let second = Arc::clone(prepared.epochs()[1].keys().unwrap());
+    let stated = prepared.clone().stated(&first);
+    assert_eq!(signers(&stated), [None, by_first]);
+    let active = stated.after(EpochChange::Activate { epoch: ONE, at: 200 }, 200).unwrap();
+    let retired = active.after(EpochChange::Retire(RootEpoch::FIRST), 300).unwrap();
+    let destroyed = retired.after(EpochChange::Destroy(RootEpoch::FIRST), 400).unwrap();
+    assert_eq!(signers(&destroyed.clone().stated(&second)), [None, by_first]);
+    // The next epoch is stated by the root that signs then, and not by the oldest.
+    let third = retired.new_epoch(500).unwrap();
+    let grown = retired.after(EpochChange::Prepare(&third), 500).unwrap().stated(&second);
+    assert_eq!(signers(&grown), [None, by_first, Some((ONE, roots[1]))]);
+    // Where the identity has moved already, the oldest root states it as long as it is held.
+    assert_eq!(signers(&prepared.clone().stated(&second)), [None, by_first]);
+    // What the named root did not sign is not kept.
+    let kept = stated.epochs()[1].statement().unwrap();
+    assert_eq!(signers(&prepared.clone().with_statement(ONE, kept)), [None, by_first]);
+    let mut altered = kept;
+    altered.signature[5] ^= 1;
+    for wrong in [altered, EpochStatement { by: ONE, ..kept }, EpochStatement { by: RootEpoch(7), ..kept }] {
+        assert_eq!(signers(&prepared.clone().with_statement(ONE, wrong)), [None, None]);
+    }
+}
+
+#[test]
 fn changes_that_would_leave_apps_without_keys_or_out_of_order_are_refused() {
     let base = keyring(3);
     let active = base.after(EpochChange::Activate { epoch: TWO, at: 200 }, 200).unwrap();
