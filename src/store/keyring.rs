@@ -179,8 +179,9 @@ pub(super) fn text(keyring: &Keyring, changes: u64) -> Zeroizing<Vec<u8>> {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn parse(text: &[u8]) -> Result<Contents, &'static str> {
-    let kept: Kept<'_> =
-        serde_json::from_slice(text).map_err(|_| "is not a file of root epochs, or it is cut off")?;
+    let unread = "is not a file of root epochs, or it is cut off";
+    let text = std::str::from_utf8(text).map_err(|_| unread)?;
+    let kept: Kept<'_> = serde_json::from_str(text).map_err(|_| unread)?;
     if kept.version != VERSION {
         return Err("has a version that this program does not know");
     }

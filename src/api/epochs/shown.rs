@@ -146,7 +146,7 @@ impl EpochService {
         }
         if epoch.apps_staying > 0 {
             warnings.push(format!(
-                "{} apps were told to stay at epoch {root}: they get no keys after its retirement",
+                "apps that were told to stay at epoch {root} get no keys after its retirement: {}",
                 epoch.apps_staying
             ));
         }

@@ -265,7 +265,7 @@ impl Views {
                 "epoch_restart_required",
                 Severity::Warning,
                 format!("This KMS signs with epoch {identity}, which is retired: after a restart it signs with epoch {next}."),
-                "replicas",
+                "epochs",
             ));
         }
         for info in ready.epochs() {
@@ -290,7 +290,7 @@ impl Views {
             list.push(Attention {
                 by: by.map(rfc3339),
                 since: info.times.activate_at.filter(|at| *at <= now).map(rfc3339),
-                ..Attention::new("epoch", severity, message, "replicas")
+                ..Attention::new("epoch", severity, message, "epochs")
             });
         }
         list

@@ -141,11 +141,13 @@ impl SealedEnv {
         if file.len() > MAX_BYTES {
             return Err(SealedEnvError::TooLong(file.len()));
         }
-        let AnyVersion { version } = kms_attest::json::from_utf8(file).map_err(|error| unread(&error))?;
+        let not_text = |_| unread(&serde::de::Error::custom("the body is not UTF-8"));
+        let text = std::str::from_utf8(file).map_err(not_text)?;
+        let AnyVersion { version } = serde_json::from_str(text).map_err(|error| unread(&error))?;
         if version != VERSION {
             return Err(SealedEnvError::Version(version));
         }
-        let read: File<'_> = serde_json::from_slice(file).map_err(|error| unread(&error))?;
+        let read: File<'_> = serde_json::from_str(text).map_err(|error| unread(&error))?;
         let enc = decoded("enc", &read.enc)?;
         let length = enc.len();
         let encapsulated = enc.try_into().map_err(|_| SealedEnvError::Encapsulated(length))?;

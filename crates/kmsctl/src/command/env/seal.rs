@@ -83,8 +83,8 @@ impl Seal {
         }
         let environment = source::environment(&self.file, terminal)?;
         let key = match &self.recipient.public_key_file {
-            Some(path) => self.from_file(path)?,
-            None => self.from_kms(terminal, &environment).await?,
+            Some(path) => self.key_in_file(path)?,
+            None => self.key_of_kms(terminal, &environment).await?,
         };
         let sealed = SealedEnv::seal(&key.public_key, key.epochs, environment.to_json().as_bytes())
             .map_err(|error| Failure::unproven(format_args!("{}: {error}", key.origin)))?
@@ -120,7 +120,7 @@ impl Seal {
         Ok(Exit::Done)
     }
 
-    async fn from_kms(&self, terminal: &Terminal, environment: &Environment) -> Outcome<Key> {
+    async fn key_of_kms(&self, terminal: &Terminal, environment: &Environment) -> Outcome<Key> {
         let Self { urls, recipient, root_epoch, app_epoch, .. } = self;
         let app = App { app_id: recipient.app_id, compose: recipient.compose.clone() };
         let (app_id, compose) = app.read()?;
@@ -146,7 +146,7 @@ impl Seal {
         })
     }
 
-    fn from_file(&self, path: &Path) -> Outcome<Key> {
+    fn key_in_file(&self, path: &Path) -> Outcome<Key> {
         let origin = path.display().to_string();
         let wrong = |problem: String| Failure::usage(format_args!("{origin}: {problem}"));
         let bytes = files::read(path, MAX_KEY_BYTES)?;
