@@ -72,7 +72,7 @@ async fn officers_restore_a_kms_that_has_proved_itself() {
         more,
     };
     const OPEN: &[&str] = &["--manifest", "manifest.json", "--yes", ROOT[0], ROOT[1]];
-    const SEND: &[&str] = &["--yes", ROOT[0], ROOT[1]];
+    const SEND: &[&str] = OPEN;
 
     // Nothing is sent to a server that has not proved what it runs.
     let other = Run { pin: "11".repeat(32), ..run("restore", 1, OPEN) };
@@ -88,6 +88,8 @@ async fn officers_restore_a_kms_that_has_proved_itself() {
         .run(&["recovery", "send", "--kms", &url, "--share", "1.age", "--identity", "1.key", "--yes"])
         .await;
     ended(&unpinned, 2, "--pin");
+    // Without the manifest neither the share nor the clock could be checked.
+    ended(&run("send", 1, &["--yes", ROOT[0], ROOT[1]]).at(&desk).await, 2, "--manifest");
     // The wrong officer, another set, nobody who confirms, no restore yet.
     ended(&Run { key: 2, ..run("restore", 1, OPEN) }.at(&desk).await, 2, "it is for another officer");
     let others = Officers::of(&root, 2, 3);
@@ -115,7 +117,9 @@ async fn officers_restore_a_kms_that_has_proved_itself() {
     }
     // kmsctl that is started again finds the restore as it is.
     ended(&run("restore", 1, OPEN).at(&desk).await, 3, "the share of officer-1 (index 1) is in already");
-    ended(&run("send", 9, SEND).at(&desk).await, 3, "and yours is of");
+    ended(&run("send", 9, SEND).at(&desk).await, 2, "9.age does not fit manifest.json");
+    const OTHER: &[&str] = &["--manifest", "others.json", "--yes", ROOT[0], ROOT[1]];
+    ended(&run("send", 9, OTHER).at(&desk).await, 3, "and yours is of");
     let shown = desk.json(0, &["recovery", "status", "--kms", &url, "--pin", &pin, ROOT[0], ROOT[1]]).await;
     assert_eq!(shown["ceremony"]["received"], 1, "{shown}");
 

@@ -68,7 +68,7 @@ pub(crate) struct Send {
     kms: Attested,
     /// Manifest of the recovery set: the KMS must use the same
     #[arg(long, value_name = "FILE")]
-    manifest: Option<PathBuf>,
+    manifest: PathBuf,
     #[command(flatten)]
     officer: Officer,
 }
@@ -124,24 +124,27 @@ impl Restore {
             let text = "it serves keys already, and keys that exist are never replaced; nothing was sent";
             return Err(Failure::refused(format_args!("{}: {text}", kms.url())));
         }
-        let share = self.officer.open(Some(&manifest), &self.manifest)?;
+        let share = self.officer.open(&manifest, &self.manifest)?;
         let before = status(&kms).await?;
         if let Some(ceremony) = &before.ceremony {
-            ceremony.expect(&share, Some(manifest.manifest())).map_err(|failure| failure.about(kms.url()))?;
+            ceremony
+                .expect(kms.phase(), &share, manifest.manifest())
+                .map_err(|failure| failure.about(kms.url()))?;
         }
         let domain = self.domain.as_deref().unwrap_or(&manifest.manifest().domain);
         let plan = match &before.ceremony {
             Some(open) => open.progress(),
             None => format!("none is open: this opens it, for the name {}", printable(domain)),
         };
-        self.officer.confirm(terminal, &kms, &share, Some(manifest.manifest()), &plan)?;
+        self.officer.confirm(terminal, &kms, &share, manifest.manifest(), &plan)?;
         if before.ceremony.is_none() {
             let text = manifest.to_text().into_bytes();
             let opened = kms.post(&path, text, REPLY).await?;
             let opened: Shown = shown::parse(&opened, OPEN)?;
             let open =
                 opened.ceremony.ok_or_else(|| Failure::failed("the KMS does not say that it is open"))?;
-            open.expect(&share, Some(manifest.manifest())).map_err(|failure| failure.about(kms.url()))?;
+            open.expect(kms.phase(), &share, manifest.manifest())
+                .map_err(|failure| failure.about(kms.url()))?;
         }
         send(terminal, &kms, share).await
     }
@@ -149,10 +152,9 @@ impl Restore {
 
 impl Send {
     async fn run(self, terminal: &Terminal) -> Outcome {
-        let manifest = self.manifest.as_deref().map(manifest).transpose()?;
+        let manifest = manifest(&self.manifest)?;
         let kms = self.kms.verify(terminal).await?;
-        let share =
-            self.officer.open(manifest.as_ref(), self.manifest.as_deref().unwrap_or(Path::new("")))?;
+        let share = self.officer.open(&manifest, &self.manifest)?;
         let before = status(&kms).await?;
         let Some(ceremony) = before.ceremony else {
             let how = match kms.phase() {
@@ -161,8 +163,8 @@ impl Send {
             };
             return Err(Failure::refused(format_args!("{}: {how}; nothing was sent", kms.url())));
         };
-        let manifest = manifest.as_ref().map(SignedManifest::manifest);
-        ceremony.expect(&share, manifest).map_err(|failure| failure.about(kms.url()))?;
+        let manifest = manifest.manifest();
+        ceremony.expect(kms.phase(), &share, manifest).map_err(|failure| failure.about(kms.url()))?;
         self.officer.confirm(terminal, &kms, &share, manifest, &ceremony.progress())?;
         send(terminal, &kms, share).await
     }
@@ -178,18 +180,13 @@ impl Status {
 }
 
 impl Officer {
-    /// The share, checked against the manifest if there is one.
-    fn open(&self, manifest: Option<&SignedManifest>, path: &Path) -> Outcome<Share> {
+    /// The share, checked against the manifest.
+    fn open(&self, manifest: &SignedManifest, path: &Path) -> Outcome<Share> {
         let share = identity::open(&self.share, &self.identity)?;
-        if let Some(manifest) = manifest {
-            manifest.check_share(&share).map_err(|error| {
-                Failure::usage(format_args!(
-                    "{} does not fit {}: {error}",
-                    self.share.display(),
-                    path.display()
-                ))
-            })?;
-        }
+        let unfit = |error| {
+            Failure::usage(format_args!("{} does not fit {}: {error}", self.share.display(), path.display()))
+        };
+        manifest.check_share(&share).map_err(unfit)?;
         Ok(share)
     }
 
@@ -199,13 +196,11 @@ impl Officer {
         terminal: &Terminal,
         kms: &Verified<'_>,
         share: &Share,
-        manifest: Option<&Manifest>,
+        manifest: &Manifest,
         plan: &str,
     ) -> Outcome<()> {
         let proven = kms.proven();
-        let of = manifest.map(|manifest| {
-            format!(" of {}, made {}", printable(&manifest.domain), when::at(manifest.created_at))
-        });
+        let of = format!(" of {}, made {}", printable(&manifest.domain), when::at(manifest.created_at));
         let (what, phase) = match kms.phase() {
             Phase::Empty => ("restore", "it has no keys yet"),
             Phase::Serving => ("drill", "it serves keys"),
@@ -214,7 +209,7 @@ impl Officer {
             "Recovery set  {}{}\nShare         of {}, index {}\nKMS           {}: {phase}\nIt has proved mrAggregated {} (pinned), \
              TCB status {}, and the key of its TLS certificate\n{what:<13} {plan}",
             share.set,
-            of.unwrap_or_default(),
+            of,
             share.officer,
             share.index,
             kms.url(),
@@ -257,7 +252,9 @@ async fn send(terminal: &Terminal, kms: &Verified<'_>, share: Share) -> Outcome 
         shown.write(page);
         if shown.is_restored() {
             page.line(format_args!(
-                "Next: kmsctl finish --kms {}, then kmsctl verify and kmsctl status: they must show the root keys above.",
+                "Freezes, and the epochs that operators chose for apps, are not restored: before finish, deny in the allowlist what must \
+                 get no keys, and set both again after it.\nNext: kmsctl finish --kms {}, then kmsctl verify and kmsctl status: they \
+                 must show the root keys above.",
                 kms.url()
             ));
         }

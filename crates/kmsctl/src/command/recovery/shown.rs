@@ -5,6 +5,7 @@ use kms_recovery::{Manifest, Share};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::attested::Phase;
 use crate::exit::{Failure, Outcome};
 use crate::output::{Page, Tone, printable};
 
@@ -61,8 +62,18 @@ pub(super) fn parse(document: &Document, path: &str) -> Outcome<Shown> {
 }
 
 impl Ceremony {
-    /// Requires that the share is of this set, and the manifest that of the KMS. Nothing was sent before.
-    pub(super) fn expect(&self, share: &Share, manifest: Option<&Manifest>) -> Outcome<()> {
+    /// Requires that a KMS of this phase asks for shares of this set, and has the same manifest. Nothing was sent before.
+    pub(super) fn expect(&self, phase: Phase, share: &Share, manifest: &Manifest) -> Outcome<()> {
+        let purpose = match phase {
+            Phase::Empty => "restore",
+            Phase::Serving => "drill",
+        };
+        if self.purpose != purpose {
+            return Err(Failure::unproven(format_args!(
+                "it says that shares are for a {}, but its certificate allows a {purpose} only; nothing was sent",
+                printable(&self.purpose)
+            )));
+        }
         let set = share.set.to_string();
         if self.set != set {
             return Err(Failure::refused(format_args!(
@@ -70,7 +81,7 @@ impl Ceremony {
                 printable(&self.set)
             )));
         }
-        if manifest.is_some_and(|manifest| hex::encode(manifest.sha256()) != self.manifest_sha256) {
+        if hex::encode(manifest.sha256()) != self.manifest_sha256 {
             let text = "it uses another manifest of this set than yours; no share was sent";
             return Err(Failure::unproven(text));
         }
