@@ -168,7 +168,7 @@ pub fn dotted(epochs: KeyEpochs) -> String {
 }
 
 /// Why keys of an epoch cannot be given to anybody, as a denial.
-fn unreadable(error: Unreadable, used: KeyEpochs) -> Denial {
+pub(super) fn unreadable(error: Unreadable, used: KeyEpochs) -> Denial {
     let (code, expected) = match error {
         Unreadable::Unknown(_) => (DenialCode::EpochUnknown, "a root epoch of this KMS"),
         Unreadable::NotActive(_) => (DenialCode::EpochNotActive, "an active root epoch"),

@@ -8,9 +8,11 @@ use kms_attest::measurement::Stage;
 use kms_attest::tcb::TcbVerdict;
 use kms_policy::Role;
 
-use super::{AskedEpochs, Decided, GrantedEpochs, Relaxations, StageRule};
+use super::epochs::unreadable;
+use super::{AskedEpochs, Decided, GrantedEpochs, Refusal, Relaxations, StageRule};
 use crate::control::NotFrozen;
 use crate::keys::epoch::KeyEpochs;
+use crate::keys::keyring::Unreadable;
 
 /// The role of an app that may have its keys.
 #[derive(Debug)]
@@ -130,6 +132,17 @@ impl<R> Permit<R> {
     /// The same, with the older ones that it may ask for.
     pub fn granted_epochs(&self) -> &GrantedEpochs {
         &self.admitted.allowed.epochs
+    }
+
+    /// The refusal of a caller whose epoch has come to its end after this permit was given.
+    pub fn without_epoch(&self, error: Unreadable) -> Refusal {
+        let Admitted { identity, allowed, .. } = &self.admitted;
+        Refusal::Epochs {
+            denial: unreadable(error, self.epochs()),
+            identity: Box::new(identity.clone()),
+            relaxations: allowed.relaxations.clone(),
+            by: Box::new(allowed.by),
+        }
     }
 
     /// The gateway that policy names for the caller.

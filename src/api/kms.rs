@@ -20,13 +20,14 @@ use crate::admission::{
     Admission, AskedEpochs, Explainer, Foundation, ImageCheck, ImageCheckError, Permit, Refusal,
     SelfAuthorization, Verification, both,
 };
-use crate::ca::Restricted;
+use crate::ca::{CaError, Restricted};
 use crate::clock::unix_now;
 use crate::config::{Core, PublicHandover, Rate};
 use crate::control::{Denials, Shadow};
 use crate::error::{Code, Error, Result};
+use crate::keys::derive::DeriveError;
 use crate::keys::epoch::{KeyEpochs, RootEpoch};
-use crate::keys::keyring::EpochTimes;
+use crate::keys::keyring::{EpochTimes, Unreadable};
 use crate::lifecycle::{HandedEpoch, NotReleased, Ready, ReleaseGuards, Released};
 use crate::log_limit::LogLimit;
 use crate::metrics::RequestStage;
@@ -168,10 +169,14 @@ impl KmsService {
             if error.code() == Code::Denied { error.within("App not allowed") } else { error }
         })?;
         let measured = self.foundation.metrics.stage(RequestStage::KeyDerivation);
-        let keys = self
-            .ready
-            .app_keys(&released)
-            .map_err(|error| Error::internal("the keys of this app cannot be derived", error))?;
+        let keys = match self.ready.app_keys(&released) {
+            Ok(keys) => keys,
+            Err(DeriveError::Epoch(error)) => {
+                let refused = self.withheld(released, error, &attempt).await;
+                return Err(refused.within("App not allowed"));
+            }
+            Err(error) => return Err(Error::internal("the keys of this app cannot be derived", error)),
+        };
         drop(measured);
         let permit = released.permit();
         let said = permit.granted_epochs().said();
@@ -322,10 +327,13 @@ impl KmsService {
         };
         let released = self.recorded(released, &attempt)?;
         let measured = self.foundation.metrics.stage(RequestStage::KeyDerivation);
-        let certificate_chain = self
-            .ready
-            .app_certificate(&released, &restricted)
-            .map_err(|error| Error::internal("the certificate cannot be issued", error))?;
+        let certificate_chain = match self.ready.app_certificate(&released, &restricted) {
+            Ok(chain) => chain,
+            Err(CaError::Derive(DeriveError::Epoch(error))) => {
+                return Err(self.withheld(released, error, &attempt).await);
+            }
+            Err(error) => return Err(Error::internal("the certificate cannot be issued", error)),
+        };
         drop(measured);
         tell(&self.releases, "app certificate issued", &released, caller);
         let said = released.permit().granted_epochs().said();
@@ -435,6 +443,12 @@ impl KmsService {
             csr: None,
         };
         self.foundation.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal.into()))
+    }
+
+    /// The refusal of a release whose epoch was retired after its record was written.
+    async fn withheld<R>(&self, released: Released<R>, error: Unreadable, attempt: &Attempt<'_>) -> Error {
+        let permit = released.withhold(&self.foundation.audit).await;
+        attempt.refuse(permit.without_epoch(error))
     }
 
     /// Counts the outcome of a record; nothing is sent without one.

@@ -14,6 +14,7 @@ use crate::keys::epoch::RootEpoch;
 pub struct Released<R> {
     permit: Permit<R>,
     receipt: Receipt,
+    subject: Box<Subject>,
     _not_frozen: NotFrozen,
 }
 
@@ -99,15 +100,28 @@ impl<R> Released<R> {
         };
         let witnessed = audit.witnessed(&receipt).await.map_err(NotReleased::from);
         match witnessed.and_then(|()| may_go(&permit)) {
-            Ok(not_frozen) => Ok(Self { permit, receipt, _not_frozen: not_frozen }),
+            Ok(not_frozen) => {
+                Ok(Self { permit, receipt, subject: Box::new(subject), _not_frozen: not_frozen })
+            }
             Err(refused) => {
-                let withheld = Event::Withheld { subject, released: receipt.seq() };
-                if let Err(error) = Box::pin(audit.record(withheld)).await {
-                    tracing::error!(%error, "the audit log does not say that a release was withheld");
-                }
+                record_withheld(audit, subject, &receipt).await;
                 Err((refused, permit))
             }
         }
+    }
+
+    /// Records that it did not happen after all. The permit gives access to nothing.
+    pub async fn withhold(self, audit: &Audit) -> Permit<R> {
+        let Self { permit, receipt, subject, _not_frozen } = self;
+        record_withheld(audit, *subject, &receipt).await;
+        permit
+    }
+}
+
+async fn record_withheld(audit: &Audit, subject: Subject, receipt: &Receipt) {
+    let withheld = Event::Withheld { subject, released: receipt.seq() };
+    if let Err(error) = Box::pin(audit.record(withheld)).await {
+        tracing::error!(%error, "the audit log does not say that a release was withheld");
     }
 }
 
