@@ -23,6 +23,8 @@ pub(super) const MAX_HANDOVERS: u64 = 1000;
 
 /// The most hours in which the releases of one CVM are counted.
 const MAX_HOURS_OF_ONE: usize = 25;
+/// The most times of one replica that may still be withheld.
+const MAX_RECENT: usize = 16;
 /// Milliseconds.
 const HOUR: u64 = 3_600_000;
 
@@ -162,6 +164,9 @@ pub struct Handover {
     /// The highest epoch that it received the last time.
     #[serde(default)]
     pub up_to_epoch: u32,
+    /// The last times, by the numbers of their records, with the highest epoch of each: one of them may be withheld.
+    #[serde(default)]
+    pub recent: Vec<(u64, u32)>,
 }
 
 impl Cvm {
@@ -204,7 +209,32 @@ impl Cvm {
 impl Handover {
     /// Before the first.
     pub(super) fn new(times: Span) -> Self {
-        Self { subject: Subject::default(), times, up_to_epoch: 0 }
+        Self { subject: Subject::default(), times, up_to_epoch: 0, recent: Vec::new() }
+    }
+
+    /// Counts a time.
+    pub(super) fn delivered(&mut self, seq: u64, time: u64, up_to_epoch: u32) {
+        if self.recent.is_empty() && self.times.count > 0 {
+            self.recent.push((self.times.seq, self.up_to_epoch));
+        }
+        self.recent.push((seq, up_to_epoch));
+        if self.recent.len() > MAX_RECENT {
+            self.recent.remove(0);
+        }
+        self.up_to_epoch = up_to_epoch;
+        self.times.extend(seq, time);
+    }
+
+    /// Takes back the time with this record, which did not happen: it has what it had before. `false` if there is none.
+    pub(super) fn withheld(&mut self, released: u64) -> bool {
+        let count = self.recent.len();
+        self.recent.retain(|(seq, _)| *seq != released);
+        let is_known = self.recent.len() < count || count == 0 && self.times.seq == released;
+        if is_known {
+            self.up_to_epoch = self.recent.last().map_or(0, |(_, epoch)| *epoch);
+            self.times.count = self.times.count.saturating_sub(1);
+        }
+        is_known
     }
 
     /// Its id: of its measurement and machine.

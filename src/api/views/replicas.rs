@@ -89,7 +89,7 @@ impl Views {
 impl HandoverShown {
     fn of(handover: Handover) -> Self {
         let id = Some(handover.id());
-        let Handover { subject, times, up_to_epoch } = handover;
+        let Handover { subject, times, up_to_epoch, .. } = handover;
         Self {
             id,
             up_to_epoch: Some(up_to_epoch),

@@ -167,14 +167,12 @@ fn count<'a>(
                 let new = || Handover::new(Span::before(seq, time));
                 let handover = handovers.get_or_insert(handover_key(&subject), new)?;
                 handover.subject = *subject;
-                handover.up_to_epoch = up_to_epoch;
-                handover.times.extend(seq, time);
+                handover.delivered(seq, time, up_to_epoch);
             }
             Content::Withheld(subject, released) => {
                 let handover = handovers.get(handover_key(&subject))?;
-                if let Some(handover) = handover.filter(|handover| handover.times.seq == released) {
-                    handover.times.count = handover.times.count.saturating_sub(1);
-                } else if let Some(cvm) = cvms.get(CvmId::of(&subject).0)? {
+                let is_handover = handover.is_some_and(|handover| handover.withheld(released));
+                if !is_handover && let Some(cvm) = cvms.get(CvmId::of(&subject).0)? {
                     cvm.releases.count = cvm.releases.count.saturating_sub(1);
                 }
             }
