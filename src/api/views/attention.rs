@@ -4,19 +4,24 @@ use std::collections::{BTreeMap, HashSet};
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::denials::Denial;
 use super::{Views, at};
 use crate::admission::TcbWarning;
 use crate::api::readiness::{Cause, Effect, Report, collateral_left};
+use crate::audit::Record;
 use crate::clock::rfc3339;
 use crate::config::Posture;
+use crate::events::{Ask, Filter, Index, Order};
 use crate::keys::keyring::EpochState;
 
 /// Denials are shown as long as they are not older than this, in seconds.
 const DENIALS_SINCE: u64 = 3600;
 /// The most groups of denials; the rest is one item.
 const MAX_GROUPS: usize = 10;
+/// The most records of choices of epochs that are compared.
+const MAX_CHOICES: usize = 200;
 /// A credential is shown when it ends within this time, in seconds.
 const CREDENTIAL_LEFT: u64 = 14 * 86_400;
 /// The same for a certificate: ours are renewed long before, others by operators.
@@ -81,10 +86,12 @@ pub(super) fn list(
     report: &Report,
     posture: &Posture,
     denials: &[Denial],
+    lost_choices: Option<Attention>,
     now: u64,
 ) -> Vec<Attention> {
     let mut list: Vec<Attention> =
         report.reasons().iter().map(|reason| of_cause(reason.cause, &reason.detail)).collect();
+    list.extend(lost_choices);
     list.extend(of_denials(denials, now));
     list.extend(views.of_collateral(now));
     list.extend(views.of_forecast());
@@ -98,6 +105,18 @@ pub(super) fn list(
         one.severity.cmp(&other.severity).then_with(|| by(one).cmp(&by(other)))
     });
     list
+}
+
+/// The apps whose last record, in ascending order, says another choice than `chosen`, by app id.
+fn lost_choices<'a>(records: &'a [Record], chosen: &BTreeMap<String, (String, u64)>) -> Vec<&'a str> {
+    let mut last = BTreeMap::new();
+    for record in records {
+        let root = record.fields.get("root_epoch").and_then(Value::as_str);
+        let app = record.fields.get("app_epoch").and_then(Value::as_u64);
+        last.insert(record.app_id(), root.zip(app));
+    }
+    let counts = |app: &str| chosen.get(app).map(|(root, app)| (&**root, *app));
+    last.into_iter().filter(|(app, said)| counts(app) != *said).map(|(app, _)| app).collect()
 }
 
 fn of_cause(cause: Cause, detail: &str) -> Attention {
@@ -254,6 +273,36 @@ impl Views {
             });
         }
         list
+    }
+
+    /// Where the log says last of an app another choice of epochs than counts here, as after the loss of the file.
+    pub(super) async fn of_lost_choices(&self) -> Option<Attention> {
+        let newest = |index: &Index| {
+            let filter = Filter { kind: Some("app_epoch_set".to_owned()), ..Filter::default() };
+            let (since, until, beyond, order, limit) = (0, u64::MAX, None, Order::Newest, MAX_CHOICES);
+            Ok(index.page(&Ask { filter: &filter, since, until, beyond, order, limit })?.records)
+        };
+        let records = self.sources.events.ask_index(newest).await.ok()?;
+        let chosen = self.foundation().app_epochs.list().into_iter();
+        let chosen = chosen.map(|(app, it)| (hex::encode(app), (it.root.to_string(), u64::from(it.app))));
+        let lost = lost_choices(&records, &chosen.collect());
+        if lost.is_empty() {
+            return None;
+        }
+        let named: Vec<_> = lost.iter().take(MAX_GROUPS).copied().collect();
+        Some(Attention {
+            count: Some(lost.len() as u64),
+            detail: format!("{}; choose again with kmsctl epoch follow, stay or forget", named.join(", ")),
+            ..Attention::new(
+                "app_epochs_lost",
+                Severity::Warning,
+                format!(
+                    "By the audit log operators chose the epochs of {} apps, and other choices count here.",
+                    lost.len()
+                ),
+                "replicas",
+            )
+        })
     }
 
     fn of_epochs(&self, now: u64) -> Vec<Attention> {

@@ -14,7 +14,8 @@ const APPS: &str = "/api/v1/epochs/apps";
 /// The largest response: a list of the most apps.
 const MAX_BYTES: usize = 8 << 20;
 /// What a change at one node does not do.
-const OTHERS: &str = "Other KMS nodes are not affected: do it at each of them (--admin takes several).";
+const OTHERS: &str = "It counts at this KMS only: neither replicas nor a restored KMS take it over. Choose the same at each of them \
+                      (--admin takes several), or write it into the policy.";
 
 /// Arguments of `kmsctl epoch apps`.
 #[derive(Args, Debug)]
