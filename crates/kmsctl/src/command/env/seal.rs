@@ -129,7 +129,13 @@ impl Seal {
         }
         let wanted = Wanted { app_id, root_epoch: *root_epoch, app_epoch: *app_epoch };
         let (url, key) = source::public_key(urls, terminal, wanted).await?;
-        self.signers.require(terminal, url, urls, key.signer)?;
+        // The app's own epoch counts unless one is named.
+        let is_of_epoch = root_epoch.is_some() || key.epochs.root > 0;
+        let signer = match is_of_epoch && !self.signers.know(url, key.signer)? {
+            true => source::stating_signer(terminal, url, key.epochs.root, key.signer).await?,
+            false => key.signer,
+        };
+        self.signers.require(terminal, url, urls, signer)?;
         let signer = key.signer.to_string();
         let report = json!({
             "app_id": app_id.to_string(),

@@ -79,6 +79,9 @@ pub(crate) struct Fetch {
     /// File with the token of an operator there
     #[arg(long, value_name = "FILE")]
     source_token_file: Option<PathBuf>,
+    /// Id of a replica that lacks an epoch that is in force at the source, and is left out
+    #[arg(long, value_name = "ID")]
+    except: Vec<String>,
     #[command(flatten)]
     admin: Administered,
 }
@@ -216,6 +219,9 @@ impl Activate {
                 );
                 return Err(Failure::refused(text));
             }
+            // Only the first one knows the replicas that are left out.
+            let left_out: &[String] = if node.url == first.url { &except } else { &[] };
+            lacking(*node, epoch, found.replicas_without.as_deref(), left_out)?;
         }
         let mut body = json!({ "except": except });
         if let Some(at) = at {
@@ -238,6 +244,23 @@ impl Activate {
                 }
             })
             .collect();
+        let done = told.iter().filter(|(_, told)| told.is_ok()).count();
+        if let Some(worst) = worst
+            && done > 0
+        {
+            let urls = |is_done: bool| {
+                let urls = told.iter().filter(|(_, told)| told.is_ok() == is_done);
+                urls.map(|(url, _)| url.to_string()).collect::<Vec<_>>().join(", ")
+            };
+            terminal.warn(format_args!(
+                "epoch {epoch} was activated at {done} of {} KMSs only ({}), and not at {} (exit code {}): activate it there \
+                 with the same --at before that time comes",
+                told.len(),
+                urls(true),
+                urls(false),
+                worst as u8
+            ));
+        }
         terminal.show(&report, |page| {
             for (url, told) in &told {
                 page.line(url);
@@ -257,6 +280,9 @@ impl Activate {
 impl Fetch {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         let mut body = json!({ "source_url": self.source });
+        if !self.except.is_empty() {
+            body["except"] = json!(self.except);
+        }
         if let Some(path) = &self.source_token_file {
             body["source_token"] = token_in(path)?.expose().into();
         }
@@ -265,6 +291,31 @@ impl Fetch {
         terminal.show(&told, |page| page_of(page, &told))?;
         Ok(Exit::Done)
     }
+}
+
+/// Checks that no replica of a KMS lacks the epoch by what it says, except those that are left out.
+fn lacking(
+    node: AdminService<'_>,
+    epoch: u32,
+    without: Option<&[String]>,
+    left_out: &[String],
+) -> Outcome<()> {
+    let Some(without) = without else {
+        let text = format!(
+            "{}: does not know now which of its replicas lack epoch {epoch}; nothing was changed",
+            node.url
+        );
+        return Err(Failure::failed(text));
+    };
+    let lacking: Vec<&str> = without.iter().filter(|id| !left_out.contains(id)).map(String::as_str).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(format_args!(
+        "{}: replicas lack epoch {epoch}: {}; let them fetch it, or activate it there alone with --except; nothing was changed",
+        node.url,
+        printable(&lacking.join(", "))
+    )))
 }
 
 async fn get(admin: AdminService<'_>, terminal: &Terminal, path: &str) -> Outcome<Epochs> {
