@@ -14,8 +14,8 @@ mod shadow;
 pub use self::app_epochs::{AppChoice, AppEpochError, AppEpochs};
 pub use self::approvals::{
     Action, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent, CreateRecoverySet,
-    EachApproved, EpochAction, Gate, LowerClockFloor, OwnerChange, OwnerCredential, ReplaceHtpasswd,
-    SeenFreeze, State, Unfreeze,
+    EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, LowerClockFloor, OwnerChange,
+    OwnerCredential, ReplaceHtpasswd, SeenFreeze, State, Unfreeze,
 };
 pub use self::author::Author;
 pub use self::credentials::{

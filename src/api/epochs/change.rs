@@ -11,15 +11,15 @@ use super::{EpochService, number, refused};
 use crate::api::Caller;
 use crate::audit::{Event, Receipt};
 use crate::clock::{rfc3339, unix};
-use crate::control::{Approved, Author, EpochAction};
+use crate::control::{Approved, Author, EpochAction, FollowedEpoch, FollowedState};
 use crate::error::{Code, Error, Result};
 use crate::keys::epoch::RootEpoch;
-use crate::keys::keyring::{EpochChange, EpochInfo};
+use crate::keys::keyring::{EpochChange, EpochError, EpochInfo, EpochState};
 use crate::lifecycle::{LifecycleError, Ready};
 use crate::request;
 
 /// The most replicas that an activation leaves out.
-const MAX_EXCEPT: usize = 1000;
+pub(super) const MAX_EXCEPT: usize = 1000;
 
 /// A body without content: `{}`, or nothing.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -30,8 +30,8 @@ pub struct EpochBody {}
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ActivateEpochBody {
-    /// From when on apps that follow get keys of it, Unix seconds; at once if it is absent or past. With several KMSs it must
-    /// be the same at all of them, and ahead.
+    /// From when on apps that follow get keys of it, Unix seconds; at once if it is absent. A time that has passed, here or
+    /// when it is approved, is refused. With several KMSs it must be the same at all of them.
     #[serde(default)]
     at: Option<u64>,
     /// The ids of replicas, as `/api/v1/replicas` shows them, that do not have it and are left out: they are gone, or will not
@@ -60,12 +60,8 @@ impl EpochService {
         epoch: &str,
         body: ActivateEpochBody,
     ) -> Result<Epochs> {
-        let ActivateEpochBody { at, mut except } = body;
-        if except.len() > MAX_EXCEPT {
-            return Err(Error::invalid(format!("except has more than {MAX_EXCEPT} replicas")));
-        }
-        except.sort();
-        except.dedup();
+        let ActivateEpochBody { at, except } = body;
+        let except = left_out(except)?;
         let info = self.info(number(epoch)?)?;
         let action =
             EpochAction::Activate { epoch: info.epoch.0, fingerprint: fingerprint(&info), at, except };
@@ -93,7 +89,7 @@ impl EpochService {
     }
 
     /// Checks a change before a second owner is asked, and makes it once it may be made.
-    async fn pass(self: &Arc<Self>, caller: &Caller, action: EpochAction) -> Result<Epochs> {
+    pub(super) async fn pass(self: &Arc<Self>, caller: &Caller, action: EpochAction) -> Result<Epochs> {
         self.check(&action, SystemTime::now()).await?;
         let approved = self.gate.pass(caller, action).await?;
         self.make_approved(approved).await?;
@@ -126,7 +122,7 @@ impl EpochService {
             }
             EpochAction::Activate { epoch, fingerprint, at, except } => {
                 self.expect(*epoch, fingerprint)?;
-                foresee(EpochChange::Activate { epoch: RootEpoch(*epoch), at: from(*at, now) })?;
+                foresee(EpochChange::Activate { epoch: RootEpoch(*epoch), at: from(*at, now)? })?;
                 self.expect_replicas(*epoch, except).await
             }
             EpochAction::Retire { epoch, fingerprint } => {
@@ -136,6 +132,20 @@ impl EpochService {
             EpochAction::Destroy { epoch, fingerprint } => {
                 self.expect(*epoch, fingerprint)?;
                 foresee(EpochChange::Destroy(RootEpoch(*epoch)))
+            }
+            EpochAction::Follow { epochs, except, .. } => {
+                for FollowedEpoch { epoch, fingerprint, to } in epochs {
+                    self.expect(*epoch, fingerprint)?;
+                    if let FollowedState::ActiveFrom(at) = to {
+                        foresee(EpochChange::Activate { epoch: RootEpoch(*epoch), at: *at })?;
+                    }
+                }
+                expect_current(&self.ready.epochs(), epochs, unix(now)).map_err(refused)?;
+                // Replicas that have an epoch have those before it.
+                match epochs.iter().rfind(|followed| followed.to != FollowedState::Retired) {
+                    Some(newest) => self.expect_replicas(newest.epoch, except).await,
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -167,7 +177,7 @@ impl EpochService {
                 Ok(format!("epoch {epoch} is made; replicas receive it with kmsctl epoch fetch"))
             }
             EpochAction::Activate { epoch, at, except, .. } => {
-                let (number, at) = (RootEpoch(*epoch), from(*at, now));
+                let (number, at) = (RootEpoch(*epoch), from(*at, now)?);
                 let event = Event::EpochActivated { epoch: *epoch, at, except: except.clone(), by, remote };
                 let activate = move |ready: &Ready, recorded| ready.activate_epoch(number, at, recorded, now);
                 self.recorded(*epoch, event, author, activate).await?;
@@ -186,6 +196,36 @@ impl EpochService {
                 let destroy = move |ready: &Ready, recorded| ready.destroy_epoch(number, recorded, now);
                 self.recorded(*epoch, event, author, destroy).await?;
                 Ok(format!("the keys of epoch {epoch} are overwritten"))
+            }
+            EpochAction::Follow { source, epochs, .. } => {
+                // What is in force first, so that there is a current epoch at any time.
+                let active = |followed: &&FollowedEpoch| followed.to != FollowedState::Retired;
+                let retired = epochs.iter().filter(|followed| !active(followed));
+                for FollowedEpoch { epoch, to, .. } in epochs.iter().filter(active).chain(retired) {
+                    let (number, info) = (RootEpoch(*epoch), self.info(*epoch)?);
+                    let (state, active_from) = match to {
+                        FollowedState::ActiveFrom(at) if *at > unix(now) => (EpochState::Prepared, Some(*at)),
+                        FollowedState::ActiveFrom(at) => (EpochState::Active, Some(*at)),
+                        FollowedState::Retired => (EpochState::Retired, info.times.activate_at),
+                    };
+                    let event = Event::EpochReceived {
+                        epoch: *epoch,
+                        state: state.name(),
+                        active_from,
+                        ca_pubkey: hex::encode(info.ca_spki),
+                        k256_pubkey: hex::encode(info.k256_public),
+                        source: source.clone(),
+                        by: by.clone(),
+                        remote,
+                    };
+                    let to = *to;
+                    let follow = move |ready: &Ready, recorded| match to {
+                        FollowedState::ActiveFrom(at) => ready.activate_epoch(number, at, recorded, now),
+                        FollowedState::Retired => ready.retire_epoch(number, recorded, now),
+                    };
+                    self.recorded(*epoch, event, author, follow).await?;
+                }
+                Ok(format!("{} epochs have the states that they have at {source}", epochs.len()))
             }
         }
     }
@@ -225,9 +265,52 @@ impl EpochService {
     }
 }
 
-/// From when on an epoch is in force: not earlier than it was decided, so that no answer of before was wrong.
-fn from(at: Option<u64>, now: SystemTime) -> u64 {
-    at.unwrap_or(0).max(unix(now))
+/// From when on an epoch is in force: not earlier than it is decided, so that no answer of before was wrong. Another time than
+/// was asked for would not be that of the other KMSs.
+fn from(at: Option<u64>, now: SystemTime) -> Result<u64> {
+    match at {
+        Some(at) if at < unix(now) => Err(outdated(format!(
+            "the time {} has passed; ask for one that is ahead at all KMSs, and leave time for approvals",
+            rfc3339(at)
+        ))),
+        at => Ok(at.unwrap_or_else(|| unix(now))),
+    }
+}
+
+/// The ids of replicas that are left out, each once.
+pub(super) fn left_out(mut except: Vec<String>) -> Result<Vec<String>> {
+    if except.len() > MAX_EXCEPT {
+        return Err(Error::invalid(format!("except has more than {MAX_EXCEPT} replicas")));
+    }
+    except.sort();
+    except.dedup();
+    Ok(except)
+}
+
+/// Checks that the current epoch is not among those that are retired once all that is followed is in force.
+fn expect_current(
+    known: &[EpochInfo],
+    followed: &[FollowedEpoch],
+    now: u64,
+) -> std::result::Result<(), EpochError> {
+    let to = |info: &EpochInfo| followed.iter().find(|to| to.epoch == info.epoch.0).map(|to| to.to);
+    let is_in_force = |info: &&EpochInfo| match to(info) {
+        Some(FollowedState::ActiveFrom(at)) => at <= now,
+        Some(FollowedState::Retired) => false,
+        None => info.state == EpochState::Active,
+    };
+    let current = known.iter().rfind(is_in_force).map(|info| info.epoch);
+    let is_ended = |info: &&EpochInfo| to(info) == Some(FollowedState::Retired);
+    for info in known.iter().filter(is_ended) {
+        match info.state {
+            EpochState::Retired | EpochState::Destroyed => return Err(EpochError::IsRetired(info.epoch)),
+            EpochState::Active if current.is_none_or(|current| current < info.epoch) => {
+                return Err(EpochError::IsCurrent(info.epoch));
+            }
+            EpochState::Active | EpochState::Prepared => {}
+        }
+    }
+    Ok(())
 }
 
 /// SHA-256 of the public secp256k1 key, hex.

@@ -7,15 +7,19 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::change::{failed, unrecorded};
+use super::change::{failed, fingerprint, left_out, unrecorded};
 use super::shown::Epochs;
 use super::{EpochService, refused, source};
 use crate::api::Caller;
 use crate::api::onboard::{root_keys, source_credential};
 use crate::audit::Event;
-use crate::control::Author;
+use crate::clock::unix;
+use crate::control::{Author, EpochAction, FollowedEpoch, FollowedState};
 use crate::error::{Code, Error, Result};
-use crate::keys::keyring::{EpochChange, EpochInfo, ReceivedEpochs};
+use crate::keys::epoch::RootEpoch;
+use crate::keys::keyring::{
+    EpochChange, EpochError, EpochInfo, EpochKeys, EpochParts, EpochState, EpochTimes, ReceivedEpochs,
+};
 use crate::lifecycle::epoch_parts;
 use crate::request;
 
@@ -28,6 +32,9 @@ pub struct FetchBody {
     /// The token of an operator there.
     #[serde(default)]
     source_token: Option<String>,
+    /// The ids of replicas of this KMS that lack an epoch which comes into force, and are left out, as in an activation.
+    #[serde(default)]
+    except: Vec<String>,
 }
 
 /// Without the token.
@@ -38,37 +45,42 @@ impl std::fmt::Debug for FetchBody {
 }
 
 impl EpochService {
-    /// Receives the epochs that another KMS of this cluster has, and follows its states. States only move forward; keys of
-    /// destroyed epochs are destroyed here only by an owner of this KMS.
+    /// Receives the epochs that another KMS of this cluster has, as prepared ones, and follows its states, which is a change
+    /// like any other. States only move forward; keys of destroyed epochs are destroyed here only by an owner of this KMS.
     ///
     /// # Errors
-    /// Those of `Onboard`; `epoch_refused`: the source has other keys, or an earlier state; `other_domain`; a disk or an audit
-    /// log that does not take it.
+    /// Those of `Onboard`; `epoch_refused`: the source has other keys or none of ours, or an earlier state; `other_domain`; a
+    /// disk or an audit log that does not take it. For the states those of [`EpochService::activate`]; the epochs are
+    /// received by then.
     pub async fn fetch(self: &Arc<Self>, caller: &Caller, body: FetchBody) -> Result<Epochs> {
-        let FetchBody { source_url, source_token } = body;
-        let url = source(&source_url)?;
+        let FetchBody { source_url, source_token, except } = body;
+        let (url, except) = (source(&source_url)?, left_out(except)?);
         let token = source_credential(&Zeroizing::new(source_token.unwrap_or_default()))?;
         caller.expect_whole_kms()?;
-        let Ok(_turn) = self.turn.try_lock() else {
-            return Err(Error::new(Code::NotReady, "the epochs are being changed now; try again"));
-        };
-        let parts = root_keys(&self.foundation, self.terms, &url, token.as_ref()).await?;
-        let known = self.ready.epochs();
-        // Those of other keys are refused: the keys of epoch 0 are those of the cluster.
-        let received = epoch_parts(parts).map_err(refused)?;
-        let received = self.ready.received_epochs(received).map_err(refused)?;
-        let now = SystemTime::now();
-        let changed = self.ready.foresee_epochs(EpochChange::Adopt(&received), now).map_err(refused)?;
-        forward(&known, &changed)?;
-        let (service, author) = (Arc::clone(self), caller.author());
-        // A task of its own, so that a caller that disconnects does not leave it half done.
-        let adopt =
-            request::spawn(
-                async move { service.adopt(received, changed, url.to_string(), author, now).await },
-            );
-        adopt.await.map_err(|error| Error::internal("the change ended in a panic", error))??;
+        let (service, author, address) = (Arc::clone(self), caller.author(), url.to_string());
+        // A task of its own, so that a caller that disconnects does not leave it half done, nor lets another change begin.
+        let receive = request::spawn(async move {
+            let Ok(_turn) = service.turn.try_lock() else {
+                return Err(Error::new(Code::NotReady, "the epochs are being changed now; try again"));
+            };
+            let parts = root_keys(&service.foundation, service.terms, &url, token.as_ref()).await?;
+            // Those of other keys are refused: the keys of epoch 0 are those of the cluster.
+            let parts = epoch_parts(parts).map_err(refused)?;
+            let now = SystemTime::now();
+            let (said, new) = sorted(&service.ready.epochs(), parts, unix(now))?;
+            let received = service.ready.received_epochs(new).map_err(refused)?;
+            let changed =
+                service.ready.foresee_epochs(EpochChange::Adopt(&received), now).map_err(refused)?;
+            service.adopt(received, changed, url.to_string(), author, now).await?;
+            Ok(said)
+        });
+        let said = receive.await.map_err(|error| Error::internal("the change ended in a panic", error))??;
         self.count();
-        self.list().await
+        let epochs = ahead(&self.ready.epochs(), &said);
+        match epochs.is_empty() {
+            true => self.list().await,
+            false => self.pass(caller, EpochAction::Follow { source: address, epochs, except }).await,
+        }
     }
 
     async fn adopt(
@@ -115,20 +127,138 @@ impl EpochService {
     }
 }
 
-/// Checks that no epoch that is known here would go back to an earlier state, as with an old copy of a KMS.
-fn forward(known: &[EpochInfo], changed: &[EpochInfo]) -> Result<()> {
-    let back = changed
-        .iter()
-        .find(|after| known.iter().any(|before| before.epoch == after.epoch && after.state < before.state));
-    match back {
-        None => Ok(()),
-        Some(info) => {
+/// What the source says of an epoch.
+struct Said {
+    epoch: RootEpoch,
+    times: EpochTimes,
+}
+
+/// What a source says of all epochs, and those of them that are new here, not in force yet whatever it says.
+///
+/// The source must have the private keys of an epoch that are here too: public keys are known to everybody, so a source that
+/// says that all which it shares with this KMS are destroyed could have any keys for those that are new.
+fn sorted(known: &[EpochInfo], parts: Vec<EpochParts>, now: u64) -> Result<(Vec<Said>, Vec<EpochParts>)> {
+    let said: Vec<Said> = parts.iter().map(|part| Said { epoch: part.epoch, times: part.times }).collect();
+    let (mut is_proved, mut new) = (false, Vec::new());
+    for mut part in parts {
+        let is_held = matches!(part.keys, EpochKeys::Held { .. });
+        if is_held == part.times.destroyed_at.is_some()
+            || part.times.retired_at.is_none() && part.times.destroyed_at.is_some()
+        {
+            return Err(refused(EpochError::Contradiction(part.epoch)));
+        }
+        let Some(ours) = known.iter().find(|info| info.epoch == part.epoch) else {
+            if is_held {
+                part.times = EpochTimes { prepared_at: part.times.prepared_at, ..EpochTimes::default() };
+            }
+            new.push(part);
+            continue;
+        };
+        let is_same = match &part.keys {
+            EpochKeys::Held { ca, k256 } => {
+                ca.spki_der() == ours.ca_spki && *k256.public_key() == ours.k256_public
+            }
+            EpochKeys::Destroyed(public) => public.ca_spki == ours.ca_spki && public.k256 == ours.k256_public,
+        };
+        if !is_same {
+            return Err(refused(EpochError::OtherKeys(part.epoch)));
+        }
+        is_proved |= is_held && ours.state != EpochState::Destroyed;
+        // As with an old copy of a KMS.
+        if ours.state == EpochState::Active
+            && part.times.retired_at.is_none()
+            && part.times.activate_at.is_some_and(|at| at > now)
+        {
             let text = format!(
-                "the source says that epoch {} is {}, which is earlier than here; nothing was changed",
-                info.epoch,
-                info.state.name()
+                "the source says that epoch {} is prepared, which is earlier than here; nothing was changed",
+                part.epoch
             );
+            return Err(Error::new(Code::Conflict, text).because("epoch_refused"));
+        }
+    }
+    match is_proved {
+        true => Ok((said, new)),
+        false => {
+            let text = "the source has the keys of no epoch whose keys are here, so it does not prove that it is of this \
+                        cluster; fetch from another KMS; nothing was changed";
             Err(Error::new(Code::Conflict, text).because("epoch_refused"))
+        }
+    }
+}
+
+/// The states in which the source is ahead, short of destruction. What is retired here stays so.
+fn ahead(known: &[EpochInfo], said: &[Said]) -> Vec<FollowedEpoch> {
+    let followed = known.iter().filter_map(|ours| {
+        let theirs = said.iter().find(|said| said.epoch == ours.epoch)?.times;
+        let is_open = ours.state < EpochState::Retired;
+        let to = match (theirs.retired_at, theirs.activate_at) {
+            (Some(_), _) if is_open => FollowedState::Retired,
+            (None, Some(at)) if ours.state == EpochState::Prepared && ours.times.activate_at != Some(at) => {
+                FollowedState::ActiveFrom(at)
+            }
+            _ => return None,
+        };
+        Some(FollowedEpoch { epoch: ours.epoch.0, fingerprint: fingerprint(ours), to })
+    });
+    followed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kms_attest::p256::P256Key;
+
+    use super::*;
+    use crate::keys::K256Key;
+    use crate::keys::keyring::{Keyring, PublicRoot};
+
+    fn held(epoch: u32, keys: &(P256Key, K256Key), times: EpochTimes) -> EpochParts {
+        let ca = P256Key::from_scalar(keys.0.scalar()).unwrap();
+        let k256 = K256Key::from_scalar(keys.1.scalar()).unwrap();
+        EpochParts { epoch: RootEpoch(epoch), times, keys: EpochKeys::Held { ca, k256 }, root_ca_pem: None }
+    }
+
+    #[test]
+    fn a_source_proves_a_private_key_and_its_new_epochs_are_not_in_force_by_themselves() {
+        let generate = || (P256Key::generate(), K256Key::generate());
+        let (first, second) = (generate(), generate());
+        let times = |at: Option<u64>, retired_at| EpochTimes {
+            prepared_at: Some(5),
+            activate_at: at,
+            retired_at,
+            destroyed_at: None,
+        };
+        let ring = |parts| Keyring::from_parts(P256Key::generate(), parts).unwrap();
+        let known = ring(vec![held(0, &first, EpochTimes::FIRST)]).infos(100);
+        // As it is: epoch 0 is retired there, and epoch 1 in force.
+        let theirs =
+            || vec![held(0, &first, times(Some(0), Some(60))), held(1, &second, times(Some(50), None))];
+        let (said, new) = sorted(&known, theirs(), 100).unwrap();
+        assert_eq!((said.len(), new.len()), (2, 1));
+        assert_eq!(new[0].times, times(None, None), "its time is not taken");
+        let received = ring(vec![held(0, &first, EpochTimes::FIRST), held(1, &second, times(None, None))]);
+        let followed: Vec<_> =
+            ahead(&received.infos(100), &said).iter().map(|to| (to.epoch, to.to)).collect();
+        assert_eq!(followed, [(0, FollowedState::Retired), (1, FollowedState::ActiveFrom(50))]);
+        assert!(ahead(&ring(theirs()).infos(100), &said).is_empty(), "there is nothing to follow");
+
+        // Only public keys of epoch 0, and any keys for epoch 1.
+        let public = PublicRoot { ca_spki: first.0.spki_der(), k256: *first.1.public_key() };
+        let gone = EpochTimes { destroyed_at: Some(61), ..times(Some(0), Some(60)) };
+        let destroyed = |times| {
+            let keys = EpochKeys::Destroyed(public);
+            EpochParts { epoch: RootEpoch::FIRST, times, keys, root_ca_pem: None }
+        };
+        for (parts, text) in [
+            (vec![destroyed(gone), held(1, &generate(), times(Some(50), None))], "keys of no epoch"),
+            (vec![destroyed(gone)], "keys of no epoch"),
+            (vec![held(1, &generate(), times(Some(50), None))], "keys of no epoch"),
+            (vec![held(0, &first, gone)], "contradicts itself"),
+            (vec![destroyed(EpochTimes::FIRST)], "contradicts itself"),
+            (vec![held(0, &second, EpochTimes::FIRST)], "other public keys"),
+            (vec![held(0, &first, times(Some(101), None))], "earlier than here"),
+        ] {
+            let error = sorted(&known, parts, 100).map(drop).unwrap_err();
+            assert!(error.message().contains(text), "{text}: {}", error.message());
         }
     }
 }

@@ -65,6 +65,38 @@ pub enum EpochAction {
         /// As above.
         fingerprint: String,
     },
+    /// Takes over the states that another KMS says its epochs have.
+    Follow {
+        /// The address of that KMS.
+        source: String,
+        /// What changes here, in order of the epochs.
+        epochs: Vec<FollowedEpoch>,
+        /// As above.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        except: Vec<String>,
+    },
+}
+
+/// What another KMS says of an epoch, where it is further than here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FollowedEpoch {
+    /// Its number.
+    pub epoch: u32,
+    /// SHA-256 of its public secp256k1 key, hex.
+    pub fingerprint: String,
+    /// Its state there.
+    pub to: FollowedState,
+}
+
+/// The state to take over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FollowedState {
+    /// In force from this time on, Unix seconds.
+    ActiveFrom(u64),
+    /// Nobody gets its keys any more.
+    Retired,
 }
 
 /// Ends a freeze.
@@ -195,6 +227,7 @@ impl Action {
             Self::Epoch(EpochAction::Activate { .. }) => "activate_epoch",
             Self::Epoch(EpochAction::Retire { .. }) => "retire_epoch",
             Self::Epoch(EpochAction::Destroy { .. }) => "destroy_epoch",
+            Self::Epoch(EpochAction::Follow { .. }) => "follow_epochs",
         }
     }
 
@@ -392,6 +425,28 @@ impl EpochAction {
             Self::Destroy { epoch, fingerprint } => format!(
                 "overwrite the keys of epoch {epoch} (SHA-256 {fingerprint}): what was encrypted with them is lost"
             ),
+            Self::Follow { source, epochs, except } => {
+                let change = |followed: &FollowedEpoch| {
+                    let FollowedEpoch { epoch, fingerprint, to } = followed;
+                    match to {
+                        FollowedState::ActiveFrom(at) => {
+                            format!(
+                                "epoch {epoch} (SHA-256 {fingerprint}) is in force from {} on",
+                                rfc3339(*at)
+                            )
+                        }
+                        FollowedState::Retired => format!(
+                            "nobody gets keys of epoch {epoch} (SHA-256 {fingerprint}) any more, which is final"
+                        ),
+                    }
+                };
+                let changes: Vec<String> = epochs.iter().map(change).collect();
+                let mut text = format!("follow the KMS at {source}: {}", changes.join("; "));
+                if !except.is_empty() {
+                    text.push_str(&format!("; these replicas lack an epoch: {}", except.join(", ")));
+                }
+                text
+            }
         }
     }
 }
