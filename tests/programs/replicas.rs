@@ -2,6 +2,7 @@
 
 mod admin;
 mod chain;
+mod disaster;
 mod killed;
 mod load;
 mod peers;
