@@ -20,12 +20,14 @@ const KEYS: usize = 4096;
 /// How many responses are cached. About 800 bytes each, and outdated after a second.
 const RESPONSES: usize = 512;
 
+/// An app, the epochs of its key, and those that the response says.
+type Asked = ([u8; 20], KeyEpochs, Option<KeyEpochs>);
+
 /// The responses of `GetAppEnvEncryptPubKey`.
 #[derive(Debug)]
 pub(super) struct EnvKeys {
     keys: Cache<([u8; 20], KeyEpochs), Arc<EnvPublicKey>>,
-    /// By app, epochs, and whether the response says them.
-    responses: Cache<([u8; 20], KeyEpochs, Option<KeyEpochs>), Arc<Prepared<PublicKeyResponse>>>,
+    responses: Cache<Asked, Arc<Prepared<PublicKeyResponse>>>,
 }
 
 impl Default for EnvKeys {

@@ -138,8 +138,11 @@ mod tests {
         assert_eq!(seen.len(), 40 * 40 * 16 * 3 * 4);
     }
 
+    /// Domain, epochs, app id, instance id and label.
+    type Decoded = (String, KeyEpochs, [u8; 20], Vec<u8>, Vec<u8>);
+
     /// Reads an encoding back, with nothing left over.
-    fn decoded(info: &[u8]) -> Option<(String, KeyEpochs, [u8; 20], Vec<u8>, Vec<u8>)> {
+    fn decoded(info: &[u8]) -> Option<Decoded> {
         fn part<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
             let (length, after) = rest.split_first_chunk()?;
             let (part, after) = after.split_at_checked(u32::from_be_bytes(*length) as usize)?;

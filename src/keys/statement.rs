@@ -80,7 +80,7 @@ pub fn root_epoch_signer(
 fn signer(digest: [u8; 32], signature: &[u8]) -> Option<[u8; 33]> {
     let (recovery, compact) = signature.split_last()?;
     let recovery = RecoveryId::try_from(i32::from(*recovery)).ok()?;
-    let signature = RecoverableSignature::from_compact(compact.try_into().ok()?, recovery).ok()?;
+    let signature = RecoverableSignature::from_compact(compact, recovery).ok()?;
     Some(signature.recover_ecdsa(Message::from_digest(digest)).ok()?.serialize())
 }
 
