@@ -54,7 +54,7 @@ impl Officers {
         };
         let root = keyring.epoch(identity).and_then(Epoch::keys).expect("its keys");
         let sign = |digest| root.k256().sign_digest(digest);
-        let set = split(&material::export(keyring), threshold, &named, description, sign).expect("a set");
+        let set = split(material::export(keyring), threshold, &named, description, sign).expect("a set");
         Self { set, identities }
     }
 

@@ -18,10 +18,10 @@ async function saved(page, name) {
 }
 
 /** An officer's share goes to the KMS, which proves itself first. */
-async function send(name, share) {
+async function send(name, manifest, share) {
   const key = join(given.directory, `${name}.key`);
   const root = join(given.directory, 'root.der');
-  await promisify(execFile)(given.kmsctl, ['recovery', 'send', '--kms', given.kms, '--pin', given.pin, '--dangerous-root', root, '--share', share, '--identity', key, '--yes'],
+  await promisify(execFile)(given.kmsctl, ['recovery', 'send', '--kms', given.kms, '--pin', given.pin, '--dangerous-root', root, '--manifest', manifest, '--share', share, '--identity', key, '--yes'],
     { env: { HOME: given.directory, KMS_PCCS_URL: given.pccs }, timeout: 120_000 });
 }
 
@@ -71,14 +71,14 @@ await scenario(async (browser) => {
   await page.locator('dialog').getByRole('button', { name: 'Start it' }).click();
   await says(page, 'main', 'A drill is open');
   await reads(page, '0 of 3 shares');
-  await send('erin', shares.erin);
+  await send('erin', manifest.path, shares.erin);
   await reads(page, '1 of 3 shares');
-  await send('alice', shares.alice);
+  await send('alice', manifest.path, shares.alice);
   await reads(page, '2 of 3 shares');
   await says(page, 'main', '1 more share is needed');
   assert(await page.locator('main .chain .passed').count() === 2, 'two officers are marked');
   await sound(page, 'a drill', 'console-recovery-drill');
-  await send('carol', shares.carol);
+  await send('carol', manifest.path, shares.carol);
   await says(page, 'main tbody', 'gave the root keys');
   await page.locator('main h2', { hasText: 'A drill is open' }).waitFor({ state: 'detached' });
   await reads(page, 'in a drill with 3 shares');

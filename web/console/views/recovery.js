@@ -130,7 +130,7 @@ function Ceremony({ of, me, onEnded }) {
       <span class="soft">${missing > 0 ? `${count(missing, 'more share')} ${missing === 1 ? 'is' : 'are'} needed` : 'The root keys are put together'}</span></div>
     <ul class="chain">${of.officers.map(({ index, name, received }) => html`<li key=${index} class=${received ? 'passed' : 'not_reached'}><span class="mark"><${Icon} name=${received ? 'check' : 'dash'} /></span>
       <span class="step">${name}</span><span class="message">${received ? 'share is in' : 'not yet'}</span></li>`)}</ul>
-    <details open=${of.received === 0}><summary>How an officer sends a share</summary><${Code} name="command" text=${`kmsctl recovery send --kms https://THIS-KMS:PORT --pin MR-AGGREGATED \\\n  --share NAME-of-${of.set}.age --identity YOUR-KEY-FILE`} />
+    <details open=${of.received === 0}><summary>How an officer sends a share</summary><${Code} name="command" text=${`kmsctl recovery send --kms https://THIS-KMS:PORT --pin MR-AGGREGATED \\\n  --manifest recovery-${of.set}.json --share NAME-of-${of.set}.age --identity YOUR-KEY-FILE`} />
       <p class="hint">kmsctl opens the file locally, verifies this KMS by attestation, and sends the share to it only.</p></details>
     ${can(me, 'recovery.manage') && html`<div class="line"><${Button} onClick=${() => ask(true)}>Cancel the drill…<//></div>`}
     ${asking && html`<${Confirm} title="Cancel the drill?" word="Cancel the drill" kind="danger" task=${cancel} onClose=${() => ask(false)} onDone=${() => { ask(false); toast('The drill was cancelled'); onEnded(); }}>
