@@ -107,7 +107,7 @@ fn material_of_no_bytes_or_too_many_is_refused() {
     let keys = [age::x25519::Identity::generate(), age::x25519::Identity::generate()];
     let officers = [named("a", &keys[0]), named("b", &keys[1])];
     for (length, works) in [(0, false), (1, true), (MAX_MATERIAL, true), (MAX_MATERIAL + 1, false)] {
-        let set = split(&vec![1; length], 2, &officers, description(&key), |digest| sign(&key, digest));
+        let set = split(vec![1; length], 2, &officers, description(&key), |digest| sign(&key, digest));
         assert_eq!(set.is_ok(), works, "{length}");
     }
 }
