@@ -94,8 +94,14 @@ async fn an_epoch_is_made_fetched_by_replicas_activated_and_gives_the_same_keys_
     let before = keys(&source).await;
     let told = prepare(&source).await;
     assert_eq!((&told["current"], &told["epochs"][1]["state"]), (&json!(0), &json!("prepared")));
-    let without = told["epochs"][1]["replicas_without"].as_array().expect("known").clone();
-    let listed = done(&source, "GET", "/api/v1/replicas", Value::Null).await;
+    // The index may be behind the log for a moment.
+    let listed = eventually("the replica is known", async || {
+        let listed = done(&source, "GET", "/api/v1/replicas", Value::Null).await;
+        (!listed["handovers"][0].is_null()).then_some(listed)
+    })
+    .await;
+    let now = epochs(&source).await;
+    let without = now["epochs"][1]["replicas_without"].as_array().expect("known").clone();
     assert_eq!(without, [listed["handovers"][0]["id"].clone()]);
     assert_eq!(listed["handovers"][0]["up_to_epoch"], 0);
     assert_eq!(listed["self"]["epochs"]["prepared"], json!([1]));
