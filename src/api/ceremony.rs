@@ -1,12 +1,15 @@
 //! A ceremony: officers bring their shares of one recovery set to a KMS, each on its own. A drill and a restore differ in what
 //! is done with the result.
 
+mod attempts;
+
 use std::time::{Duration, Instant};
 
 use kms_recovery::{Combiner, ShareError};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub(super) use self::attempts::Attempts;
 use crate::error::{Code, Error};
 
 /// What the shares are for.

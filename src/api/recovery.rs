@@ -1,6 +1,5 @@
 //! Recovery sets: made by owners, proved in drills by officers who need not be operators.
 
-mod attempts;
 mod drill;
 mod sets;
 mod view;
@@ -12,11 +11,11 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
 
-use self::attempts::Attempts;
 pub use self::drill::{DrillAccepted, DrillResult, DrillStatus};
 pub use self::sets::{CreateSet, MAX_CREATE, MadeFile, MadeSet};
 pub use self::view::{RecoveryShown, RetiredShown, SetShown};
 use super::approvals::ApprovalGate;
+use super::ceremony::Attempts;
 use crate::admission::Foundation;
 use crate::clock::{rfc3339, unix_now};
 use crate::control::{RecoverySets, Standing};

@@ -1,49 +1,40 @@
 //! Addresses that send wrong shares to a restore: they wait, so that a check costs strangers more than it costs the KMS.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-use crate::address::bucket;
+use crate::api::ceremony::Attempts;
 use crate::error::{Code, Error, Result};
 
-/// How many wrong shares an address may send at once.
-const AT_ONCE: u32 = 20;
-/// Then one in this time.
-const EVERY: Duration = Duration::from_secs(10);
-/// How many addresses are remembered; then the one that has waited the longest is forgotten.
-const MAX_ADDRESSES: usize = 4096;
 /// Log lines in a minute.
 const LINES: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
-/// Who sent wrong shares: for each address, when all of them are forgiven.
+/// Who sent wrong shares, and how many log lines there may be about them.
 #[derive(Debug)]
 pub(super) struct WrongShares {
-    forgiven: Mutex<BTreeMap<IpAddr, Instant>>,
+    attempts: Mutex<Attempts>,
     lines: DefaultDirectRateLimiter,
 }
 
 impl Default for WrongShares {
     fn default() -> Self {
-        Self { forgiven: Mutex::default(), lines: RateLimiter::direct(Quota::per_minute(LINES)) }
+        Self { attempts: Mutex::default(), lines: RateLimiter::direct(Quota::per_minute(LINES)) }
     }
 }
 
 impl WrongShares {
     /// Refuses an address that sent too many.
     pub(super) fn expect_few(&self, remote: IpAddr, now: Instant) -> Result<()> {
-        let forgiven = self.forgiven.lock().unwrap_or_else(PoisonError::into_inner);
-        match forgiven.get(&bucket(remote)) {
-            Some(forgiven) if forgiven.saturating_duration_since(now) > EVERY * (AT_ONCE - 1) => {
-                let text = "too many wrong shares came from this address; try again in ten seconds";
-                Err(Error::new(Code::TooManyRequests, text).because("too_many_wrong_shares"))
-            }
-            _ => Ok(()),
+        let attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        if attempts.may_send(remote, now) {
+            return Ok(());
         }
+        let text = "too many wrong shares came from this address; try again in ten seconds";
+        Err(Error::new(Code::TooManyRequests, text).because("too_many_wrong_shares"))
     }
 
     /// Counts one, and logs it unless there are many.
@@ -51,20 +42,18 @@ impl WrongShares {
         if self.lines.check().is_ok() {
             tracing::warn!(officer, index, %remote, "a wrong share was refused");
         }
-        let mut forgiven = self.forgiven.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = bucket(remote);
-        if forgiven.len() >= MAX_ADDRESSES && !forgiven.contains_key(&address) {
-            let first = forgiven.iter().min_by_key(|(_, until)| **until).map(|(address, _)| *address);
-            first.map(|first| forgiven.remove(&first));
-        }
-        let until = forgiven.entry(address).or_insert(now);
-        *until = (*until).max(now) + EVERY;
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner).count(remote, now);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    const AT_ONCE: u32 = 20;
+    const EVERY: Duration = Duration::from_secs(10);
 
     #[test]
     fn an_address_may_send_twenty_and_then_one_in_ten_seconds() {
@@ -80,21 +69,5 @@ mod tests {
         wrong.count(one, now + EVERY, "ann", 1);
         assert!(!may(one, now + EVERY) && may(one, now + EVERY * 2));
         assert!((0..AT_ONCE).all(|_| may(one, now + EVERY * (AT_ONCE + 1))));
-    }
-
-    #[test]
-    fn a_bounded_number_of_addresses_is_remembered() {
-        let (wrong, now) = (WrongShares::default(), Instant::now());
-        for number in 0..u32::try_from(MAX_ADDRESSES).unwrap() + 10 {
-            wrong.count(
-                IpAddr::from(number.to_be_bytes()),
-                now + Duration::from_millis(number.into()),
-                "ann",
-                1,
-            );
-        }
-        let forgiven = wrong.forgiven.lock().unwrap();
-        assert_eq!(forgiven.len(), MAX_ADDRESSES);
-        assert!(!forgiven.contains_key(&IpAddr::from([0, 0, 0, 0])));
     }
 }

@@ -7,9 +7,8 @@ use kms_recovery::{Combiner, Progress, Share};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::attempts::Attempts;
 use super::{RecoveryService, not_recorded};
-use crate::api::ceremony::{CeremonyStatus, Deadline, Purpose, refused};
+use crate::api::ceremony::{Attempts, CeremonyStatus, Deadline, Purpose, refused};
 use crate::api::{Caller, Transport};
 use crate::audit::Event;
 use crate::clock::{rfc3339, unix_now};

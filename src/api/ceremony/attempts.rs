@@ -15,17 +15,17 @@ const MAX_ADDRESSES: usize = 4096;
 
 /// The addresses that have sent wrong shares lately, with the time at which all of them are forgiven.
 #[derive(Debug, Default)]
-pub(super) struct Attempts(BTreeMap<IpAddr, Instant>);
+pub(in crate::api) struct Attempts(BTreeMap<IpAddr, Instant>);
 
 impl Attempts {
     /// Whether a share of this address is looked at.
-    pub(super) fn may_send(&self, remote: IpAddr, now: Instant) -> bool {
+    pub(in crate::api) fn may_send(&self, remote: IpAddr, now: Instant) -> bool {
         let forgiven = self.0.get(&bucket(remote));
         forgiven.is_none_or(|at| at.saturating_duration_since(now) <= REFILL * (BURST - 1))
     }
 
     /// The share was wrong.
-    pub(super) fn count(&mut self, remote: IpAddr, now: Instant) {
+    pub(in crate::api) fn count(&mut self, remote: IpAddr, now: Instant) {
         let address = bucket(remote);
         if self.0.len() >= MAX_ADDRESSES && !self.0.contains_key(&address) {
             self.0.retain(|_, forgiven| *forgiven > now);
@@ -72,5 +72,15 @@ mod tests {
         }
         assert!(attempts.0.len() <= MAX_ADDRESSES);
         assert!(!attempts.may_send(address(0), now));
+    }
+
+    #[test]
+    fn a_bounded_number_of_addresses_is_remembered() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        for number in 0..u32::try_from(MAX_ADDRESSES).unwrap() + 10 {
+            attempts.count(address(number), now + Duration::from_millis(number.into()));
+        }
+        assert_eq!(attempts.0.len(), MAX_ADDRESSES);
+        assert!(!attempts.0.contains_key(&address(0)));
     }
 }
