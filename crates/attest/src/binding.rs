@@ -9,6 +9,10 @@ use sha3::{Keccak256, Keccak384, Keccak512, Sha3_256, Sha3_384, Sha3_512};
 pub const RA_TLS: &str = "ratls-cert";
 /// Tag for a KMS root CA's public key. The current KMS does not use it.
 pub const KMS_ROOT_CA: &str = "kms-root-ca";
+/// Tag for the statement in a KMS's `/attestation.json` (docs/decisions/0042).
+pub const KMS_ATTESTATION: &str = "cvm-kms-attestation";
+/// The first bytes of what the root CA key signs of that answer.
+const KMS_ATTESTATION_ROOT: &[u8] = b"cvm-kms-attestation-root:";
 /// Tag for an app's own data.
 pub const APP_DATA: &str = "app-data";
 
@@ -45,6 +49,11 @@ impl ReportData {
         Self::padded(&tagged::<Sha512>(APP_DATA, content))
     }
 
+    /// `SHA-512("cvm-kms-attestation:" ‖ statement)`, over the statement exactly as it is sent.
+    pub fn kms_attestation(statement: &[u8]) -> Self {
+        Self::padded(&tagged::<Sha512>(KMS_ATTESTATION, statement))
+    }
+
     /// `H(tag ‖ ":" ‖ content)`, padded with zero bytes to 64. An empty hash name means SHA-512. `raw` means
     /// the content itself without the tag; it must be 64 bytes.
     pub fn for_content(tag: &str, hash_name: &str, content: &[u8]) -> Result<Self, ReportDataError> {
@@ -69,6 +78,12 @@ impl ReportData {
         bytes[..digest.len()].copy_from_slice(digest);
         Self(bytes)
     }
+}
+
+/// What the root CA key of a KMS signs of its `/attestation.json`, which makes the quote that of this KMS:
+/// `"cvm-kms-attestation-root:" ‖ SHA-256(quote) ‖ SHA-256(statement)`. No certificate begins with these bytes.
+pub fn kms_attestation_by_root(quote: &[u8], statement: &[u8]) -> Vec<u8> {
+    [KMS_ATTESTATION_ROOT, &Sha256::digest(quote), &Sha256::digest(statement)].concat()
 }
 
 fn tagged<H: Digest>(tag: &str, content: &[u8]) -> Vec<u8> {

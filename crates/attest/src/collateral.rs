@@ -156,6 +156,11 @@ impl Collateral {
         self.issued
     }
 
+    /// The first second at which TCB info and QE identity are valid, Unix seconds: the later of their issue dates.
+    pub fn begins(&self) -> u64 {
+        self.begins
+    }
+
     /// The last second at which all parts are valid, Unix seconds: the earliest `nextUpdate` of TCB info and QE identity, the
     /// second before that of both CRLs, or `notAfter` of the chains.
     pub fn expires(&self) -> u64 {
@@ -200,6 +205,18 @@ pub fn platform_is_rooted(quote: &[u8], anchors: &TrustAnchors) -> Result<(), Co
     match chain.leads_to(anchors.tdx_root()) {
         true => Ok(()),
         false => Err(CollateralError::UntrustedPlatform),
+    }
+}
+
+/// The model of the platform that `quote` names, not verified; `None` for a quote with an encrypted PPID, which names
+/// none.
+///
+/// # Errors
+/// [`CollateralError::Quote`], [`CollateralError::NotATd`], [`CollateralError::PckChain`].
+pub fn named_model(quote: &[u8]) -> Result<Option<PlatformKey>, CollateralError> {
+    match Origin::of(quote)? {
+        Origin::Certificate(chain) => Ok(Some(chain.platform())),
+        Origin::EncryptedPpid(_) => Ok(None),
     }
 }
 

@@ -6,10 +6,12 @@
 //! | [`gather`] | requests it |
 //! | [`pins`] | the expected values |
 //! | [`examine`] | the verdict: a pure function of answers, pins, roots and a time |
+//! | [`attestation`] | the same of one document, `/attestation.json`, which a KMS makes about itself |
 //!
 //! A KMS's statements about itself are never compared with a pin, only what a quote proves.
 
 pub mod answers;
+pub mod attestation;
 mod examine;
 mod gather;
 pub mod pins;

@@ -92,8 +92,12 @@ impl TdReport {
         }
     }
 
-    /// Our own checks after the library's: no other party may read or change the TD's memory.
-    fn check_isolation(&self) -> Result<(), TdxError> {
+    /// Our own checks beside the library's: no other party may read or change the TD's memory.
+    ///
+    /// # Errors
+    /// [`TdxError::Debug`], [`TdxError::Attributes`], [`TdxError::SeptVeEnabled`], [`TdxError::ForeignModule`],
+    /// [`TdxError::ServiceTd`].
+    pub fn check_isolation(&self) -> Result<(), TdxError> {
         if self.td_attributes & DEBUG_BYTE != 0 {
             return Err(TdxError::Debug);
         }
