@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     for (name, file) in directory.files() {
         cases.extend(directory.cases(name, Box::leak(Box::new(file))));
     }
+    cases.extend(Directory::documents());
     cases.extend(strictness());
     let remarks = Remarks::default();
     let trials = cases.into_iter().map(|case| trial(case, &remarks)).collect();

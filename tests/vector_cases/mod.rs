@@ -5,6 +5,7 @@ mod attestation;
 mod cases;
 mod certs;
 mod decoded;
+mod documents;
 mod eventlog;
 mod firmware_log;
 mod fixtures;
@@ -58,6 +59,8 @@ const FILES: &[(&str, Role)] = &[
     ("acpi/asl", Role::Elsewhere),
     ("acpi/tools", Role::Elsewhere),
     ("README.md", Role::Elsewhere),
+    // Documents of KMSs, which are not the peer's: see Directory::documents.
+    ("attestation", Role::Elsewhere),
     // Read by the cases of fixtures.json, which fail on unknown files.
     ("fixtures", Role::Elsewhere),
 ];
@@ -122,6 +125,16 @@ impl Directory {
             cases.named("file", |_| outcome);
         }
         cases.all
+    }
+
+    /// The documents in `attestation`, each a case. Ours in every run, because no other directory has them.
+    pub(crate) fn documents() -> Vec<Case<'static>> {
+        match documents::cases(&Self::own().0.join("attestation")) {
+            Ok(cases) => cases,
+            Err(problem) => {
+                vec![Case { name: "attestation".to_owned(), run: Box::new(move |_| Err(problem)) }]
+            }
+        }
     }
 
     /// The files themselves: no unknown ones.
