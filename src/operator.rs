@@ -1,7 +1,6 @@
 //! How operators prove who they are: the token of the configuration, a user of an htpasswd file, or a named credential.
 
 pub mod chosen;
-pub mod domain;
 pub mod named;
 pub mod oidc;
 mod person;
@@ -15,12 +14,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use base64::Engine as _;
 use http::{HeaderMap, header};
+use kms_attest::identity::DomainName;
 use kms_wire::role::Role;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use self::domain::DomainName;
 use self::named::{Named, NamedCredential, Standing};
 pub use self::person::Person;
 pub use self::users::{BadHtpasswd, UserChanges, Users};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use kms_attest::identity::{BadDomainName, DomainName};
 use kms_wire::role::Role;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,6 @@ use crate::control::{
 use crate::error::{Code, Error, Result};
 use crate::operator::Operator;
 use crate::operator::chosen::ChosenSecret;
-use crate::operator::domain::{BadDomainName, DomainName};
 use crate::operator::named::{BadHash, CredentialName, Directory, NamedCredential, SecretHash, Standing};
 use crate::request;
 

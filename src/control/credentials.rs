@@ -15,6 +15,7 @@ use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
+use kms_attest::identity::DomainName;
 use kms_wire::role::Role;
 use tokio::sync::{Mutex, MutexGuard};
 use zeroize::Zeroizing;
@@ -28,7 +29,6 @@ use super::Author;
 use super::approvals::{OwnerChange, OwnerCredential};
 use crate::audit::{Audit, Event, Health};
 use crate::operator::chosen::ChosenSecret;
-use crate::operator::domain::DomainName;
 use crate::operator::named::{
     CredentialName, Directory, Named, NamedCredential, Replaced, SecretHash, Standing,
 };
@@ -289,7 +289,7 @@ impl NamedCredentials {
         if let Some(expires_at) = new.expires_at.filter(|end| *end <= now) {
             return Err(CredentialError::Ended { expires_at, now });
         }
-        if let Some(domain) = new.domain.as_ref().filter(|domain| !domain.is_here()) {
+        if let Some(domain) = new.domain.as_ref().filter(|domain| !domain.is_default()) {
             return Err(CredentialError::NoDomain(domain.clone()));
         }
         changer.expect_covers(new.domain.as_ref())?;

@@ -111,7 +111,7 @@ impl AdminAuth {
         }
         let operator = self.known(headers, address, metrics).await?;
         match operator.domain() {
-            Some(domain) if !domain.is_here() => Err(Refused::OtherDomain),
+            Some(domain) if !domain.is_default() => Err(Refused::OtherDomain),
             Some(_) | None => Ok(operator),
         }
     }

@@ -14,12 +14,12 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use kms_attest::identity::DomainName;
 use kms_wire::role::Role;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::chosen::ChosenSecret;
-use super::domain::DomainName;
 use super::person::Person;
 use super::wrong::WrongPasswords;
 use crate::clock::{Floor, unix_now};
@@ -53,7 +53,7 @@ impl FromStr for CredentialName {
 }
 
 /// Lower-case letters, digits, `-` or `.`, the first of them a letter or a digit.
-pub(super) fn is_plain_name(text: &str) -> bool {
+fn is_plain_name(text: &str) -> bool {
     let is_plain = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit();
     text.bytes().next().is_some_and(is_plain)
         && text.bytes().all(|letter| is_plain(letter) || b"-.".contains(&letter))

@@ -2,6 +2,7 @@
 
 mod app_info;
 mod boot_info;
+mod domain;
 mod fixed;
 pub mod mr_config;
 
@@ -9,6 +10,7 @@ use dcap_qvl::TcbStatus;
 
 pub use self::app_info::{AppInfo, AppInfoError, MAX_INIT_SCRIPTS};
 pub use self::boot_info::BootInfo;
+pub use self::domain::{BadDomainName, DomainName};
 pub use self::fixed::{
     AppId, AppIdLength, ComposeHash, DeviceId, InstanceId, MrAggregated, MrSystem, OsImageHash,
 };

@@ -5,9 +5,9 @@ use std::io;
 use super::MAX_CREDENTIALS;
 use crate::audit::AuditError;
 use crate::operator::BadHtpasswd;
-use crate::operator::domain::DomainName;
 use crate::operator::named::{CredentialName, NoRandomNumbers};
 use crate::state::CredentialFileError;
+use kms_attest::identity::DomainName;
 
 /// Why a change failed, or took effect only in part.
 #[derive(Debug, thiserror::Error)]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::MAX_CREDENTIALS;
-use crate::operator::domain::DomainName;
 use crate::operator::named::{CredentialName, Directory, Invitation, NamedCredential, Replaced, Standing};
 use crate::state::{CredentialRecord, ReplacedRecord};
+use kms_attest::identity::DomainName;
 
 /// The records to write.
 pub(super) fn records_of(directory: &Directory, now: u64) -> Vec<CredentialRecord> {
