@@ -7,6 +7,7 @@ mod image_check;
 mod live;
 mod peer;
 mod permit;
+mod placed;
 mod refusal;
 mod self_authorization;
 mod stage;
@@ -20,7 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use kms_attest::csr::Csr;
-use kms_attest::identity::{AppId, Registers};
+use kms_attest::identity::{AppId, DomainName, Registers};
 use kms_attest::verify::{Binding, Verified};
 use sha2::{Digest as _, Sha256};
 
@@ -32,6 +33,7 @@ use self::live::Live;
 pub use self::peer::Peer;
 use self::permit::{Admitted, Basis};
 pub use self::permit::{App, Certificate, DecidedBy, Kms, Permit, SelfAuthorization, Shown};
+pub use self::placed::{DomainDenial, DomainDenialCode, Placed};
 pub use self::refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step};
 pub use self::self_authorization::{
     Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, SelfDenialCode, SelfRefusal, own_evidence,
@@ -45,7 +47,7 @@ pub use self::vm_config::Mismatch;
 use self::walk::Walk;
 pub use self::walk::{Observer, Passed, Until};
 
-use kms_policy::{Denial, Policy, Role};
+use kms_policy::{Policy, Role};
 
 use crate::config::ReleaseStage;
 use crate::control::Shadow;
@@ -85,7 +87,7 @@ fn shown(verified: &Verified, spki: Option<&[u8]>) -> Shown {
 pub struct Admission(Arc<Walk>);
 
 impl Admission {
-    /// Admission by evidence, freezes, policy and OS image, in this order. `shadow` sees each request, and
+    /// Admission by evidence, domain, freezes, policy and OS image, in this order. `shadow` sees each request, and
     /// keys are released at `release_stage` unless the policy names another stage, of the root epochs of `ring`.
     pub fn new(
         foundation: Arc<Foundation>,
@@ -147,15 +149,23 @@ impl Admission {
         Ok(permit)
     }
 
-    /// The epochs of a public key of an app, for which no caller is judged: by what the policy says of the app without
-    /// being asked about a caller, by the operators' choice, and by the request.
+    /// Which public key of an app is meant, for which no caller is judged: the domain of the app, and epochs by what the
+    /// policy says of the app without being asked about a caller, by the choice of operators, and by the request.
     ///
     /// # Errors
-    /// The denial.
-    pub fn public_epochs(&self, app: &AppId, asked: AskedEpochs) -> Result<GrantedEpochs, Denial> {
+    /// The reason: the domain is archived, or nobody has keys of these epochs.
+    pub fn public_key_of(
+        &self,
+        app: &AppId,
+        asked: AskedEpochs,
+    ) -> Result<(DomainName, GrantedEpochs), String> {
         let Walk { foundation, ring, .. } = &*self.0;
+        let domain = foundation.domains.of(app);
+        placed::not_archived(&domain).map_err(|denial| denial.reason)?;
         let said = foundation.policy.app_epochs(&app.0);
-        epochs::grant_public(asked, said.as_deref(), self.0.chosen(app), &**ring)
+        let chosen = self.0.chosen(app).or(placed::usual_epochs(&domain));
+        let granted = epochs::grant_public(asked, said.as_deref(), chosen, &**ring);
+        Ok((domain.name.clone(), granted.map_err(|denial| denial.reason)?))
     }
 
     /// A permit for a certificate of the key of `csr`, which contains evidence bound to that key.
@@ -203,8 +213,9 @@ impl Admission {
         let (admitted, shown, grant) = permit.into_admitted();
         let Basis { role, stage, asked: epochs, .. } = admitted.basis;
         let mut live = Live { walk: &self.0, role, stage, epochs };
-        let allowed = self.0.judge(&admitted.basis, &admitted.identity, &mut live).await?;
-        self.permit(Admitted { allowed, ..admitted }, shown, grant)
+        let placed = self.0.placed(role, &admitted.identity)?;
+        let allowed = self.0.judge(&admitted.basis, &admitted.identity, &placed, &mut live).await?;
+        self.permit(Admitted { placed, allowed, ..admitted }, shown, grant)
     }
 
     /// The permit after all steps have passed, unless an operator has frozen the caller in between.

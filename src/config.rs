@@ -3,6 +3,7 @@
 mod admin;
 mod attestation;
 mod consistency;
+mod domains;
 mod effective;
 mod ethereum;
 mod events;
@@ -39,6 +40,7 @@ pub use crate::os_image::{AcpiPins, LiteAttestation};
 
 pub use admin::CredentialsError;
 pub use attestation::VerifierError;
+pub use domains::{DefaultEpoch, DomainRules, DomainSettings, Domains};
 pub use effective::{Effective, Presence, Shown, Source};
 pub use events::{DenialStorm, Events};
 pub use file::{FileError, read_file};
@@ -53,7 +55,8 @@ pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
 pub use oidc::Oidc;
 pub use paths::{
-    APP_EPOCHS, COLLATERAL, COLLATERAL_BUNDLE, KEY_FILES, NOTIFIED, RECOVERY, RUNTIME_SETTINGS, STAGED,
+    APP_EPOCHS, COLLATERAL, COLLATERAL_BUNDLE, DOMAINS, KEY_FILES, NOTIFIED, RECOVERY, RUNTIME_SETTINGS,
+    STAGED,
 };
 pub use posture::Posture;
 pub use production::{UnsafeConfig, UnsafeSetting};
@@ -70,6 +73,8 @@ pub struct Config {
     pub rpc: Rpc,
     /// `[core]`: everything else.
     pub core: Core,
+    /// `[domains.NAME]`: parts of this KMS with keys of their own.
+    pub domains: Domains,
     /// The files this configuration was read from, first to last; the compiled-in defaults are not listed.
     pub files: Vec<PathBuf>,
     /// Every key with its value and its source.

@@ -6,6 +6,7 @@ mod approvals;
 mod author;
 mod credentials;
 mod denials;
+mod domains;
 mod drain;
 mod freeze;
 mod recovery;
@@ -23,6 +24,7 @@ pub use self::credentials::{
     OwnerSecret, WillMakeOwner,
 };
 pub use self::denials::{Concerns, DenialId, Denials, Novelty, RefusalRecord, RefusedRequest, Shown};
+pub use self::domains::{ByOperator, Domain, DomainOrigin, Domains, Membership};
 pub use self::drain::{Drain, Draining};
 pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Room,

@@ -3,6 +3,7 @@
 mod app_epochs;
 mod approvals;
 mod credentials;
+mod domains;
 mod freezes;
 mod recovery;
 mod settings;
@@ -11,6 +12,10 @@ mod staged;
 pub use app_epochs::{AppEpochFile, AppEpochFileError, AppEpochRecord, parse as parse_app_epochs};
 pub use approvals::{ApprovalFile, ApprovalFileError};
 pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord};
+pub use domains::{
+    ArchivedRecord, DomainFile, DomainFileError, DomainRecord, DomainRecords, MemberRecord,
+    parse as parse_domains,
+};
 pub use freezes::{FreezeFile, FreezeFileError, FreezeRecord, Written, write};
 pub use recovery::{RecoveryFile, RecoveryFileError};
 pub use settings::{SettingsFile, SettingsFileError, parse as parse_settings};

@@ -8,7 +8,7 @@ use kms_policy::Policy;
 
 use super::{SelfAuthorizer, TcbTolerance};
 use crate::audit::Audit;
-use crate::control::{AppEpochs, Drain, Freezes};
+use crate::control::{AppEpochs, Domains, Drain, Freezes};
 use crate::metrics::Metrics;
 
 /// What the services of both phases share. Nothing in it can make a permit: only [`Admission`](super::Admission) can.
@@ -26,6 +26,8 @@ pub struct Foundation {
     pub self_authorization: Arc<SelfAuthorizer>,
     /// What operators have stopped.
     pub freezes: Arc<Freezes>,
+    /// The domains, and which apps are in them.
+    pub domains: Arc<Domains>,
     /// The epochs that operators chose for apps.
     pub app_epochs: Arc<AppEpochs>,
     /// Whether load balancers are told to send requests elsewhere.

@@ -6,7 +6,7 @@ use kms_policy::examination::Examination;
 use kms_policy::{AppEpochs, Decision, Policy, Role, Subject};
 
 use super::walk::{Observer, Passed, Until, Walk};
-use super::{AskedEpochs, Refusal, Relaxations, StageRule, StageVerdict, Step, asked};
+use super::{AskedEpochs, Placed, Refusal, Relaxations, StageRule, StageVerdict, Step, asked};
 use crate::metrics::RequestStage;
 use crate::os_image::OsImageError;
 
@@ -21,7 +21,7 @@ pub(super) struct Live<'a> {
 impl Observer for Live<'_> {
     const UNTIL: Until = Until::Refused;
 
-    async fn policy(&mut self, policy: &Policy, subject: Subject<'_>) -> Examination {
+    async fn policy(&mut self, policy: &Policy, placed: &Placed, subject: Subject<'_>) -> Examination {
         let Walk { foundation, shadow, release_stage, .. } = self.walk;
         let app = match self.role {
             Role::App | Role::Certificate => AppId::try_from(&subject.boot_info().app_id[..]).ok(),
@@ -37,7 +37,7 @@ impl Observer for Live<'_> {
                 StageVerdict::TooLate(_) => true,
                 StageVerdict::Released(_) => false,
             };
-        let of_epochs = |said: Option<&AppEpochs>| self.walk.epochs(self.epochs, said, &app?).err();
+        let of_epochs = |said: Option<&AppEpochs>| self.walk.epochs(self.epochs, said, &app?, placed).err();
         shadow.observe(subject, decision.ok(), is_too_late, of_epochs);
         foundation.metrics.policy_answer(match decision {
             Ok(Decision::Allowed { .. }) => "allowed",

@@ -3,13 +3,13 @@
 
 use std::time::Instant;
 
-use kms_attest::identity::{AppInfo, Identity};
+use kms_attest::identity::{AppInfo, DomainName, Identity};
 use kms_attest::measurement::Stage;
 use kms_attest::tcb::TcbVerdict;
 use kms_policy::Role;
 
 use super::epochs::unreadable;
-use super::{AskedEpochs, Decided, GrantedEpochs, Refusal, Relaxations, StageRule};
+use super::{AskedEpochs, Decided, GrantedEpochs, Placed, Refusal, Relaxations, StageRule};
 use crate::control::NotFrozen;
 use crate::keys::epoch::KeyEpochs;
 use crate::keys::keyring::Unreadable;
@@ -54,6 +54,7 @@ pub struct DecidedBy {
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) identity: Identity,
+    pub(super) placed: Placed,
     pub(super) allowed: Allowed,
     pub(super) basis: Basis,
 }
@@ -114,6 +115,16 @@ impl<R> Permit<R> {
         self.admitted.allowed.rule
     }
 
+    /// The domain that the caller is in, and the instance whose keys it gets there.
+    pub fn placed(&self) -> &Placed {
+        &self.admitted.placed
+    }
+
+    /// The name of the caller's domain.
+    pub fn domain(&self) -> &DomainName {
+        &self.admitted.placed.domain().name
+    }
+
     /// The evidence that this permit is based on.
     pub fn shown(&self) -> Shown {
         self.shown
@@ -162,9 +173,15 @@ impl Permit<Certificate> {
 #[cfg(test)]
 impl Permit<App> {
     /// A permit that was decided at this time, for tests of what asks for one.
-    pub(crate) fn for_test(identity: Identity, not_frozen: NotFrozen, at: Instant) -> Self {
+    pub(crate) fn for_test(
+        domains: &crate::control::Domains,
+        identity: Identity,
+        not_frozen: NotFrozen,
+        at: Instant,
+    ) -> Self {
         use kms_attest::tcb::TcbStatus;
         let admitted = Admitted {
+            placed: Placed::of(domains, Role::App, &identity),
             identity,
             allowed: Allowed {
                 gateway_app_id: String::new(),

@@ -15,7 +15,7 @@ use kms_policy::{Denial, DenialCode, PolicyError};
 pub use self::code::RefusalCode;
 pub use self::evidence::EvidenceRefusal;
 pub use self::step::Step;
-use super::{DecidedBy, Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
+use super::{DecidedBy, DomainDenial, Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
 use crate::clock::CLOCK_REMEDY;
 use crate::control::Freeze;
 use crate::os_image::OsImageError;
@@ -50,6 +50,14 @@ pub enum Refusal {
         /// The difference.
         mismatch: Mismatch,
         /// The caller, by the configuration of the request.
+        identity: Box<Identity>,
+    },
+    /// The domain of the caller does not admit it.
+    #[error("Boot denied: {}", .denial.reason)]
+    Domain {
+        /// The denial.
+        denial: DomainDenial,
+        /// The caller, as measured.
         identity: Box<Identity>,
     },
     /// An operator has frozen the caller, or everything. The operator's reason is not shown to the caller.
@@ -181,6 +189,12 @@ impl Refusal {
                 identity: Some(identity),
                 ..plain(Step::Identity, RefusalCode::VmConfigMismatch)
             },
+            Self::Domain { denial, identity } => RefusalDetail {
+                expected: denial.expected.as_deref(),
+                actual: denial.actual.as_deref(),
+                identity: Some(identity),
+                ..plain(Step::Domain, RefusalCode::Domain(denial.code))
+            },
             Self::Frozen { frozen, identity } => RefusalDetail {
                 actual: Some(&frozen.reason),
                 identity: identity.as_deref(),
@@ -251,6 +265,7 @@ impl Refusal {
             | Self::BadRequest(_)
             | Self::Unidentified(_)
             | Self::ConfigMismatch { .. }
+            | Self::Domain { .. }
             | Self::Frozen { .. }
             | Self::Denied { .. }
             | Self::AfterBoot { .. }
@@ -293,6 +308,7 @@ impl Refusal {
             | Self::ClockBehind(_)
             | Self::Unidentified(_)
             | Self::ConfigMismatch { .. }
+            | Self::Domain { .. }
             | Self::Frozen { .. }
             | Self::PolicyUnavailable(_)
             | Self::SelfAuthorization(_) => {
@@ -310,6 +326,7 @@ impl Refusal {
     pub fn words(&self) -> String {
         match self {
             Self::Denied { denial, .. } | Self::Epochs { denial, .. } => denial.reason.clone(),
+            Self::Domain { denial, .. } => denial.reason.clone(),
             Self::OsImage { error, .. } => error.to_string(),
             Self::NoAttestation
             | Self::BadEvidence(_)

@@ -10,8 +10,8 @@ use kms_policy::{AppEpochs, Decision, Denial, Policy, Role, Subject};
 
 use super::permit::{Admitted, Allowed, Basis, DecidedBy};
 use super::{
-    AskedEpochs, ChosenEpochs, Foundation, GrantedEpochs, ImageCheck, Refusal, Relaxations, RootEpochs,
-    StageRule, StageVerdict, Step, Tolerated, epochs, vm_config,
+    AskedEpochs, ChosenEpochs, Foundation, GrantedEpochs, ImageCheck, Placed, Refusal, Relaxations,
+    RootEpochs, StageRule, StageVerdict, Step, Tolerated, epochs, vm_config,
 };
 use crate::config::ReleaseStage;
 use crate::control::{NotFrozen, Shadow};
@@ -32,6 +32,8 @@ pub enum Until {
 pub enum Passed<'a> {
     /// [`Step::Identity`].
     Identity(&'a Identity),
+    /// [`Step::Domain`].
+    Domain(&'a Placed),
     /// [`Step::Frozen`].
     NotFrozen,
     /// [`Step::Policy`].
@@ -51,8 +53,13 @@ pub trait Observer: Send {
     /// Where the walk ends.
     const UNTIL: Until;
 
-    /// Asks policy about `subject`: for the decision alone, or with every rule.
-    fn policy(&mut self, policy: &Policy, subject: Subject<'_>) -> impl Future<Output = Examination> + Send;
+    /// Asks policy about `subject`, a caller of this place: for the decision alone, or with every rule.
+    fn policy(
+        &mut self,
+        policy: &Policy,
+        placed: &Placed,
+        subject: Subject<'_>,
+    ) -> impl Future<Output = Examination> + Send;
 
     /// Awaits the comparison with the OS image; `None` if the observer does not wait for it.
     fn image(
@@ -101,11 +108,14 @@ impl Walk {
             Err(refusal) => observer.refused(Step::Identity, refusal),
         }
         let identity = identified?;
+        let placed = Placed::of(&self.foundation.domains, role, &identity);
+        let admitted_there = admits(&placed, &identity);
+        let admitted_there = tell(observer, Step::Domain, admitted_there, |()| Passed::Domain(&placed))?;
         // Policy is not asked about a frozen caller. The check is repeated before a permit is made.
         let not_frozen = self.not_frozen(&identity);
         let not_frozen = tell(observer, Step::Frozen, not_frozen, |_| Passed::NotFrozen)?;
         let basis = Basis { verdict: verified.verdict().clone(), role, stage: verified.stage(), asked };
-        let allowed = ends::<O, _>(self.judge(&basis, &identity, observer).await)?;
+        let allowed = ends::<O, _>(self.judge(&basis, &identity, &placed, observer).await)?;
         // After policy, so that a denial costs no download. The age of the decision limits the time that this
         // may take.
         let image = match &self.image {
@@ -129,10 +139,11 @@ impl Walk {
                 }
             },
         };
+        admitted_there?;
         not_frozen?;
         let allowed = allowed?;
         image?;
-        Ok(Admitted { identity, allowed, basis })
+        Ok(Admitted { identity, placed, allowed, basis })
     }
 
     /// Asks policy, checks whether keys are released at the guest's stage, and chooses their epochs.
@@ -143,12 +154,13 @@ impl Walk {
         &self,
         basis: &Basis,
         identity: &Identity,
+        placed: &Placed,
         observer: &mut O,
     ) -> Result<Allowed, Refusal> {
         let Foundation { policy, tolerance, .. } = &*self.foundation;
         let Tolerated { told, relaxations } = tolerance.apply(&basis.verdict, identity);
         observer.tolerated(&relaxations);
-        let examined = observer.policy(policy, basis.role.subject(&told)).await;
+        let examined = observer.policy(policy, placed, basis.role.subject(&told)).await;
         let at = Instant::now();
         drop(told);
         let Examination { decision, release_stage, epochs: said, digest, .. } = examined;
@@ -174,7 +186,8 @@ impl Walk {
         let epochs = match basis.role {
             Role::Kms => Ok(GrantedEpochs::FIRST),
             Role::App | Role::Certificate => {
-                let granted = self.epochs(basis.asked, said.as_deref(), &identity.app_id).map_err(|denial| {
+                let granted = self.epochs(basis.asked, said.as_deref(), &identity.app_id, placed);
+                let granted = granted.map_err(|denial| {
                     let (identity, relaxations, by) = (boxed(), relaxations.clone(), Box::new(by));
                     Refusal::Epochs { denial, identity, relaxations, by }
                 });
@@ -197,8 +210,19 @@ impl Walk {
         asked: AskedEpochs,
         said: Option<&AppEpochs>,
         app: &AppId,
+        placed: &Placed,
     ) -> Result<GrantedEpochs, Denial> {
-        epochs::grant(asked, said, self.chosen(app), &*self.ring)
+        epochs::grant(asked, said, self.chosen(app).or(placed.epochs()), &*self.ring)
+    }
+
+    /// The place of a caller, if its domain admits it.
+    ///
+    /// # Errors
+    /// [`Refusal::Domain`].
+    pub(super) fn placed(&self, role: Role, identity: &Identity) -> Result<Placed, Refusal> {
+        let placed = Placed::of(&self.foundation.domains, role, identity);
+        admits(&placed, identity)?;
+        Ok(placed)
     }
 
     /// What an operator chose for an app.
@@ -230,6 +254,12 @@ fn identified(verified: &Verified, role: Role, vm_config: &str) -> Result<Identi
         Ok(()) => Ok(identity),
         Err(mismatch) => Err(Refusal::ConfigMismatch { mismatch, identity: Box::new(identity) }),
     }
+}
+
+/// # Errors
+/// [`Refusal::Domain`].
+fn admits(placed: &Placed, identity: &Identity) -> Result<(), Refusal> {
+    placed.admits().map_err(|denial| Refusal::Domain { denial, identity: Box::new(identity.clone()) })
 }
 
 /// Reports the outcome of a step. The outer result is whether the walk goes on.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, DomainName};
 use quick_cache::sync::Cache;
 
 use super::prepared::Prepared;
@@ -20,13 +20,21 @@ const KEYS: usize = 4096;
 /// How many responses are cached. About 800 bytes each, and outdated after a second.
 const RESPONSES: usize = 512;
 
-/// An app, the epochs of its key, and those that the response says.
-type Asked = ([u8; 20], KeyEpochs, Option<KeyEpochs>);
+/// All that the key of an app depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct EnvKeyName {
+    domain: DomainName,
+    app: AppId,
+    epochs: KeyEpochs,
+}
+
+/// A key, and the epochs that the response says.
+type Asked = (EnvKeyName, Option<KeyEpochs>);
 
 /// The responses of `GetAppEnvEncryptPubKey`.
 #[derive(Debug)]
 pub(super) struct EnvKeys {
-    keys: Cache<([u8; 20], KeyEpochs), Arc<EnvPublicKey>>,
+    keys: Cache<EnvKeyName, Arc<EnvPublicKey>>,
     responses: Cache<Asked, Arc<Prepared<PublicKeyResponse>>>,
 }
 
@@ -44,29 +52,31 @@ impl EnvKeys {
         CacheState { entries, limit, hits: keys.hits(), misses: keys.misses() }
     }
 
-    /// The response for `app_id` at `now` (Unix seconds).
+    /// The response for `app_id` in `domain` at `now` (Unix seconds).
     pub(super) fn answer(
         &self,
         ready: &Ready,
         self_authorization: &SelfAuthorization,
-        app_id: AppId,
+        (domain, app_id): (&DomainName, AppId),
         granted: &GrantedEpochs,
         now: u64,
     ) -> Result<Arc<Prepared<PublicKeyResponse>>> {
         let underivable = |error| Error::internal("the key of this app cannot be derived", error);
         let (epochs, said) = (granted.used(), granted.said());
-        let (place, response_place) = ((app_id.0, epochs), (app_id.0, epochs, said));
-        if let Some(response) = self.responses.get(&response_place)
+        let name = EnvKeyName { domain: domain.clone(), app: app_id, epochs };
+        let asked = (name, said);
+        if let Some(response) = self.responses.get(&asked)
             && response.message().timestamp == now
         {
             return Ok(response);
         }
-        let key = match self.keys.get(&place) {
+        let key = match self.keys.get(&asked.0) {
             Some(key) => key,
             None => {
-                let key = ready.env_public_key(self_authorization, &app_id, epochs).map_err(underivable)?;
+                let key =
+                    ready.env_public_key(self_authorization, domain, &app_id, epochs).map_err(underivable)?;
                 let key = Arc::new(key);
-                self.keys.insert(place, Arc::clone(&key));
+                self.keys.insert(asked.0.clone(), Arc::clone(&key));
                 key
             }
         };
@@ -80,7 +90,7 @@ impl EnvKeys {
             root_epoch: said.map(|epochs| epochs.root.0),
             app_epoch: said.map(|epochs| epochs.app.0),
         }));
-        self.responses.insert(response_place, Arc::clone(&response));
+        self.responses.insert(asked, Arc::clone(&response));
         Ok(response)
     }
 }

@@ -264,11 +264,11 @@ impl KmsService {
         let app_id =
             AppId::try_from(request.app_id.as_slice()).map_err(|error| Error::invalid(error.to_string()))?;
         let asked = AskedEpochs::new(request.root_epoch, request.app_epoch);
-        let granted = self
+        let (domain, granted) = self
             .admission
-            .public_epochs(&app_id, asked)
-            .map_err(|denial| Error::new(Code::Denied, denial.reason))?;
-        self.env_keys.answer(&self.ready, &self_authorization, app_id, &granted, unix_now())
+            .public_key_of(&app_id, asked)
+            .map_err(|reason| Error::new(Code::Denied, reason))?;
+        self.env_keys.answer(&self.ready, &self_authorization, (&domain, app_id), &granted, unix_now())
     }
 
     /// `KMS.GetMeta`. Calls no other service, so it responds whatever else is down.
@@ -408,7 +408,8 @@ impl KmsService {
     }
 
     fn guards(&self) -> ReleaseGuards<'_> {
-        ReleaseGuards { audit: &self.foundation.audit, freezes: &self.foundation.freezes }
+        let Foundation { audit, freezes, domains, .. } = &*self.foundation;
+        ReleaseGuards { audit, freezes, domains }
     }
 
     /// The attempt of a caller that identifies itself by its client certificate.
@@ -466,7 +467,7 @@ impl KmsService {
                 let identity = Some(Box::new(permit.identity().clone()));
                 Err(attempt.refuse(Refusal::Frozen { frozen, identity }))
             }
-            Err((NotReleased::Outdated, _)) => Err(Error::new(
+            Err((NotReleased::Outdated | NotReleased::Moved, _)) => Err(Error::new(
                 Code::Unavailable,
                 "the release took too long to be decided and recorded, try again",
             )),

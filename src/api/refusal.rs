@@ -171,6 +171,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::Unidentified(_) => Code::InvalidRequest,
         Refusal::OsImage { error, .. } if error.is_unavailable() => Code::Unavailable,
         Refusal::ConfigMismatch { .. }
+        | Refusal::Domain { .. }
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
         | Refusal::AfterBoot { .. }
@@ -197,6 +198,7 @@ fn concerns(refusal: &Refusal) -> Concerns {
         | Refusal::BadRequest(_)
         | Refusal::Unidentified(_)
         | Refusal::ConfigMismatch { .. }
+        | Refusal::Domain { .. }
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
         | Refusal::AfterBoot { .. }
@@ -218,6 +220,7 @@ pub(super) fn detail(refusal: &Refusal) -> String {
         | Refusal::BadRequest(_)
         | Refusal::Unidentified(_)
         | Refusal::ConfigMismatch { .. }
+        | Refusal::Domain { .. }
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
         | Refusal::AfterBoot { .. }

@@ -17,7 +17,7 @@ use crate::lifecycle::LifecycleError;
 use crate::net::oidc::IssuerError;
 use crate::net::tls::TlsError;
 use crate::notify;
-use crate::state::{AppEpochFileError, FreezeFileError};
+use crate::state::{AppEpochFileError, DomainFileError, FreezeFileError};
 use crate::store::StoreError;
 use crate::traces;
 
@@ -84,6 +84,9 @@ pub enum AppError {
     /// The epochs of apps cannot be read.
     #[error(transparent)]
     AppEpochs(#[from] AppEpochFileError),
+    /// It is unknown which apps are in which domain.
+    #[error(transparent)]
+    Domains(#[from] DomainFileError),
     /// The verifier of evidence cannot be set up.
     #[error(transparent)]
     Verifier(#[from] VerifierError),
@@ -137,6 +140,7 @@ impl AppError {
             Self::Freezes(_) | Self::FreezeFileInUse => {
                 Switch::Lacking("the freezes are unknown; the log says why")
             }
+            Self::Domains(_) => Switch::Lacking("the domains of some apps are unknown; the log says why"),
             Self::AppEpochs(_) => Switch::Lacking("the epochs of some apps are unknown; the log says why"),
             Self::NamedCredentials(_)
             | Self::CredentialsFileInUse

@@ -12,8 +12,8 @@ use super::{AppError, admin_tls};
 use crate::admission::ImageCheck;
 use crate::audit::{self, AuditError};
 use crate::clock::{ClockBehind, Floor, unix_now};
-use crate::config::{APP_EPOCHS, Config, UnsafeSetting};
-use crate::control::{AppEpochs, Freezes, NamedCredentials, WillMakeOwner};
+use crate::config::{APP_EPOCHS, Config, DOMAINS, UnsafeSetting};
+use crate::control::{AppEpochs, Domains, Freezes, NamedCredentials, WillMakeOwner};
 use crate::events::Pipe;
 use crate::lifecycle::{Node, Prospect};
 use crate::net::oidc::{Bounds, Issuer, IssuerError};
@@ -93,6 +93,7 @@ impl Preflight {
         });
         let damaged_log = log.map_or(0, |log| log.damaged);
         problems.note(Freezes::inspect(core.freeze.file.clone()).map_err(AppError::from));
+        problems.note(Domains::open(&config.domains, core.cert_dir.join(DOMAINS)).map_err(AppError::from));
         problems.note(AppEpochs::inspect(core.cert_dir.join(APP_EPOCHS)).map_err(AppError::from));
         if let Some(fifo) = &core.events.fifo {
             problems.note(Pipe::check(fifo).map_err(AppError::from));

@@ -27,8 +27,8 @@ use crate::api::settings::{LogControl, SettingsService};
 use crate::api::setup::Switch;
 use crate::audit::{Audit, Beginning, Event};
 use crate::clock::Floor;
-use crate::config::{APP_EPOCHS, Config, Core, Posture, RUNTIME_SETTINGS};
-use crate::control::{AppEpochs, Approvals, Drain, Freezes};
+use crate::config::{APP_EPOCHS, Config, Core, DOMAINS, Posture, RUNTIME_SETTINGS};
+use crate::control::{AppEpochs, Approvals, Domains, Drain, Freezes};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
 use crate::log::ProcessLog;
@@ -133,6 +133,7 @@ impl Process {
         }
         let freezes = Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?);
         let app_epochs = Arc::new(AppEpochs::open(core.cert_dir.join(APP_EPOCHS))?);
+        let domains = Arc::new(Domains::open(&config.domains, core.cert_dir.join(DOMAINS))?);
         let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
         let approvals = Approvals::open(
             core.admin.approvals,
@@ -182,6 +183,7 @@ impl Process {
                 tolerance,
                 self_authorization,
                 freezes,
+                domains,
                 app_epochs,
                 drain: Arc::<Drain>::default(),
                 audit,

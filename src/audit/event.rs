@@ -4,7 +4,7 @@ mod requested;
 
 use std::net::IpAddr;
 
-use kms_attest::identity::Identity;
+use kms_attest::identity::{DomainName, Identity};
 use serde::Serialize;
 
 use self::requested::Requested;
@@ -42,6 +42,9 @@ pub struct Subject {
     /// The epochs of the keys, `ROOT.APP`, unless both are 0. One field, because a receipt has little space.
     #[serde(skip_serializing_if = "Option::is_none")]
     epochs: Option<String>,
+    /// The domain of the app, unless it is the default one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<String>,
     /// Only of a refusal, because a receipt has no space for it; `mr_aggregated` covers the same registers.
     #[serde(skip_serializing_if = "Option::is_none")]
     mr_system: Option<String>,
@@ -83,6 +86,7 @@ impl Subject {
             spki_sha256: None,
             policy_sha256: None,
             epochs: None,
+            domain: None,
             mr_system: None,
             policy: None,
         }
@@ -119,6 +123,12 @@ impl Subject {
     pub fn of_epochs(self, epochs: KeyEpochs) -> Self {
         let KeyEpochs { root, app } = epochs;
         Self { epochs: (!epochs.is_first()).then(|| format!("{root}.{app}")), ..self }
+    }
+
+    /// The same, in this domain. Of the default one nothing is said, as before there were others.
+    #[must_use]
+    pub fn in_domain(self, domain: &DomainName) -> Self {
+        Self { domain: domain.said().map(str::to_owned), ..self }
     }
 
     /// The same, with what only refusals say: `mr_system`, and the kind of the policy that refused.

@@ -18,7 +18,7 @@ const VARIABLES: [(&str, &[&str]); 4] = [
 
 /// Sections and keys that decide who gets keys, by which evidence, or who may administer this KMS. In a CVM the file with
 /// them is measured, so nothing changes them at run time.
-const MEASURED: [&str; 18] = [
+const MEASURED: [&str; 19] = [
     "profile",
     "core.cert_dir",
     "core.enforce_self_authorization",
@@ -37,6 +37,7 @@ const MEASURED: [&str; 18] = [
     "core.auth_api",
     "core.onboard",
     "core.admin",
+    "domains",
 ];
 
 /// Where a value comes from.
@@ -289,11 +290,14 @@ mod tests {
         ] {
             assert_eq!(of(&list, key).is_measured(), is_measured, "{key}");
         }
+        let of_a_domain = listed("[domains.sandbox]\ninstance_scoped = true");
+        assert!(of(&of_a_domain, "domains.sandbox.instance_scoped").is_measured());
         for measured in MEASURED {
             let is_there =
                 |one: &Effective| one.key == measured || one.key.starts_with(&format!("{measured}."));
             // Commented out in `kms.toml`.
-            assert!(measured == "core.admin_token_hash" || list.iter().any(is_there), "{measured}");
+            let is_commented = ["core.admin_token_hash", "domains"].contains(&measured);
+            assert!(is_commented || list.iter().any(is_there), "{measured}");
         }
     }
 }

@@ -35,6 +35,9 @@ pub const COLLATERAL_BUNDLE: &str = "collateral-bundle.json";
 /// What keeps, in the key directory, the epochs that operators chose for apps.
 pub const APP_EPOCHS: &str = "app-epochs.json";
 
+/// What keeps, in the key directory, the domains that operators made, and the apps that they put into one.
+pub const DOMAINS: &str = "domains.json";
+
 /// What keeps, in the key directory, which recovery set counts, and what became of drills.
 pub const RECOVERY: &str = "recovery.json";
 
@@ -61,7 +64,15 @@ pub(super) fn check(core: &Core, report: &mut Report) {
     let directory = resolved(&core.cert_dir.join("x"));
     let mut others: Vec<_> = KEY_FILES
         .iter()
-        .chain([&NOTIFIED, &RUNTIME_SETTINGS, &COLLATERAL, &COLLATERAL_BUNDLE, &APP_EPOCHS, &RECOVERY])
+        .chain([
+            &NOTIFIED,
+            &RUNTIME_SETTINGS,
+            &COLLATERAL,
+            &COLLATERAL_BUNDLE,
+            &APP_EPOCHS,
+            &DOMAINS,
+            &RECOVERY,
+        ])
         .map(|name| Named { key: "core.cert_dir", path: directory.with_file_name(name) })
         .collect();
     let extensions = ["tree", "node", "archived"];

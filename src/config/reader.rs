@@ -174,6 +174,37 @@ impl<'a> Section<'a> {
         entries.collect()
     }
 
+    /// At most `limit` tables with names of the operator's choice, such as `[domains.NAME]`.
+    pub(super) fn tables(
+        &mut self,
+        key: &'static str,
+        limit: usize,
+        mut read: impl FnMut(&mut Section<'_>, &str),
+    ) {
+        self.known.push(key);
+        let Some(Node { layer, content }) = self.table.remove(key) else { return };
+        let path = self.path_of(key);
+        let tables = match content {
+            Content::Table(tables) if tables.len() <= limit => tables
+                .into_iter()
+                .map(|(name, node)| match node.content {
+                    Content::Table(table) => Some((name, table)),
+                    Content::Value(_) => None,
+                })
+                .collect::<Option<Vec<_>>>(),
+            Content::Table(_) | Content::Value(_) => None,
+        };
+        let Some(tables) = tables else {
+            self.find_in(key, layer, format!("must be at most {limit} tables, [{path}.NAME] each"));
+            return;
+        };
+        for (name, table) in tables {
+            let (path, state) = (format!("{path}.{}", bounded(&name)), TableState::Present);
+            let section = Section { path, table, known: Vec::new(), state, report: self.report };
+            section.read(|section| read(section, &name));
+        }
+    }
+
     /// A key that always has a value, because the defaults have one; `placeholder` stands in after a finding.
     pub(super) fn required<T>(
         &mut self,
@@ -281,6 +312,12 @@ impl<'a> Section<'a> {
     /// Adds a finding about a key of this table.
     pub(super) fn find(&mut self, key: &str, message: &str) {
         let path = self.path_of(key);
+        self.report.find(&path, message);
+    }
+
+    /// Adds a finding about this table.
+    pub(super) fn find_here(&mut self, message: &str) {
+        let path = self.path.clone();
         self.report.find(&path, message);
     }
 

@@ -14,7 +14,7 @@ use super::{
     Ledger, Limits, LiteAttestation, Metrics, Origin, Profile, Rate, ReleaseStage, Witnesses,
 };
 use super::{
-    consistency, effective, ethereum, events, listeners, notify, production, traces, values, webhook,
+    consistency, domains, effective, ethereum, events, listeners, notify, production, traces, values, webhook,
 };
 
 const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
@@ -34,7 +34,7 @@ pub(super) fn read(
     let environment: Environment<'_> = &production::recorded(environment, &variables);
     let mut report = Report { files: layers.files, findings: layers.findings, notices: Vec::new() };
     let mut tls_files = listeners::TlsFiles::default();
-    let (profile, rpc, core) = Section::root(layers.root, &mut report, |root| {
+    let (profile, rpc, core, domains) = Section::root(layers.root, &mut report, |root| {
         for profile in ["default", "debug", "release", "global"] {
             root.inert(profile, "this table has no effect, here as in dstack-kms");
         }
@@ -42,13 +42,15 @@ pub(super) fn read(
         let limits = listeners::server_settings(root, &BodyLimits::default());
         let rpc = root.section("rpc", |section| listeners::rpc(section, &limits, &mut tls_files));
         let core = root.section("core", |section| core(section, &limits, environment));
-        (profile, rpc, core)
+        let domains = domains::read(root);
+        (profile, rpc, core, domains)
     });
     shown.add_variables(variables.take(), &core.auth_api);
     let config = Config {
         profile,
         rpc,
         core,
+        domains,
         files: report.files.clone(),
         effective: listed,
         origin: Origin::Text,

@@ -1,7 +1,7 @@
 //! Keys of an app, derived from the root keys: `KDF`, `DH` and the formula of each key.
 
 use hkdf::Hkdf;
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, DomainName, InstanceId};
 use kms_attest::p256::{KeyError, P256Key};
 use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -9,34 +9,48 @@ use zeroize::Zeroizing;
 
 use super::epoch::{AppEpoch, KeyEpochs};
 use super::keyring::Unreadable;
-use super::scope::{DEFAULT_DOMAIN, KeyScope, Purpose};
+use super::scope::{KeyScope, Purpose};
 use super::{K256Error, K256Key, RootKeys, Secret, label, statement};
 
-/// An app at one of its epochs.
+/// An app in its domain, at one of its epochs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppAt<'a> {
+    /// The domain that the app is in.
+    pub domain: &'a DomainName,
     /// The app.
     pub id: &'a AppId,
+    /// The instance whose app key and app CA these are; `None` where all instances share them.
+    pub instance: Option<&'a InstanceId>,
     /// The epoch of the app; that of the root keys is known to [`RootKeys`].
     pub epoch: AppEpoch,
 }
 
-/// The app at epoch 0, which is the only one until an operator or the policy says otherwise.
+/// For [`AppAt::from`].
+static DEFAULT_DOMAIN: DomainName = DomainName::DEFAULT;
+
+/// The app in the default domain and at epoch 0, where it is until an operator or the policy says otherwise.
 impl<'a> From<&'a AppId> for AppAt<'a> {
     fn from(id: &'a AppId) -> Self {
-        Self { id, epoch: AppEpoch::FIRST }
+        Self { domain: &DEFAULT_DOMAIN, id, instance: None, epoch: AppEpoch::FIRST }
     }
 }
 
 impl<'a> AppAt<'a> {
-    fn scope(self, root: &RootKeys, instance_id: &'a [u8], purpose: Purpose) -> KeyScope<'a> {
+    /// The scope of a key. `disk` is the instance whose disk is encrypted; empty for the disks of all.
+    fn scope(self, root: &RootKeys, purpose: Purpose, disk: &'a [u8]) -> KeyScope<'a> {
+        let instance_id = match purpose {
+            Purpose::DiskKey => disk,
+            // Who encrypts an environment knows no instance.
+            Purpose::EnvKey => &[],
+            Purpose::AppCa | Purpose::AppKey => self.instance.map_or(&[][..], |instance| &instance.0),
+        };
         let epochs = KeyEpochs { root: root.epoch(), app: self.epoch };
-        KeyScope { domain: DEFAULT_DOMAIN, epochs, app_id: self.id, instance_id, purpose }
+        KeyScope { domain: self.domain.as_str(), epochs, app_id: self.id, instance_id, purpose }
     }
 }
 
-/// What the KMS releases to an app. The formulas are those of epochs 0 and 0, which are the peer's. At all other
-/// epochs each of the three is `HKDF-SHA256["cvm-kms-keys-v2", info](parent scalar, 32)`, with the same parents and
+/// What the KMS releases to an app. The formulas are those of the default domain at epochs 0 and 0, which are the peer's. In
+/// other domains, at other epochs, and where each instance has an app key of its own, each of the three is `HKDF-SHA256["cvm-kms-keys-v2", info](parent scalar, 32)`, with the same parents and
 /// [`KeyScope::info`].
 #[derive(Debug)]
 pub struct AppKeys {
@@ -101,7 +115,7 @@ pub fn signed_app_keys<'a>(
     signature: impl FnOnce() -> Result<[u8; 65], DeriveError>,
 ) -> Result<AppKeys, DeriveError> {
     let app = app.into();
-    let disk_scope = KeyScope { instance_id, ..app.scope(root, &[], Purpose::DiskKey) };
+    let disk_scope = app.scope(root, Purpose::DiskKey, instance_id);
     let disk_crypt_key = secret(root.ca(), &disk_scope).map_err(DeriveError::DiskKey)?;
     let env_crypt_key = env_secret(root, app)?;
     let k256_key = Secret::new(app_scalar(root, app));
@@ -120,7 +134,7 @@ pub fn app_key_signature<'a>(root: &RootKeys, app: impl Into<AppAt<'a>>) -> Resu
 }
 
 fn app_scalar(root: &RootKeys, app: AppAt<'_>) -> Zeroizing<[u8; 32]> {
-    child(root.k256().scalar(), &app.scope(root, &[], Purpose::AppKey))
+    child(root.k256().scalar(), &app.scope(root, Purpose::AppKey, &[]))
 }
 
 /// `X25519(env_crypt_key, 9)`: what a deployer encrypts the environment to.
@@ -144,15 +158,15 @@ pub fn log_keys(root: &RootKeys, origin: &str) -> LogKeys {
     LogKeys { seed: key(label::LOG_KEY), legacy_salts: key(label::LOG_LEGACY_SALTS) }
 }
 
-/// P-256 child of the root CA key with context `app_id ‖ "app-ca"`; at other epochs, with the scalar of
+/// P-256 child of the root CA key with context `app_id ‖ "app-ca"`; in other domains and at other epochs, with the scalar of
 /// [`KeyScope::info`].
 pub fn app_ca_key<'a>(root: &RootKeys, app: impl Into<AppAt<'a>>) -> Result<P256Key, DeriveError> {
-    let scalar = child(root.ca().scalar(), &app.into().scope(root, &[], Purpose::AppCa));
+    let scalar = child(root.ca().scalar(), &app.into().scope(root, Purpose::AppCa, &[]));
     P256Key::from_scalar(&scalar).map_err(DeriveError::AppCaKey)
 }
 
 fn env_secret(root: &RootKeys, app: AppAt<'_>) -> Result<Secret, DeriveError> {
-    secret(root.ca(), &app.scope(root, &[], Purpose::EnvKey)).map_err(DeriveError::EnvKey)
+    secret(root.ca(), &app.scope(root, Purpose::EnvKey, &[])).map_err(DeriveError::EnvKey)
 }
 
 /// The 32 bytes for `scope` from a parent's scalar: the peer's `KDF` where the peer derives the key too, otherwise

@@ -1,4 +1,4 @@
-"""The keys of apps at other epochs than 0 and 0, computed without the code of the KMS: HKDF by RFC 5869.
+"""The keys of apps in other domains than the default one, or at other epochs than 0 and 0, computed without the code of the KMS: HKDF by RFC 5869.
 
 Reads a JSON list of cases from standard input, and writes the 32 bytes of each in hex.
 """
@@ -22,7 +22,7 @@ def prefixed(part):
 
 def key(case):
     info = (
-        prefixed(b"default")
+        prefixed(case["domain"].encode())
         + struct.pack(">II", case["root_epoch"], case["app_epoch"])
         + bytes.fromhex(case["app_id"])
         + prefixed(bytes.fromhex(case["instance_id"]))

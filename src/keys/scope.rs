@@ -1,12 +1,9 @@
 //! What a key is for, and its one encoding in the derivation.
 
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, DomainName};
 
 use super::epoch::KeyEpochs;
 use super::label;
-
-/// The domain of all keys, as long as there is one only.
-pub const DEFAULT_DOMAIN: &str = "default";
 
 /// What a key of an app is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,13 +36,13 @@ impl Purpose {
 /// Everything that makes one key of an app another than all other keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyScope<'a> {
-    /// The domain, [`DEFAULT_DOMAIN`] for all apps of today.
+    /// The name of the domain.
     pub domain: &'a str,
     /// The epochs.
     pub epochs: KeyEpochs,
     /// The app.
     pub app_id: &'a AppId,
-    /// The instance; empty where all instances share the key.
+    /// The instance; empty where all instances share the key. Only a disk key of the peer has one.
     pub instance_id: &'a [u8],
     /// What the key is for.
     pub purpose: Purpose,
@@ -54,7 +51,8 @@ pub struct KeyScope<'a> {
 impl<'a> KeyScope<'a> {
     /// Whether the key is one that the peer derives too.
     pub fn is_first(&self) -> bool {
-        self.domain == DEFAULT_DOMAIN && self.epochs.is_first()
+        let is_of_peer = self.purpose == Purpose::DiskKey || self.instance_id.is_empty();
+        self.domain == DomainName::DEFAULT.as_str() && self.epochs.is_first() && is_of_peer
     }
 
     /// The context items of the peer's derivation: `app_id ‖ instance_id ‖ label`.
@@ -160,6 +158,32 @@ mod tests {
         let (app_id, mut rest) = rest.split_first_chunk()?;
         let (instance_id, label) = (part(&mut rest)?.to_vec(), part(&mut rest)?.to_vec());
         rest.is_empty().then_some((domain, epochs, *app_id, instance_id, label))
+    }
+
+    #[test]
+    fn the_peer_derives_only_keys_of_the_default_domain_at_the_first_epochs() {
+        let app_id = &AppId([7; 20]);
+        for (domain, root, app) in [
+            ("default", 0, 0),
+            ("sandbox", 0, 0),
+            ("Default", 0, 0),
+            ("", 0, 0),
+            ("default", 1, 0),
+            ("default", 0, 1),
+        ] {
+            for purpose in Purpose::ALL {
+                for instance_id in [&[][..], &[7; 20]] {
+                    let epochs = epochs(root, app);
+                    let scope = KeyScope { domain, epochs, app_id, instance_id, purpose };
+                    let has_instance = !instance_id.is_empty() && purpose != Purpose::DiskKey;
+                    assert_eq!(
+                        scope.is_first(),
+                        domain == "default" && root + app == 0 && !has_instance,
+                        "{scope:?}"
+                    );
+                }
+            }
+        }
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, DomainName, InstanceId};
 use kms_attest::p256::P256Key;
 use serde_json::json;
 
@@ -40,26 +40,40 @@ fn root_of(epoch: u32) -> RootKeys {
 }
 
 #[test]
-fn keys_of_later_epochs_are_those_that_a_python_program_computes() {
+fn keys_of_other_domains_and_later_epochs_are_those_that_a_python_program_computes() {
     let app_id = AppId(std::array::from_fn(|index| index as u8));
     let instance = [0xa5; 20];
     let mut cases = Vec::new();
     let mut ours = Vec::new();
-    for (root_epoch, app_epoch) in [(0, 1), (1, 0), (1, 1), (2, 7), (255, u32::MAX)] {
+    let own = InstanceId(instance);
+    for (domain, root_epoch, app_epoch) in [
+        ("default", 0, 1),
+        ("default", 1, 0),
+        ("default", 1, 1),
+        ("default", 2, 7),
+        ("default", 255, u32::MAX),
+        ("sandbox", 0, 0),
+        ("sandbox", 1, 7),
+        ("team-a.prod", 0, 0),
+    ] {
         let root = root_of(root_epoch);
-        let app = AppAt { id: &app_id, epoch: AppEpoch(app_epoch) };
-        for instance in [&instance[..], &[]] {
+        let name: DomainName = domain.parse().unwrap();
+        // The instance of the disk, and the one that has an app key and an app CA of its own.
+        for (instance, own) in [(&instance[..], None), (&[], None), (&instance[..], Some(&own))] {
+            let app = AppAt { domain: &name, id: &app_id, instance: own, epoch: AppEpoch(app_epoch) };
             let keys = app_keys(&root, app, instance).unwrap();
             let ca = app_ca_key(&root, app).unwrap();
+            let own = own.map_or(&[][..], |own| &own.0);
             for (label, parent, instance_id, key) in [
                 ("app-disk-crypt-key", [0x11; 32], instance, keys.disk_crypt_key.expose()),
                 ("env-encrypt-key", [0x11; 32], &[], keys.env_crypt_key.expose()),
-                ("app-ca", [0x11; 32], &[], ca.scalar()),
-                ("app-key", [0x33; 32], &[], keys.k256_key.expose()),
+                ("app-ca", [0x11; 32], own, ca.scalar()),
+                ("app-key", [0x33; 32], own, keys.k256_key.expose()),
             ] {
                 cases.push(json!({
-                    "root_epoch": root_epoch, "app_epoch": app_epoch, "app_id": hex::encode(app_id.0),
-                    "instance_id": hex::encode(instance_id), "label": label, "parent": hex::encode(parent),
+                    "domain": domain, "root_epoch": root_epoch, "app_epoch": app_epoch,
+                    "app_id": hex::encode(app_id.0), "instance_id": hex::encode(instance_id), "label": label,
+                    "parent": hex::encode(parent),
                 }));
                 ours.push(hex::encode(key));
             }
@@ -88,7 +102,7 @@ fn no_two_epochs_share_a_key() {
     for (root_epoch, app_epoch) in [(0, 0), (0, 1), (1, 0), (1, 1), (0, 256), (256, 0)] {
         // The same scalars: only the numbers differ.
         let root = root_of(root_epoch);
-        let app = AppAt { id: &app_id, epoch: AppEpoch(app_epoch) };
+        let app = AppAt { epoch: AppEpoch(app_epoch), ..(&app_id).into() };
         let keys = app_keys(&root, app, b"instance").unwrap();
         let shared = app_keys(&root, app, b"").unwrap();
         let secrets = [&keys.disk_crypt_key, &keys.env_crypt_key, &keys.k256_key, &shared.disk_crypt_key];
@@ -97,5 +111,64 @@ fn no_two_epochs_share_a_key() {
             assert!(seen.insert(secret), "{root_epoch}/{app_epoch}");
         }
         assert!(seen.insert(env_public_key(&root, app).unwrap()), "{root_epoch}/{app_epoch}");
+    }
+}
+
+/// Every key that the KMS derives for an app, and the public key of its environment.
+fn all_keys(root: &RootKeys, app: AppAt<'_>, instance: &[u8]) -> [(&'static str, [u8; 32]); 5] {
+    let keys = app_keys(root, app, instance).unwrap();
+    [
+        ("disk", *keys.disk_crypt_key.expose()),
+        ("env", *keys.env_crypt_key.expose()),
+        ("k256", *keys.k256_key.expose()),
+        ("ca", *app_ca_key(root, app).unwrap().scalar()),
+        ("env public", env_public_key(root, app).unwrap()),
+    ]
+}
+
+#[test]
+fn no_domain_has_a_key_of_another_and_the_default_one_has_those_of_the_peer() {
+    let names = ["default", "default0", "defaul", "d", "0", "sandbox", "sandbox.default", "team-a"];
+    let names = names.map(|name| name.parse::<DomainName>().unwrap());
+    let apps = [AppId([0; 20]), AppId([7; 20]), AppId(std::array::from_fn(|index| (index == 19).into()))];
+    let instances = [InstanceId([0; 20]), InstanceId([7; 20])];
+    // Which scopes have a key, by its bytes.
+    let mut seen = std::collections::HashMap::new();
+    let mut count = 0;
+    for (root_epoch, app_epoch) in [(0, 0), (0, 1), (1, 0)] {
+        let root = root_of(root_epoch);
+        for domain in &names {
+            for id in &apps {
+                for instance in &instances {
+                    for own in [None, Some(instance)] {
+                        let app = AppAt { domain, id, instance: own, epoch: AppEpoch(app_epoch) };
+                        for (purpose, key) in all_keys(&root, app, &instance.0) {
+                            // What the scope of this key says; two scopes that are the same have the same key.
+                            let instance = match purpose {
+                                "disk" => Some(instance),
+                                "k256" | "ca" => own,
+                                _ => None,
+                            };
+                            let scope =
+                                (root_epoch, app_epoch, domain.clone(), *id, instance.copied(), purpose);
+                            let first = seen.entry(key).or_insert_with(|| {
+                                count += 1;
+                                scope.clone()
+                            });
+                            assert_eq!(*first, scope);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    // Disk keys of 2 instances, one env key with its public half, app key and app CA for all and for 2 instances.
+    assert_eq!(count, 3 * 8 * 3 * (2 + 2 + 2 * 3));
+    let root = root_of(0);
+    for id in &apps {
+        let named = AppAt { domain: &names[0], id, instance: None, epoch: AppEpoch::FIRST };
+        assert_eq!(named, AppAt::from(id));
+        let (ours, context) = (all_keys(&root, named, b"instance"), [&id.0[..], b"app-key"]);
+        assert_eq!(ours[2].1, kdf(root.k256().scalar(), &context, 32).unwrap()[..], "as the peer derives it");
     }
 }

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use kms_attest::binding::ReportData;
 use kms_attest::certificate;
 use kms_attest::evidence::Evidence;
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, DomainName, InstanceId};
 use kms_attest::p256::P256Key;
 use kms_ledger::signature::SigningKey;
 use quick_cache::sync::Cache;
@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 pub use self::recovery::{RehearsalError, UnrecordedSet};
 use super::epochs::HandedEpoch;
 use super::{LifecycleError, Released};
-use crate::admission::{App, Certificate, Kms, SelfAuthorization};
+use crate::admission::{App, Certificate, Kms, Permit, SelfAuthorization};
 use crate::audit::{LegacySalts, LogKey, LogKeys, NodeId};
 use crate::ca::{self, CaCertificate, CaError, Freshness, OwnNames, RPC_LEAF, Restricted};
 use crate::clock::{unix, unix_now};
@@ -51,10 +51,19 @@ pub struct Ready {
     app_signatures: AppSignatures,
 }
 
-/// A cache of the root key's signatures over the public keys of apps, by app and epochs: they cost more than the keys, and
+/// A cache of the root key's signatures over the public keys of apps, by all that such a key depends on: they cost more than the keys, and
 /// the instances of an app request them repeatedly. They are public, so they may stay in memory.
 #[derive(Debug)]
-struct AppSignatures(Cache<([u8; 20], KeyEpochs), [u8; 65]>);
+struct AppSignatures(Cache<AppKeyName, [u8; 65]>);
+
+/// All that the secp256k1 key of an app depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct AppKeyName {
+    domain: DomainName,
+    app: AppId,
+    instance: Option<InstanceId>,
+    epochs: KeyEpochs,
+}
 
 /// Apps whose signature is remembered; the least used go first. Some 200 bytes each.
 const APPS: usize = 4096;
@@ -72,7 +81,9 @@ impl AppSignatures {
     }
 
     fn get_or_sign(&self, root: &RootKeys, app: AppAt<'_>) -> Result<[u8; 65], DeriveError> {
-        let key = (app.id.0, KeyEpochs { root: root.epoch(), app: app.epoch });
+        let AppAt { domain, id, instance, epoch } = app;
+        let epochs = KeyEpochs { root: root.epoch(), app: epoch };
+        let key = AppKeyName { domain: domain.clone(), app: *id, instance: instance.copied(), epochs };
         if let Some(signature) = self.0.get(&key) {
             return Ok(signature);
         }
@@ -270,23 +281,30 @@ impl Ready {
         &self.names
     }
 
-    /// The keys of the app that the permit names, at the permit's epochs.
+    /// The keys of the app that the permit names, in the permit's domain and at its epochs.
     ///
     /// # Errors
     /// The root epoch was retired meanwhile. One app id in 2³² has no P-256 child; it cannot have keys from any KMS.
     pub fn app_keys(&self, released: &Released<App>) -> Result<AppKeys, DeriveError> {
         let permit = released.permit();
         let identity = permit.identity();
-        let (root, app) = self.at(&identity.app_id, permit.epochs())?;
+        let (root, app) = self.of_permit(permit)?;
         derive::signed_app_keys(&root, app, identity.instance_bytes(), || {
             self.app_signatures.get_or_sign(&root, app)
         })
     }
 
-    /// The root keys and the app, at these epochs.
-    fn at<'a>(&self, id: &'a AppId, epochs: KeyEpochs) -> Result<(Arc<RootKeys>, AppAt<'a>), Unreadable> {
-        let root = Arc::clone(self.keyring.load().readable(epochs.root, unix_now())?);
-        Ok((root, AppAt { id, epoch: epochs.app }))
+    /// The root keys and the app that a permit names.
+    fn of_permit<'a, R>(&self, permit: &'a Permit<R>) -> Result<(Arc<RootKeys>, AppAt<'a>), Unreadable> {
+        let KeyEpochs { root, app: epoch } = permit.epochs();
+        let id = &permit.identity().app_id;
+        let app = AppAt { domain: permit.domain(), id, instance: permit.placed().instance(), epoch };
+        Ok((self.root_of(root)?, app))
+    }
+
+    /// The root keys of an epoch.
+    fn root_of(&self, epoch: RootEpoch) -> Result<Arc<RootKeys>, Unreadable> {
+        self.keyring.load().readable(epoch, unix_now()).cloned()
     }
 
     /// The root keys of all epochs, for the replica that the permit names.
@@ -302,7 +320,7 @@ impl Ready {
         }
     }
 
-    /// A certificate for the app that the permit names, at the permit's epochs: leaf, app CA and root, PEM each.
+    /// A certificate for the app that the permit names, in the permit's domain and at its epochs: leaf, app CA and root, PEM each.
     ///
     /// # Errors
     /// [`CaError`].
@@ -312,8 +330,8 @@ impl Ready {
         request: &Restricted,
     ) -> Result<Vec<String>, CaError> {
         let permit = released.permit();
-        let (app_id, app_info) = (&permit.identity().app_id, permit.app_info());
-        let (root, app) = self.at(app_id, permit.epochs()).map_err(DeriveError::from)?;
+        let app_info = permit.app_info();
+        let (root, app) = self.of_permit(permit).map_err(DeriveError::from)?;
         let keyring = self.keyring.load();
         let root_ca_pem = keyring.epoch(root.epoch()).and_then(|epoch| epoch.root_ca_pem());
         let root_ca_pem = root_ca_pem.ok_or(DeriveError::Epoch(Unreadable::Destroyed(root.epoch())))?;
@@ -323,17 +341,19 @@ impl Ready {
         Ok(vec![leaf, app_ca, root_ca_pem.to_owned()])
     }
 
-    /// The env public key of an app at these epochs, signed by the root key of the epoch.
+    /// The env public key of an app in this domain and at these epochs, signed by the root key of the epoch.
     ///
     /// # Errors
     /// As [`Ready::app_keys`].
     pub fn env_public_key(
         &self,
         _: &SelfAuthorization,
+        domain: &DomainName,
         app_id: &AppId,
         epochs: KeyEpochs,
     ) -> Result<EnvPublicKey, DeriveError> {
-        let (root, app) = self.at(app_id, epochs)?;
+        let root = self.root_of(epochs.root)?;
+        let app = AppAt { domain, epoch: epochs.app, ..app_id.into() };
         let public_key = derive::env_public_key(&root, app)?;
         let signature = statement::sign_env_public_key(&root, app_id, &public_key);
         Ok(EnvPublicKey { epochs, public_key, signature })
@@ -350,7 +370,7 @@ impl Ready {
         key: &EnvPublicKey,
         timestamp: u64,
     ) -> Result<[u8; 65], DeriveError> {
-        let (root, _) = self.at(app_id, key.epochs)?;
+        let root = self.root_of(key.epochs.root)?;
         Ok(statement::sign_env_public_key_at(&root, app_id, &key.public_key, timestamp))
     }
 
@@ -465,7 +485,8 @@ mod tests {
         for number in 0..2 * APPS as u32 {
             let mut app = [3; 20];
             app[..4].copy_from_slice(&number.to_be_bytes());
-            remembered.0.insert((app, KeyEpochs::FIRST), [0; 65]);
+            let (domain, app, epochs) = (DomainName::DEFAULT, AppId(app), KeyEpochs::FIRST);
+            remembered.0.insert(AppKeyName { domain, app, instance: None, epochs }, [0; 65]);
         }
         assert!(remembered.0.len() <= APPS, "{}", remembered.0.len());
     }

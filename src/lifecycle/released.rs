@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::admission::{App, Certificate, Decided, Kms, Permit, SelfAuthorization, StageRule};
 use crate::audit::{Audit, AuditError, Basis, Event, Leaf, Receipt, Subject};
-use crate::control::{Freeze, Freezes, NotFrozen};
+use crate::control::{Domains, Freeze, Freezes, NotFrozen};
 use crate::keys::epoch::RootEpoch;
 
 /// A recorded permit in the role `R`, whose holder is not frozen. Without a line in the log, no key.
@@ -25,6 +25,8 @@ pub enum NotReleased {
     Unrecorded(AuditError),
     /// An operator has frozen the caller, or everything, after the permit was made.
     Frozen(Arc<Freeze>),
+    /// The domain of the caller was changed or archived, or the app moved to another, after the permit was made.
+    Moved,
     /// The decision about the caller or about this KMS is too old: a permission may have been revoked since.
     Outdated,
 }
@@ -35,13 +37,15 @@ impl From<AuditError> for NotReleased {
     }
 }
 
-/// What a release must pass: the audit log and the freezes.
+/// What a release must pass: the audit log, the freezes, and the domain of the caller.
 #[derive(Debug, Clone, Copy)]
 pub struct ReleaseGuards<'a> {
     /// Records it.
     pub audit: &'a Audit,
     /// Stop it.
     pub freezes: &'a Freezes,
+    /// Say where the caller is now.
+    pub domains: &'a Domains,
 }
 
 impl<R> Released<R> {
@@ -70,11 +74,14 @@ impl<R> Released<R> {
         to: IpAddr,
         clock: impl Fn() -> Instant,
     ) -> Result<Self, (NotReleased, Permit<R>)> {
-        let ReleaseGuards { audit, freezes } = guards;
+        let ReleaseGuards { audit, freezes, domains } = guards;
         let may_go = |permit: &Permit<R>| {
             let now = clock();
             if permit.is_outdated(now) || self_authorization.is_outdated(now) {
                 return Err(NotReleased::Outdated);
+            }
+            if !permit.placed().is_still_in(domains, permit.identity()) {
+                return Err(NotReleased::Moved);
             }
             freezes.check(permit.identity()).map_err(NotReleased::Frozen)
         };
@@ -93,7 +100,8 @@ impl<R> Released<R> {
             .showing(basis)
             .holding(shown.spki_sha256)
             .by_rules(permit.decided_by().digest)
-            .of_epochs(permit.epochs());
+            .of_epochs(permit.epochs())
+            .in_domain(permit.domain());
         let receipt = match audit.record(event(subject.clone())).await {
             Ok(receipt) => receipt,
             Err(error) => return Err((NotReleased::Unrecorded(error), permit)),
@@ -196,6 +204,7 @@ impl Released<Certificate> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
     use std::sync::Mutex;
     use std::time::Duration;
@@ -212,6 +221,7 @@ mod tests {
         directory: tempfile::TempDir,
         audit: Audit,
         freezes: Freezes,
+        domains: Domains,
     }
 
     impl Disk {
@@ -220,11 +230,12 @@ mod tests {
             let audit = Audit::open(&directory.path().join("audit.jsonl")).unwrap();
             let metrics = Arc::new(Metrics::new([]));
             let freezes = Freezes::open(directory.path().join("frozen.json"), metrics).unwrap();
-            Self { directory, audit, freezes }
+            let domains = Domains::open(&BTreeMap::new(), directory.path().join("domains.json")).unwrap();
+            Self { directory, audit, freezes, domains }
         }
 
         fn guards(&self) -> ReleaseGuards<'_> {
-            ReleaseGuards { audit: &self.audit, freezes: &self.freezes }
+            ReleaseGuards { audit: &self.audit, freezes: &self.freezes, domains: &self.domains }
         }
 
         fn permit(&self) -> Permit<App> {
@@ -232,7 +243,8 @@ mod tests {
         }
 
         fn permit_of(&self, decided: Instant) -> Permit<App> {
-            Permit::for_test(Identity::example(), self.freezes.check(&Identity::example()).unwrap(), decided)
+            let not_frozen = self.freezes.check(&Identity::example()).unwrap();
+            Permit::for_test(&self.domains, Identity::example(), not_frozen, decided)
         }
 
         async fn freeze(&self) {

@@ -19,6 +19,7 @@ mod console;
 mod credential_secrets;
 mod credential_table;
 mod credentials;
+mod domains;
 mod epochs;
 mod ethereum;
 mod events;

@@ -2,7 +2,7 @@
 
 use kms_policy::DenialCode;
 
-use crate::admission::SelfDenialCode;
+use crate::admission::{DomainDenialCode, SelfDenialCode};
 
 /// Why a request ended without a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +51,8 @@ pub enum RefusalCode {
     Frozen,
     /// Policy said no.
     Denied(DenialCode),
+    /// The domain of the caller does not admit it.
+    Domain(DomainDenialCode),
     /// The registers are not those of the OS image.
     OsImageNotVerified,
     /// This KMS itself may not serve.
@@ -93,6 +95,7 @@ impl RefusalCode {
             Self::VmConfigMismatch => "vm_config_mismatch",
             Self::Frozen => "frozen",
             Self::Denied(code) => code.name(),
+            Self::Domain(code) => code.name(),
             Self::OsImageNotVerified => "os_image_not_verified",
             Self::SelfDenied(code) => code.name(),
             Self::PolicyUnavailable => "policy_unavailable",

@@ -25,6 +25,8 @@ pub enum Step {
     TcbStatus,
     /// The identity has the right form.
     Identity,
+    /// Its domain admits it.
+    Domain,
     /// No operator has frozen it.
     Frozen,
     /// The policy allows it.
@@ -41,7 +43,7 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order in which they are reported.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::SelfAuthorization,
         Self::Evidence,
         Self::Platform,
@@ -53,6 +55,7 @@ impl Step {
         Self::TdAttributes,
         Self::TcbStatus,
         Self::Identity,
+        Self::Domain,
         Self::Frozen,
         Self::Policy,
         Self::Stage,
@@ -74,6 +77,7 @@ impl Step {
             Self::TdAttributes => "td_attributes",
             Self::TcbStatus => "tcb_status",
             Self::Identity => "identity",
+            Self::Domain => "domain",
             Self::Frozen => "frozen",
             Self::Policy => "policy",
             Self::Stage => "stage",

@@ -1,6 +1,6 @@
 //! The action `self-test`: what a release depends on, checked now.
 
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, DomainName};
 
 use super::Ended;
 use crate::admission::Foundation;
@@ -17,7 +17,7 @@ pub(super) async fn run(foundation: &Foundation, ready: &Ready) -> Ended {
     match self_authorization.fresh().await {
         Ok(own) => {
             let epochs = KeyEpochs { root: ready.current_epoch(unix_now()), app: AppEpoch::FIRST };
-            if ready.env_public_key(&own, &AppId([0; 20]), epochs).is_err() {
+            if ready.env_public_key(&own, &DomainName::DEFAULT, &AppId([0; 20]), epochs).is_err() {
                 problems.push("keys cannot be derived".to_owned());
             }
         }

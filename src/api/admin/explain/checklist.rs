@@ -2,7 +2,7 @@
 
 use kms_policy::DenialCode;
 
-use crate::admission::{Refusal, RefusalCode, SelfDenialCode, Step};
+use crate::admission::{DomainDenialCode, Refusal, RefusalCode, SelfDenialCode, Step};
 use crate::api::refusal::detail;
 use crate::proto::Check;
 
@@ -189,6 +189,12 @@ fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
         }
         RefusalCode::VmConfigMismatch => {
             "send the vm_config that the guest was started with: the request's and the attestation's copy must be equal"
+        }
+        RefusalCode::Domain(DomainDenialCode::Archived) => {
+            "restore the domain of the app, or move the app to another one, where it gets other keys"
+        }
+        RefusalCode::Domain(DomainDenialCode::NoInstance) => {
+            "run the app with an instance id, or in a domain without instance_scoped, where it gets other keys"
         }
         RefusalCode::Denied(code) => return of_denial(code).map(str::to_owned),
         RefusalCode::OsImageNotVerified => {

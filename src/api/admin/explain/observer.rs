@@ -10,7 +10,7 @@ use kms_policy::{Denial, DenialCode, Policy, Subject};
 
 use super::Found;
 use super::checklist::Checklist;
-use crate::admission::{Observer, Passed, Refusal, Relaxations, Step, Until, dotted};
+use crate::admission::{Observer, Passed, Placed, Refusal, Relaxations, Step, Until, dotted};
 use crate::os_image::OsImageError;
 
 /// How long an explanation waits for an OS image; the download continues without it.
@@ -66,7 +66,7 @@ impl<'a> Explanation<'a> {
 impl Observer for Explanation<'_> {
     const UNTIL: Until = Until::Done;
 
-    async fn policy(&mut self, policy: &Policy, subject: Subject<'_>) -> Examination {
+    async fn policy(&mut self, policy: &Policy, _: &Placed, subject: Subject<'_>) -> Examination {
         let mut examined = policy.examine(subject).await;
         let told = subject.boot_info();
         let rules = std::mem::take(&mut examined.rules).into_iter();
@@ -99,6 +99,12 @@ impl Observer for Explanation<'_> {
             Passed::Identity(identity) => {
                 self.list.pass(Step::Identity, format!("app {}", hex::encode(identity.app_id)), "");
                 self.found.identity = Some(identity.clone());
+            }
+            // Not listed for the many apps of the default domain.
+            Passed::Domain(placed) => {
+                if let Some(name) = placed.domain().name.said() {
+                    self.list.pass(Step::Domain, name, "the domain of the app admits it");
+                }
             }
             Passed::NotFrozen => self.list.pass(Step::Frozen, "", "not frozen"),
             Passed::Policy if self.rules.is_empty() => {

@@ -1,0 +1,219 @@
+//! The file of the domains that operators made, of the archived ones, and of the apps that operators put into one. Replaced as a
+//! whole by one rename.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+use kms_attest::identity::DomainName;
+use kms_attest::state_file::{self, StateFileError};
+use serde::{Deserialize, Serialize};
+
+use crate::config::DomainRules;
+
+/// The largest file, enough for the most domains and apps.
+const MAX_FILE: u64 = 8 << 20;
+/// The version that is written, and the only one that is read.
+const VERSION: u32 = 1;
+
+/// Why it is unknown which domains there are, and which apps are in them.
+#[derive(Debug, thiserror::Error)]
+pub enum DomainFileError {
+    /// The file cannot be read.
+    #[error(
+        "domains.json of the key directory cannot be read, so the domains of some apps are not known: {0}"
+    )]
+    Unreadable(#[source] io::Error),
+    /// The content is invalid.
+    #[error(
+        "domains.json of the key directory is damaged ({0}), so the domains of some apps are not known; restore it: without it \
+         these apps would get other keys"
+    )]
+    Damaged(String),
+    /// It contradicts the configuration.
+    #[error("domains.json of the key directory and the configuration contradict each other: {0}")]
+    Contradiction(String),
+}
+
+/// The file, which no other process writes.
+#[derive(Debug, Clone)]
+pub struct DomainFile(PathBuf);
+
+/// All of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DomainRecords {
+    /// The domains that were made at run time.
+    pub domains: Vec<DomainRecord>,
+    /// The domains that are archived, of the configuration too.
+    pub archived: Vec<ArchivedRecord>,
+    /// The apps that were put into a domain at run time.
+    pub apps: Vec<MemberRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u32,
+    domains: Vec<DomainRecord>,
+    archived: Vec<ArchivedRecord>,
+    apps: Vec<MemberRecord>,
+}
+
+/// A domain that was made at run time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainRecord {
+    /// Its name.
+    pub name: DomainName,
+    /// What holds in it.
+    pub rules: DomainRules,
+    /// Unix seconds.
+    pub since: u64,
+    /// The operator.
+    pub by: String,
+}
+
+/// An archived domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArchivedRecord {
+    /// Its name.
+    pub name: DomainName,
+    /// Unix seconds.
+    pub since: u64,
+    /// The operator.
+    pub by: String,
+}
+
+/// An app that an operator put into a domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberRecord {
+    /// The app.
+    #[serde(with = "hex::serde")]
+    pub app_id: [u8; 20],
+    /// The domain.
+    pub domain: DomainName,
+    /// Unix seconds.
+    pub since: u64,
+    /// The operator.
+    pub by: String,
+}
+
+impl DomainFile {
+    /// The file at `path`, which may not exist yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// All records; empty if there is no file.
+    ///
+    /// # Errors
+    /// [`DomainFileError`]
+    pub fn read(&self) -> Result<DomainRecords, DomainFileError> {
+        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
+            StateFileError::Unreadable(cause) => DomainFileError::Unreadable(cause),
+            StateFileError::TooLarge => DomainFileError::Damaged(error.to_string()),
+        })?;
+        bytes.map_or_else(
+            || Ok(DomainRecords::default()),
+            |bytes| parse(&bytes).map_err(DomainFileError::Damaged),
+        )
+    }
+
+    /// Replaces all records. Waits for the disk.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn replace(&self, records: DomainRecords) -> io::Result<()> {
+        let DomainRecords { domains, archived, apps } = records;
+        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, domains, archived, apps })?;
+        text.push(b'\n');
+        state_file::replace(&self.0, &text)
+    }
+}
+
+/// Reads the content of a file.
+///
+/// # Errors
+/// What is wrong with it: a version of another program, or something that is there twice.
+pub fn parse(bytes: &[u8]) -> Result<DomainRecords, String> {
+    let content: Content = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let Content { version, domains, archived, apps } = content;
+    if version != VERSION {
+        return Err(format!("version must be {VERSION}, got {version}"));
+    }
+    let mut names = BTreeSet::new();
+    for record in &domains {
+        if record.name.is_default() || !names.insert(&record.name) {
+            return Err(format!("the domain {} is there twice", record.name));
+        }
+    }
+    let mut names = BTreeSet::new();
+    for record in &archived {
+        if record.name.is_default() || !names.insert(&record.name) {
+            return Err(format!("the domain {} is archived twice, or cannot be archived", record.name));
+        }
+    }
+    let mut ids = BTreeSet::new();
+    match apps.iter().find(|record| !ids.insert(record.app_id)) {
+        Some(record) => Err(format!("the app {} is there twice", hex::encode(record.app_id))),
+        None => Ok(DomainRecords { domains, archived, apps }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records() -> DomainRecords {
+        let name: DomainName = "sandbox".parse().unwrap();
+        let (since, by) = (5, "token".to_owned());
+        let rules = DomainRules { instance_scoped: true, ..DomainRules::default() };
+        DomainRecords {
+            domains: vec![DomainRecord { name: name.clone(), rules, since, by: by.clone() }],
+            archived: vec![ArchivedRecord { name: name.clone(), since, by: by.clone() }],
+            apps: vec![MemberRecord { app_id: [7; 20], domain: name, since, by }],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_what_is_not_ours_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("domains.json");
+        let file = DomainFile::new(path.clone());
+        assert_eq!(file.read().unwrap(), DomainRecords::default());
+        file.replace(records()).unwrap();
+        assert_eq!(file.read().unwrap(), records());
+        let text = |change: fn(&mut serde_json::Value)| {
+            let mut value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            change(&mut value);
+            value.to_string()
+        };
+        let twice = |list: &'static str| {
+            let mut value: serde_json::Value =
+                serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            let first = value[list][0].clone();
+            value[list].as_array_mut().unwrap().push(first);
+            value.to_string()
+        };
+        for (text, problem) in [
+            (String::new(), "EOF"),
+            (text(|value| value["version"] = 2.into()), "version must be 1, got 2"),
+            (text(|value| value["x"] = 2.into()), "unknown field"),
+            (text(|value| value["domains"][0]["rules"]["x"] = 2.into()), "unknown field"),
+            (text(|value| value["domains"][0]["name"] = "A".into()), "a domain's name has"),
+            (
+                text(|value| value["domains"][0]["name"] = "default".into()),
+                "the domain default is there twice",
+            ),
+            (text(|value| value["archived"][0]["name"] = "default".into()), "cannot be archived"),
+            (twice("domains"), "the domain sandbox is there twice"),
+            (twice("archived"), "the domain sandbox is archived twice"),
+            (twice("apps"), "is there twice"),
+        ] {
+            let error = parse(text.as_bytes()).unwrap_err();
+            assert!(error.contains(problem), "{text}: {error}");
+        }
+    }
+}
