@@ -1,0 +1,348 @@
+"""HTTP/1.1 over a TLS connection whose server key is known before a request is written.
+
+Every wait ends at one deadline, every answer is bounded, no redirect is followed, and proxies of the environment are not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import ipaddress
+import re
+import select
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from . import _json
+from ._errors import PinsError, TransportError
+
+MAX_RESPONSE = 1 << 20
+TIMEOUT = 30.0
+# A kept connection that was idle for longer is not used again, because the server may be closing it.
+MAX_IDLE = 10.0
+
+_PATH = re.compile(r"/[!-~]*")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
+# Headers that say where a message ends, or which server it is for.
+_RESERVED = frozenset({"host", "content-length", "transfer-encoding", "connection"})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Scheme, host and port of a URL."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, url: str, schemes: Tuple[str, ...] = ("https",)) -> "Origin":
+        """The origin of a URL that is nothing else.
+
+        Raises:
+            PinsError: `argument`.
+        """
+        origin, path = split_url(url, schemes)
+        if path not in ("", "/"):
+            raise PinsError("argument", f"the URL must be {origin} without a path")
+        return origin
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = {"https": 443, "http": 80}[self.scheme]
+        return f"{self.scheme}://{host}" if self.port == default else f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is this machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def split_url(url: str, schemes: Tuple[str, ...]) -> Tuple[Origin, str]:
+    """Origin and path (with query) of a URL.
+
+    Raises:
+        PinsError: `argument`.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except (ValueError, AttributeError, TypeError) as error:
+        raise PinsError("argument", f"not a URL: {str(url)[:200]!r}") from error
+    if not url.isprintable() or " " in url or parts.scheme not in schemes or port == 0:
+        wanted = " or ".join(schemes)
+        raise PinsError("argument", f"a URL must be {wanted}://host[:port], got {url[:200]!r}")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise PinsError("argument", "a URL must not have a user or a fragment")
+    if not _HOST.fullmatch(host):
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError as error:
+            raise PinsError("argument", f"a URL must name a host, got {url[:200]!r}") from error
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
+    return Origin(parts.scheme, host, port or {"https": 443, "http": 80}[parts.scheme]), path
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer. Header names are in lower case; of a repeated header the last counts."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8, with replacement characters for what is not."""
+        return self.body.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body as JSON, read strictly.
+
+        Raises:
+            TransportError: `http`.
+        """
+        try:
+            return _json.parse(self.body)
+        except _json.JsonError as error:
+            raise TransportError("http", f"the answer: {error}") from error
+
+
+class Deadline:
+    """The end of all waits of one request."""
+
+    def __init__(self, timeout: float) -> None:
+        self._end = time.monotonic() + timeout
+
+    def remaining(self) -> float:
+        """Seconds, more than 0.
+
+        Raises:
+            TransportError: `timeout`.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TransportError("timeout", "the server did not answer in time")
+        return left
+
+
+class _Stream(io.RawIOBase):
+    """Reads of a socket, each with what is left until the deadline."""
+
+    def __init__(self, owner: "_Socket") -> None:
+        self._owner = owner
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._owner.arm()
+        return self._owner.socket.recv_into(buffer)
+
+
+class _Socket:
+    """The part of a socket that `http.client` uses, with a deadline over all calls."""
+
+    def __init__(self, found: socket.socket) -> None:
+        self.socket = found
+        self.deadline: Optional[Deadline] = None
+
+    def arm(self) -> None:
+        if self.deadline is None:
+            raise TransportError("timeout", "there is no request under way")
+        self.socket.settimeout(self.deadline.remaining())
+
+    def makefile(self, *_arguments: Any, **_options: Any) -> io.BufferedReader:
+        return io.BufferedReader(_Stream(self))
+
+    def sendall(self, data: Any) -> None:
+        self.arm()
+        self.socket.sendall(data)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def _failure(error: BaseException, origin: Origin) -> TransportError:
+    if isinstance(error, TransportError):
+        return error
+    if isinstance(error, (socket.timeout, TimeoutError)):
+        return TransportError("timeout", f"{origin} did not answer in time")
+    if isinstance(error, ssl.SSLError):
+        return TransportError("tls", f"no TLS connection to {origin}: {error.reason or error}")
+    if isinstance(error, http.client.HTTPException):
+        return TransportError("http", f"{origin} does not speak HTTP as expected: {type(error).__name__}")
+    return TransportError("unreachable", f"no connection to {origin}: {error}")
+
+
+def any_server_context() -> ssl.SSLContext:
+    """TLS 1.3 with any certificate. The handshake proves that the server holds the certificate's key; which key that must be
+    is checked by the caller, before a request is written."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+class Connection:
+    """An open connection to a server. Used for one request at a time."""
+
+    def __init__(self, origin: Origin, found: socket.socket, certificate: Optional[bytes]) -> None:
+        self.origin = origin
+        # The server's certificate (DER) on a TLS connection.
+        self.certificate = certificate
+        self._socket = _Socket(found)
+        self._http = http.client.HTTPConnection(origin.host, origin.port)
+        # It never connects by itself: a new connection must be checked first.
+        self._http.auto_open = 0
+        self._http.sock = self._socket
+        self._used_at = time.monotonic()
+        self._is_open = True
+
+    @classmethod
+    def open(cls, origin: Origin, context: Optional[ssl.SSLContext], deadline: Deadline) -> "Connection":
+        """Connects, with TLS if there is a context. Nothing is sent but the handshake.
+
+        Raises:
+            TransportError: `unreachable`, `timeout`, `tls`.
+        """
+        found: Optional[socket.socket] = None
+        try:
+            found = socket.create_connection((origin.host, origin.port), timeout=deadline.remaining())
+            certificate = None
+            if context is not None:
+                wrapped = context.wrap_socket(
+                    found, server_hostname=origin.host, do_handshake_on_connect=False
+                )
+                found = wrapped
+                wrapped.settimeout(deadline.remaining())
+                wrapped.do_handshake()
+                certificate = wrapped.getpeercert(binary_form=True)
+                if certificate is None:
+                    raise TransportError("tls", f"{origin} showed no certificate")
+            return cls(origin, found, certificate)
+        except (OSError, ValueError, TransportError) as error:
+            if found is not None:
+                found.close()
+            raise _failure(error, origin) from error
+
+    def spki(self) -> bytes:
+        """SubjectPublicKeyInfo (DER) of the server's certificate.
+
+        Raises:
+            TransportError: `tls`.
+        """
+        return public_key_of(self.certificate or b"")
+
+    def spki_sha256(self) -> str:
+        """SHA-256 of the SubjectPublicKeyInfo, in hexadecimal."""
+        return hashlib.sha256(self.spki()).hexdigest()
+
+    def is_usable(self) -> bool:
+        """Whether a further request may be written: open, not idle for long, and the server has neither closed nor sent
+        anything."""
+        if not self._is_open or time.monotonic() - self._used_at > MAX_IDLE:
+            return False
+        try:
+            readable, _, _ = select.select([self._socket.socket], [], [], 0)
+        except (OSError, ValueError):
+            return False
+        pending = self._socket.socket.pending() if isinstance(self._socket.socket, ssl.SSLSocket) else 0
+        return not readable and not pending
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        deadline: Deadline,
+        body: Optional[bytes] = None,
+        headers: Mapping[str, str] = {},
+        max_bytes: int = MAX_RESPONSE,
+    ) -> Response:
+        """Sends a request and reads its whole answer.
+
+        Raises:
+            PinsError: `argument`, if the path or a header is none.
+            TransportError: `timeout`, `answer_too_large`, `http`, `unreachable`. The connection is closed then.
+        """
+        sent = _headers(headers)
+        if not _PATH.fullmatch(path):
+            raise PinsError("argument", "a path must begin with / and have printable ASCII only")
+        self._socket.deadline = deadline
+        try:
+            self._http.request(method, path, body=body, headers=sent)
+            answer = self._http.getresponse()
+            data = _bounded(answer, max_bytes)
+            found = Response(answer.status, {name.lower(): value for name, value in answer.getheaders()}, data)
+            if answer.will_close:
+                self.close()
+        except (OSError, ValueError, http.client.HTTPException, TransportError) as error:
+            self.close()
+            raise _failure(error, self.origin) from error
+        except BaseException:
+            self.close()
+            raise
+        self._used_at = time.monotonic()
+        return found
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._is_open = False
+        self._http.close()
+        self._socket.close()
+
+
+def _bounded(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    length = answer.length
+    if length is not None and length > max_bytes:
+        raise TransportError("answer_too_large", f"an answer must be at most {max_bytes} bytes, got {length}")
+    parts: List[bytes] = []
+    total = 0
+    while True:
+        part = answer.read(min(65536, max_bytes + 1 - total))
+        if not part:
+            break
+        total += len(part)
+        if total > max_bytes:
+            raise TransportError("answer_too_large", f"an answer must be at most {max_bytes} bytes")
+        parts.append(part)
+    if answer.length:
+        raise TransportError("http", "the answer ends before its end")
+    return b"".join(parts)
+
+
+def _headers(headers: Mapping[str, str]) -> Dict[str, str]:
+    for name, value in headers.items():
+        if not _HEADER.fullmatch(name) or name.lower() in _RESERVED:
+            raise PinsError("argument", f"the header {name[:64]!r} cannot be set")
+        if not value.isascii() or not (value + "x").isprintable():
+            raise PinsError("argument", f"the value of the header {name} is not printable ASCII")
+    return dict(headers)
+
+
+def public_key_of(certificate: Union[bytes, x509.Certificate]) -> bytes:
+    """SubjectPublicKeyInfo (DER) of a certificate.
+
+    Raises:
+        TransportError: `tls`.
+    """
+    try:
+        if isinstance(certificate, bytes):
+            certificate = x509.load_der_x509_certificate(certificate)
+        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise TransportError("tls", "the server's certificate does not parse") from error
