@@ -26,6 +26,7 @@ mod observability;
 mod onboarding_page;
 mod openapi;
 mod policy_commands;
+mod python_client;
 mod recovery;
 mod replicas;
 mod restore;
