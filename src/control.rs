@@ -12,7 +12,7 @@ mod freeze;
 mod recovery;
 mod shadow;
 
-pub use self::app_epochs::{AppChoice, AppEpochError, AppEpochs};
+pub use self::app_epochs::{Adopted, Adoption, AppChoice, AppEpochError, AppEpochs, Difference, Preference};
 pub use self::approvals::{
     Action, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent, CreateRecoverySet,
     EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, LowerClockFloor, OwnerChange,

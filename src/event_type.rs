@@ -100,6 +100,7 @@ types! {
     EpochDestroyed "epoch_destroyed" Critical,
     EpochChangeFailed "epoch_change_failed" Critical,
     AppEpochSet "app_epoch_set" Warning,
+    AppEpochsReceived "app_epochs_received" Warning,
     AppKeyReleased "app_key_released" Info,
     KmsKeyReleased "kms_key_released" Critical,
     CertificateIssued "certificate_issued" Info,

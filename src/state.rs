@@ -2,6 +2,7 @@
 
 mod app_epochs;
 mod approvals;
+mod choices;
 mod credentials;
 mod domains;
 mod freezes;
@@ -9,8 +10,11 @@ mod recovery;
 mod settings;
 mod staged;
 
-pub use app_epochs::{AppEpochFile, AppEpochFileError, AppEpochRecord, parse as parse_app_epochs};
+pub use app_epochs::{
+    AppEpochFile, AppEpochFileError, AppEpochRecord, content as app_epochs_content, parse as parse_app_epochs,
+};
 pub use approvals::{ApprovalFile, ApprovalFileError};
+pub use choices::{Choices, ChoicesError, ChosenEpochs, MAX_CHOICES_BYTES, MAX_CHOSEN_APPS};
 pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord};
 pub use domains::{
     ArchivedRecord, DomainFile, DomainFileError, DomainRecord, DomainRecords, MemberRecord,

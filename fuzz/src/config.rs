@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use cvm_kms::config::{Config, ConfigError, Hot, HotKey, Notice, Sources};
-use cvm_kms::state::{parse_app_epochs, parse_settings};
+use cvm_kms::state::{Choices, parse_app_epochs, parse_settings};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -53,6 +53,11 @@ fn changes(data: &[u8]) {
 
 /// The file of the epochs of apps: no app is there twice.
 fn epochs_of_apps(data: &[u8]) {
+    // As another KMS or a recovery set tells them: what is read has one form.
+    match Choices::parse(data) {
+        Ok(choices) => assert_eq!(Choices::parse(choices.to_json().as_bytes()), Ok(choices)),
+        Err(error) => assert!(error.to_string().len() < MAX_MESSAGE),
+    }
     let Ok(records) = parse_app_epochs(data) else { return };
     let apps: std::collections::BTreeSet<_> = records.iter().map(|record| record.app_id).collect();
     assert_eq!(apps.len(), records.len());

@@ -8,10 +8,11 @@ mod shown;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use kms_client::url::KmsUrl;
 use tokio::sync::Mutex;
 
-pub use self::apps::{AppEpochsBody, AppEpochsList, AppEpochsShown};
+pub use self::apps::{AppDifference, AppEpochsBody, AppEpochsList, AppEpochsReceived, AppEpochsShown};
 pub use self::change::{ActivateEpochBody, EpochBody};
 pub use self::fetch::FetchBody;
 pub use self::shown::{EpochPreview, EpochShown, EpochSummary, Epochs};
@@ -20,6 +21,7 @@ use super::events::EventService;
 use super::onboard::HandoverTerms;
 use crate::admission::Foundation;
 use crate::config::Core;
+use crate::control::Adopted;
 use crate::error::{Code, Error, Result};
 use crate::keys::epoch::RootEpoch;
 use crate::keys::keyring::{EpochError, EpochInfo};
@@ -35,6 +37,8 @@ pub struct EpochService {
     terms: HandoverTerms,
     /// One change at a time, from its check to its end.
     turn: Mutex<()>,
+    /// What became of the choices of epochs for apps that this process received last, and when, Unix seconds.
+    received: ArcSwapOption<(Adopted, u64)>,
 }
 
 impl EpochService {
@@ -47,7 +51,8 @@ impl EpochService {
         events: Arc<EventService>,
     ) -> Self {
         let terms = HandoverTerms::of(core);
-        let service = Self { foundation, ready, gate, events, terms, turn: Mutex::default() };
+        let received = ArcSwapOption::empty();
+        let service = Self { foundation, ready, gate, events, terms, turn: Mutex::default(), received };
         service.count();
         service
     }

@@ -247,6 +247,7 @@ impl KmsService {
             identity_epoch: Some(handover.epoch)
                 .filter(|epoch| *epoch != RootEpoch::FIRST)
                 .map(|epoch| epoch.0),
+            choices: request.epochs.then(|| self.foundation.app_epochs.choices().to_json()),
         })
     }
 
@@ -485,7 +486,7 @@ fn shown_epochs(epochs: &KeyEpochs) -> proto::KeyEpochs {
 
 /// An epoch for a replica.
 fn epoch_keys(epoch: &HandedEpoch) -> EpochKeys {
-    let HandedEpoch { info, keys } = epoch;
+    let HandedEpoch { info, keys, statement } = epoch;
     let EpochTimes { prepared_at, activate_at, retired_at, destroyed_at } = info.times;
     EpochKeys {
         number: info.epoch.0,
@@ -498,6 +499,8 @@ fn epoch_keys(epoch: &HandedEpoch) -> EpochKeys {
         active_from: activate_at,
         retired_at,
         destroyed_at,
+        stated_by: statement.map(|statement| statement.by.0),
+        statement: statement.map(|statement| statement.signature.to_vec()).unwrap_or_default(),
     }
 }
 

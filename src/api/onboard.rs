@@ -6,6 +6,7 @@ mod wrong_shares;
 
 pub(super) use self::source::{HandoverTerms, root_keys};
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +24,7 @@ use crate::admission::{
 use crate::api::Caller;
 use crate::audit::Event;
 use crate::config::Core;
+use crate::control::{AppEpochError, Author, Preference};
 use crate::domain::Domain;
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::{LifecycleError, Onboarding, Prepared};
@@ -199,7 +201,7 @@ impl OnboardService {
     /// # Errors
     /// Invalid domain or URL, keys exist, source not attested or not allowed, this KMS not allowed by the
     /// source; nothing is saved then.
-    pub async fn onboard(&self, _: &Caller, request: OnboardRequest) -> Result<OnboardResponse> {
+    pub async fn onboard(&self, caller: &Caller, request: OnboardRequest) -> Result<OnboardResponse> {
         let credential =
             source_credential(&request.source_token).map_err(|error| error.within("Failed to onboard"))?;
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
@@ -224,9 +226,10 @@ impl OnboardService {
             source: url.to_string(),
             k256_pubkey: hex::encode(&k256_pubkey),
             up_to_epoch: Some(prepared.newest_epoch().0).filter(|epoch| *epoch > 0),
+            apps_with_epochs: apps_with_epochs(&prepared),
         };
         let name = domain.as_str().to_owned();
-        self.commit(turn, prepared, domain, event).await?;
+        self.commit_with_choices(turn, prepared, domain, event, url.to_string(), caller.remote()).await?;
         let shown = hex::encode(&k256_pubkey);
         tracing::info!(domain = name, k256_pubkey = shown, "root keys received from another KMS");
         Ok(OnboardResponse { k256_pubkey })
@@ -298,6 +301,39 @@ impl OnboardService {
         }
     }
 
+    /// As [`OnboardService::commit`], with what operators had chosen at `source`. Choices that are here already stay, as after
+    /// keys were removed by hand.
+    async fn commit_with_choices(
+        &self,
+        turn: Turn,
+        mut prepared: Prepared,
+        domain: Domain,
+        event: Event,
+        source: String,
+        remote: IpAddr,
+    ) -> Result<()> {
+        let Some(choices) = prepared.choices().cloned() else {
+            return self.commit(turn, prepared, domain, event).await;
+        };
+        let Foundation { app_epochs, audit, .. } = &*self.foundation;
+        let unadopted =
+            |error: AppEpochError| Error::unavailable("no keys are kept", error).because("choices_not_kept");
+        let adoption = app_epochs.adoption(&choices, source, Preference::Own).await.map_err(unadopted)?;
+        if adoption.changes() {
+            let content = adoption.content().map_err(AppEpochError::NotKept).map_err(unadopted)?;
+            prepared.keep_app_epochs(content);
+            // Before the keys exist: an app never has keys of epochs that the log does not tell.
+            let author = Author { by: "onboarding".to_owned(), remote };
+            adoption.record(&author, audit).await.map_err(unadopted)?;
+        }
+        let committed = self.commit(turn, prepared, domain, event).await;
+        // The files are there also if the end of the commit failed.
+        if committed.is_ok() || !matches!(self.onboarding.is_committed(), Ok(false)) {
+            adoption.written(app_epochs);
+        }
+        committed
+    }
+
     /// Records first, then saves: a record without keys is harmless, keys without a record are not.
     async fn commit(&self, turn: Turn, prepared: Prepared, domain: Domain, event: Event) -> Result<()> {
         let receipt = self.foundation.audit.record(event).await.map_err(|error| {
@@ -315,6 +351,11 @@ impl OnboardService {
             .map_err(|error| Error::internal("Failed to store keys", error).because("keys_not_saved"))?
             .map_err(|error| Error::internal("Failed to store keys", error).because("keys_not_saved"))
     }
+}
+
+/// For how many apps operators had chosen epochs where the keys came from, if that is known.
+fn apps_with_epochs(prepared: &Prepared) -> Option<usize> {
+    prepared.choices().map(|choices| choices.app_epochs.len())
 }
 
 /// The operator's token for the admin listener of the source, if given.

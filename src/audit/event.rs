@@ -309,6 +309,9 @@ pub enum Event {
         /// The highest of their epochs, unless there is epoch 0 only.
         #[serde(skip_serializing_if = "Option::is_none")]
         up_to_epoch: Option<u32>,
+        /// For how many apps operators had chosen epochs there; absent if the source does not tell.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        apps_with_epochs: Option<usize>,
     },
     /// Officers may bring shares of a recovery set to a KMS without keys.
     RestoreOpened {
@@ -350,6 +353,11 @@ pub enum Event {
         /// Its size and its root hash (base64) when the set was made.
         #[serde(skip_serializing_if = "Option::is_none")]
         ledger_checkpoint: Option<String>,
+        /// When the set was made, Unix seconds: what operators chose later is not in it.
+        made_at: u64,
+        /// For how many apps the set has epochs that operators chose; absent if the set does not tell.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        apps_with_epochs: Option<usize>,
     },
     /// The KMS that root keys are received from was allowed only by relaxed rules.
     SourceRelaxed {
@@ -452,6 +460,24 @@ pub enum Event {
         previous_root_epoch: Option<String>,
         /// As `app_epoch`, before.
         previous_app_epoch: Option<u32>,
+        /// The KMS or the recovery set from which the choice came; absent if an operator made it here.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source: Option<String>,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// The epochs that operators chose for apps at another KMS were received; each choice that changed has a record of its own.
+    AppEpochsReceived {
+        /// The other KMS.
+        source: String,
+        /// For how many apps there is a choice there.
+        apps: usize,
+        /// How many apps have another choice since.
+        changed: usize,
+        /// How many apps have another choice here than there.
+        kept: usize,
         /// The operator.
         by: String,
         /// Where the request came from.
@@ -1024,6 +1050,7 @@ impl Event {
             Self::EpochDestroyed { .. } => EventType::EpochDestroyed,
             Self::EpochChangeFailed { .. } => EventType::EpochChangeFailed,
             Self::AppEpochSet { .. } => EventType::AppEpochSet,
+            Self::AppEpochsReceived { .. } => EventType::AppEpochsReceived,
             Self::AppKeyReleased { .. } => EventType::AppKeyReleased,
             Self::KmsKeyReleased { .. } => EventType::KmsKeyReleased,
             Self::CertificateIssued { .. } => EventType::CertificateIssued,

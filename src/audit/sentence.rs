@@ -229,6 +229,9 @@ impl Record {
                     let (origin, at) = (v("ledger_origin"), v("ledger_checkpoint"));
                     let _ = write!(text, "; when the set was made, the log {origin} was at {at}");
                 }
+                if self.fields.contains_key("apps_with_epochs") {
+                    let _ = write!(text, "; with the epochs chosen for {} apps", v("apps_with_epochs"));
+                }
                 text
             }
             "source_relaxed" => format!(
@@ -280,8 +283,20 @@ impl Record {
                     "current" => "follows the current epoch of the root keys".to_owned(),
                     _ => format!("stays at epoch {} of the root keys", v("root_epoch")),
                 };
-                format!("app {} {root}, app epoch {}; by {}", v("app_id"), v("app_epoch"), by())
+                let from = match self.text("source") {
+                    "" => String::new(),
+                    _ => format!(", as received from {}", v("source")),
+                };
+                format!("app {} {root}, app epoch {}{from}; by {}", v("app_id"), v("app_epoch"), by())
             }
+            "app_epochs_received" => format!(
+                "the epochs chosen for {} apps were received from {} by {}: {} apps changed, {} have another choice here",
+                v("apps"),
+                v("source"),
+                by(),
+                v("changed"),
+                v("kept")
+            ),
             "app_key_released" => {
                 format!("keys{} were released to {} at {}", of_epochs(), of_app(), v("remote"))
             }

@@ -6,7 +6,7 @@ use super::reader::Report;
 use super::{AuthApi, Core};
 
 /// The files of the key directory; the tests of `store` compare this list with theirs.
-pub const KEY_FILES: [&str; 11] = [
+pub const KEY_FILES: [&str; 12] = [
     "root-ca.key",
     "root-k256.key",
     "keyring.json",
@@ -17,6 +17,7 @@ pub const KEY_FILES: [&str; 11] = [
     "rpc.crt",
     "rpc-domain",
     "bootstrap-info.json",
+    APP_EPOCHS,
     "root-fingerprints.json",
 ];
 
@@ -64,15 +65,7 @@ pub(super) fn check(core: &Core, report: &mut Report) {
     let directory = resolved(&core.cert_dir.join("x"));
     let mut others: Vec<_> = KEY_FILES
         .iter()
-        .chain([
-            &NOTIFIED,
-            &RUNTIME_SETTINGS,
-            &COLLATERAL,
-            &COLLATERAL_BUNDLE,
-            &APP_EPOCHS,
-            &DOMAINS,
-            &RECOVERY,
-        ])
+        .chain([&NOTIFIED, &RUNTIME_SETTINGS, &COLLATERAL, &COLLATERAL_BUNDLE, &DOMAINS, &RECOVERY])
         .map(|name| Named { key: "core.cert_dir", path: directory.with_file_name(name) })
         .collect();
     let extensions = ["tree", "node", "archived"];

@@ -3,6 +3,8 @@
 //!
 //! A choice is in the audit log before it is on the disk, and on the disk before it takes effect.
 
+mod received;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -13,13 +15,11 @@ use kms_attest::identity::AppId;
 use kms_policy::RootChoice;
 use tokio::sync::Mutex;
 
+pub use self::received::{Adopted, Adoption, Difference, Preference};
 use super::Author;
 use crate::audit::{Audit, AuditError, Event, Receipt};
 use crate::clock::unix_now;
-use crate::state::{AppEpochFile, AppEpochFileError, AppEpochRecord};
-
-/// The most apps.
-const MAX_APPS: usize = 10_000;
+use crate::state::{AppEpochFile, AppEpochFileError, AppEpochRecord, MAX_CHOSEN_APPS as MAX_APPS};
 
 /// What an operator chose for one app.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +116,7 @@ impl AppEpochs {
             app_epoch: to.map(|(_, app)| app),
             previous_root_epoch: from.map(|(root, _)| root.to_string()),
             previous_app_epoch: from.map(|(_, app)| app),
+            source: None,
             by: author.by.clone(),
             remote: author.remote,
         };

@@ -6,10 +6,16 @@ use zeroize::Zeroizing;
 
 use super::K256Key;
 use super::epoch::RootEpoch;
-use super::keyring::{Epoch, EpochError, EpochKeys, EpochParts, EpochTimes, Keyring, MAX_EPOCHS, PublicRoot};
+use super::keyring::{
+    Epoch, EpochError, EpochKeys, EpochParts, EpochStatement, EpochTimes, Keyring, MAX_EPOCHS, PublicRoot,
+};
 
-/// The only form.
+/// Root keys only.
 const FORM: &[u8; 8] = b"cvmkms-1";
+/// With statements of older roots, and with what operators chose.
+const FULL_FORM: &[u8; 8] = b"cvmkms-2";
+/// The bytes of a statement: epoch, epoch that signed, signature.
+const STATEMENT: usize = 4 + 4 + 65;
 /// The keys of the epoch follow.
 const HELD: u8 = 1;
 /// The public keys of the epoch follow: its keys are destroyed.
@@ -29,18 +35,35 @@ pub enum MaterialError {
     /// The epochs contradict each other.
     #[error("the material has epochs that do not fit: {0}")]
     Epochs(#[from] EpochError),
+    /// A statement of an older root that it did not make.
+    #[error("the material has a statement over epoch {0} that no older root made")]
+    Statement(RootEpoch),
+}
+
+/// What [`import`] gives.
+#[derive(Debug)]
+pub struct Material {
+    /// The root keys of all epochs, with the statements of older roots that were kept.
+    pub keyring: Keyring,
+    /// What operators chose, as it was given to [`export`]. `None` of a set of an older version, which does not know.
+    pub choices: Option<Vec<u8>>,
 }
 
 /// `form (8) ‖ temporary CA scalar (32) ‖ number of epochs (u32 BE) ‖ epochs`, an epoch being
 /// `number (u32 BE) ‖ 4 times (0, or 1 ‖ Unix seconds u64 BE): prepared, activate, retired, destroyed ‖
 /// 1 ‖ root CA scalar (32) ‖ secp256k1 scalar (32)`, or `… ‖ 2 ‖ root CA SPKI (91) ‖ secp256k1 public key (33)`.
-pub fn export(keyring: &Keyring) -> Zeroizing<Vec<u8>> {
+///
+/// With `choices`, form 2: then follow `number of statements (u32 BE) ‖ statements ‖ length of the choices (u32 BE) ‖ choices`, a
+/// statement being `epoch (u32 BE) ‖ epoch that signed (u32 BE) ‖ signature (65)`, in increasing order.
+pub fn export(keyring: &Keyring, choices: Option<&[u8]>) -> Zeroizing<Vec<u8>> {
     let epochs = keyring.epochs();
+    let statements = || epochs.iter().filter_map(|epoch| Some((epoch.number(), epoch.statement()?)));
+    let beside = choices.map_or(0, |choices| 8 + statements().count() * STATEMENT + choices.len());
     // With its full capacity, so that no copy is left behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(FORM.len() + 36 + epochs.len() * EPOCH));
-    bytes.extend_from_slice(FORM);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FORM.len() + 36 + epochs.len() * EPOCH + beside));
+    bytes.extend_from_slice(if choices.is_some() { FULL_FORM } else { FORM });
     bytes.extend_from_slice(&keyring.temp_ca().scalar()[..]);
-    bytes.extend_from_slice(&u32::try_from(epochs.len()).unwrap_or(u32::MAX).to_be_bytes());
+    bytes.extend_from_slice(&length(epochs.len()));
     for epoch in epochs {
         bytes.extend_from_slice(&epoch.number().0.to_be_bytes());
         let EpochTimes { prepared_at, activate_at, retired_at, destroyed_at } = epoch.times();
@@ -66,7 +89,21 @@ pub fn export(keyring: &Keyring) -> Zeroizing<Vec<u8>> {
             }
         }
     }
+    if let Some(choices) = choices {
+        bytes.extend_from_slice(&length(statements().count()));
+        for (epoch, EpochStatement { by, signature }) in statements() {
+            bytes.extend_from_slice(&epoch.0.to_be_bytes());
+            bytes.extend_from_slice(&by.0.to_be_bytes());
+            bytes.extend_from_slice(&signature);
+        }
+        bytes.extend_from_slice(&length(choices.len()));
+        bytes.extend_from_slice(choices);
+    }
     bytes
+}
+
+fn length(length: usize) -> [u8; 4] {
+    u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
 }
 
 /// How a manifest names what [`export`] seals of an epoch.
@@ -86,18 +123,46 @@ pub fn fingerprint(epoch: &Epoch) -> EpochFingerprint {
 ///
 /// # Errors
 /// [`MaterialError`]
-pub fn import(bytes: &[u8]) -> Result<Keyring, MaterialError> {
-    let mut rest = Rest(bytes.strip_prefix(FORM).ok_or(MaterialError::Form)?);
+pub fn import(bytes: &[u8]) -> Result<Material, MaterialError> {
+    let (form, rest) = bytes.split_first_chunk::<8>().ok_or(MaterialError::Form)?;
+    let is_full = match form {
+        FORM => false,
+        FULL_FORM => true,
+        _ => return Err(MaterialError::Form),
+    };
+    let mut rest = Rest(rest);
     let temp_ca = rest.p256("temporary CA")?;
-    let count = u32::from_be_bytes(rest.array()?) as usize;
+    let count = rest.number()? as usize;
     if count > MAX_EPOCHS {
         return Err(MaterialError::Form);
     }
     let epochs = (0..count).map(|_| rest.epoch()).collect::<Result<Vec<_>, _>>()?;
-    match rest.0 {
-        [] => Ok(Keyring::from_parts(temp_ca, epochs)?),
-        _ => Err(MaterialError::Form),
+    if !is_full {
+        return match rest.0 {
+            [] => Ok(Material { keyring: Keyring::from_parts(temp_ca, epochs)?, choices: None }),
+            _ => Err(MaterialError::Form),
+        };
     }
+    let count = rest.number()? as usize;
+    if count > MAX_EPOCHS {
+        return Err(MaterialError::Form);
+    }
+    let statements = (0..count).map(|_| rest.statement()).collect::<Result<Vec<_>, _>>()?;
+    if !statements.is_sorted_by(|(one, _), (next, _)| one < next) {
+        return Err(MaterialError::Form);
+    }
+    if rest.number()? as usize != rest.0.len() {
+        return Err(MaterialError::Form);
+    }
+    let mut keyring = Keyring::from_parts(temp_ca, epochs)?;
+    for (epoch, statement) in statements {
+        keyring = keyring.with_statement(epoch, statement);
+        // One that the older root did not make is left out.
+        if keyring.epoch(epoch).and_then(Epoch::statement) != Some(statement) {
+            return Err(MaterialError::Statement(epoch));
+        }
+    }
+    Ok(Material { keyring, choices: Some(rest.0.to_vec()) })
 }
 
 /// The bytes that are not read yet.
@@ -108,6 +173,15 @@ impl Rest<'_> {
         let (first, rest) = self.0.split_first_chunk().ok_or(MaterialError::Form)?;
         self.0 = rest;
         Ok(*first)
+    }
+
+    fn number(&mut self) -> Result<u32, MaterialError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn statement(&mut self) -> Result<(RootEpoch, EpochStatement), MaterialError> {
+        let (epoch, by) = (RootEpoch(self.number()?), RootEpoch(self.number()?));
+        Ok((epoch, EpochStatement { by, signature: self.array()? }))
     }
 
     fn scalar(&mut self) -> Result<Zeroizing<[u8; 32]>, MaterialError> {
@@ -127,7 +201,7 @@ impl Rest<'_> {
     }
 
     fn epoch(&mut self) -> Result<EpochParts, MaterialError> {
-        let epoch = RootEpoch(u32::from_be_bytes(self.array()?));
+        let epoch = RootEpoch(self.number()?);
         let times = EpochTimes {
             prepared_at: self.time()?,
             activate_at: self.time()?,
@@ -164,28 +238,59 @@ mod tests {
         keyring.after(EpochChange::Prepare(&third), 50).unwrap()
     }
 
+    /// The same, with the statements of the roots that were there when each epoch was made.
+    fn stated() -> Keyring {
+        let first = Keyring::first(RootKeys::generate());
+        let second = first.new_epoch(10).unwrap();
+        let identity = std::sync::Arc::clone(first.epochs()[0].keys().unwrap());
+        let keyring = first.after(EpochChange::Prepare(&second), 10).unwrap().stated(&identity);
+        let keyring = keyring.after(EpochChange::Activate { epoch: RootEpoch(1), at: 20 }, 15).unwrap();
+        let keyring = keyring.after(EpochChange::Retire(RootEpoch(0)), 30).unwrap();
+        keyring.after(EpochChange::Destroy(RootEpoch(0)), 40).unwrap()
+    }
+
     #[test]
     fn what_is_exported_is_imported_and_nothing_else_is() {
-        for keyring in [Keyring::first(RootKeys::generate()), keyring()] {
-            let bytes = export(&keyring);
+        let first = || Keyring::first(RootKeys::generate());
+        for (keyring, choices) in [
+            (first(), None),
+            (keyring(), None),
+            (first(), Some(&b"{}"[..])),
+            (keyring(), Some(b"")),
+            (stated(), Some(b"{\"a\":1}")),
+        ] {
+            let bytes = export(&keyring, choices);
             let back = import(&bytes).unwrap();
-            assert_eq!(export(&back), bytes);
-            assert_eq!(back.infos(60), keyring.infos(60));
+            assert_eq!(back.choices.as_deref(), choices);
+            assert_eq!(export(&back.keyring, choices), bytes);
+            assert_eq!(back.keyring.infos(60), keyring.infos(60));
             for length in 0..bytes.len() {
                 assert!(import(&bytes[..length]).is_err(), "{length} bytes");
             }
             assert!(import(&[&bytes[..], &[0]].concat()).is_err(), "one byte more");
-        }
-        // Whatever is read has one form: each altered byte is an error, or other keys or times.
-        let bytes = export(&keyring());
-        for at in 0..bytes.len() {
-            let mut altered = bytes.clone();
-            altered[at] ^= 1;
-            if let Ok(other) = import(&altered) {
-                assert_eq!(export(&other), altered, "byte {at}");
+            // Whatever is read has one form: each altered byte is an error, or other keys, times or choices.
+            for at in 0..bytes.len() {
+                let mut altered = bytes.clone();
+                altered[at] ^= 1;
+                if let Ok(other) = import(&altered) {
+                    assert_eq!(export(&other.keyring, other.choices.as_deref()), altered, "byte {at}");
+                }
             }
         }
         assert!(import(&[&FORM[..], &[0; 200]].concat()).is_err(), "keys of zeros");
         assert!(import(&[&FORM[..], &[1; 32], &[0xff; 200]].concat()).is_err(), "four billion epochs");
+    }
+
+    #[test]
+    fn the_statement_of_a_root_that_is_gone_comes_along_and_a_false_one_does_not() {
+        let keyring = stated();
+        assert!(keyring.epochs()[0].keys().is_none() && keyring.epochs()[1].statement().is_some());
+        let bytes = export(&keyring, Some(b"x"));
+        let back = import(&bytes).unwrap();
+        assert_eq!(back.keyring.epochs()[1].statement(), keyring.epochs()[1].statement());
+        let mut false_one = bytes.clone();
+        let at = bytes.len() - 5 - 65;
+        false_one[at] ^= 1;
+        assert!(matches!(import(&false_one), Err(MaterialError::Statement(RootEpoch(1)))));
     }
 }

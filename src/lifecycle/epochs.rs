@@ -12,7 +12,8 @@ use crate::audit::Receipt;
 use crate::clock::{unix, unix_now};
 use crate::keys::epoch::RootEpoch;
 use crate::keys::keyring::{
-    EpochChange, EpochError, EpochInfo, EpochParts, Keyring, NewEpoch, ReceivedEpochs, Unreadable,
+    EpochChange, EpochError, EpochInfo, EpochParts, EpochStatement, Keyring, NewEpoch, ReceivedEpochs,
+    Unreadable,
 };
 use crate::keys::{Secret, statement};
 use crate::store::Swept;
@@ -23,6 +24,8 @@ pub struct HandedEpoch {
     pub info: EpochInfo,
     /// Its keys; `None` if they are destroyed.
     pub keys: Option<HandedKeys>,
+    /// What an older root states of its public keys.
+    pub statement: Option<EpochStatement>,
 }
 
 /// The root keys of an epoch as a replica receives them.
@@ -46,6 +49,7 @@ impl HandedEpoch {
                 ca_key_pem: root.ca().pem(),
                 k256_key: Secret::new(Zeroizing::new(*root.k256().scalar())),
             }),
+            statement: epoch.statement(),
         });
         handed.collect()
     }

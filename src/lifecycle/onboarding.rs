@@ -7,7 +7,8 @@ use kms_attest::certificate;
 use kms_attest::p256::P256Key;
 use kms_client::source::RootKeyParts;
 
-use super::{LifecycleError, epoch_parts};
+use super::LifecycleError;
+use super::received::{epoch_parts, epoch_statements};
 use crate::audit::Receipt;
 use crate::ca;
 use crate::clock::unix;
@@ -16,6 +17,7 @@ use crate::keys::epoch::RootEpoch;
 use crate::keys::keyring::{EpochError, Keyring, PublicRoot};
 use crate::keys::{K256Error, K256Key, RootKeys, statement};
 use crate::proto::BootstrapResponse;
+use crate::state::{Choices, ChoicesError};
 use crate::store::{DirectorySnapshot, KeyDirectory, NewKeys, State};
 
 /// What a KMS without keys can do.
@@ -29,6 +31,8 @@ pub struct Onboarding {
 pub struct Prepared {
     keyring: Keyring,
     bootstrap_info: Option<Vec<u8>>,
+    choices: Option<Choices>,
+    app_epochs: Option<Vec<u8>>,
 }
 
 /// What is in the key directory while a KMS onboards.
@@ -71,6 +75,9 @@ pub enum HandoverError {
     /// The epochs are not those of a KMS.
     #[error("the epochs of the source KMS are not usable: {0}")]
     Epochs(#[from] EpochError),
+    /// What operators chose there, or what this version does not know of it.
+    #[error("the keys of the source KMS are not usable here: {0}")]
+    Choices(#[from] ChoicesError),
 }
 
 impl Onboarding {
@@ -96,13 +103,17 @@ impl Onboarding {
         if !handover.stated_k256.iter().all(|stated| known(stated)) {
             return Err(HandoverError::OtherK256);
         }
+        let choices =
+            handover.choices.as_ref().map(|choices| Choices::parse(choices.as_bytes())).transpose()?;
         if handover.epochs.is_empty() {
             let root = RootKeys::from_parts(handover.ca, handover.temp_ca, k256);
-            return Ok(self.receive_keyring(Keyring::first(root)));
+            return Ok(self.receive_keyring(Keyring::first(root)).with_choices(choices));
         }
         let temp_ca = P256Key::from_scalar(handover.temp_ca.scalar()).expect("the scalar of a key");
+        let statements = epoch_statements(&handover);
         let keyring = Keyring::from_parts(temp_ca, epoch_parts(handover)?)?;
-        Ok(self.receive_keyring(keyring))
+        let stated = |keyring: Keyring, (epoch, statement)| keyring.with_statement(epoch, statement);
+        Ok(self.receive_keyring(statements.into_iter().fold(keyring, stated)).with_choices(choices))
     }
 
     /// Takes the keys of all epochs, which were checked together; saves nothing.
@@ -173,6 +184,7 @@ impl Onboarding {
             rpc_pem: &certificate::pem(&leaf),
             domain,
             bootstrap_info: prepared.bootstrap_info.as_deref(),
+            app_epochs: prepared.app_epochs.as_deref(),
         })?;
         Ok(())
     }
@@ -181,7 +193,24 @@ impl Onboarding {
 impl Prepared {
     /// Keys of all epochs that came from elsewhere, as they were checked.
     pub(super) fn received(keyring: Keyring) -> Self {
-        Self { keyring, bootstrap_info: None }
+        Self { keyring, bootstrap_info: None, choices: None, app_epochs: None }
+    }
+
+    /// With what operators had chosen where the keys came from; `None` if that is not known.
+    #[must_use]
+    pub(super) fn with_choices(mut self, choices: Option<Choices>) -> Self {
+        self.choices = choices;
+        self
+    }
+
+    /// What operators had chosen where the keys came from; `None` if that is not known.
+    pub fn choices(&self) -> Option<&Choices> {
+        self.choices.as_ref()
+    }
+
+    /// Saves this file of the epochs chosen for apps with the keys.
+    pub fn keep_app_epochs(&mut self, content: Vec<u8>) {
+        self.app_epochs = Some(content);
     }
 
     /// The public keys of epoch 0, by which a cluster is known.

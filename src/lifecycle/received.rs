@@ -4,7 +4,7 @@ use kms_client::source::{EpochKeyParts, EpochPart, RootKeyParts};
 
 use crate::keys::K256Key;
 use crate::keys::epoch::RootEpoch;
-use crate::keys::keyring::{EpochError, EpochKeys, EpochParts, EpochTimes, PublicRoot};
+use crate::keys::keyring::{EpochError, EpochKeys, EpochParts, EpochStatement, EpochTimes, PublicRoot};
 
 /// The epochs in a handover, in order from 0. Each key belongs to its public key.
 ///
@@ -21,6 +21,15 @@ pub fn epoch_parts(handover: RootKeyParts) -> Result<Vec<EpochParts>, EpochError
     Ok(vec![EpochParts { epoch: first, times: EpochTimes::FIRST, keys, root_ca_pem: None }])
 }
 
+/// What older roots state of the epochs in a handover. Each has still to be verified.
+pub(super) fn epoch_statements(handover: &RootKeyParts) -> Vec<(RootEpoch, EpochStatement)> {
+    let stated = handover.epochs.iter().filter_map(|epoch| {
+        let (by, signature) = epoch.statement?;
+        Some((RootEpoch(epoch.number), EpochStatement { by: RootEpoch(by), signature }))
+    });
+    stated.collect()
+}
+
 fn part(sent: EpochPart) -> Result<EpochParts, EpochError> {
     let EpochPart {
         number,
@@ -31,6 +40,7 @@ fn part(sent: EpochPart) -> Result<EpochParts, EpochError> {
         active_from: activate_at,
         retired_at,
         destroyed_at,
+        statement: _,
     } = sent;
     let epoch = RootEpoch(number);
     let keys = match keys {

@@ -5,7 +5,8 @@ use kms_recovery::{Combiner, OpenError, SignedManifest};
 
 use super::Prepared;
 use crate::keys::keyring::Keyring;
-use crate::keys::material::{self, MaterialError};
+use crate::keys::material::{self, Material, MaterialError};
+use crate::state::{Choices, ChoicesError};
 
 /// The shares of one recovery set that have arrived, in memory only. They are overwritten when it is dropped.
 #[derive(Debug)]
@@ -20,6 +21,9 @@ pub enum RecoverError {
     /// The material is not that of root keys.
     #[error(transparent)]
     Material(#[from] MaterialError),
+    /// What operators chose, or what this version does not know of it.
+    #[error("the set is not usable here: {0}")]
+    Choices(#[from] ChoicesError),
     /// Other keys, or another state of them, than the manifest says.
     #[error("the recovered root keys of epoch {epoch} are not those of the manifest")]
     OtherKeys {
@@ -58,18 +62,27 @@ impl Recovering {
     /// # Errors
     /// [`RecoverError`].
     pub fn prepare(&self) -> Result<Prepared, RecoverError> {
-        recovered(&self.0).map(Prepared::received)
+        let Recovered { keyring, choices } = recovered(&self.0)?;
+        Ok(Prepared::received(keyring).with_choices(choices))
     }
+}
+
+/// What shares give.
+pub(super) struct Recovered {
+    pub(super) keyring: Keyring,
+    /// What operators had chosen; `None` of a set of an older version.
+    choices: Option<Choices>,
 }
 
 /// The root keys of all epochs that the shares give, compared with the manifest: the same for a restore and for a drill.
 ///
 /// # Errors
 /// [`RecoverError`].
-pub(super) fn recovered(shares: &Combiner) -> Result<Keyring, RecoverError> {
-    let keyring = material::import(&shares.open()?)?;
+pub(super) fn recovered(shares: &Combiner) -> Result<Recovered, RecoverError> {
+    let Material { keyring, choices } = material::import(&shares.open()?)?;
     matches_manifest(&keyring, shares.manifest())?;
-    Ok(keyring)
+    let choices = choices.map(|choices| Choices::parse(&choices)).transpose()?;
+    Ok(Recovered { keyring, choices })
 }
 
 /// Requires that the public keys and states of every epoch are those of the manifest, and that neither has an epoch more.
@@ -138,27 +151,45 @@ mod tests {
         let new = one.new_epoch(10).unwrap();
         let two = one.after(EpochChange::Prepare(&new), 10).unwrap();
         for keyring in [&one, &two] {
-            let prepared = brought(&material::export(keyring), keyring).prepare().unwrap();
-            assert_eq!(material::export(prepared.keyring()), material::export(keyring));
+            let prepared = brought(&material::export(keyring, None), keyring).prepare().unwrap();
+            assert_eq!(material::export(prepared.keyring(), None), material::export(keyring, None));
         }
         let refused = |material: &[u8], expected| brought(material, expected).prepare().unwrap_err();
-        assert!(matches!(refused(&material::export(&other), &one), RecoverError::OtherKeys { epoch: 0 }));
         assert!(matches!(
-            refused(&material::export(&one), &two),
+            refused(&material::export(&other, None), &one),
+            RecoverError::OtherKeys { epoch: 0 }
+        ));
+        assert!(matches!(
+            refused(&material::export(&one, None), &two),
             RecoverError::OtherEpochs { found: 1, expected: 2 }
         ));
         let another = one.new_epoch(10).unwrap();
         let another = one.after(EpochChange::Prepare(&another), 10).unwrap();
-        assert!(matches!(refused(&material::export(&another), &two), RecoverError::OtherKeys { epoch: 1 }));
+        assert!(matches!(
+            refused(&material::export(&another, None), &two),
+            RecoverError::OtherKeys { epoch: 1 }
+        ));
         let activated = two.after(EpochChange::Activate { epoch: RootEpoch(1), at: 20 }, 15).unwrap();
-        assert!(matches!(refused(&material::export(&two), &activated), RecoverError::OtherKeys { epoch: 1 }));
+        assert!(matches!(
+            refused(&material::export(&two, None), &activated),
+            RecoverError::OtherKeys { epoch: 1 }
+        ));
         assert!(matches!(refused(b"something else", &one), RecoverError::Material(_)));
+        // What operators chose comes along; what this version does not know does not.
+        let app = kms_attest::identity::AppId([7; 20]);
+        let epochs = crate::state::ChosenEpochs { root: None, app: 2 };
+        let choices = Choices { app_epochs: [(app, epochs)].into() };
+        let full = material::export(&one, Some(choices.to_json().as_bytes()));
+        assert_eq!(brought(&full, &one).prepare().unwrap().choices(), Some(&choices));
+        assert_eq!(brought(&material::export(&one, None), &one).prepare().unwrap().choices(), None);
+        let newer = material::export(&one, Some(br#"{"version":1,"orbits":{}}"#));
+        assert!(matches!(refused(&newer, &one), RecoverError::Choices(ChoicesError::Unknown(_))));
     }
 
     #[test]
     fn without_the_threshold_nothing_is_prepared() {
         let keyring = new_keyring();
-        let whole = brought(&material::export(&keyring), &keyring);
+        let whole = brought(&material::export(&keyring, None), &keyring);
         let none = Recovering::new(whole.combiner().manifest().clone());
         assert!(matches!(none.prepare(), Err(RecoverError::Open(OpenError::Incomplete { missing: 2 }))));
     }

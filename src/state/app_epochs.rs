@@ -79,10 +79,18 @@ impl AppEpochFile {
     /// # Errors
     /// Those of the system.
     pub fn replace(&self, apps: Vec<AppEpochRecord>) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, apps })?;
-        text.push(b'\n');
-        state_file::replace(&self.0, &text)
+        state_file::replace(&self.0, &content(apps)?)
     }
+}
+
+/// The content of a file with these records.
+///
+/// # Errors
+/// None that is known: records are texts and numbers.
+pub fn content(apps: Vec<AppEpochRecord>) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, apps })?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// Reads the content of a file.

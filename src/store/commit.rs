@@ -40,6 +40,8 @@ pub struct NewKeys<'a> {
     pub domain: &'a Domain,
     /// The bootstrap response, JSON; a replica has none.
     pub bootstrap_info: Option<&'a [u8]>,
+    /// The file of the epochs that operators chose for apps; `None` leaves the one that is there.
+    pub app_epochs: Option<&'a [u8]>,
 }
 
 impl KeyDirectory {
@@ -168,6 +170,7 @@ impl KeyDirectory {
             (File::RpcCertificate, Some(keys.rpc_pem.as_bytes())),
             (File::Domain, Some(keys.domain.as_str().as_bytes())),
             (File::BootstrapInfo, keys.bootstrap_info),
+            (File::AppEpochs, keys.app_epochs),
             (File::Fingerprints, Some(&fingerprints[..])),
         ];
         for (file, content) in files {

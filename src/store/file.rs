@@ -1,4 +1,4 @@
-//! The files of a key directory, nine of the peer and two of ours: names, modes, sizes, and how to read them.
+//! The files of a key directory, nine of the peer and three of ours: names, modes, sizes, and how to read them.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -33,7 +33,7 @@ impl From<&Core> for Permissions {
     }
 }
 
-/// A file of the key directory. All but the last two have the peer's names, so that either program starts on the other's
+/// A file of the key directory. All but the last three have the peer's names, so that either program starts on the other's
 /// directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum File {
@@ -48,6 +48,7 @@ pub(super) enum File {
     BootstrapInfo,
     Keyring,
     Fingerprints,
+    AppEpochs,
 }
 
 /// A file that can be made again from the keys, and so replaced.
@@ -102,7 +103,7 @@ impl Derived {
 impl File {
     /// In the order in which a commit moves them into place. Root keys come first, so that the directory does not look
     /// empty from the first move on.
-    pub(super) const ALL: [File; 11] = [
+    pub(super) const ALL: [File; 12] = [
         File::RootCaKey,
         File::RootK256Key,
         File::Keyring,
@@ -113,6 +114,7 @@ impl File {
         File::RpcCertificate,
         File::Domain,
         File::BootstrapInfo,
+        File::AppEpochs,
         File::Fingerprints,
     ];
 
@@ -134,6 +136,7 @@ impl File {
             File::Domain => "rpc-domain",
             File::BootstrapInfo => "bootstrap-info.json",
             File::Keyring => "keyring.json",
+            File::AppEpochs => crate::config::APP_EPOCHS,
             File::Fingerprints => "root-fingerprints.json",
         }
     }
@@ -144,7 +147,7 @@ impl File {
 
     /// Permission bits of a new file, before umask.
     pub(super) fn mode(self) -> u32 {
-        if self.is_key() { 0o600 } else { 0o644 }
+        if self.is_key() || self == Self::AppEpochs { 0o600 } else { 0o644 }
     }
 
     pub(super) fn limit(self) -> u64 {
@@ -152,6 +155,7 @@ impl File {
             File::RootK256Key | File::Domain => KIB,
             File::RootCaKey | File::TempCaKey | File::RpcKey | File::Fingerprints => 64 * KIB,
             File::RootCaCertificate | File::TempCaCertificate | File::Keyring => MIB,
+            File::AppEpochs => 8 * MIB,
             File::RpcCertificate | File::BootstrapInfo => 32 * MIB,
         }
     }

@@ -93,6 +93,7 @@ impl Set {
             rpc_pem: &self.rpc_pem,
             domain: &self.domain,
             bootstrap_info: self.bootstrap_info.as_deref(),
+            app_epochs: (!self.keyring.is_first_only()).then_some(b"{}"),
         }
     }
 

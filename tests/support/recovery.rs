@@ -38,6 +38,17 @@ impl Officers {
 
     /// As [`Officers::made_at`], for the keys of all epochs.
     pub fn of_keyring(keyring: &Keyring, threshold: usize, officers: usize, created_at: u64) -> Self {
+        Self::with_choices(keyring, None, threshold, officers, created_at)
+    }
+
+    /// As [`Officers::of_keyring`], with what operators had chosen, as the set has it.
+    pub fn with_choices(
+        keyring: &Keyring,
+        choices: Option<&[u8]>,
+        threshold: usize,
+        officers: usize,
+        created_at: u64,
+    ) -> Self {
         let identities: Vec<_> = (0..officers).map(|_| age::x25519::Identity::generate()).collect();
         let named = |(at, identity): (usize, &age::x25519::Identity)| Named {
             name: format!("officer-{}", at + 1).parse().expect("a name"),
@@ -54,7 +65,8 @@ impl Officers {
         };
         let root = keyring.epoch(identity).and_then(Epoch::keys).expect("its keys");
         let sign = |digest| root.k256().sign_digest(digest);
-        let set = split(material::export(keyring), threshold, &named, description, sign).expect("a set");
+        let set =
+            split(material::export(keyring, choices), threshold, &named, description, sign).expect("a set");
         Self { set, identities }
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::EpochService;
 use crate::api::Caller;
 use crate::clock::{rfc3339, unix_now};
-use crate::control::{AppChoice, AppEpochError};
+use crate::control::{Adopted, AppChoice, AppEpochError};
 use crate::error::{Code, Error, Result};
 use crate::keys::epoch::RootEpoch;
 use crate::request;
@@ -20,6 +20,32 @@ use crate::request;
 pub struct AppEpochsList {
     /// By app id.
     apps: Vec<AppEpochsShown>,
+    /// What became of the choices of another KMS that were received last, since the start of this process.
+    received: Option<AppEpochsReceived>,
+}
+
+/// Choices that came from another KMS.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AppEpochsReceived {
+    /// Where they came from.
+    source: String,
+    /// When; RFC 3339.
+    at: String,
+    /// How many apps have another choice since.
+    changed: usize,
+    /// Apps whose choice here is another one than there: it stays, unless an owner says otherwise.
+    differing: Vec<AppDifference>,
+}
+
+/// An app whose epochs are chosen differently here and there: `ROOT.APP`, such as `current.2`, or null if nobody chose.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AppDifference {
+    /// Hexadecimal.
+    app_id: String,
+    /// Here.
+    own: Option<String>,
+    /// There.
+    received: Option<String>,
 }
 
 /// What an operator chose for an app. It counts where the policy says nothing about the epochs of the app.
@@ -71,6 +97,10 @@ impl EpochService {
         let chosen = self.foundation.app_epochs.list();
         AppEpochsList {
             apps: chosen.iter().map(|(app, choice)| AppEpochsShown::of(app, Some(choice))).collect(),
+            received: self
+                .received
+                .load_full()
+                .map(|received| AppEpochsReceived::of(&received.0, received.1)),
         }
     }
 
@@ -136,6 +166,22 @@ impl EpochService {
         let readable = self.ready.readable_epoch(RootEpoch(epoch), unix_now());
         readable.map_err(|error| Error::invalid(format!("{error}; nothing was changed")))?;
         Ok(RootChoice::Fixed(epoch))
+    }
+}
+
+impl AppEpochsReceived {
+    fn of(adopted: &Adopted, at: u64) -> Self {
+        let differing = adopted.kept.iter().map(|it| AppDifference {
+            app_id: hex::encode(it.app),
+            own: it.own.map(|own| own.to_string()),
+            received: it.received.map(|received| received.to_string()),
+        });
+        Self {
+            source: adopted.source.clone(),
+            at: rfc3339(at),
+            changed: adopted.changed,
+            differing: differing.collect(),
+        }
     }
 }
 

@@ -10,11 +10,12 @@ use zeroize::Zeroizing;
 use super::change::{failed, fingerprint, left_out, unrecorded};
 use super::shown::Epochs;
 use super::{EpochService, refused, source};
+use crate::admission::Foundation;
 use crate::api::Caller;
 use crate::api::onboard::{root_keys, source_credential};
 use crate::audit::Event;
-use crate::clock::unix;
-use crate::control::{Author, EpochAction, FollowedEpoch, FollowedState};
+use crate::clock::{unix, unix_now};
+use crate::control::{AppEpochError, Author, EpochAction, FollowedEpoch, FollowedState, Preference};
 use crate::error::{Code, Error, Result};
 use crate::keys::epoch::RootEpoch;
 use crate::keys::keyring::{
@@ -22,6 +23,7 @@ use crate::keys::keyring::{
 };
 use crate::lifecycle::epoch_parts;
 use crate::request;
+use crate::state::Choices;
 
 /// The body of `POST /api/v1/epochs/fetch`.
 #[derive(Deserialize, JsonSchema)]
@@ -35,6 +37,21 @@ pub struct FetchBody {
     /// The ids of replicas of this KMS that lack an epoch which comes into force, and are left out, as in an activation.
     #[serde(default)]
     except: Vec<String>,
+    /// What counts for an app whose epochs operators chose here and there, and not the same ones: the choice made here, unless
+    /// this says otherwise. A choice that was made here only always stays.
+    #[serde(default)]
+    app_epochs: Preferred,
+}
+
+/// Whose choices of epochs for apps count.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Preferred {
+    /// Those that were made here.
+    #[default]
+    Own,
+    /// Those of the source.
+    Received,
 }
 
 /// Without the token.
@@ -51,9 +68,14 @@ impl EpochService {
     /// # Errors
     /// Those of `Onboard`; `epoch_refused`: the source has other keys or none of ours, or an earlier state; `other_domain`; a
     /// disk or an audit log that does not take it. For the states those of [`EpochService::activate`]; the epochs are
-    /// received by then.
+    /// received by then. The choices of epochs for apps are received too, as [`Preferred`] says; what differs is in
+    /// [`EpochService::apps`].
     pub async fn fetch(self: &Arc<Self>, caller: &Caller, body: FetchBody) -> Result<Epochs> {
-        let FetchBody { source_url, source_token, except } = body;
+        let FetchBody { source_url, source_token, except, app_epochs } = body;
+        let preference = match app_epochs {
+            Preferred::Own => Preference::Own,
+            Preferred::Received => Preference::Received,
+        };
         let (url, except) = (source(&source_url)?, left_out(except)?);
         let token = source_credential(&Zeroizing::new(source_token.unwrap_or_default()))?;
         caller.expect_whole_kms()?;
@@ -64,6 +86,13 @@ impl EpochService {
                 return Err(Error::new(Code::NotReady, "the epochs are being changed now; try again"));
             };
             let parts = root_keys(&service.foundation, service.terms, &url, token.as_ref()).await?;
+            // Before anything changes: of a newer version, what it does not know here may change keys.
+            let choices =
+                parts.choices.as_ref().map(|choices| Choices::parse(choices.as_bytes())).transpose();
+            let choices = choices.map_err(|error| {
+                let text = format!("the source is not usable here: {error}; nothing was changed");
+                Error::new(Code::Conflict, text).because("choices_unknown")
+            })?;
             // Those of other keys are refused: the keys of epoch 0 are those of the cluster.
             let parts = epoch_parts(parts).map_err(refused)?;
             let now = SystemTime::now();
@@ -71,7 +100,10 @@ impl EpochService {
             let received = service.ready.received_epochs(new).map_err(refused)?;
             let changed =
                 service.ready.foresee_epochs(EpochChange::Adopt(&received), now).map_err(refused)?;
-            service.adopt(received, changed, url.to_string(), author, now).await?;
+            service.adopt(received, changed, url.to_string(), author.clone(), now).await?;
+            if let Some(choices) = choices {
+                service.adopt_choices(&choices, url.to_string(), preference, &author).await?;
+            }
             Ok(said)
         });
         let said = receive.await.map_err(|error| Error::internal("the change ended in a panic", error))??;
@@ -81,6 +113,33 @@ impl EpochService {
             true => self.list().await,
             false => self.pass(caller, EpochAction::Follow { source: address, epochs, except }).await,
         }
+    }
+
+    async fn adopt_choices(
+        &self,
+        choices: &Choices,
+        source: String,
+        preference: Preference,
+        author: &Author,
+    ) -> Result<()> {
+        let Foundation { app_epochs, audit, .. } = &*self.foundation;
+        let kept = |error: AppEpochError| {
+            Error::unavailable("the epochs were received, but not those chosen for apps; fetch again", error)
+                .because("choices_not_kept")
+        };
+        let adoption = app_epochs.adoption(choices, source, preference).await.map_err(kept)?;
+        let adopted = adoption.adopt(author, audit, app_epochs).await.map_err(kept)?;
+        let event = Event::AppEpochsReceived {
+            source: adopted.source.clone(),
+            apps: choices.app_epochs.len(),
+            changed: adopted.changed,
+            kept: adopted.kept.len(),
+            by: author.by.clone(),
+            remote: author.remote,
+        };
+        audit.record(event).await.map(drop).map_err(unrecorded)?;
+        self.received.store(Some(Arc::new((adopted, unix_now()))));
+        Ok(())
     }
 
     async fn adopt(

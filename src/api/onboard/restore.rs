@@ -10,7 +10,7 @@ use kms_recovery::{Checkpoint, Progress, Share, ShareError, SignedManifest};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{ONBOARDED, OnboardService, Turn};
+use super::{ONBOARDED, OnboardService, Turn, apps_with_epochs};
 use crate::api::ceremony::{CeremonyStatus, Deadline, Purpose, refused};
 use crate::api::{Caller, Transport};
 use crate::audit::Event;
@@ -42,6 +42,10 @@ pub struct RestoreStatus {
 pub struct Restored {
     /// The number of the recovery set.
     pub set: String,
+    /// When the set was made, RFC 3339 in UTC. What operators chose later is not restored.
+    pub made_at: String,
+    /// For how many apps the set has epochs that operators chose; they count again. `None` if the set does not tell.
+    pub apps_with_epochs: Option<usize>,
     /// The name of this KMS.
     pub domain: String,
     /// Who brought a share.
@@ -232,12 +236,12 @@ impl OnboardService {
                 refused(&error)
             })?;
         self.restore.with(|memory| expect_new(memory.open.as_ref(), &share))?;
-        let service = Arc::clone(&self);
-        to_its_end(async move { service.add_share(share).await }).await?;
+        let (service, remote) = (Arc::clone(&self), caller.remote());
+        to_its_end(async move { service.add_share(share, remote).await }).await?;
         Ok(ShareAccepted { officer, index, status: self.restore.status() })
     }
 
-    async fn add_share(&self, share: Share) -> Result<()> {
+    async fn add_share(&self, share: Share, remote: IpAddr) -> Result<()> {
         let (officer, index) = (share.officer.to_string(), share.index);
         let turn = self.turn().await;
         self.refuse_if_committed(ONBOARDED)?;
@@ -261,7 +265,7 @@ impl OnboardService {
         let progress = self.checked(add).await??;
         tracing::info!(officer, index, "the share of an officer is in");
         match progress {
-            Progress::Complete => self.restore_keys(turn).await,
+            Progress::Complete => self.restore_keys(turn, remote).await,
             _ => Ok(()),
         }
     }
@@ -295,26 +299,28 @@ impl OnboardService {
         Err(Error::new(Code::Conflict, text).because("restore_open"))
     }
 
-    async fn restore_keys(&self, turn: Turn) -> Result<()> {
+    async fn restore_keys(&self, turn: Turn, remote: IpAddr) -> Result<()> {
         let memory = Arc::clone(&self.restore.0);
         let opened = tokio::task::spawn_blocking(move || {
             Restore(memory).with(|memory| {
                 let open = memory.open.as_ref().ok_or_else(none_is_open)?;
                 let prepared = open.recovering.prepare().map_err(unrecovered)?;
                 let combiner = open.recovering.combiner();
+                let described = combiner.manifest().manifest();
                 let restored = Restored {
                     set: open.set(),
+                    made_at: rfc3339(described.created_at),
+                    apps_with_epochs: apps_with_epochs(&prepared),
                     domain: open.domain.as_str().to_owned(),
                     officers: combiner.officers().map(|(_, name)| name.to_string()).collect(),
                     epochs: epochs(combiner.manifest()),
                 };
-                let described = combiner.manifest().manifest();
                 let sha256 = hex::encode(described.sha256());
                 let at = described.ledger.as_ref().map(|ledger| (ledger.origin.clone(), head(ledger)));
-                Ok::<_, Error>((prepared, open.domain.clone(), restored, sha256, at))
+                Ok::<_, Error>((prepared, open.domain.clone(), restored, (sha256, described.created_at), at))
             })
         });
-        let (prepared, domain, restored, manifest_sha256, ledger) =
+        let (prepared, domain, restored, (manifest_sha256, made_at), ledger) =
             opened.await.map_err(|error| Error::internal("the keys cannot be put together", error))??;
         // Again, because officers may have taken a day.
         self.allowed(NOT_ALLOWED).await?;
@@ -323,13 +329,16 @@ impl OnboardService {
             manifest_sha256,
             ledger_origin,
             ledger_checkpoint: ledger_checkpoint.flatten(),
+            made_at,
+            apps_with_epochs: restored.apps_with_epochs,
             domain: domain.as_str().to_owned(),
             set: restored.set.clone(),
             officers: restored.officers.clone(),
             epochs: restored.epochs.iter().map(|epoch| epoch.epoch).collect(),
             k256_pubkey: restored.epochs.last().map(|epoch| epoch.k256_pubkey.clone()).unwrap_or_default(),
         };
-        let committed = self.commit(turn, prepared, domain, event).await;
+        let source = format!("recovery set {}", restored.set);
+        let committed = self.commit_with_choices(turn, prepared, domain, event, source, remote).await;
         // A commit may fail after the keys are saved. Then no share may stay.
         let is_saved = committed.is_ok() || !matches!(self.onboarding.is_committed(), Ok(false));
         if is_saved {

@@ -86,12 +86,12 @@ pub(super) fn list(
     report: &Report,
     posture: &Posture,
     denials: &[Denial],
-    lost_choices: Option<Attention>,
+    choices: Vec<Attention>,
     now: u64,
 ) -> Vec<Attention> {
     let mut list: Vec<Attention> =
         report.reasons().iter().map(|reason| of_cause(reason.cause, &reason.detail)).collect();
-    list.extend(lost_choices);
+    list.extend(choices);
     list.extend(of_denials(denials, now));
     list.extend(views.of_collateral(now));
     list.extend(views.of_forecast());
@@ -117,6 +117,46 @@ fn lost_choices<'a>(records: &'a [Record], chosen: &BTreeMap<String, (String, u6
     }
     let counts = |app: &str| chosen.get(app).map(|(root, app)| (&**root, *app));
     last.into_iter().filter(|(app, said)| counts(app) != *said).map(|(app, _)| app).collect()
+}
+
+/// What to do about choices that did not come with the keys of `set` or `received`, unless something of `done` came later.
+fn missing_choices(
+    set: Option<Record>,
+    received: Option<Record>,
+    done: &[Option<Record>],
+) -> Option<Attention> {
+    let origin = set.into_iter().chain(received).max_by_key(|record| record.seq)?;
+    if done.iter().flatten().any(|done| done.seq > origin.seq) {
+        return None;
+    }
+    let apps = origin.fields.get("apps_with_epochs").and_then(Value::as_u64);
+    if origin.kind == "keys_received" {
+        return apps.is_none().then(|| Attention {
+            detail: "compare with kmsctl epoch apps there, and get them with kmsctl epoch fetch once it is updated".to_owned(),
+            ..Attention::new(
+                "app_epochs_unknown",
+                Severity::Info,
+                "The KMS that this one got its keys from did not tell which epochs operators chose for apps.",
+                "epochs",
+            )
+        });
+    }
+    let made_at = origin.fields.get("made_at").and_then(Value::as_u64).map(rfc3339).unwrap_or_default();
+    let message = match apps {
+        Some(apps) => {
+            format!(
+                "The epochs chosen for apps are as of {made_at}, when the recovery set was made: {apps} apps."
+            )
+        }
+        None => "The recovery set had no epochs chosen for apps: what operators chose is lost.".to_owned(),
+    };
+    Some(Attention {
+        count: apps,
+        detail:
+            "choose again what was chosen later (kmsctl epoch follow, stay), then make a new recovery set"
+                .to_owned(),
+        ..Attention::new("app_epochs_as_of", Severity::Warning, message, "epochs")
+    })
 }
 
 fn of_cause(cause: Cause, detail: &str) -> Attention {
@@ -305,6 +345,30 @@ impl Views {
         })
     }
 
+    /// Where the keys came without all that operators had chosen: from a recovery set, which is older than the loss, or from a
+    /// KMS that does not tell. Until what there is was fetched, or a new set was made, which is what to do last.
+    pub(super) async fn of_missing_choices(&self) -> Option<Attention> {
+        let [set, received, fetched, made] = self
+            .newest_of(["keys_restored", "keys_received", "app_epochs_received", "recovery_set_created"])
+            .await?;
+        missing_choices(set, received, &[fetched, made])
+    }
+
+    /// The newest record of each type; `None` if the index does not answer.
+    async fn newest_of<const N: usize>(&self, kinds: [&'static str; N]) -> Option<[Option<Record>; N]> {
+        let newest = move |index: &Index| {
+            let mut records = [const { None }; N];
+            for (kind, record) in kinds.iter().zip(&mut records) {
+                let filter = Filter { kind: Some((*kind).to_owned()), ..Filter::default() };
+                let (since, until, beyond, order, limit) = (0, u64::MAX, None, Order::Newest, 1);
+                let ask = Ask { filter: &filter, since, until, beyond, order, limit };
+                *record = index.page(&ask)?.records.pop();
+            }
+            Ok(records)
+        };
+        self.sources.events.ask_index(newest).await.ok()
+    }
+
     fn of_epochs(&self, now: u64) -> Vec<Attention> {
         let ready = &self.sources.ready;
         let mut list = Vec::new();
@@ -434,5 +498,30 @@ mod tests {
         let strangers = of_denials(&[denial(1, None, 5, recent)], NOW);
         assert_eq!(strangers[0].severity, Severity::Info, "anyone can cause it");
         assert!(of_denials(&[], NOW).is_empty());
+    }
+
+    #[test]
+    fn choices_that_did_not_come_with_the_keys_are_missed_until_they_are_fetched_or_a_set_is_made() {
+        let record = |seq: u64, kind: &str, fields: Value| {
+            let mut record = serde_json::json!({ "seq": seq, "time": "2026-01-01T00:00:00Z", "event": kind });
+            record.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            Some(serde_json::from_value::<Record>(record).unwrap())
+        };
+        let none = || serde_json::json!({});
+        let code = |set, received, done: &[Option<Record>]| {
+            missing_choices(set, received, done).map(|item| (item.code, item.count))
+        };
+        let set = || record(7, "keys_restored", serde_json::json!({ "made_at": 1, "apps_with_epochs": 3 }));
+        let old_set = || record(7, "keys_restored", serde_json::json!({ "made_at": 1 }));
+        let as_of = |count| Some(("app_epochs_as_of".to_owned(), count));
+        assert_eq!(code(set(), None, &[None]), as_of(Some(3)));
+        assert_eq!(code(old_set(), None, &[record(6, "recovery_set_created", none())]), as_of(None));
+        assert_eq!(code(set(), None, &[None, record(8, "recovery_set_created", none())]), None);
+        let told = || record(7, "keys_received", serde_json::json!({ "apps_with_epochs": 0 }));
+        let untold = || record(7, "keys_received", none());
+        assert_eq!(code(None, told(), &[]), None);
+        assert_eq!(code(None, untold(), &[]), Some(("app_epochs_unknown".to_owned(), None)));
+        assert_eq!(code(None, untold(), &[record(9, "app_epochs_received", none())]), None);
+        assert_eq!(code(None, None, &[]), None, "its keys were made here");
     }
 }

@@ -137,9 +137,10 @@ impl Views {
         let counted = self.counted(now).await.ok();
         let denials = self.all_denials().await.ok();
         let last_24h = LastDay::of(counted.as_ref(), denials.as_deref(), now);
-        let lost_choices = self.of_lost_choices().await;
+        let choices = [self.of_lost_choices().await, self.of_missing_choices().await];
+        let choices = choices.into_iter().flatten().collect();
         let denials = denials.as_deref().unwrap_or_default();
-        let attention = attention::list(self, &report, &posture, denials, lost_choices, now);
+        let attention = attention::list(self, &report, &posture, denials, choices, now);
         let latency = sources.latency.last_day();
         let syncs = self.foundation().metrics.ledger_syncs().recent;
         let own = self.foundation().self_authorization.told_identity();

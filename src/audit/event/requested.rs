@@ -32,6 +32,7 @@ impl Event {
             | Self::EpochDestroyed { .. }
             | Self::EpochChangeFailed { .. }
             | Self::AppEpochSet { .. }
+            | Self::AppEpochsReceived { .. }
             | Self::Frozen { .. }
             | Self::Unfrozen { .. }
             | Self::Explained { .. }

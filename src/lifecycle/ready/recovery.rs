@@ -10,6 +10,7 @@ use super::Ready;
 use crate::audit::Receipt;
 use crate::control::{Approved, CreateRecoverySet};
 use crate::keys::{material, statement};
+use crate::state::Choices;
 
 /// A recovery set that is in no record yet, so nobody may have it.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl Ready {
         keyring.epochs().iter().map(material::fingerprint).collect()
     }
 
-    /// Splits all root keys among the officers of an approved request. Plugins of `age` may make this wait.
+    /// Splits all root keys among the officers of an approved request, with what operators chose. Plugins of `age` may make this wait.
     ///
     /// # Errors
     /// [`SplitError`]; nothing has left this KMS then.
@@ -65,6 +66,7 @@ impl Ready {
         approved: &Approved<CreateRecoverySet>,
         created_at: u64,
         ledger: Option<Checkpoint>,
+        choices: &Choices,
     ) -> Result<UnrecordedSet, SplitError> {
         let CreateRecoverySet { officers, threshold } = approved.action();
         let keyring = self.keyring.load();
@@ -75,7 +77,7 @@ impl Ready {
             epochs: keyring.epochs().iter().map(material::fingerprint).collect(),
             ledger,
         };
-        let material = material::export(&keyring);
+        let material = material::export(&keyring, Some(choices.to_json().as_bytes()));
         let sign = |digest| statement::sign_recovery_set(&self.identity, digest);
         split(material, usize::from(*threshold), officers, description, sign).map(UnrecordedSet)
     }
@@ -85,7 +87,7 @@ impl Ready {
     /// # Errors
     /// [`RehearsalError`]
     pub fn rehearse(&self, combiner: &Combiner) -> Result<(), RehearsalError> {
-        let recovered = recovered(combiner)?;
+        let recovered = recovered(combiner)?.keyring;
         let own = self.recovery_epochs();
         for epoch in recovered.epochs().iter().map(material::fingerprint) {
             match own.iter().find(|own| own.has_keys_of(&epoch)) {

@@ -164,6 +164,74 @@ async fn a_new_replica_receives_all_epochs_at_once_and_keeps_them_over_a_restart
     }
 }
 
+/// What operators chose for apps: app id, root epoch (null follows), app epoch.
+async fn chosen(world: &World) -> Vec<(Value, Value, Value)> {
+    let listed = done(world, "GET", &format!("{EPOCHS}/apps"), Value::Null).await;
+    let apps = listed["apps"].as_array().expect("a list").clone();
+    apps.iter()
+        .map(|app| (app["app_id"].clone(), app["root_epoch"].clone(), app["app_epoch"].clone()))
+        .collect()
+}
+
+async fn choose(world: &World, app: &str, body: Value) {
+    done(world, "PUT", &format!("{EPOCHS}/apps/{app}"), body).await;
+}
+
+#[tokio::test]
+async fn epochs_chosen_for_apps_reach_new_replicas_and_those_that_fetch_and_change_no_choice_by_themselves() {
+    let source = World::ready().await;
+    prepare(&source).await;
+    activate(&source, 1, Value::Null).await;
+    let app = source.app(1);
+    source.allow_app(&app);
+    let identity = source.attested(&app).await;
+    let keys = async |world: &World| {
+        let answer = world.caller().shows(&identity).json("GetAppKey", json!({})).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let keys: AppKeyResponse = answer.message();
+        (keys.k256_key.clone(), keys.root_epoch, keys.app_epoch)
+    };
+    let id = hex::encode(app.app_id());
+    let [other, third] = ["0a".repeat(20), "0b".repeat(20)];
+    choose(&source, &id, json!({ "root_epoch": "current", "app_epoch": 2 })).await;
+    choose(&source, &other, json!({ "root_epoch": 0, "app_epoch": 1 })).await;
+    let mut replica = replica_of(&source).await;
+    replica.allow_app(&app);
+    let expected = chosen(&source).await;
+    assert_eq!((expected.len(), chosen(&replica).await), (2, expected.clone()));
+    let given = keys(&source).await;
+    assert_eq!((given.1, given.2), (Some(1), Some(2)));
+    assert_eq!(keys(&replica).await, given);
+    assert_eq!(replica.audited("keys_received")[0]["apps_with_epochs"], 2);
+    let recorded = replica.audited("app_epoch_set");
+    assert_eq!((recorded.len(), &recorded[0]["by"]), (2, &json!("onboarding")));
+    assert_eq!(recorded[0]["source"], replica.audited("keys_received")[0]["source"]);
+    replica.start().await.expect("it starts again");
+    assert_eq!(chosen(&replica).await, expected, "they are on its disk");
+
+    // Chosen later at one of both: the replica keeps what it has, and says what differs, until an owner says otherwise.
+    choose(&source, &third, json!({ "app_epoch": 7 })).await;
+    choose(&source, &id, json!({ "app_epoch": 1 })).await;
+    fetch(&replica, &source).await;
+    let listed = done(&replica, "GET", &format!("{EPOCHS}/apps"), Value::Null).await;
+    assert_eq!(listed["received"]["changed"], 1);
+    assert_eq!(
+        listed["received"]["differing"],
+        json!([{ "app_id": id, "own": "current.2", "received": "current.1" }])
+    );
+    assert_eq!(chosen(&replica).await.len(), 3, "the new one is there");
+    assert_eq!(keys(&replica).await, given, "no key has changed by itself");
+    let event = &replica.audited("app_epochs_received")[0];
+    assert_eq!((&event["apps"], &event["changed"], &event["kept"]), (&json!(3), &json!(1), &json!(1)));
+    let body = json!({ "source_url": main_url(&source), "app_epochs": "received" });
+    done(&replica, "POST", &format!("{EPOCHS}/fetch"), body).await;
+    assert_eq!(chosen(&replica).await, chosen(&source).await);
+    assert_eq!(keys(&replica).await, keys(&source).await);
+    let body = json!({ "source_url": main_url(&source), "app_epochs": "newest" });
+    let refused = send(&replica, "POST", &format!("{EPOCHS}/fetch"), &body).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+}
+
 #[tokio::test]
 async fn an_epoch_comes_into_force_at_its_time_under_load_and_no_request_fails() {
     let world = World::ready().await;

@@ -27,6 +27,8 @@ pub struct EpochPart {
     pub retired_at: Option<u64>,
     /// When the keys were destroyed, Unix seconds.
     pub destroyed_at: Option<u64>,
+    /// The older epoch whose root states these public keys, and its signature, which is not verified yet.
+    pub statement: Option<(u32, [u8; 65])>,
 }
 
 /// The keys of an epoch.
@@ -101,6 +103,14 @@ fn part(sent: &EpochKeys, beside: Option<(&P256Key, &[u8; 32])>) -> Result<Epoch
     if keys.as_ref().is_some_and(|keys| keys.ca.spki_der() != ca_spki) {
         return Err("has a CA key that does not belong to its public key");
     }
+    let statement = match (sent.stated_by, &sent.statement[..]) {
+        (None, []) => None,
+        (Some(by), signature) => {
+            let signature = signature.try_into().map_err(|_| "has a statement of another length")?;
+            Some((by, signature))
+        }
+        (None, _) => return Err("has a statement of nobody"),
+    };
     Ok(EpochPart {
         number: sent.number,
         keys,
@@ -110,6 +120,7 @@ fn part(sent: &EpochKeys, beside: Option<(&P256Key, &[u8; 32])>) -> Result<Epoch
         active_from: sent.active_from,
         retired_at: sent.retired_at,
         destroyed_at: sent.destroyed_at,
+        statement,
     })
 }
 
@@ -146,6 +157,8 @@ mod tests {
             active_from: (state != "prepared").then_some(5),
             retired_at: matches!(state, "retired" | "destroyed").then_some(6),
             destroyed_at: (state == "destroyed").then_some(7),
+            stated_by: (number > 0).then_some(0),
+            statement: if number > 0 { vec![5; 65] } else { Vec::new() },
         }
     }
 
@@ -155,7 +168,8 @@ mod tests {
         identity_epoch: Option<u32>,
     ) -> Result<Vec<EpochPart>, String> {
         let (temp_ca_key, keys, receipt) = (String::new(), Vec::new(), None);
-        let response = KmsKeyResponse { temp_ca_key, keys, receipt, epochs, identity_epoch };
+        let choices = None;
+        let response = KmsKeyResponse { temp_ca_key, keys, receipt, epochs, identity_epoch, choices };
         parse::<String>(&response, first, &[9; 32]).map_err(|error| error.to_string())
     }
 
@@ -169,6 +183,7 @@ mod tests {
         assert_eq!(keys(&parts[0]), Some((first.spki_der(), [9; 32])));
         assert_eq!(keys(&parts[1]), Some((second.spki_der(), [7; 32])));
         assert_eq!((parts[2].number, parts[2].active_from), (2, None));
+        assert_eq!((parts[0].statement, parts[2].statement), (None, Some((0, [5; 65]))));
         assert!(parsed(&first, Vec::new(), None).expect("a KMS with epoch 0 only").is_empty());
         // Epoch 0 is destroyed, and the keys beside the list are those of epoch 1.
         let mut epochs = epochs();
@@ -212,6 +227,8 @@ mod tests {
         refused(&|epochs| epochs[1].ca_key = "x".to_owned(), "has a CA key that is not usable");
         refused(&|epochs| epochs[1].k256_key = vec![7; 31], "has an ECDSA key that is not usable");
         refused(&|epochs| epochs[1].k256_pubkey = vec![2; 32], "has a public key of another length");
+        refused(&|epochs| epochs[1].statement = vec![5; 64], "has a statement of another length");
+        refused(&|epochs| epochs[1].stated_by = None, "has a statement of nobody");
         refused(
             &|epochs| {
                 epochs[0].ca_key = first.pem().to_string();

@@ -22,6 +22,8 @@ pub struct RootKeyParts {
     pub stated_k256: Vec<Vec<u8>>,
     /// All epochs of the root keys, in order from 0. Empty if the source has epoch 0 only, whose keys the others here are.
     pub epochs: Vec<EpochPart>,
+    /// What operators chose there that a replica has to know, JSON that is not parsed yet. `None` if the source does not tell.
+    pub choices: Option<String>,
 }
 
 /// What a source showed of its keys before the handover.
@@ -44,7 +46,8 @@ impl RootKeyParts {
         let mut k256 = Zeroizing::new([0; 32]);
         k256.copy_from_slice(&keys.k256_key);
         let epochs = epochs::parse(response, &ca, &k256)?;
-        let parts = Self { ca, temp_ca, k256, stated_k256: shown.stated_k256(), epochs };
+        let choices = response.choices.clone();
+        let parts = Self { ca, temp_ca, k256, stated_k256: shown.stated_k256(), epochs, choices };
         match shown.contradicting(&parts) {
             Some((key, shown)) => Err(SourceError::OtherKey { key, shown }),
             None => Ok(parts),

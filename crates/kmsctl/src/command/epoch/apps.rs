@@ -10,12 +10,12 @@ use crate::input;
 use crate::output::{Page, Terminal, printable};
 use crate::target::{ADMIN_TIME, AdminService, Administered};
 
-const APPS: &str = "/api/v1/epochs/apps";
+pub(super) const APPS: &str = "/api/v1/epochs/apps";
 /// The largest response: a list of the most apps.
-const MAX_BYTES: usize = 8 << 20;
+pub(super) const MAX_BYTES: usize = 8 << 20;
 /// What a change at one node does not do.
-const OTHERS: &str = "It counts at this KMS only: neither replicas nor a restored KMS take it over. Choose the same at each of them \
-                      (--admin takes several), or write it into the policy.";
+const OTHERS: &str = "It counts at this KMS until the others of the cluster fetch it (kmsctl epoch fetch), or choose the same at each \
+                      of them (--admin takes several). A recovery set has the choices of the time at which it was made.";
 
 /// Arguments of `kmsctl epoch apps`.
 #[derive(Args, Debug)]
@@ -72,8 +72,54 @@ struct One {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Listed {
+pub(super) struct Listed {
     apps: Vec<Shown>,
+    /// What came from another KMS last; absent from older versions.
+    #[serde(default)]
+    pub(super) received: Option<Received>,
+}
+
+/// Choices that came from another KMS.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Received {
+    source: String,
+    at: String,
+    changed: usize,
+    differing: Vec<Difference>,
+}
+
+/// An app whose epochs are chosen differently here and there.
+#[derive(Debug, Serialize, Deserialize)]
+struct Difference {
+    app_id: String,
+    own: Option<String>,
+    received: Option<String>,
+}
+
+impl Received {
+    /// Writes it for people.
+    pub(super) fn write(&self, page: &mut Page) {
+        page.line(format_args!(
+            "Epochs of apps from {}, {}: {} changed here",
+            printable(&self.source),
+            printable(&self.at),
+            self.changed
+        ));
+        let nobody = |chosen: &Option<String>| {
+            chosen.as_deref().map_or("no choice".to_owned(), |it| printable(it).to_string())
+        };
+        for it in &self.differing {
+            page.line(format_args!(
+                "  app {}: {} here stays, {} there",
+                printable(&it.app_id),
+                nobody(&it.own),
+                nobody(&it.received)
+            ));
+        }
+        if !self.differing.is_empty() {
+            page.line("  The choices here stay, unless kmsctl epoch fetch has --take-app-epochs.");
+        }
+    }
 }
 
 /// What an operator chose for an app.
@@ -105,7 +151,7 @@ impl Apps {
             let connection = admin.connect(terminal).await?;
             let document = admin.fetch_on(&connection, &path, MAX_BYTES).await?;
             let listed = match only_one {
-                true => document.json().map(|shown| Listed { apps: vec![shown] }),
+                true => document.json().map(|shown| Listed { apps: vec![shown], received: None }),
                 false => document.json(),
             };
             listed.ok_or_else(|| unreadable(admin))
@@ -114,6 +160,9 @@ impl Apps {
             listed.apps.iter().for_each(|shown| entry(page, shown));
             if listed.apps.is_empty() {
                 page.line("No operator chose the epochs of an app here: the policy says them.");
+            }
+            if let Some(received) = &listed.received {
+                received.write(page);
             }
         };
         at_each(&self.admin, terminal, call, show, "").await

@@ -8,6 +8,7 @@ use kms_client::operator::OperatorUrl;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::apps::{self, APPS, Listed};
 use crate::command::freeze::at_each;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
@@ -21,6 +22,7 @@ const REPLY: Reply = Reply {
         Failure::failed(format_args!("{url}: the response is not what a KMS sends about epochs"))
     },
 };
+const APPS_REPLY: Reply = Reply { max_bytes: apps::MAX_BYTES, unreadable: REPLY.unreadable };
 /// With several KMSs, all must know the time before it comes.
 const LEAST_LEAD: u64 = 60;
 
@@ -82,6 +84,10 @@ pub(crate) struct Fetch {
     /// Id of a replica that lacks an epoch that is in force at the source, and is left out
     #[arg(long, value_name = "ID")]
     except: Vec<String>,
+    /// For apps whose epochs operators chose differently here and there, take the choice of the source; otherwise the choice that
+    /// was made here stays
+    #[arg(long)]
+    take_app_epochs: bool,
     #[command(flatten)]
     admin: Administered,
 }
@@ -286,9 +292,21 @@ impl Fetch {
         if let Some(path) = &self.source_token_file {
             body["source_token"] = token_in(path)?.expose().into();
         }
+        if self.take_app_epochs {
+            body["app_epochs"] = "received".into();
+        }
         let body = body.to_string().into_bytes();
         let told: Epochs = self.admin.post(terminal, &format!("{EPOCHS}/fetch"), body, REPLY).await?;
-        terminal.show(&told, |page| page_of(page, &told))?;
+        let apps: Listed = self.admin.get(terminal, APPS, APPS_REPLY).await?;
+        let mut answer = serde_json::to_value(&told).unwrap_or_default();
+        answer["app_epochs_received"] = serde_json::to_value(&apps.received).unwrap_or_default();
+        terminal.show(&answer, |page| {
+            page_of(page, &told);
+            match &apps.received {
+                Some(received) => received.write(page),
+                None => page.line("The source does not tell which epochs operators chose for apps."),
+            }
+        })?;
         Ok(Exit::Done)
     }
 }
