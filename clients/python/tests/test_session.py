@@ -245,6 +245,22 @@ class Sessions(unittest.TestCase):
         thread.start()
         return f"https://127.0.0.1:{listener.getsockname()[1]}"
 
+    def test_a_kms_may_ask_to_wait_for_its_quote(self) -> None:
+        kms = self.kms()
+        true, asked = kms.routes["/attestation.json"], []
+
+        def busy(query: dict) -> tuple:
+            asked.append(query["nonce"])
+            return (429, {"Retry-After": "1"}, b"later") if len(asked) == 1 else true(query)
+
+        kms.routes["/attestation.json"] = busy
+        self.assertEqual(self.session(kms.url).get("/health").text, "OK")
+        self.assertEqual(len(asked), 2)
+        for seconds in ["31", "0", "-1", "x", "1.5", "99999999999"]:
+            kms.routes["/attestation.json"] = lambda _, seconds=seconds: (429, {"Retry-After": seconds}, b"later")
+            said = self.refused(cvm_kms.TransportError, "status", kms.url)
+            self.assertIn("429", said)
+
     def test_tls_1_2_is_refused(self) -> None:
         kms = self.kms()
         kms.context.maximum_version = ssl.TLSVersion.TLSv1_2

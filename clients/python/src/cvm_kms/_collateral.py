@@ -42,7 +42,7 @@ class Collateral:
         """
         try:
             return cls._parse(dcap_qvl.QuoteCollateralV3.from_json(json.dumps(document, allow_nan=False)))
-        except (ValueError, KeyError, OverflowError, UnsupportedAlgorithm) as error:
+        except (ValueError, KeyError, OverflowError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise _mismatch("it does not parse") from error
 
     @classmethod

@@ -7,6 +7,7 @@ import json
 import re
 import secrets
 import threading
+import time
 from types import TracebackType
 from typing import Any, Collection, Dict, Mapping, Optional, Type
 
@@ -188,7 +189,12 @@ class Session:
     def _verified(self, connection: Connection, deadline: Deadline) -> Attestation:
         """Verifies the server of this connection, of which nothing is known yet. Sends it a nonce and nothing else."""
         nonce = secrets.token_hex(32)
-        answer = connection.request("GET", f"/attestation.json?nonce={nonce}", deadline)
+        while True:
+            answer = connection.request("GET", f"/attestation.json?nonce={nonce}", deadline)
+            wait = _retry_after(answer)
+            if wait is None or wait >= deadline.remaining():
+                break
+            time.sleep(wait)
         if answer.status != 200:
             raise TransportError("status", f"/attestation.json answered {answer.status}: {answer.text[:200]!r}")
         attestation = verify(
@@ -196,6 +202,12 @@ class Session:
         )
         attestation.check_tls_key(connection.spki())
         return attestation
+
+
+def _retry_after(answer: Response) -> Optional[int]:
+    """How many seconds a KMS that makes too many quotes asks to wait."""
+    seconds = answer.headers.get("retry-after", "")
+    return int(seconds) if answer.status == 429 and re.fullmatch(r"[1-9]\d{0,3}", seconds, re.ASCII) else None
 
 
 def _changed() -> KeyMismatchError:

@@ -344,5 +344,5 @@ def public_key_of(certificate: Union[bytes, x509.Certificate]) -> bytes:
         if isinstance(certificate, bytes):
             certificate = x509.load_der_x509_certificate(certificate)
         return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise TransportError("tls", "the server's certificate does not parse") from error
