@@ -48,6 +48,10 @@ class PinsTest(unittest.TestCase):
         both = release.with_more(more)
         self.assertEqual(both["mr_aggregated"], frozenset({ROOT}))
         self.assertIn("app_id", both)
+        partial = Pins.parse({"app_id": "01" * 20}, must_identify=False)
+        self.assertEqual(release.with_more(partial)["app_id"], frozenset({"01" * 20}))
+        with self.assertRaises(PinsError):
+            Pins.parse(partial)
         with self.assertRaises(PinsError):
             release.with_more(Pins.parse({"mr_aggregated": "ef" * 32}))
 

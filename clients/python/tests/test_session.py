@@ -261,6 +261,38 @@ class Sessions(unittest.TestCase):
             said = self.refused(cvm_kms.TransportError, "status", kms.url)
             self.assertIn("429", said)
 
+    def test_after_a_failed_verification_nothing_is_sent_to_the_old_key_either(self) -> None:
+        kms = self.kms()
+        session = self.session(kms.url)
+        true = kms.routes["/attestation.json"]
+        kms.routes["/attestation.json"] = lambda _: true({})
+        kms.seen.clear()
+        for call in [session.attest, lambda: session.get("/health"), lambda: session.post("/health", b"x")]:
+            with self.assertRaises(cvm_kms.VerificationError) as caught:
+                call()
+            self.assertEqual(caught.exception.code, "nonce")
+        self.assertEqual({line.split("?")[0] for line in kms.seen}, {"GET /attestation.json"})
+        kms.routes["/attestation.json"] = true
+        self.assertEqual(session.get("/health").text, "OK")
+
+    def test_a_get_is_sent_again_where_a_kept_connection_ends_and_a_post_is_not(self) -> None:
+        kms = self.kms()
+        session = self.session(kms.url)
+
+        def hang_up_once(_: dict) -> tuple:
+            kms.routes["/once"] = kms.routes["/health"]
+            kms.connections[-1].shutdown(socket.SHUT_RDWR)
+            return 200, {}, b"never read"
+
+        kms.routes["/once"] = hang_up_once
+        self.assertEqual(session.get("/once").text, "OK")
+        self.assertEqual(kms.seen.count("GET /once"), 2)
+        kms.routes["/once"] = hang_up_once
+        with self.assertRaises(cvm_kms.TransportError) as caught:
+            session.post("/once", b"x")
+        self.assertEqual(caught.exception.code, "unreachable")
+        self.assertEqual(kms.seen.count("POST /once"), 1)
+
     def test_tls_1_2_is_refused(self) -> None:
         kms = self.kms()
         kms.context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -299,6 +331,7 @@ class Sessions(unittest.TestCase):
         self.release(base, "acme/kms", {"version": 1, "endpoints": [nobody, kms.url], "pins": PINS, "more": 1})
         session = self.session("acme/kms", None, base=base.url)
         self.assertEqual((session.url, session.get("/health").text), (kms.url, "OK"))
+        # Added pins need not identify the KMS again.
         self.session("acme/kms", {"compose_hash": "22" * 32}, base=base.url)
         self.refused(cvm_kms.PinsError, "bad_pins", "acme/kms", {"root_ca_spki_sha256": "00" * 32}, base=base.url)
         self.refused(cvm_kms.VerificationError, "pin_mismatch", "acme/kms", {"app_id": "00" * 20}, base=base.url)
@@ -308,7 +341,11 @@ class Sessions(unittest.TestCase):
         base.routes["/round" + name] = lambda _: (302, {"Location": "/round" + name}, b"")
         self.refused(cvm_kms.TransportError, "redirect", "acme/kms", None, base=base.url + "/round")
         self.refused(cvm_kms.TransportError, "status", "acme/other", None, base=base.url)
-        self.refused(cvm_kms.PinsError, "argument", "acme/kms", None, base="http://192.0.2.1")
+        for other in ["http://192.0.2.1", "ftp://127.0.0.1", base.url + "/?x=", "x"]:
+            self.refused(cvm_kms.PinsError, "argument", "acme/kms", None, base=other)
+        for place in ["http://192.0.2.1/", "ftp://127.0.0.1/", "https://user@127.0.0.1/", "https://[/"]:
+            base.routes["/to" + name] = lambda _, place=place: (302, {"Location": place}, b"")
+            self.refused(cvm_kms.TransportError, "redirect", "acme/kms", None, base=base.url + "/to")
         for data in [
             b"x",
             b" " * 70_000,

@@ -50,8 +50,14 @@ class Pins:
         Raises:
             PinsError: with the name that is wrong.
         """
-        if isinstance(pins, Pins):
-            return pins
+        parsed = pins if isinstance(pins, Pins) else cls._read(pins)
+        if must_identify and not any(name in parsed for name in IDENTIFYING):
+            needed = " or ".join(IDENTIFYING)
+            raise PinsError("no_pin", f"nothing says which KMS is meant: pin {needed}")
+        return parsed
+
+    @classmethod
+    def _read(cls, pins: Any) -> "Pins":
         if not isinstance(pins, Mapping):
             raise PinsError("bad_pins", "pins must be a mapping of names to values")
         values: Dict[str, FrozenSet[str]] = {}
@@ -60,9 +66,6 @@ class Pins:
                 known = ", ".join(NAMES)
                 raise PinsError("bad_pins", f"unknown pin {str(name)[:64]!r}; known are {known}")
             values[name] = frozenset(_value(name, one) for one in _list(name, value))
-        if must_identify and not any(name in values for name in IDENTIFYING):
-            needed = " or ".join(IDENTIFYING)
-            raise PinsError("no_pin", f"nothing says which KMS is meant: pin {needed}")
         return cls(values)
 
     def items(self) -> List[Tuple[str, FrozenSet[str]]]:

@@ -54,6 +54,18 @@ def parse(data: bytes) -> Release:
         raise ReleaseError("release", f"{ASSET}: {error}") from error
 
 
+def _place(url: str) -> Tuple[Origin, str]:
+    """Origin and path of a URL that a release may be fetched from.
+
+    Raises:
+        PinsError: `argument`.
+    """
+    origin, path = split_url(url, ("https", "http"))
+    if origin.scheme == "http" and not origin.is_loopback:
+        raise PinsError("argument", "a release is fetched over https, over http only from this machine")
+    return origin, path
+
+
 def fetch(repository: str, base: str, deadline: Deadline) -> Release:
     """The newest release of a repository: `<base>/owner/repo/releases/latest/download/cvm-kms-release.json`.
 
@@ -64,12 +76,11 @@ def fetch(repository: str, base: str, deadline: Deadline) -> Release:
         TransportError: there is no answer.
         PinsError: `argument`, if the base is not https, or http of this machine.
     """
-    split_url(base, ("https", "http"))
+    if "?" in split_url(base, ("https", "http"))[1]:
+        raise PinsError("argument", "the base of repositories must not have a query")
     url = f"{base.rstrip('/')}/{repository}/releases/latest/download/{ASSET}"
+    origin, path = _place(url)
     for _ in range(MAX_REDIRECTS + 1):
-        origin, path = split_url(url, ("https", "http"))
-        if origin.scheme == "http" and not origin.is_loopback:
-            raise PinsError("argument", "a release is fetched over https, over http only from this machine")
         context: Optional[ssl.SSLContext] = ssl.create_default_context() if origin.scheme == "https" else None
         connection = Connection.open(origin, context, deadline)
         try:
@@ -77,9 +88,14 @@ def fetch(repository: str, base: str, deadline: Deadline) -> Release:
         finally:
             connection.close()
         if answer.status in (301, 302, 303, 307, 308) and "location" in answer.headers:
-            url = urljoin(url, answer.headers["location"])
-            if origin.scheme == "https" and not url.startswith("https://"):
-                raise TransportError("redirect", f"{origin} redirects to another scheme than https")
+            try:
+                url = urljoin(url, answer.headers["location"])
+                target, path = _place(url)
+            except ValueError as error:
+                raise TransportError("redirect", f"{origin} redirects to what cannot be fetched: {error}") from error
+            if (origin.scheme, target.scheme) == ("https", "http"):
+                raise TransportError("redirect", f"{origin} redirects from https to http")
+            origin = target
             continue
         if answer.status != 200:
             raise TransportError("status", f"{origin} answered {answer.status} instead of the release")

@@ -48,6 +48,8 @@ class Session:
         self._context = any_server_context()
         self._connection: Optional[Connection] = None
         self._attestation: Optional[Attestation] = None
+        # Whether a connection to the attested key may be used.
+        self._is_verified = False
 
     @property
     def url(self) -> str:
@@ -106,18 +108,11 @@ class Session:
             KeyMismatchError, VerificationError, TransportError.
         """
         with self._lock:
-            deadline = Deadline(self._timeout)
             self._drop()
-            connection = self._open(deadline)
-            try:
-                attestation = self._verified(connection, deadline)
-                if not self._may_change_to(attestation.statement.rpc_spki_sha256):
-                    raise _changed()
-            except BaseException:
-                connection.close()
-                raise
-            self._connection, self._attestation = connection, attestation
-            return attestation
+            # If this fails, no request is sent before the KMS was verified.
+            self._is_verified = False
+            self._connected(Deadline(self._timeout))
+            return self.attestation
 
     def close(self) -> None:
         """Closes the connection. A later request opens a new one, to the same key."""
@@ -140,8 +135,16 @@ class Session:
     ) -> Response:
         with self._lock:
             deadline = Deadline(self._timeout)
+            kept = self._connection
             connection = self._connected(deadline)
-            answer = connection.request(method, path, deadline, body, headers, self._max_bytes)
+            try:
+                answer = connection.request(method, path, deadline, body, headers, self._max_bytes)
+            except TransportError as error:
+                # The server closed a kept connection as the request was written. A GET changes nothing twice.
+                if method != "GET" or connection is not kept or error.code != "unreachable":
+                    raise
+                connection = self._connected(deadline)
+                answer = connection.request(method, path, deadline, body, headers, self._max_bytes)
             if 300 <= answer.status < 400:
                 raise TransportError("redirect", f"{self._origin} redirects, which is not followed")
             return answer
@@ -154,37 +157,39 @@ class Session:
     def _open(self, deadline: Deadline) -> Connection:
         return Connection.open(self._origin, self._context, deadline)
 
-    def _may_change_to(self, spki_sha256: str) -> bool:
-        known = self._attestation
-        return (
-            known is None
-            or ROOT_PIN in self._pins
-            or hmac.compare_digest(known.statement.rpc_spki_sha256, spki_sha256)
-        )
-
     def _connected(self, deadline: Deadline) -> Connection:
-        """A connection to the attested key, kept or new."""
-        if self._connection is not None and self._connection.is_usable():
+        """A connection to the attested key, kept or new. If there is no such key yet, or the root CA is pinned and the key is
+        another one, the server of the new connection is verified first."""
+        if self._is_verified and self._connection is not None and self._connection.is_usable():
             return self._connection
         # Twice, because a server may close the connection on which it was verified.
         for _ in range(2):
             self._drop()
             connection = self._open(deadline)
             try:
-                shown = connection.spki_sha256()
-                if not hmac.compare_digest(shown, self.attestation.statement.rpc_spki_sha256):
-                    if not self._may_change_to(shown):
-                        raise _changed()
-                    self._attestation = self._verified(connection, deadline)
-                    if not connection.is_usable():
-                        connection.close()
-                        continue
+                was_verified = self._admit(connection, deadline)
             except BaseException:
                 connection.close()
                 raise
-            self._connection = connection
-            return connection
+            if was_verified or connection.is_usable():
+                self._connection = connection
+                return connection
+            connection.close()
         raise TransportError("unreachable", f"{self._origin} closes its connections")
+
+    def _admit(self, connection: Connection, deadline: Deadline) -> bool:
+        """Requires that this connection ends at the attested key. Returns whether it did without a verification."""
+        known = self._attestation
+        if known is not None:
+            shown = connection.spki_sha256()
+            is_same = hmac.compare_digest(shown, known.statement.rpc_spki_sha256)
+            if is_same and self._is_verified:
+                return True
+            if not is_same and ROOT_PIN not in self._pins:
+                raise _changed()
+        self._attestation = self._verified(connection, deadline)
+        self._is_verified = True
+        return False
 
     def _verified(self, connection: Connection, deadline: Deadline) -> Attestation:
         """Verifies the server of this connection, of which nothing is known yet. Sends it a nonce and nothing else."""

@@ -183,9 +183,33 @@ def _failure(error: BaseException, origin: Origin) -> TransportError:
         return TransportError("timeout", f"{origin} did not answer in time")
     if isinstance(error, ssl.SSLError):
         return TransportError("tls", f"no TLS connection to {origin}: {error.reason or error}")
-    if isinstance(error, http.client.HTTPException):
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         return TransportError("http", f"{origin} does not speak HTTP as expected: {type(error).__name__}")
     return TransportError("unreachable", f"no connection to {origin}: {error}")
+
+
+def _connect(origin: Origin, deadline: Deadline) -> socket.socket:
+    """A TCP connection to the first address of the host that accepts one."""
+    failed: OSError = OSError("the host has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        origin.host, origin.port, type=socket.SOCK_STREAM
+    ):
+        try:
+            found = socket.socket(family, kind, protocol)
+        except OSError as error:
+            failed = error
+            continue
+        try:
+            found.settimeout(deadline.remaining())
+            found.connect(address)
+            return found
+        except OSError as error:
+            found.close()
+            failed = error
+        except BaseException:
+            found.close()
+            raise
+    raise failed
 
 
 def any_server_context() -> ssl.SSLContext:
@@ -222,7 +246,7 @@ class Connection:
         """
         found: Optional[socket.socket] = None
         try:
-            found = socket.create_connection((origin.host, origin.port), timeout=deadline.remaining())
+            found = _connect(origin, deadline)
             certificate = None
             if context is not None:
                 wrapped = context.wrap_socket(
