@@ -34,7 +34,7 @@ pub use event::{Basis, Event, Subject, Why};
 pub use health::{FailureReason, Health, Reserve, Space};
 pub use kms_ledger::chain::LinkProblem;
 pub use kms_ledger::walk::{Chain, Damage};
-pub use ledger::{Head, Leaf, LegacySalts, LogKey, LogKeys, NodeId, Proven};
+pub use ledger::{Head, KeyChanged, Leaf, LegacySalts, LogKey, LogKeys, NodeId, Proven};
 pub use reader::Reader;
 pub use segments::{FileOfLog, files_of_log, segments};
 pub use sentence::{Record, RecordKey, printable};

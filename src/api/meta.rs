@@ -10,12 +10,12 @@ use tokio::sync::watch;
 use super::prepared::Prepared;
 use super::readiness::{Effect, Readiness, Report};
 use crate::admission::Foundation;
-use crate::audit::Audit;
+use crate::audit::{Audit, KeyChanged};
 use crate::config::Posture;
 use crate::keys::keyring::{EpochInfo, EpochTimes};
 use crate::lifecycle::Ready;
 use crate::metrics::Metrics;
-use crate::proto::{GetMetaResponse, RootEpochInfo};
+use crate::proto::{GetMetaResponse, LogKeyChange, RootEpochInfo};
 
 /// How often the authorization backend is asked for its description.
 const ASK_EVERY: Duration = Duration::from_secs(10);
@@ -130,6 +130,7 @@ impl Meta {
         if let Some(head) = self.audit.head() {
             shown.log_key = head.key.to_string();
             shown.log_key_signature = head.vouching.to_vec();
+            shown.log_key_changes = head.key_changes.iter().map(log_key_change).collect();
         }
         if let Some((info, age)) = known {
             shown.gateway_app_id.clone_from(&info.gateway_app_id);
@@ -156,9 +157,9 @@ impl Meta {
         }
         let shown = |epoch: EpochInfo| {
             let known = known.iter().find(|known| known.number == epoch.epoch.0);
-            let signature = match known {
-                Some(known) => known.signature.clone(),
-                None => self.ready.root_epoch_statement(&epoch),
+            let (signature, older_signature) = match known {
+                Some(known) => (known.signature.clone(), known.older_signature.clone()),
+                None => (self.ready.root_epoch_statement(&epoch), self.ready.older_root_statement(&epoch)),
             };
             let EpochTimes { prepared_at, activate_at, retired_at, destroyed_at } = epoch.times;
             RootEpochInfo {
@@ -171,9 +172,22 @@ impl Meta {
                 retired_at,
                 destroyed_at,
                 signature,
+                older_signature,
             }
         };
         self.ready.epochs().into_iter().map(shown).collect()
+    }
+}
+
+/// A change of the log's key. Its hexadecimal fields are written by this program.
+fn log_key_change(change: &KeyChanged) -> LogKeyChange {
+    let bytes = |hexadecimal: &str| hex::decode(hexadecimal).unwrap_or_default();
+    LogKeyChange {
+        earlier_key: change.previous.clone(),
+        earlier_signature: bytes(&change.previous_statement),
+        key: change.key.clone(),
+        signature: bytes(&change.statement),
+        endorsement: change.endorsement.as_deref().map(bytes).unwrap_or_default(),
     }
 }
 

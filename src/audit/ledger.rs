@@ -29,12 +29,12 @@ use super::segments;
 use crate::keys::statement::log_key_signer;
 
 pub use legacy::LegacySalts;
-pub use node::NodeId;
+pub use node::{KeyChanged, NodeId};
 pub use published::Proven;
 pub(super) use published::Published;
 
 use memory::Memory;
-use node::{KeyChanged, Node, Renamed};
+use node::{Node, Renamed};
 use published::Reader;
 
 /// The file of the log's key and of the root key's signature over it, in the directory of the tree.
@@ -117,6 +117,8 @@ pub struct Head {
     pub key: Arc<str>,
     /// The root secp256k1 key's signature over it.
     pub vouching: [u8; 65],
+    /// The newest changes of that key, the oldest first.
+    pub key_changes: Arc<[KeyChanged]>,
 }
 
 /// A proof that a record is in the signed tree.
@@ -203,7 +205,7 @@ impl Ledger {
             node::save(&segments::node_name(path), &node)?;
         }
         write_key(&directory.join(KEY), &key)?;
-        let head = Arc::new(head(&tree, &key)?);
+        let head = Arc::new(head(&tree, &key, node.changes().into())?);
         let is_kept = !is_new && memory.is_beside_node();
         memory.write(&head.checkpoint)?;
         if !is_kept {
@@ -234,7 +236,7 @@ impl Ledger {
     pub(super) fn announced(&mut self, path: &Path) -> io::Result<()> {
         match self.node.renamed.take() {
             Some(_) => {}
-            None => self.node.key_changed = None,
+            None => self.node.keep_change(),
         }
         node::save(&segments::node_name(path), &self.node)
     }
@@ -249,7 +251,7 @@ impl Ledger {
     /// Counts them, now that they are on the disk, and signs.
     pub(super) fn commit(&mut self, staged: Staged) -> Result<(), LedgerError> {
         self.tree.commit(staged);
-        let head = head(&self.tree, &self.key)?;
+        let head = head(&self.tree, &self.key, Arc::clone(&self.head.key_changes))?;
         self.memory.write(&head.checkpoint)?;
         self.head = Arc::new(head);
         self.published.set(Arc::clone(&self.head));
@@ -407,10 +409,10 @@ fn key_changed(file: &Path, pending: Option<&KeyChanged>, key: &LogKey) -> Optio
     })
 }
 
-fn head(tree: &Tree, key: &LogKey) -> io::Result<Head> {
+fn head(tree: &Tree, key: &LogKey, key_changes: Arc<[KeyChanged]>) -> io::Result<Head> {
     let checkpoint = key.signing.sign_checkpoint(&Checkpoint::new(key.origin()?, tree.size(), tree.root()));
     let (checkpoint, key_text) = (Arc::from(checkpoint), Arc::from(key.signing.verifying_key().to_string()));
-    Ok(Head { size: tree.size(), checkpoint, key: key_text, vouching: key.vouching })
+    Ok(Head { size: tree.size(), checkpoint, key: key_text, vouching: key.vouching, key_changes })
 }
 
 #[cfg(test)]

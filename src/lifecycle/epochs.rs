@@ -105,6 +105,17 @@ impl Ready {
         kept.map_or_else(Vec::new, |kept| kept.signature.to_vec())
     }
 
+    /// What an older root states of the public keys of an epoch that is not that of the identity, where it is kept and
+    /// [`Ready::root_epoch_statement`] is another one; empty otherwise. One who pinned a root of long ago follows from epoch to
+    /// epoch with these.
+    pub fn older_root_statement(&self, epoch: &EpochInfo) -> Vec<u8> {
+        let keyring = self.keyring.load();
+        let kept = keyring.epoch(epoch.epoch).and_then(|epoch| epoch.statement());
+        let is_other = epoch.epoch != self.identity.epoch();
+        kept.filter(|kept| is_other && kept.by != self.identity.epoch())
+            .map_or_else(Vec::new, |kept| kept.signature.to_vec())
+    }
+
     /// Whether apps may get keys of an epoch at `now`, Unix seconds.
     ///
     /// # Errors

@@ -14,7 +14,7 @@
 //! | [`proto`], [`text`] | the messages; error texts with their causes |
 //!
 //! It links no server, no policy and no CA. The feature `proof` adds what deployers and relying parties
-//! verify (`statement`, `root_epochs`, `environment`, `proof`, `receipt`, `ledger`); fetching keys does not need it. The program
+//! verify (`statement`, `root_epochs`, `environment`, `proof`, `receipt`, `ledger`, `log_keys`); fetching keys does not need it. The program
 //! `kmsctl` is a crate of its own.
 //!
 //! ```no_run
@@ -42,6 +42,8 @@ pub mod event_stream;
 pub mod identity;
 #[cfg(feature = "proof")]
 pub mod ledger;
+#[cfg(feature = "proof")]
+pub mod log_keys;
 pub mod operator;
 #[cfg(feature = "proof")]
 pub mod proof;

@@ -161,7 +161,17 @@ impl Connection {
 
     /// The key to which a deployer encrypts the environment of an app. Needs no credentials.
     pub async fn app_env_encrypt_pub_key(&self, app_id: &[u8]) -> Result<PublicKeyResponse, CallError> {
-        self.call("GetAppEnvEncryptPubKey", &AppId { app_id: app_id.to_vec(), ..Default::default() }).await
+        self.app_env_encrypt_pub_key_of(app_id, None).await
+    }
+
+    /// The same, of a root epoch.
+    pub async fn app_env_encrypt_pub_key_of(
+        &self,
+        app_id: &[u8],
+        root_epoch: Option<u32>,
+    ) -> Result<PublicKeyResponse, CallError> {
+        let request = AppId { app_id: app_id.to_vec(), root_epoch, ..Default::default() };
+        self.call("GetAppEnvEncryptPubKey", &request).await
     }
 
     /// The keys of the app that the client certificate of this connection proves.

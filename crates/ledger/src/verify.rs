@@ -564,8 +564,8 @@ impl<'a> TreeCheck<'a> {
     }
 }
 
+/// What counts here of the file: what else the KMS keeps in it, its records say.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Node {
     node: String,
     first: u64,

@@ -9,7 +9,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 /// Maximum length of the file, bytes.
-const MAX_FILE: u64 = 4096;
+const MAX_FILE: u64 = 32 << 10;
+
+/// Changes of the log's key that are kept here, the newest ones. All are in the log.
+const MAX_CHANGES: usize = 8;
 
 /// The name of a node in the origin of its log: 16 hex digits, random.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub(super) struct Node {
     pub(super) renamed: Option<Renamed>,
     /// The change of the log's key, until the log has a record of it.
     pub(super) key_changed: Option<KeyChanged>,
+    /// The newest changes of the log's key that are recorded, the oldest first, for those who know an earlier key.
+    pub(super) key_changes: Vec<KeyChanged>,
 }
 
 /// The newest checkpoint under the log's old name.
@@ -59,13 +64,18 @@ pub(super) struct Renamed {
 /// The log's old key and its new one, with the statements of root keys, hex.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct KeyChanged {
-    pub(super) previous: String,
-    pub(super) previous_statement: String,
-    pub(super) key: String,
-    pub(super) statement: String,
+pub struct KeyChanged {
+    /// The verifier key before.
+    pub previous: String,
+    /// A root key's signature over it.
+    pub previous_statement: String,
+    /// The verifier key from there on.
+    pub key: String,
+    /// A root key's signature over it.
+    pub statement: String,
+    /// The signature over it of the root key that signed the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) endorsement: Option<String>,
+    pub endorsement: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -77,12 +87,27 @@ struct Stored {
     renamed: Option<Renamed>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_changed: Option<KeyChanged>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    key_changes: Vec<KeyChanged>,
 }
 
 impl Node {
     /// A new name, for a log whose first record has this number.
     pub(super) fn new(first: Option<u64>) -> Self {
-        Self { id: NodeId::random(), first: first.unwrap_or(1), renamed: None, key_changed: None }
+        let (id, first) = (NodeId::random(), first.unwrap_or(1));
+        Self { id, first, renamed: None, key_changed: None, key_changes: Vec::new() }
+    }
+
+    /// The change of the log's key is recorded.
+    pub(super) fn keep_change(&mut self) {
+        self.key_changes.extend(self.key_changed.take());
+        let old = self.key_changes.len().saturating_sub(MAX_CHANGES);
+        self.key_changes.drain(..old);
+    }
+
+    /// The newest changes of the log's key, the oldest first, also one that is not recorded yet.
+    pub(super) fn changes(&self) -> Vec<KeyChanged> {
+        self.key_changes.iter().chain(&self.key_changed).cloned().collect()
     }
 }
 
@@ -93,8 +118,8 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Node>> {
         Ok(_) => {
             let stored: Stored = serde_json::from_str(&text).map_err(io::Error::from)?;
             let id = NodeId::parse(&stored.node).ok_or(io::ErrorKind::InvalidData)?;
-            let Stored { first, renamed, key_changed, .. } = stored;
-            Ok(Some(Node { id, first: first.max(1), renamed, key_changed }))
+            let Stored { first, renamed, key_changed, key_changes, .. } = stored;
+            Ok(Some(Node { id, first: first.max(1), renamed, key_changed, key_changes }))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -103,9 +128,10 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Node>> {
 
 /// Creates or replaces the file. It is on the disk when this returns.
 pub(super) fn save(path: &Path, node: &Node) -> io::Result<()> {
-    let Node { id, first, renamed, key_changed } = node;
+    let Node { id, first, renamed, key_changed, key_changes } = node;
     let (renamed, key_changed) = (renamed.clone(), key_changed.clone());
-    let stored = Stored { node: id.to_string(), first: *first, renamed, key_changed };
+    let key_changes = key_changes.clone();
+    let stored = Stored { node: id.to_string(), first: *first, renamed, key_changed, key_changes };
     write(path, &serde_json::to_string(&stored)?)
 }
 

@@ -139,19 +139,42 @@ impl Examination<'_> {
 
     fn root_pin(&mut self, root: Option<&Root>) {
         let Some(root) = root else { return self.not_checked(Check::RootPin, "there is no root") };
-        let matches = match &self.pins.root {
-            None => {
-                let print = hex::encode(Sha256::digest(&root.spki));
-                return self.not_checked(Check::RootPin, format!("nothing is pinned; SPKI SHA-256 {print}"));
-            }
-            Some(RootPin::Spki(pinned)) => *pinned == root.spki,
-            Some(RootPin::Sha256(pinned)) => pinned[..] == Sha256::digest(&root.spki)[..],
+        let Some(pin) = &self.pins.root else {
+            let print = hex::encode(Sha256::digest(&root.spki));
+            return self.not_checked(Check::RootPin, format!("nothing is pinned; SPKI SHA-256 {print}"));
         };
-        if matches {
-            self.passed(Check::RootPin, "the public key of the root CA is the pinned one");
-        } else {
-            self.failed(Check::RootPin, "the root CA has another public key than the pinned one");
+        if pin.is(&root.spki) {
+            return self.passed(Check::RootPin, "the public key of the root CA is the pinned one");
         }
+        match self.older_root(pin, root) {
+            Ok(detail) => self.passed(Check::RootPin, detail),
+            Err(why) => {
+                self.failed(
+                    Check::RootPin,
+                    format!("the root CA has another public key than the pinned one{why}"),
+                );
+            }
+        }
+    }
+
+    /// How the pinned root CA, if it is that of an older epoch, leads to this one. Root CAs state nothing: the secp256k1 key of
+    /// the epoch does, which must be pinned too.
+    fn older_root(&self, pin: &RootPin, root: &Root) -> Result<String, String> {
+        let epochs = self.answers.meta.as_ref().map_or(&[][..], |meta| &meta.epochs);
+        let Some(older) = epochs.iter().find(|epoch| pin.is(&epoch.ca_pubkey)) else {
+            return Err(String::new());
+        };
+        let number = older.number;
+        let Some(known) = self.pins.k256.filter(|known| older.k256_pubkey == known.as_bytes()) else {
+            return Err(format!(
+                ": the KMS lists it as that of root epoch {number}; pin the k256 key of that epoch too, which may state this one"
+            ));
+        };
+        let epoch = self.followed(&known, Some(&root.spki)).map_err(|problem| format!(": {problem}"))?;
+        Ok(format!(
+            "the root CA of root epoch {number} is pinned, whose k256 key states this one, that of root epoch {}",
+            epoch.number
+        ))
     }
 }
 

@@ -6,6 +6,7 @@ use kms_attest::identity::AppId;
 use kms_attest::ra_tls;
 
 use super::answers::{Answers, EnvKeyAnswer, Quote};
+use crate::proto::GetMetaResponse;
 use crate::{Connection, KmsUrl, Trust, text};
 
 /// Collects the responses. A missing one is recorded with its reason. `app_id` is the app whose public key is
@@ -28,7 +29,8 @@ pub async fn gather(url: &KmsUrl, collateral: &CollateralCache, app_id: AppId) -
         Ok(meta) => answers.meta = Some(meta),
         Err(error) => answers.is_missing("meta", text::causes(&error)),
     }
-    match connection.app_env_encrypt_pub_key(app_id.as_ref()).await {
+    let epoch = answers.meta.as_ref().and_then(identity_epoch);
+    match connection.app_env_encrypt_pub_key_of(app_id.as_ref(), epoch).await {
         Ok(answer) => answers.env_key = Some(EnvKeyAnswer::new(app_id, answer)),
         Err(error) => answers.is_missing("env_key", text::causes(&error)),
     }
@@ -42,6 +44,12 @@ pub async fn gather(url: &KmsUrl, collateral: &CollateralCache, app_id: AppId) -
         fetch(&mut answers, collateral, Quote::Bootstrap, &evidence).await;
     }
     answers
+}
+
+/// The epoch of the root key of the KMS, if it is not the first: then keys of epoch 0 may not be readable any more.
+fn identity_epoch(meta: &GetMetaResponse) -> Option<u32> {
+    let epoch = meta.epochs.iter().find(|epoch| epoch.k256_pubkey == meta.k256_pubkey)?;
+    Some(epoch.number).filter(|number| *number > 0)
 }
 
 async fn fetch(answers: &mut Answers, collateral: &CollateralCache, quote: Quote, evidence: &Evidence) {

@@ -5,6 +5,7 @@ use kms_attest::platform::tdx::image::lite;
 use kms_attest::verify::Verified;
 use kms_attest::vm_config::{TdxAttestationVariant, VmConfig};
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::statement::Signer;
 
@@ -56,6 +57,16 @@ pub enum RootPin {
     Spki(Vec<u8>),
     /// Its SHA-256.
     Sha256([u8; 32]),
+}
+
+impl RootPin {
+    /// Whether the pinned key is this one, SubjectPublicKeyInfo DER.
+    pub fn is(&self, spki: &[u8]) -> bool {
+        match self {
+            Self::Spki(pinned) => pinned == spki,
+            Self::Sha256(pinned) => pinned[..] == Sha256::digest(spki)[..],
+        }
+    }
 }
 
 /// The public part of the keys that an app received.

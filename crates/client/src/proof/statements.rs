@@ -12,6 +12,7 @@ use crate::environment::EnvKey;
 use crate::environment::key::MAX_AHEAD_SECONDS;
 use crate::proto::BootstrapResponse;
 use crate::receipt::shown_log;
+use crate::root_epochs::{StatedEpoch, follow};
 use crate::statement::{Signer, app_key_signer, bootstrap_report_data};
 
 impl Examination<'_> {
@@ -26,12 +27,22 @@ impl Examination<'_> {
             return None;
         };
         if let Some(pinned) = self.pins.k256 {
-            if pinned != k256 {
-                self.failed(Check::K256Attested, format!("k256_pubkey is {k256}, pinned is {pinned}"));
-                return Some(k256);
-            }
+            let followed = match pinned == k256 {
+                true => String::new(),
+                false => match self.followed(&pinned, root_spki) {
+                    Ok(epoch) => format!(": it states this one, that of root epoch {}", epoch.number),
+                    Err(problem) => {
+                        let detail = format!("k256_pubkey is {k256}, pinned is {pinned}: {problem}");
+                        self.failed(Check::K256Attested, detail);
+                        return Some(k256);
+                    }
+                },
+            };
+            let known =
+                if followed.is_empty() { "pinned" } else { "the key of an older root epoch is pinned" };
             if meta.bootstrap_info.is_none() {
-                self.passed(Check::K256Attested, "pinned; this KMS shows no bootstrap statement");
+                let detail = format!("{known}{followed}; this KMS shows no bootstrap statement");
+                self.passed(Check::K256Attested, detail);
                 return Some(k256);
             }
         }
@@ -41,8 +52,11 @@ impl Examination<'_> {
             return Some(k256);
         };
         match self.bootstrap(info, k256, root_spki) {
-            Ok(status) => {
-                let detail = format!("attested with the root CA where both were made, TCB {status}");
+            Ok((status, older)) => {
+                let older = older.map_or_else(String::new, |older| {
+                    format!("; the key of an older root epoch was, and states that of root epoch {older}")
+                });
+                let detail = format!("attested with the root CA where both were made, TCB {status}{older}");
                 self.passed(Check::K256Attested, detail);
             }
             Err((outcome, problem)) => self.note(Check::K256Attested, outcome, problem),
@@ -50,19 +64,37 @@ impl Examination<'_> {
         Some(k256)
     }
 
-    /// The TCB status of the platform that attested the new keys.
+    /// The root epoch of the KMS, to whose keys an older root key that is `known` leads.
+    pub(super) fn followed(&self, known: &Signer, root_spki: Option<&[u8]>) -> Result<StatedEpoch, String> {
+        let meta = self.answers.meta.as_ref().ok_or("there is no GetMeta")?;
+        let epoch = follow(meta, known).map_err(|error| error.to_string())?;
+        match root_spki {
+            Some(root) if root == epoch.ca_spki => Ok(epoch),
+            Some(_) => Err(format!("the older key states another root CA of root epoch {}", epoch.number)),
+            None => Err("there is no root".to_owned()),
+        }
+    }
+
+    /// The TCB status of the platform that attested the new keys, and the root epoch to which they lead if they are those of an
+    /// older one.
     fn bootstrap(
         &self,
         info: &BootstrapResponse,
         k256: Signer,
         root_spki: Option<&[u8]>,
-    ) -> Result<String, (Outcome, String)> {
+    ) -> Result<(String, Option<u32>), (Outcome, String)> {
         let failed = |problem: String| (Outcome::Failed, problem);
+        let (mut made, mut leads_to) = (k256, None);
         if info.k256_pubkey != k256.as_bytes() {
-            return Err(failed("bootstrap_info is about another k256 key than GetMeta".to_owned()));
+            let other =
+                |why: &str| failed(format!("bootstrap_info is about another k256 key than GetMeta{why}"));
+            made = Signer::try_from(info.k256_pubkey.as_slice()).map_err(|_| other(", which is not one"))?;
+            let epoch = self.followed(&made, root_spki).map_err(|problem| other(&format!(": {problem}")))?;
+            leads_to = Some(epoch.number);
         }
         match root_spki {
             None => return Err((Outcome::NotChecked, "there is no root".to_owned())),
+            Some(_) if leads_to.is_some() => {}
             Some(root) if root != info.ca_pubkey => {
                 return Err(failed("bootstrap_info is about another root CA".to_owned()));
             }
@@ -74,7 +106,7 @@ impl Examination<'_> {
             ));
         }
         let evidence = Evidence::decode(&info.attestation).map_err(|error| failed(error.to_string()))?;
-        let verified = self.bootstrap_evidence(&evidence, &info.ca_pubkey, k256)?;
+        let verified = self.bootstrap_evidence(&evidence, &info.ca_pubkey, made)?;
         let status = verified.tcb_status().to_owned();
         let accepted = self.pins.bootstrap_tcb.as_ref().unwrap_or(&self.pins.tcb);
         if !accepted.contains(&status) {
@@ -101,7 +133,7 @@ impl Examination<'_> {
             pins::find(&self.pins.identities, &shown, pins::image_proof(&verified))
                 .map_err(|difference| failed(format!("the keys were made by {difference}")))?;
         }
-        Ok(status)
+        Ok((status, leads_to))
     }
 
     fn bootstrap_evidence(
