@@ -19,8 +19,12 @@ use kms_attest::binding::ReportData;
 use kms_attest::certificate;
 use kms_attest::identity::AppId;
 use kms_attest::p256::P256Key;
-use kms_client::root_epochs::stated_epoch;
+use kms_client::log_keys::earlier_keys;
+use kms_client::receipt::shown_log;
+use kms_client::root_epochs::{follow, stated_epoch};
 use kms_client::statement::{Signer, app_key_signer, env_key_signer, root_epoch_signer};
+use kms_ledger::proof::ConsistencyProof;
+use kms_ledger::store::TileFiles;
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 
@@ -173,6 +177,62 @@ async fn who_pinned_the_root_of_epoch_0_can_follow_after_the_identity_has_moved(
     let shown = &after.epochs[1];
     assert_eq!(root_epoch_signer(1, &new.ca_spki, &new.signer, &shown.signature), Ok(pinned));
     assert_eq!(stated_epoch(&after, 1).expect("its own root").signer, new.signer);
+}
+
+/// The checkpoint that the KMS shows.
+async fn checkpoint(world: &World) -> Vec<u8> {
+    let answer = world.caller().get("/log/checkpoint").await;
+    assert_eq!(answer.status, 200);
+    answer.body.into()
+}
+
+#[tokio::test]
+async fn a_log_goes_on_as_the_same_tree_when_its_key_changes() {
+    let (mut world, app) = rotated_world().await;
+    says(&world, &app, &json!({ "rootEpoch": "current" }));
+    let released = async |world: &World| {
+        let keys: AppKeyResponse = guest(world, &app).await.json("GetAppKey", json!({})).await.message();
+        keys.receipt.clone().expect("a receipt")
+    };
+    let old_receipt = released(&world).await;
+    let before = meta(&world).await;
+    let pinned = Signer::try_from(before.k256_pubkey.as_slice()).expect("a key");
+    let (old_log, _) = shown_log(&before).expect("a log");
+    let pin = checkpoint(&world).await;
+    assert!(before.log_key_changes.is_empty());
+
+    let stopped = Stopped::of(&mut world).await;
+    stopped.retire(0).await;
+    drop(stopped);
+    // The second start has nothing new to say.
+    for start in 1..=2 {
+        world.start().await.expect("it starts again");
+        let receipt = released(&world).await;
+        let after = meta(&world).await;
+        let (log, signer) = shown_log(&after).expect("a log");
+        assert_ne!(log, old_log);
+        assert_eq!(log.origin(), old_log.origin(), "the same log");
+        assert_eq!(signer.as_bytes().as_slice(), after.k256_pubkey);
+        assert_eq!(follow(&after, &pinned).expect("the old root states the new one").signer, signer);
+        let earlier = earlier_keys(&after).expect("a log");
+        let [earlier] = &earlier[..] else { panic!("start {start}: {earlier:?}") };
+        assert_eq!((&earlier.log, earlier.root_key), (&old_log, pinned));
+
+        // What the old key signed is the beginning of what the new key signs.
+        assert!(log.open(&pin, &[]).is_err());
+        let old = earlier.log.open(&pin, &[]).expect("the old key signed it").checkpoint().clone();
+        let new =
+            log.open(&checkpoint(&world).await, &[]).expect("the new key signed it").checkpoint().clone();
+        let files = TileFiles::new(&world.key_file("audit.tree"));
+        let proof = ConsistencyProof::build(&files.hashes(new.size), old.size, new.size).expect("a proof");
+        proof.verify((old.size, &old.root), (new.size, &new.root)).expect("the same tree");
+        assert!(new.size > old.size);
+        kms_client::receipt::verify(&receipt, &after, &signer).expect("a receipt of the new key");
+        kms_client::receipt::verify(&old_receipt, &before, &pinned).expect("a receipt of the old key");
+        assert_eq!(world.audited("log_key_changed").len(), 1, "start {start}");
+    }
+    let changed = &world.audited("log_key_changed")[0];
+    assert_eq!(changed["previous"], before.log_key);
 }
 
 #[tokio::test]

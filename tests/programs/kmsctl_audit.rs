@@ -300,6 +300,75 @@ async fn an_auditor_verifies_and_watches_the_log_of_a_running_kms() {
 }
 
 #[tokio::test]
+async fn who_pinned_the_old_root_follows_a_kms_to_the_new_one() {
+    let mut world = world().await;
+    let admin = world.admin_address().await;
+    world.configure(&format!(
+        "[core.admin]\nauth_token = \"{TOKEN}\"\nport = {}\n[rpc]\nport = {}",
+        admin.port(),
+        free_port()
+    ));
+    world.start().await.expect("the KMS starts");
+    let desk = desk(&world).await;
+    released(&world, 3).await;
+    let meta: Value = world.caller().json("GetMeta", json!({})).await.value();
+    let root = meta["k256_pubkey"].as_str().expect("a key").to_owned();
+    let url = format!("https://localhost:{}", world.address().port());
+    let audit = ["audit", "verify", &url, "--k256-pubkey", &root];
+    desk.json(0, &[&audit[..], &["--save-checkpoint", "early"]].concat()).await;
+    let watch = ["audit", "watch", &url, "--once", "--state", "state"];
+    desk.json(0, &[&watch[..], &["--k256-pubkey", &root]].concat()).await;
+    let plain = ["verify", &url, "--dangerous-root", "root.der"];
+    let spki = desk.run(&[&plain[..], &["--json"]].concat()).await;
+    let spki: Value = serde_json::from_str(&spki.out).expect("JSON");
+    let spki = spki["root_spki"].as_str().expect("a root").to_owned();
+    let pinned = [&plain[..], &["--root-spki", &spki, "--k256-pubkey", &root]].concat();
+    let steps = ["root_pin", "k256_attested", "app_key_chain", "log_key"];
+    let outcomes = |report: &Value| {
+        let outcome = |name: &&str| {
+            let found = report["steps"].as_array().expect("steps").iter().find(|step| step["step"] == *name);
+            let found = found.unwrap_or_else(|| panic!("no {name}: {report}"));
+            (
+                found["outcome"].as_str().expect("text").to_owned(),
+                found["detail"].as_str().expect("text").to_owned(),
+            )
+        };
+        steps.iter().map(outcome).collect::<Vec<_>>()
+    };
+    let report = desk.json(0, &pinned).await;
+    assert!(outcomes(&report).iter().all(|(outcome, _)| outcome == "passed"), "{report}");
+
+    for change in [&["prepare"][..], &["activate", "1"], &["retire", "0", "--yes"]] {
+        let ran = desk.run(&[&["epoch"], change].concat()).await;
+        assert_eq!(ran.code, 0, "{change:?}: {}", ran.text());
+    }
+    world.start().await.expect("it starts again");
+    let report = desk.json(0, &pinned).await;
+    let outcomes = outcomes(&report);
+    assert!(outcomes.iter().all(|(outcome, _)| outcome == "passed"), "{report}");
+    assert!(outcomes[0].1.contains("the root CA of root epoch 0 is pinned"), "{report}");
+    assert_ne!(report["k256_pubkey"], json!(root));
+    // One who pinned the root CA alone is told what else is needed, and a stranger's key leads nowhere.
+    let ca_only = desk.run(&[&plain[..], &["--root-spki", &spki]].concat()).await;
+    assert!(
+        ca_only.code == 4 && ca_only.text().contains("pin the k256 key of that epoch too"),
+        "{}",
+        ca_only.text()
+    );
+    let other = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
+    let foreign = desk.run(&[&plain[..], &["--k256-pubkey", other]].concat()).await;
+    assert!(foreign.code == 4 && foreign.text().contains("no statement of an older root key"), "{}", foreign.text());
+
+    let report = desk.json(0, &[&audit[..], &["--pin", "early"]].concat()).await;
+    assert_eq!(report["earlier_log_keys"], json!([meta["log_key"]]));
+    let unknown = desk.run(&["audit", "verify", &url, "--pin", "early"]).await;
+    assert!(unknown.code == 4 && unknown.err.contains("name the root key"), "{}", unknown.text());
+    assert_eq!(desk.json(0, &watch).await["logs"][0]["standing"], "grown");
+    let certs = world.key_file("").display().to_string();
+    desk.json(0, &["audit", "verify", &certs, "--k256-pubkey", &root, "--pin", "early"]).await;
+}
+
+#[tokio::test]
 async fn an_auditor_exports_events_that_can_be_verified() {
     let world = world().await;
     let desk = desk(&world).await;

@@ -72,6 +72,53 @@ async fn another_key_is_never_believed() {
 }
 
 #[tokio::test]
+async fn a_new_key_of_the_log_is_followed_from_what_was_kept_under_the_key_before() {
+    let desk = Desk::default();
+    desk.write("pin", FakeLog::of(300).note());
+    desk.write("receipt", receipt(&FakeLog::of(300), 17).to_string());
+    let good = FakeLog::of(400).renewed();
+    let server = LogServer::start(good.clone()).await;
+    desk.write("root.pem", &server.server.authority.root_pem);
+    let (url, first_key) = (server.url(), FakeLog::of(1).key_text());
+    let [old, new, other] = [7, 8, 9].map(|seed| RootKey::new(seed).public().to_string());
+    let run = async |more: &[&str]| {
+        desk.run(&[&["audit", "verify", &url, "--quick", "--json"], more].concat()).await
+    };
+    let kept = ["--pin", "pin", "--receipt", "receipt"];
+    let by_new = [&kept[..], &["--k256-pubkey", &new]].concat();
+    let report = run(&by_new).await.expect(0).json();
+    assert_eq!(report["earlier_log_keys"], serde_json::json!([first_key]));
+    assert_eq!(report["pin"]["size"], 300);
+    run(&[&kept[..], &["--root-ca", "root.pem"]].concat()).await.expect(0);
+    run(&["--log-key", &first_key, "--k256-pubkey", &new]).await.expect(0);
+    // Who pinned the old root follows only if it has stated the new one.
+    let by_old = [&kept[..], &["--k256-pubkey", &old]].concat();
+    finds(run(&by_old).await, "not by --k256-pubkey");
+    server.alter(|log| log.stated_by = Some(7));
+    let report = run(&by_old).await.expect(0).json();
+    assert_eq!(report["log_key_believed_because"], "signed by a root key that --k256-pubkey states");
+    run(&["--log-key", &first_key, "--k256-pubkey", &old]).await.expect(0);
+    finds(run(&["--k256-pubkey", &other]).await, "not by --k256-pubkey");
+    server.alter(|log| log.stated_by = Some(9));
+    finds(run(&by_old).await, "to which the known root key does not lead");
+
+    // A root key of somebody else can vouch for the same: without a known one nothing is believed.
+    finds(run(&["--pin", "pin"]).await, "name the root key that vouches for that");
+    finds(run(&["--log-key", &first_key]).await, "name the root key that says so");
+    // What the root keys do not vouch for is another log, and a fork is one under any key.
+    for endorsed_by in [None, Some(9)] {
+        server.alter(|log| log.changes[0].endorsed_by = endorsed_by);
+        finds(run(&["--pin", "pin", "--k256-pubkey", &new]).await, "--pin");
+        finds(run(&["--receipt", "receipt", "--k256-pubkey", &new]).await, "the receipt");
+        finds(run(&["--log-key", &first_key, "--k256-pubkey", &new]).await, "another log");
+    }
+    server.set(FakeLog::of(400).with_other(200).renewed());
+    finds(run(&["--pin", "pin", "--k256-pubkey", &new]).await, "it was forked");
+    server.set(FakeLog::of(299).renewed());
+    finds(run(&["--pin", "pin", "--k256-pubkey", &new]).await, "the log has 299 leaves and had 300");
+}
+
+#[tokio::test]
 async fn every_altered_tile_is_found() {
     let server = LogServer::start(FakeLog::of(70_000)).await;
     let desk = Desk::default();

@@ -252,8 +252,13 @@ fn prove(names: &Names, verified: &Verified, receipt: &ProofFile) -> Outcome<Pro
     };
     let tree = verified.tree.as_ref().ok_or_else(|| unproven(&"the log is not signed"))?;
     let log = Log::of_key(tree.key.key.clone()).map_err(|error| unproven(&error))?;
+    let earlier =
+        || verified.key_changes.iter().filter_map(|change| Log::of_key(change.previous.parse().ok()?).ok());
     let entry = receipt.extra.as_ref().ok_or_else(|| unproven(&"it is without its record (extra)"))?;
-    let signed = receipt.verify(entry, &log, &[]).map_err(|error| unproven(&error))?;
+    let signed = receipt
+        .verify(entry, &log, &[])
+        .or_else(|error| earlier().find_map(|log| receipt.verify(entry, &log, &[]).ok()).ok_or(error));
+    let signed = signed.map_err(|error| unproven(&error))?;
     let checkpoint = &tree.checkpoint;
     let hashes = TileFiles::new(&names.tree("")).hashes(checkpoint.size);
     begins_with(&hashes, checkpoint, signed.checkpoint())

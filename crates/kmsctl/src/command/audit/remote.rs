@@ -53,9 +53,7 @@ impl Remote<'_> {
         let shown = self.source.open(self.url, self.known.log_key.as_slice(), elsewhere).await?;
         let note = shown.files.checkpoint().await.map_err(|error| Failure::from(error).about(self.url))?;
         let signed = self.open(&shown, &note)?;
-        let pin = pin.map(|pin| shown.log.open(&pin, &[])).transpose();
-        let pin = pin.map_err(|error| self.unproven(format_args!("--pin: {error}")))?;
-        let pin = pin.map(|pin| pin.checkpoint().clone());
+        let pin = pin.map(|pin| self.open_pin(&shown, &pin)).transpose()?;
         progress.now("verifying the tree");
         let failed = |error| failure(self.url, error);
         let tree = Tree::open(&shown.files, signed.checkpoint()).await.map_err(failed)?;
@@ -99,11 +97,37 @@ impl Remote<'_> {
         }
     }
 
+    /// The kept checkpoint, signed with the key of the log or with one that it had before.
+    fn open_pin(&self, shown: &Shown, note: &[u8]) -> Outcome<Checkpoint> {
+        let mut opened = shown.logs().map(|log| log.open(note, &[]));
+        let first = opened.next();
+        if let Some(signed) = opened.find_map(Result::ok) {
+            return Ok(signed.checkpoint().clone());
+        }
+        let error = match first {
+            Some(Ok(signed)) => return Ok(signed.checkpoint().clone()),
+            Some(Err(error)) => error.to_string(),
+            None => String::new(),
+        };
+        let is_older = shown.claimed.iter().any(|earlier| earlier.log.open(note, &[]).is_ok());
+        Err(match is_older {
+            true => self.unproven(
+                "--pin: it is signed with a key that the log had before, as this server says; name the root key that \
+                 vouches for that (--k256-pubkey), or the root CA of the KMS (--root-ca)",
+            ),
+            false => self.unproven(format_args!("--pin: {error}")),
+        })
+    }
+
     /// The place of the receipt's record, which is in the tree.
     async fn prove(&self, shown: &Shown, tree: &Tree<'_>, receipt: &ProofFile) -> Outcome<u64> {
         let unproven = |error: &dyn std::fmt::Display| self.unproven(format_args!("the receipt: {error}"));
         let entry = receipt.extra.as_ref().ok_or_else(|| unproven(&"it is without its record (extra)"))?;
-        let signed = receipt.verify(entry, &shown.log, &[]).map_err(|error| unproven(&error))?;
+        let verified = receipt.verify(entry, &shown.log, &[]).or_else(|error| {
+            // A key that the log had before may have signed it.
+            shown.logs().find_map(|log| receipt.verify(entry, log, &[]).ok()).ok_or(error)
+        });
+        let signed = verified.map_err(|error| unproven(&error))?;
         let failed = |error| failure(self.url, error).about("the receipt");
         tree.check_beginning(signed.checkpoint()).await.map_err(failed)?;
         tree.check_leaf(receipt.index, &Hash::leaf(entry)).await.map_err(failed)?;
@@ -135,6 +159,7 @@ impl Remote<'_> {
             "origin": checkpoint.origin.as_str(),
             "log_key": found.shown.log_key,
             "log_key_believed_because": found.shown.because,
+            "earlier_log_keys": found.shown.earlier().iter().map(|key| key.log_key.as_str()).collect::<Vec<_>>(),
             "k256_pubkey": found.shown.root_key.map(|key| key.to_string()),
             "size": checkpoint.size.get(),
             "root": checkpoint.root.to_base64(),
@@ -201,6 +226,10 @@ impl Remote<'_> {
         page.line(format_args!("{word}  the log of {}", self.url));
         page.field("log", printable(checkpoint.origin.as_str()));
         page.field("log key", format_args!("{} ({})", printable(&found.shown.log_key), found.shown.because));
+        for earlier in found.shown.earlier() {
+            let (key, by) = (printable(&earlier.log_key), earlier.root_key);
+            page.field("earlier key", format_args!("{key} (signed by {by})"));
+        }
         page.field("k256 public key", found.shown.root_key.map(|key| key.to_string()).unwrap_or_default());
         page.field("signed", format_args!("{} leaves", checkpoint.size));
         page.field("root", checkpoint.root);

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use clap::Args;
 use kms_client::ledger::RemoteLog;
+use kms_client::log_keys::{EarlierKey, earlier_keys};
 use kms_client::operator::{OperatorConnection, OperatorUrl};
 use kms_client::proto::GetMetaResponse;
 use kms_client::receipt::shown_log;
+use kms_client::root_epochs::follow;
 use kms_client::statement::Signer;
 use kms_client::text::causes;
 use kms_client::{CallError, ConnectError, Trust};
@@ -49,6 +51,20 @@ pub(super) struct Shown {
     /// The root key that has signed the log's key, if `GetMeta` is served. It may be that of somebody in between.
     pub(super) signer: Option<Signer>,
     pub(super) because: &'static str,
+    /// The keys that the log had before, the newest first, if this server can be believed about them.
+    pub(super) claimed: Vec<EarlierKey>,
+}
+
+impl Shown {
+    /// The keys that the log had before, the newest first, as a root key says that is known.
+    pub(super) fn earlier(&self) -> &[EarlierKey] {
+        if self.root_key.is_some() { &self.claimed } else { &[] }
+    }
+
+    /// The log under its key, and under those that it had before.
+    pub(super) fn logs(&self) -> impl Iterator<Item = &Log> {
+        [&self.log].into_iter().chain(self.earlier().iter().map(|earlier| &earlier.log))
+    }
 }
 
 impl Source {
@@ -101,26 +117,36 @@ impl Source {
                     root_key: None,
                     signer: None,
                     because: "--log-key",
+                    claimed: Vec::new(),
                 });
             }
             (Err(error), _) => return Err(Failure::from(error).about(url)),
         };
         let unproven = |what: &dyn std::fmt::Display| Failure::unproven(format_args!("{url}: {what}"));
         let (log, signer) = shown_log(&meta).map_err(|error| unproven(&causes(&error)))?;
-        if self.k256_pubkey.is_some_and(|root| root != signer) {
-            return Err(unproven(&format_args!(
-                "the key of the log is signed by {signer}, not by --k256-pubkey"
-            )));
+        let mut leads_here = false;
+        if let Some(root) = self.k256_pubkey.filter(|root| *root != signer) {
+            follow(&meta, &root).map_err(|error| {
+                unproven(&format_args!(
+                    "the key of the log is signed by {signer}, not by --k256-pubkey: {error}"
+                ))
+            })?;
+            leads_here = true;
         }
         if signer.as_bytes()[..] != meta.k256_pubkey {
             return Err(unproven(
                 &"the key of the log is signed by another key than the root key of the KMS",
             ));
         }
-        if !known.is_empty() && known.iter().all(|known| known.log != log) {
+        let claimed = earlier_keys(&meta).map_err(|error| unproven(&causes(&error)))?;
+        let is_known = |log: &Log| known.iter().any(|known| known.log == *log);
+        let is_renewed = !known.is_empty() && !is_known(&log) && claimed.iter().any(|key| is_known(&key.log));
+        if !known.is_empty() && !is_known(&log) && !is_renewed {
             return Err(unproven(&format_args!("it has another log, {}, than --log-key", log.origin())));
         }
         let because = match (known, self.k256_pubkey, &belief, elsewhere) {
+            (_, Some(_), ..) if leads_here => "signed by a root key that --k256-pubkey states",
+            ([_, ..], ..) if is_renewed => "it follows --log-key, as the root key says",
             ([_, ..], ..) => "--log-key",
             (_, Some(_), ..) => "signed by --k256-pubkey",
             (.., Belief::Root(_) | Belief::Key(_), _) => "signed by the root key of the verified server",
@@ -136,8 +162,14 @@ impl Source {
                 self.k256_pubkey.is_some() || (known.is_empty() && elsewhere == Elsewhere::Nothing)
             }
         };
+        if is_renewed && !is_verified {
+            return Err(unproven(&format_args!(
+                "the log has another key than --log-key; name the root key that says so (--k256-pubkey), or the root CA of \
+                 the KMS (--root-ca)"
+            )));
+        }
         let root_key = is_verified.then_some(signer);
-        Ok(Shown { files, log, log_key: meta.log_key, root_key, signer: Some(signer), because })
+        Ok(Shown { files, log, log_key: meta.log_key, root_key, signer: Some(signer), because, claimed })
     }
 }
 

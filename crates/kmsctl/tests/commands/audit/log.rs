@@ -21,6 +21,15 @@ pub(super) fn entry(seq: u64, before: &[u8]) -> Vec<u8> {
         .into_bytes()
 }
 
+/// A change of the key of a log: seeds of the keys, of the root keys that signed them, and of the one that signed the new key
+/// beside its own.
+#[derive(Clone, Copy)]
+pub(super) struct Change {
+    pub(super) from: (u8, u8),
+    pub(super) to: (u8, u8),
+    pub(super) endorsed_by: Option<u8>,
+}
+
 /// A log, and how it is shown.
 #[derive(Clone)]
 pub(super) struct FakeLog {
@@ -34,6 +43,10 @@ pub(super) struct FakeLog {
     pub(super) vouched_by: u8,
     /// Seed of the root key that `GetMeta` shows.
     pub(super) root: u8,
+    /// The changes of its key that `GetMeta` shows.
+    pub(super) changes: Vec<Change>,
+    /// Seed of a root key that has stated the one that `GetMeta` shows, as that of epoch 1.
+    pub(super) stated_by: Option<u8>,
     /// A file with a byte that is another.
     pub(super) altered: Option<(String, usize)>,
     /// A file that is not there.
@@ -69,6 +82,8 @@ impl FakeLog {
             signs_with: 1,
             vouched_by: 7,
             root: 7,
+            changes: Vec::new(),
+            stated_by: None,
             altered: None,
             missing: None,
             instead: None,
@@ -78,6 +93,47 @@ impl FakeLog {
 
     pub(super) fn with_seed(self, seed: u8) -> Self {
         Self { seed, signs_with: seed, ..self }
+    }
+
+    /// The log goes on with the key of seed 2 under the root key of seed 8; that of seed 7 has signed the new key too.
+    pub(super) fn renewed(self) -> Self {
+        let change = Change { from: (1, 7), to: (2, 8), endorsed_by: Some(7) };
+        Self { vouched_by: 8, root: 8, changes: vec![change], ..self.with_seed(2) }
+    }
+
+    /// What `GetMeta` says of it, with this root CA.
+    fn meta(&self, root_pem: &str) -> serde_json::Value {
+        let text = |seed: u8| Self::key(seed).verifying_key().to_string();
+        let signed = |root: u8, seed: u8| hex::encode(RootKey::new(root).log_key_signature(&text(seed)));
+        let change = |change: &Change| {
+            let Change { from, to, endorsed_by } = *change;
+            json!({
+                "earlier_key": text(from.0),
+                "earlier_signature": signed(from.1, from.0),
+                "key": text(to.0),
+                "signature": signed(to.1, to.0),
+                "endorsement": endorsed_by.map_or_else(String::new, |root| signed(root, to.0)),
+            })
+        };
+        let root = RootKey::new(self.root).public();
+        let epoch = |by: u8| {
+            let ca = [0x30; 91];
+            json!({
+                "number": 1,
+                "state": "active",
+                "ca_pubkey": hex::encode(ca),
+                "k256_pubkey": root.to_string(),
+                "signature": hex::encode(RootKey::new(by).root_epoch_signature(1, &ca, &root)),
+            })
+        };
+        json!({
+            "ca_cert": root_pem,
+            "k256_pubkey": root.to_string(),
+            "log_key": text(self.seed),
+            "log_key_signature": signed(self.vouched_by, self.seed),
+            "log_key_changes": self.changes.iter().map(change).collect::<Vec<_>>(),
+            "epochs": self.stated_by.into_iter().map(epoch).collect::<Vec<_>>(),
+        })
     }
 
     /// The record at `index` and those after it are others.
@@ -215,14 +271,7 @@ impl LogServer {
             TestServer::start(authority, &[Leaf::kms()], &["h2", "http/1.1"], move |authority, call| {
                 let log = shown.lock().expect("no panic").clone();
                 if call.method == "GetMeta" {
-                    let root = RootKey::new(log.root);
-                    return Reply::Json(json!({
-                        "ca_cert": authority.root_pem,
-                        "k256_pubkey": root.public().to_string(),
-                        "log_key": log.key_text(),
-                        "log_key_signature":
-                            hex::encode(RootKey::new(log.vouched_by).log_key_signature(&log.key_text())),
-                    }));
+                    return Reply::Json(log.meta(&authority.root_pem));
                 }
                 let path = call.target.strip_prefix("/log/").unwrap_or_default();
                 let is_allowed = call.authorization.as_deref() == Some("Bearer operators-token");

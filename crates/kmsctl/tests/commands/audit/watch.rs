@@ -282,3 +282,63 @@ async fn an_alarm_wins_over_a_url_that_cannot_be_looked_at() {
     server.set(FakeLog::of(10));
     look_unpinned(&desk, &server, 2, &plain).await;
 }
+
+/// Looks once without knowing more than what was kept.
+async fn look_again(desk: &Desk, servers: &[&LogServer], code: i32) -> Value {
+    let urls: Vec<String> = servers.iter().map(|server| server.url()).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let options = ["--once", "--json", "--state", "state.json"];
+    desk.run(&[&["audit", "watch"], &urls[..], &options].concat()).await.expect(code).json()
+}
+
+#[tokio::test]
+async fn a_log_goes_on_under_a_new_key_that_the_kept_root_key_vouches_for() {
+    let server = LogServer::start(FakeLog::of(300)).await;
+    let desk = Desk::default();
+    look(&desk, &[&server], 0, &[]).await;
+    let kept = desk.read("state.json");
+    let good = FakeLog::of(400).renewed();
+    let unvouched = |endorsed_by| {
+        let mut log = good.clone();
+        log.changes[0].endorsed_by = endorsed_by;
+        log
+    };
+    let mut foreign = good.clone();
+    foreign.changes[0].from.1 = 9;
+    foreign.changes[0].endorsed_by = Some(9);
+    for (kind, log) in [
+        ("key", unvouched(None)),
+        ("key", unvouched(Some(9))),
+        ("key", foreign),
+        ("key", FakeLog { changes: Vec::new(), ..good.clone() }),
+        ("fork", FakeLog::of(400).with_other(200).renewed()),
+        ("shrunk", FakeLog::of(299).renewed()),
+        ("signature", FakeLog { signs_with: 1, ..good.clone() }),
+    ] {
+        server.set(log);
+        assert_eq!(alarm(&look_again(&desk, &[&server], 4).await), kind);
+        assert_eq!(desk.read("state.json"), kept, "what is wrong is not kept: {kind}");
+    }
+    server.set(good.clone());
+    let report = look_again(&desk, &[&server], 0).await;
+    assert_eq!((standing(&report), &report["logs"][0]["grown"]), ("grown", &100.into()));
+    assert_eq!(standing(&look_again(&desk, &[&server], 0).await), "same");
+    // The key before is not shown any more, and nobody waits for it; shown again, it is an alarm.
+    assert!(desk.read("state.json").contains("\"replaced\": true"));
+    server.set(FakeLog::of(300).with_other(10));
+    assert_eq!(alarm(&look_again(&desk, &[&server], 4).await), "fork");
+}
+
+#[tokio::test]
+async fn a_copy_under_the_key_before_is_the_beginning_of_the_log_or_an_alarm() {
+    let (server, copy) = (LogServer::start(FakeLog::of(300)).await, LogServer::start(FakeLog::of(250)).await);
+    let desk = Desk::default();
+    look(&desk, &[&server, &copy], 0, &[]).await;
+    server.set(FakeLog::of(400).renewed());
+    let report = look_again(&desk, &[&server, &copy], 0).await;
+    assert_eq!(report["alarms"], serde_json::json!([]));
+    for (kind, log) in [("shrunk", FakeLog::of(401)), ("fork", FakeLog::of(350).with_other(320))] {
+        copy.set(log);
+        assert_eq!(alarm(&look_again(&desk, &[&server, &copy], 4).await), kind);
+    }
+}

@@ -20,8 +20,13 @@ impl Seen {
     async fn compare(&self, seen: &[Self], known: &[View]) -> Result<Option<String>, Trouble> {
         let (log, size) = (&self.view.log, self.view.checkpoint.size);
         let is_other = |other: &&View| other.log == *log && other.url != self.view.url;
+        self.compare_earlier(seen, known).await?;
         let shown = || seen.iter().map(|other| &other.view).filter(is_other);
-        let largest = shown().map(|other| other.checkpoint.size).max().map_or(size, |other| other.max(size));
+        // The same log under a later key has all that is in this one.
+        let is_later = |other: &&Self| other.shown.earlier().iter().any(|earlier| earlier.log == *log);
+        let later = seen.iter().filter(is_later).map(|other| &other.view);
+        let largest = shown().chain(later).map(|other| other.checkpoint.size).max();
+        let largest = largest.map_or(size, |other| other.max(size));
         // The largest tree shows whether the others are its beginning.
         if size == largest {
             let others = shown().chain(known.iter().filter(is_other));
@@ -33,6 +38,23 @@ impl Seen {
             Some(kept) => self.check_behind(kept).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// Compares it with what other URLs show and have shown of the same log under a key that it had before.
+    async fn compare_earlier(&self, seen: &[Self], known: &[View]) -> Result<(), Trouble> {
+        let is_earlier = |other: &&View| {
+            let mut keys = self.shown.earlier().iter();
+            other.url != self.view.url && keys.any(|earlier| earlier.log == other.log)
+        };
+        let all = seen.iter().map(|other| &other.view).chain(known).filter(is_earlier);
+        let others: Vec<&View> = all.collect();
+        let new = self.view.checkpoint.size;
+        // All that the key before has signed is in the tree of the key after it.
+        if let Some(other) = others.iter().find(|other| other.checkpoint.size > new) {
+            let old = other.checkpoint.size;
+            return Err(Trouble::between(LedgerError::Shrunk { old, new }, &other.note, &self.view.note));
+        }
+        self.check_beginnings(&others).await
     }
 
     async fn check_beginnings(&self, others: &[&View]) -> Result<(), Trouble> {

@@ -9,8 +9,10 @@ use futures_util::stream::FuturesUnordered;
 use kms_client::ledger::leaves::Read;
 use kms_client::ledger::watched::{MAX_VIEWS, View, Watched};
 use kms_client::ledger::{LedgerError, RemoteLog, Tree};
+use kms_client::log_keys::EarlierKey;
 use kms_client::operator::OperatorUrl;
 use kms_ledger::Index;
+use kms_ledger::log::Log;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -63,6 +65,8 @@ pub(super) struct Seen {
     warnings: Vec<String>,
     /// Whether it was accepted in place of another log at this URL.
     is_replacement: bool,
+    /// The same log under the key that it had at the last look.
+    renewed: Option<Log>,
 }
 
 /// Why there is no such log.
@@ -115,6 +119,7 @@ impl Round {
                 Ok(warning) => seen[place].warnings.extend(warning),
                 Err(trouble) => {
                     let View { url, log, .. } = &seen[place].view;
+                    // Under the key before it is kept as it was.
                     watched.restore(url, log, known.view(url, log));
                     round.note(url.clone(), trouble, state, terminal);
                 }
@@ -127,6 +132,10 @@ impl Round {
             if found.is_replacement {
                 let others = watched.views.iter_mut().filter(|view| view.url == *url && view.log != *log);
                 others.for_each(|view| view.is_replaced = true);
+            }
+            if let Some(before) = &found.renewed {
+                let is_before = |view: &&mut View| view.url == *url && view.log == *before;
+                watched.views.iter_mut().filter(is_before).for_each(|view| view.is_replaced = true);
             }
             for warning in &found.warnings {
                 terminal.warn(format_args!("{url}: {warning}"));
@@ -343,7 +352,20 @@ impl Watch {
         // Only a log that is known by now needs no known server.
         let elsewhere = if known.is_empty() { Elsewhere::Nothing } else { Elsewhere::Signature };
         let mut shown = self.source.open(url, &self.log_keys, elsewhere).await?;
-        let before = watched.view(&name, &shown.log);
+        let mut before = watched.view(&name, &shown.log).cloned();
+        let mut renewed = None;
+        if before.is_none()
+            && let Some(view) = under_earlier_key(&shown, &known)
+        {
+            renewed = Some(view.log.clone());
+            shown.root_key = shown.signer;
+            before = Some(View { root_key: shown.signer, ..view.clone() });
+        }
+        let before = before.as_ref();
+        if before.is_some_and(|before| before.root_key.is_some() && before.root_key == shown.signer) {
+            // Known from then on, whatever this server is.
+            shown.root_key = shown.signer;
+        }
         if let (Some(kept), Some(signer)) = (before.and_then(|before| before.root_key), shown.signer)
             && kept != signer
         {
@@ -369,7 +391,7 @@ impl Watch {
             false => None,
         };
         let seen = self.verify(shown, before, &name, entries.as_ref(), now).await?;
-        Ok(Seen { is_replacement, ..seen })
+        Ok(Seen { is_replacement, renewed, ..seen })
     }
 
     async fn verify(
@@ -451,8 +473,21 @@ impl Watch {
             grown_at,
         };
         drop(tree);
-        Ok(Seen { shown, view, standing, warnings, is_replacement: false })
+        Ok(Seen { shown, view, standing, warnings, is_replacement: false, renewed: None })
     }
+}
+
+/// What was kept of the log under a key that it had before: each change since then is vouched for, from the root key that
+/// was kept, or to one that is known.
+fn under_earlier_key<'a>(shown: &Shown, known: &[&'a View]) -> Option<&'a View> {
+    let kept = |earlier: &EarlierKey| {
+        let is_vouched = |view: &View| match view.root_key {
+            Some(kept) => kept == earlier.root_key,
+            None => shown.root_key.is_some(),
+        };
+        known.iter().copied().find(|view| view.log == earlier.log && is_vouched(view))
+    };
+    shown.claimed.iter().find_map(kept)
 }
 
 /// A server that does not answer is looked at again later; one that is another is an alarm.
