@@ -70,6 +70,17 @@ impl Reply {
     fn read<A: DeserializeOwned>(self, admin: AdminService<'_>, document: &Document) -> Outcome<A> {
         document.json().ok_or_else(|| (self.unreadable)(admin.url))
     }
+
+    fn answer<A: DeserializeOwned>(
+        self,
+        admin: AdminService<'_>,
+        answer: Result<Document, CallError>,
+    ) -> Outcome<A> {
+        match answer {
+            Ok(document) => self.read(admin, &document),
+            Err(error) => Err(admin.failure(error)?),
+        }
+    }
 }
 
 /// The admin listener of a KMS whose server is named by the options for its main listener.
@@ -160,10 +171,7 @@ impl Administered {
     ) -> Outcome<A> {
         let admin = self.one()?;
         let connection = admin.connect(terminal).await?;
-        match connection.delete(ADMIN_TIME, path, reply.max_bytes).await {
-            Ok(document) => reply.read(admin, &document),
-            Err(error) => Err(admin.failure(error)?),
-        }
+        reply.answer(admin, connection.delete(ADMIN_TIME, path, reply.max_bytes).await)
     }
 
     /// Changes what is at `path` of the only one.
@@ -176,10 +184,7 @@ impl Administered {
     ) -> Outcome<A> {
         let admin = self.one()?;
         let connection = admin.connect(terminal).await?;
-        match connection.patch(ADMIN_TIME, path, body, reply.max_bytes).await {
-            Ok(document) => reply.read(admin, &document),
-            Err(error) => Err(admin.failure(error)?),
-        }
+        reply.answer(admin, connection.patch(ADMIN_TIME, path, body, reply.max_bytes).await)
     }
 }
 
