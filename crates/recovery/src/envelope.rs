@@ -1,6 +1,7 @@
 //! Officers' files: `age`, armored, to one recipient. Encryption happens in the TEE, decryption where the officer's key is.
 
 use std::io::{self, BufReader, Read, Write};
+use std::time::Duration;
 
 use age::armor::{ArmoredReader, ArmoredWriter, Format};
 pub use age::secrecy::SecretString;
@@ -12,6 +13,7 @@ use curve25519_dalek::montgomery::MontgomeryPoint;
 use zeroize::Zeroizing;
 
 use crate::officer::{Recipient, RecipientError};
+use crate::plugin::{MAX_PLUGIN_TIME, TimedOut, in_time};
 use crate::share::{MAX_SHARE, MAX_SHARE_FILE, Share, ShareFormatError};
 
 /// A parsed recipient.
@@ -101,6 +103,9 @@ pub enum EncryptError {
     /// The plugin failed, or it asked for something.
     #[error("the program {0} failed to encrypt to this recipient")]
     Plugin(String),
+    /// The plugin did not answer in time, and was ended.
+    #[error("the program {0} did not answer within {limit} s and was ended", limit = MAX_PLUGIN_TIME.as_secs())]
+    Late(String),
     /// The environment makes age print what it tells the plugin.
     #[error("AGEDEBUG is set, with which age prints the keys of files: unset it and start again")]
     Debug,
@@ -112,8 +117,17 @@ pub enum EncryptError {
     TooLong,
 }
 
-/// An armored age file to one recipient. A plugin may wait for something, so this may block.
+/// An armored age file to one recipient. A plugin may wait for something, so this may block, for [`MAX_PLUGIN_TIME`].
 pub(crate) fn encrypt(recipient: &Recipient, plaintext: &[u8]) -> Result<String, EncryptError> {
+    encrypt_within(MAX_PLUGIN_TIME, recipient, plaintext)
+}
+
+/// The same with another time for a plugin.
+pub(crate) fn encrypt_within(
+    limit: Duration,
+    recipient: &Recipient,
+    plaintext: &[u8],
+) -> Result<String, EncryptError> {
     match recipient.key() {
         Key::X25519(key) => encrypt_to(&key, plaintext).map_err(|()| EncryptError::Failed),
         Key::Ssh(key) => encrypt_to(&key, plaintext).map_err(|()| EncryptError::Failed),
@@ -127,7 +141,10 @@ pub(crate) fn encrypt(recipient: &Recipient, plaintext: &[u8]) -> Result<String,
             let plugin =
                 plugin::RecipientPluginV1::new(key.plugin(), std::slice::from_ref(&key), &[], NoCallbacks)
                     .map_err(|_| EncryptError::NoPlugin(program.clone()))?;
-            encrypt_to(&plugin, plaintext).map_err(|()| EncryptError::Plugin(program))
+            let plaintext = Zeroizing::new(plaintext.to_vec());
+            in_time(limit, move || encrypt_to(&plugin, &plaintext))
+                .map_err(|TimedOut| EncryptError::Late(program.clone()))?
+                .map_err(|()| EncryptError::Plugin(program))
         }
     }
     .and_then(|file| if file.len() <= MAX_SHARE_FILE { Ok(file) } else { Err(EncryptError::TooLong) })

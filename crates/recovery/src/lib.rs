@@ -11,6 +11,7 @@ mod combine;
 mod envelope;
 mod manifest;
 mod officer;
+mod plugin;
 mod scalar;
 mod seal;
 mod share;

@@ -3,6 +3,7 @@
 mod attacks;
 mod known_answer;
 mod officers;
+mod plugins;
 mod properties;
 
 use secp256k1::ecdsa::RecoverableSignature;

@@ -96,7 +96,7 @@ impl RecoveryService {
         // First: what is chosen from now on is later than the time in the manifest.
         let (created_at, choices) = (unix_now(), self.foundation.app_epochs.choices());
         let split = move || ready.make_recovery_set(&approved, created_at, ledger, &choices);
-        // A plugin that hangs keeps its thread, but not the turn. What it gives later is dropped, in no record and with nobody.
+        // Each plugin is ended after a while, and several may be slow. What comes later is dropped, in no record and with nobody.
         let made = tokio::time::timeout(MAX_MAKING, tokio::task::spawn_blocking(split)).await;
         let made = made.map_err(|_| {
             let text = "no set was made: a plugin of age did not answer in time";
