@@ -1,5 +1,7 @@
 //! What must not be accepted, and what is said of it.
 
+use sha3::{Digest as _, Keccak256};
+
 use super::*;
 use crate::scalar::SecretScalar;
 
@@ -280,4 +282,31 @@ fn a_share_that_was_checked_counts_for_its_manifest_only() {
     assert_eq!(combiner.add_checked(checked), Ok(Progress::Waiting { missing: 1 }));
     let checked = one.manifest().checked(one.share(0)).expect("a right share");
     assert!(matches!(combiner.add_checked(checked), Err(ShareError::Repeated { index: 1, .. })));
+}
+
+#[test]
+fn what_is_made_for_another_purpose_is_no_share_and_no_manifest() {
+    let example = example(2, 3);
+    let share = example.share(0).to_json();
+    for (from, to) in [
+        ("{", r#"{"purpose":"backup","#),
+        (r#""version":1"#, r#""version":2"#),
+        (r#""share":"#, r#""secret":"#),
+        (r#""officer":"#, r#""label":"x","officer":"#),
+        ("}", r#","purpose":"recovery"}"#),
+    ] {
+        let other = share.replacen(from, to, 1);
+        assert_ne!(other, *share, "{from}");
+        assert!(Share::parse(other.as_bytes()).is_err(), "{to}");
+    }
+    // The same root key signs other statements, under labels of their own.
+    let (manifest, key) = (example.manifest(), root(7));
+    let content = manifest.manifest().sha256();
+    for label in [&b"cvm-kms-log-key-v1"[..], b"cvm-kms-root-epoch-v1", b"cvm-kms-recovery-set-v2"] {
+        let digest: [u8; 32] = Keccak256::digest([label, b":", &content[..]].concat()).into();
+        assert_ne!(digest, crate::digest(&content));
+        let mut document: serde_json::Value = serde_json::from_str(&manifest.to_text()).expect("JSON");
+        document["signature"] = hex::encode(sign(&key, digest)).into();
+        assert!(SignedManifest::parse(document.to_string().as_bytes()).is_err());
+    }
 }
