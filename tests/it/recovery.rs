@@ -1,10 +1,14 @@
 //! Recovery sets and drills: owners make and start them, officers bring their shares to the main listener.
 
+use std::time::Duration;
+
 use age::secrecy::ExposeSecret as _;
 use age::x25519::Identity;
 use kms_recovery::{Combiner, Identities, NoCallbacks, Progress, Share, SignedManifest, decrypt};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::support::http::{post, request, with};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
@@ -149,6 +153,74 @@ async fn officers_prove_a_set_in_a_drill_and_the_kms_says_so() {
             let content = std::fs::read_to_string(world.key_file(name)).expect("a file");
             assert!(!content.contains(&share[..16]), "{name}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_drill_says_which_epochs_its_set_does_not_prove() {
+    let world = World::ready().await;
+    let none = ask(&world, "GET", DRILL, &Value::Null).await.value();
+    assert!(none.get("not_proved").is_none(), "without a set there is no drill: {none}");
+    let officers = Officers::with_a_set(&world, 2, 2).await;
+    assert!(ask(&world, "GET", DRILL, &Value::Null).await.value().get("not_proved").is_none());
+    let prepared = ask(&world, "POST", "/api/v1/epochs", &Value::Null).await;
+    assert_eq!(prepared.status, 200, "{}", prepared.text());
+    let started = ask(&world, "POST", DRILL, &Value::Null).await.value();
+    assert_eq!(started["not_proved"], json!([1]), "{started}");
+    officers.send(&world, 0).await;
+    let last = officers.send(&world, 1).await.value();
+    // What is in the set is proved, and the officer learns what is not.
+    assert_eq!((&last["drill"]["ok"], &last["not_proved"]), (&json!(true), &json!([1])), "{last}");
+    assert_eq!(world.audited("recovery_drill")[0]["epochs"], json!([0]));
+    Officers::with_a_set(&world, 2, 2).await;
+    let covered = ask(&world, "GET", DRILL, &Value::Null).await.value();
+    assert!(covered.get("not_proved").is_none(), "{covered}");
+}
+
+/// Sends a request to the admin listener, and goes away without waiting for the answer.
+async fn ask_and_leave(world: &World, verb: &str, path: &str, wait: Duration) {
+    let mut line = TcpStream::connect(world.admin_address().await).await.expect("it listens");
+    let head = format!(
+        "{verb} {path} HTTP/1.1\r\nhost: kms\r\nx-admin-token: {ADMIN_TOKEN}\r\ncontent-length: 0\r\n\r\n"
+    );
+    line.write_all(head.as_bytes()).await.expect("it is sent");
+    tokio::time::sleep(wait).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_no_drill_in_the_log_that_is_not_open() {
+    let world = World::ready().await;
+    Officers::with_a_set(&world, 2, 2).await;
+    // At other moments each time: before the record, during it, and after it.
+    for round in 1..=12 {
+        let wait = Duration::from_micros(round * round * 100);
+        ask_and_leave(&world, "POST", DRILL, wait).await;
+        // One that the KMS has not seen before the connection ended is asked for once more.
+        eventually("a drill is open", async || {
+            let open = ask(&world, "GET", DRILL, &Value::Null).await.value();
+            if open["ceremony"].is_null() {
+                let begun = world.audited("recovery_drill_started").len() as u64;
+                if begun < round {
+                    ask(&world, "POST", DRILL, &Value::Null).await;
+                }
+            }
+            (!open["ceremony"].is_null()).then_some(())
+        })
+        .await;
+        assert_eq!(world.audited("recovery_drill_started").len() as u64, round, "each drill once");
+        ask_and_leave(&world, "DELETE", DRILL, wait).await;
+        eventually("the drill is over", async || {
+            let open = ask(&world, "DELETE", DRILL, &Value::Null).await.value();
+            open["ceremony"].is_null().then_some(())
+        })
+        .await;
+        eventually("the end is recorded and kept", async || {
+            let kept = ask(&world, "GET", RECOVERY, &Value::Null).await.value();
+            let ended = world.audited("recovery_drill_cancelled").len() as u64;
+            let drills = kept["drills"].as_array().expect("a list").len() as u64;
+            (ended == round && drills == round).then_some(())
+        })
+        .await;
     }
 }
 

@@ -93,6 +93,13 @@ async fn owners_make_a_set_and_its_officers_prove_it() {
     }
     let doctor = desk.run(&["doctor"]).await;
     assert!(doctor.out.contains("proved at"), "{}", doctor.text());
+    // A newer epoch is not in the set: a drill says nothing about it, and its exit code says so.
+    assert_eq!(desk.run(&["epoch", "prepare"]).await.code, 0);
+    for (command, code) in [("start", 4), ("status", 4), ("cancel", 0)] {
+        let ran = desk.run(&["recovery", "drill", command]).await;
+        assert_eq!(ran.code, code, "{command}: {}", ran.text());
+        assert!(ran.out.contains("does not have the root keys of epochs 1"), "{command}: {}", ran.text());
+    }
     let viewer = desk.json(0, &["credential", "create", "eve", "--role", "viewer"]).await;
     let viewer = desk_of(&world, viewer["token"].as_str().expect("a token")).await;
     assert_eq!(viewer.run(&["recovery", "show"]).await.code, 0);

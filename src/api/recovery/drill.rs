@@ -12,7 +12,7 @@ use crate::api::ceremony::{Attempts, CeremonyStatus, Deadline, Purpose, refused}
 use crate::api::{Caller, Transport};
 use crate::audit::Event;
 use crate::clock::{rfc3339, unix_now};
-use crate::control::{CurrentSet, Drill};
+use crate::control::{Author, CurrentSet, Drill};
 use crate::error::{Code, Error, Result};
 use crate::request;
 
@@ -36,6 +36,9 @@ pub struct DrillStatus {
     pub ceremony: Option<CeremonyStatus>,
     /// How the last one ended.
     pub drill: Option<DrillResult>,
+    /// Epochs whose root keys no drill proves, as the set does not have them. Absent if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_proved: Vec<u32>,
 }
 
 /// How a drill ended.
@@ -98,16 +101,22 @@ impl RecoveryService {
 
     /// How far a drill is, for anyone: names of officers only while it is open.
     pub fn public_status(&self) -> DrillStatus {
-        let DrillStatus { ceremony, drill } = self.drill_status();
+        let DrillStatus { ceremony, drill, not_proved } = self.drill_status();
         let unnamed = |drill| DrillResult { officers: Vec::new(), reason: None, ..drill };
-        DrillStatus { ceremony, drill: drill.map(unnamed) }
+        DrillStatus { ceremony, drill: drill.map(unnamed), not_proved }
     }
 
     /// How far a drill is, for operators. It tells no secret.
     pub fn drill_status(&self) -> DrillStatus {
         let ceremony = self.drilling(|drill| drill.as_ref().map(Drilling::status));
-        let drill = self.sets.state().drills().last().map(DrillResult::from);
-        DrillStatus { ceremony, drill }
+        let state = self.sets.state();
+        let drill = state.drills().last().map(DrillResult::from);
+        // Without a set there is no drill that could prove anything.
+        let not_proved = match state.current() {
+            Some(_) => state.not_covered(&self.ready.recovery_epochs()),
+            None => Vec::new(),
+        };
+        DrillStatus { ceremony, drill, not_proved }
     }
 
     /// Opens a drill of the set that counts, for an hour.
@@ -116,6 +125,13 @@ impl RecoveryService {
     /// `no_recovery_set`; `drill_open`; `other_domain`; the audit log does not take it.
     pub async fn start_drill(self: Arc<Self>, caller: &Caller) -> Result<DrillStatus> {
         caller.expect_whole_kms()?;
+        let author = caller.author();
+        // A task of its own: what is recorded as open is open, even if the client disconnects.
+        let opened = request::spawn(async move { self.open_drill(author).await });
+        opened.await.map_err(|error| Error::internal("the drill ended in a panic", error))?
+    }
+
+    async fn open_drill(self: Arc<Self>, author: Author) -> Result<DrillStatus> {
         let state = self.sets.state();
         let Some(set) = state.current().cloned() else {
             let text = "there is no recovery set to prove; make one with kmsctl recovery create";
@@ -125,7 +141,6 @@ impl RecoveryService {
         if self.drilling(|drill| drill.is_some()) {
             return Err(drill_is_open());
         }
-        let author = caller.author();
         let event = Event::RecoveryDrillStarted {
             set: set.manifest.manifest().set.to_string(),
             ends_at: unix_now().saturating_add(LASTS.as_secs()),
@@ -161,11 +176,15 @@ impl RecoveryService {
     ///
     /// # Errors
     /// `other_domain`
-    pub async fn cancel_drill(&self, caller: &Caller) -> Result<DrillStatus> {
+    pub async fn cancel_drill(self: Arc<Self>, caller: &Caller) -> Result<DrillStatus> {
         caller.expect_whole_kms()?;
         let author = caller.author();
-        self.end(None, &format!("cancelled by {} from {}", author.by, author.remote)).await;
-        Ok(self.drill_status())
+        // As when it is opened.
+        let ended = request::spawn(async move {
+            self.end(None, &format!("cancelled by {} from {}", author.by, author.remote)).await;
+            self.drill_status()
+        });
+        ended.await.map_err(|error| Error::internal("the end of the drill ended in a panic", error))
     }
 
     /// Ends the drill, or the one that began then.

@@ -119,8 +119,13 @@ function NewSet({ navigate }) {
   <//>`;
 }
 
+/** What a drill does not prove. */
+function NotProved({ of }) {
+  return of?.length > 0 && html`<p class="hint">The set lacks the root keys of epochs ${of.join(', ')}: a drill does not prove those.</p>`;
+}
+
 /** A drill that is open: whose shares are in, and how they are sent. */
-function Ceremony({ of, me, onEnded }) {
+function Ceremony({ of, me, onEnded, notProved }) {
   const [asking, ask] = useState(false);
   const cancel = useTask(() => call('DELETE', `${PATH}/drill`));
   const missing = of.threshold - of.received;
@@ -130,6 +135,7 @@ function Ceremony({ of, me, onEnded }) {
       <span class="soft">${missing > 0 ? `${count(missing, 'more share')} ${missing === 1 ? 'is' : 'are'} needed` : 'The root keys are put together'}</span></div>
     <ul class="chain">${of.officers.map(({ index, name, received }) => html`<li key=${index} class=${received ? 'passed' : 'not_reached'}><span class="mark"><${Icon} name=${received ? 'check' : 'dash'} /></span>
       <span class="step">${name}</span><span class="message">${received ? 'share is in' : 'not yet'}</span></li>`)}</ul>
+    <${NotProved} of=${notProved} />
     <details open=${of.received === 0}><summary>How an officer sends a share</summary><${Code} name="command" text=${`kmsctl recovery send --kms https://THIS-KMS:PORT --pin MR-AGGREGATED \\\n  --manifest recovery-${of.set}.json --share NAME-of-${of.set}.age --identity YOUR-KEY-FILE`} />
       <p class="hint">kmsctl opens the file locally, verifies this KMS by attestation, and sends the share to it only.</p></details>
     ${can(me, 'recovery.manage') && html`<div class="line"><${Button} onClick=${() => ask(true)}>Cancel the drill…<//></div>`}
@@ -188,7 +194,7 @@ function State({ data, me, refresh }) {
     <${Figure} name="Restored by" value=${`${set.threshold} of ${set.officers.length}`} more="officers together" span=${4} />
     <${Figure} name="Last proved" kind=${isLate || !data.proved_at ? 'warn' : ''} value=${data.proved_at ? ago(data.proved_at) : 'never'} more=${`${last ? `in a drill with ${count(last.officers.length, 'share')}` : 'no drill has given the root keys'}; next drill due ${ago(data.drill_due_at)}`} span=${4} />
     <${Figure} name="Epochs covered" kind=${data.covers_all_epochs && data.out_of_date.length === 0 ? '' : 'warn'} value=${data.covers_all_epochs ? 'all' : `not ${data.not_covered.join(', ')}`} more=${!data.covers_all_epochs ? 'make a new set to cover them' : data.out_of_date.length > 0 ? `but ${data.out_of_date.join(', ')} in an old state: make a new set` : 'of the root keys'} span=${4} />
-    ${data.ceremony && html`<div class="span12"><${Ceremony} of=${data.ceremony} me=${me} onEnded=${refresh} /></div>`}
+    ${data.ceremony && html`<div class="span12"><${Ceremony} of=${data.ceremony} me=${me} onEnded=${refresh} notProved=${data.not_covered} /></div>`}
     <div class="span12"><${SetCard} key=${set.set} set=${set} data=${data} me=${me} /></div>
     <${Card} title="Drills" flush><${Table} caption="Drills that ended" columns=${DRILLS} rows=${data.drills} rowKey=${({ at, set: id }) => `${at}${id}`}
       empty=${html`<${Empty} title="No drill has ended">In a drill, officers send their shares to this KMS; it puts the root keys together in memory, compares them, and forgets.<//>`} /><//>
@@ -214,7 +220,7 @@ function Overview({ me }) {
     ${advice && html`<${Note} kind="warn" title=${set ? 'Something is due' : 'There is no recovery set'}><${Told}>${advice}<//><//>`}
     <${Loaded} of=${recovery} lines=${8}>${(data) => html`<${State} data=${data} me=${me} refresh=${recovery.refresh} />`}<//>
     ${starting && html`<${Confirm} title="Start a drill?" word="Start it" task=${start} onClose=${() => setStarting(false)} onDone=${() => { setStarting(false); toast('The drill is open for an hour'); recovery.refresh(); }}>
-      <p>For an hour this KMS takes the shares of officers. With ${set?.threshold} of them it puts the root keys together in memory, compares them with its own, and forgets them. Nothing is replaced.</p><//>`}
+      <p>For an hour this KMS takes the shares of officers. With ${set?.threshold} of them it puts the root keys together in memory, compares them with its own, and forgets them. Nothing is replaced.</p><${NotProved} of=${recovery.data?.not_covered} /><//>`}
   <//>`;
 }
 

@@ -17,6 +17,9 @@ pub(super) struct Shown {
     /// What was restored, in this run of the process.
     #[serde(default)]
     restored: Option<Restored>,
+    /// Epochs whose root keys no drill proves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    not_proved: Vec<u32>,
     /// What else it says, such as the result of a drill.
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -105,6 +108,18 @@ impl Shown {
         self.restored.is_some()
     }
 
+    /// What a drill says nothing about; `None` if it is about all root keys.
+    pub(super) fn gap(&self) -> Option<String> {
+        let epochs: Vec<String> = self.not_proved.iter().map(u32::to_string).collect();
+        (!epochs.is_empty()).then(|| {
+            format!(
+                "The set does not have the root keys of epochs {}: the drill does not prove that they can be restored. Make \
+                 a new set with kmsctl recovery create.",
+                epochs.join(", ")
+            )
+        })
+    }
+
     /// Writes it for people.
     pub(super) fn write(&self, page: &mut Page) {
         if let Some(open) = &self.ceremony {
@@ -127,6 +142,9 @@ impl Shown {
                 );
                 page.field("", format_args!("root CA key, SHA-256 {}", printable(&epoch.ca_spki_sha256)));
             }
+        }
+        if let Some(gap) = self.gap() {
+            page.line(page.toned(Tone::Bad, &gap));
         }
         if self.ceremony.is_none() && self.restored.is_none() && self.rest.is_empty() {
             page.line("No restore and no drill is open.");
