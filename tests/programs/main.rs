@@ -16,6 +16,7 @@ mod console_scripts;
 mod credentials;
 mod doctor;
 mod documents;
+mod epochs;
 mod ethereum_nodes;
 mod kmsctl;
 mod kmsctl_audit;

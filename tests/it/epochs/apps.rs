@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::http::{request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
 use serde_json::{Value, json};
 
 const APPS: &str = "/api/v1/epochs/apps";
@@ -86,4 +86,29 @@ async fn a_kms_whose_epochs_of_apps_are_unknown_serves_nothing() {
     fs::write(world.key_file("app-epochs.json"), "{}").expect("the file");
     let error = world.start().await.expect_err("an app could get other keys").to_string();
     assert!(error.contains("app-epochs.json of the key directory is damaged"), "{error}");
+}
+
+#[tokio::test]
+async fn the_loss_of_the_choices_is_noticed_by_what_the_log_says() {
+    let mut world = World::ready().await;
+    let (lost, forgotten) = ("ab".repeat(20), "cd".repeat(20));
+    for app in [&lost, &forgotten] {
+        done(&world, "PUT", &format!("{APPS}/{app}"), json!({ "root_epoch": 0, "app_epoch": 4 })).await;
+    }
+    done(&world, "DELETE", &format!("{APPS}/{forgotten}"), Value::Null).await;
+    let attention = async |world: &World| {
+        let told = done(world, "GET", "/api/v1/overview", Value::Null).await;
+        let list = told["attention"].as_array().expect("a list").clone();
+        list.into_iter().find(|entry| entry["code"] == "app_epochs_lost")
+    };
+    // What was taken back is not lost. The index may be behind the log for a moment.
+    eventually("nothing is lost", async || attention(&world).await.is_none().then_some(())).await;
+    world.stop().await;
+    fs::remove_file(world.key_file("app-epochs.json")).expect("the file");
+    world.start().await.expect("it starts without choices");
+    let found = eventually("the loss", async || attention(&world).await).await;
+    assert_eq!(found["count"], 1, "{found}");
+    assert!(found["detail"].as_str().expect("text").contains(&lost), "{found}");
+    done(&world, "PUT", &format!("{APPS}/{lost}"), json!({ "root_epoch": 0, "app_epoch": 4 })).await;
+    eventually("it is chosen again", async || attention(&world).await.is_none().then_some(())).await;
 }

@@ -411,6 +411,69 @@ async fn two_owners_at_once_make_one_epoch_and_each_change_needs_both() {
 }
 
 #[tokio::test]
+async fn states_that_are_fetched_need_both_owners_and_the_keys_come_at_once() {
+    let source = World::ready().await;
+    let mut replica = replica_of(&source).await;
+    prepare(&source).await;
+    activate(&source, 1, json!({ "except": replicas(&source).await })).await;
+    replica.configure("core.admin.approvals = 2");
+    replica.start().await.expect("it starts again");
+    let made = done(&replica, "POST", "/api/v1/credentials", json!({ "name": "bob", "role": "owner" })).await;
+    let bob = made["token"].as_str().expect("a token").to_owned();
+    let admin = Caller::new(replica.admin_address().await).plain();
+    let path = format!("{EPOCHS}/fetch");
+    let body = json!({ "source_url": main_url(&source) });
+    let asked = send(&replica, "POST", &path, &body).await.value();
+    assert_eq!(asked["code"], "approval_needed", "{asked}");
+    // The keys are received, and nobody gets them before both agree.
+    assert_eq!(states(&replica).await, ["active", "prepared"]);
+    assert!(replica.audited("epoch_activated").is_empty());
+    let id = asked["approval"]["id"].as_str().expect("an id");
+    let approve = format!("/api/v1/approvals/{id}/approve");
+    let own = send(&replica, "POST", &approve, &Value::Null).await;
+    assert!(own.status >= 400, "one owner is not two: {}", own.text());
+    assert_eq!(states(&replica).await, ["active", "prepared"]);
+    let by_bob = eventually("a password that is checked", async || {
+        let call = with(request("POST", &approve, ""), "authorization", &format!("Bearer {bob}"));
+        let answer = admin.send(call).await;
+        (!answer.text().contains("passwords are being checked")).then_some(answer)
+    })
+    .await;
+    assert_eq!(by_bob.value()["state"], "done", "{}", by_bob.text());
+    assert_eq!(states(&replica).await, ["active", "active"]);
+    // There is nothing left to approve.
+    let told = fetch(&replica, &source).await;
+    assert_eq!(told["current"], 1);
+}
+
+/// The ids of the replicas that a KMS knows.
+async fn replicas(world: &World) -> Vec<Value> {
+    eventually("the replica is known", async || {
+        let listed = done(world, "GET", "/api/v1/replicas", Value::Null).await;
+        let ids: Vec<Value> =
+            listed["handovers"].as_array()?.iter().map(|handover| handover["id"].clone()).collect();
+        (!ids.is_empty()).then_some(ids)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_time_that_has_passed_puts_no_epoch_in_force() {
+    let world = World::ready().await;
+    prepare(&world).await;
+    let path = format!("{EPOCHS}/1/activate");
+    for at in [0, 1, unix() - 1000, unix() - 1] {
+        refused(&world, &path, json!({ "at": at }), "epoch_refused", "has passed").await;
+    }
+    for at in [json!(-1), json!("tomorrow"), json!(1.5)] {
+        let answer = send(&world, "POST", &path, &json!({ "at": at })).await;
+        assert_eq!(answer.status, 400, "{at}: {}", answer.text());
+    }
+    assert_eq!(states(&world).await, ["active", "prepared"]);
+    assert!(world.audited("epoch_activated").is_empty());
+}
+
+#[tokio::test]
 async fn an_epoch_that_cannot_be_recorded_is_not_made() {
     let mut world = World::ready().await;
     prepare(&world).await;
