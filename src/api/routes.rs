@@ -158,6 +158,8 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/epochs/{id}/retire", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/epochs/{id}/destroy", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/platforms", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/collateral", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/collateral/bundle", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/ledger", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/replicas", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/recovery", Get, Operator(Viewer), 0),

@@ -4,6 +4,7 @@
 //! comes from the part that knows it. No request reads the whole log.
 
 pub mod attention;
+pub mod collateral;
 pub mod cvms;
 pub mod denials;
 pub mod freezes;
@@ -25,6 +26,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 
+pub use self::collateral::{BundleQuery, CollateralPage, KeptCollateral};
 pub use self::cvms::{CvmList, CvmQuery, CvmShown};
 pub use self::denials::{DenialList, DenialQuery, ExplainedDenial};
 pub use self::freezes::{FreezeBody, FreezeList, FreezeShown, LiftBody, Preview, PreviewBody};

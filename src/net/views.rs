@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use super::prpc;
 use super::router::{from_object, json, read_body, route};
 use crate::api::views::{
-    CvmQuery, DenialQuery, FreezeBody, HistoryQuery, LiftBody, Nothing, PreviewBody, ReleaseQuery,
-    ResolveQuery, Views, read_query,
+    BundleQuery, CvmQuery, DenialQuery, FreezeBody, HistoryQuery, LiftBody, Nothing, PreviewBody,
+    ReleaseQuery, ResolveQuery, Views, read_query,
 };
 use crate::api::{Access, Caller, Service};
 use crate::error::Result;
@@ -69,6 +69,14 @@ pub(super) fn routes(views: &Arc<Views>) -> Router {
             "/api/v1/platforms",
             |views, _, Nothing {}| async move { views.platforms().await },
         ))
+        .merge(document(
+            views,
+            "/api/v1/collateral",
+            |views, _, Nothing {}| async move { Ok(views.collateral()) },
+        ))
+        .merge(document(views, "/api/v1/collateral/bundle", |views, _, query: BundleQuery| async move {
+            views.collateral_page(&query)
+        }))
         .merge(document(views, "/api/v1/ledger", |views, _, Nothing {}| async move { views.ledger().await }))
         .merge(document(
             views,

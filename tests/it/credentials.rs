@@ -211,6 +211,8 @@ fn each_method_and_route_needs_the_role_that_it_should() {
             ("/api/v1/epochs/{id}/retire", of(Owner)),
             ("/api/v1/epochs/{id}/destroy", of(Owner)),
             ("/api/v1/platforms", of(Viewer)),
+            ("/api/v1/collateral", of(Viewer)),
+            ("/api/v1/collateral/bundle", of(Viewer)),
             ("/api/v1/ledger", of(Viewer)),
             ("/api/v1/replicas", of(Viewer)),
             ("/api/v1/recovery", of(Viewer)),

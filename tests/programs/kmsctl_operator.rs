@@ -213,6 +213,45 @@ async fn an_operator_stops_one_thing_and_lets_it_go_again() {
 }
 
 #[tokio::test]
+async fn collateral_goes_from_a_running_kms_to_another_one_in_a_file() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let shown = desk.json(0, &["collateral", "show"]).await;
+    assert_eq!((&shown["offline"], &shown["refused"]), (&json!(false), &json!([])));
+    let model = &shown["models"][0];
+    assert_eq!((&model["fmspc"], &model["ca"]), (&json!("53494d000000"), &json!("platform")));
+    assert_eq!(model["tcb_evaluation_number"], 17);
+    let exported = desk.json(0, &["collateral", "export", "bundle.json"]).await;
+    assert_eq!(exported, json!([{ "file": "bundle.json", "models": 1 }]));
+    let again = desk.run(&["collateral", "export", "bundle.json"]).await;
+    assert!(again.code != 0 && again.text().contains("exists"), "{}", again.text());
+
+    // Another one, which has newer collateral by now, takes nothing older; a damaged file changes nothing.
+    let other = World::ready_with(&format!("core.admin.auth_token = \"{TOKEN}\"")).await;
+    let url = format!("http://{}", other.admin_address().await);
+    let import = async |files: &[&str], more: &[&str], code: i32| {
+        let ran = desk.run(&[&["collateral", "import", "--admin", &url], files, more].concat()).await;
+        assert_eq!(ran.code, code, "{files:?}: {}", ran.text());
+        ran.text()
+    };
+    let uploads = || other.audited("file_uploaded").len();
+    import(&["bundle.json"], &["--dry-run"], 0).await;
+    assert_eq!(uploads(), 0);
+    desk.write("damaged.json", desk.read("bundle.json").replacen("53494", "53594", 1));
+    let text = import(&["bundle.json", "damaged.json"], &[], 3).await;
+    assert!(text.contains("damaged.json"), "{text}");
+    assert_eq!(uploads(), 0, "all are checked before one is kept");
+    import(&["bundle.json"], &[], 0).await;
+
+    // A viewer reads and does not import.
+    let made = desk.json(0, &["credential", "create", "eve", "--role", "viewer"]).await;
+    let viewer = desk.with("KMS_ADMIN_TOKEN", made["token"].as_str().expect("a token"));
+    assert_eq!(viewer.run(&["collateral", "show"]).await.code, 0);
+    assert_eq!(viewer.run(&["collateral", "export", "more.json"]).await.code, 0);
+    assert_eq!(viewer.run(&["collateral", "import", "more.json"]).await.code, 3);
+}
+
+#[tokio::test]
 async fn an_operator_has_collateral_fetched_again() {
     let world = world().await;
     let desk = desk(&world).await;

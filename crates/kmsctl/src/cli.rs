@@ -11,7 +11,7 @@ use crate::command::approvals::Approvals;
 use crate::command::audit::Audit;
 use crate::command::bootstrap::Bootstrap;
 use crate::command::clock_floor::ClockFloor;
-use crate::command::collateral::RefreshCollateral;
+use crate::command::collateral::{Collateral, RefreshCollateral};
 use crate::command::completions::Completions;
 use crate::command::credential::Credential;
 use crate::command::denials::Denials;
@@ -138,6 +138,9 @@ enum Command {
     /// Drain a KMS, test it, have it reload its policy, and more
     #[command(subcommand)]
     Action(Box<Action>),
+    /// What a KMS keeps of Intel's collateral, and files of it
+    #[command(subcommand)]
+    Collateral(Box<Collateral>),
     /// Have a KMS fetch Intel's collateral again, now
     RefreshCollateral(RefreshCollateral),
     /// Approve what waits for a second owner
@@ -211,6 +214,7 @@ impl Command {
             Self::Unfreeze(command) => command.run(terminal).await,
             Self::Frozen(command) => command.run(terminal).await,
             Self::Action(command) => command.run(terminal).await,
+            Self::Collateral(command) => command.run(terminal).await,
             Self::RefreshCollateral(command) => command.run(terminal).await,
             Self::Approvals(command) => command.run(terminal).await,
             Self::ClockFloor(command) => command.run(terminal).await,

@@ -24,9 +24,10 @@ use crate::api::routes::Route;
 use crate::api::settings::Settings;
 use crate::api::views::freezes::Lifted;
 use crate::api::views::{
-    CvmList, CvmQuery, CvmShown, DenialList, DenialQuery, ExplainedDenial, FreezeBody, FreezeList,
-    FreezeShown, History, HistoryQuery, Ledger, LiftBody, Overview, Platforms, Preview, PreviewBody,
-    ReleaseDetail, ReleaseList, ReleaseQuery, Replicas, ResolveQuery, Resolved,
+    BundleQuery, CollateralPage, CvmList, CvmQuery, CvmShown, DenialList, DenialQuery, ExplainedDenial,
+    FreezeBody, FreezeList, FreezeShown, History, HistoryQuery, KeptCollateral, Ledger, LiftBody, Overview,
+    Platforms, Preview, PreviewBody, ReleaseDetail, ReleaseList, ReleaseQuery, Replicas, ResolveQuery,
+    Resolved,
 };
 
 const TEXT: &[&str] = &["text/plain; charset=utf-8"];
@@ -462,6 +463,7 @@ fn views(bodies: &mut Bodies) -> Vec<Operation> {
 
 fn inventory(bodies: &mut Bodies) -> Vec<Operation> {
     let (cvms, resolve) = (bodies.query::<CvmQuery>(), bodies.query::<ResolveQuery>());
+    let bundle = bodies.query::<BundleQuery>();
     let admin = |path, summary, response| get(Service::Admin, path, summary, Answer::Json(response));
     let resolved = bodies.of::<Resolved>();
     let message = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
@@ -477,6 +479,9 @@ fn inventory(bodies: &mut Bodies) -> Vec<Operation> {
             "Collateral, and what Intel says of the platforms",
             bodies.of::<Platforms>(),
         ),
+        admin("/api/v1/collateral", "The collateral that is kept", bodies.of::<KeptCollateral>()),
+        admin("/api/v1/collateral/bundle", "It as a file for another KMS", bodies.of::<CollateralPage>())
+            .with_query(bundle),
         admin("/api/v1/ledger", "The audit log, its checkpoint and its witnesses", bodies.of::<Ledger>()),
         admin("/api/v1/replicas", "This KMS, and those that received its root keys", bodies.of::<Replicas>()),
         post(

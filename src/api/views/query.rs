@@ -150,6 +150,13 @@ parameter!(
     "points must be a whole number from 2 to 500"
 );
 
+parameter!(
+    /// Which part of a list, from 1.
+    Page(u64),
+    |text| number(text).filter(|page| *page > 0),
+    "page must be a whole number from 1"
+);
+
 fn number(text: &str) -> Option<u64> {
     let is_number = text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number { text.parse().ok() } else { None }
