@@ -239,3 +239,64 @@ async fn a_witness_that_we_did_not_write_cosigns_and_a_verifier_agrees() {
         .expect("aics-tlog");
     assert!(verified.status.success(), "{verified:?}");
 }
+
+async fn change(world: &World, path: &str) -> crate::support::Answer {
+    let admin = Caller::new(world.admin_address().await).plain();
+    admin.send(with(request("POST", path, ""), "x-admin-token", ADMIN_TOKEN)).await
+}
+
+#[tokio::test]
+async fn keys_whose_epoch_is_retired_while_their_release_waits_are_withheld() {
+    let (mut world, witness, identity) = witnessed_world().await;
+    world.configure("core.ledger.witnesses.max_wait = \"25s\"");
+    world.start().await.expect("the KMS starts");
+    for path in ["/api/v1/epochs", "/api/v1/epochs/1/activate"] {
+        let answer = change(&world, path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+    let log = witness.log.lock().expect("no panic").take();
+    let (before, caller) = (world.audited("app_key_released").len(), world.caller().shows(&identity));
+    let release = tokio::spawn(async move { caller.json("GetAppKey", json!({})).await });
+    let record = eventually("a record that waits for the witness", async || {
+        world.audited("app_key_released").get(before).cloned()
+    })
+    .await;
+    let retired = change(&world, "/api/v1/epochs/0/retire").await;
+    assert_eq!(retired.status, 200, "{}", retired.text());
+    *witness.log.lock().expect("no panic") = log;
+    let answer = release.await.expect("an answer");
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert!(answer.text().contains("retired"), "{}", answer.text());
+    let withheld = world.audited("withheld");
+    assert_eq!(withheld.len(), 1, "the log does not say that it has them");
+    assert_eq!(withheld[0]["released"], record["seq"]);
+}
+
+#[tokio::test]
+async fn a_replica_whose_hand_over_was_withheld_lacks_the_new_epoch() {
+    let (world, witness, _) = witnessed_world().await;
+    let replica = world.replica();
+    world.allow_kms(&replica);
+    let caller = world.caller().shows(&world.attested(&replica).await);
+    let ask = async || caller.json("GetKmsKey", json!({ "epochs": true })).await.status;
+    assert_eq!(ask().await, 200);
+    let made = change(&world, "/api/v1/epochs").await;
+    assert_eq!(made.status, 200, "{}", made.text());
+    let log = witness.log.lock().expect("no panic").take();
+    assert_eq!(ask().await, 503);
+    assert_eq!(world.audited("withheld").len(), 1);
+    let without = async || read(&world, "/api/v1/epochs").await["epochs"][1]["replicas_without"].clone();
+    // The index may be behind the log for a moment, in which the record of the hand-over counts.
+    eventually("the replica lacks it", async || {
+        without().await.as_array().is_some_and(|list| list.len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(change(&world, "/api/v1/epochs/1/activate").await.status, 409);
+    *witness.log.lock().expect("no panic") = log;
+    eventually("a hand-over", async || (ask().await == 200).then_some(())).await;
+    eventually("it has the epoch", async || {
+        without().await.as_array().is_some_and(Vec::is_empty).then_some(())
+    })
+    .await;
+    assert_eq!(change(&world, "/api/v1/epochs/1/activate").await.status, 200);
+}
