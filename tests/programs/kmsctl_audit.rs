@@ -357,7 +357,11 @@ async fn who_pinned_the_old_root_follows_a_kms_to_the_new_one() {
     );
     let other = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
     let foreign = desk.run(&[&plain[..], &["--k256-pubkey", other]].concat()).await;
-    assert!(foreign.code == 4 && foreign.text().contains("no statement of an older root key"), "{}", foreign.text());
+    assert!(
+        foreign.code == 4 && foreign.text().contains("no statement of an older root key"),
+        "{}",
+        foreign.text()
+    );
 
     let report = desk.json(0, &[&audit[..], &["--pin", "early"]].concat()).await;
     assert_eq!(report["earlier_log_keys"], json!([meta["log_key"]]));
