@@ -22,9 +22,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-VECTORS = Path(
-    os.environ.get("CVM_KMS_VECTORS") or Path(__file__).resolve().parents[3] / "tests" / "vectors"
-)
+VECTORS = Path(os.environ.get("CVM_KMS_VECTORS") or Path(__file__).resolve().parents[3] / "tests" / "vectors")
 QUOTES = json.loads((VECTORS / "tdx_quotes.json").read_text())
 ROOT_CA = bytes.fromhex(QUOTES["root_ca"]["mock"]["der"])
 OTHER_ROOT_CA = bytes.fromhex(QUOTES["root_ca"]["other"]["der"])
@@ -113,7 +111,9 @@ def quote(report_data: bytes, rtmr3: bytes, changes: dict | None = None, case: i
     point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
     report[320:352] = hashlib.sha256(point + auth).digest()
     certified = bytes(report) + raw_signature(pki_key("tdx-pck"), bytes(report)) + after
-    signed = raw_signature(key, bytes(body)) + point + rest[:2] + len(certified).to_bytes(4, "little") + certified
+    signed = (
+        raw_signature(key, bytes(body)) + point + rest[:2] + len(certified).to_bytes(4, "little") + certified
+    )
     # Bytes of the recorded quote after its end are not kept.
     return bytes(body) + len(signed).to_bytes(4, "little") + signed
 
@@ -170,7 +170,9 @@ def certificate_of(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kms")])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(datetime.datetime(1975, 1, 1)).not_valid_after(datetime.datetime(2099, 1, 1))
+    builder = builder.not_valid_before(datetime.datetime(1975, 1, 1)).not_valid_after(
+        datetime.datetime(2099, 1, 1)
+    )
     return builder.sign(key, hashes.SHA256())
 
 
@@ -235,7 +237,9 @@ class PlainServer:
         self._listener = Listener(("127.0.0.1", port), Handler)
         if context is not None:
             listening = self._listener.socket
-            self._listener.socket = context.wrap_socket(listening, server_side=True, do_handshake_on_connect=False)
+            self._listener.socket = context.wrap_socket(
+                listening, server_side=True, do_handshake_on_connect=False
+            )
         self.port = self._listener.server_port
         self.url = f"{'http' if context is None else 'https'}://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._listener.serve_forever, kwargs={"poll_interval": 0.02})
@@ -265,9 +269,7 @@ class Server(PlainServer):
 class FakeKms(Server):
     """A server that answers like a KMS: it attests its own TLS key, signed by a root key."""
 
-    def __init__(
-        self, port: int = 0, root: ec.EllipticCurvePrivateKey = ROOT_KEY, **changes: object
-    ) -> None:
+    def __init__(self, port: int = 0, root: ec.EllipticCurvePrivateKey = ROOT_KEY, **changes: object) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.root = root
         self.changes = changes

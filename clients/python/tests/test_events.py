@@ -79,7 +79,12 @@ class Events(unittest.TestCase):
     def test_stripped_events_and_later_names_are_accepted(self) -> None:
         canonical = {**mock.event("b", b"1", version=2), "digest": ""}
         del canonical["preimage"]
-        for log in [[], [canonical], [mock.event("system-ready"), mock.event("a:b")], [mock.event("a:b", version=2)]]:
+        for log in [
+            [],
+            [canonical],
+            [mock.event("system-ready"), mock.event("a:b")],
+            [mock.event("a:b", version=2)],
+        ]:
             entries = _events.parse(json.dumps(log))
             events = [entry.event for entry in entries]
             self.assertEqual(_events.measured(entries, _events.replay(events)), events)

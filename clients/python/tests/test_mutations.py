@@ -13,7 +13,24 @@ from .test_vectors import DIRECTORY
 
 # `CVM_KMS_MUTATIONS=100000 python -m unittest tests.test_mutations` searches longer.
 ROUNDS = int(os.environ.get("CVM_KMS_MUTATIONS", "1500"))
-VALUES: List[Any] = [None, True, 0, -1, 1.5, 2**64, 2**70, "", "x", "00", "\0", [], {}, [[]], {"a": 1}, "9999-12-31T23:59:59Z"]
+VALUES: List[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    2**64,
+    2**70,
+    "",
+    "x",
+    "00",
+    "\0",
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    "9999-12-31T23:59:59Z",
+]
 
 
 def places(value: Any, path: Tuple[Any, ...] = ()) -> Iterator[Tuple[Any, ...]]:
@@ -28,7 +45,9 @@ def altered_text(rng: random.Random, text: str) -> str:
     """The text with some of its characters replaced, removed or repeated."""
     for _ in range(rng.randint(1, 3)):
         at, length = rng.randrange(len(text) + 1), rng.randint(1, 40)
-        piece = rng.choice(["", text[at : at + length], "null", "1e999", "{", '"', rng.choice("0123456789abcdef-")])
+        piece = rng.choice(
+            ["", text[at : at + length], "null", "1e999", "{", '"', rng.choice("0123456789abcdef-")]
+        )
         text = text[:at] + piece + text[at + rng.choice([0, 1, length]) :]
     return text
 
@@ -66,7 +85,9 @@ class Mutations(unittest.TestCase):
             if rng.random() < 0.1:
                 text = altered_text(rng, text)
             try:
-                cvm_kms.verify(text, document["pins"], now=document["now"], nonce=document["nonce"], root_ca=root)
+                cvm_kms.verify(
+                    text, document["pins"], now=document["now"], nonce=document["nonce"], root_ca=root
+                )
                 seen.add("ok")
             except cvm_kms.CvmKmsError as error:
                 seen.add(error.code)

@@ -187,7 +187,13 @@ class Sessions(unittest.TestCase):
                 session.call("Odd")
             self.assertEqual(odd.exception.code, "http")
         asked = len(kms.seen)
-        for method, message in [("Get Meta", {}), ("../x", {}), ("", {}), ("Echo", {"a": float("nan")}), ("Echo", {1: b""})]:
+        for method, message in [
+            ("Get Meta", {}),
+            ("../x", {}),
+            ("", {}),
+            ("Echo", {"a": float("nan")}),
+            ("Echo", {1: b""}),
+        ]:
             with self.assertRaises(cvm_kms.PinsError):
                 session.call(method, message)
         for path in ["health", "/a b", "/a\r\nX: y", "", "/é"]:
@@ -257,7 +263,11 @@ class Sessions(unittest.TestCase):
         self.assertEqual(self.session(kms.url).get("/health").text, "OK")
         self.assertEqual(len(asked), 2)
         for seconds in ["31", "0", "-1", "x", "1.5", "99999999999"]:
-            kms.routes["/attestation.json"] = lambda _, seconds=seconds: (429, {"Retry-After": seconds}, b"later")
+            kms.routes["/attestation.json"] = lambda _, seconds=seconds: (
+                429,
+                {"Retry-After": seconds},
+                b"later",
+            )
             said = self.refused(cvm_kms.TransportError, "status", kms.url)
             self.assertIn("429", said)
 
@@ -328,13 +338,19 @@ class Sessions(unittest.TestCase):
         base = mock.PlainServer()
         self.addCleanup(base.close)
         nobody = f"https://127.0.0.1:{mock.free_port()}"
-        self.release(base, "acme/kms", {"version": 1, "endpoints": [nobody, kms.url], "pins": PINS, "more": 1})
+        self.release(
+            base, "acme/kms", {"version": 1, "endpoints": [nobody, kms.url], "pins": PINS, "more": 1}
+        )
         session = self.session("acme/kms", None, base=base.url)
         self.assertEqual((session.url, session.get("/health").text), (kms.url, "OK"))
         # Added pins need not identify the KMS again.
         self.session("acme/kms", {"compose_hash": "22" * 32}, base=base.url)
-        self.refused(cvm_kms.PinsError, "bad_pins", "acme/kms", {"root_ca_spki_sha256": "00" * 32}, base=base.url)
-        self.refused(cvm_kms.VerificationError, "pin_mismatch", "acme/kms", {"app_id": "00" * 20}, base=base.url)
+        self.refused(
+            cvm_kms.PinsError, "bad_pins", "acme/kms", {"root_ca_spki_sha256": "00" * 32}, base=base.url
+        )
+        self.refused(
+            cvm_kms.VerificationError, "pin_mismatch", "acme/kms", {"app_id": "00" * 20}, base=base.url
+        )
         name = "/acme/kms/releases/latest/download/cvm-kms-release.json"
         base.routes["/moved" + name] = lambda _: (302, {"Location": name}, b"")
         self.session("acme/kms", None, base=base.url + "/moved")
@@ -368,7 +384,9 @@ class Sessions(unittest.TestCase):
 
     def test_proxies_of_the_environment_are_not_used(self) -> None:
         kms = self.kms()
-        with unittest.mock.patch.dict("os.environ", {"https_proxy": "http://127.0.0.1:1", "ALL_PROXY": "http://127.0.0.1:1"}):
+        with unittest.mock.patch.dict(
+            "os.environ", {"https_proxy": "http://127.0.0.1:1", "ALL_PROXY": "http://127.0.0.1:1"}
+        ):
             self.assertEqual(self.session(kms.url).get("/health").text, "OK")
 
 

@@ -47,7 +47,9 @@ class Vectors(unittest.TestCase):
             with self.subTest(document["name"]):
                 self.assertEqual(verdict(document), (document["expect"], document.get("pin")))
             seen.add(document["expect"])
-        known = cvm_kms.VerificationError.CODES | cvm_kms.KeyMismatchError.CODES | {"bad_pins", "no_pin", "ok"}
+        known = (
+            cvm_kms.VerificationError.CODES | cvm_kms.KeyMismatchError.CODES | {"bad_pins", "no_pin", "ok"}
+        )
         self.assertEqual((known - seen) - {"identity"}, set(), "every code has a document")
         self.assertLessEqual(seen, known)
 

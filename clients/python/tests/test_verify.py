@@ -41,7 +41,9 @@ class Verify(unittest.TestCase):
         self.assertEqual(verify(mock.answer(), now=at).judged_at, mock.NOW)
 
     def test_quotes_of_version_5_and_events_of_version_2_are_read(self) -> None:
-        events = [mock.event(entry["event"], bytes.fromhex(entry["event_payload"]), 2) for entry in mock.EVENTS]
+        events = [
+            mock.event(entry["event"], bytes.fromhex(entry["event_payload"]), 2) for entry in mock.EVENTS
+        ]
         self.assertEqual(verify(mock.answer(events=events)).app_id, "11" * 20)
 
     def test_every_pin_is_compared(self) -> None:
@@ -111,7 +113,20 @@ class Verify(unittest.TestCase):
     def test_the_root_is_intels_unless_another_is_given(self) -> None:
         self.refused("quote", mock.answer(), root_ca=None)
         self.refused("quote", mock.answer(), root_ca=mock.OTHER_ROOT_CA)
-        self.refused("quote", mock.answer(), root_ca=b"")
+        pem = mock.QUOTES["root_ca"]["mock"]["pem"].encode()
+        verify(mock.answer(), root_ca=pem)
+        for root_ca in [
+            b"",
+            b"x",
+            mock.ROOT_CA[:-1],
+            mock.ROOT_CA + b"x",
+            pem * 2,
+            pem.decode(),
+            b"-----BEGIN",
+        ]:
+            with self.assertRaises(cvm_kms.PinsError) as caught:
+                verify(mock.answer(), root_ca=root_ca)
+            self.assertEqual(caught.exception.code, "argument")
 
     def test_collateral_must_be_genuine_and_of_its_time(self) -> None:
         self.refused("collateral_missing", {**mock.answer(), "collateral": None})
@@ -137,7 +152,9 @@ class Verify(unittest.TestCase):
             proved = verify(answer, tcb_statuses=["UpToDate", status])
             self.assertEqual(proved.tcb_status, status)
         for collateral in ["platform-revoked", "qe-revoked"]:
-            self.refused("tcb_status", mock.answer(collateral=collateral), tcb_statuses=["UpToDate", "Revoked"])
+            self.refused(
+                "tcb_status", mock.answer(collateral=collateral), tcb_statuses=["UpToDate", "Revoked"]
+            )
         self.refused("tcb_status", mock.answer(), tcb_statuses=["uptodate"])
         for statuses in [[1], []]:
             with self.assertRaises(cvm_kms.PinsError):
@@ -168,7 +185,12 @@ class Verify(unittest.TestCase):
             for altered in ["00" * 64, signature[64:] + signature[:64], mock.answer()["root"]["signature"]]:
                 root = {**good["root"], "signature": altered}
                 self.refused("root_signature", {**good, "root": root}, pins)
-        for root in [[], {}, {**good["root"], "signature": "00" * 63}, {**good["root"], "ca_spki": "00" * 90}]:
+        for root in [
+            [],
+            {},
+            {**good["root"], "signature": "00" * 63},
+            {**good["root"], "ca_spki": "00" * 90},
+        ]:
             self.refused("malformed", {**good, "root": root})
 
     def test_the_tls_key_is_compared(self) -> None:

@@ -1,10 +1,10 @@
 """Verifies what a cvm-kms runs, and talks to it over the TLS key that it attested.
 
-    import cvm_kms
+import cvm_kms
 
-    kms = cvm_kms.connect("https://kms.example.com:8000", {"root_ca_spki_sha256": "…"})
-    meta = kms.call("GetMeta")
-    kms.attestation.mr_aggregated
+kms = cvm_kms.connect("https://kms.example.com:8000", {"root_ca_spki_sha256": "…"})
+meta = kms.call("GetMeta")
+kms.attestation.mr_aggregated
 """
 
 from ._answer import Epoch, Log, Policy, RootKeys, Statement

@@ -14,11 +14,11 @@ from typing import Any, List, Optional
 
 from . import _json, _release
 from ._answer import MAX_BYTES
+from ._errors import CvmKmsError, PinsError, TransportError
 from ._pins import MAX_TEXT, MAX_VALUES, NAMES
 from ._session import connect
 from ._transport import TIMEOUT
 from ._verify import MAX_AGE, UP_TO_DATE, Attestation, verify
-from ._errors import CvmKmsError, PinsError, TransportError
 
 MAX_PINS_FILE = MAX_TEXT * MAX_VALUES * len(NAMES)
 
@@ -36,9 +36,13 @@ def _arguments(given: Optional[List[str]]) -> argparse.Namespace:
         metavar="STATUS",
         help="an accepted TCB status, may be repeated; by default UpToDate only",
     )
-    command.add_argument("--root-ca", metavar="FILE", help="another root than Intel's, DER; for simulated platforms")
+    command.add_argument(
+        "--root-ca", metavar="FILE", help="another root than Intel's, DER or PEM; for simulated platforms"
+    )
     command.add_argument("--now", type=int, metavar="SECONDS", help="judge a file at this Unix time")
-    command.add_argument("--max-age", type=int, metavar="SECONDS", help=f"of a statement in a file; default {MAX_AGE}")
+    command.add_argument(
+        "--max-age", type=int, metavar="SECONDS", help=f"of a statement in a file; default {MAX_AGE}"
+    )
     command.add_argument("--any-age", action="store_true", help="accept an old statement in a file")
     command.add_argument("--timeout", type=float, default=TIMEOUT, metavar="SECONDS", help="for each request")
     return parser.parse_args(given)

@@ -76,7 +76,8 @@ def _version(found: Mapping[str, Any], what: str) -> None:
     version = _number(found, "version")
     if version != 1:
         raise VerificationError(
-            "unknown_version", f"the version of {what} is {version}, and this client knows version 1: update it"
+            "unknown_version",
+            f"the version of {what} is {version}, and this client knows version 1: update it",
         )
 
 
@@ -228,7 +229,9 @@ def parse_answer(data: Union[bytes, str]) -> Answer:
     """
     size = len(data if isinstance(data, bytes) else data.encode("utf-8", "replace"))
     if size > MAX_BYTES:
-        raise VerificationError("too_large", f"the answer must have at most {MAX_BYTES} bytes, and has {size}")
+        raise VerificationError(
+            "too_large", f"the answer must have at most {MAX_BYTES} bytes, and has {size}"
+        )
     found = _read(data, "the answer")
     return Answer(
         statement=_text(found, "statement"),

@@ -55,7 +55,11 @@ class Collateral:
                 raise ValueError("a revocation list without an end")
             # Other than the documents, a list has expired at its nextUpdate.
             ends.append(int(crl.next_update_utc.timestamp()) - 1)
-        for chain in (parts.pck_crl_issuer_chain, parts.tcb_info_issuer_chain, parts.qe_identity_issuer_chain):
+        for chain in (
+            parts.pck_crl_issuer_chain,
+            parts.tcb_info_issuer_chain,
+            parts.qe_identity_issuer_chain,
+        ):
             found = x509.load_pem_x509_certificates(chain.encode())
             ends.extend(int(certificate.not_valid_after_utc.timestamp()) for certificate in found)
         fmspc = str(tcb_info["fmspc"])

@@ -27,6 +27,7 @@ MAX_TEXT = 1024
 
 _HEX = re.compile(r"[0-9a-f]*")
 
+
 class Pins:
     """Expected values by name; each may have several, of which one must be shown.
 

@@ -94,7 +94,8 @@ def _reason(error: BaseException) -> str:
 
 def _tcb_status(found: str, accepted: Collection[str]) -> VerificationError:
     return VerificationError(
-        "tcb_status", f"the TCB status of the platform is {found}, and accepted is {', '.join(sorted(accepted))}"
+        "tcb_status",
+        f"the TCB status of the platform is {found}, and accepted is {', '.join(sorted(accepted))}",
     )
 
 

@@ -9,9 +9,10 @@ from typing import Optional, Tuple
 from urllib.parse import urljoin
 
 from . import _json
-from ._pins import Pins
-from ._transport import Connection, Deadline, Origin, split_url
 from ._errors import PinsError, ReleaseError, TransportError
+from ._pins import Pins
+from ._transport import Connection, Deadline
+from ._url import Origin, split_url
 
 BASE = "https://github.com"
 ASSET = "cvm-kms-release.json"
@@ -92,7 +93,9 @@ def fetch(repository: str, base: str, deadline: Deadline) -> Release:
                 url = urljoin(url, answer.headers["location"])
                 target, path = _place(url)
             except ValueError as error:
-                raise TransportError("redirect", f"{origin} redirects to what cannot be fetched: {error}") from error
+                raise TransportError(
+                    "redirect", f"{origin} redirects to what cannot be fetched: {error}"
+                ) from error
             if (origin.scheme, target.scheme) == ("https", "http"):
                 raise TransportError("redirect", f"{origin} redirects from https to http")
             origin = target

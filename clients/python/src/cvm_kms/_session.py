@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, Collection, Dict, Mapping, Optional, Type
 
 from . import _release
-from ._pins import Pins, PinsLike
-from ._transport import MAX_RESPONSE, TIMEOUT, Connection, Deadline, Origin, Response, any_server_context
-from ._verify import ROOT_PIN, UP_TO_DATE, Attestation, accepted_statuses, verify
 from ._errors import CallError, KeyMismatchError, PinsError, TransportError
+from ._pins import Pins, PinsLike
+from ._transport import MAX_RESPONSE, TIMEOUT, Connection, Deadline, Response, any_server_context
+from ._url import Origin
+from ._verify import ROOT_PIN, UP_TO_DATE, Attestation, accepted_statuses, trusted_root, verify
 
 _METHOD = re.compile(r"(?:[A-Za-z]{1,64}\.)?[A-Za-z]{1,64}")
 
@@ -41,7 +42,7 @@ class Session:
         self._origin = origin
         self._pins = pins
         self._tcb_statuses = accepted_statuses(tcb_statuses)
-        self._root_ca = root_ca
+        self._root_ca = trusted_root(root_ca)
         self._timeout = timeout
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
@@ -130,9 +131,7 @@ class Session:
     ) -> None:
         self.close()
 
-    def _request(
-        self, method: str, path: str, body: Optional[bytes], headers: Mapping[str, str]
-    ) -> Response:
+    def _request(self, method: str, path: str, body: Optional[bytes], headers: Mapping[str, str]) -> Response:
         with self._lock:
             deadline = Deadline(self._timeout)
             kept = self._connection
@@ -201,7 +200,9 @@ class Session:
                 break
             time.sleep(wait)
         if answer.status != 200:
-            raise TransportError("status", f"/attestation.json answered {answer.status}: {answer.text[:200]!r}")
+            raise TransportError(
+                "status", f"/attestation.json answered {answer.status}: {answer.text[:200]!r}"
+            )
         attestation = verify(
             answer.body, self._pins, nonce=nonce, tcb_statuses=self._tcb_statuses, root_ca=self._root_ca
         )
@@ -254,7 +255,7 @@ def connect(
             and a value that contradicts it is an error.
         base: where repositories are.
         tcb_statuses: accepted TCB statuses by Intel's names.
-        root_ca: another root than Intel's (DER), for simulated platforms.
+        root_ca: another root than Intel's (DER or PEM), for simulated platforms.
         timeout: seconds for each request with all that it needs, such as a new connection. Only the look-up of the host's
             name can take longer.
         max_bytes: the largest answer.

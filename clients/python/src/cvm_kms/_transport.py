@@ -8,15 +8,13 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
-import ipaddress
 import re
 import select
 import socket
 import ssl
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
-from urllib.parse import urlsplit
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -24,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from . import _json
 from ._errors import PinsError, TransportError
+from ._url import Origin
 
 MAX_RESPONSE = 1 << 20
 TIMEOUT = 30.0
@@ -32,68 +31,8 @@ MAX_IDLE = 10.0
 
 _PATH = re.compile(r"/[!-~]*")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
 # Headers that say where a message ends, or which server it is for.
 _RESERVED = frozenset({"host", "content-length", "transfer-encoding", "connection"})
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Scheme, host and port of a URL."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, url: str, schemes: Tuple[str, ...] = ("https",)) -> "Origin":
-        """The origin of a URL that is nothing else.
-
-        Raises:
-            PinsError: `argument`.
-        """
-        origin, path = split_url(url, schemes)
-        if path not in ("", "/"):
-            raise PinsError("argument", f"the URL must be {origin} without a path")
-        return origin
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        default = {"https": 443, "http": 80}[self.scheme]
-        return f"{self.scheme}://{host}" if self.port == default else f"{self.scheme}://{host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether the host is this machine."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-
-def split_url(url: str, schemes: Tuple[str, ...]) -> Tuple[Origin, str]:
-    """Origin and path (with query) of a URL.
-
-    Raises:
-        PinsError: `argument`.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except (ValueError, AttributeError, TypeError) as error:
-        raise PinsError("argument", f"not a URL: {str(url)[:200]!r}") from error
-    if not url.isprintable() or " " in url or parts.scheme not in schemes or port == 0:
-        wanted = " or ".join(schemes)
-        raise PinsError("argument", f"a URL must be {wanted}://host[:port], got {url[:200]!r}")
-    if parts.username is not None or parts.password is not None or parts.fragment:
-        raise PinsError("argument", "a URL must not have a user or a fragment")
-    if not _HOST.fullmatch(host):
-        try:
-            ipaddress.IPv6Address(host)
-        except ValueError as error:
-            raise PinsError("argument", f"a URL must name a host, got {url[:200]!r}") from error
-    path = parts.path + (f"?{parts.query}" if parts.query else "")
-    return Origin(parts.scheme, host, port or {"https": 443, "http": 80}[parts.scheme]), path
 
 
 @dataclass(frozen=True)
@@ -311,7 +250,9 @@ class Connection:
             self._http.request(method, path, body=body, headers=sent)
             answer = self._http.getresponse()
             data = _bounded(answer, max_bytes)
-            found = Response(answer.status, {name.lower(): value for name, value in answer.getheaders()}, data)
+            found = Response(
+                answer.status, {name.lower(): value for name, value in answer.getheaders()}, data
+            )
             if answer.will_close:
                 self.close()
         except (OSError, ValueError, http.client.HTTPException, TransportError) as error:

@@ -8,20 +8,22 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Collection, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Collection, List, Mapping, Optional, Tuple, Union
 
 import dcap_qvl
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.x509 import InvalidVersion, load_der_x509_certificate, load_pem_x509_certificates
 
-from . import _events, _json, _quote
+from . import _events, _identity, _quote
 from ._answer import Answer, Statement, parse_answer, parse_statement
 from ._collateral import Collateral
-from ._pins import Pins, PinsLike
 from ._errors import KeyMismatchError, PinsError, VerificationError
+from ._identity import Identity, sha256
+from ._pins import Pins, PinsLike
 
 LABEL = b"cvm-kms-attestation:"
 ROOT_LABEL = b"cvm-kms-attestation-root:"
@@ -29,7 +31,6 @@ UP_TO_DATE = ("UpToDate",)
 # How old a statement may be by default, and how far ahead of the clock it may be, seconds.
 MAX_AGE = 600
 MAX_AHEAD = 300
-MAX_INIT_SCRIPTS = 5
 ROOT_PIN = "root_ca_spki_sha256"
 DEFAULT_DOMAIN = "default"
 
@@ -81,78 +82,7 @@ class Attestation:
             )
 
 
-@dataclass(frozen=True)
-class _Identity:
-    app_id: bytes
-    compose_hash: bytes
-    instance_id: bytes
-    key_provider: bytes
-    mr_system: bytes
-    mr_aggregated: bytes
-    os_image_hash: bytes
-
-
-def _sha256(*parts: bytes) -> bytes:
-    return hashlib.sha256(b"".join(parts)).digest()
-
-
-def _unidentified(why: str) -> VerificationError:
-    return VerificationError("identity", f"the evidence names no guest: {why}")
-
-
-def _os_image_hash(text: str) -> bytes:
-    """The image that a VM configuration claims; a guest's system configuration holds that of the VM as text."""
-    found: Any = {}
-    for _ in range(2):
-        try:
-            found = _json.parse(text or "{}")
-        except _json.JsonError as error:
-            raise _unidentified(f"vm_config: {error}") from error
-        if not isinstance(found, dict):
-            raise _unidentified("vm_config is not an object")
-        nested = found.get("vm_config")
-        if nested is None or nested == "":
-            break
-        if not isinstance(nested, str) or "os_image_hash" in found:
-            raise _unidentified("vm_config has two layouts")
-        text = nested
-    else:
-        raise _unidentified("vm_config is nested twice")
-    value = found.get("os_image_hash", "")
-    if not isinstance(value, str) or not re.fullmatch(r"(?:[0-9a-fA-F]{2})*", value):
-        raise _unidentified("os_image_hash is not hexadecimal")
-    return bytes.fromhex(value)
-
-
-def _identity(
-    quote: _quote.VerifiedQuote, events: Sequence[_events.RuntimeEvent], vm_config: str
-) -> _Identity:
-    """Who the guest is.
-
-    `mr_system = SHA-256(MRTD ‖ RTMR0 ‖ RTMR1 ‖ RTMR2 ‖ mr_key_provider)`;
-    `mr_aggregated = SHA-256(MRTD ‖ RTMR0 ‖ RTMR1 ‖ RTMR2 ‖ RTMR3 [‖ MRCONFIGID ‖ MROWNER ‖ MROWNERCONFIG])`,
-    with the last three if any of them is not zero.
-    """
-
-    scripts = _events.payloads(events, "init-script-hash")
-    if len(scripts) > MAX_INIT_SCRIPTS or any(len(script) != 32 for script in scripts):
-        raise _unidentified(f"init-script-hash must be there at most {MAX_INIT_SCRIPTS} times, with 32 bytes")
-    key_provider = _events.first_payload(events, "key-provider")
-    mr_key_provider = _sha256(key_provider) if key_provider else bytes(32)
-    boot = quote.mr_td + quote.rt_mr0 + quote.rt_mr1 + quote.rt_mr2
-    launch = quote.mr_config_id + quote.mr_owner + quote.mr_owner_config
-    return _Identity(
-        app_id=_events.first_payload(events, "app-id"),
-        compose_hash=_events.first_payload(events, "compose-hash"),
-        instance_id=_events.first_payload(events, "instance-id"),
-        key_provider=key_provider,
-        mr_system=_sha256(boot, mr_key_provider),
-        mr_aggregated=_sha256(boot, quote.rt_mr3, launch if any(launch) else b""),
-        os_image_hash=_os_image_hash(vm_config),
-    )
-
-
-def _compare_pins(pins: Pins, identity: _Identity, statement: Statement) -> None:
+def _compare_pins(pins: Pins, identity: Identity, statement: Statement) -> None:
     policy = statement.policies.get(DEFAULT_DOMAIN)
     shown: Mapping[str, Optional[str]] = {
         "root_ca_spki_sha256": statement.root.ca_spki_sha256,
@@ -167,7 +97,9 @@ def _compare_pins(pins: Pins, identity: _Identity, statement: Statement) -> None
     for name, allowed in pins.items():
         value = shown[name]
         if value not in allowed:
-            raise VerificationError("pin_mismatch", f"{name} is {value or 'missing'}, which is not pinned", pin=name)
+            raise VerificationError(
+                "pin_mismatch", f"{name} is {value or 'missing'}, which is not pinned", pin=name
+            )
 
 
 def seconds(now: Union[int, float, datetime, None]) -> int:
@@ -199,6 +131,23 @@ def accepted_statuses(statuses: Collection[str]) -> Tuple[str, ...]:
     return found
 
 
+def trusted_root(root_ca: Optional[bytes]) -> Optional[bytes]:
+    """A root certificate as DER, from PEM or DER.
+
+    Raises:
+        PinsError: `argument`, if it is not exactly one certificate.
+    """
+    if root_ca is None:
+        return None
+    try:
+        is_pem = root_ca.lstrip().startswith(b"-----BEGIN")
+        found = load_pem_x509_certificates(root_ca) if is_pem else [load_der_x509_certificate(root_ca)]
+        (certificate,) = found
+    except (AttributeError, TypeError, ValueError, InvalidVersion) as error:
+        raise PinsError("argument", "root_ca must be one certificate, DER or PEM, as bytes") from error
+    return certificate.public_bytes(Encoding.DER)
+
+
 def verify(
     answer: Union[bytes, str],
     pins: PinsLike,
@@ -222,7 +171,7 @@ def verify(
         nonce: 32 bytes in hexadecimal that the statement must have, because the caller sent them.
         max_age: how old the statement may be, seconds; `None` is any age. The collateral expires in any case.
         tcb_statuses: accepted TCB statuses by Intel's names. `Revoked` is never accepted.
-        root_ca: another root than Intel's (DER), for simulated platforms.
+        root_ca: another root than Intel's (DER or PEM), for simulated platforms.
 
     Raises:
         PinsError: an argument is wrong.
@@ -231,6 +180,7 @@ def verify(
     wanted = Pins.parse(pins)
     judged_at = seconds(now)
     accepted = accepted_statuses(tcb_statuses)
+    root = trusted_root(root_ca)
     if nonce is not None and not _NONCE.fullmatch(nonce):
         raise PinsError("argument", "nonce must be 32 bytes in lower-case hexadecimal")
     parts = parse_answer(answer)
@@ -241,18 +191,22 @@ def verify(
         raise VerificationError("report_data", "the quote is not over this statement")
     _quote.check_isolation(parsed)
     if parts.collateral is None:
-        raise VerificationError("collateral_missing", "the answer has no collateral for its quote; ask again later")
+        raise VerificationError(
+            "collateral_missing", "the answer has no collateral for its quote; ask again later"
+        )
     collateral = Collateral.parse(parts.collateral)
     collateral.check(parsed, judged_at)
     try:
         events = _events.measured(entries, _rtmr3(parsed))
     except _events.EventError as error:
-        raise VerificationError("event_log", f"the event log is not what the quote measured: {error}") from error
-    quote = _quote.verify(parts.quote, collateral, root_ca, judged_at, accepted)
+        raise VerificationError(
+            "event_log", f"the event log is not what the quote measured: {error}"
+        ) from error
+    quote = _quote.verify(parts.quote, collateral, root, judged_at, accepted)
     # What was compared above is what the verifier read.
     if quote.report_data != expected or quote.rt_mr3 != _rtmr3(parsed):
         raise VerificationError("quote", "the quote has two readings")
-    identity = _identity(quote, events, parts.vm_config)
+    identity = _identity.read(quote, events, parts.vm_config)
     statement = parse_statement(parts.statement)
     signed_by_root = _check_root(parts, statement)
     _check_time(statement, judged_at, nonce, max_age)
@@ -265,7 +219,7 @@ def verify(
         compose_hash=identity.compose_hash.hex(),
         instance_id=identity.instance_id.hex(),
         key_provider=identity.key_provider.decode("utf-8", "replace"),
-        device_id=_sha256(quote.ppid).hex(),
+        device_id=sha256(quote.ppid).hex(),
         mr_system=identity.mr_system.hex(),
         mr_aggregated=identity.mr_aggregated.hex(),
         os_image_hash=identity.os_image_hash.hex(),
@@ -298,7 +252,9 @@ def _entries(event_log: str) -> List[_events.Entry]:
 
 
 def _root_refused(why: str) -> VerificationError:
-    return VerificationError("root_signature", f"the root CA key has not signed this quote and statement: {why}")
+    return VerificationError(
+        "root_signature", f"the root CA key has not signed this quote and statement: {why}"
+    )
 
 
 def _check_root(parts: Answer, statement: Statement) -> bool:
@@ -309,11 +265,11 @@ def _check_root(parts: Answer, statement: Statement) -> bool:
     """
     if parts.root is None:
         return False
-    if _sha256(parts.root.ca_spki).hex() != statement.root.ca_spki_sha256:
+    if sha256(parts.root.ca_spki).hex() != statement.root.ca_spki_sha256:
         raise _root_refused("the signer is another key than the statement's root")
     signature = parts.root.signature
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-    message = ROOT_LABEL + _sha256(parts.quote) + _sha256(parts.statement.encode())
+    message = ROOT_LABEL + sha256(parts.quote) + sha256(parts.statement.encode())
     try:
         key = load_der_public_key(parts.root.ca_spki)
         if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
