@@ -226,16 +226,63 @@ class Sessions(unittest.TestCase):
         drips = self.dripping()
         self.refused(cvm_kms.TransportError, "timeout", drips, timeout=1)
 
-    def dripping(self) -> str:
-        """A TLS server that sends a header every 50 ms."""
+    def raw(self, port: int = 0) -> tuple:
+        """A socket that listens, and the TLS of a server with a key of its own."""
         key = ec.generate_private_key(ec.SECP256R1())
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server(("127.0.0.1", port))
         self.addCleanup(listener.close)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with tempfile.TemporaryDirectory() as directory:
             file = Path(directory) / "identity.pem"
             file.write_bytes(mock.pem_identity(key))
             context.load_cert_chain(file)
+        return listener, context
+
+    def test_not_a_byte_is_written_to_another_key(self) -> None:
+        kms = self.kms()
+        session = self.session(kms.url, self.measured(kms))
+        port = kms.port
+        kms.close()
+        listener, context = self.raw(port)
+        got = []
+
+        def serve() -> None:
+            accepted, _ = listener.accept()
+            accepted.settimeout(60)
+            with context.wrap_socket(accepted, server_side=True, suppress_ragged_eofs=True) as stream:
+                got.append(stream.recv(1000))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with self.assertRaises(cvm_kms.KeyMismatchError):
+            session.post("/health", b"secret")
+        thread.join(60)
+        self.assertEqual(got, [b""])
+
+    def test_threads_share_a_session(self) -> None:
+        kms = self.kms()
+        session = self.session(kms.url)
+        kms.routes["/echo"] = lambda query: (200, {}, query["body"])
+        wrong = []
+
+        def use(name: str) -> None:
+            for number in range(20):
+                sent = f"{name} {number}".encode()
+                if session.post("/echo", sent).body != sent:
+                    wrong.append(sent)
+                if number % 7 == 0:
+                    session.close()
+
+        threads = [threading.Thread(target=use, args=(str(number),)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        self.assertEqual((wrong, kms.seen.count("POST /echo")), ([], 80))
+
+    def dripping(self) -> str:
+        """A TLS server that sends a header every 50 ms."""
+        listener, context = self.raw()
         over = threading.Event()
         self.addCleanup(over.set)
 
