@@ -198,6 +198,7 @@ class PlainServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def setup(self) -> None:
                 self.request.settimeout(60)

@@ -141,6 +141,8 @@ def _connect(origin: Origin, deadline: Deadline) -> socket.socket:
         try:
             found.settimeout(deadline.remaining())
             found.connect(address)
+            # Head and body of a request are written one after the other.
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return found
         except OSError as error:
             found.close()
