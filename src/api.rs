@@ -3,6 +3,7 @@
 pub mod actions;
 pub mod admin;
 pub mod approvals;
+pub mod attestation;
 pub mod ceremony;
 pub mod credentials;
 pub mod diagnostics;

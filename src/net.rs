@@ -4,6 +4,7 @@ mod actions;
 mod activity;
 mod admin_auth;
 mod approvals;
+mod attestation;
 pub mod auth_backend;
 mod body;
 mod cors;
@@ -46,6 +47,6 @@ mod views;
 mod web;
 
 pub use onboarding_auth::OnboardingAuth;
-pub use router::{AdminServices, admin, kms, onboarding};
+pub use router::{AdminServices, KmsServices, admin, kms, onboarding};
 pub use same_site::OwnNames;
 pub use web::{SignIn, console};

@@ -66,6 +66,7 @@ pub const ROUTES: &[Route] = &{
         row(Kms, "/livez", Get, Open, 0),
         row(Kms, "/readyz", Get, Open, 0),
         row(Kms, "/metrics", Get, Open, 0),
+        row(Kms, "/attestation.json", Get, Open, 0),
         // Hashes only; entries are on the admin listener.
         row(Kms, "/log/checkpoint", Get, Open, 0),
         row(Kms, "/log/tile/{*tile}", Get, Open, 0),

@@ -30,6 +30,7 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     background.spawn(async move { readiness.refresh_loop().await });
     let meta = Arc::clone(&serving.meta);
     background.spawn(async move { meta.refresh_loop().await });
+    background.spawn(Arc::clone(&serving.attestation).refresh_loop());
     background.spawn(housekeeping(process, serving));
     let approvals = Arc::clone(&process.approvals);
     background.spawn(async move {

@@ -16,6 +16,7 @@ use crate::admission::{Foundation, TcbWarning};
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
 use crate::api::approvals::{ApprovalService, Makers};
+use crate::api::attestation::{AttestationService, Maker};
 use crate::api::credentials::CredentialService;
 use crate::api::diagnostics::DiagnosticsService;
 use crate::api::epochs::EpochService;
@@ -43,7 +44,7 @@ use crate::net::listener::{Phase, PlainHttp};
 use crate::net::middleware::Middleware;
 use crate::net::oidc::{Bounds, Issuer};
 use crate::net::tls::{self, ClientPolicy, Leaf};
-use crate::net::{self, AdminServices, OwnNames, SignIn};
+use crate::net::{self, AdminServices, KmsServices, OwnNames, SignIn};
 use crate::operator::Credentials;
 use crate::state::{CredentialFile, RecoveryFile};
 
@@ -72,6 +73,7 @@ pub(super) struct Serving {
     settings: Arc<SettingsService>,
     collateral: Arc<CollateralFile>,
     pub(super) recovery: Arc<RecoveryService>,
+    pub(super) attestation: Arc<AttestationService>,
     phase: Phase,
 }
 
@@ -138,14 +140,17 @@ impl Serving {
             AdminCertificate::find(&process.config, &leaf, &ready, attester.as_deref()).await?;
         let shown = core.metrics.enabled.then(|| Arc::clone(metrics));
         let health = Arc::new(HealthService::new(Arc::clone(&readiness), process.boot()));
-        let router = net::kms(
-            Arc::clone(&kms),
-            &rpc.limits,
-            shown,
-            Arc::clone(&health),
-            Arc::clone(audit),
-            Arc::clone(&recovery),
-        );
+        let maker = Maker::new(Arc::clone(&foundation), Arc::clone(&ready), Arc::clone(&meta), rpc.port);
+        let attestation = Arc::new(AttestationService::new(maker));
+        let services = KmsServices {
+            kms: Arc::clone(&kms),
+            metrics: shown,
+            health: Arc::clone(&health),
+            audit: Arc::clone(audit),
+            recovery: Arc::clone(&recovery),
+            attestation: Arc::clone(&attestation),
+        };
+        let router = net::kms(services, &rpc.limits);
         let middleware = Middleware::new(router, process.memory(), process.metrics())
             .watched()
             .traced(process.tracer.clone())
@@ -174,6 +179,7 @@ impl Serving {
             settings,
             collateral,
             recovery,
+            attestation,
             phase,
         })
     }

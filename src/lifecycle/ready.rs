@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use kms_attest::binding::ReportData;
+use kms_attest::binding::{ReportData, kms_attestation_by_root};
 use kms_attest::certificate;
 use kms_attest::evidence::Evidence;
 use kms_attest::identity::{AppId, DomainName, InstanceId};
@@ -377,6 +377,17 @@ impl Ready {
     /// What evidence in our TLS certificate must commit to.
     pub fn rpc_report_data(&self) -> ReportData {
         ReportData::ra_tls(&self.rpc.key.spki_der())
+    }
+
+    /// The public key of our TLS certificate, SubjectPublicKeyInfo DER.
+    pub fn rpc_public_key(&self) -> [u8; 91] {
+        self.rpc.key.spki_der()
+    }
+
+    /// The signature of the root CA key over a quote and the statement that it is over, `r ‖ s`, which makes the quote that
+    /// of this KMS (`/attestation.json`, docs/decisions/0042).
+    pub fn sign_attestation(&self, quote: &[u8], statement: &[u8]) -> [u8; 64] {
+        self.identity.ca().sign_fixed(&kms_attestation_by_root(quote, statement))
     }
 
     /// The key of our TLS certificate, PKCS#8 DER.

@@ -19,12 +19,13 @@ use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
-    actions, approvals, body, credentials, diagnostics, epochs, events, grpc, ledger, me, policy, recovery,
-    restart, restore, settings, setup, status, uploads, views, web,
+    actions, approvals, attestation, body, credentials, diagnostics, epochs, events, grpc, ledger, me,
+    policy, recovery, restart, restore, settings, setup, status, uploads, views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
 use crate::api::approvals::ApprovalService;
+use crate::api::attestation::AttestationService;
 use crate::api::credentials::CredentialService;
 use crate::api::diagnostics::DiagnosticsService;
 use crate::api::epochs::EpochService;
@@ -48,19 +49,31 @@ use crate::config::BodyLimits;
 use crate::error::{Code, Error, Result};
 use crate::metrics::Metrics;
 
+/// The services of the main listener in the KMS phase.
+#[derive(Debug)]
+pub struct KmsServices {
+    /// The methods.
+    pub kms: Arc<KmsService>,
+    /// Metrics, if they are shown.
+    pub metrics: Option<Arc<Metrics>>,
+    /// Health and readiness.
+    pub health: Arc<HealthService>,
+    /// The audit log's tree.
+    pub audit: Arc<Audit>,
+    /// Where officers bring their shares.
+    pub recovery: Arc<RecoveryService>,
+    /// The proof for outsiders.
+    pub attestation: Arc<AttestationService>,
+}
+
 /// The routes of the KMS phase on the main listener.
-pub fn kms(
-    service: Arc<KmsService>,
-    limits: &BodyLimits,
-    metrics: Option<Arc<Metrics>>,
-    health: Arc<HealthService>,
-    audit: Arc<Audit>,
-    recovery: Arc<RecoveryService>,
-) -> Router {
+pub fn kms(services: KmsServices, limits: &BodyLimits) -> Router {
+    let KmsServices { kms: service, metrics, health, audit, recovery, attestation } = services;
     let readiness = Arc::clone(health.readiness());
     let mut router = prpc_routes(Arc::clone(&service), limits)
         .merge(probes::routes(Service::Kms, health, Reader::Anyone))
         .merge(ledger::routes(Service::Kms, audit, Reader::Anyone))
+        .merge(attestation::routes(attestation))
         .merge(recovery::officers(recovery));
     if let Some(metrics) = metrics {
         let readiness = Arc::clone(&readiness);

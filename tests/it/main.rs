@@ -13,6 +13,7 @@ mod actions;
 mod admin;
 mod adversaries;
 mod approvals;
+mod attestation;
 mod cases;
 mod collateral;
 mod console;

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
 use aws_lc_rs::encoding::AsBigEndian;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use x509_parser::asn1_rs::{Any, FromDer};
@@ -154,6 +154,18 @@ impl P256Key {
             .expect("from_scalar made the point from this scalar")
         });
         signer.sign(&SystemRandom::new(), message).expect("a valid key signs").as_ref().to_vec()
+    }
+
+    /// An ECDSA signature of SHA-256(`message`), `r ‖ s`, with a random nonce: the form that browsers verify.
+    pub fn sign_fixed(&self, message: &[u8]) -> [u8; 64] {
+        let signer = EcdsaKeyPair::from_private_key_and_public_key(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            &self.scalar[..],
+            &self.point,
+        )
+        .expect("from_scalar made the point from this scalar");
+        let signature = signer.sign(&SystemRandom::new(), message).expect("a valid key signs");
+        signature.as_ref().try_into().expect("two numbers of 32 bytes")
     }
 }
 

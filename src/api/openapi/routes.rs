@@ -7,6 +7,7 @@ use super::operation::{Answer, Bodies, Content, Operation, Parameter, Verb};
 use crate::api::Service;
 use crate::api::actions::{Actions, Done};
 use crate::api::approvals::{self, ApproveRequest};
+use crate::api::attestation::Document;
 use crate::api::credentials::{BasicAuth, CreateRequest, Shown};
 use crate::api::diagnostics::KeyFlow;
 use crate::api::epochs::{
@@ -38,7 +39,7 @@ const FILES: &[&str] = &["text/css; charset=utf-8", "text/javascript; charset=ut
 pub(super) fn operations(bodies: &mut Bodies) -> Vec<Operation> {
     let mut all = pages();
     all.extend(health(bodies));
-    all.extend(log());
+    all.extend(log(bodies));
     all.extend(events(bodies));
     all.extend(credentials(bodies));
     all.extend(actions(bodies));
@@ -247,10 +248,22 @@ fn health(bodies: &mut Bodies) -> Vec<Operation> {
     ]
 }
 
-fn log() -> Vec<Operation> {
+fn log(bodies: &mut Bodies) -> Vec<Operation> {
     let bytes = Answer::Other(&["application/octet-stream"]);
     let both = "Also on the main listener, open to anyone.";
     vec![
+        get(
+            Service::Kms,
+            "/attestation.json",
+            "A quote about this KMS, with all that verifies it",
+            Answer::Json(bodies.of::<Document>()),
+        )
+        .described("Without a nonce at most a minute old. What a statement says counts only where the quote verifies.")
+        .with_query(vec![query(
+            "nonce",
+            "64 lower-case hexadecimal digits, which the statement repeats",
+            json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" }),
+        )]),
         get(Service::Admin, "/log/checkpoint", "The signed checkpoint of the audit log", Answer::Other(TEXT))
             .described(both)
             .or(503, Answer::Other(TEXT)),
