@@ -8,7 +8,8 @@ use quick_cache::sync::Cache;
 
 use super::prepared::Prepared;
 use crate::admission::{GrantedEpochs, SelfAuthorization};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
+use crate::keys::derive::DeriveError;
 use crate::keys::epoch::KeyEpochs;
 use crate::lifecycle::{EnvPublicKey, Ready};
 use crate::metrics::CacheState;
@@ -44,6 +45,15 @@ impl Default for EnvKeys {
     }
 }
 
+/// Why there is no key. The epochs were granted before: only their root epoch can have been retired meanwhile, and then the
+/// answer is the one that a later request gets.
+fn underivable(error: DeriveError) -> Error {
+    match error {
+        DeriveError::Epoch(unreadable) => Error::new(Code::Denied, unreadable.to_string()),
+        error => Error::internal("the key of this app cannot be derived", error),
+    }
+}
+
 impl EnvKeys {
     /// The cache of keys, for diagnostics.
     pub(super) fn state(&self) -> CacheState {
@@ -61,7 +71,6 @@ impl EnvKeys {
         granted: &GrantedEpochs,
         now: u64,
     ) -> Result<Arc<Prepared<PublicKeyResponse>>> {
-        let underivable = |error| Error::internal("the key of this app cannot be derived", error);
         let (epochs, said) = (granted.used(), granted.said());
         let name = EnvKeyName { domain: domain.clone(), app: app_id, epochs };
         let asked = (name, said);
@@ -92,5 +101,23 @@ impl EnvKeys {
         }));
         self.responses.insert(asked, Arc::clone(&response));
         Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::epoch::RootEpoch;
+    use crate::keys::keyring::Unreadable;
+
+    #[test]
+    fn an_epoch_that_ends_during_a_request_is_a_refusal_and_other_failures_are_ours() {
+        let epoch = RootEpoch(1);
+        for unreadable in [Unreadable::Retired(epoch), Unreadable::Destroyed(epoch)] {
+            let text = unreadable.to_string();
+            let error = underivable(unreadable.into());
+            assert_eq!((error.code(), error.message()), (Code::Denied, &*text));
+        }
+        assert_eq!(underivable(DeriveError::TooLong(9000)).code(), Code::Internal);
     }
 }
