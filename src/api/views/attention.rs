@@ -14,7 +14,8 @@ use crate::audit::Record;
 use crate::clock::rfc3339;
 use crate::config::Posture;
 use crate::events::{Ask, Filter, Index, Order};
-use crate::keys::keyring::EpochState;
+use crate::keys::epoch::RootEpoch;
+use crate::keys::keyring::{EpochInfo, EpochState};
 
 /// Denials are shown as long as they are not older than this, in seconds.
 const DENIALS_SINCE: u64 = 3600;
@@ -22,6 +23,15 @@ const DENIALS_SINCE: u64 = 3600;
 const MAX_GROUPS: usize = 10;
 /// The most records of choices of epochs that are compared.
 const MAX_CHOICES: usize = 200;
+/// The records of what becomes of root epochs.
+const EPOCH_EVENTS: [&str; 6] = [
+    "epoch_prepared",
+    "epoch_received",
+    "epoch_activated",
+    "epoch_retired",
+    "epoch_destroyed",
+    "epoch_change_failed",
+];
 /// A credential is shown when it ends within this time, in seconds.
 const CREDENTIAL_LEFT: u64 = 14 * 86_400;
 /// The same for a certificate: ours are renewed long before, others by operators.
@@ -117,6 +127,45 @@ fn lost_choices<'a>(records: &'a [Record], chosen: &BTreeMap<String, (String, u6
     }
     let counts = |app: &str| chosen.get(app).map(|(root, app)| (&**root, *app));
     last.into_iter().filter(|(app, said)| counts(app) != *said).map(|(app, _)| app).collect()
+}
+
+/// What `records` say of epochs that `epochs` of the key directory do not, by epoch. A change that failed did not happen.
+fn lost_epochs(mut records: Vec<Record>, epochs: &[EpochInfo]) -> Vec<String> {
+    records.sort_by_key(|record| record.seq);
+    let number = |record: &Record| {
+        let number = record.fields.get("epoch").and_then(Value::as_u64);
+        number.and_then(|number| u32::try_from(number).ok()).map(RootEpoch)
+    };
+    // Each change that was made last, by epoch and type.
+    let mut made: BTreeMap<(RootEpoch, String), String> = BTreeMap::new();
+    for record in &records {
+        let Some(epoch) = number(record) else { continue };
+        let text =
+            |name: &str| record.fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        match &*record.kind {
+            "epoch_change_failed" => drop(made.remove(&(epoch, text("change")))),
+            kind => drop(made.insert((epoch, kind.to_owned()), text("state"))),
+        }
+    }
+    let mut lost = Vec::new();
+    for ((epoch, kind), state) in &made {
+        let Some(own) = epochs.iter().find(|own| own.epoch == *epoch) else {
+            lost.push(format!("epoch {epoch} is not here"));
+            continue;
+        };
+        let is_behind = match &**kind {
+            "epoch_activated" => own.times.activate_at.is_none() && own.state < EpochState::Retired,
+            "epoch_retired" => own.state < EpochState::Retired,
+            "epoch_destroyed" => own.state < EpochState::Destroyed,
+            "epoch_received" => state == "destroyed" && own.state < EpochState::Destroyed,
+            _ => false,
+        };
+        if is_behind {
+            lost.push(format!("epoch {epoch} is {} here, after {kind}", own.state.name()));
+        }
+    }
+    lost.dedup();
+    lost
 }
 
 /// What to do about choices that did not come with the keys of `set` or `received`, unless something of `done` came later.
@@ -369,6 +418,36 @@ impl Views {
         self.sources.events.ask_index(newest).await.ok()
     }
 
+    /// Where the log says more of root epochs than the key directory, as after an old copy of the directory was put back.
+    pub(super) async fn of_lost_epochs(&self) -> Option<Attention> {
+        let newest = |index: &Index| {
+            let mut records = Vec::new();
+            for kind in EPOCH_EVENTS {
+                let filter = Filter { kind: Some(kind.to_owned()), ..Filter::default() };
+                let (since, until, beyond, order, limit) = (0, u64::MAX, None, Order::Newest, MAX_CHOICES);
+                let ask = Ask { filter: &filter, since, until, beyond, order, limit };
+                records.extend(index.page(&ask)?.records);
+            }
+            Ok(records)
+        };
+        let records = self.sources.events.ask_index(newest).await.ok()?;
+        let lost = lost_epochs(records, &self.sources.ready.epochs());
+        (!lost.is_empty()).then(|| Attention {
+            count: Some(lost.len() as u64),
+            detail: format!(
+                "{}; put the newest keyring.json and root-fingerprints.json back, or get the epochs from a replica with kmsctl epoch \
+                 fetch; without either, do again what the log says",
+                lost.join("; ")
+            ),
+            ..Attention::new(
+                "epochs_lost",
+                Severity::Critical,
+                "The key directory is older than the audit log: it lacks root epochs, or gives keys of retired ones.",
+                "epochs",
+            )
+        })
+    }
+
     fn of_epochs(&self, now: u64) -> Vec<Attention> {
         let ready = &self.sources.ready;
         let mut list = Vec::new();
@@ -498,6 +577,46 @@ mod tests {
         let strangers = of_denials(&[denial(1, None, 5, recent)], NOW);
         assert_eq!(strangers[0].severity, Severity::Info, "anyone can cause it");
         assert!(of_denials(&[], NOW).is_empty());
+    }
+
+    #[test]
+    fn a_key_directory_that_is_older_than_the_log_is_noticed() {
+        use crate::keys::RootKeys;
+        use crate::keys::keyring::{EpochChange, Keyring};
+        let record = |seq: u64, kind: &str, epoch: u32, more: (&str, &str)| {
+            let record = serde_json::json!(
+                { "seq": seq, "time": "2026-01-01T00:00:00Z", "event": kind, "epoch": epoch, more.0: more.1 }
+            );
+            serde_json::from_value::<Record>(record).unwrap()
+        };
+        let none = ("by", "token");
+        let first = Keyring::first(RootKeys::generate());
+        let new = first.new_epoch(5).unwrap();
+        let prepared = first.after(EpochChange::Prepare(&new), 5).unwrap();
+        let active = prepared.after(EpochChange::Activate { epoch: RootEpoch(1), at: 10 }, 8).unwrap();
+        let retired = active.after(EpochChange::Retire(RootEpoch(0)), 20).unwrap();
+        let log = || {
+            vec![
+                record(3, "epoch_retired", 0, none),
+                record(1, "epoch_prepared", 1, none),
+                record(2, "epoch_activated", 1, none),
+            ]
+        };
+        let lost = |records: Vec<Record>, keyring: &Keyring| lost_epochs(records, &keyring.infos(30));
+        assert_eq!(lost(log(), &retired), [""; 0]);
+        assert_eq!(lost(log(), &active), ["epoch 0 is active here, after epoch_retired"]);
+        let behind = [
+            "epoch 0 is active here, after epoch_retired",
+            "epoch 1 is prepared here, after epoch_activated",
+        ];
+        assert_eq!(lost(log(), &prepared), behind);
+        assert_eq!(
+            lost(log(), &first),
+            ["epoch 0 is active here, after epoch_retired", "epoch 1 is not here"]
+        );
+        let failed = record(4, "epoch_change_failed", 0, ("change", "epoch_retired"));
+        assert_eq!(lost([log(), vec![failed]].concat(), &active), [""; 0], "it was never retired");
+        assert_eq!(lost(Vec::new(), &first), [""; 0]);
     }
 
     #[test]
