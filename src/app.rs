@@ -59,7 +59,8 @@ pub async fn start_logging_to(config: Config, log: Option<ProcessLog>) -> Result
         Node::Onboarding(onboarding) => match &onboard.auto_bootstrap_domain {
             Some(domain) => {
                 let listener = bind(process.main_address()).await?;
-                let service = OnboardService::new(&process.config.core, process.foundation(), onboarding);
+                let (core, posture) = (&process.config.core, process.posture());
+                let service = OnboardService::new(core, posture, process.foundation(), onboarding);
                 service.auto_bootstrap(domain).await.map_err(AppError::AutoBootstrap)?;
                 let ready = process.reopen()?;
                 serve(process, ready, listener).await

@@ -286,10 +286,11 @@ export function build(done) {
 export const madeHere = () => isMadeHere;
 
 /** Shows the restore that is open, if there is one, instead of the ways to keys. */
-export function restoring(ceremony) {
+export function restoring(given) {
   const wasOpen = !at('ceremony').hidden;
-  const isOpen = restore.show(ceremony);
+  const isOpen = restore.show(given);
   if (isOpen) {
+    const { ceremony } = given;
     at('ways').hidden = true;
     state('keys-state', `A restore is open: ${ceremony.received} of ${ceremony.threshold} shares have arrived.`, 'busy');
   } else if (wasOpen && at('result').hidden) {

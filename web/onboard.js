@@ -78,7 +78,7 @@ function told(now) {
   } else {
     at('notices').replaceChildren();
   }
-  keys.restoring(now.restore?.ceremony ?? null);
+  keys.restoring(now.restore ?? null);
   if (now.mode === 'committed') {
     if (!keys.isUnderWay()) keys.keysExist();
     serve.allow();

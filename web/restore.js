@@ -79,8 +79,9 @@ function officer({ index, name, received }) {
 }
 
 /** Shows the restore that is open, or that there is none. Gives whether it is open. */
-export function show(ceremony) {
-  const is = JSON.stringify(ceremony && [ceremony.set, ceremony.received, measurement]);
+export function show(restore) {
+  const { ceremony = null, plan, kms } = restore ?? {};
+  const is = JSON.stringify(ceremony && [ceremony.set, ceremony.received, measurement, plan, kms]);
   if (is === shown) return Boolean(ceremony);
   shown = is;
   at('ceremony').hidden = !ceremony;
@@ -92,6 +93,12 @@ export function show(ceremony) {
   values(at('ceremony-values'), [
     { name: 'Recovery set', value: ceremony.set },
     { name: 'Manifest', hint: 'SHA-256 of its content', value: ceremony.manifest_sha256 },
+    { name: 'Set made', value: plan.made_at },
+    { name: 'Name that this KMS gets', value: plan.domain },
+    { name: 'Epochs of root keys', value: plan.epochs.join(', ') },
+    { name: 'Policy', value: kms.policy },
+    ...(kms.policy_digest ? [{ name: 'Policy digest', hint: 'SHA-256', value: kms.policy_digest }] : []),
+    { name: 'Relaxed settings', value: kms.relaxed.join(', ') || 'none' },
     { name: 'Ends', value: `within ${hours} h; shares are forgotten then` },
   ]);
   at('ceremony-officers').replaceChildren(...ceremony.officers.map(officer));
@@ -103,6 +110,7 @@ export function show(ceremony) {
 export function rows(restored) {
   return [
     { name: 'Recovery set', value: restored.set },
+    { name: 'Set made', hint: 'epochs chosen for apps are as of then', value: restored.made_at },
     { name: 'Officers', value: restored.officers.join(', ') },
     ...restored.epochs.flatMap((one) => [
       { name: `Root secp256k1 public key, epoch ${one.epoch}`, value: `0x${one.k256_pubkey}` },

@@ -17,13 +17,13 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 use zeroize::Zeroizing;
 
-pub use self::restore::{RestoreStatus, Restored, RestoredEpoch, ShareAccepted};
+pub use self::restore::{EmptyKms, RestorePlan, RestoreStatus, Restored, RestoredEpoch, ShareAccepted};
 use crate::admission::{
     Foundation, OwnEvidenceError, Refusal, SelfDenialCode, SelfRefusal, own_evidence, own_identity,
 };
 use crate::api::Caller;
 use crate::audit::Event;
-use crate::config::Core;
+use crate::config::{Core, Posture};
 use crate::control::{AppEpochError, Author, Preference};
 use crate::domain::Domain;
 use crate::error::{Code, Error, Result};
@@ -73,6 +73,8 @@ pub struct OnboardService {
     terms: HandoverTerms,
     site_name: String,
     tee: Tee,
+    /// Codes of the settings that are relaxed.
+    relaxed: Vec<&'static str>,
     unattested_auto_bootstrap: UnattestedAutoBootstrap,
     one_at_a_time: Arc<Mutex<()>>,
     receiving: Semaphore,
@@ -98,9 +100,10 @@ impl Tee {
 }
 
 impl OnboardService {
-    /// The service over `[core]` and an empty key directory.
-    pub fn new(core: &Core, foundation: Arc<Foundation>, onboarding: Onboarding) -> Self {
+    /// The service over `[core]`, what the configuration relaxes, and an empty key directory.
+    pub fn new(core: &Core, posture: &Posture, foundation: Arc<Foundation>, onboarding: Onboarding) -> Self {
         Self {
+            relaxed: posture.codes().collect(),
             foundation,
             onboarding: Arc::new(onboarding),
             terms: HandoverTerms::of(core),

@@ -51,7 +51,7 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
         );
     }
     let needed = if token.is_some() { Token::Required } else { Token::NotConfigured };
-    let service = Arc::new(OnboardService::new(core, process.foundation(), onboarding));
+    let service = Arc::new(OnboardService::new(core, process.posture(), process.foundation(), onboarding));
     let finished = service.finished();
     let setup = SetupService::new(
         Arc::clone(&service),

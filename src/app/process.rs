@@ -346,6 +346,11 @@ impl Process {
         let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
     }
 
+    /// What the configuration and the policy relax.
+    pub(super) fn posture(&self) -> &Posture {
+        &self.posture
+    }
+
     pub(super) fn open(&self, directory: KeyDirectory) -> Result<Node, AppError> {
         let core = &self.config.core;
         let configured = core.onboard.auto_bootstrap_domain.clone();

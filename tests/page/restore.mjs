@@ -42,6 +42,8 @@ await scenario(async (browser) => {
 
   reached('opened');
   await says(page, '#ceremony-count', '1 of 2 shares have arrived.');
+  // What officers send to.
+  for (const told of ['Name that this KMS gets', 'Policy', 'Relaxed settings', 'Set made']) await says(page, '#ceremony-values', told);
   const officers = await page.locator('#ceremony-officers li').allTextContents();
   await page.emulateMedia({ colorScheme: 'dark' });
   await page.setViewportSize(LOOKS[3].viewport);

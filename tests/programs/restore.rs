@@ -140,6 +140,47 @@ async fn officers_restore_a_kms_that_has_proved_itself() {
 }
 
 #[tokio::test]
+async fn officers_see_what_they_send_to_and_a_restore_for_another_name_gets_no_share() {
+    let officers = Officers::of(&RootKeys::generate(), 2, 3);
+    let world = World::onboarding().await;
+    let desk = desk(&world, &officers);
+    let url = format!("https://localhost:{}", world.address().port());
+    let pin = hex::encode(world.cvm.mr_aggregated());
+    let status = ["recovery", "status", "--kms", &url, "--pin", &pin, ROOT[0], ROOT[1]];
+    let shown = desk.json(0, &status).await;
+    assert_eq!((&shown["plan"], &shown["kms"]["policy"]), (&Value::Null, &json!("allowlist")), "{shown}");
+    let digest = shown["kms"]["policy_digest"].as_str().expect("that of the allowlist");
+    // Whoever reaches it first opened it, with the right set and the name of another machine.
+    let path = "/recovery/restore?domain=other.example";
+    let opened = world.caller().send(post(path, officers.manifest())).await;
+    assert_eq!(opened.status, 200, "{}", opened.text());
+    let run = |verb: &'static str, share: usize, more: &'static [&'static str]| Run {
+        verb,
+        url: url.clone(),
+        pin: pin.clone(),
+        share,
+        key: share,
+        more,
+    };
+    const MORE: &[&str] = &["--manifest", "manifest.json", "--yes", ROOT[0], ROOT[1]];
+    const NAMED: &[&str] =
+        &["--manifest", "manifest.json", "--yes", ROOT[0], ROOT[1], "--domain", "other.example"];
+    for verb in ["restore", "send"] {
+        ended(&run(verb, 1, MORE).at(&desk).await, 3, "the restore gives it the name other.example");
+    }
+    let shown = desk.json(0, &status).await;
+    assert_eq!(
+        (&shown["ceremony"]["received"], &shown["plan"]["domain"]),
+        (&json!(0), &json!("other.example"))
+    );
+    assert_eq!(shown["plan"]["epochs"], json!([0]));
+    let sent = run("send", 1, NAMED).at(&desk).await;
+    ended(&sent, 0, "The share of officer-1 (index 1) is accepted.");
+    assert!(sent.text().contains(&format!("policy allowlist, digest {digest}")), "{}", sent.text());
+    ended(&run("restore", 2, NAMED).at(&desk).await, 0, "The root keys are restored and saved.");
+}
+
+#[tokio::test]
 async fn a_kms_that_cannot_prove_itself_gets_no_share() {
     let officers = Officers::of(&RootKeys::generate(), 2, 2);
     let mut world = World::stopped_with("").await;

@@ -33,8 +33,35 @@ const NOT_ALLOWED: &str = "KMS is not allowed to restore";
 pub struct RestoreStatus {
     /// The restore that is open. `None` if there is none.
     pub ceremony: Option<CeremonyStatus>,
+    /// What the restore that is open would give this KMS.
+    pub plan: Option<RestorePlan>,
+    /// What this KMS is, to which officers send: agree on it before.
+    pub kms: EmptyKms,
     /// What was restored in this run of the process.
     pub restored: Option<Restored>,
+}
+
+/// What a restore gives a KMS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct RestorePlan {
+    /// The name that the KMS gets.
+    pub domain: String,
+    /// When the set was made, RFC 3339 in UTC.
+    pub made_at: String,
+    /// The epochs of the root keys in the set.
+    pub epochs: Vec<u32>,
+}
+
+/// What decides at a KMS without keys who will get keys, and how strictly.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct EmptyKms {
+    /// The kind of its policy: `allowlist`, `webhook`, `ethereum` or `dev`.
+    pub policy: &'static str,
+    /// What identifies the rules, hexadecimal: SHA-256 of an allowlist, or of the key of a webhook's decisions. `None` if nothing
+    /// does.
+    pub policy_digest: Option<String>,
+    /// Codes of the settings that are relaxed.
+    pub relaxed: Vec<&'static str>,
 }
 
 /// Keys that officers have restored. They are saved; `Finish` serves them.
@@ -106,9 +133,11 @@ impl Restore {
         look(&mut memory)
     }
 
-    fn status(&self) -> RestoreStatus {
+    fn status(&self, kms: EmptyKms) -> RestoreStatus {
         self.with(|memory| RestoreStatus {
             ceremony: memory.open.as_ref().map(Open::status),
+            plan: memory.open.as_ref().map(Open::plan),
+            kms,
             restored: memory.restored.clone(),
         })
     }
@@ -130,6 +159,15 @@ impl Open {
         CeremonyStatus::of(Purpose::Restore, self.recovering.combiner(), self.ends)
     }
 
+    fn plan(&self) -> RestorePlan {
+        let manifest = self.recovering.combiner().manifest().manifest();
+        RestorePlan {
+            domain: self.domain.as_str().to_owned(),
+            made_at: rfc3339(manifest.created_at),
+            epochs: manifest.epochs.iter().map(|epoch| epoch.epoch).collect(),
+        }
+    }
+
     fn set(&self) -> String {
         self.recovering.combiner().manifest().manifest().set.to_string()
     }
@@ -138,7 +176,12 @@ impl Open {
 impl OnboardService {
     /// How far a restore is. It tells no secret.
     pub fn restore_status(&self) -> RestoreStatus {
-        self.restore.status()
+        let policy = &self.foundation.policy;
+        self.restore.status(EmptyKms {
+            policy: policy.kind(),
+            policy_digest: policy.in_force().digest.map(hex::encode),
+            relaxed: self.relaxed.clone(),
+        })
     }
 
     /// Opens a restore of the set that `manifest`, the file `recovery-SET.json`, describes. The KMS gets the name `domain`, or
@@ -176,7 +219,7 @@ impl OnboardService {
             Some(open) => Err(open.set()),
         });
         match is_same {
-            Ok(true) => return Ok(self.restore.status()),
+            Ok(true) => return Ok(self.restore_status()),
             Ok(false) => {}
             Err(other) => {
                 let text = format!("a restore of the set {other} is open; cancel it first");
@@ -202,7 +245,7 @@ impl OnboardService {
         });
         self.restore.end_at(ends);
         tracing::info!(%set, "a restore is open: officers may send their shares");
-        Ok(self.restore.status())
+        Ok(self.restore_status())
     }
 
     /// Takes one officer's share. With the last that is needed, the keys are put together, compared with the manifest, and
@@ -238,7 +281,7 @@ impl OnboardService {
         self.restore.with(|memory| expect_new(memory.open.as_ref(), &share))?;
         let (service, remote) = (Arc::clone(&self), caller.remote());
         to_its_end(async move { service.add_share(share, remote).await }).await?;
-        Ok(ShareAccepted { officer, index, status: self.restore.status() })
+        Ok(ShareAccepted { officer, index, status: self.restore_status() })
     }
 
     async fn add_share(&self, share: Share, remote: IpAddr) -> Result<()> {
@@ -286,12 +329,12 @@ impl OnboardService {
             self.record_restore(Event::RestoreCancelled { set, remote }).await?;
             self.restore.with(|memory| memory.open = None);
         }
-        Ok(self.restore.status())
+        Ok(self.restore_status())
     }
 
     /// Refuses other ways to keys while officers restore some.
     pub(super) fn refuse_if_restoring(&self) -> Result<()> {
-        let Some(open) = self.restore.status().ceremony else { return Ok(()) };
+        let Some(open) = self.restore.status(EmptyKms::default()).ceremony else { return Ok(()) };
         let text = format!(
             "officers restore this KMS from the recovery set {}: {} of {} shares are in; cancel the restore first",
             open.set, open.received, open.threshold
@@ -481,9 +524,13 @@ mod tests {
     fn after_its_end_a_restore_is_not_there() {
         let restore = Restore::default();
         restore.with(|memory| memory.open = Some(open(Duration::from_secs(60))));
-        assert_eq!(restore.status().ceremony.map(|open| open.threshold), Some(2));
+        let status = restore.status(EmptyKms::default());
+        assert_eq!(status.ceremony.map(|open| open.threshold), Some(2));
+        let plan = status.plan.expect("what it gives");
+        assert_eq!((&*plan.domain, plan.epochs), ("kms.example", vec![0]));
+        assert_eq!(plan.made_at, "1970-01-01T00:00:00Z");
         restore.with(|memory| memory.open = Some(open(Duration::ZERO)));
-        assert_eq!(restore.status().ceremony, None);
+        assert_eq!(restore.status(EmptyKms::default()).ceremony, None);
     }
 
     #[tokio::test]

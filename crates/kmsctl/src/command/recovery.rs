@@ -69,6 +69,9 @@ pub(crate) struct Send {
     /// Manifest of the recovery set: the KMS must use the same
     #[arg(long, value_name = "FILE")]
     manifest: PathBuf,
+    /// Name that the restore gives the KMS; default: that in the manifest. A restore for another one gets no share
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
     #[command(flatten)]
     officer: Officer,
 }
@@ -132,15 +135,18 @@ impl Restore {
                 .map_err(|failure| failure.about(kms.url()))?;
         }
         let domain = self.domain.as_deref().unwrap_or(&manifest.manifest().domain);
+        before.expect_name(domain).map_err(|failure| failure.about(kms.url()))?;
         let plan = match &before.ceremony {
             Some(open) => open.progress(),
             None => format!("none is open: this opens it, for the name {}", printable(domain)),
         };
+        let plan = format!("{plan}{}", before.told());
         self.officer.confirm(terminal, &kms, &share, manifest.manifest(), &plan)?;
         if before.ceremony.is_none() {
             let text = manifest.to_text().into_bytes();
             let opened = kms.post(&path, text, REPLY).await?;
             let opened: Shown = shown::parse(&opened, OPEN)?;
+            opened.expect_name(domain).map_err(|failure| failure.about(kms.url()))?;
             let open =
                 opened.ceremony.ok_or_else(|| Failure::failed("the KMS does not say that it is open"))?;
             open.expect(kms.phase(), &share, manifest.manifest())
@@ -156,7 +162,7 @@ impl Send {
         let kms = self.kms.verify(terminal).await?;
         let share = self.officer.open(&manifest, &self.manifest)?;
         let before = status(&kms).await?;
-        let Some(ceremony) = before.ceremony else {
+        let Some(ceremony) = &before.ceremony else {
             let how = match kms.phase() {
                 Phase::Empty => "no restore is open: kmsctl recovery restore opens one",
                 Phase::Serving => "no drill is open: an owner opens one",
@@ -165,7 +171,12 @@ impl Send {
         };
         let manifest = manifest.manifest();
         ceremony.expect(kms.phase(), &share, manifest).map_err(|failure| failure.about(kms.url()))?;
-        self.officer.confirm(terminal, &kms, &share, manifest, &ceremony.progress())?;
+        if kms.phase() == Phase::Empty {
+            let domain = self.domain.as_deref().unwrap_or(&manifest.domain);
+            before.expect_name(domain).map_err(|failure| failure.about(kms.url()))?;
+        }
+        let plan = format!("{}{}", ceremony.progress(), before.told());
+        self.officer.confirm(terminal, &kms, &share, manifest, &plan)?;
         send(terminal, &kms, share).await
     }
 }
@@ -252,8 +263,7 @@ async fn send(terminal: &Terminal, kms: &Verified<'_>, share: Share) -> Outcome 
         shown.write(page);
         if shown.is_restored() {
             page.line(format_args!(
-                "Freezes, and the epochs that operators chose for apps, are not restored: before finish, deny in the allowlist what must \
-                 get no keys, and set both again after it.\nNext: kmsctl finish --kms {}, then kmsctl verify and kmsctl status: they \
+                "Freezes are not restored: before finish, deny in the allowlist what must get no keys, and freeze again after it.\nNext: kmsctl finish --kms {}, then kmsctl verify and kmsctl status: they \
                  must show the root keys above.",
                 kms.url()
             ));

@@ -14,6 +14,12 @@ use crate::output::{Page, Tone, printable};
 pub(super) struct Shown {
     /// The restore or drill that is open.
     pub(super) ceremony: Option<Ceremony>,
+    /// What the restore that is open would give the KMS.
+    #[serde(default)]
+    plan: Option<Plan>,
+    /// What a KMS without keys is.
+    #[serde(default)]
+    kms: Option<EmptyKms>,
     /// What was restored, in this run of the process.
     #[serde(default)]
     restored: Option<Restored>,
@@ -36,6 +42,22 @@ pub(super) struct Ceremony {
     ends_in_seconds: u64,
 }
 
+/// What a restore gives a KMS.
+#[derive(Debug, Serialize, Deserialize)]
+struct Plan {
+    domain: String,
+    made_at: String,
+    epochs: Vec<u32>,
+}
+
+/// What decides at a KMS without keys who will get keys. It has not proved it: only its measurement is attested.
+#[derive(Debug, Serialize, Deserialize)]
+struct EmptyKms {
+    policy: String,
+    policy_digest: Option<String>,
+    relaxed: Vec<String>,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct OfficerShown {
     index: u8,
@@ -46,6 +68,11 @@ struct OfficerShown {
 #[derive(Debug, Serialize, Deserialize)]
 struct Restored {
     set: String,
+    /// Absent from older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    apps_with_epochs: Option<usize>,
     domain: String,
     officers: Vec<String>,
     epochs: Vec<Epoch>,
@@ -103,7 +130,54 @@ impl Ceremony {
     }
 }
 
+impl EmptyKms {
+    fn write(&self, page: &mut Page) {
+        page.field("policy", printable(&self.policy));
+        page.field("policy digest", self.policy_digest.as_deref().map_or("none".into(), printable));
+        page.field("relaxed", relaxed(&self.relaxed));
+    }
+}
+
+fn relaxed(codes: &[String]) -> String {
+    match codes {
+        [] => "nothing".to_owned(),
+        codes => printable(&codes.join(", ")).to_string(),
+    }
+}
+
 impl Shown {
+    /// Requires that the restore that is open gives the KMS this name: that of the manifest, or the one that the officer says.
+    pub(super) fn expect_name(&self, domain: &str) -> Outcome<()> {
+        if self.ceremony.is_none() {
+            return Ok(());
+        }
+        let Some(plan) = &self.plan else {
+            return Err(Failure::refused(
+                "it does not say which name the restore gives it, as versions before this one; no share was sent",
+            ));
+        };
+        match plan.domain == domain {
+            true => Ok(()),
+            false => Err(Failure::refused(format_args!(
+                "the restore gives it the name {}, and not {}: if the officers agreed on that, say --domain {}; no share was sent",
+                printable(&plan.domain),
+                printable(domain),
+                printable(&plan.domain)
+            ))),
+        }
+    }
+
+    /// What a KMS without keys says of itself, in lines for the question whether to send.
+    pub(super) fn told(&self) -> String {
+        let Some(kms) = &self.kms else { return String::new() };
+        format!(
+            "\nIt says       policy {}, digest {}, relaxed: {}",
+            printable(&kms.policy),
+            kms.policy_digest.as_deref().map_or("none".into(), printable),
+            relaxed(&kms.relaxed)
+        )
+    }
+
     pub(super) fn is_restored(&self) -> bool {
         self.restored.is_some()
     }
@@ -130,11 +204,27 @@ impl Shown {
             page.field("missing", open.names(false));
             page.field("ends in", format_args!("{} min", open.ends_in_seconds / 60));
         }
+        if let Some(plan) = &self.plan {
+            let epochs: Vec<String> = plan.epochs.iter().map(u32::to_string).collect();
+            page.field("name", printable(&plan.domain));
+            page.field("set made", printable(&plan.made_at));
+            page.field("epochs", epochs.join(", "));
+        }
+        if let Some(kms) = &self.kms {
+            kms.write(page);
+        }
         if let Some(restored) = &self.restored {
             page.line(page.toned(Tone::Good, "The root keys are restored and saved."));
             page.field("recovery set", printable(&restored.set));
             page.field("domain", printable(&restored.domain));
             page.field("officers", printable(&restored.officers.join(", ")));
+            if let Some(made_at) = &restored.made_at {
+                let apps = restored.apps_with_epochs.map_or_else(
+                    || "the set does not have the epochs chosen for apps".to_owned(),
+                    |apps| format!("epochs chosen for {apps} apps are as of then"),
+                );
+                page.field("set made", format_args!("{}; {apps}", printable(made_at)));
+            }
             for epoch in &restored.epochs {
                 page.field(
                     &format!("epoch {}", epoch.epoch),
