@@ -116,6 +116,15 @@ async fn a_restored_kms_hands_out_the_same_keys() {
         (&open["purpose"], &open["threshold"], &open["received"]),
         (&json!("restore"), &json!(2), &json!(0))
     );
+    // What officers send to.
+    let told = opened.value();
+    assert_eq!((&told["plan"]["domain"], &told["plan"]["epochs"]), (&json!(DOMAIN), &json!([0])));
+    let kms = &told["kms"];
+    assert_eq!(
+        (&kms["policy"], kms["policy_digest"].as_str().map(str::len)),
+        (&json!("allowlist"), Some(64))
+    );
+    assert!(kms["relaxed"].is_array(), "{kms}");
     assert_eq!(ceremony.send(3).await.status, 200);
     let last = ceremony.send(1).await;
     assert_eq!(last.status, 200, "{}", last.text());

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use crate::support::http::{request, with};
 use crate::support::source::{Cluster, Reply, Source};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
-use cvm_kms::proto::AppKeyResponse;
+use cvm_kms::proto::{AppKeyResponse, GetMetaResponse};
 use futures_util::future::join;
 use kms_attest::p256::P256Key;
 use serde_json::{Value, json};
@@ -293,6 +293,49 @@ async fn a_retired_epoch_gives_no_keys_and_is_destroyed_once_the_process_does_no
     assert_eq!(states(&world).await, ["destroyed", "active"]);
     let names = ["epoch_prepared", "epoch_activated", "epoch_retired", "epoch_destroyed"];
     assert!(names.iter().all(|name| world.audited(name).len() == 1));
+}
+
+#[tokio::test]
+async fn a_new_replica_proves_that_its_root_follows_one_that_is_gone() {
+    let mut source = World::ready().await;
+    prepare(&source).await;
+    activate(&source, 1, Value::Null).await;
+    done(&source, "POST", &format!("{EPOCHS}/0/retire"), Value::Null).await;
+    source.start().await.expect("it starts again");
+    done(&source, "POST", &format!("{EPOCHS}/0/destroy"), Value::Null).await;
+    let meta = async |world: &World| -> GetMetaResponse {
+        world.caller().json("GetMeta", json!({})).await.message()
+    };
+    let told = meta(&source).await;
+    assert_eq!(told.epochs[1].signature.len(), 65, "what the root of epoch 0 stated");
+    let replica = replica_of(&source).await;
+    let again = meta(&replica).await;
+    assert_eq!(again.k256_pubkey, told.k256_pubkey);
+    assert_eq!(again.epochs[1].signature, told.epochs[1].signature);
+}
+
+#[tokio::test]
+async fn an_old_copy_of_the_key_directory_beside_the_newer_log_is_noticed() {
+    let mut world = World::ready().await;
+    prepare(&world).await;
+    activate(&world, 1, Value::Null).await;
+    world.stop().await;
+    for name in ["keyring.json", "root-fingerprints.json"] {
+        fs::remove_file(world.key_file(name)).expect("a file");
+    }
+    world.start().await.expect("it starts with epoch 0");
+    assert_eq!(states(&world).await, ["active"]);
+    let item = eventually("the overview says so", async || {
+        let overview = done(&world, "GET", "/api/v1/overview", Value::Null).await;
+        let items = overview["attention"].as_array().expect("a list").clone();
+        items.into_iter().find(|item| item["code"] == "epochs_lost")
+    })
+    .await;
+    assert_eq!(item["severity"], "critical");
+    assert!(
+        item["detail"].as_str().expect("a text").starts_with("epoch 1 is not here; put the newest"),
+        "{item}"
+    );
 }
 
 #[tokio::test]
