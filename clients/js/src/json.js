@@ -1,0 +1,104 @@
+// JSON from outside (RFC 8259), read strictly. JSON.parse keeps the last of repeated keys, so two readers could
+// find different values in one text.
+import { printable } from './errors.js';
+
+/** Objects and arrays inside each other. */
+const MAX_DEPTH = 32;
+
+export class JsonError extends Error {
+  /** Whether a key is there more than once. */
+  isRepeatedKey = false;
+}
+
+const TEXT = /"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"/y;
+const NUMBER = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/y;
+const SPACE = /[ \t\n\r]*/y;
+// Unpaired surrogates have no UTF-8, so nothing can be hashed or signed with them.
+const UNPAIRED = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/;
+const LITERALS = new Map([['true', true], ['false', false], ['null', null]]);
+
+/** The text of UTF-8 bytes, without a byte order mark. */
+export function textOf(bytes) {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    throw new JsonError('is not UTF-8');
+  }
+}
+
+/**
+ * Parses a JSON text. Objects have no prototype, so a key `__proto__` is a key like any other.
+ *
+ * @param {string} text
+ * @throws {JsonError} for anything that is not JSON, a repeated key, an unpaired surrogate, a number that is not
+ *   finite, or more than 32 levels
+ */
+export function parse(text) {
+  let at = 0;
+
+  const fail = (what) => {
+    throw new JsonError(`${what} at character ${at}`);
+  };
+  const match = (pattern) => {
+    pattern.lastIndex = at;
+    const found = pattern.exec(text)?.[0];
+    if (found !== undefined) at += found.length;
+    return found;
+  };
+  const take = (character) => {
+    match(SPACE);
+    if (text[at] !== character) return false;
+    at += 1;
+    return true;
+  };
+  const expect = (character) => take(character) || fail(`expected ${character}`);
+  const string = () => {
+    match(SPACE);
+    const found = match(TEXT) ?? fail('expected a string');
+    const value = JSON.parse(found);
+    return UNPAIRED.test(value) ? fail('unpaired surrogate') : value;
+  };
+  const object = (depth) => {
+    const value = Object.create(null);
+    if (take('}')) return value;
+    do {
+      const key = string();
+      if (key in value) {
+        throw Object.assign(new JsonError(`${printable(key)} is there more than once`), { isRepeatedKey: true });
+      }
+      expect(':');
+      value[key] = any(depth);
+    } while (take(','));
+    expect('}');
+    return value;
+  };
+  const array = (depth) => {
+    const value = [];
+    if (take(']')) return value;
+    do value.push(any(depth));
+    while (take(','));
+    expect(']');
+    return value;
+  };
+  const any = (depth) => {
+    if (depth > MAX_DEPTH) fail('too many levels');
+    if (take('{')) return object(depth + 1);
+    if (take('[')) return array(depth + 1);
+    if (text[at] === '"') return string();
+    for (const [name, value] of LITERALS) {
+      if (text.startsWith(name, at)) {
+        at += name.length;
+        return value;
+      }
+    }
+    const number = Number(match(NUMBER) ?? fail('expected a value'));
+    return Number.isFinite(number) ? number : fail('number out of range');
+  };
+
+  const value = any(0);
+  match(SPACE);
+  return at === text.length ? value : fail('text after the end');
+}
+
+/** Whether a parsed value is an object. */
+export const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
