@@ -18,6 +18,7 @@ mod doctor;
 mod documents;
 mod epochs;
 mod ethereum_nodes;
+mod js_client;
 mod kmsctl;
 mod kmsctl_audit;
 mod kmsctl_inventory;

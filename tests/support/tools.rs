@@ -26,19 +26,28 @@ pub fn program(name: &str) -> PathBuf {
 /// A directory with the scripts of `tests/<dir>`, and the packages of its `package-lock.json` in
 /// `node_modules`.
 pub fn npm(dir: &str) -> PathBuf {
-    let installed = install(dir, &["package.json", "package-lock.json"], |staging| {
-        let mut npm = Command::new(program("npm"));
-        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-timeout=60000"]);
-        npm.current_dir(staging);
-        npm
-    });
+    let installed = npm_ci(dir, &source(dir));
     refresh(&source(dir), &installed);
     installed
 }
 
+/// A directory with `node_modules` as the `package-lock.json` of a package of this repository has them.
+pub fn npm_packages_of(package: &str) -> PathBuf {
+    npm_ci(package, &Path::new(env!("CARGO_MANIFEST_DIR")).join(package))
+}
+
+fn npm_ci(name: &str, source: &Path) -> PathBuf {
+    install(name, source, &["package.json", "package-lock.json"], |staging| {
+        let mut npm = Command::new(program("npm"));
+        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-timeout=60000"]);
+        npm.current_dir(staging);
+        npm
+    })
+}
+
 /// The Python of a virtual environment with only the packages of `tests/<dir>/requirements.txt`.
 pub fn python(dir: &str) -> PathBuf {
-    let installed = install(dir, &["requirements.txt"], |staging| {
+    let installed = install(dir, &source(dir), &["requirements.txt"], |staging| {
         // Some name a newer Python than Debian 12 has, and run on it.
         let script = "\"$0\" -m venv venv && venv/bin/python -m pip install -q --disable-pip-version-check \
                       --no-deps --ignore-requires-python --only-binary :all: --timeout 60 -r requirements.txt";
@@ -49,9 +58,8 @@ pub fn python(dir: &str) -> PathBuf {
     installed.join("venv/bin/python")
 }
 
-/// Runs `command` in a new directory with the files `pins`; once for each content of them.
-fn install(dir: &str, pins: &[&str], command: impl FnOnce(&Path) -> Command) -> PathBuf {
-    let source = source(dir);
+/// Runs `command` in a new directory with the files `pins` of `source`; once for each content of them.
+fn install(dir: &str, source: &Path, pins: &[&str], command: impl FnOnce(&Path) -> Command) -> PathBuf {
     let mut hash = Sha256::new();
     for pin in pins {
         let file = source.join(pin);
@@ -79,7 +87,7 @@ fn install(dir: &str, pins: &[&str], command: impl FnOnce(&Path) -> Command) -> 
     let output = command(&installed).output().expect("the installer starts");
     assert!(
         output.status.success(),
-        "installing what tests/{dir} needs: {}{}",
+        "installing what {dir} needs: {}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
