@@ -50,6 +50,14 @@ kills seconds="120":
 fuzz-all minutes:
     fuzz/all.sh {{minutes}}
 
+# Build `kms` twice in different directories and compare; with a revision and a file, compare those with the file too
+reproduce *args:
+    build/reproduce.sh {{args}}
+
+# The parts of `kms` as a CycloneDX document: target/kms.cdx.json
+sbom:
+    build/sbom.sh
+
 # Licences, sources, bans
 deny:
     cargo deny check
