@@ -270,3 +270,42 @@ fn the_architecture_page_names_paths_that_exist() {
         .collect();
     assert!(missing.is_empty(), "ARCHITECTURE.md names paths that do not exist: {missing:?}");
 }
+
+/// The names of tests in a page: code spans of small letters, digits and underscores.
+fn named_tests(text: &str) -> Vec<&str> {
+    let is_name = |span: &&str| {
+        span.len() > 20
+            && span.contains('_')
+            && span.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+    };
+    text.split('`').skip(1).step_by(2).filter(is_name).collect()
+}
+
+#[test]
+fn each_claim_of_the_threat_model_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/security/threat-model.md")).expect("the threat model");
+    let mut files = Vec::new();
+    for directory in ["src", "tests", "crates"] {
+        sources(&root.join(directory), &mut files);
+    }
+    let mut tests = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("source file");
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            if let Some((_, rest)) = line.split_once("fn ").filter(|_| is_test) {
+                let name = rest.split(['(', '<']).next().expect("a first part");
+                tests.insert(name.to_owned());
+            }
+            is_test = line.contains("test]") || line.contains("test(") || (is_test && line.starts_with("#["));
+        }
+    }
+    let named = named_tests(&page);
+    let unknown: Vec<_> = named.iter().filter(|name| !tests.contains(**name)).collect();
+    assert!(unknown.is_empty(), "no such tests: {unknown:?}");
+    for line in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| Claim ")) {
+        assert!(!named_tests(line).is_empty(), "no test proves: {line}");
+    }
+    assert!(named.len() > 40, "{}", named.len());
+}
