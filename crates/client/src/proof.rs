@@ -16,6 +16,7 @@ mod examine;
 mod gather;
 pub mod pins;
 mod quote;
+pub mod release;
 mod statements;
 
 use serde::Serialize;
