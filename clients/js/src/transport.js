@@ -37,7 +37,7 @@ class CheckedAgent extends https.Agent {
     this.#accept = accept;
   }
 
-  createConnection({ host, port, signal }, callback) {
+  createConnection({ host, port, until }, callback) {
     const socket = tls.connect({
       host,
       port,
@@ -48,15 +48,16 @@ class CheckedAgent extends https.Agent {
       ALPNProtocols: ['http/1.1'],
     });
     const end = (error) => {
-      signal?.removeEventListener('abort', abort);
+      until.removeEventListener('abort', abort);
       socket.off('close', closed);
       if (error !== undefined) socket.destroy();
       callback(error ?? null, error === undefined ? socket : undefined);
     };
-    // Node knows the socket only after the callback, so it cannot end a handshake that takes too long.
+    // Node knows the socket only after the callback, so it cannot end a handshake that takes too long. It keeps
+    // `signal` from agents.
     const abort = () => end(new Error('aborted'));
     const closed = () => end(new Error('connection closed during the TLS handshake'));
-    signal?.addEventListener('abort', abort, { once: true });
+    until.addEventListener('abort', abort, { once: true });
     socket.once('close', closed);
     socket.on('error', (error) => socket.secureConnecting && end(error));
     socket.once('secureConnect', () => {
@@ -139,7 +140,7 @@ export function connectionError(error, address) {
   // Node refuses a header before it sends anything.
   if (error instanceof TypeError) return new ArgumentError(printable(error.message), { cause: error });
   const kind = /^HPE_|^ERR_HTTP/.test(error.code ?? '') ? 'http' : 'unreachable';
-  return new ConnectionError(kind, `no answer of ${address}: ${printable(String(error.message || error.code))}`, { cause: error });
+  return new ConnectionError(kind, `no answer of ${address}: ${printable(String(error.reason ?? (error.message || error.code)))}`, { cause: error });
 }
 
 /**
@@ -214,7 +215,7 @@ export class Transport {
     if (body !== undefined && typeof body !== 'string' && !(body instanceof Uint8Array)) argument('the body must be a text or bytes');
     return within(this.#timeout, signal, this.address, async (until) => {
       const answer = await new Promise((resolve, reject) => {
-        const request = https.request(url, { agent: this.#agent, method: method.toUpperCase(), headers, signal: until }, resolve);
+        const request = https.request(url, { agent: this.#agent, method: method.toUpperCase(), headers, signal: until, until }, resolve);
         request.on('error', reject);
         request.end(body);
       });

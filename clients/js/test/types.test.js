@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
 import test from 'node:test';
 import { fileURLToPath } from 'node:url';
 import * as index from '../src/index.js';
@@ -9,7 +10,7 @@ import * as offline from '../src/verify.js';
 const at = (path) => fileURLToPath(new URL(path, import.meta.url));
 
 test('the declarations compile', () => {
-  const compiler = createRequire(import.meta.url).resolve('typescript/bin/tsc');
+  const compiler = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin/tsc');
   const options = ['--noEmit', '--strict', '--target', 'es2022', '--module', 'nodenext', '--lib', 'es2022,dom', '--types', ''];
   try {
     execFileSync(process.execPath, [compiler, ...options, at('types.ts')], { cwd: at('..'), encoding: 'utf8' });
