@@ -39,7 +39,7 @@ const ATTEST_ROWS: [&[&str]; 8] = [
 /// The modules of `crates/policy/src/`, with the same rule.
 const POLICY_ROWS: [&[&str]; 7] = [
     &["policy"],
-    &["allow_all", "allowlist", "ethereum", "review", "ruleset", "webhook"],
+    &["allow_all", "allowlist", "bundle", "ethereum", "review", "ruleset", "webhook"],
     &["rules"],
     &["examination"],
     &["contract", "file", "queue", "remedy", "rule", "signed"],

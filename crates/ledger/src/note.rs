@@ -138,7 +138,15 @@ impl Note {
     /// # Errors
     /// [`NoteError`].
     pub fn parse(note: &[u8]) -> Result<Self, NoteError> {
-        if note.len() > MAX_NOTE {
+        Self::parse_within(note, MAX_NOTE)
+    }
+
+    /// As [`Note::parse`], with another bound than [`MAX_NOTE`]: for texts that hold a document.
+    ///
+    /// # Errors
+    /// [`NoteError`].
+    pub fn parse_within(note: &[u8], limit: usize) -> Result<Self, NoteError> {
+        if note.len() > limit {
             return Err(NoteError::TooLong);
         }
         let note = plain_text(note)?;

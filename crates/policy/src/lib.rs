@@ -2,6 +2,7 @@
 
 mod allow_all;
 mod allowlist;
+pub mod bundle;
 mod contract;
 mod decision;
 mod drop_in_background;

@@ -1,5 +1,6 @@
 //! The settings in the section `[core.auth_api]` of the configuration, after parsing.
 
+mod bundle;
 mod decision_key;
 mod ethereum;
 mod secret;
@@ -7,6 +8,7 @@ mod webhook;
 
 use std::path::PathBuf;
 
+pub use bundle::{Activation, Bundle, BundleSource, MAX_KEYS, OnExpiry, PinnedKeys};
 pub use decision_key::DecisionKey;
 pub use ethereum::{BlockChoice, ContractAddress, Ethereum, contract_address};
 pub use secret::Secret;

@@ -1,0 +1,177 @@
+//! Where bundles come from: a file, or a server that is asked with the ETag of its last answer.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kms_attest::outgoing::{self, BodyError, Cause, Endpoint, ResponseTimeout, Timeouts};
+use kms_attest::small_file::small_file;
+use reqwest::header::{ETAG, HeaderValue, IF_NONE_MATCH};
+use reqwest::redirect::{self, Attempt};
+use reqwest::{Client, StatusCode};
+use sha2::{Digest as _, Sha256};
+
+use super::MAX_BUNDLE;
+use crate::error::SetupError;
+use crate::file::ca_file;
+use crate::settings::{Bundle, BundleSource};
+
+const CONNECT: Duration = Duration::from_secs(10);
+const TOTAL: Duration = Duration::from_secs(60);
+/// A release asset has one or two.
+const MAX_REDIRECTS: usize = 5;
+/// A longer ETag is not remembered.
+const MAX_ETAG: usize = 256;
+
+/// Why a source gave no bundle. Without host, path or text of the server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// There is no source: operators push bundles.
+    #[error("core.auth_api.bundle.source names no source")]
+    NoSource,
+    /// The file cannot be read.
+    #[error("the file of core.auth_api.bundle.source cannot be read: {0}")]
+    File(String),
+    /// The server refuses.
+    #[error("the server of core.auth_api.bundle.source answers with status {0}")]
+    Status(u16),
+    /// The answer is longer than a bundle.
+    #[error("the server of core.auth_api.bundle.source sends more than {MAX_BUNDLE} bytes")]
+    TooLarge,
+    /// There is no answer.
+    #[error("the server of core.auth_api.bundle.source: {0}")]
+    Connection(String),
+}
+
+/// What a source gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// The same as what was accepted before.
+    Unchanged,
+    /// Other bytes, and what is remembered if they are accepted.
+    New(Vec<u8>, Seen),
+}
+
+/// What identifies an answer of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// The server's ETag, if it sent one.
+    ETag(Option<HeaderValue>),
+    /// SHA-256 of the content.
+    Content([u8; 32]),
+}
+
+/// Asks a source for bundles.
+#[derive(Debug)]
+pub struct Fetcher {
+    from: From,
+    seen: Option<Seen>,
+}
+
+#[derive(Debug)]
+enum From {
+    Nowhere,
+    File(PathBuf),
+    Server(Client, Endpoint),
+}
+
+impl Fetcher {
+    /// For the source of these settings.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be built, or `ca_file` cannot be used.
+    pub fn new(settings: &Bundle) -> Result<Self, SetupError> {
+        let from = match &settings.source {
+            BundleSource::Operators => From::Nowhere,
+            BundleSource::File(path) => From::File(path.clone()),
+            BundleSource::Server(endpoint) => From::Server(client(endpoint, settings)?, endpoint.clone()),
+        };
+        Ok(Self { from, seen: None })
+    }
+
+    /// Whether there is a source.
+    pub fn has_source(&self) -> bool {
+        !matches!(self.from, From::Nowhere)
+    }
+
+    /// Asks the source, for a minute at most.
+    ///
+    /// # Errors
+    /// [`FetchError`]
+    pub async fn fetch(&self) -> Result<Fetched, FetchError> {
+        match &self.from {
+            From::Nowhere => Err(FetchError::NoSource),
+            From::File(path) => self.read(path.clone()).await,
+            From::Server(client, endpoint) => self.ask(client, endpoint).await,
+        }
+    }
+
+    /// Remembers an answer, because what it brought need not be read again.
+    pub fn accept(&mut self, seen: Seen) {
+        self.seen = Some(seen);
+    }
+
+    async fn read(&self, path: PathBuf) -> Result<Fetched, FetchError> {
+        let read = tokio::task::spawn_blocking(move || small_file(&path, MAX_BUNDLE as u64)).await;
+        let read = read.map_err(|_| FetchError::File("the reader ended in a panic".to_owned()))?;
+        let bytes = read.map_err(|error| FetchError::File(error.to_string()))?;
+        let seen = Seen::Content(Sha256::digest(&bytes).into());
+        if self.seen.as_ref() == Some(&seen) {
+            return Ok(Fetched::Unchanged);
+        }
+        Ok(Fetched::New(bytes, seen))
+    }
+
+    async fn ask(&self, client: &Client, endpoint: &Endpoint) -> Result<Fetched, FetchError> {
+        let connection = |error: &reqwest::Error| {
+            let cause = match error.is_timeout() {
+                true => "no answer in time".to_owned(),
+                false => Cause::of(error).to_string(),
+            };
+            FetchError::Connection(cause)
+        };
+        let mut request = client.get(endpoint.url().clone());
+        if let Some(Seen::ETag(Some(etag))) = &self.seen {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        let mut response = request.send().await.map_err(|error| connection(&error))?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_MODIFIED if matches!(self.seen, Some(Seen::ETag(Some(_)))) => {
+                return Ok(Fetched::Unchanged);
+            }
+            other => return Err(FetchError::Status(other.as_u16())),
+        }
+        let etag = response.headers().get(ETAG).filter(|etag| etag.len() <= MAX_ETAG).cloned();
+        let body = outgoing::read_at_most(&mut response, MAX_BUNDLE).await.map_err(|error| match error {
+            BodyError::TooLarge => FetchError::TooLarge,
+            BodyError::Connection(error) => connection(&error),
+        })?;
+        Ok(Fetched::New(body, Seen::ETag(etag)))
+    }
+}
+
+fn client(endpoint: &Endpoint, settings: &Bundle) -> Result<Client, SetupError> {
+    const KEY: &str = "core.auth_api.bundle.ca_file";
+    let extra = match &settings.ca_file {
+        Some(path) => ca_file(KEY, path)?,
+        None => Vec::new(),
+    };
+    let tls = outgoing::client_config(&extra).map_err(|error| SetupError::file(KEY, error.to_string()))?;
+    let timeouts = Timeouts { connect: CONNECT, response: ResponseTimeout::Total(TOTAL) };
+    let client = outgoing::client(tls, timeouts, redirect::Policy::custom(same_scheme));
+    let client = if endpoint.is_loopback() { client.no_proxy() } else { client };
+    client.pool_max_idle_per_host(0).build().map_err(SetupError::Client)
+}
+
+/// Follows a redirect to the same scheme; `http` does not leave this machine either way.
+fn same_scheme(attempt: Attempt<'_>) -> redirect::Action {
+    if attempt.previous().len() > MAX_REDIRECTS {
+        return attempt.error("too many redirects");
+    }
+    let is_same = attempt.previous().last().is_some_and(|before| before.scheme() == attempt.url().scheme());
+    let next = Endpoint::parse(attempt.url().as_str());
+    match next {
+        Ok(next) if is_same && !next.is_exposed() => attempt.follow(),
+        _ => attempt.stop(),
+    }
+}
