@@ -69,7 +69,7 @@ async fn asked<T, E: fmt::Display>(
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
     let upstream = match policy {
-        Policy::AllowAll(_) | Policy::Allowlist(_) => return answer.await,
+        Policy::AllowAll(_) | Policy::Allowlist(_) | Policy::Bundled(_) => return answer.await,
         Policy::Webhook(_) => Upstream::Webhook,
         Policy::Ethereum(_) => Upstream::Chain,
     };

@@ -47,6 +47,8 @@ pub async fn start_logging_to(config: Config, log: Option<ProcessLog>) -> Result
     let occupancy = Arc::new(Occupancy::take(&config.core.cert_dir)?);
     let directory = key_directory(&config, &occupancy)?;
     let process = Process::build(config, occupancy, log)?;
+    // Before anything asks the policy, such as an automatic bootstrap.
+    process.first_bundles().await;
     process.announce();
     let onboard = &process.config.core.onboard;
     match process.open(directory)? {

@@ -32,6 +32,7 @@ Examples:
   kms health -c kms.toml                               can it release keys? For probes
   kms notify test -c kms.toml                          does a notification arrive at each target?
   kms policy check new.json --against auth-config.json what a change of the allowlist would do
+  kms policy keygen --name team/ann --out ann.key      a key that signs bundles of policies
   kms collateral show -c kms.toml                      until when can it verify without a collateral service?
   kms audit verify /etc/kms/certs/audit.jsonl          is the log unbroken?
   kms auth serve --file auth-config.json               serve an allowlist to other KMS nodes";
@@ -66,7 +67,7 @@ enum Command {
     /// Show, export or import what is kept of Intel's collateral
     #[command(subcommand)]
     Collateral(collateral::Collateral),
-    /// Inspect an allowlist
+    /// Inspect an allowlist, and make signed bundles of it
     #[command(subcommand)]
     Policy(policy::Policy),
     /// Serve an authorization backend for other KMS nodes
@@ -88,7 +89,7 @@ impl Cli {
             Command::Notify(notify) => notify.run(self.config.as_deref()),
             Command::Audit(audit) => audit.run(),
             Command::Collateral(collateral) => collateral.run(self.config.as_deref()),
-            Command::Policy(policy) => policy.run(),
+            Command::Policy(policy) => policy.run(self.config.as_deref()),
             Command::Auth(auth) => auth.run(),
         }
     }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod attestation;
+mod bundle;
 mod consistency;
 mod domains;
 mod effective;
@@ -55,8 +56,8 @@ pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
 pub use oidc::Oidc;
 pub use paths::{
-    APP_EPOCHS, COLLATERAL, COLLATERAL_BUNDLE, DOMAINS, KEY_FILES, NOTIFIED, RECOVERY, RUNTIME_SETTINGS,
-    STAGED,
+    APP_EPOCHS, COLLATERAL, COLLATERAL_BUNDLE, DOMAINS, KEY_FILES, NOTIFIED, POLICY_BUNDLES, RECOVERY,
+    RUNTIME_SETTINGS, STAGED,
 };
 pub use posture::Posture;
 pub use production::{UnsafeConfig, UnsafeSetting};

@@ -4,6 +4,7 @@
 mod app_epochs;
 mod approvals;
 mod author;
+mod bundles;
 mod credentials;
 mod denials;
 mod domains;
@@ -14,11 +15,14 @@ mod shadow;
 
 pub use self::app_epochs::{Adopted, Adoption, AppChoice, AppEpochError, AppEpochs, Difference, Preference};
 pub use self::approvals::{
-    Action, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent, CreateRecoverySet,
-    EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, LowerClockFloor, OwnerChange,
-    OwnerCredential, ReplaceHtpasswd, SeenFreeze, State, Unfreeze,
+    Action, ActivateBundle, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent,
+    CreateRecoverySet, EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, LowerClockFloor,
+    OwnerChange, OwnerCredential, ReplaceHtpasswd, SeenFreeze, State, Unfreeze,
 };
 pub use self::author::Author;
+pub use self::bundles::{
+    Activated, BundleKeeper, BundleView, KeeperError, OfferError, Offered, Origin, PendingBundle,
+};
 pub use self::credentials::{
     Changer, CredentialError, INVITATION, Issue, Issued, NamedCredentials, NewCredential, OpenError, Opened,
     OwnerSecret, WillMakeOwner,

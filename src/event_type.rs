@@ -112,6 +112,11 @@ types! {
     Explained "explained" Info,
     ShadowStarted "shadow_started" Info,
     ShadowStopped "shadow_stopped" Info,
+    PolicyBundleReceived "policy_bundle_received" Info,
+    PolicyBundleActivated "policy_bundle_activated" Warning,
+    PolicyBundleRefused "policy_bundle_refused" Warning,
+    PolicyForked "policy_forked" Critical,
+    PolicySerialsLost "policy_serials_lost" Critical,
     CollateralRefreshed "collateral_refreshed" Info,
     CollateralRefused "collateral_refused" Warning,
     ActionStarted "action_started" Info,
@@ -191,6 +196,8 @@ types! {
     CollateralExpires "collateral_expires" Warning,
     PlatformOutdatedSoon "platform_outdated_soon" Warning,
     Recovery "recovery" Warning,
+    PolicyExpires "policy_expires" Warning,
+    PolicyFork "policy_fork" Critical,
 }
 
 /// What a notification can be about.

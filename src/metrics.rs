@@ -1,6 +1,7 @@
 //! Counters, gauges and histograms of this service, in a registry of their own, rendered for Prometheus.
 
 mod audit;
+mod bundles;
 mod collateral;
 mod errors;
 mod exposition;
@@ -25,6 +26,8 @@ use prometheus::{
 use kms_policy::{ChainState, ShedBy, WebhookObserver};
 
 use self::audit::AuditMetrics;
+pub use self::bundles::BundleMeasured;
+use self::bundles::BundleMetrics;
 use self::collateral::CollateralMetrics;
 pub use self::collateral::{CollateralState, TcbForecastState};
 use self::errors::Errors;
@@ -57,6 +60,7 @@ pub struct Metrics {
     audit: AuditMetrics,
     collateral: CollateralMetrics,
     recovery: RecoveryMetrics,
+    bundles: BundleMetrics,
     errors: Errors,
     exposition: Exposition,
     watched: Watched,
@@ -136,6 +140,7 @@ impl Metrics {
             audit: AuditMetrics::register(r)?,
             collateral: CollateralMetrics::register(r)?,
             recovery: RecoveryMetrics::register(r)?,
+            bundles: BundleMetrics::register(r)?,
             errors: Errors::default(),
             exposition: Exposition::default(),
             watched: Watched::register(r)?,

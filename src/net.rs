@@ -27,6 +27,7 @@ mod onboarding_auth;
 mod party;
 mod passwords;
 mod policy;
+mod policy_bundles;
 mod probes;
 pub mod prpc;
 mod recovery;

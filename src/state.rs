@@ -2,6 +2,7 @@
 
 mod app_epochs;
 mod approvals;
+mod bundles;
 mod choices;
 mod credentials;
 mod domains;
@@ -14,6 +15,7 @@ pub use app_epochs::{
     AppEpochFile, AppEpochFileError, AppEpochRecord, content as app_epochs_content, parse as parse_app_epochs,
 };
 pub use approvals::{ApprovalFile, ApprovalFileError};
+pub use bundles::{BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork, parse as parse_bundles};
 pub use choices::{Choices, ChoicesError, ChosenEpochs, MAX_CHOICES_BYTES, MAX_CHOSEN_APPS};
 pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord};
 pub use domains::{

@@ -415,7 +415,9 @@ impl SelfAuthorizer {
             Requirement::Waived => ASK_EVERY,
             Requirement::Enforced { policy, .. } => match **policy {
                 Policy::Ethereum(_) => ASK_CHAIN_EVERY,
-                Policy::AllowAll(_) | Policy::Allowlist(_) | Policy::Webhook(_) => ASK_EVERY,
+                Policy::AllowAll(_) | Policy::Allowlist(_) | Policy::Bundled(_) | Policy::Webhook(_) => {
+                    ASK_EVERY
+                }
             },
         }
     }

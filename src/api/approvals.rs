@@ -13,7 +13,7 @@ use super::Caller;
 use super::admin::AdminService;
 use super::credentials::CredentialService;
 use super::epochs::EpochService;
-use super::policy::PolicyService;
+use super::policy::{BundleService, PolicyService};
 use super::recovery::RecoveryService;
 use super::uploads::HtpasswdFile;
 use crate::clock::rfc3339;
@@ -78,6 +78,8 @@ pub struct Makers {
     pub admin: Arc<AdminService>,
     /// The allowlist.
     pub policy: Arc<PolicyService>,
+    /// Signed bundles of policies.
+    pub bundles: Arc<BundleService>,
     /// The epochs of the root keys.
     pub epochs: Arc<EpochService>,
     /// The htpasswd file.
@@ -248,6 +250,10 @@ impl Makers {
             EachApproved::ActivatePolicy(approved) => {
                 let placed = Arc::clone(&self.policy).place_approved(&approved).await?;
                 Ok(Made::of(placed.message))
+            }
+            EachApproved::ActivateBundle(approved) => {
+                let outcome = Arc::clone(&self.bundles).activate_approved(&approved).await?;
+                Ok(Made::of(outcome.message()))
             }
             EachApproved::ReplaceHtpasswd(approved) => {
                 let placed = Arc::clone(&self.htpasswd).place_approved(approved).await?;

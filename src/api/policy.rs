@@ -1,5 +1,6 @@
 //! The policy as operators see and change it: what is in force, a check of a candidate, and its activation.
 
+mod bundles;
 mod check;
 mod placing;
 
@@ -12,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+pub use self::bundles::{
+    BundleList, BundleOutcome, BundleRequest, BundleService, BundleState, FetchRequest, ShownBundle,
+};
 pub use self::check::{CheckRequest, Checked, Problem};
 pub use self::placing::Placed;
 use super::Caller;
@@ -51,7 +55,7 @@ pub struct PolicyState {
     sha256: Option<String>,
     /// When an allowlist was first read with this content, RFC 3339 in UTC.
     loaded_at: Option<String>,
-    /// Where the rules are: `file`, `webhook`, `chain` or `configuration`.
+    /// Where the rules are: `file`, `bundle`, `webhook`, `chain` or `configuration`.
     source: &'static str,
     /// Whether an allowlist can be uploaded.
     editable: bool,
@@ -59,6 +63,8 @@ pub struct PolicyState {
     message: Option<String>,
     /// The allowlist; null for another kind, and if it is invalid or larger than 2 MiB.
     document: Option<Value>,
+    /// The signed bundle that has the rules, if bundles have them.
+    bundle: Option<ShownBundle>,
     /// The candidate that is evaluated on live requests.
     shadow: Option<ShadowState>,
     /// Whether the rules relax something, such as an empty device list that allows any device.
@@ -97,7 +103,7 @@ impl PolicyService {
     pub fn new(core: &Core, kms: Arc<KmsService>, admin: Arc<AdminService>) -> Self {
         let file = match &core.auth_api {
             AuthApi::Allowlist { path, .. } => Some(path.clone()),
-            AuthApi::Webhook(_) | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => None,
+            AuthApi::Bundle(_) | AuthApi::Webhook(_) | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => None,
         };
         Self {
             foundation: Arc::clone(&kms.foundation),
@@ -118,6 +124,9 @@ impl PolicyService {
         }
         let (source, refusal) = match &self.file {
             Some(_) => ("file", None),
+            None if policy.bundled().is_some() => {
+                ("bundle", Some("signed bundles have the rules; push one with kmsctl policy push"))
+            }
             None => match policy.kind() {
                 "webhook" => ("webhook", Some("the authorization backend has the rules; change them there")),
                 "ethereum" => ("chain", Some("a contract has the rules; change them there")),
@@ -132,6 +141,10 @@ impl PolicyService {
             source,
             editable: self.file.is_some(),
             message: policy_problem(policy).or(refusal.map(str::to_owned)),
+            bundle: policy
+                .bundled()
+                .and_then(|bundled| bundled.bundle())
+                .map(|it| ShownBundle::of(&it.bundle)),
             document: self.document().await,
             shadow: self.shadow(),
             relaxed: policy.is_dev() || policy.relaxation().is_some(),
@@ -156,6 +169,11 @@ impl PolicyService {
 
     /// The allowlist's file, if it is there and can be shown whole. It is read and parsed on a thread of its own.
     async fn document(&self) -> Option<Value> {
+        if let Some(bundled) = self.foundation.policy.bundled() {
+            let in_force = bundled.bundle()?;
+            let read = move || document(in_force.bundle.policy().as_bytes());
+            return tokio::task::spawn_blocking(read).await.ok().flatten();
+        }
         let path = self.file.clone()?;
         let read = move || small_file(&path, MAX_SHOWN as u64).ok().and_then(|content| document(&content));
         tokio::task::spawn_blocking(read).await.ok().flatten()

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kms_attest::collateral::{CacheStats, CollateralCache};
+use kms_policy::bundle::{Bundled, Expiry};
 use kms_policy::{DenialCode, Policy};
 use tokio::sync::watch;
 
 use super::recovery::RecoveryService;
 use crate::admission::{Foundation, Missing, SelfDenialCode, SelfRefusal};
 use crate::audit::{FailureReason, Health};
-use crate::clock::{CLOCK_REMEDY, rfc3339};
+use crate::clock::{CLOCK_REMEDY, rfc3339, unix_now};
 use crate::metrics::Metrics;
 use crate::proto::ReadinessReason;
 
@@ -53,6 +54,10 @@ pub enum Cause {
     DiskNearlyFull,
     /// There is no recovery set, it lacks root keys, or it was not proved for long.
     Recovery,
+    /// The signed bundle in force expires soon, or has expired and still decides.
+    PolicyExpires,
+    /// A signed bundle came that contradicts what was seen before.
+    PolicyFork,
     /// No service gives newer collateral; what is kept is used.
     CollateralNotRefreshed,
 }
@@ -70,7 +75,7 @@ pub enum Effect {
 
 impl Cause {
     /// All causes, in the order in which they are reported.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::NoKeys,
         Self::Frozen,
         Self::AllowlistUnusable,
@@ -84,6 +89,8 @@ impl Cause {
         Self::Draining,
         Self::DiskNearlyFull,
         Self::Recovery,
+        Self::PolicyFork,
+        Self::PolicyExpires,
         Self::CollateralNotRefreshed,
     ];
 
@@ -103,6 +110,8 @@ impl Cause {
             Self::Draining => "draining",
             Self::DiskNearlyFull => "disk_nearly_full",
             Self::Recovery => "recovery",
+            Self::PolicyExpires => "policy_expires",
+            Self::PolicyFork => "policy_fork",
             Self::CollateralNotRefreshed => "collateral_not_refreshed",
         }
     }
@@ -123,6 +132,10 @@ impl Cause {
             Self::Draining => "an operator drains this KMS: send requests to another one",
             Self::DiskNearlyFull => "little disk space is left for the audit log",
             Self::Recovery => "the recovery of the root keys needs an owner: a set, or a drill of it",
+            Self::PolicyExpires => "the signed policy expires soon, or has expired and still decides",
+            Self::PolicyFork => {
+                "signers of the policy have signed two that contradict each other; the one in force stays"
+            }
             Self::CollateralNotRefreshed => {
                 "no newer collateral is available: what is kept is used until it expires"
             }
@@ -133,7 +146,11 @@ impl Cause {
     pub fn effect(self) -> Effect {
         match self {
             Self::Draining => Effect::Drains,
-            Self::DiskNearlyFull | Self::Recovery | Self::CollateralNotRefreshed => Effect::Warns,
+            Self::DiskNearlyFull
+            | Self::Recovery
+            | Self::PolicyExpires
+            | Self::PolicyFork
+            | Self::CollateralNotRefreshed => Effect::Warns,
             Self::NoKeys
             | Self::PolicyUnavailable
             | Self::AllowlistUnusable
@@ -162,7 +179,7 @@ pub struct Reason {
 pub(super) fn policy_problem(policy: &Policy) -> Option<String> {
     let problem = policy.last_error()?;
     Some(match policy {
-        Policy::Allowlist(_) => problem,
+        Policy::Allowlist(_) | Policy::Bundled(_) => problem,
         Policy::AllowAll(_) | Policy::Webhook(_) | Policy::Ethereum(_) => {
             Cause::PolicyUnavailable.text().to_owned()
         }
@@ -320,11 +337,12 @@ pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
     }
     if let Some(detail) = policy.last_error().filter(|_| !self_authorization.is_enforced()) {
         let cause = match **policy {
-            Policy::Allowlist(_) => Cause::AllowlistUnusable,
+            Policy::Allowlist(_) | Policy::Bundled(_) => Cause::AllowlistUnusable,
             Policy::AllowAll(_) | Policy::Webhook(_) | Policy::Ethereum(_) => Cause::PolicyUnavailable,
         };
         reasons.push(Reason { cause, detail });
     }
+    reasons.extend(policy.bundled().into_iter().flat_map(|bundled| of_bundle(bundled, unix_now())));
     reasons.extend(of_collateral(verifier.cache()));
     if let Health::Failing { since, reason } = audit.health() {
         let cause = match reason {
@@ -407,6 +425,29 @@ fn of_self_authorization(refusal: SelfRefusal) -> Reason {
             Reason { cause, detail }
         }
     }
+}
+
+/// What operators must know of the signed bundle in force.
+fn of_bundle(bundled: &Bundled, now: u64) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    if bundled.is_forked() {
+        reasons.push(plain(Cause::PolicyFork));
+    }
+    let Some(in_force) = bundled.bundle() else { return reasons };
+    let header = in_force.bundle.header();
+    let word = match bundled.expiry(now) {
+        None | Some(Expiry::Far) => return reasons,
+        Some(Expiry::Soon) => "expires",
+        Some(Expiry::Expired) => "has expired",
+    };
+    let detail = format!(
+        "bundle {} with serial {} {word} at {}",
+        header.name(),
+        header.serial(),
+        rfc3339(header.expires())
+    );
+    reasons.push(Reason { cause: Cause::PolicyExpires, detail });
+    reasons
 }
 
 /// What is wrong with collateral: none is valid, or nothing replaces what is kept.

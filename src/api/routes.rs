@@ -1,6 +1,7 @@
 //! The routes that are not methods of the proto file: the page and the JSON API of setup, and paths for
 //! probes and monitoring.
 
+use kms_policy::bundle::MAX_BUNDLE;
 use kms_recovery::MAX_MANIFEST;
 use kms_wire::role::Role;
 
@@ -113,6 +114,11 @@ pub const ROUTES: &[Route] = &{
         // A text as a JSON string is longer than the text.
         row(Admin, "/api/v1/policy/check", Post, Operator(Role::Operator), MAX_CANDIDATE * 2),
         row(Admin, "/api/v1/policy/activate", Post, Operator(Owner), SHORT),
+        // A bundle that an operator brings waits for an owner; its signers vouch for it.
+        row(Admin, "/api/v1/policy/bundles", GetAndPost, Operator(Viewer), MAX_BUNDLE),
+        row(Admin, "/api/v1/policy/bundles/fetch", Post, Operator(Role::Operator), SHORT),
+        row(Admin, "/api/v1/policy/bundles/shadow", Post, Operator(Role::Operator), SHORT),
+        row(Admin, "/api/v1/policy/bundles/activate", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/file-upload/{name}", Post, Operator(Owner), MAX_UPLOAD),
         row(Admin, "/log/checkpoint", Get, Operator(Viewer), 0),
         row(Admin, "/log/tile/entries/{*tile}", Get, Operator(Auditor), 0),

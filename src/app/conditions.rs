@@ -80,6 +80,8 @@ fn condition(cause: Cause) -> Option<Condition> {
         Cause::CollateralUnavailable => Some(Condition::CollateralUnavailable),
         Cause::CollateralNotRefreshed => Some(Condition::CollateralNotRefreshed),
         Cause::Clock => Some(Condition::Clock),
+        Cause::PolicyExpires => Some(Condition::PolicyExpires),
+        Cause::PolicyFork => Some(Condition::PolicyFork),
         Cause::Recovery => Some(Condition::Recovery),
     }
 }

@@ -11,6 +11,7 @@ use crate::api::setup::Switch;
 use crate::audit::{AuditError, FailureReason};
 use crate::ca::CaError;
 use crate::config::{CredentialsError, FileError, UnsafeConfig, VerifierError};
+use crate::control::KeeperError;
 use crate::error::Error;
 use crate::events::PipeError;
 use crate::lifecycle::LifecycleError;
@@ -51,6 +52,9 @@ pub enum AppError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The policy's signed bundles cannot be kept.
+    #[error(transparent)]
+    Bundles(#[from] KeeperError),
     /// The policy cannot be set up.
     #[error(transparent)]
     Policy(#[from] SetupError),
@@ -141,6 +145,9 @@ impl AppError {
                 Switch::Lacking("the freezes are unknown; the log says why")
             }
             Self::Domains(_) => Switch::Lacking("the domains of some apps are unknown; the log says why"),
+            Self::Bundles(_) => {
+                Switch::Lacking("the serials of policy bundles are unknown; the log says why")
+            }
             Self::AppEpochs(_) => Switch::Lacking("the epochs of some apps are unknown; the log says why"),
             Self::NamedCredentials(_)
             | Self::CredentialsFileInUse

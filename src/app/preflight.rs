@@ -6,14 +6,17 @@ use std::time::{Duration, SystemTime};
 
 use kms_attest::attester::{Attester, AttesterError};
 use kms_attest::collateral::CacheStats;
+use kms_attest::identity::DomainName;
 use kms_policy::Policy;
 
 use super::{AppError, admin_tls};
 use crate::admission::ImageCheck;
 use crate::audit::{self, AuditError};
 use crate::clock::{ClockBehind, Floor, unix_now};
-use crate::config::{APP_EPOCHS, Config, DOMAINS, UnsafeSetting};
-use crate::control::{AppEpochs, Domains, Freezes, NamedCredentials, WillMakeOwner};
+use crate::config::{APP_EPOCHS, Config, DOMAINS, POLICY_BUNDLES, UnsafeSetting};
+use crate::control::{
+    AppEpochs, BundleKeeper, Domains, Freezes, KeeperError, NamedCredentials, WillMakeOwner,
+};
 use crate::events::Pipe;
 use crate::lifecycle::{Node, Prospect};
 use crate::net::oidc::{Bounds, Issuer, IssuerError};
@@ -65,6 +68,11 @@ impl Preflight {
         let attester = problems.note(core.attester.build().map_err(AppError::from));
         problems.note(core.verifier(Floor::default()).map_err(AppError::from));
         let policy = problems.note(Policy::from_config(&core.auth_api).map_err(AppError::from));
+        if let Some(policy) = &policy {
+            let bundles = core.cert_dir.join(POLICY_BUNDLES);
+            let inspected = BundleKeeper::inspect(DomainName::DEFAULT.as_str(), policy, &bundles);
+            problems.note(inspected.map_err(KeeperError::from).map_err(AppError::from));
+        }
         let images = ImageCache::new(core.image.cache_dir.clone());
         problems
             .note(ImageCheck::from_config(&core.image, &images, Default::default()).map_err(AppError::from));

@@ -8,6 +8,7 @@ use std::{fmt, io};
 
 use kms_attest::attester::Attester;
 use kms_attest::collateral::{CacheStats, CollateralCache};
+use kms_attest::identity::DomainName;
 use kms_attest::state_file;
 use kms_attest::tcb::SeenPlatforms;
 use kms_policy::Policy;
@@ -27,8 +28,8 @@ use crate::api::settings::{LogControl, SettingsService};
 use crate::api::setup::Switch;
 use crate::audit::{Audit, Beginning, Event};
 use crate::clock::Floor;
-use crate::config::{APP_EPOCHS, Config, Core, DOMAINS, Posture, RUNTIME_SETTINGS};
-use crate::control::{AppEpochs, Approvals, Domains, Drain, Freezes};
+use crate::config::{APP_EPOCHS, Config, Core, DOMAINS, POLICY_BUNDLES, Posture, RUNTIME_SETTINGS};
+use crate::control::{AppEpochs, Approvals, BundleKeeper, Domains, Drain, Freezes};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
 use crate::log::ProcessLog;
@@ -86,6 +87,10 @@ pub(super) struct Process {
     pub(super) tracer: Option<Tracer>,
     /// Sends traces.
     _exporter: JoinSet<()>,
+    /// The signed bundles of each domain whose policy has them.
+    pub(super) bundles: Vec<Arc<BundleKeeper>>,
+    /// Asks their sources.
+    _polling: JoinSet<()>,
     /// The process log, if it is ours.
     pub(super) log: Option<ProcessLog>,
 }
@@ -143,6 +148,20 @@ impl Process {
             Arc::clone(&audit),
         );
         audit.report_to(&metrics);
+        let keeper = BundleKeeper::open(
+            DomainName::DEFAULT.as_str(),
+            &policy,
+            &core.cert_dir.join(POLICY_BUNDLES),
+            &core.audit.file,
+            &audit,
+            &metrics,
+        )?;
+        let bundles: Vec<Arc<BundleKeeper>> = keeper.into_iter().map(Arc::new).collect();
+        let mut polling = JoinSet::new();
+        for keeper in &bundles {
+            let keeper = Arc::clone(keeper);
+            polling.spawn(async move { keeper.keep_fresh().await });
+        }
         let events = Events::follow(Settings::from(core), &audit).map_err(AppError::Events)?;
         let reports = Arc::new(Reports::new(Arc::clone(&audit)));
         let boot_id = boot_id();
@@ -173,6 +192,8 @@ impl Process {
             _pipe: pipe,
             tracer,
             _exporter: exporter,
+            bundles,
+            _polling: polling,
             limit: Arc::new(RequestLimit::of(&core.limits)),
             memory: RequestMemory::of(&core.limits),
             handshakes: Arc::new(Handshakes::new(Arc::clone(&metrics))),
@@ -268,6 +289,13 @@ impl Process {
     pub(super) fn other_serving_port(&self) -> Option<u16> {
         let serving = self.config.rpc.port;
         (serving != self.config.core.onboard.port).then_some(serving)
+    }
+
+    /// Takes what the sources of signed bundles have now, where it decides at once. A server that is slow is not waited for.
+    pub(super) async fn first_bundles(&self) {
+        for keeper in &self.bundles {
+            keeper.begin().await;
+        }
     }
 
     /// Logs the version and every relaxed setting.

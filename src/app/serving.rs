@@ -25,7 +25,7 @@ use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::meta::Meta;
-use crate::api::policy::PolicyService;
+use crate::api::policy::{BundleService, PolicyService};
 use crate::api::readiness::Readiness;
 use crate::api::recovery::RecoveryService;
 use crate::api::reload::ReloadService;
@@ -209,6 +209,11 @@ impl Serving {
         let core = &process.config.core;
         let policy = PolicyService::new(core, Arc::clone(&self.kms), Arc::clone(&self.admin));
         let policy = Arc::new(policy);
+        let bundles = process
+            .bundles
+            .iter()
+            .map(|keeper| (Arc::clone(keeper), Arc::clone(&process.foundation().policy)));
+        let bundles = Arc::new(BundleService::new(bundles.collect(), Arc::clone(&self.admin)));
         let credentials_service = named_credentials(process, credentials).await?;
         let htpasswd = Arc::new(HtpasswdFile::new(
             admin.htpasswd_file.clone(),
@@ -228,6 +233,7 @@ impl Serving {
             htpasswd: Arc::clone(&htpasswd),
             admin: Arc::clone(&self.admin),
             policy: Arc::clone(&policy),
+            bundles: Arc::clone(&bundles),
             recovery: Arc::clone(&self.recovery),
             credentials: credentials_service.clone(),
         };
@@ -246,6 +252,7 @@ impl Serving {
                 Arc::clone(&self.collateral),
             )),
             policy,
+            bundles,
             settings: Arc::clone(&self.settings),
             reload: Arc::new(self.reload_service(process)),
             restart: Arc::new(RestartService::new(

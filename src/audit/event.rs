@@ -609,6 +609,65 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// A signed bundle of a policy came that may be put in force.
+    PolicyBundleReceived {
+        /// The bundle.
+        #[serde(flatten)]
+        bundle: BundleFacts,
+        /// The operator; `None` if the source gave it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// Where the request came from.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        remote: Option<IpAddr>,
+    },
+    /// A signed bundle decides from now on. Its serial is the highest that was seen: the record outlives the file of serials.
+    PolicyBundleActivated {
+        /// The bundle.
+        #[serde(flatten)]
+        bundle: BundleFacts,
+        /// The digest of the one before, hex.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        replaces: Option<String>,
+        /// The operator; `None` if the configuration says so.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// Where the request came from.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        remote: Option<IpAddr>,
+    },
+    /// A bundle of a policy was refused.
+    PolicyBundleRefused {
+        /// The domain that it was for.
+        domain: String,
+        /// From where it came: `file`, `server` or `operators`.
+        origin: &'static str,
+        /// A stable code.
+        code: &'static str,
+        /// Why.
+        reason: String,
+        /// The operator; `None` if the source gave it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// Where the request came from.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        remote: Option<IpAddr>,
+    },
+    /// A bundle with enough signatures contradicts one that was seen: its signers have signed two policies.
+    PolicyForked {
+        /// The bundle, which is not put in force.
+        #[serde(flatten)]
+        bundle: BundleFacts,
+        /// The digest of the bundle that it contradicts, hex.
+        known: String,
+    },
+    /// The file with the serials of bundles is gone. Those of the audit log count.
+    PolicySerialsLost {
+        /// The domain.
+        domain: String,
+        /// No lower serial is used.
+        floor: u64,
+    },
     /// An operator refreshed the collateral.
     CollateralRefreshed {
         /// Number of models with collateral.
@@ -993,6 +1052,25 @@ pub enum Event {
     },
 }
 
+/// A signed bundle of a policy in a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BundleFacts {
+    /// The domain that it is for.
+    pub domain: String,
+    /// Its name.
+    pub bundle: String,
+    /// Its serial.
+    pub serial: u64,
+    /// Its digest, hex: the same as in the records of what it decides.
+    pub policy_sha256: String,
+    /// The pinned keys that have signed it.
+    pub signers: Vec<String>,
+    /// When it expires, RFC 3339 in UTC.
+    pub expires: String,
+    /// From where it came: `file`, `server` or `operators`.
+    pub origin: &'static str,
+}
+
 /// Where a caller was stopped, and what would have allowed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Why {
@@ -1062,6 +1140,11 @@ impl Event {
             Self::Explained { .. } => EventType::Explained,
             Self::ShadowStarted { .. } => EventType::ShadowStarted,
             Self::ShadowStopped { .. } => EventType::ShadowStopped,
+            Self::PolicyBundleReceived { .. } => EventType::PolicyBundleReceived,
+            Self::PolicyBundleActivated { .. } => EventType::PolicyBundleActivated,
+            Self::PolicyBundleRefused { .. } => EventType::PolicyBundleRefused,
+            Self::PolicyForked { .. } => EventType::PolicyForked,
+            Self::PolicySerialsLost { .. } => EventType::PolicySerialsLost,
             Self::CollateralRefreshed { .. } => EventType::CollateralRefreshed,
             Self::CollateralRefused { .. } => EventType::CollateralRefused,
             Self::ActionStarted { .. } => EventType::ActionStarted,

@@ -350,6 +350,42 @@ impl Record {
                 v("newly_denied"),
                 by()
             ),
+            "policy_bundle_received" => format!(
+                "policy bundle {} of the domain {} with serial {} was received from {}",
+                v("bundle"),
+                v("domain"),
+                v("serial"),
+                v("origin")
+            ),
+            "policy_bundle_activated" => {
+                let by = if self.text("by").is_empty() { String::new() } else { format!(", by {}", by()) };
+                format!(
+                    "policy bundle {} with serial {} decides in the domain {} from now on{by}",
+                    v("bundle"),
+                    v("serial"),
+                    v("domain")
+                )
+            }
+            "policy_bundle_refused" => {
+                format!(
+                    "a policy bundle from {} was refused in the domain {}{}",
+                    v("origin"),
+                    v("domain"),
+                    because()
+                )
+            }
+            "policy_forked" => format!(
+                "policy bundle {} with serial {} of the domain {} contradicts one that was seen: its signers have signed \
+                 two policies; the one in force stays",
+                v("bundle"),
+                v("serial"),
+                v("domain")
+            ),
+            "policy_serials_lost" => format!(
+                "the file with the serials of policy bundles of the domain {} is gone; none below {} is used",
+                v("domain"),
+                v("floor")
+            ),
             "collateral_refreshed" => {
                 format!(
                     "collateral of {} models was fetched again, {} failed; by {}",

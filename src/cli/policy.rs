@@ -1,13 +1,18 @@
-//! `kms policy check`: checks an allowlist before it is used.
+//! `kms policy`: checks an allowlist before it is used, and makes signed bundles of it.
+
+mod bundle;
+mod sign;
 
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
+use kms_policy::bundle::Bundle;
 use kms_policy::review::{Difference, Review, Severity};
+use kms_policy::settings::PinnedKeys;
 use serde_json::json;
 
 use crate::config::EmptyDevices;
@@ -20,24 +25,34 @@ const MAX_READ: u64 = (64 << 20) + 1;
 pub(super) enum Policy {
     /// Show what is wrong with an auth-config.json, what it allows, and what it would change
     Check(Check),
+    /// Show what a signed bundle says of itself, without verifying it
+    Show(bundle::Show),
+    /// Make a signed bundle of an auth-config.json, or add a signature to a bundle
+    Sign(sign::Sign),
+    /// Make a key that signs bundles
+    Keygen(sign::Keygen),
 }
 
 impl Policy {
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self::Check(check) = self;
-        check.run()
+    pub(super) fn run(self, explicit: Option<&Path>) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Check(check) => check.run(explicit),
+            Self::Show(show) => show.run(),
+            Self::Sign(sign) => sign.run(),
+            Self::Keygen(keygen) => keygen.run(),
+        }
     }
 }
 
 /// The candidate and the form of the report.
 #[derive(Debug, Args)]
 #[command(
-    about = "Say what is wrong with an auth-config.json, what it allows, and what it would change",
+    about = "Say what is wrong with an auth-config.json or a signed bundle of one, what it allows, and what it would change",
     after_help = "Ends with status 1 if the file could not be used: it would deny everything. Warnings do not change \
                   the status."
 )]
 pub(super) struct Check {
-    /// The candidate
+    /// The candidate: an auth-config.json, or a signed bundle
     file: PathBuf,
     /// The file it would replace: shows what is newly allowed and newly denied
     #[arg(long, value_name = "FILE")]
@@ -49,19 +64,34 @@ pub(super) struct Check {
     /// Obsolete: this is now the default
     #[arg(long = "strict-devices", hide = true)]
     _strict_devices: bool,
+    /// Of a bundle: a verifier key that may sign it; repeat it for each. Without any, those of the configuration count
+    #[arg(long = "signer", value_name = "KEY")]
+    signers: Vec<String>,
+    /// Of a bundle, with --signer: this many of them must have signed it
+    #[arg(long, default_value_t = 1)]
+    threshold: u64,
+    /// Of a bundle: the domain that it must be for
+    #[arg(long, default_value = "default")]
+    domain: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 impl Check {
-    fn run(self) -> anyhow::Result<ExitCode> {
+    fn run(self, explicit: Option<&Path>) -> anyhow::Result<ExitCode> {
         let empty_devices = match self.insecure_empty_devices_allow_any {
             true => EmptyDevices::AnyDevice,
             false => EmptyDevices::NoDevice,
         };
-        let review = Review::of(&read(&self.file)?, empty_devices);
-        let old = self.against.as_deref().map(read).transpose()?;
+        let content = read(&self.file)?;
+        let verified = match bundle::is_bundle(&content) {
+            true => Some(self.verify(&content, explicit)?),
+            false => None,
+        };
+        let policy = verified.as_ref().map_or(&*content, |bundle| bundle.policy().as_bytes());
+        let review = Review::of(policy, empty_devices);
+        let old = self.against.as_deref().map(bundle::policy_of).transpose()?;
         let old = old.map(|content| Review::of(&content, empty_devices));
         let difference = old.as_ref().map(|old| review.against(old));
         if self.json {
@@ -72,15 +102,31 @@ impl Check {
                 "summary": review.summary(),
                 "against_usable": old.as_ref().map(Review::is_usable),
                 "difference": difference,
+                "bundle": verified.as_ref().map(bundle::shown),
             });
             say!("{shown:#}");
         } else {
+            if let Some(bundle) = &verified {
+                bundle::print(bundle);
+            }
             print(&review);
             if let (Some(old), Some(difference)) = (&old, &difference) {
                 compare(old, difference);
             }
         }
         Ok(if review.is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl Check {
+    /// Verifies a bundle by the keys of the command line, or of the configuration.
+    fn verify(&self, content: &[u8], explicit: Option<&Path>) -> anyhow::Result<Bundle> {
+        let keys = match self.signers.as_slice() {
+            [] => bundle::configured(explicit)?,
+            signers => PinnedKeys::new(signers.iter().map(String::as_str), self.threshold)
+                .map_err(|problem| anyhow!("--signer: {problem}"))?,
+        };
+        Ok(Bundle::open(content, &keys, &self.domain)?)
     }
 }
 

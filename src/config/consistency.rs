@@ -1,7 +1,7 @@
 //! Checks across keys: settings that contradict each other.
 
 use super::reader::Report;
-use super::{Admin, AuthApi, Config, OwnerRule, PublicHandover, Rpc, webhook};
+use super::{Admin, AuthApi, Config, OwnerRule, PublicHandover, Rpc, bundle, webhook};
 
 pub(super) fn check(config: &Config, report: &mut Report) {
     let core = &config.core;
@@ -26,6 +26,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
             report.find("core.auth_api.allowlist.path", "must name a file");
         }
         AuthApi::Webhook(webhook) => webhook::check(webhook, report),
+        AuthApi::Bundle(bundle) => bundle::check(bundle, core.admin.approvals, report),
         AuthApi::Allowlist { .. } | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {}
     }
     super::tcb::check(&core.tcb, report);
@@ -88,6 +89,10 @@ fn admin(admin: &Admin, rpc: &Rpc, auth_api: &AuthApi, report: &mut Report) {
                 ),
             );
         }
-        AuthApi::Webhook(_) | AuthApi::Allowlist { .. } | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {}
+        AuthApi::Webhook(_)
+        | AuthApi::Allowlist { .. }
+        | AuthApi::Bundle(_)
+        | AuthApi::Ethereum(_)
+        | AuthApi::Dev { .. } => {}
     }
 }

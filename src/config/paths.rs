@@ -42,6 +42,9 @@ pub const DOMAINS: &str = "domains.json";
 /// What keeps, in the key directory, which recovery set counts, and what became of drills.
 pub const RECOVERY: &str = "recovery.json";
 
+/// The directory that keeps, in the key directory, signed bundles of policies and the serials that were seen.
+pub const POLICY_BUNDLES: &str = "policy-bundles";
+
 /// What an uploaded file ends with until it is in its place.
 pub const STAGED: &str = "staged";
 
@@ -65,7 +68,15 @@ pub(super) fn check(core: &Core, report: &mut Report) {
     let directory = resolved(&core.cert_dir.join("x"));
     let mut others: Vec<_> = KEY_FILES
         .iter()
-        .chain([&NOTIFIED, &RUNTIME_SETTINGS, &COLLATERAL, &COLLATERAL_BUNDLE, &DOMAINS, &RECOVERY])
+        .chain([
+            &NOTIFIED,
+            &RUNTIME_SETTINGS,
+            &COLLATERAL,
+            &COLLATERAL_BUNDLE,
+            &DOMAINS,
+            &RECOVERY,
+            &POLICY_BUNDLES,
+        ])
         .map(|name| Named { key: "core.cert_dir", path: directory.with_file_name(name) })
         .collect();
     let extensions = ["tree", "node", "archived"];

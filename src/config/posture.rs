@@ -65,6 +65,7 @@ impl<'a> PolicyPosture<'a> {
         match config {
             AuthApi::Dev { gateway_app_id: _ } => Self { allows_everything: true, ..none },
             AuthApi::Allowlist { path: _, empty_devices } => Self { empty_devices: *empty_devices, ..none },
+            AuthApi::Bundle(bundle) => Self { empty_devices: bundle.empty_devices, ..none },
             AuthApi::Webhook(webhook) => Self { webhook: Some(webhook), ..none },
             AuthApi::Ethereum(chain) => Self { chain: Some(chain), ..none },
         }

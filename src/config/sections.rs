@@ -14,7 +14,8 @@ use super::{
     Ledger, Limits, LiteAttestation, Metrics, Origin, Profile, Rate, ReleaseStage, Witnesses,
 };
 use super::{
-    consistency, domains, effective, ethereum, events, listeners, notify, production, traces, values, webhook,
+    bundle, consistency, domains, effective, ethereum, events, listeners, notify, production, traces, values,
+    webhook,
 };
 
 const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
@@ -324,6 +325,7 @@ fn auth_api(section: &mut Section<'_>, environment: Environment<'_>) -> AuthApi 
         };
         (allowlist.path("path").unwrap_or_default(), empty_devices)
     });
+    let bundle = section.section("bundle", |section| bundle::read(section, empty_devices));
     let need = match kind {
         PolicyKind::Ethereum => ethereum::Need::Chosen,
         PolicyKind::Webhook | PolicyKind::Allowlist | PolicyKind::Dev => ethereum::Need::Unused,
@@ -332,7 +334,10 @@ fn auth_api(section: &mut Section<'_>, environment: Environment<'_>) -> AuthApi 
     let gateway_app_id = section.section("dev", |dev| dev.text("gateway_app_id"));
     match kind {
         PolicyKind::Webhook => AuthApi::Webhook(Box::new(webhook)),
-        PolicyKind::Allowlist => AuthApi::Allowlist { path, empty_devices },
+        PolicyKind::Allowlist => match bundle {
+            Some(bundle) => AuthApi::Bundle(Box::new(bundle)),
+            None => AuthApi::Allowlist { path, empty_devices },
+        },
         PolicyKind::Ethereum => AuthApi::Ethereum(Box::new(ethereum)),
         PolicyKind::Dev => AuthApi::Dev { gateway_app_id },
     }

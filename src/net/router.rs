@@ -20,7 +20,7 @@ use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
     actions, approvals, attestation, body, credentials, diagnostics, epochs, events, grpc, ledger, me,
-    policy, recovery, restart, restore, settings, setup, status, uploads, views, web,
+    policy, policy_bundles, recovery, restart, restore, settings, setup, status, uploads, views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -34,7 +34,7 @@ use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::onboard::{Finished, OnboardService};
-use crate::api::policy::PolicyService;
+use crate::api::policy::{BundleService, PolicyService};
 use crate::api::recovery::RecoveryService;
 use crate::api::reload::ReloadService;
 use crate::api::restart::RestartService;
@@ -161,6 +161,8 @@ pub struct AdminServices {
     pub actions: Arc<ActionService>,
     /// The policy.
     pub policy: Arc<PolicyService>,
+    /// Signed bundles of policies.
+    pub bundles: Arc<BundleService>,
     /// Files of owners.
     pub uploads: Arc<UploadService>,
     /// Changes that wait for a second owner.
@@ -191,6 +193,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         diagnostics,
         actions,
         policy,
+        bundles,
         uploads,
         approvals,
         epochs,
@@ -213,6 +216,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(diagnostics::routes(diagnostics))
         .merge(actions::routes(actions))
         .merge(policy::routes(policy))
+        .merge(policy_bundles::routes(bundles))
         .merge(uploads::routes(uploads))
         .merge(approvals::routes(approvals))
         .merge(epochs::routes(epochs))

@@ -101,6 +101,8 @@ fn pauses(condition: Condition) -> (Duration, Duration) {
         | Condition::CollateralNotRefreshed
         | Condition::CollateralExpires
         | Condition::PlatformOutdatedSoon
+        | Condition::PolicyExpires
+        | Condition::PolicyFork
         | Condition::Recovery => (RAISE_AFTER, RESOLVE_AFTER),
     }
 }
@@ -123,6 +125,8 @@ fn about(condition: Condition) -> &'static str {
         Condition::CollateralNotRefreshed => "collateral could not be refreshed",
         Condition::CollateralExpires => "collateral was about to expire",
         Condition::PlatformOutdatedSoon => "platforms were about to be out of date",
+        Condition::PolicyExpires => "the policy bundle in force was about to expire, or had expired",
+        Condition::PolicyFork => "two policy bundles contradicted each other",
         Condition::Recovery => "the recovery of the root keys needed an owner",
     }
 }

@@ -14,6 +14,7 @@ mod admin;
 mod adversaries;
 mod approvals;
 mod attestation;
+mod bundles;
 mod cases;
 mod collateral;
 mod console;

@@ -7,6 +7,7 @@ use kms_attest::identity::BootInfo;
 
 use crate::allow_all::AllowAll;
 use crate::allowlist::Allowlist;
+use crate::bundle::Bundled;
 use crate::decision::{Decision, DenialCode, PolicyError, Ruling, Subject};
 use crate::epochs::AppEpochs;
 use crate::error::SetupError;
@@ -26,6 +27,8 @@ pub enum Policy {
     AllowAll(AllowAll),
     /// A file defines the rules.
     Allowlist(Allowlist),
+    /// The signed bundle in force defines the rules.
+    Bundled(Bundled),
     /// An HTTP service decides.
     Webhook(Webhook),
     /// A contract on a chain decides.
@@ -47,6 +50,7 @@ impl Policy {
             AuthApi::Allowlist { path, empty_devices } => {
                 Self::Allowlist(Allowlist::open(path.clone(), *empty_devices))
             }
+            AuthApi::Bundle(bundle) => Self::Bundled(Bundled::new((**bundle).clone())),
             AuthApi::Webhook(webhook) => Self::Webhook(Webhook::new(webhook)?),
             AuthApi::Ethereum(chain) => Self::Ethereum(Box::new(Ethereum::new(chain)?)),
         })
@@ -71,6 +75,7 @@ impl Policy {
         match self {
             Self::AllowAll(policy) => Ok(Ruling { decision: policy.decide(), digest: None }),
             Self::Allowlist(policy) => policy.decide(subject).await,
+            Self::Bundled(policy) => Ok(policy.decide(subject)),
             // Boxed, so that the futures of the other policies stay small.
             Self::Webhook(policy) => {
                 let decision = Box::pin(policy.decide(subject, key)).await?;
@@ -84,7 +89,7 @@ impl Policy {
     #[cfg(any(test, feature = "testing"))]
     pub fn look_again(&self) {
         match self {
-            Self::AllowAll(_) | Self::Allowlist(_) | Self::Webhook(_) => {}
+            Self::AllowAll(_) | Self::Allowlist(_) | Self::Bundled(_) | Self::Webhook(_) => {}
             Self::Ethereum(policy) => policy.look_again(),
         }
     }
@@ -95,6 +100,7 @@ impl Policy {
         match self {
             Self::AllowAll(policy) => Some(policy.decide()),
             Self::Allowlist(policy) => Some(policy.snapshot_decide(subject)),
+            Self::Bundled(policy) => Some(policy.decide(subject).decision),
             Self::Webhook(_) | Self::Ethereum(_) => None,
         }
     }
@@ -103,6 +109,7 @@ impl Policy {
     pub async fn examine(&self, subject: Subject<'_>) -> Examination {
         match self {
             Self::Allowlist(policy) => policy.examine(subject).await,
+            Self::Bundled(policy) => policy.examine(subject),
             Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => {
                 Examination::of(self.rule_on(subject).await)
             }
@@ -119,6 +126,10 @@ impl Policy {
                 sentence: format!("at the authorization backend, {}", remedy.sentence),
                 ..remedy
             }),
+            Self::Bundled(_) => remedy::in_allowlist(code, subject).map(|remedy| Remedy {
+                sentence: format!("in the next signed bundle, {}", remedy.sentence),
+                ..remedy
+            }),
             Self::AllowAll(_) | Self::Allowlist(_) => remedy::in_allowlist(code, subject),
         }
     }
@@ -128,6 +139,7 @@ impl Policy {
     pub fn app_epochs(&self, app_id: &[u8; 20]) -> Option<Arc<AppEpochs>> {
         match self {
             Self::Allowlist(policy) => policy.app_epochs(app_id),
+            Self::Bundled(policy) => policy.app_epochs(app_id),
             Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => None,
         }
     }
@@ -136,6 +148,7 @@ impl Policy {
     pub fn in_force(&self) -> InForce {
         match self {
             Self::Allowlist(policy) => policy.in_force(),
+            Self::Bundled(policy) => policy.in_force(),
             Self::Webhook(policy) => InForce { digest: policy.digest(), since: None },
             Self::AllowAll(_) | Self::Ethereum(_) => InForce { digest: None, since: None },
         }
@@ -149,6 +162,7 @@ impl Policy {
                 policy.refresh().await;
                 Ok(policy.info())
             }
+            Self::Bundled(policy) => Ok(policy.info()),
             Self::Webhook(policy) => policy.info().await.map(Arc::unwrap_or_clone),
             Self::Ethereum(policy) => policy.info().await,
         }
@@ -159,6 +173,7 @@ impl Policy {
         match self {
             Self::AllowAll(policy) => Some(policy.info()),
             Self::Allowlist(policy) => Some(policy.info()),
+            Self::Bundled(policy) => Some(policy.info()),
             Self::Webhook(policy) => policy.last_info().map(Arc::unwrap_or_clone),
             Self::Ethereum(policy) => policy.last_info(),
         }
@@ -168,7 +183,7 @@ impl Policy {
     pub fn report_to(&self, observer: Arc<dyn WebhookObserver>) {
         match self {
             Self::Webhook(policy) => policy.report_to(observer),
-            Self::AllowAll(_) | Self::Allowlist(_) | Self::Ethereum(_) => {}
+            Self::AllowAll(_) | Self::Allowlist(_) | Self::Bundled(_) | Self::Ethereum(_) => {}
         }
     }
 
@@ -176,7 +191,15 @@ impl Policy {
     pub fn chain_state(&self) -> Option<ChainState> {
         match self {
             Self::Ethereum(policy) => Some(policy.state()),
-            Self::AllowAll(_) | Self::Allowlist(_) | Self::Webhook(_) => None,
+            Self::AllowAll(_) | Self::Allowlist(_) | Self::Bundled(_) | Self::Webhook(_) => None,
+        }
+    }
+
+    /// The policy of signed bundles, if they define the rules.
+    pub fn bundled(&self) -> Option<&Bundled> {
+        match self {
+            Self::Bundled(policy) => Some(policy),
+            Self::AllowAll(_) | Self::Allowlist(_) | Self::Webhook(_) | Self::Ethereum(_) => None,
         }
     }
 
@@ -184,7 +207,7 @@ impl Policy {
     pub fn is_dev(&self) -> bool {
         match self {
             Self::AllowAll(_) => true,
-            Self::Allowlist(_) | Self::Webhook(_) | Self::Ethereum(_) => false,
+            Self::Allowlist(_) | Self::Bundled(_) | Self::Webhook(_) | Self::Ethereum(_) => false,
         }
     }
 
@@ -192,7 +215,8 @@ impl Policy {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::AllowAll(_) => "dev",
-            Self::Allowlist(_) => "allowlist",
+            // The rules are those of an allowlist, however they came.
+            Self::Allowlist(_) | Self::Bundled(_) => "allowlist",
             Self::Webhook(_) => "webhook",
             Self::Ethereum(_) => "ethereum",
         }
@@ -203,6 +227,7 @@ impl Policy {
         match self {
             Self::AllowAll(_) => None,
             Self::Allowlist(policy) => policy.last_error(),
+            Self::Bundled(policy) => policy.last_error(),
             Self::Webhook(policy) => policy.last_error(),
             Self::Ethereum(policy) => policy.last_error(),
         }
@@ -212,6 +237,7 @@ impl Policy {
     pub fn relaxation(&self) -> Option<Relaxation> {
         match self {
             Self::Allowlist(policy) => policy.relaxation(),
+            Self::Bundled(policy) => policy.relaxation(),
             Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => None,
         }
     }

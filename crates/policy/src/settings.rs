@@ -25,6 +25,8 @@ pub enum AuthApi {
         /// The meaning of an empty `devices` list.
         empty_devices: EmptyDevices,
     },
+    /// Signed bundles define the rules.
+    Bundle(Box<Bundle>),
     /// A contract on a chain decides.
     Ethereum(Box<Ethereum>),
     /// Everything is allowed.
@@ -39,6 +41,7 @@ impl AuthApi {
     pub fn empty_devices(&self) -> EmptyDevices {
         match self {
             Self::Allowlist { empty_devices, .. } => *empty_devices,
+            Self::Bundle(bundle) => bundle.empty_devices,
             Self::Webhook(_) | Self::Ethereum(_) | Self::Dev { .. } => EmptyDevices::NoDevice,
         }
     }

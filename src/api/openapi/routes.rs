@@ -17,7 +17,10 @@ use crate::api::epochs::{
 use crate::api::health::Health;
 use crate::api::me::Me;
 use crate::api::onboard::{RestoreStatus, ShareAccepted};
-use crate::api::policy::{ActivateRequest, CheckRequest, Checked, Placed, PolicyState};
+use crate::api::policy::{
+    ActivateRequest, BundleList, BundleOutcome, BundleRequest, CheckRequest, Checked, FetchRequest, Placed,
+    PolicyState,
+};
 use crate::api::recovery::{CreateSet, DrillAccepted, DrillStatus, MadeSet, RecoveryShown};
 use crate::api::reload::Reloaded;
 use crate::api::restart::Restarting;
@@ -399,6 +402,7 @@ fn actions(bodies: &mut Bodies) -> Vec<Operation> {
 
 fn policy(bodies: &mut Bodies) -> Vec<Operation> {
     let placed = Answer::Json(bodies.of::<Placed>());
+    let bundle = Answer::Json(bodies.of::<BundleOutcome>());
     let dry_run = query("dry_run", "only check it", json!({ "type": "boolean" }));
     vec![
         get(
@@ -421,6 +425,36 @@ fn policy(bodies: &mut Bodies) -> Vec<Operation> {
             placed.clone(),
         )
         .taking("application/json", bodies.request::<ActivateRequest>()),
+        get(
+            Service::Admin,
+            "/api/v1/policy/bundles",
+            "Signed policy bundles of each domain",
+            Answer::Json(bodies.of::<BundleList>()),
+        ),
+        post(Service::Admin, "/api/v1/policy/bundles", "Bring a signed policy bundle", bundle.clone())
+            .taking("application/octet-stream", json!({}))
+            .described("It is verified and waits to be put in force. Needs the role operator."),
+        post(
+            Service::Admin,
+            "/api/v1/policy/bundles/fetch",
+            "Ask the source of policy bundles now",
+            bundle.clone(),
+        )
+        .taking("application/json", bodies.request::<FetchRequest>()),
+        post(
+            Service::Admin,
+            "/api/v1/policy/bundles/shadow",
+            "Evaluate the policy bundle that waits on live requests",
+            bundle.clone(),
+        )
+        .taking("application/json", bodies.request::<BundleRequest>()),
+        post(
+            Service::Admin,
+            "/api/v1/policy/bundles/activate",
+            "Put the policy bundle that waits in force",
+            bundle,
+        )
+        .taking("application/json", bodies.request::<BundleRequest>()),
         post(Service::Admin, "/api/v1/file-upload/{name}", "Replace a file", placed)
             .with_query(vec![dry_run])
             .taking("application/octet-stream", json!({}))

@@ -211,7 +211,11 @@ fn missing_choices(
 fn of_cause(cause: Cause, detail: &str) -> Attention {
     let view = match cause {
         Cause::Frozen => "freezes",
-        Cause::AllowlistUnusable | Cause::PolicyUnavailable | Cause::KmsNotAllowed => "policy",
+        Cause::AllowlistUnusable
+        | Cause::PolicyUnavailable
+        | Cause::KmsNotAllowed
+        | Cause::PolicyExpires
+        | Cause::PolicyFork => "policy",
         Cause::CollateralUnavailable | Cause::CollateralNotRefreshed => "platforms",
         Cause::AuditLogUnavailable | Cause::DiskNearlyFull => "ledger",
         Cause::NoKeys

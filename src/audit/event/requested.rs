@@ -38,6 +38,10 @@ impl Event {
             | Self::Explained { .. }
             | Self::ShadowStarted { .. }
             | Self::ShadowStopped { .. }
+            | Self::PolicyBundleReceived { .. }
+            | Self::PolicyBundleActivated { .. }
+            | Self::PolicyBundleRefused { .. }
+            | Self::PolicyForked { .. }
             | Self::CollateralRefreshed { .. }
             | Self::ActionStarted { .. }
             | Self::ActionSucceeded { .. }
@@ -99,6 +103,7 @@ impl Event {
             | Self::OwnerCreated { .. }
             | Self::OldSecretEnded { .. }
             | Self::ApprovalExpired { .. }
+            | Self::PolicySerialsLost { .. }
             | Self::CollateralRefused { .. } => false,
         }
     }

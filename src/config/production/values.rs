@@ -119,7 +119,8 @@ impl Walk<'_> {
     fn table(&mut self, path: &str, table: &Table) {
         for (name, node) in table {
             let key = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            let other_policy = path == "core.auth_api" && name != self.policy;
+            let is_policy = name == self.policy || (name == "bundle" && self.policy == "allowlist");
+            let other_policy = path == "core.auth_api" && !is_policy;
             if other_policy || INERT.contains(&key.as_str()) {
                 continue;
             }

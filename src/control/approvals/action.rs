@@ -19,6 +19,8 @@ pub enum Action {
     LowerClockFloor(LowerClockFloor),
     /// Puts an allowlist in force.
     ActivatePolicy(ActivatePolicy),
+    /// Puts a signed bundle of a policy in force.
+    ActivateBundle(ActivateBundle),
     /// Replaces the users of the htpasswd file.
     ReplaceHtpasswd(ReplaceHtpasswd),
     /// Changes a credential of an owner.
@@ -148,6 +150,20 @@ pub struct ActivatePolicy {
     pub replaces: Option<String>,
 }
 
+/// Puts a signed bundle of a policy in force: the one that waits, if it has this digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivateBundle {
+    /// The domain whose requests it decides.
+    pub domain: String,
+    /// Its name.
+    pub name: String,
+    /// Its serial.
+    pub serial: u64,
+    /// SHA-256 of its text, hex.
+    pub digest: String,
+}
+
 /// Replaces the users of the htpasswd file, who are owners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -217,6 +233,7 @@ impl Action {
             Self::Unfreeze(_) => "unfreeze",
             Self::LowerClockFloor(_) => "lower_clock_floor",
             Self::ActivatePolicy(_) => "activate_policy",
+            Self::ActivateBundle(_) => "activate_bundle",
             Self::ReplaceHtpasswd(_) => "replace_htpasswd",
             Self::OwnerCredential(OwnerCredential::Create { .. }) => "create_owner",
             Self::OwnerCredential(OwnerCredential::Rotate { .. }) => "rotate_owner",
@@ -246,6 +263,7 @@ impl Action {
             | Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) => Some(document),
             Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
+            | Self::ActivateBundle(_)
             | Self::OwnerCredential(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_) => None,
@@ -265,6 +283,7 @@ impl Action {
                 Some(officers.iter().map(line).collect())
             }
             Self::ReplaceHtpasswd(_)
+            | Self::ActivateBundle(_)
             | Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
             | Self::OwnerCredential(_)
@@ -281,6 +300,7 @@ impl Action {
             | Self::ReplaceHtpasswd(ReplaceHtpasswd { document, .. }) => *document = String::new(),
             Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
+            | Self::ActivateBundle(_)
             | Self::OwnerCredential(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_) => {}
@@ -316,6 +336,9 @@ impl Action {
                 document.len(),
                 self.sha256(),
                 replaces.as_deref().unwrap_or("the one there is")
+            ),
+            Self::ActivateBundle(ActivateBundle { domain, name, serial, digest }) => format!(
+                "put the signed policy bundle {name} with serial {serial} and digest {digest} in force in the domain {domain}"
             ),
             Self::ReplaceHtpasswd(ReplaceHtpasswd { changes, .. }) => {
                 format!("replace the htpasswd file, whose users are owners; {changes}")
@@ -363,6 +386,7 @@ impl Action {
             | Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
             | Self::ActivatePolicy(_)
+            | Self::ActivateBundle(_)
             | Self::ReplaceHtpasswd(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_) => false,
@@ -380,6 +404,7 @@ impl Action {
             Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
             | Self::ActivatePolicy(_)
+            | Self::ActivateBundle(_)
             | Self::ReplaceHtpasswd(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_) => false,
@@ -393,6 +418,7 @@ impl Action {
             Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
             | Self::ActivatePolicy(_)
+            | Self::ActivateBundle(_)
             | Self::ReplaceHtpasswd(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_) => true,
@@ -500,7 +526,15 @@ macro_rules! kinds {
     };
 }
 
-kinds!(Unfreeze, LowerClockFloor, ActivatePolicy, ReplaceHtpasswd, OwnerCredential, CreateRecoverySet,);
+kinds!(
+    Unfreeze,
+    LowerClockFloor,
+    ActivatePolicy,
+    ActivateBundle,
+    ReplaceHtpasswd,
+    OwnerCredential,
+    CreateRecoverySet,
+);
 
 impl From<EpochAction> for Action {
     fn from(action: EpochAction) -> Self {

@@ -1,7 +1,7 @@
 //! The proof that an owner's change may be made now.
 
 use super::action::{
-    Action, ActivatePolicy, CreateRecoverySet, EpochAction, LowerClockFloor, OwnerCredential,
+    Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, LowerClockFloor, OwnerCredential,
     ReplaceHtpasswd, Unfreeze,
 };
 use crate::control::{Author, Changer};
@@ -40,6 +40,8 @@ pub enum EachApproved {
     LowerClockFloor(Approved<LowerClockFloor>),
     /// See [`Action`].
     ActivatePolicy(Approved<ActivatePolicy>),
+    /// See [`Action`].
+    ActivateBundle(Approved<ActivateBundle>),
     /// See [`Action`].
     ReplaceHtpasswd(Approved<ReplaceHtpasswd>),
     /// See [`Action`].
@@ -89,6 +91,7 @@ impl Approved<Action> {
             Action::Unfreeze(action) => EachApproved::Unfreeze(rest.with(|()| action)),
             Action::LowerClockFloor(action) => EachApproved::LowerClockFloor(rest.with(|()| action)),
             Action::ActivatePolicy(action) => EachApproved::ActivatePolicy(rest.with(|()| action)),
+            Action::ActivateBundle(action) => EachApproved::ActivateBundle(rest.with(|()| action)),
             Action::ReplaceHtpasswd(action) => EachApproved::ReplaceHtpasswd(rest.with(|()| action)),
             Action::OwnerCredential(action) => EachApproved::OwnerCredential(rest.with(|()| action)),
             Action::CreateRecoverySet(action) => EachApproved::CreateRecoverySet(rest.with(|()| action)),

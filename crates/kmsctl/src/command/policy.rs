@@ -1,5 +1,7 @@
 //! `kmsctl policy` and `kmsctl upload`: what is in force, a check of an allowlist, its activation, and files of owners.
 
+mod bundles;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -27,8 +29,14 @@ pub(crate) enum Policy {
     Show(Show),
     /// Check an allowlist against the policy in force, without using it
     Check(Check),
-    /// Have the candidate in shadow decide from now on
+    /// Have the candidate in shadow decide from now on, or a signed bundle that waits
     Activate(Activate),
+    /// Bring a signed bundle, which is verified and waits
+    Push(bundles::Push),
+    /// Have the KMS ask the source of signed bundles now
+    Fetch(bundles::Fetch),
+    /// Show the signed bundles: in force, waiting, and earlier ones
+    History(bundles::History),
 }
 
 /// Arguments of `kmsctl policy show`.
@@ -53,8 +61,16 @@ pub(crate) struct Check {
 /// Arguments of `kmsctl policy activate`.
 #[derive(Args, Debug)]
 pub(crate) struct Activate {
-    /// SHA-256 of the candidate, as `kmsctl policy show` shows it
+    /// SHA-256 of the candidate, as `kmsctl policy show` shows it; or the digest of the bundle that waits, as
+    /// `kmsctl policy history` shows it
     sha256: String,
+    /// Of a bundle: have it judge live requests for this long first, without deciding, and show what it would change. It
+    /// decides then only if it would deny nobody that is allowed now
+    #[arg(long, value_name = "DURATION")]
+    shadow: Option<String>,
+    /// With --shadow: it decides then even if it would deny some
+    #[arg(long, requires = "shadow")]
+    accept_denials: bool,
     #[command(flatten)]
     admin: Administered,
 }
@@ -167,7 +183,15 @@ impl Policy {
                 terminal.show(&checked, |page| of_check(page, &checked))?;
                 Ok(if checked.valid { Exit::Done } else { Exit::Failed })
             }
-            Self::Activate(Activate { sha256, admin }) => {
+            Self::Push(push) => push.run(terminal).await,
+            Self::Fetch(fetch) => fetch.run(terminal).await,
+            Self::History(history) => history.run(terminal).await,
+            Self::Activate(Activate { sha256, shadow, accept_denials, admin }) => {
+                let rehearsal =
+                    shadow.map(|time| bundles::Rehearsal::parse(&time, accept_denials)).transpose()?;
+                if rehearsal.is_some() || bundles::waits(terminal, &admin, &sha256).await? {
+                    return bundles::activate(terminal, &admin, &sha256, rehearsal).await;
+                }
                 let body = json!({ "sha256": sha256 }).to_string().into_bytes();
                 let placed: Placed = admin.post(terminal, &format!("{POLICY}/activate"), body, REPLY).await?;
                 terminal.show(&placed, |page| of_placed(page, &placed))?;

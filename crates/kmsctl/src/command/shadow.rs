@@ -89,7 +89,8 @@ fn own(page: &mut Page, allows: Option<bool>, because: &str) {
     }
 }
 
-fn report(page: &mut Page, answer: &ShadowReportResponse) {
+/// Shows what a candidate would change.
+pub(super) fn report(page: &mut Page, answer: &ShadowReportResponse) {
     if !answer.running && answer.since == 0 {
         page.line("No candidate is running.");
         return;

@@ -1,0 +1,252 @@
+//! `kmsctl policy push|fetch|history`, and the activation of signed bundles.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use kms_client::proto::ShadowReportResponse;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{REPLY, read};
+use crate::command::shadow;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::target::Administered;
+
+const BUNDLES: &str = "/api/v1/policy/bundles";
+/// The longest time in shadow that a command waits for.
+const MAX_REHEARSAL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Arguments of `kmsctl policy push`.
+#[derive(Args, Debug)]
+pub(crate) struct Push {
+    /// The bundle, as `kms policy sign` writes it
+    file: PathBuf,
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// Arguments of `kmsctl policy fetch`.
+#[derive(Args, Debug)]
+pub(crate) struct Fetch {
+    /// The domain
+    #[arg(long, default_value = "default")]
+    domain: String,
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// Arguments of `kmsctl policy history`.
+#[derive(Args, Debug)]
+pub(crate) struct History {
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// How a bundle is tried before it decides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rehearsal {
+    time: Duration,
+    accept_denials: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct List {
+    domains: Vec<State>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    domain: String,
+    in_force: Option<Bundle>,
+    pending: Option<Bundle>,
+    lowest_serial: u64,
+    threshold: usize,
+    keys: Vec<String>,
+    source: String,
+    source_problem: Option<String>,
+    activation: String,
+    on_expiry: String,
+    fork: Option<Fork>,
+    history: Vec<Past>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Bundle {
+    name: String,
+    serial: u64,
+    digest: String,
+    previous: Option<String>,
+    not_before: String,
+    expires: String,
+    signers: Vec<String>,
+    rules: String,
+    since: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Fork {
+    serial: u64,
+    digest: String,
+    at: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Past {
+    name: String,
+    serial: u64,
+    digest: String,
+    signers: Vec<String>,
+    origin: String,
+    received_at: Option<String>,
+    activated_at: Option<String>,
+    activated_by: Option<String>,
+    expires: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    domain: String,
+    digest: String,
+    state: String,
+    changed: bool,
+    message: String,
+}
+
+impl Push {
+    pub(super) async fn run(self, terminal: &Terminal) -> Outcome {
+        let told: Told = self.admin.post(terminal, BUNDLES, read(&self.file)?, REPLY).await?;
+        show(terminal, &told)
+    }
+}
+
+impl Fetch {
+    pub(super) async fn run(self, terminal: &Terminal) -> Outcome {
+        let body = json!({ "domain": self.domain }).to_string().into_bytes();
+        let told: Told = self.admin.post(terminal, &format!("{BUNDLES}/fetch"), body, REPLY).await?;
+        show(terminal, &told)
+    }
+}
+
+impl History {
+    pub(super) async fn run(self, terminal: &Terminal) -> Outcome {
+        let list: List = self.admin.get(terminal, BUNDLES, REPLY).await?;
+        terminal.show(&list, |page| {
+            if list.domains.is_empty() {
+                page.line("No policy of this KMS comes in signed bundles.");
+            }
+            list.domains.iter().for_each(|state| of_domain(page, state));
+        })?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Rehearsal {
+    pub(super) fn parse(time: &str, accept_denials: bool) -> Outcome<Self> {
+        let parsed =
+            kms_client::text::duration(time).filter(|time| !time.is_zero() && *time <= MAX_REHEARSAL);
+        let time =
+            parsed.ok_or_else(|| Failure::usage("--shadow must be a duration such as 10m, at most 7d"))?;
+        Ok(Self { time, accept_denials })
+    }
+}
+
+/// Whether a bundle with this digest waits or is in force. A KMS without bundles has none.
+pub(super) async fn waits(terminal: &Terminal, admin: &Administered, digest: &str) -> Outcome<bool> {
+    let list: List = match admin.get(terminal, BUNDLES, REPLY).await {
+        Ok(list) => list,
+        // An older KMS does not know the route.
+        Err(_) => return Ok(false),
+    };
+    let digest = digest.to_ascii_lowercase();
+    let is_it = |bundle: &Option<Bundle>| bundle.as_ref().is_some_and(|bundle| bundle.digest == digest);
+    Ok(list.domains.iter().any(|state| is_it(&state.pending) || is_it(&state.in_force)))
+}
+
+/// Puts a bundle in force, after a rehearsal if one is wanted.
+pub(super) async fn activate(
+    terminal: &Terminal,
+    admin: &Administered,
+    digest: &str,
+    rehearsal: Option<Rehearsal>,
+) -> Outcome {
+    let body = || json!({ "digest": digest }).to_string().into_bytes();
+    if let Some(Rehearsal { time, accept_denials }) = rehearsal {
+        let started: Told = admin.post(terminal, &format!("{BUNDLES}/shadow"), body(), REPLY).await?;
+        terminal.note(format_args!("{}; {} s until it is decided", started.message, time.as_secs()));
+        tokio::time::sleep(time).await;
+        let answer: ShadowReportResponse = admin.call(terminal, "ShadowReport", &()).await?;
+        if !answer.running {
+            return Err(Failure::failed("the bundle is not in shadow any more; it was not put in force"));
+        }
+        if answer.allows_this_kms == Some(false) || (answer.newly_denied > 0 && !accept_denials) {
+            terminal.show(&answer, |page| shadow::report(page, &answer))?;
+            return Err(Failure::failed(
+                "it was not put in force: it would deny what is allowed now. --accept-denials puts it in force all the same, \
+                 unless it denies this KMS itself",
+            ));
+        }
+        terminal.note(format_args!(
+            "{} decisions compared: {} newly allowed, {} newly denied",
+            answer.decisions, answer.newly_allowed, answer.newly_denied
+        ));
+    }
+    let told: Told = admin.post(terminal, &format!("{BUNDLES}/activate"), body(), REPLY).await?;
+    show(terminal, &told)
+}
+
+fn show(terminal: &Terminal, told: &Told) -> Outcome {
+    terminal.show(told, |page| {
+        page.line(format_args!("{}.", printable(&told.message)));
+        page.field("domain", printable(&told.domain));
+        page.field("digest", printable(&told.digest));
+        page.field("state", printable(&told.state));
+    })?;
+    Ok(Exit::Done)
+}
+
+fn of_domain(page: &mut Page, state: &State) {
+    page.line(format_args!("Domain {}", printable(&state.domain)));
+    let signed = format!("{} of {}", state.threshold, state.keys.join(", "));
+    page.field("signed by", printable(&signed));
+    page.field("source", printable(&state.source));
+    if let Some(problem) = &state.source_problem {
+        page.field("problem", page.toned(Tone::Bad, &printable(problem)));
+    }
+    page.field("new ones decide", printable(&state.activation));
+    page.field("expired ones", printable(&state.on_expiry));
+    page.field("lowest serial", state.lowest_serial);
+    if let Some(fork) = &state.fork {
+        let text = format!(
+            "serial {} with digest {} contradicts what was seen, at {}",
+            fork.serial, fork.digest, fork.at
+        );
+        page.field("FORK", page.toned(Tone::Bad, &printable(&text)));
+    }
+    match &state.in_force {
+        Some(bundle) => of_bundle(page, "in force", bundle),
+        None => page.field("in force", page.toned(Tone::Bad, "none: everything is denied")),
+    }
+    if let Some(bundle) = &state.pending {
+        of_bundle(page, "waiting", bundle);
+    }
+    for past in &state.history {
+        let activated = match (&past.activated_at, &past.activated_by) {
+            (Some(at), Some(by)) => format!("in force from {at}, by {by}"),
+            _ => "never in force".to_owned(),
+        };
+        let line =
+            format!("{} {}  {}  from {}, {activated}", past.serial, past.name, past.digest, past.origin);
+        page.line(printable(&line));
+    }
+}
+
+fn of_bundle(page: &mut Page, place: &str, bundle: &Bundle) {
+    let Bundle { name, serial, digest, expires, signers, rules, .. } = bundle;
+    page.field(place, format_args!("{} with serial {serial}", printable(name)));
+    page.field("digest", printable(digest));
+    page.field("expires", printable(expires));
+    page.field("signers", printable(&signers.join(", ")));
+    page.field("allows", printable(rules));
+}

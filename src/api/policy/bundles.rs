@@ -1,0 +1,407 @@
+//! Signed bundles of policies as operators see and change them.
+
+use std::sync::Arc;
+
+use kms_attest::identity::DomainName;
+use kms_policy::bundle::{Bundle, BundleDigest, UnverifiedBundle};
+use kms_policy::settings::{Activation, OnExpiry};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::Caller;
+use crate::api::admin::AdminService;
+use crate::clock::{rfc3339, unix};
+use crate::control::{
+    ActivateBundle, Activated, Approved, Author, BundleKeeper, BundleView, OfferError, Offered, Origin,
+};
+use crate::error::{Code, Error, Result};
+use crate::proto::StartShadowRequest;
+use crate::request;
+
+/// Shows and changes the signed bundles of the domains that have them.
+#[derive(Debug)]
+pub struct BundleService {
+    keepers: Vec<Arc<BundleKeeper>>,
+    policies: Vec<Arc<kms_policy::Policy>>,
+    admin: Arc<AdminService>,
+}
+
+/// The bundles of each domain whose policy has them.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BundleList {
+    domains: Vec<BundleState>,
+}
+
+/// The bundles of a domain.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BundleState {
+    domain: String,
+    /// The bundle that decides.
+    in_force: Option<ShownBundle>,
+    /// The bundle that waits to be put in force.
+    pending: Option<ShownBundle>,
+    /// No bundle with a lower serial is taken.
+    lowest_serial: u64,
+    /// How many of the keys must sign.
+    threshold: usize,
+    /// The names of the keys that may sign.
+    keys: Vec<String>,
+    /// Where new bundles come from: `file`, `server` or `operators`.
+    source: &'static str,
+    /// Why the source gives none that can be used.
+    source_problem: Option<String>,
+    /// What happens to a new bundle of the source: `automatic` or `manual`.
+    activation: &'static str,
+    /// What an expired bundle does: `warn` or `deny`.
+    on_expiry: &'static str,
+    /// A bundle that contradicts what was seen before.
+    fork: Option<ShownFork>,
+    /// The bundles that were seen, the highest serial first.
+    history: Vec<PastBundle>,
+}
+
+/// A bundle.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ShownBundle {
+    /// The name that its authors gave it.
+    name: String,
+    serial: u64,
+    /// SHA-256 of its text, hex: also in the record of each decision.
+    digest: String,
+    /// The digest of the bundle before.
+    previous: Option<String>,
+    /// RFC 3339 in UTC.
+    not_before: String,
+    /// RFC 3339 in UTC.
+    expires: String,
+    /// The pinned keys that have signed it.
+    signers: Vec<String>,
+    /// How much it allows.
+    rules: String,
+    /// When it was put in force, RFC 3339 in UTC.
+    since: Option<String>,
+}
+
+/// A bundle that contradicts what was seen before.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownFork {
+    serial: u64,
+    digest: String,
+    /// When it came, RFC 3339 in UTC.
+    at: String,
+}
+
+/// A bundle that was seen.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct PastBundle {
+    name: String,
+    serial: u64,
+    digest: String,
+    signers: Vec<String>,
+    /// `file`, `server`, `operators`; or `audit log`, if only that knows it.
+    origin: String,
+    /// RFC 3339 in UTC.
+    received_at: Option<String>,
+    /// RFC 3339 in UTC.
+    activated_at: Option<String>,
+    /// The operator, or `configuration`.
+    activated_by: Option<String>,
+    /// RFC 3339 in UTC.
+    expires: Option<String>,
+}
+
+/// A bundle by its digest.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundleRequest {
+    /// The digest of the bundle that waits, hex, as it was reviewed.
+    digest: String,
+}
+
+/// A domain.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FetchRequest {
+    /// Its name; absent for `default`.
+    #[serde(default)]
+    domain: Option<String>,
+}
+
+/// What became of a bundle.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BundleOutcome {
+    domain: String,
+    /// The digest of the bundle.
+    digest: String,
+    /// `in_force` or `pending`.
+    state: &'static str,
+    /// Whether something was changed.
+    changed: bool,
+    message: String,
+}
+
+impl BundleOutcome {
+    /// What was done, as a sentence.
+    pub(in crate::api) fn message(self) -> String {
+        self.message
+    }
+}
+
+impl BundleService {
+    /// For the keepers of these policies, one policy a keeper.
+    pub fn new(bundles: Vec<(Arc<BundleKeeper>, Arc<kms_policy::Policy>)>, admin: Arc<AdminService>) -> Self {
+        let (keepers, policies) = bundles.into_iter().unzip();
+        Self { keepers, policies, admin }
+    }
+
+    fn keeper(&self, domain: &str) -> Result<&Arc<BundleKeeper>> {
+        self.keepers.iter().find(|keeper| keeper.domain() == domain).ok_or_else(|| {
+            let text = format!(
+                "the policy of the domain {} has no signed bundles: core.auth_api.bundle.keys names their signers",
+                crate::audit::printable(domain)
+            );
+            Error::new(Code::Conflict, text).because("not_configured")
+        })
+    }
+
+    /// All domains with bundles.
+    pub async fn list(&self) -> BundleList {
+        let mut domains = Vec::new();
+        for (keeper, policy) in self.keepers.iter().zip(&self.policies) {
+            if let Some(bundled) = policy.bundled() {
+                domains.push(state(keeper.view().await, bundled));
+            }
+        }
+        BundleList { domains }
+    }
+
+    /// Takes a bundle from an operator; it waits to be put in force. Its header says for which domain it is.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub async fn push(&self, caller: &Caller, bytes: Vec<u8>) -> Result<BundleOutcome> {
+        let read = tokio::task::spawn_blocking(move || {
+            let domain = UnverifiedBundle::parse(&bytes).map(|bundle| bundle.header().domain().to_owned());
+            domain.map(|domain| (domain, bytes))
+        });
+        let read = read.await.map_err(|error| Error::internal("the check ended in a panic", error))?;
+        let (domain, bytes) = read.map_err(|error| refused(error.into()))?;
+        let (keeper, author) = (Arc::clone(self.keeper(&domain)?), caller.author());
+        let offer =
+            request::spawn(async move { keeper.offer(bytes, Origin::Operators, Some(&author)).await });
+        let offered = offer.await.map_err(|error| Error::internal("the change ended in a panic", error))?;
+        let (offered, digest) = offered.map_err(refused)?;
+        Ok(outcome(domain, digest, &offered))
+    }
+
+    /// Asks the source of a domain now.
+    ///
+    /// # Errors
+    /// It gives nothing that can be used.
+    pub async fn fetch(&self, request: FetchRequest) -> Result<BundleOutcome> {
+        let domain = request.domain.unwrap_or_else(|| DomainName::DEFAULT.as_str().to_owned());
+        let keeper = Arc::clone(self.keeper(&domain)?);
+        let fetch = request::spawn(async move { (keeper.fetch().await, keeper.view().await) });
+        let (fetched, view) =
+            fetch.await.map_err(|error| Error::internal("the request ended in a panic", error))?;
+        let fetched =
+            fetched.map_err(|problem| Error::new(Code::Conflict, problem).because("no_usable_bundle"))?;
+        let known = view.record.in_force.as_deref().and_then(BundleDigest::parse);
+        let digest =
+            fetched.or(known).ok_or_else(|| Error::new(Code::Conflict, "the source gives no bundle"))?;
+        let is_in_force = known == Some(digest);
+        let offered = if is_in_force { Offered::InForce } else { Offered::Waits };
+        Ok(outcome(domain, digest, &offered))
+    }
+
+    /// Evaluates the bundle that waits on live requests, without deciding.
+    ///
+    /// # Errors
+    /// No bundle with this digest waits.
+    pub async fn shadow(&self, caller: &Caller, request: BundleRequest) -> Result<BundleOutcome> {
+        let (keeper, pending) = self.pending(&request.digest).await?;
+        let header = pending.header();
+        let name = format!("bundle {} {}", header.name(), header.serial());
+        let start = StartShadowRequest {
+            auth_config_json: pending.policy().to_owned(),
+            name: name.clone(),
+            strict_devices: None,
+        };
+        self.admin.start_shadow(caller, start).await?;
+        Ok(BundleOutcome {
+            domain: keeper.domain().to_owned(),
+            digest: pending.digest().to_string(),
+            state: "pending",
+            changed: false,
+            message: format!("{name} judges live requests from now on, without deciding"),
+        })
+    }
+
+    async fn pending(&self, digest: &str) -> Result<(&Arc<BundleKeeper>, Bundle)> {
+        let digest = parse(digest)?;
+        for keeper in &self.keepers {
+            let pending = keeper.view().await.pending;
+            if let Some(pending) = pending.filter(|pending| pending.bundle().digest() == digest) {
+                return Ok((keeper, pending.bundle().clone()));
+            }
+        }
+        Err(refused(OfferError::NotPending(digest)))
+    }
+
+    /// Puts the bundle that waits in force.
+    ///
+    /// # Errors
+    /// No bundle with this digest waits; it is not valid now; a second owner must approve it.
+    pub async fn activate(self: Arc<Self>, caller: &Caller, request: BundleRequest) -> Result<BundleOutcome> {
+        let digest = parse(&request.digest)?;
+        for (keeper, policy) in self.keepers.iter().zip(&self.policies) {
+            if policy.bundled().is_some_and(|bundled| bundled.is_in_force(digest)) {
+                return Ok(outcome(keeper.domain().to_owned(), digest, &Offered::InForce));
+            }
+        }
+        let (keeper, pending) = self.pending(&request.digest).await?;
+        let action = ActivateBundle {
+            domain: keeper.domain().to_owned(),
+            name: pending.header().name().to_owned(),
+            serial: pending.header().serial(),
+            digest: pending.digest().to_string(),
+        };
+        let approved = self.admin.gate().pass(caller, action).await?;
+        self.activate_approved(&approved).await
+    }
+
+    /// Puts a bundle in force. If its policy is the candidate in shadow, that ends.
+    pub(in crate::api) async fn activate_approved(
+        self: Arc<Self>,
+        approved: &Approved<ActivateBundle>,
+    ) -> Result<BundleOutcome> {
+        let ActivateBundle { domain, digest, .. } = approved.action().clone();
+        let author = approved.author().clone();
+        let service = Arc::clone(&self);
+        let change = request::spawn(async move { service.make(&domain, &digest, author).await });
+        change.await.map_err(|error| Error::internal("the change ended in a panic", error))?
+    }
+
+    async fn make(&self, domain: &str, digest: &str, author: Author) -> Result<BundleOutcome> {
+        use sha2::{Digest as _, Sha256};
+        let (keeper, digest) = (self.keeper(domain)?, parse(digest)?);
+        let pending = keeper.view().await.pending.filter(|pending| pending.bundle().digest() == digest);
+        let Activated { changed, serial } = keeper.activate(digest, Some(&author)).await.map_err(refused)?;
+        if changed {
+            // Otherwise methods that anyone may call would notice half a second later.
+            let _ = self.admin.foundation().self_authorization.fresh().await;
+            if let Some(pending) = pending {
+                let sha256 = Sha256::digest(pending.bundle().policy()).into();
+                self.admin.stop_shadow_if(author, &sha256).await;
+            }
+        }
+        Ok(BundleOutcome {
+            domain: domain.to_owned(),
+            digest: digest.to_string(),
+            state: "in_force",
+            changed,
+            message: format!("the bundle with serial {serial} decides from now on"),
+        })
+    }
+}
+
+fn parse(digest: &str) -> Result<BundleDigest> {
+    let parsed = BundleDigest::parse(&digest.to_ascii_lowercase());
+    parsed.ok_or_else(|| Error::invalid("digest must be 64 hex digits: the digest of a bundle"))
+}
+
+fn outcome(domain: String, digest: BundleDigest, offered: &Offered) -> BundleOutcome {
+    let (state, message) = match offered {
+        Offered::InForce => ("in_force", "it is in force already"),
+        Offered::Waits => ("pending", "it is verified and waits to be put in force"),
+    };
+    BundleOutcome {
+        domain,
+        digest: digest.to_string(),
+        state,
+        changed: *offered == Offered::Waits,
+        message: message.to_owned(),
+    }
+}
+
+/// What operators are told: there is nothing secret in it.
+fn refused(error: OfferError) -> Error {
+    let (text, code) = (error.to_string(), error.code());
+    match error {
+        OfferError::Bundle(_) => Error::invalid(text).because(code),
+        OfferError::Rollback { .. }
+        | OfferError::Fork { .. }
+        | OfferError::BelowMinimum { .. }
+        | OfferError::Expired(_)
+        | OfferError::NotYetValid(_)
+        | OfferError::NotPending(_) => Error::new(Code::Conflict, text).because(code),
+        OfferError::Disk(error) => Error::new(Code::Unavailable, text).caused_by(error).because(code),
+        OfferError::Audit(error) => Error::new(Code::Unavailable, text).caused_by(error).because(code),
+        OfferError::Panic => Error::new(Code::Internal, text),
+    }
+}
+
+fn state(view: BundleView, bundled: &kms_policy::bundle::Bundled) -> BundleState {
+    let settings = bundled.settings();
+    let in_force = bundled.bundle();
+    let highest = view.record.seen.iter().map(|seen| seen.serial).max().unwrap_or(0);
+    let time = |seconds: u64| (seconds > 0).then(|| rfc3339(seconds));
+    BundleState {
+        domain: view.domain,
+        in_force: in_force
+            .map(|it| ShownBundle { since: Some(rfc3339(unix(it.since))), ..ShownBundle::of(&it.bundle) }),
+        pending: view.pending.as_ref().map(|pending| ShownBundle::of(pending.bundle())),
+        lowest_serial: highest.max(view.record.floor).max(settings.minimum_serial),
+        threshold: settings.keys.threshold(),
+        keys: settings.keys.keys().iter().map(|key| key.name().as_str().to_owned()).collect(),
+        source: settings.source.kind(),
+        source_problem: view.source_problem,
+        activation: match settings.activation {
+            Activation::Automatic => "automatic",
+            Activation::Manual => "manual",
+        },
+        on_expiry: match settings.on_expiry {
+            OnExpiry::Warn => "warn",
+            OnExpiry::Deny => "deny",
+        },
+        fork: view.record.fork.map(|fork| ShownFork {
+            serial: fork.serial,
+            digest: fork.digest,
+            at: rfc3339(fork.at),
+        }),
+        history: view
+            .record
+            .seen
+            .into_iter()
+            .map(|seen| PastBundle {
+                name: seen.name,
+                serial: seen.serial,
+                digest: seen.digest,
+                signers: seen.signers,
+                origin: seen.origin,
+                received_at: time(seen.received_at),
+                activated_at: seen.activated_at.and_then(time),
+                activated_by: seen.activated_by,
+                expires: time(seen.expires),
+            })
+            .collect(),
+    }
+}
+
+impl ShownBundle {
+    /// A bundle that is not in force.
+    pub(super) fn of(bundle: &Bundle) -> Self {
+        let header = bundle.header();
+        Self {
+            name: header.name().to_owned(),
+            serial: header.serial(),
+            digest: bundle.digest().to_string(),
+            previous: header.previous().map(|digest| digest.to_string()),
+            not_before: rfc3339(header.not_before()),
+            expires: rfc3339(header.expires()),
+            signers: bundle.signers().to_vec(),
+            rules: bundle.summary(),
+            since: None,
+        }
+    }
+}

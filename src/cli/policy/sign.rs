@@ -1,0 +1,153 @@
+//! `kms policy keygen` and `sign`: keys of signers, and bundles.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use kms_attest::identity::DomainName;
+use kms_attest::small_file::small_file;
+use kms_policy::bundle::{Header, SecretKey, UnverifiedBundle, add_signature, sign};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use zeroize::Zeroizing;
+
+use super::{bundle, read};
+use crate::clock::unix_now;
+
+/// The largest file of a key.
+const MAX_KEY: u64 = 4096;
+
+/// A new key.
+#[derive(Debug, Args)]
+#[command(after_help = "Prints the verifier key, which a KMS pins in core.auth_api.bundle.keys.")]
+pub(crate) struct Keygen {
+    /// Its name, such as example.com/ann: no spaces, no plus sign
+    #[arg(long)]
+    name: String,
+    /// The file of the private key, which must not exist; only its owner can read it
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// What is signed, and how.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  kms policy sign auth-config.json --key ann.key --name prod --expires 90d --out prod-1.bundle\n  \
+                  kms policy sign prod-1.bundle --key bob.key --out prod-1.bundle\n  \
+                  kms policy sign auth-config.json --key ann.key --previous prod-1.bundle --expires 90d --out prod-2.bundle"
+)]
+pub(crate) struct Sign {
+    /// An auth-config.json; or a bundle, which gets a further signature
+    file: PathBuf,
+    /// The file of the private key, of kms policy keygen
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The name of the bundle; default: that of the one before
+    #[arg(long)]
+    name: Option<String>,
+    /// The domain whose requests it decides; default: that of the one before, or "default"
+    #[arg(long)]
+    domain: Option<String>,
+    /// The bundle before, whose serial is one lower; without it, the bundle is the first and has serial 1
+    #[arg(long, value_name = "FILE")]
+    previous: Option<PathBuf>,
+    /// From when on it decides, RFC 3339; default: now
+    #[arg(long, value_name = "TIME")]
+    not_before: Option<String>,
+    /// When it expires: RFC 3339, or a duration from now on such as 90d
+    #[arg(long, value_name = "TIME")]
+    expires: Option<String>,
+    /// Where the bundle goes
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+impl Keygen {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let name = self.name.parse().with_context(|| format!("--name {:?}", self.name))?;
+        let key = SecretKey::generate(name)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&self.out)
+            .with_context(|| format!("{} cannot be made", self.out.display()))?;
+        file.write_all(key.expose().as_bytes())?;
+        file.sync_all()?;
+        say!("{}", key.verifying_key());
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Sign {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let key = secret_key(&self.key)?;
+        let content = read(&self.file)?;
+        let signed = match bundle::is_bundle(&content) {
+            true => self.add(&content, &key)?,
+            false => sign(&self.header()?, &content, &key)?,
+        };
+        std::fs::write(&self.out, &signed)
+            .with_context(|| format!("{} cannot be written", self.out.display()))?;
+        let bundle = UnverifiedBundle::parse(&signed)?;
+        say!(
+            "{} with serial {} is signed by {}; digest {}",
+            bundle.header().name(),
+            bundle.header().serial(),
+            bundle.claimed_signers().collect::<Vec<_>>().join(", "),
+            bundle.digest()
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn add(&self, content: &[u8], key: &SecretKey) -> anyhow::Result<Vec<u8>> {
+        let Self { name, domain, previous, not_before, expires, .. } = self;
+        let texts = [name, domain, not_before, expires];
+        if previous.is_some() || texts.into_iter().any(Option::is_some) {
+            bail!("a signature changes nothing else of a bundle: leave the other options out");
+        }
+        Ok(add_signature(&UnverifiedBundle::parse(content)?, key)?)
+    }
+
+    fn header(&self) -> anyhow::Result<Header> {
+        let previous = self.previous.as_deref().map(read).transpose()?;
+        let previous = previous.map(|content| UnverifiedBundle::parse(&content)).transpose()?;
+        let before = previous.as_ref().map(UnverifiedBundle::header);
+        let name = self.name.as_deref().or(before.map(Header::name));
+        let name = name.ok_or_else(|| anyhow!("--name: the first bundle needs a name"))?;
+        let domain =
+            self.domain.as_deref().or(before.map(Header::domain)).unwrap_or(DomainName::DEFAULT.as_str());
+        let serial = before.map_or(1, |before| before.serial() + 1);
+        let now = unix_now();
+        let not_before =
+            self.not_before.as_deref().map_or(Ok(now), |text| time("--not-before", text, now))?;
+        let expires = self.expires.as_deref().ok_or_else(|| anyhow!("--expires: a bundle needs an end"))?;
+        let expires = time("--expires", expires, now)?;
+        let digest = previous.as_ref().map(UnverifiedBundle::digest);
+        Header::new(name, domain, serial, (not_before, expires), digest)
+            .map_err(|error| anyhow!("the header of the bundle {error}"))
+    }
+}
+
+fn secret_key(path: &Path) -> anyhow::Result<SecretKey> {
+    let bytes = small_file(path, MAX_KEY).with_context(|| format!("{} cannot be read", path.display()))?;
+    let bytes = Zeroizing::new(bytes);
+    let text = std::str::from_utf8(&bytes).map_err(|_| anyhow!("{} is not a text", path.display()))?;
+    SecretKey::parse(text).with_context(|| path.display().to_string())
+}
+
+/// A time as RFC 3339, or a duration after `now`.
+fn time(option: &str, text: &str, now: u64) -> anyhow::Result<u64> {
+    if let Some(duration) = kms_client::text::duration(text) {
+        return Ok(now.saturating_add(duration.as_secs()));
+    }
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok();
+    let seconds = time.and_then(|time| u64::try_from(time.unix_timestamp()).ok());
+    seconds.ok_or_else(|| {
+        anyhow!("{option}: must be RFC 3339 such as 2026-12-31T00:00:00Z, or a duration such as 90d")
+    })
+}

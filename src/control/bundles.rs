@@ -1,0 +1,10 @@
+//! Signed bundles of a domain: which came, which waits, which decides. Serials only grow, also over restarts, and two bundles
+//! that contradict each other are a fork: the one in force stays.
+
+mod error;
+mod keeper;
+mod past;
+mod serials;
+
+pub use self::error::OfferError;
+pub use self::keeper::{Activated, BundleKeeper, BundleView, KeeperError, Offered, Origin, PendingBundle};

@@ -1,0 +1,77 @@
+//! Why a bundle is not taken.
+
+use std::io;
+
+use kms_policy::bundle::{BundleDigest, BundleError};
+
+use crate::audit::AuditError;
+use crate::clock::rfc3339;
+
+/// Why a bundle is not taken, or not put in force. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum OfferError {
+    /// Its form, its signatures, its domain or its policy.
+    #[error("{0}")]
+    Bundle(#[from] BundleError),
+    /// A bundle with a higher serial was seen.
+    #[error("the bundle has serial {serial}, and {highest} was seen before: serials only grow")]
+    Rollback {
+        /// Its serial.
+        serial: u64,
+        /// The highest that was seen.
+        highest: u64,
+    },
+    /// It contradicts a bundle that was seen.
+    #[error(
+        "the bundle with serial {serial} contradicts {known}, which was seen before: its signers have signed two policies"
+    )]
+    Fork {
+        /// Its serial.
+        serial: u64,
+        /// The digest of the bundle that it contradicts.
+        known: String,
+    },
+    /// The configuration wants a higher serial.
+    #[error("the bundle has serial {serial}, and core.auth_api.bundle.minimum_serial is {minimum}")]
+    BelowMinimum {
+        /// Its serial.
+        serial: u64,
+        /// The lowest that is used.
+        minimum: u64,
+    },
+    /// It has expired.
+    #[error("the bundle has expired at {}", rfc3339(*.0))]
+    Expired(u64),
+    /// It is not valid yet.
+    #[error("the bundle is valid from {} on", rfc3339(*.0))]
+    NotYetValid(u64),
+    /// No bundle with this digest waits.
+    #[error("no bundle with the digest {0} waits: see kmsctl policy history")]
+    NotPending(BundleDigest),
+    /// The disk does not take it.
+    #[error("the key directory does not take the bundle; nothing was changed")]
+    Disk(#[source] io::Error),
+    /// The audit log does not take the record.
+    #[error("the audit log does not take the record; nothing was changed")]
+    Audit(#[source] AuditError),
+    /// A thread ended in a panic.
+    #[error("the check of the bundle ended in a panic")]
+    Panic,
+}
+
+impl OfferError {
+    /// A stable code, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Bundle(error) => error.code(),
+            Self::Rollback { .. } | Self::BelowMinimum { .. } => "bundle_serial_too_low",
+            Self::Fork { .. } => "bundle_forked",
+            Self::Expired(_) => "bundle_expired",
+            Self::NotYetValid(_) => "bundle_not_yet_valid",
+            Self::NotPending(_) => "bundle_not_pending",
+            Self::Disk(_) => "bundle_not_saved",
+            Self::Audit(_) => "audit_log_unavailable",
+            Self::Panic => "internal",
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The files of the signed bundles of a domain: the bundles themselves, and which serials were seen. A bundle is written
+//! before the record that names it, and the record is replaced by one rename.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use kms_attest::small_file::small_file;
+use kms_attest::state_file::{self, StateFileError};
+use kms_policy::bundle::{BundleDigest, MAX_BUNDLE};
+use serde::{Deserialize, Serialize};
+
+/// The largest record.
+const MAX_FILE: u64 = 1 << 20;
+/// The only version that is written and read.
+const VERSION: u32 = 1;
+/// More are not read: two are kept.
+const MAX_KEPT: usize = 16;
+/// The end of the name of a bundle.
+const BUNDLE: &str = ".bundle";
+
+/// Why the record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleFileError {
+    /// It cannot be read.
+    #[error("the record of policy bundles in the key directory cannot be read")]
+    Unreadable(#[source] io::Error),
+    /// Its content is invalid.
+    #[error(
+        "the record of policy bundles in the key directory is damaged ({0}); restore it, or remove it, and the serials in \
+         the audit log count"
+    )]
+    Damaged(String),
+}
+
+/// What was seen of the bundles of a domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleRecord {
+    /// The highest serial that is known from elsewhere, such as the audit log.
+    pub floor: u64,
+    /// The digest of the bundle in force.
+    pub in_force: Option<String>,
+    /// The digest of the bundle that waits.
+    pub pending: Option<String>,
+    /// Another bundle with a serial that was known, or one that does not follow what was known.
+    pub fork: Option<SeenFork>,
+    /// The bundles that were seen, the highest serial first.
+    pub seen: Vec<SeenBundle>,
+}
+
+/// A bundle that was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenBundle {
+    /// Its serial.
+    pub serial: u64,
+    /// Its digest, hex.
+    pub digest: String,
+    /// Its name.
+    pub name: String,
+    /// The pinned keys that had signed it.
+    pub signers: Vec<String>,
+    /// When it expires, Unix seconds.
+    pub expires: u64,
+    /// When it came, Unix seconds.
+    pub received_at: u64,
+    /// From where: `file`, `server` or `operators`.
+    pub origin: String,
+    /// When it was put in force, Unix seconds.
+    pub activated_at: Option<u64>,
+    /// Who put it in force.
+    pub activated_by: Option<String>,
+}
+
+/// A bundle that contradicts what was known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenFork {
+    /// Its serial.
+    pub serial: u64,
+    /// Its digest, hex.
+    pub digest: String,
+    /// When it came, Unix seconds.
+    pub at: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u32,
+    bundles: BundleRecord,
+}
+
+/// The files of one domain, which no other process writes.
+#[derive(Debug, Clone)]
+pub struct BundleFiles {
+    directory: PathBuf,
+    domain: String,
+}
+
+impl BundleFiles {
+    /// The files in `directory`, which need not exist. The name of a domain has no `/`.
+    pub fn new(directory: PathBuf, domain: &str) -> Self {
+        Self { directory, domain: domain.replace('/', "_") }
+    }
+
+    fn record(&self) -> PathBuf {
+        self.directory.join(format!("{}.json", self.domain))
+    }
+
+    fn bundle(&self, digest: BundleDigest) -> PathBuf {
+        self.directory.join(format!("{}@{digest}{BUNDLE}", self.domain))
+    }
+
+    /// What was seen; `None` without a record.
+    ///
+    /// # Errors
+    /// [`BundleFileError`]
+    pub fn read(&self) -> Result<Option<BundleRecord>, BundleFileError> {
+        let bytes = state_file::read(&self.record(), MAX_FILE).map_err(|error| match error {
+            StateFileError::Unreadable(cause) => BundleFileError::Unreadable(cause),
+            StateFileError::TooLarge => BundleFileError::Damaged(error.to_string()),
+        })?;
+        bytes.map(|bytes| parse(&bytes).map_err(BundleFileError::Damaged)).transpose()
+    }
+
+    /// Replaces the record. Waits for the disk.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn replace(&self, record: &BundleRecord) -> io::Result<()> {
+        let bundles = record.clone();
+        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, bundles })?;
+        text.push(b'\n');
+        state_file::replace(&self.record(), &text)
+    }
+
+    /// The bytes of a bundle that was kept.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn kept(&self, digest: BundleDigest) -> io::Result<Vec<u8>> {
+        small_file(&self.bundle(digest), MAX_BUNDLE as u64)
+    }
+
+    /// Keeps a bundle. Waits for the disk.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn keep(&self, digest: BundleDigest, bytes: &[u8]) -> io::Result<()> {
+        state_file::replace(&self.bundle(digest), bytes)
+    }
+
+    /// Removes the bundles of this domain that nobody needs any more. What cannot be removed stays.
+    pub fn forget_others(&self, needed: &[BundleDigest]) {
+        let needed: Vec<PathBuf> = needed.iter().map(|digest| self.bundle(*digest)).collect();
+        for path in self.bundles().filter(|path| !needed.contains(path)) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// The bytes of all bundles that are kept, for a start that finds no record of them.
+    pub fn all_kept(&self) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let paths = self.bundles().take(MAX_KEPT);
+        paths.filter_map(|path| small_file(&path, MAX_BUNDLE as u64).ok())
+    }
+
+    fn bundles(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        let prefix = format!("{}@", self.domain);
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(move |path| is_bundle(path, &prefix))
+    }
+}
+
+fn is_bundle(path: &Path, prefix: &str) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with(prefix) && name.ends_with(BUNDLE))
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// Why it is damaged.
+pub fn parse(bytes: &[u8]) -> Result<BundleRecord, String> {
+    let content: Content = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
+    match content.version {
+        VERSION => Ok(content.bundles),
+        other => Err(format!("version must be {VERSION}, got {other}")),
+    }
+}
