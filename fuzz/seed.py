@@ -250,6 +250,23 @@ def allowlist():
     yield "not-json", b'{"apps":'
 
 
+def policy_bundle():
+    """Texts that the target signs, and records."""
+    header = {"name": "prod", "domain": "default", "serial": 1, "not_before": "2026-01-01T00:00:00Z",
+              "expires": "2026-07-01T00:00:00Z", "previous": None}
+    rules = '{\n  "osImages": ["b2"],\n  "apps": {}\n}'
+    for name, (changed, policy) in {
+        "first": ({}, rules),
+        "second": ({"serial": 2, "previous": "07" * 32}, rules),
+        "other-domain": ({"domain": "sandbox"}, rules),
+        "unknown-field": ({"x": 1}, rules),
+        "twice": ({}, '{"apps":{},"apps":{}}'),
+    }.items():
+        line = json.dumps(header | changed, separators=(",", ":"))
+        yield name, f"cvm-kms/policy-bundle/v1\n{line}\n{policy}\n".encode()
+    yield "record", b'{"version":1,"bundles":{"floor":0,"in_force":null,"pending":null,"fork":null,"seen":[]}}'
+
+
 def collateral():
     for name in ("good", "no-root-crl"):
         yield name, json.dumps(vectors("tdx_quotes")["collateral"][name]).encode()
@@ -594,7 +611,7 @@ def recovery():
 
 
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,
-           key_pem, keyring, known_signers, ledger, log, message, oidc, operator, os_image, proof, prpc, question,
+           key_pem, keyring, known_signers, ledger, log, message, oidc, operator, os_image, policy_bundle, proof, prpc, question,
            recovery, ra_tls_certificate, request_headers, sealed_env, stored_collateral,
            tcb_info, webhook]
 

@@ -25,6 +25,7 @@ pub mod message;
 pub mod oidc;
 pub mod operator;
 pub mod os_image;
+pub mod policy_bundle;
 pub mod proof;
 pub mod prpc;
 pub mod question;
@@ -39,7 +40,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 30] = [
+pub const TARGETS: [(&str, Target); 31] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -60,6 +61,7 @@ pub const TARGETS: [(&str, Target); 30] = [
     ("oidc", oidc::oidc),
     ("operator", operator::operator),
     ("os_image", os_image::os_image),
+    ("policy_bundle", policy_bundle::policy_bundle),
     ("proof", proof::proof),
     ("prpc", prpc::prpc),
     ("question", question::question),

@@ -11,7 +11,7 @@ import { waits } from './common.js';
 import { difference, merged } from './policy_document.js';
 import { Allowed, Difference, Raw } from './policy_parts.js';
 
-const EVENTS = ['shadow_started', 'shadow_stopped', 'file_uploaded', 'approval_done'];
+const EVENTS = ['shadow_started', 'shadow_stopped', 'file_uploaded', 'approval_done', 'policy_bundle_activated'];
 const KINDS = { allowlist: 'an allowlist', webhook: 'a webhook', ethereum: 'a contract on Ethereum', dev: 'nobody: everything is allowed' };
 
 const text = (document) => `${JSON.stringify(document, null, 2)}\n`;
@@ -37,7 +37,7 @@ function Activate({ before, after, sha256, run, onClose, onDone }) {
 }
 
 function InForce({ policy }) {
-  const { document } = policy;
+  const { document, bundle } = policy;
   return html`<div class="grid">
     ${policy.message && html`<div class="span12"><${Note} kind="warn" title="To know">${policy.message}<//></div>`}
     ${policy.relaxed && html`<div class="span12"><${Note} kind="warn" title="This policy is relaxed">It allows more than a production policy should. The overview says what.<//></div>`}
@@ -46,6 +46,11 @@ function InForce({ policy }) {
       { name: 'Digest', hint: 'in each audit record', value: policy.sha256 && html`<${Whole} value=${policy.sha256} name="digest of the policy" />` },
       { name: 'Since', value: policy.loaded_at && html`<${Time} at=${policy.loaded_at} />` },
       { name: 'Source', value: policy.source && words(policy.source) },
+      ...(bundle ? [
+        { name: 'Signed bundle', value: `${bundle.name}, serial ${bundle.serial}` },
+        { name: 'Signed by', value: bundle.signers.join(', ') },
+        { name: 'Expires', value: html`<${Time} at=${bundle.expires} />` },
+      ] : []),
     ]} /><//>
     ${document ? html`<${Allowed} document=${document} /><div class="span12"><${Raw} document=${document} /></div>`
       : html`<${Card}><${Empty} title="Its rules are not here">${KINDS[policy.kind] ? `Decisions come from ${KINDS[policy.kind]}.` : 'This kind of policy keeps its rules elsewhere.'}<//><//>`}
@@ -83,7 +88,7 @@ function Candidate({ policy, me, refresh }) {
       ${shadow.document && policy.document ? html`<${Difference} of=${difference(policy.document, shadow.document)} />` : html`<p class="soft">Its rules cannot be compared with those in force.</p>`}
       <${Failure} error=${stop.error} />
       <div class="line">
-        ${can(me, 'policy.activate') && html`<${Button} kind="primary" onClick=${() => setActivating(true)}>Activate it<//>`}
+        ${can(me, 'policy.activate') && policy.editable && html`<${Button} kind="primary" onClick=${() => setActivating(true)}>Activate it<//>`}
         ${can(me, 'shadow.stop') && html`<${Button} busy=${stop.busy} onClick=${end}>Stop the candidate<//>`}
       </div></div><//>
     <${Card} title="Decisions that differ" flush><${Loaded} of=${report} lines=${4} empty=${(data) => data.changes.length === 0 && html`<${Empty} title="None so far">Candidate and policy in force decided alike.<//>`}>
