@@ -257,10 +257,71 @@ class Verify(unittest.TestCase):
             '{"os_image_hash":"a"}',
             '{"os_image_hash":"","os_image_hash":""}',
             json.dumps({"os_image_hash": "", "vm_config": image}),
+            json.dumps({"vm_config": image, "cpu_count": 1}),
             json.dumps({"vm_config": nested}),
             json.dumps({"vm_config": {}}),
         ]:
             self.refused("identity", {**answer, "vm_config": text})
+
+    def test_a_vm_configuration_has_the_form_that_the_kms_demands(self) -> None:
+        answer = mock.answer()
+        good = {
+            "spec_version": 1,
+            "cpu_count": 2,
+            "memory_size": 2**63,
+            "pic": None,
+            "numa_nodes": [{}, {"pxb_bus": 5}],
+            "tdx_attestation_variant": "lite",
+            "tdx_measurement": {"checksum_file": "AA==", "measurement": ""},
+        }
+        verify({**answer, "vm_config": json.dumps(good)})
+        for key, value in [
+            ("cpu_count", 2**32),
+            ("cpu_count", -1),
+            ("cpu_count", True),
+            ("cpu_count", None),
+            ("memory_size", 1.0),
+            ("memory_size", 2**64),
+            ("pic", 1),
+            ("image", 1),
+            ("host_share_mode", None),
+            ("numa_nodes", [1]),
+            ("numa_nodes", [{"pxb_bus": 256}]),
+            ("ovmf_variant", "new"),
+            ("tdx_attestation_variant", None),
+            ("tdx_measurement", {"checksum_file": "AA"}),
+            ("extra_root_devices", {}),
+        ]:
+            said = self.refused("identity", {**answer, "vm_config": json.dumps({**good, key: value})})
+            self.assertIn(key, said)
+
+    def test_a_chain_has_certificates_in_order_and_nothing_else(self) -> None:
+        answer = mock.answer()
+        for name in ["pck_crl_issuer_chain", "tcb_info_issuer_chain", "qe_identity_issuer_chain"]:
+            pem = answer["collateral"][name]
+            end = "-----END CERTIFICATE-----"
+            blocks = [block + end for block in pem.split(end)[:-1]]
+            self.assertEqual(len(blocks), 2, name)
+
+            def with_chain(text: str, name: str = name) -> dict:
+                return {**answer, "collateral": {**answer["collateral"], name: text}}
+
+            verify(with_chain(" \n" + pem.replace("\n", "\r\n") + "\n\0"))
+            for text in [
+                "",
+                "x" + pem,
+                pem + "x",
+                blocks[0] + "\nKey: value\n" + blocks[1],
+                pem.replace("CERTIFICATE", "TRUSTED CERTIFICATE"),
+                blocks[1] + blocks[0],
+                pem + blocks[1],
+                pem + pem,
+                pem.replace("MII", "MI"),
+                pem + " " * (1 << 15),
+            ]:
+                self.refused("collateral_mismatch", with_chain(text))
+        chain = {**answer["collateral"], "pck_certificate_chain": "x"}
+        self.refused("quote", {**answer, "collateral": chain})
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import dcap_qvl
 from cryptography import x509
@@ -18,6 +19,40 @@ from ._errors import VerificationError
 _DATE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)")
 
 
+# Intel's chains have leaf, CA and root, of about 4 KiB.
+MAX_CHAIN = 3
+MAX_CHAIN_BYTES = 32 << 10
+
+_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----\s*")
+
+
+def certificates(pem: bytes) -> List[x509.Certificate]:
+    """The certificates of a chain in PEM, each naming the next one's subject as its issuer. The text of a chain is not
+    signed, so anything between the blocks is refused: two readers could find two chains in it.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    # Quotes have the chain as a C string.
+    rest = pem.rstrip(b"\0 \t\r\n").lstrip()
+    if len(pem) > MAX_CHAIN_BYTES:
+        raise ValueError(f"is longer than {MAX_CHAIN_BYTES} bytes")
+    found: List[x509.Certificate] = []
+    while rest or not found:
+        block = _BLOCK.match(rest)
+        if block is None:
+            raise ValueError("has something that is not a CERTIFICATE block")
+        if len(found) == MAX_CHAIN:
+            raise ValueError(f"has more than {MAX_CHAIN} certificates")
+        der = base64.b64decode(b"".join(block[1].split()), validate=True)
+        found.append(x509.load_der_x509_certificate(der))
+        rest = rest[block.end() :]
+    for certificate, issuer in zip(found, found[1:]):
+        if certificate.issuer == certificate.subject or certificate.issuer != issuer.subject:
+            raise ValueError("is not in order: leaf, CA, root")
+    return found
+
+
 def _mismatch(why: str) -> VerificationError:
     return VerificationError("collateral_mismatch", f"the collateral does not fit the quote: {why}")
 
@@ -27,6 +62,8 @@ class Collateral:
     """Collateral that parses; no signature of it is verified."""
 
     parts: dcap_qvl.QuoteCollateralV3
+    # The platform's certificates (PEM), if they came with the collateral. The library prefers them to those in the quote.
+    pck_chain: Optional[bytes]
     # The FMSPC, upper-case hexadecimal, and the PCK CA of the CRL: `platform` or `processor`.
     model: Tuple[str, str]
     # The first and the last second at which all of it is valid, Unix seconds.
@@ -41,12 +78,20 @@ class Collateral:
             VerificationError: `collateral_mismatch`.
         """
         try:
-            return cls._parse(dcap_qvl.QuoteCollateralV3.from_json(json.dumps(document, allow_nan=False)))
-        except (ValueError, KeyError, OverflowError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+            parts = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(document, allow_nan=False))
+            return cls._parse(parts, document.get("pck_certificate_chain"))
+        except (
+            AttributeError,
+            ValueError,
+            KeyError,
+            OverflowError,
+            UnsupportedAlgorithm,
+            x509.InvalidVersion,
+        ) as error:
             raise _mismatch("it does not parse") from error
 
     @classmethod
-    def _parse(cls, parts: dcap_qvl.QuoteCollateralV3) -> "Collateral":
+    def _parse(cls, parts: dcap_qvl.QuoteCollateralV3, pck_chain: Optional[str]) -> "Collateral":
         tcb_info, qe_identity = _document(parts.tcb_info), _document(parts.qe_identity)
         pck_crl = x509.load_der_x509_crl(parts.pck_crl)
         ends = [_seconds(tcb_info["nextUpdate"]), _seconds(qe_identity["nextUpdate"])]
@@ -60,8 +105,7 @@ class Collateral:
             parts.tcb_info_issuer_chain,
             parts.qe_identity_issuer_chain,
         ):
-            found = x509.load_pem_x509_certificates(chain.encode())
-            ends.extend(int(certificate.not_valid_after_utc.timestamp()) for certificate in found)
+            ends.extend(int(one.not_valid_after_utc.timestamp()) for one in certificates(chain.encode()))
         fmspc = str(tcb_info["fmspc"])
         if not re.fullmatch(r"[0-9A-Fa-f]{12}", fmspc):
             raise ValueError("an FMSPC of another form")
@@ -69,6 +113,7 @@ class Collateral:
         is_platform = "Platform" in issuer and "Processor" not in issuer
         return cls(
             parts=parts,
+            pck_chain=None if pck_chain is None else pck_chain.encode(),
             model=(fmspc.upper(), "platform" if is_platform else "processor"),
             begins=max(_seconds(tcb_info["issueDate"]), _seconds(qe_identity["issueDate"])),
             ends=min(ends),
@@ -85,13 +130,19 @@ class Collateral:
                 "collateral_expired",
                 f"the collateral is valid from {self.begins} to {self.ends} (Unix seconds), and the time is {now}",
             )
-        if not quote.cert_chain_pem_bytes():
-            # A quote with an encrypted platform id names no model.
-            return
+        in_quote = quote.cert_chain_pem_bytes()
         try:
+            for chain in (self.pck_chain, in_quote):
+                if chain is not None:
+                    certificates(chain)
+            if not in_quote:
+                # A quote with an encrypted platform id names no model.
+                return
             named = (quote.fmspc().upper(), quote.ca().lower())
-        except ValueError as error:
-            raise VerificationError("quote", "the quote does not name its platform") from error
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+            raise VerificationError(
+                "quote", f"the platform's certificate chain does not parse: {error}"
+            ) from error
         if named != self.model:
             raise _mismatch(f"it is of the model {self.model[0]}, and the quote of {named[0]}")
 
