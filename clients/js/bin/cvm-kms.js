@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // `cvm-kms verify URL|OWNER/REPO|FILE`: verifies a KMS, and prints what was proved as JSON.
 // Exit codes: 0 proved, 1 not proved, 2 wrong arguments, 3 no usable answer.
+import { existsSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { ArgumentError, AttestationError, KmsError, connect, parsePins, verify } from '../src/index.js';
@@ -9,7 +10,7 @@ import { MAX_BYTES } from '../src/statement.js';
 
 const USAGE = `cvm-kms verify TARGET [options]
 
-TARGET is the URL of a KMS, owner/repo of a release, or a saved /attestation.json.
+TARGET is the URL of a KMS, a saved /attestation.json, or owner/repo of a release.
 
   --pins FILE         JSON object of known values: root_ca_spki_sha256, mr_aggregated, …
   --tcb-status NAME   accept this TCB status too (may be repeated); UpToDate always is
@@ -76,8 +77,8 @@ async function main(given) {
     ...(values['tdx-root-ca'] !== undefined && { tdxRootCa: await read(values['tdx-root-ca']) }),
   };
   const isUrl = /^[a-z]+:\/\//i.test(target);
-  const isOnline = isUrl || (isRepository(target) && !target.startsWith('.'));
-  if (!isOnline) {
+  // A saved document may be in a directory: `saved/document.json` is a file if there is one.
+  if (!isUrl && (existsSync(target) || !isRepository(target))) {
     const document = await read(target);
     return `${JSON.stringify(await verify(document, pins, { ...options, nonce: values.nonce }), null, 2)}\n`;
   }

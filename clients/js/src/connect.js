@@ -1,4 +1,5 @@
 // Connects to a KMS: verifies what it proves with a nonce of its own, then sends requests only to its TLS key.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { toHex } from './bytes.js';
 import { randomBytes } from './crypto.js';
 import { AttestationError, CallError, ConnectionError, argument, printable } from './errors.js';
@@ -46,6 +47,21 @@ export async function connect(target, ...rest) {
   throw failed;
 }
 
+/** An answer to a nonce of our own. A KMS makes only so many quotes in a time, and says when to ask again. */
+async function fresh(transport, timeout, signal) {
+  const end = performance.now() + timeout;
+  for (;;) {
+    const nonce = toHex(randomBytes(32));
+    const answer = await transport.request(`/attestation.json?nonce=${nonce}`, { signal });
+    const seconds = answer.headers['retry-after'] ?? '';
+    const isToWait = answer.status === 429 && /^[1-9]\d{0,3}$/.test(seconds) && performance.now() + 1000 * seconds < end;
+    if (!isToWait) return { nonce, answer };
+    await sleep(1000 * seconds, undefined, { signal }).catch(() => {
+      throw signal.reason;
+    });
+  }
+}
+
 async function attested(origin, pins, { timeout, signal, rules }) {
   checkSufficient(pins);
   let key;
@@ -57,8 +73,7 @@ async function attested(origin, pins, { timeout, signal, rules }) {
   };
   const transport = new Transport(origin, { accept, timeout });
   try {
-    const nonce = toHex(randomBytes(32));
-    const answer = await transport.request(`/attestation.json?nonce=${nonce}`, { signal });
+    const { nonce, answer } = await fresh(transport, timeout, signal);
     if (answer.status !== 200) {
       throw new ConnectionError('http', `${transport.address} answers ${answer.status} where its attestation must be`);
     }

@@ -44,7 +44,8 @@ class CheckedAgent extends https.Agent {
       servername: isIP(host) === 0 ? host : undefined,
       // The key is judged below, not the chain.
       rejectUnauthorized: false,
-      minVersion: 'TLSv1.2',
+      // Every KMS has it, and it has no renegotiation, in which the key could change.
+      minVersion: 'TLSv1.3',
       ALPNProtocols: ['http/1.1'],
     });
     const end = (error) => {

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import test from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { kms } from './server.js';
+import { kms, plain, send } from './server.js';
 import { ROOT, ROOT_KEY, document, fingerprint, statement } from './simulated.js';
 
 const PROGRAM = fileURLToPath(new URL('../bin/cvm-kms.js', import.meta.url));
@@ -14,7 +14,10 @@ const PROGRAM = fileURLToPath(new URL('../bin/cvm-kms.js', import.meta.url));
 function run(t, files, ...given) {
   const directory = mkdtempSync(join(tmpdir(), 'cvm-kms-'));
   t.after(() => rmSync(directory, { recursive: true }));
-  for (const [name, content] of Object.entries(files)) writeFileSync(join(directory, name), content);
+  for (const [name, content] of Object.entries(files)) {
+    mkdirSync(dirname(join(directory, name)), { recursive: true });
+    writeFileSync(join(directory, name), content);
+  }
   return new Promise((resolve) => {
     execFile(process.execPath, [PROGRAM, ...given], { cwd: directory }, (error, out, err) => resolve({ code: error?.code ?? 0, out, err }));
   });
@@ -69,6 +72,16 @@ test('a KMS', async (t) => {
   assert.deepEqual([gone.code, gone.err.split(':')[0]], [3, 'unreachable']);
   const both = await run(t, FILES, 'verify', at.url, ...options, '--nonce', '00'.repeat(32));
   assert.equal(both.code, 2);
+});
+
+test('owner/repo is a file if there is one', async (t) => {
+  const { url, seen } = await plain(t, (_, response) => send(response, 404, ''));
+  const given = ['--pins', 'pins.json', '--base', url];
+  const repository = await run(t, FILES, 'verify', 'owner/repo', ...given);
+  assert.deepEqual([repository.code, repository.err.split(':')[0]], [3, 'release']);
+  assert.deepEqual(seen.requests, ['GET /owner/repo/releases/latest/download/cvm-kms-release.json']);
+  const file = await run(t, { ...FILES, 'owner/repo': '{}' }, 'verify', 'owner/repo', ...given);
+  assert.deepEqual([file.code, file.err.split(':')[0], seen.requests.length], [1, 'malformed', 1]);
 });
 
 test('help', async (t) => {

@@ -90,6 +90,15 @@ test('after the key has changed no byte of a request is sent', async (t) => {
   assert.equal(connections, 6);
 });
 
+test('TLS before version 1.3, in which a key could change, is refused', async (t) => {
+  const key = newKey();
+  const options = { key: key.export({ type: 'sec1', format: 'pem' }), cert: certificate(key), maxVersion: 'TLSv1.2' };
+  const old = tls.createServer(options, (socket) => socket.destroy()).on('tlsClientError', () => {});
+  await new Promise((resolve) => old.listen(0, '127.0.0.1', resolve));
+  t.after(() => old.close());
+  await assert.rejects(connect(`https://127.0.0.1:${old.address().port}`, PINS, OPTIONS), { code: 'unreachable' });
+});
+
 test('Node does not ask checkServerIdentity about a chain that it does not verify', async (t) => {
   // Why the key is compared by the agent instead.
   const at = await kms(t);
@@ -185,6 +194,24 @@ test('a server that does not finish its handshake is left', async (t) => {
   await assert.rejects(connect(url, PINS, OPTIONS), { code: 'unreachable' });
   const text = await plain(t, (_, response) => send(response, 200, ''));
   await assert.rejects(connect(text.url.replace('http:', 'https:'), PINS, OPTIONS), { code: 'unreachable' });
+});
+
+test('a KMS that makes too many quotes is asked again when it says, within the time-out', async (t) => {
+  let refusals = 2;
+  const at = await kms(t, {
+    answer: ({ url }, response) => url.startsWith('/attestation.json') && refusals-- > 0 && (send(response, 429, '', { 'retry-after': '1' }), true),
+  });
+  (await connect(at.url, PINS, OPTIONS)).close();
+  assert.equal(new Set(at.seen.requests).size, 3, 'each request has a nonce of its own');
+  refusals = Infinity;
+  for (const [headers, timeout] of [['1', 500], ['99', 20_000], ['0', 20_000], ['x', 20_000]]) {
+    const busy = await kms(t, { answer: (_, response) => (send(response, 429, '', { 'retry-after': headers }), true) });
+    await assert.rejects(connect(busy.url, PINS, { ...OPTIONS, timeout }), { code: 'http' });
+    assert.equal(busy.seen.requests.length, 1);
+  }
+  const stop = new AbortController();
+  const busy = await kms(t, { answer: (_, response) => (send(response, 429, '', { 'retry-after': '9' }), setTimeout(() => stop.abort(new Error('enough')), 50), true) });
+  await assert.rejects(connect(busy.url, PINS, { ...OPTIONS, signal: stop.signal }), { message: 'enough' });
 });
 
 test('an answer that is no document is told', async (t) => {
