@@ -6,16 +6,24 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kms_attest::p256::P256Key;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::support::http::request;
 use crate::support::process::{Ran, finish};
-use crate::support::tools;
+use crate::support::program::Setting;
+use crate::support::{DOMAIN, eventually, tools};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PACKAGE: &str = "clients/js";
 
-/// `program` without our environment: no options for Node, no proxy.
+/// `program` without our environment: no options for Node, no proxy. npm does not look for a newer npm.
 fn command(program: &str, directory: &Path) -> Command {
     let mut command = Command::new(tools::program(program));
     command.current_dir(directory).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.env("npm_config_update_notifier", "false");
     command
 }
 
@@ -50,8 +58,9 @@ async fn copied() -> tempfile::TempDir {
 async fn the_tests_of_the_javascript_package_pass() {
     let directory = copied().await;
     let tests = directory.path().join(PACKAGE).join("test");
-    let mut node = command("node", &tests);
-    node.args(["--test", "--test-reporter=tap"]);
+    // A test that waits for ever must end, with what the others said.
+    let mut node = command("timeout", &tests);
+    node.args(["600", "node", "--test", "--test-reporter=tap"]);
     let files = fs::read_dir(&tests).expect("a directory").map(|entry| entry.expect("an entry").file_name());
     let mut files: Vec<String> = files.map(|name| name.into_string().expect("text")).collect();
     files.retain(|name| name.ends_with(".test.js"));
@@ -83,15 +92,8 @@ async fn installed() -> tempfile::TempDir {
             "--no-fund",
             "--fetch-timeout=60000",
         ]);
-        finish(
-            {
-                npm.args(arguments);
-                npm
-            },
-            String::new(),
-        )
-        .await
-        .expect_ok()
+        npm.args(arguments);
+        finish(npm, String::new()).await.expect_ok()
     };
     let to = directory.path().to_str().expect("text");
     let packed = npm(&source.path().join(PACKAGE), &["pack", "--pack-destination", to]).await;
@@ -121,4 +123,92 @@ async fn the_packed_package_has_what_users_need_and_no_tests() {
     let mut help = command("npx", directory.path());
     help.args(["--no-install", "cvm-kms", "--help"]).env("HOME", directory.path());
     assert!(finish(help, String::new()).await.expect_ok().out.starts_with("cvm-kms verify TARGET"));
+}
+
+/// Waits until the program shows the document that clients verify. Without a nonce there is no limit to this.
+async fn attests(setting: &Setting) {
+    eventually("/attestation.json", async || {
+        let answer = setting.caller().try_send(request("GET", "/attestation.json", "")).await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_javascript_client_verifies_a_real_kms_and_refuses_another_key_after_a_restart() {
+    let installed = installed().await;
+    let setting = Setting::with(&format!("core.onboard.auto_bootstrap_domain = \"{DOMAIN}\"")).await;
+    let program = setting.start().await;
+    attests(&setting).await;
+    let world = &setting.world;
+    let root = fs::read_to_string(world.key_file("root-ca.key")).expect("the root key");
+    let root = Sha256::digest(P256Key::from_pem(&root).expect("P-256").spki_der());
+    let pins = json!({
+        "root_ca_spki_sha256": hex::encode(root),
+        "mr_aggregated": hex::encode(world.cvm.mr_aggregated()),
+        "app_id": hex::encode(world.cvm.app_id()),
+    });
+    let path = |name: &str| installed.path().join(name);
+    let tests = Path::new(ROOT).join(PACKAGE).join("test");
+    let asked = json!({
+        "url": format!("https://{}", setting.address),
+        "pins": pins,
+        "root_ca": hex::encode(world.platform.root_der()),
+        "tests": tests,
+    });
+    fs::copy(Path::new(ROOT).join("tests/js_client/live.mjs"), path("live.mjs")).expect("a copy");
+    let mut script = command("timeout", installed.path());
+    script.args(["600", "node", "live.mjs"]).env("HOME", installed.path());
+    let client = tokio::spawn(finish(script, asked.to_string()));
+    eventually("the client asks for the restart", async || {
+        (path("restart").exists() || client.is_finished()).then_some(())
+    })
+    .await;
+    if client.is_finished() {
+        panic!("{}", client.await.expect("no panic").text());
+    }
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
+    for name in ["rpc.key", "rpc.crt"] {
+        fs::remove_file(world.key_file(name)).expect("the TLS key of the KMS");
+    }
+    let program = setting.start().await;
+    attests(&setting).await;
+    fs::File::create(path("restarted")).expect("a file");
+    let ran = client.await.expect("no panic").expect_ok();
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
+
+    let got: Value = serde_json::from_str(&ran.out).expect("JSON");
+    let place = fs::canonicalize(installed.path()).expect("a path");
+    assert!(Path::new(got["installed"].as_str().expect("a path")).starts_with(place), "{got}");
+    let (before, after) = (&got["before"], &got["after"]);
+    for shown in [before, after, &got["saved"], &got["by repository"]] {
+        assert_eq!(shown["root"], pins["root_ca_spki_sha256"], "{shown}");
+        assert_eq!(shown["mr_aggregated"], pins["mr_aggregated"], "{shown}");
+        assert_eq!(shown["app_id"], pins["app_id"], "{shown}");
+        assert_eq!(shown["k256_public_key"], got["meta"]["k256_pubkey"], "{shown}");
+        assert_eq!(shown["log_key"], got["meta"]["log_key"], "{shown}");
+        assert_eq!((&shown["signed_by_root"], &shown["tcb_status"]), (&json!(true), &json!("UpToDate")));
+        assert_eq!(shown["fresh"], shown != &got["saved"], "{shown}");
+    }
+    for same in ["saved", "by repository"] {
+        assert_eq!(before["tls_key"], got[same]["tls_key"], "{same}");
+    }
+    assert_ne!(before["tls_key"], after["tls_key"]);
+    assert_eq!(got["meta"]["ca_cert"], got["meta after the restart"]["ca_cert"]);
+    for (what, expected) in [
+        ("health", json!("OK")),
+        ("denied", json!("call")),
+        ("man in the middle", json!("tls_key")),
+        ("sent to the man in the middle", json!(["GET /attestation.json"])),
+        ("saved, another pin", json!("pin_mismatch")),
+        ("saved, Intel's root", json!("quote")),
+        ("command", json!([0, ""])),
+        ("command, another root", json!([1, "quote"])),
+        ("after the restart", json!("tls_key")),
+        ("a body after the restart", json!("tls_key")),
+        ("wrong pin", json!("pin_mismatch")),
+        ("command at the URL", json!([0, ""])),
+    ] {
+        assert_eq!(got[what], expected, "{what}: {got}");
+    }
 }
