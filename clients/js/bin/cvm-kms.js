@@ -69,7 +69,7 @@ async function main(given) {
   if (values.help) return USAGE;
   const [command, target, ...more] = positionals;
   if (command !== 'verify' || target === undefined || more.length > 0) usage('give the command verify and one target');
-  const pins = values.pins === undefined ? {} : Object.fromEntries(parsePins(await read(values.pins)));
+  const pins = values.pins === undefined ? {} : parsePins(await read(values.pins));
   const maxAge = values['max-age'];
   const options = {
     tcbStatuses: ['UpToDate', ...(values['tcb-status'] ?? [])],

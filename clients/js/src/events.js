@@ -1,8 +1,8 @@
 // The event log of the KMS's machine: it must replay to RTMR3, and says what runs there.
-import { fromHex, isEqual, toHex, utf8, concat, isZero } from './bytes.js';
+import { concat, fromBase64, fromHex, isEqual, isZero, toHex, utf8 } from './bytes.js';
 import { sha256, sha384 } from './crypto.js';
 import { printable, refuse } from './errors.js';
-import { JsonError, isObject, parse } from './json.js';
+import { JsonError, isObject, parse, whole } from './json.js';
 
 const RUNTIME_EVENT = 0x08000001;
 const RUNTIME_REGISTER = 3;
@@ -16,7 +16,7 @@ const bad = (what) => refuse('malformed', `the document is malformed: ${what}`);
 /** A text of JSON inside the answer. */
 function inner(text, name, refused = bad) {
   try {
-    return parse(text);
+    return parse(text, whole);
   } catch (error) {
     if (error instanceof JsonError) refused(`${name} ${error.message}`);
     throw error;
@@ -34,7 +34,7 @@ function entryOf(given, index) {
   if (typeof event !== 'string') bad(`${at} has no name`);
   if (version !== 1 && version !== 2) bad(`${at} has an unknown version`);
   const payload = fromHex(given.event_payload) ?? bad(`the payload of ${at} is not hex`);
-  const digest = fromHex(given.digest ?? '') ?? bad(`the digest of ${at} is not hex`);
+  const digest = fromHex('digest' in given ? given.digest : '') ?? bad(`the digest of ${at} is not hex`);
   const preimage = given.preimage == null ? undefined : (fromHex(given.preimage) ?? bad(`the preimage of ${at} is not hex`));
   return { imr, type, event, version, payload, digest, preimage };
 }
@@ -94,13 +94,44 @@ const systemEvents = (events) => {
 /** The payloads of the events with this name before `system-ready`, after which apps add theirs. */
 const payloads = (events, name) => systemEvents(events).filter(({ event }) => event === name).map(({ payload }) => payload);
 
-/** Keys of a VM configuration, which cannot be beside a nested one. */
-const KEYS_OF_A_VM = [
-  'os_image_hash', 'cpu_count', 'memory_size', 'qemu_single_pass_add_pages', 'pic', 'qemu_version', 'pci_hole64_size',
-  'hugepages', 'numa_nodes', 'num_gpus', 'num_nvswitches', 'num_nics', 'num_verity_volumes', 'extra_root_devices', 'swtpm',
-  'hotplug_off', 'image', 'host_share_mode', 'ovmf_variant', 'tdx_attestation_variant', 'tdx_measurement', 'gcp_measurement',
-  'aws_measurement', 'sev_snp_measurement',
-];
+const number = (most) => (value) => Number.isInteger(value) && value >= 0 && value <= most;
+const isText = (value) => typeof value === 'string';
+const isBool = (value) => typeof value === 'boolean';
+const nullable = (is) => (value) => value === null || is(value);
+const isList = (is) => (value) => Array.isArray(value) && value.every(is);
+const isBase64 = (value) => isText(value) && fromBase64(value) !== undefined;
+const isMeasurement = (value) => isObject(value) && isBase64(value.checksum_file) && isBase64(value.measurement);
+const isNode = (value) => isObject(value) && nullable(number(255))(value.pxb_bus ?? null);
+const [u32, u64] = [number(0xffff_ffff), number(2 ** 64)];
+
+/** The keys of a VM configuration, and which values they may have. */
+const VM_CONFIG = {
+  os_image_hash: (value) => fromHex(value) !== undefined,
+  cpu_count: u32,
+  memory_size: u64,
+  qemu_single_pass_add_pages: nullable(isBool),
+  pic: nullable(isBool),
+  qemu_version: nullable(isText),
+  pci_hole64_size: u64,
+  hugepages: isBool,
+  numa_nodes: isList(isNode),
+  num_gpus: u32,
+  num_nvswitches: u32,
+  num_nics: u32,
+  num_verity_volumes: u32,
+  extra_root_devices: isList(() => true),
+  swtpm: isBool,
+  hotplug_off: isBool,
+  image: nullable(isText),
+  host_share_mode: isText,
+  ovmf_variant: nullable((value) => value === 'pre202505'),
+  tdx_attestation_variant: (value) => value === 'legacy' || value === 'lite',
+  tdx_measurement: nullable(isMeasurement),
+  gcp_measurement: nullable(isMeasurement),
+  aws_measurement: nullable(isMeasurement),
+  // Read by other platforms only.
+  sev_snp_measurement: () => true,
+};
 
 const nameless = (what) => refuse('identity', `the evidence names no guest: ${what}`);
 
@@ -114,11 +145,14 @@ function osImageHash(text) {
   const nested = config.vm_config ?? '';
   if (typeof nested !== 'string') nameless('vm_config in vm_config is not a text');
   if (nested !== '') {
-    if (KEYS_OF_A_VM.some((key) => key in config)) nameless('a nested vm_config is beside keys of one');
+    if (Object.keys(VM_CONFIG).some((key) => key in config)) nameless('a nested vm_config is beside keys of one');
     config = read(nested, 'nested vm_config');
     if ((config.vm_config ?? '') !== '') nameless('vm_config is nested twice');
   }
-  return ('os_image_hash' in config ? fromHex(config.os_image_hash) : new Uint8Array(0)) ?? nameless('os_image_hash is not hex');
+  for (const [key, isValid] of Object.entries(VM_CONFIG)) {
+    if (key in config && !isValid(config[key])) nameless(`${key} of vm_config has a value of another form`);
+  }
+  return fromHex(config.os_image_hash ?? '');
 }
 
 /**

@@ -17,6 +17,12 @@ const SPACE = /[ \t\n\r]*/y;
 const UNPAIRED = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/;
 const LITERALS = new Map([['true', true], ['false', false], ['null', null]]);
 
+/** A number of a document that is not written as a whole one, such as `1.0`. No field of a document has such. */
+class Fraction {}
+
+/** Reads the numbers of documents: only whole ones are numbers. */
+export const whole = (text) => (/[.eE]|^-0$/.test(text) ? new Fraction() : Number(text));
+
 /** The text of UTF-8 bytes, without a byte order mark. */
 export function textOf(bytes) {
   try {
@@ -30,10 +36,11 @@ export function textOf(bytes) {
  * Parses a JSON text. Objects have no prototype, so a key `__proto__` is a key like any other.
  *
  * @param {string} text
+ * @param {(text: string) => unknown} [numberOf] how a number is read
  * @throws {JsonError} for anything that is not JSON, a repeated key, an unpaired surrogate, a number that is not
  *   finite, or more than 32 levels
  */
-export function parse(text) {
+export function parse(text, numberOf = Number) {
   let at = 0;
 
   const fail = (what) => {
@@ -91,8 +98,8 @@ export function parse(text) {
         return value;
       }
     }
-    const number = Number(match(NUMBER) ?? fail('expected a value'));
-    return Number.isFinite(number) ? number : fail('number out of range');
+    const number = match(NUMBER) ?? fail('expected a value');
+    return Number.isFinite(Number(number)) ? numberOf(number) : fail('number out of range');
   };
 
   const value = any(0);

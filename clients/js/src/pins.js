@@ -27,7 +27,7 @@ export const isHex = (text, bytes) => typeof text === 'string' && text.length ==
 /** Pins from a file: a JSON object. */
 export function parsePins(bytes) {
   try {
-    return readPins(parse(textOf(bytes)));
+    return Object.fromEntries(readPins(parse(textOf(bytes))));
   } catch (error) {
     if (error instanceof JsonError) bad(error.message);
     throw error;

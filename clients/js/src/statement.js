@@ -1,7 +1,7 @@
 // The document and the statement in it, read strictly. Keys that are added later are skipped.
 import { fromHex } from './bytes.js';
 import { refuse } from './errors.js';
-import { JsonError, isObject, parse, textOf } from './json.js';
+import { JsonError, isObject, parse, textOf, whole } from './json.js';
 import { isHex } from './pins.js';
 
 /** The largest document that is read. */
@@ -15,7 +15,7 @@ const malformed = (what) => refuse('malformed', `the document is malformed: ${wh
 function versioned(text, place) {
   let value;
   try {
-    value = parse(text);
+    value = parse(text, whole);
   } catch (error) {
     if (!(error instanceof JsonError)) throw error;
     const code = error.isRepeatedKey ? 'duplicate_key' : 'malformed';
@@ -33,7 +33,7 @@ function versioned(text, place) {
 const text = (value, name) => (typeof value === 'string' ? value : malformed(`${name} is not a text`));
 const hex = (bytes) => (value, name) => (isHex(value, bytes) ? value : malformed(`${name} must be ${2 * bytes} lower-case hexadecimal digits`));
 const integer = (most) => (value, name) =>
-  Number.isSafeInteger(value) && value >= 0 && value <= most ? value : malformed(`${name} is not a whole number`);
+  Number.isInteger(value) && value >= 0 && value <= most ? value : malformed(`${name} is not a whole number`);
 const bool = (value, name) => (typeof value === 'boolean' ? value : malformed(`${name} is neither true nor false`));
 const nullable = (read) => (value, name) => (value === undefined || value === null ? null : read(value, name));
 const list = (read) => (value, name) => (Array.isArray(value) ? value.map((item) => read(item, name)) : malformed(`${name} is not a list`));
@@ -49,7 +49,7 @@ const record = (read) => (value, name) => {
 };
 
 const readStatementFields = object({
-  time: integer(Number.MAX_SAFE_INTEGER),
+  time: integer(2 ** 64),
   nonce: nullable(hex(32)),
   kms_version: text,
   program_sha256: nullable(hex(32)),

@@ -1,7 +1,7 @@
 // TCB levels: which one a platform has by Intel's documents, and what status follows. As Intel's QVL and as
 // dcap-qvl 0.7 of Rust, which the KMS itself uses.
 import { compare, fromHex, isEqual } from './bytes.js';
-import { isObject, parse } from './json.js';
+import { isObject, parse, whole } from './json.js';
 
 export class TcbError extends Error {
   /** The code of the refusal, if it is about the status. */
@@ -67,7 +67,7 @@ function date(text, name) {
 
 /** A document of Intel, and its dates in Unix seconds. */
 export function readDocument(text, name) {
-  const document = object(parse(text), name);
+  const document = object(parse(text, whole), name);
   const issued = date(document.issueDate, `issueDate of ${name}`);
   return { document, issued, nextUpdate: date(document.nextUpdate, `nextUpdate of ${name}`) };
 }

@@ -97,7 +97,7 @@ export function verify(document: Uint8Array | string, pins: Pins, options?: Veri
  *
  * @throws {AttestationError} with the code `bad_pins`
  */
-export function parsePins(bytes: Uint8Array): Map<keyof Pins, string[]>;
+export function parsePins(bytes: Uint8Array): Pins;
 
 export const PIN_NAMES: readonly (keyof Pins)[];
 /** Every TCB status that can be accepted. */

@@ -8,7 +8,7 @@ export async function use(document: Uint8Array): Promise<string> {
   await other.fetch('/x', { method: 'POST', body: new Uint8Array() });
   other.close();
   try {
-    const { statement } = await verify(document, Object.fromEntries(parsePins(document)), { now: 1 });
+    const { statement } = await verify(document, parsePins(document), { now: 1 });
     await offline('{}', {}, { maxAge: null });
     // @ts-expect-error: there is no pin of this name
     await verify(document, { root: '00' });

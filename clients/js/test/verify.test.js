@@ -62,7 +62,7 @@ test('every pin must have the proved value, and one must say which KMS is meant'
 });
 
 test('pins of a file are read strictly', () => {
-  assert.deepEqual([...parsePins(Buffer.from('{"app_id":["' + '11'.repeat(20) + '"]}'))], [['app_id', ['11'.repeat(20)]]]);
+  assert.deepEqual(parsePins(Buffer.from(`{"app_id":"${'11'.repeat(20)}"}`)), { app_id: ['11'.repeat(20)] });
   const twice = `{"app_id":"${'11'.repeat(20)}","app_id":"${'22'.repeat(20)}"}`;
   for (const text of [twice, '{"__proto__":{"app_id":"x"}}', '', '[]', '{"app_id":{}}', '\xff']) {
     assert.throws(() => parsePins(Buffer.from(text, 'latin1')), { code: 'bad_pins' }, text);
@@ -106,6 +106,12 @@ test('whoever alters a part of a document is found out', async () => {
     ['configuration nested beside another', (parts) => { parts.vm_config = of({ vm_config: parts.vm_config, image: 'x' }); }, 'identity'],
     ['configuration is no JSON', (parts) => { parts.vm_config = '{'; }, 'identity'],
     ['configuration with a key twice', (parts) => { parts.vm_config = '{"image":"a","image":"b"}'; }, 'identity'],
+    ['configuration with a value of another type', (parts) => { parts.vm_config = of({ cpu_count: '2' }); }, 'identity'],
+    ['configuration with a fraction', (parts) => { parts.vm_config = '{"cpu_count":2.0}'; }, 'identity'],
+    ['configuration with all kinds of values', (parts) => { parts.vm_config = of({ os_image_hash: 'AB'.repeat(32), cpu_count: 2, memory_size: 2 ** 40, pic: null, image: 'x', numa_nodes: [{}, { pxb_bus: 5 }], extra_root_devices: [1], hugepages: true, tdx_attestation_variant: 'lite', tdx_measurement: { checksum_file: 'AA==', measurement: '' }, spec_version: {} }); }, NOW],
+    ['image hash null', (parts) => { parts.vm_config = of({ os_image_hash: null }); }, 'identity'],
+    ['measurement cut', (parts) => { parts.vm_config = of({ tdx_measurement: { checksum_file: 'AA==' } }); }, 'identity'],
+    ['digest null', (parts) => { parts.event_log = parts.event_log.replace(/"digest":"[^"]*"/, '"digest":null'); }, 'malformed'],
     ['no configuration', (parts) => { parts.vm_config = ''; }, NOW],
     ['too large', (parts) => { parts.more = 'x'.repeat(1 << 20); }, 'too_large'],
   ]) {
@@ -132,6 +138,8 @@ test('what is no document is refused with a code', async () => {
     [`${good}x`, 'malformed'],
     [Buffer.from([0xff]), 'malformed'],
     [`\ufeff${good}`, 'malformed'],
+    [good.replace('"version":1', '"version":1.0'), 'malformed'],
+    [good.replace('"version":1', '"version":1e0'), 'malformed'],
     [good.replace('{', '{"version":1,'), 'duplicate_key'],
     [good.replace('{', '{"a":{"b":1,"b":2},'), 'duplicate_key'],
     [good.replace('{', '{"__proto__":{"version":1,"quote":"00"},'), NOW],
