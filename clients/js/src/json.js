@@ -42,6 +42,7 @@ export function textOf(bytes) {
  */
 export function parse(text, numberOf = Number) {
   let at = 0;
+  let repeated;
 
   const fail = (what) => {
     throw new JsonError(`${what} at character ${at}`);
@@ -70,9 +71,7 @@ export function parse(text, numberOf = Number) {
     if (take('}')) return value;
     do {
       const key = string();
-      if (key in value) {
-        throw Object.assign(new JsonError(`${printable(key)} is there more than once`), { isRepeatedKey: true });
-      }
+      if (key in value) repeated ??= key;
       expect(':');
       value[key] = any(depth);
     } while (take(','));
@@ -104,7 +103,10 @@ export function parse(text, numberOf = Number) {
 
   const value = any(0);
   match(SPACE);
-  return at === text.length ? value : fail('text after the end');
+  if (at !== text.length) fail('text after the end');
+  // Only of JSON is it said that a key is repeated.
+  if (repeated !== undefined) throw Object.assign(new JsonError(`${printable(repeated)} is there more than once`), { isRepeatedKey: true });
+  return value;
 }
 
 /** Whether a parsed value is an object. */

@@ -142,6 +142,7 @@ test('what is no document is refused with a code', async () => {
     [good.replace('"version":1', '"version":1e0'), 'malformed'],
     [good.replace('{', '{"version":1,'), 'duplicate_key'],
     [good.replace('{', '{"a":{"b":1,"b":2},'), 'duplicate_key'],
+    [`${good.replace('{', '{"version":1,')}x`, 'malformed'],
     [good.replace('{', '{"__proto__":{"version":1,"quote":"00"},'), NOW],
     [`{"__proto__":${good}}`, 'malformed'],
     ['['.repeat(100_000), 'malformed'],
