@@ -16,7 +16,8 @@ const QE_REPORT = 6;
 /** TDATTRIBUTES that a TD may have: SEPT_VE_DISABLE (28), which it must have, PKS (30) and KL (31). */
 const PERMITTED_ATTRIBUTES = 0xd000_0000n;
 const SEPT_VE_DISABLE = 0x1000_0000n;
-const DEBUG_BIT = 1n;
+// With any bit of it others may look into the TD, as a debugger or to profile it.
+const DEBUG_BYTE = 0xffn;
 
 const MAX_QUOTE_BYTES = 64 * 1024;
 
@@ -181,7 +182,7 @@ const attributesOf = (td) => new DataView(td.tdAttributes.buffer, td.tdAttribute
  */
 export function checkIsolation({ td }) {
   const attributes = attributesOf(td);
-  if ((attributes & DEBUG_BIT) !== 0n) refuse('debug', 'the KMS runs in debug mode, so its host can read its memory');
+  if ((attributes & DEBUG_BYTE) !== 0n) refuse('debug', 'the KMS runs in debug mode, so its host can read its memory');
   const weak = (why) => refuse('td_isolation', `the KMS is not isolated from its host: ${why}`);
   if ((attributes & ~PERMITTED_ATTRIBUTES) !== 0n) weak('it has TD attributes that are not accepted');
   if ((attributes & SEPT_VE_DISABLE) === 0n) weak('SEPT_VE_DISABLE is not set');

@@ -112,7 +112,7 @@ test('a TD that others can read or change is refused, however it is signed', asy
   for (const [name, offset, value, expected] of [
     ['as it is', 168, 0, 'UpToDate'],
     ['debug', 168, 1, 'debug'],
-    ['profiling', 168, 0x10, 'td_isolation'],
+    ['profiling', 168, 0x10, 'debug'],
     ['migration', 171, 0x30, 'td_isolation'],
     ['PERFMON', 175, 0x80, 'td_isolation'],
     ['no SEPT_VE_DISABLE', 171, 0, 'td_isolation'],
