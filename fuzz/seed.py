@@ -134,7 +134,7 @@ def field(number, payload):
     return tag(number, 2, bytes([len(payload)]) + payload)
 
 
-METHODS = ["GetAppKey", "GetKmsKey", "GetAppEnvEncryptPubKey", "GetMeta", "GetTempCaCert", "SignCert",
+METHODS = ["GetAppKey", "GetKmsKey", "GetAppEnvEncryptPubKey", "GetMeta", "GetTempCaCert", "GetChallenge", "SignCert",
            "LegacyClearImageCache", "Bootstrap", "Onboard", "GetAttestationInfo", "Finish", "ClearImageCache"]
 
 BODIES = {
@@ -176,6 +176,15 @@ MESSAGES = ["GetAppKeyRequest", "AppId", "PublicKeyResponse", "AppKeyResponse", 
             "KmsKeys", "KmsKeyResponse", "GetTempCaCertResponse", "SignCertRequest", "SignCertResponse",
             "LegacyClearImageCacheRequest", "ClearImageCacheRequest", "BootstrapRequest", "BootstrapResponse",
             "OnboardRequest", "OnboardResponse", "AttestationInfoResponse", "PrpcError"]
+
+
+def session():
+    """Two sessions: challenge, digests of both keys, exporter, method."""
+    one = b"".join(bytes([number]) * 32 for number in (1, 2, 3, 4)) + b"KMS.GetAppKey"
+    yield "same", one + one
+    yield "other-challenge", one + bytes(32) + one[32:]
+    yield "other-method", one + one[:-3] + b"Kms"
+    yield "short", b"\1" * 40
 
 
 def message():
@@ -612,7 +621,7 @@ def recovery():
 
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,
            key_pem, keyring, known_signers, ledger, log, message, oidc, operator, os_image, policy_bundle, proof, prpc, question,
-           recovery, ra_tls_certificate, request_headers, sealed_env, stored_collateral,
+           recovery, ra_tls_certificate, request_headers, sealed_env, session, stored_collateral,
            tcb_info, webhook]
 
 

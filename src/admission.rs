@@ -3,6 +3,7 @@
 mod epochs;
 mod explainer;
 mod foundation;
+mod fresh;
 mod image_check;
 mod live;
 mod peer;
@@ -10,6 +11,7 @@ mod permit;
 mod placed;
 mod refusal;
 mod self_authorization;
+mod session;
 mod stage;
 mod tcb;
 mod tcb_forecast;
@@ -19,15 +21,19 @@ mod walk;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
+use kms_attest::binding::ReportData;
 use kms_attest::csr::Csr;
+use kms_attest::evidence::Evidence;
 use kms_attest::identity::{AppId, DomainName, Registers};
-use kms_attest::verify::{Binding, Verified};
+use kms_attest::verify::{Binding, Verified, VerifyError};
 use sha2::{Digest as _, Sha256};
 
 pub use self::epochs::{AskedEpochs, ChosenEpochs, GrantedEpochs, RootEpochs, dotted};
 pub use self::explainer::Explainer;
 pub use self::foundation::Foundation;
+pub use self::fresh::{AskedFresh, FreshFault, Freshness, Proved};
 pub use self::image_check::{ImageCheck, ImageCheckError};
 use self::live::Live;
 pub use self::peer::Peer;
@@ -39,6 +45,7 @@ pub use self::self_authorization::{
     Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, SelfDenialCode, SelfRefusal, own_evidence,
     own_identity,
 };
+pub use self::session::{CHALLENGE_LIFETIME, Challenge, NoRandomness, Session};
 pub use self::stage::{StageRule, StageVerdict};
 pub use self::tcb::{Relaxations, TcbTolerance, Tolerated};
 pub use self::tcb_forecast::{TcbWarning, TcbWatch, WATCHED_FOR};
@@ -49,7 +56,7 @@ pub use self::walk::{Observer, Passed, Until};
 
 use kms_policy::{Policy, Role};
 
-use crate::config::ReleaseStage;
+use crate::config::{ReleaseStage, RequireFresh};
 use crate::control::Shadow;
 use crate::metrics::{Metrics, RequestStage, Upstream};
 
@@ -82,21 +89,54 @@ fn shown(verified: &Verified, spki: Option<&[u8]>) -> Shown {
     Shown { digest: verified.evidence_digest(), stage: verified.stage(), spki_sha256 }
 }
 
+/// Takes the challenge of a request, and returns the report data of fresh evidence for it; `None` if it brings none. Before
+/// anything is awaited, so that a challenge counts from when the request came.
+fn answer(
+    peer: &Peer,
+    client_spki: Option<&[u8]>,
+    asked: Option<AskedFresh<'_>>,
+) -> Result<Option<ReportData>, FreshFault> {
+    let Some(AskedFresh { challenge, service, method, .. }) = asked else { return Ok(None) };
+    let (session, spki) = peer.session().zip(client_spki).ok_or(FreshFault::NoSession)?;
+    session.answer(&challenge, spki, &format!("{service}.{method}"), Instant::now()).map(Some)
+}
+
+/// What a request says beside who sends it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// JSON text that describes the VM; may be empty.
+    pub vm_config: &'a str,
+    /// The epochs that it names.
+    pub epochs: AskedEpochs,
+    /// Its fresh evidence.
+    pub fresh: Option<AskedFresh<'a>>,
+}
+
+/// The rules of the configuration about releases.
+#[derive(Debug, Clone, Copy)]
+pub struct ReleaseRules {
+    /// Keys are released at this stage of a guest unless the policy names another stage.
+    pub stage: ReleaseStage,
+    /// Who must bring fresh evidence.
+    pub require_fresh: RequireFresh,
+}
+
 /// Verifies callers and asks policy about them.
 #[derive(Debug)]
 pub struct Admission(Arc<Walk>);
 
 impl Admission {
     /// Admission by evidence, domain, freezes, policy and OS image, in this order. `shadow` sees each request, and
-    /// keys are released at `release_stage` unless the policy names another stage, of the root epochs of `ring`.
+    /// keys are released by `rules`, of the root epochs of `ring`.
     pub fn new(
         foundation: Arc<Foundation>,
         shadow: Arc<Shadow>,
         image: ImageCheck,
-        release_stage: ReleaseStage,
+        rules: ReleaseRules,
         ring: Arc<dyn RootEpochs>,
     ) -> Self {
-        Self(Arc::new(Walk { foundation, shadow, image, release_stage, ring }))
+        let ReleaseRules { stage: release_stage, require_fresh } = rules;
+        Self(Arc::new(Walk { foundation, shadow, image, release_stage, require_fresh, ring }))
     }
 
     /// Explains admission. It cannot make a permit.
@@ -111,11 +151,10 @@ impl Admission {
     pub async fn app(
         &self,
         peer: &Peer,
-        vm_config: &str,
-        epochs: AskedEpochs,
+        asked: Asked<'_>,
         verified: Verification,
     ) -> Result<Permit<App>, Refusal> {
-        self.peer(peer, Role::App, App(()), (vm_config, epochs), verified).await
+        self.peer(peer, Role::App, App(()), asked, verified).await
     }
 
     /// A permit for the root keys, if the peer is an allowed KMS.
@@ -125,10 +164,10 @@ impl Admission {
     pub async fn kms(
         &self,
         peer: &Peer,
-        vm_config: &str,
+        asked: Asked<'_>,
         verified: Verification,
     ) -> Result<Permit<Kms>, Refusal> {
-        self.peer(peer, Role::Kms, Kms(()), (vm_config, AskedEpochs::NONE), verified).await
+        self.peer(peer, Role::Kms, Kms(()), asked, verified).await
     }
 
     async fn peer<R>(
@@ -136,13 +175,15 @@ impl Admission {
         peer: &Peer,
         role: Role,
         grant: R,
-        (vm_config, epochs): (&str, AskedEpochs),
+        asked: Asked<'_>,
         verification: Verification,
     ) -> Result<Permit<R>, Refusal> {
         let Foundation { verifier, metrics, .. } = &*self.0.foundation;
+        let answer = answer(peer, peer.spki(), asked.fresh);
         let verified = peer.evidence(verifier, metrics).await?;
         verification.succeeded();
-        let admitted = self.admit(&verified, role, vm_config, epochs).await?;
+        let freshness = self.freshness(asked.fresh, answer).await?;
+        let admitted = self.admit(&verified, role, asked, freshness).await?;
         let shown = shown(&verified, peer.spki());
         let permit = self.permit(admitted, shown, grant)?;
         peer.admit(permit.identity().app_id);
@@ -174,12 +215,13 @@ impl Admission {
     /// Any [`Refusal`].
     pub async fn certificate(
         &self,
+        peer: &Peer,
         csr: &Csr,
-        vm_config: &str,
-        epochs: AskedEpochs,
+        asked: Asked<'_>,
         verification: Verification,
     ) -> Result<Permit<Certificate>, Refusal> {
         let Foundation { verifier, metrics, .. } = &*self.0.foundation;
+        let answer = answer(peer, Some(&csr.spki), asked.fresh);
         let outcome = {
             let _measured = metrics.stage(RequestStage::Verification);
             verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await
@@ -188,9 +230,10 @@ impl Admission {
         metrics.verification(verification_result(&outcome));
         let verified = outcome?;
         verification.succeeded();
-        let admitted = self.admit(&verified, Role::Certificate, vm_config, epochs).await?;
+        let freshness = self.freshness(asked.fresh, answer).await?;
+        let admitted = self.admit(&verified, Role::Certificate, asked, freshness).await?;
         // Policy judges the registers at boot time; the certificate states those of now.
-        let app_info = verified.app_info(Registers::RunTime, vm_config)?;
+        let app_info = verified.app_info(Registers::RunTime, asked.vm_config)?;
         self.permit(admitted, shown(&verified, Some(&csr.spki)), Certificate { app_info })
     }
 
@@ -198,11 +241,54 @@ impl Admission {
         &self,
         verified: &Verified,
         role: Role,
-        vm_config: &str,
-        epochs: AskedEpochs,
+        asked: Asked<'_>,
+        freshness: Freshness,
     ) -> Result<Admitted, Refusal> {
-        let mut live = Live { walk: &self.0, role, stage: verified.stage(), epochs };
-        self.0.run(verified, role, vm_config, epochs, &mut live).await
+        let stage = freshness.stage(verified.stage());
+        let mut live = Live { walk: &self.0, role, stage, epochs: asked.epochs };
+        self.0.run(verified, role, asked, &freshness, &mut live).await
+    }
+
+    /// Verifies fresh evidence, whose challenge was taken before.
+    ///
+    /// # Errors
+    /// [`Refusal::CollateralUnavailable`], [`Refusal::ClockBehind`]: nothing is known about it.
+    async fn freshness(
+        &self,
+        asked: Option<AskedFresh<'_>>,
+        answer: Result<Option<ReportData>, FreshFault>,
+    ) -> Result<Freshness, Refusal> {
+        let (asked, expected) = match (asked, answer) {
+            (Some(asked), Ok(Some(expected))) => (asked, expected),
+            (_, Err(fault)) => return Ok(Freshness::Refused(fault)),
+            (None, Ok(_)) | (Some(_), Ok(None)) => return Ok(Freshness::Absent),
+        };
+        let refused = |bad| Ok(Freshness::Refused(FreshFault::Evidence(Box::new(bad))));
+        let evidence = match Evidence::decode(asked.evidence) {
+            Ok(evidence) => Arc::new(evidence),
+            Err(error) => return refused(EvidenceRefusal::malformed(&error)),
+        };
+        let Foundation { verifier, metrics, .. } = &*self.0.foundation;
+        let outcome = {
+            let _measured = metrics.stage(RequestStage::Verification);
+            verifier.verify_shared(&evidence, Binding::ReportData(&expected)).await
+        };
+        let outcome = match outcome {
+            Ok(verified) => Ok(Freshness::Verified(Box::new(verified))),
+            Err(VerifyError::ReportData | VerifyError::PodPayload) => {
+                Ok(Freshness::Refused(FreshFault::NotBound))
+            }
+            Err(error) => match Refusal::unverified(Carrier::ClientCertificate, error) {
+                Refusal::BadEvidence(bad) => refused(bad),
+                outage => Err(outage),
+            },
+        };
+        metrics.verification(match &outcome {
+            Ok(Freshness::Verified(_)) => "verified",
+            Ok(_) => "refused",
+            Err(_) => "unavailable",
+        });
+        outcome
     }
 
     /// The permit by a new decision of policy.
@@ -214,12 +300,14 @@ impl Admission {
         let Basis { role, stage, asked: epochs, .. } = admitted.basis;
         let mut live = Live { walk: &self.0, role, stage, epochs };
         let placed = self.0.placed(role, &admitted.identity)?;
+        self.0.still_proved(&admitted.identity, &placed, role, admitted.proved)?;
         let allowed = self.0.judge(&admitted.basis, &admitted.identity, &placed, &mut live).await?;
         self.permit(Admitted { placed, allowed, ..admitted }, shown, grant)
     }
 
     /// The permit after all steps have passed, unless an operator has frozen the caller in between.
     fn permit<R>(&self, admitted: Admitted, shown: Shown, grant: R) -> Result<Permit<R>, Refusal> {
+        let shown = Shown { stage: admitted.basis.stage, ..shown };
         let not_frozen = self.0.not_frozen(&admitted.identity)?;
         let relaxations = &admitted.allowed.relaxations;
         self.0.foundation.tolerance.needed(relaxations, &admitted.identity, "a caller");

@@ -40,7 +40,7 @@ use crate::domain::{Domain, ReservedName};
 pub use crate::os_image::{AcpiPins, LiteAttestation};
 
 pub use admin::CredentialsError;
-pub use attestation::VerifierError;
+pub use attestation::{RequireFresh, VerifierError};
 pub use domains::{DefaultEpoch, DomainRules, DomainSettings, Domains};
 pub use effective::{Effective, Presence, Shown, Source};
 pub use events::{DenialStorm, Events};
@@ -254,6 +254,8 @@ pub struct Attestation {
     pub tdx_root: Option<PathBuf>,
     /// PEM: what a collateral service's certificate may lead to, or be, besides the public roots.
     pub ca_file: Option<PathBuf>,
+    /// Who must bring fresh evidence.
+    pub require_fresh: RequireFresh,
 }
 
 /// `[core.attester]`: where evidence of this KMS comes from.

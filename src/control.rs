@@ -27,7 +27,9 @@ pub use self::credentials::{
     Changer, CredentialError, INVITATION, Issue, Issued, NamedCredentials, NewCredential, OpenError, Opened,
     OwnerSecret, WillMakeOwner,
 };
-pub use self::denials::{Concerns, DenialId, Denials, Novelty, RefusalRecord, RefusedRequest, Shown};
+pub use self::denials::{
+    Concerns, DenialId, Denials, FreshEvidence, Novelty, RefusalRecord, RefusedRequest, Shown,
+};
 pub use self::domains::{ByOperator, Domain, DomainOrigin, Domains, Membership};
 pub use self::drain::{Drain, Draining};
 pub use self::freeze::{

@@ -73,6 +73,7 @@ pub struct Metrics {
     handshake_cpu: Counter,
     key_exchanges: IntCounterVec,
     verifications: IntCounterVec,
+    fresh_evidence: IntCounterVec,
     policy_answers: IntCounterVec,
     shed: IntCounterVec,
     relaxed_decisions: IntCounterVec,
@@ -166,6 +167,12 @@ impl Metrics {
                 "cvm_kms_key_exchanges_total",
                 "TLS handshakes by the negotiated key exchange group.",
                 &["group"],
+            )?,
+            fresh_evidence: counters(
+                r,
+                "cvm_kms_fresh_evidence_total",
+                "Callers with a verified identity by their fresh evidence: fresh, absent or refused.",
+                &["result"],
             )?,
             verifications: counters(
                 r,
@@ -306,6 +313,12 @@ impl Metrics {
     /// Counts a verification of evidence: `verified`, `refused`, or `unavailable` without collateral.
     pub fn verification(&self, result: &'static str) {
         self.verifications.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a caller with a verified identity by its fresh evidence: `fresh`, `absent`, or `refused`, also if it is required and
+    /// absent.
+    pub fn fresh_evidence(&self, result: &'static str) {
+        self.fresh_evidence.with_label_values(&[result]).inc();
     }
 
     /// Counts a decision of the policy: `allowed`, `denied` or `unavailable`.

@@ -32,6 +32,7 @@ pub mod question;
 pub mod recovery;
 pub mod request_headers;
 pub mod sealed_env;
+pub mod session;
 pub mod stored_collateral;
 pub mod tcb_info;
 pub mod webhook;
@@ -40,7 +41,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 31] = [
+pub const TARGETS: [(&str, Target); 32] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -69,6 +70,7 @@ pub const TARGETS: [(&str, Target); 31] = [
     ("ra_tls_certificate", certificate::ra_tls_certificate),
     ("request_headers", request_headers::request_headers),
     ("sealed_env", sealed_env::sealed_env),
+    ("session", session::session),
     ("stored_collateral", stored_collateral::stored_collateral),
     ("tcb_info", tcb_info::tcb_info),
     ("webhook", webhook::webhook),

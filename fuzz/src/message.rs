@@ -20,7 +20,7 @@ const MESSAGES: &[Read] = messages! {
     ExplainRequest ExplainResponse ListDenialsRequest ListDenialsResponse FreezeRequest FreezeResponse UnfreezeRequest
     UnfreezeResponse ListFrozenResponse StartShadowRequest StartShadowResponse ShadowReportResponse
     RefreshCollateralResponse
-    RecentReleasesResponse LowerClockFloorRequest LowerClockFloorResponse
+    GetChallengeResponse RecentReleasesResponse LowerClockFloorRequest LowerClockFloorResponse
 };
 
 /// The first byte chooses the type; the others are the message in protobuf, in JSON and as a query string.

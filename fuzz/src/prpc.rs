@@ -161,6 +161,8 @@ async fn echo(method: Method, call: Call) -> Result<Bytes> {
         Method::LowerClockFloor => again::<LowerClockFloorRequest>(call).await,
         Method::GetMeta
         | Method::GetTempCaCert
+        | Method::KmsGetChallenge
+        | Method::AdminGetChallenge
         | Method::GetAttestationInfo
         | Method::Finish
         | Method::ListFrozen

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use kms_attest::verify::Verified;
 use kms_policy::Role;
 
-use super::AskedEpochs;
 use super::walk::{Observer, Walk};
+use super::{Asked, Freshness};
 
 /// Explains how a caller would be judged. It has no way to a permit.
 #[derive(Debug, Clone)]
@@ -22,11 +22,11 @@ impl Explainer {
         &self,
         verified: &Verified,
         role: Role,
-        vm_config: &str,
-        asked: AskedEpochs,
+        asked: Asked<'_>,
+        freshness: Freshness,
         observer: &mut impl Observer,
     ) {
         // Whatever it found is dropped here: the observer has seen it.
-        drop(self.0.run(verified, role, vm_config, asked, observer).await);
+        drop(self.0.run(verified, role, asked, &freshness, observer).await);
     }
 }

@@ -6,7 +6,7 @@ use kms_policy::examination::Examination;
 use kms_policy::{AppEpochs, Decision, Policy, Role, Subject};
 
 use super::walk::{Observer, Passed, Until, Walk};
-use super::{AskedEpochs, Placed, Refusal, Relaxations, StageRule, StageVerdict, Step, asked};
+use super::{AskedEpochs, Placed, Proved, Refusal, Relaxations, StageRule, StageVerdict, Step, asked};
 use crate::metrics::RequestStage;
 use crate::os_image::OsImageError;
 
@@ -57,7 +57,17 @@ impl Observer for Live<'_> {
 
     fn tolerated(&mut self, _: &Relaxations) {}
 
-    fn passed(&mut self, _: Passed<'_>) {}
+    fn passed(&mut self, passed: Passed<'_>) {
+        let Passed::Session(proved) = passed else { return };
+        self.walk.foundation.metrics.fresh_evidence(match proved {
+            Proved::Fresh => "fresh",
+            Proved::Certificate | Proved::Unknown => "absent",
+        });
+    }
 
-    fn refused(&mut self, _: Step, _: &Refusal) {}
+    fn refused(&mut self, step: Step, _: &Refusal) {
+        if step == Step::Session {
+            self.walk.foundation.metrics.fresh_evidence("refused");
+        }
+    }
 }

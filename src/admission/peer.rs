@@ -8,7 +8,7 @@ use kms_attest::ra_tls::ParsedCertificate;
 use kms_attest::verify::{Binding, Verified, Verifier};
 use tokio::sync::Mutex;
 
-use super::{Carrier, EvidenceRefusal, Refusal};
+use super::{Carrier, EvidenceRefusal, Refusal, Session};
 use crate::clock::unix_now;
 use crate::metrics::{Metrics, RequestStage};
 
@@ -19,6 +19,7 @@ const MEMORY: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub struct Peer {
     certificate: Option<ParsedCertificate>,
+    session: Option<Session>,
     memory: Mutex<Memory>,
     admitted: OnceLock<AppId>,
 }
@@ -36,6 +37,17 @@ impl Peer {
     /// A peer whose certificate passed the TLS layer (validity, possession of the key), or that sent none.
     pub fn new(certificate: Option<ParsedCertificate>) -> Self {
         Self { certificate, ..Self::default() }
+    }
+
+    /// The same peer, on a connection with this session.
+    #[must_use]
+    pub fn in_session(self, session: Session) -> Self {
+        Self { session: Some(session), ..self }
+    }
+
+    /// The session that fresh evidence can be bound to; `None` without TLS 1.3.
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
     }
 
     /// Whether policy has given a permit on this connection: such a caller is not limited per address. Evidence alone

@@ -9,7 +9,7 @@ use kms_attest::tcb::TcbVerdict;
 use kms_policy::Role;
 
 use super::epochs::unreadable;
-use super::{AskedEpochs, Decided, GrantedEpochs, Placed, Refusal, Relaxations, StageRule};
+use super::{AskedEpochs, Decided, GrantedEpochs, Placed, Proved, Refusal, Relaxations, StageRule};
 use crate::control::NotFrozen;
 use crate::keys::epoch::KeyEpochs;
 use crate::keys::keyring::Unreadable;
@@ -34,7 +34,7 @@ pub struct Certificate {
 pub struct Shown {
     /// SHA-256 of the evidence.
     pub digest: [u8; 32],
-    /// Before or after `system-ready`.
+    /// Before or after `system-ready`; by the fresh evidence, if there is any.
     pub stage: Stage,
     /// SHA-256 of the SubjectPublicKeyInfo that the evidence is bound to: of the client certificate, or of the
     /// certificate request.
@@ -55,6 +55,7 @@ pub struct DecidedBy {
 pub(super) struct Admitted {
     pub(super) identity: Identity,
     pub(super) placed: Placed,
+    pub(super) proved: Proved,
     pub(super) allowed: Allowed,
     pub(super) basis: Basis,
 }
@@ -130,6 +131,11 @@ impl<R> Permit<R> {
         self.shown
     }
 
+    /// Whether the caller proved by fresh evidence that it is this guest now.
+    pub fn is_fresh(&self) -> bool {
+        self.admitted.proved == Proved::Fresh
+    }
+
     /// The policy that allowed the caller.
     pub fn decided_by(&self) -> DecidedBy {
         self.admitted.allowed.by
@@ -183,6 +189,7 @@ impl Permit<App> {
         let admitted = Admitted {
             placed: Placed::of(domains, Role::App, &identity),
             identity,
+            proved: Proved::Certificate,
             allowed: Allowed {
                 gateway_app_id: String::new(),
                 by: DecidedBy { policy: "allowlist", digest: Some([1; 32]) },

@@ -15,7 +15,7 @@ use kms_policy::{Denial, DenialCode, PolicyError};
 pub use self::code::RefusalCode;
 pub use self::evidence::EvidenceRefusal;
 pub use self::step::Step;
-use super::{DecidedBy, DomainDenial, Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
+use super::{DecidedBy, DomainDenial, FreshFault, Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
 use crate::clock::CLOCK_REMEDY;
 use crate::control::Freeze;
 use crate::os_image::OsImageError;
@@ -58,6 +58,14 @@ pub enum Refusal {
         /// The denial.
         denial: DomainDenial,
         /// The caller, as measured.
+        identity: Box<Identity>,
+    },
+    /// The caller brings no fresh evidence where it must, or wrong one.
+    #[error("{fault}")]
+    Fresh {
+        /// What is wrong.
+        fault: FreshFault,
+        /// The caller, by the evidence in its certificate or certificate request.
         identity: Box<Identity>,
     },
     /// An operator has frozen the caller, or everything. The operator's reason is not shown to the caller.
@@ -195,6 +203,15 @@ impl Refusal {
                 identity: Some(identity),
                 ..plain(Step::Domain, RefusalCode::Domain(denial.code))
             },
+            Self::Fresh { fault, identity } => {
+                let (expected, actual) = fault.values();
+                RefusalDetail {
+                    expected,
+                    actual,
+                    identity: Some(identity),
+                    ..plain(Step::Session, fault.code())
+                }
+            }
             Self::Frozen { frozen, identity } => RefusalDetail {
                 actual: Some(&frozen.reason),
                 identity: identity.as_deref(),
@@ -266,6 +283,7 @@ impl Refusal {
             | Self::Unidentified(_)
             | Self::ConfigMismatch { .. }
             | Self::Domain { .. }
+            | Self::Fresh { .. }
             | Self::Frozen { .. }
             | Self::Denied { .. }
             | Self::AfterBoot { .. }
@@ -309,6 +327,7 @@ impl Refusal {
             | Self::Unidentified(_)
             | Self::ConfigMismatch { .. }
             | Self::Domain { .. }
+            | Self::Fresh { .. }
             | Self::Frozen { .. }
             | Self::PolicyUnavailable(_)
             | Self::SelfAuthorization(_) => {
@@ -335,6 +354,7 @@ impl Refusal {
             | Self::ClockBehind(_)
             | Self::Unidentified(_)
             | Self::ConfigMismatch { .. }
+            | Self::Fresh { .. }
             | Self::Frozen { .. }
             | Self::AfterBoot { .. }
             | Self::PolicyUnavailable(_)

@@ -8,12 +8,13 @@ use kms_attest::verify::Verified;
 use kms_policy::examination::Examination;
 use kms_policy::{AppEpochs, Decision, Denial, Policy, Role, Subject};
 
+use super::fresh::{is_required, same_guest};
 use super::permit::{Admitted, Allowed, Basis, DecidedBy};
 use super::{
-    AskedEpochs, ChosenEpochs, Foundation, GrantedEpochs, ImageCheck, Placed, Refusal, Relaxations,
-    RootEpochs, StageRule, StageVerdict, Step, Tolerated, epochs, vm_config,
+    Asked, AskedEpochs, ChosenEpochs, Foundation, FreshFault, Freshness, GrantedEpochs, ImageCheck, Placed,
+    Proved, Refusal, Relaxations, RootEpochs, StageRule, StageVerdict, Step, Tolerated, epochs, vm_config,
 };
-use crate::config::ReleaseStage;
+use crate::config::{ReleaseStage, RequireFresh};
 use crate::control::{NotFrozen, Shadow};
 use crate::keys::epoch::AppEpoch;
 use crate::os_image::OsImageError;
@@ -34,6 +35,8 @@ pub enum Passed<'a> {
     Identity(&'a Identity),
     /// [`Step::Domain`].
     Domain(&'a Placed),
+    /// [`Step::Session`].
+    Session(Proved),
     /// [`Step::Frozen`].
     NotFrozen,
     /// [`Step::Policy`].
@@ -85,6 +88,7 @@ pub(super) struct Walk {
     pub(super) shadow: Arc<Shadow>,
     pub(super) image: ImageCheck,
     pub(super) release_stage: ReleaseStage,
+    pub(super) require_fresh: RequireFresh,
     /// The root epochs that there are.
     pub(super) ring: Arc<dyn RootEpochs>,
 }
@@ -98,10 +102,11 @@ impl Walk {
         &self,
         verified: &Verified,
         role: Role,
-        vm_config: &str,
-        asked: AskedEpochs,
+        asked: Asked<'_>,
+        freshness: &Freshness,
         observer: &mut O,
     ) -> Result<Admitted, Refusal> {
+        let Asked { vm_config, epochs, .. } = asked;
         let identified = identified(verified, role, vm_config);
         match &identified {
             Ok(identity) => observer.passed(Passed::Identity(identity)),
@@ -111,10 +116,13 @@ impl Walk {
         let placed = Placed::of(&self.foundation.domains, role, &identity);
         let admitted_there = admits(&placed, &identity);
         let admitted_there = tell(observer, Step::Domain, admitted_there, |()| Passed::Domain(&placed))?;
+        let proved = self.proved(&identity, &placed, role, vm_config, freshness);
+        let proved = tell(observer, Step::Session, proved, |proved| Passed::Session(*proved))?;
         // Policy is not asked about a frozen caller. The check is repeated before a permit is made.
         let not_frozen = self.not_frozen(&identity);
         let not_frozen = tell(observer, Step::Frozen, not_frozen, |_| Passed::NotFrozen)?;
-        let basis = Basis { verdict: verified.verdict().clone(), role, stage: verified.stage(), asked };
+        let stage = freshness.stage(verified.stage());
+        let basis = Basis { verdict: verified.verdict().clone(), role, stage, asked: epochs };
         let allowed = ends::<O, _>(self.judge(&basis, &identity, &placed, observer).await)?;
         // After policy, so that a denial costs no download. The age of the decision limits the time that this
         // may take.
@@ -140,10 +148,62 @@ impl Walk {
             },
         };
         admitted_there?;
+        let proved = proved?;
         not_frozen?;
         let allowed = allowed?;
         image?;
-        Ok(Admitted { identity, placed, allowed, basis })
+        Ok(Admitted { identity, placed, proved, allowed, basis })
+    }
+
+    /// Whether a caller of this place must bring fresh evidence.
+    fn requires_fresh(&self, placed: &Placed, role: Role) -> bool {
+        is_required(placed.domain().rules.require_fresh.unwrap_or(self.require_fresh), role)
+    }
+
+    /// Checks that what a caller has proved is still enough where it is placed now.
+    ///
+    /// # Errors
+    /// [`Refusal::Fresh`].
+    pub(super) fn still_proved(
+        &self,
+        identity: &Identity,
+        placed: &Placed,
+        role: Role,
+        proved: Proved,
+    ) -> Result<(), Refusal> {
+        match (proved, self.requires_fresh(placed, role)) {
+            (Proved::Fresh, _) | (Proved::Certificate | Proved::Unknown, false) => Ok(()),
+            (Proved::Certificate | Proved::Unknown, true) => {
+                Err(Refusal::Fresh { fault: FreshFault::Required, identity: Box::new(identity.clone()) })
+            }
+        }
+    }
+
+    /// How the caller proves that it is this guest now.
+    ///
+    /// # Errors
+    /// [`Refusal::Fresh`].
+    fn proved(
+        &self,
+        identity: &Identity,
+        placed: &Placed,
+        role: Role,
+        vm_config: &str,
+        freshness: &Freshness,
+    ) -> Result<Proved, Refusal> {
+        let is_required = self.requires_fresh(placed, role);
+        let outcome = match freshness {
+            Freshness::Absent if is_required => Err(FreshFault::Required),
+            Freshness::Unknown if is_required => Ok(Proved::Unknown),
+            Freshness::Absent | Freshness::Unknown => Ok(Proved::Certificate),
+            Freshness::WasVerified => Ok(Proved::Fresh),
+            Freshness::Refused(fault) => Err(fault.clone()),
+            Freshness::Verified(fresh) => {
+                let fresh = identified(fresh, role, vm_config)?;
+                same_guest(identity, &fresh).map(|()| Proved::Fresh)
+            }
+        };
+        outcome.map_err(|fault| Refusal::Fresh { fault, identity: Box::new(identity.clone()) })
     }
 
     /// Asks policy, checks whether keys are released at the guest's stage, and chooses their epochs.

@@ -14,13 +14,15 @@ use kms_attest::identity::BootInfo;
 
 use super::approvals::ApprovalGate;
 use super::images::{clear, note_cleared};
-use super::kms::KmsService;
+use super::kms::{self, KmsService};
 use super::{Caller, Method};
 use crate::admission::{Explainer, Foundation};
 use crate::audit::{Event, Receipt};
 use crate::config::{Core, EmptyDevices};
 use crate::error::Result;
-use crate::proto::{ClearImageCacheRequest, GetKmsKeyRequest, KmsKeyResponse, VerifiedIdentity};
+use crate::proto::{
+    ClearImageCacheRequest, GetChallengeResponse, GetKmsKeyRequest, KmsKeyResponse, VerifiedIdentity,
+};
 
 /// How long a response waits for its line in the audit log, where it does not depend on it.
 const NOTE_TIME: Duration = Duration::from_secs(2);
@@ -77,6 +79,14 @@ impl AdminService {
     /// Those of [`KmsService::get_kms_key`].
     pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
         self.kms.hand_over(Method::AdminGetKmsKey, caller, request).await
+    }
+
+    /// `Admin.GetChallenge`: a challenge of this connection, for `GetKmsKey`.
+    ///
+    /// # Errors
+    /// No random bytes.
+    pub async fn get_challenge(&self, caller: &Caller, (): ()) -> Result<GetChallengeResponse> {
+        kms::challenge(caller)
     }
 
     /// Records an operator's action. If the record fails, the action still stands, and there is no receipt.

@@ -13,12 +13,12 @@ use super::images::{clear, download_recorder, note_cleared};
 use super::meta::Meta;
 use super::prepared::Prepared;
 use super::quota::ReleaseLimit;
-use super::refusal::Attempt;
+use super::refusal::{Attempt, Brought};
 use super::wrong_credentials::WrongCredentials;
 use super::{Caller, Method};
 use crate::admission::{
-    Admission, AskedEpochs, Explainer, Foundation, ImageCheck, ImageCheckError, Permit, Refusal,
-    SelfAuthorization, Verification, both,
+    Admission, Asked, AskedEpochs, AskedFresh, CHALLENGE_LIFETIME, Explainer, Foundation, ImageCheck,
+    ImageCheckError, Permit, Refusal, ReleaseRules, SelfAuthorization, Verification, both,
 };
 use crate::ca::{CaError, Restricted};
 use crate::clock::unix_now;
@@ -34,9 +34,9 @@ use crate::metrics::RequestStage;
 use crate::operator::{Operator, OperatorToken};
 use crate::os_image::ImageCache;
 use crate::proto::{
-    self, AppId as AppIdMessage, AppKeyResponse, EpochKeys, GetAppKeyRequest, GetKmsKeyRequest,
-    GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest,
-    PublicKeyResponse, SignCertRequest, SignCertResponse,
+    self, AppId as AppIdMessage, AppKeyResponse, EpochKeys, GetAppKeyRequest, GetChallengeResponse,
+    GetKmsKeyRequest, GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse, KmsKeys,
+    LegacyClearImageCacheRequest, PublicKeyResponse, SignCertRequest, SignCertResponse,
 };
 
 /// `service KMS` of the proto file.
@@ -102,7 +102,7 @@ impl KmsService {
                 Arc::clone(&foundation),
                 Arc::clone(&shadow),
                 image,
-                core.release_stage,
+                ReleaseRules { stage: core.release_stage, require_fresh: core.attestation.require_fresh },
                 Arc::<Ready>::clone(&ready),
             ),
             foundation,
@@ -146,13 +146,11 @@ impl KmsService {
             return Err(Error::invalid(format!("Unsupported API version: {}", request.api_version)));
         }
         let epochs = AskedEpochs::new(request.root_epoch, request.app_epoch);
-        let attempt =
-            Attempt { epochs, ..self.attempt(Method::GetAppKey, Role::App, caller, &request.vm_config) };
-        let (self_authorization, permit) = self
-            .beside(async |verified| {
-                self.admission.app(caller.peer(), &request.vm_config, epochs, verified).await
-            })
-            .await;
+        let fresh = fresh(Method::GetAppKey, &request.challenge, &request.fresh_evidence)?;
+        let asked = Asked { vm_config: &request.vm_config, epochs, fresh };
+        let attempt = self.attempt(Method::GetAppKey, Role::App, caller, asked);
+        let (self_authorization, permit) =
+            self.beside(async |verified| self.admission.app(caller.peer(), asked, verified).await).await;
         let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = match permit {
             Ok(permit) => permit,
@@ -218,10 +216,11 @@ impl KmsService {
         if !request.epochs && !self.ready.has_first_epoch_only() {
             return Err(Error::invalid(ONE_EPOCH));
         }
-        let attempt = self.attempt(method, Role::Kms, caller, &request.vm_config);
-        let (self_authorization, permit) = self
-            .beside(async |verified| self.admission.kms(caller.peer(), &request.vm_config, verified).await)
-            .await;
+        let fresh = fresh(method, &request.challenge, &request.fresh_evidence)?;
+        let asked = Asked { vm_config: &request.vm_config, epochs: AskedEpochs::NONE, fresh };
+        let attempt = self.attempt(method, Role::Kms, caller, asked);
+        let (self_authorization, permit) =
+            self.beside(async |verified| self.admission.kms(caller.peer(), asked, verified).await).await;
         let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
         self.within_limits(&permit)?;
@@ -291,6 +290,14 @@ impl KmsService {
         })
     }
 
+    /// `KMS.GetChallenge`: a challenge of this connection, for fresh evidence.
+    ///
+    /// # Errors
+    /// No random bytes.
+    pub async fn get_challenge(&self, caller: &Caller, (): ()) -> Result<GetChallengeResponse> {
+        challenge(caller)
+    }
+
     /// `KMS.SignCert`: a certificate for an app, over the key of the attested request.
     ///
     /// # Errors
@@ -305,15 +312,12 @@ impl KmsService {
         let csr = Csr::parse(version, &request.csr, &request.signature)
             .map_err(|error| Error::invalid(error.to_string()))?;
         let epochs = AskedEpochs::new(request.root_epoch, request.app_epoch);
-        let attempt = Attempt {
-            csr: Some(&csr),
-            epochs,
-            ..self.attempt(Method::SignCert, Role::Certificate, caller, &request.vm_config)
-        };
+        let fresh = fresh(Method::SignCert, &request.challenge, &request.fresh_evidence)?;
+        let asked = Asked { vm_config: &request.vm_config, epochs, fresh };
+        let attempt =
+            Attempt { csr: Some(&csr), ..self.attempt(Method::SignCert, Role::Certificate, caller, asked) };
         let (self_authorization, permit) = self
-            .beside(async |verified| {
-                self.admission.certificate(&csr, &request.vm_config, epochs, verified).await
-            })
+            .beside(async |verified| self.admission.certificate(caller.peer(), &csr, asked, verified).await)
             .await;
         let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
@@ -419,15 +423,16 @@ impl KmsService {
         method: Method,
         role: Role,
         caller: &'a Caller,
-        vm_config: &'a str,
+        asked: Asked<'a>,
     ) -> Attempt<'a> {
         Attempt {
             service: self,
             method,
             role: Some(role),
             caller,
-            vm_config,
-            epochs: AskedEpochs::NONE,
+            vm_config: asked.vm_config,
+            epochs: asked.epochs,
+            fresh: asked.fresh.map_or(Brought::Nothing, |_| Brought::Fresh),
             csr: None,
         }
     }
@@ -442,6 +447,7 @@ impl KmsService {
             caller,
             vm_config: "",
             epochs: AskedEpochs::NONE,
+            fresh: Brought::Nothing,
             csr: None,
         };
         self.foundation.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal.into()))
@@ -476,6 +482,34 @@ impl KmsService {
                 self.foundation.metrics.audit_failed();
                 Err(attempt.unrecorded(error))
             }
+        }
+    }
+}
+
+/// A challenge of the caller's connection; an empty one without a session that evidence can be bound to.
+pub(super) fn challenge(caller: &Caller) -> Result<GetChallengeResponse> {
+    let Some(session) = caller.peer().session() else { return Ok(GetChallengeResponse::default()) };
+    let nonce = session
+        .challenge(Instant::now())
+        .map_err(|error| Error::internal("a challenge cannot be made now", error))?;
+    let expires_in = u32::try_from(CHALLENGE_LIFETIME.as_secs()).unwrap_or(u32::MAX);
+    Ok(GetChallengeResponse { nonce: nonce.to_vec(), expires_in })
+}
+
+/// The fresh evidence of a request to `method`, if it brings any.
+fn fresh<'a>(method: Method, challenge: &[u8], evidence: &'a [u8]) -> Result<Option<AskedFresh<'a>>> {
+    match (challenge, evidence) {
+        ([], []) => Ok(None),
+        ([], [_, ..]) | ([_, ..], []) => {
+            Err(Error::invalid("challenge and fresh_evidence are sent together, or none of them"))
+        }
+        (challenge, evidence) => {
+            let challenge = challenge.try_into().map_err(|_| {
+                let length = challenge.len();
+                Error::invalid(format!("challenge must be 32 bytes, got {length}"))
+            })?;
+            let row = method.row();
+            Ok(Some(AskedFresh { challenge, evidence, service: row.service.name(), method: row.name }))
         }
     }
 }

@@ -11,7 +11,7 @@ use super::prepared::Prepared;
 use super::readiness::{Effect, Readiness, Report};
 use crate::admission::Foundation;
 use crate::audit::{Audit, KeyChanged};
-use crate::config::Posture;
+use crate::config::{Posture, RequireFresh};
 use crate::keys::keyring::{EpochInfo, EpochTimes};
 use crate::lifecycle::Ready;
 use crate::metrics::Metrics;
@@ -36,12 +36,13 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// The response for this KMS. Its relaxed settings are those in `configured`, and those of the policy's
+    /// The response for this KMS, which requires fresh evidence of these. Its relaxed settings are those in `configured`, and those of the policy's
     /// rules while they are in force.
     pub fn new(
         ready: Arc<Ready>,
         foundation: &Foundation,
         configured: Posture,
+        require_fresh: RequireFresh,
         readiness: Arc<Readiness>,
     ) -> Self {
         let (policy, metrics) = (Arc::clone(&foundation.policy), Arc::clone(&foundation.metrics));
@@ -63,6 +64,7 @@ impl Meta {
             version: env!("CVM_KMS_VERSION").to_owned(),
             relaxed_settings: posture.codes().map(str::to_owned).collect(),
             relaxed_details: posture.details().map(str::to_owned).collect(),
+            require_fresh: Some(require_fresh.name().to_owned()),
             ..GetMetaResponse::default()
         };
         let current = ArcSwap::from_pointee(Prepared::new(fixed.clone()));

@@ -1,6 +1,8 @@
 //! How a refusal leaves: counted, recorded, kept for operators, and reported to the caller as far as it may
 //! know.
 
+use std::cmp::Ordering;
+
 use kms_attest::csr::Csr;
 use kms_attest::identity::BootInfo;
 use kms_policy::Role;
@@ -9,11 +11,20 @@ use sha2::{Digest as _, Sha256};
 use super::kms::KmsService;
 use super::{Caller, Method};
 use crate::admission::{AskedEpochs, Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step};
-use crate::audit::{AuditError, Event, Subject, Why};
+use crate::audit::{AuditError, Event, Proof, Subject, Why};
 use crate::clock::CLOCK_REMEDY;
-use crate::control::{Concerns, Novelty, RefusedRequest, Shown};
+use crate::control::{Concerns, FreshEvidence, Novelty, RefusedRequest, Shown};
 use crate::error::{Code, DenialReference, Error};
 use crate::request;
+
+/// Whether a request brings fresh evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Brought {
+    /// It does.
+    Fresh,
+    /// It does not.
+    Nothing,
+}
 
 /// A request for something that is only released with permission.
 pub(super) struct Attempt<'a> {
@@ -25,6 +36,8 @@ pub(super) struct Attempt<'a> {
     pub(super) vm_config: &'a str,
     /// The epochs that the request names.
     pub(super) epochs: AskedEpochs,
+    /// Whether it brings fresh evidence.
+    pub(super) fresh: Brought,
     /// The certificate request with its evidence; `None` where the evidence is in the client certificate.
     pub(super) csr: Option<&'a Csr>,
 }
@@ -52,6 +65,7 @@ impl Attempt<'_> {
             shown: self.shown(),
             vm_config: self.vm_config,
             epochs: self.epochs.fields(),
+            fresh: self.fresh(detail.step),
         });
         let (code, id) = (detail.code.name(), id.to_string());
         let why = Why {
@@ -68,8 +82,23 @@ impl Attempt<'_> {
         refused(refusal).denied_as(DenialReference { code, id })
     }
 
-    /// What change to the policy would allow the request.
+    /// What has become of the fresh evidence of a request that was refused at `step`: it is verified before the later ones.
+    fn fresh(&self, step: Step) -> FreshEvidence {
+        match self.fresh {
+            Brought::Nothing => FreshEvidence::Absent,
+            Brought::Fresh => match step.cmp(&Step::Session) {
+                Ordering::Less => FreshEvidence::NotJudged,
+                Ordering::Equal => FreshEvidence::Refused,
+                Ordering::Greater => FreshEvidence::Verified,
+            },
+        }
+    }
+
+    /// What would allow the request: a change to the policy, or fresh evidence.
     fn remedy(&self, refusal: &Refusal) -> Option<String> {
+        if let Refusal::Fresh { fault, .. } = refusal {
+            return Some(fault.remedy().to_owned());
+        }
         let denial = refusal.denial()?;
         let identity = BootInfo::from(refusal.fault()?.identity?);
         let subject = self.role?.subject(&identity);
@@ -113,6 +142,7 @@ impl Attempt<'_> {
             shown: self.shown(),
             vm_config: self.vm_config,
             epochs: self.epochs.fields(),
+            fresh: self.fresh(detail.step),
         });
         id.to_string()
     }
@@ -151,11 +181,18 @@ impl Attempt<'_> {
         match detail.identity {
             Some(identity) => {
                 let by = refusal.decided_by();
+                let proof = match self.fresh(detail.step) {
+                    FreshEvidence::Verified => Proof::Fresh,
+                    FreshEvidence::Absent | FreshEvidence::NotJudged | FreshEvidence::Refused => {
+                        Proof::Certificate
+                    }
+                };
                 let subject = Subject::new(identity, remote)
                     .relaxed(refusal.relaxations())
                     .by(self.caller.operator())
                     .holding(self.spki_sha256())
                     .by_rules(by.and_then(|by| by.digest))
+                    .proved(proof)
                     .refused(identity, by.map(|by| by.policy));
                 audit.note(Event::Denied { subject, code, reason, why });
             }
@@ -172,6 +209,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::OsImage { error, .. } if error.is_unavailable() => Code::Unavailable,
         Refusal::ConfigMismatch { .. }
         | Refusal::Domain { .. }
+        | Refusal::Fresh { .. }
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
         | Refusal::AfterBoot { .. }
@@ -199,6 +237,7 @@ fn concerns(refusal: &Refusal) -> Concerns {
         | Refusal::Unidentified(_)
         | Refusal::ConfigMismatch { .. }
         | Refusal::Domain { .. }
+        | Refusal::Fresh { .. }
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
         | Refusal::AfterBoot { .. }
@@ -221,6 +260,7 @@ pub(super) fn detail(refusal: &Refusal) -> String {
         | Refusal::Unidentified(_)
         | Refusal::ConfigMismatch { .. }
         | Refusal::Domain { .. }
+        | Refusal::Fresh { .. }
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
         | Refusal::AfterBoot { .. }

@@ -130,6 +130,7 @@ impl Serving {
             Arc::clone(&ready),
             &foundation,
             process.config.posture(),
+            core.attestation.require_fresh,
             Arc::clone(&readiness),
         ));
         let kms = KmsService::new(core, Arc::clone(&foundation), Arc::clone(&ready), Arc::clone(&meta))?;

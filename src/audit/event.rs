@@ -45,12 +45,24 @@ pub struct Subject {
     /// The domain of the app, unless it is the default one.
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<String>,
+    /// `true` if the caller proved by fresh evidence that it is this guest now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fresh: Option<bool>,
     /// Only of a refusal, because a receipt has no space for it; `mr_aggregated` covers the same registers.
     #[serde(skip_serializing_if = "Option::is_none")]
     mr_system: Option<String>,
     /// Only of a refusal; for a release, the last `started` says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<&'static str>,
+}
+
+/// How a caller proved which guest it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// By fresh evidence, in its session.
+    Fresh,
+    /// By the evidence in its certificate or certificate request alone.
+    Certificate,
 }
 
 /// The basis of a release.
@@ -87,6 +99,7 @@ impl Subject {
             policy_sha256: None,
             epochs: None,
             domain: None,
+            fresh: None,
             mr_system: None,
             policy: None,
         }
@@ -129,6 +142,13 @@ impl Subject {
     #[must_use]
     pub fn in_domain(self, domain: &DomainName) -> Self {
         Self { domain: domain.said().map(str::to_owned), ..self }
+    }
+
+    /// The same, of a caller that proved by fresh evidence that it is this guest now, or did not. Of one that did not nothing
+    /// is said, as before there was such evidence.
+    #[must_use]
+    pub fn proved(self, fresh: Proof) -> Self {
+        Self { fresh: (fresh == Proof::Fresh).then_some(true), ..self }
     }
 
     /// The same, with what only refusals say: `mr_system`, and the kind of the policy that refused.

@@ -6,6 +6,8 @@ use kms_attest::collateral::{
 };
 use kms_attest::trust::{TrustAnchors, TrustError};
 use kms_attest::verify::Verifier;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::file::{FileError, ca_file, read_file};
 use super::{Attestation, Attester, COLLATERAL, Core, Endpoint};
@@ -26,6 +28,42 @@ pub enum VerifierError {
     /// The client for collateral cannot be set up.
     #[error(transparent)]
     Collateral(#[from] EndpointError),
+}
+
+/// Who must bring fresh evidence, made for the session of the request: `core.attestation.require_fresh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RequireFresh {
+    /// Nobody. Whoever brings some is judged by it.
+    Off,
+    /// Apps, for keys and certificates.
+    Apps,
+    /// Apps and replicas.
+    All,
+}
+
+impl RequireFresh {
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// The names that there are.
+    pub fn parse(name: &str) -> Result<Self, &'static str> {
+        match name {
+            "off" => Ok(Self::Off),
+            "apps" => Ok(Self::Apps),
+            "all" => Ok(Self::All),
+            _ => Err("must be \"off\", \"apps\" or \"all\""),
+        }
+    }
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Apps => "apps",
+            Self::All => "all",
+        }
+    }
 }
 
 impl Attester {

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use super::RequireFresh;
 use super::reader::Section;
 use super::values;
 
@@ -38,6 +39,9 @@ pub struct DomainRules {
     /// The epoch of the root keys of its apps, unless the policy or an operator says it for the app: `current`, or a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_epoch: Option<DefaultEpoch>,
+    /// Which of its apps must bring fresh evidence; absent: those of `core.attestation.require_fresh`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require_fresh: Option<RequireFresh>,
 }
 
 /// The epoch of the root keys of a domain's apps.
@@ -109,6 +113,9 @@ fn domain(section: &mut Section<'_>) -> DomainSettings {
         rules: DomainRules {
             instance_scoped: section.optional("instance_scoped", values::boolean).unwrap_or_default(),
             default_epoch: section.optional("default_epoch", |value| DefaultEpoch::parse(&value)),
+            require_fresh: section.optional("require_fresh", |value| {
+                RequireFresh::parse(&values::string(value)?).map_err(str::to_owned)
+            }),
         },
     }
 }

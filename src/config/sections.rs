@@ -11,7 +11,7 @@ use super::layers::Layers;
 use super::reader::{ConfigError, Notice, Report, Section};
 use super::{
     AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
-    Ledger, Limits, LiteAttestation, Metrics, Origin, Profile, Rate, ReleaseStage, Witnesses,
+    Ledger, Limits, LiteAttestation, Metrics, Origin, Profile, Rate, ReleaseStage, RequireFresh, Witnesses,
 };
 use super::{
     bundle, consistency, domains, effective, ethereum, events, listeners, notify, production, traces, values,
@@ -199,7 +199,17 @@ fn attestation(section: &mut Section<'_>, pccs: Option<Value>, amd_kds: Option<V
     });
     let ca_file = section.path("ca_file");
     let is_offline = section.flag("offline");
-    Attestation { is_offline, pccs, amd_kds: amd_kds.unwrap_or_else(values::placeholder), tdx_root, ca_file }
+    let require_fresh = section.required("require_fresh", RequireFresh::Off, |value| {
+        RequireFresh::parse(&values::string(value)?).map_err(str::to_owned)
+    });
+    Attestation {
+        is_offline,
+        pccs,
+        amd_kds: amd_kds.unwrap_or_else(values::placeholder),
+        tdx_root,
+        ca_file,
+        require_fresh,
+    }
 }
 
 /// `core.attester.type`.

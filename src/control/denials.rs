@@ -85,6 +85,31 @@ impl Shown {
     }
 }
 
+/// What has become of the fresh evidence of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreshEvidence {
+    /// It brought none.
+    Absent,
+    /// The request was refused before it was looked at.
+    NotJudged,
+    /// It was refused.
+    Refused,
+    /// It was verified.
+    Verified,
+}
+
+impl FreshEvidence {
+    /// The name; empty without any.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "",
+            Self::NotJudged => "not_judged",
+            Self::Refused => "refused",
+            Self::Verified => "verified",
+        }
+    }
+}
+
 /// What a refusal is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concerns {
@@ -125,6 +150,8 @@ pub struct RefusedRequest<'a> {
     pub vm_config: &'a str,
     /// The root epoch and the app epoch that the request names.
     pub epochs: (Option<u32>, Option<u32>),
+    /// What has become of its fresh evidence.
+    pub fresh: FreshEvidence,
 }
 
 /// A refusal in the list.
@@ -166,6 +193,8 @@ pub struct RefusalRecord {
     pub vm_config: String,
     /// The root epoch and the app epoch that the last request named.
     pub epochs: (Option<u32>, Option<u32>),
+    /// What has become of the fresh evidence of the last request.
+    pub fresh: FreshEvidence,
 }
 
 impl RefusalRecord {
@@ -219,7 +248,7 @@ impl Denials {
         if let Some(known) = list.entries.iter_mut().rev().find(|entry| entry.dedup_key == dedup_key) {
             let record = Arc::make_mut(&mut known.record);
             (record.sequence, record.last, record.remote) = (sequence, now, refused.remote);
-            record.epochs = refused.epochs;
+            (record.epochs, record.fresh) = (refused.epochs, refused.fresh);
             record.count += 1;
             return (record.id, Novelty::Repeated);
         }
@@ -242,6 +271,7 @@ impl Denials {
             remedy: refused.remedy,
             identity: refused.identity.cloned(),
             epochs: refused.epochs,
+            fresh: refused.fresh,
             vm_config: if is_kept { refused.vm_config.to_owned() } else { String::new() },
             shown: is_kept.then_some(refused.shown),
         };

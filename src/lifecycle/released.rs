@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::admission::{App, Certificate, Decided, Kms, Permit, SelfAuthorization, StageRule};
-use crate::audit::{Audit, AuditError, Basis, Event, Leaf, Receipt, Subject};
+use crate::audit::{Audit, AuditError, Basis, Event, Leaf, Proof, Receipt, Subject};
 use crate::control::{Domains, Freeze, Freezes, NotFrozen};
 use crate::keys::epoch::RootEpoch;
 
@@ -95,13 +95,15 @@ impl<R> Released<R> {
             stage: shown.stage.name(),
             stage_rule: permit.stage_rule().map(StageRule::name),
         };
+        let proof = if permit.is_fresh() { Proof::Fresh } else { Proof::Certificate };
         let subject = Subject::new(identity, to)
             .relaxed(permit.relaxations())
             .showing(basis)
             .holding(shown.spki_sha256)
             .by_rules(permit.decided_by().digest)
             .of_epochs(permit.epochs())
-            .in_domain(permit.domain());
+            .in_domain(permit.domain())
+            .proved(proof);
         let receipt = match audit.record(event(subject.clone())).await {
             Ok(receipt) => receipt,
             Err(error) => return Err((NotReleased::Unrecorded(error), permit)),

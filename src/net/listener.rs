@@ -198,11 +198,16 @@ async fn open(
         (true, Some(acceptor), PlainHttp::Served | PlainHttp::Closed) => {
             let acceptor = acceptor.clone();
             let accept = async move { acceptor.accept(stream).await };
-            let (stream, certificate) = handshakes.run(address, accept).await?;
+            let tls::Accepted { stream, certificate, session } = handshakes.run(address, accept).await?;
             if certificate.as_ref().is_some_and(|certificate| !tls::is_current(certificate)) {
                 return Ok(Opened::Refused);
             }
-            Ok(Opened::Tls(Box::new(stream), Arc::new(Peer::new(certificate))))
+            let peer = Peer::new(certificate);
+            let peer = match session {
+                Some(session) => peer.in_session(session),
+                None => peer,
+            };
+            Ok(Opened::Tls(Box::new(stream), Arc::new(peer)))
         }
         (false, Some(_) | None, PlainHttp::Served) => Ok(Opened::Plain(stream)),
         (true, None, PlainHttp::Served | PlainHttp::Closed) | (false, Some(_) | None, PlainHttp::Closed) => {

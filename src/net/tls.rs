@@ -6,9 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
 use arc_swap::ArcSwap;
+use kms_attest::binding::session::spki_sha256;
 use kms_attest::certificate;
-use kms_attest::ra_tls::ParsedCertificate;
-use kms_attest::tls::ChainLimit;
+use kms_attest::ra_tls::{self, ParsedCertificate};
+use kms_attest::tls::{ChainLimit, exporter};
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
@@ -21,6 +22,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::sessions::Sessions;
+use crate::admission::Session;
 use crate::api::views::ServedCertificate;
 use crate::config;
 
@@ -33,10 +35,28 @@ pub enum TlsError {
     /// The temporary CA certificate cannot be parsed.
     #[error("the certificate of the temporary CA is unusable: {0}")]
     TempCa(webpki::Error),
+    /// The server certificate cannot be parsed.
+    #[error("the server certificate is unusable: {0}")]
+    Certificate(#[from] ra_tls::RaTlsError),
 }
 
 /// The server certificate for new handshakes; replacing it leaves open connections alone.
-pub struct Leaf(ArcSwap<CertifiedKey>);
+pub struct Leaf(ArcSwap<Served>);
+
+/// A server certificate with its key.
+struct Served {
+    certified: Arc<CertifiedKey>,
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    spki_sha256: [u8; 32],
+}
+
+impl Served {
+    fn new(certified: CertifiedKey) -> Result<Self, TlsError> {
+        let leaf = certified.end_entity_cert()?;
+        let spki_sha256 = spki_sha256(&ra_tls::spki_of(leaf)?);
+        Ok(Self { certified: Arc::new(certified), spki_sha256 })
+    }
+}
 
 impl Leaf {
     /// Serves `chain` (leaf first) with its PKCS#8 key.
@@ -56,7 +76,7 @@ impl Leaf {
         key: PrivateKeyDer<'static>,
     ) -> Result<Arc<Self>, TlsError> {
         let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?;
-        Ok(Arc::new(Self(ArcSwap::from_pointee(certified))))
+        Ok(Arc::new(Self(ArcSwap::from_pointee(Served::new(certified)?))))
     }
 
     /// Uses this certificate from the next handshake on.
@@ -72,7 +92,7 @@ impl Leaf {
 impl ServedCertificate for Leaf {
     fn expires_at(&self) -> Option<u64> {
         let served = self.0.load();
-        let der = served.cert.first()?;
+        let der = served.certified.cert.first()?;
         certificate::not_after(&certificate::pem(der)).ok()
     }
 }
@@ -85,13 +105,16 @@ impl fmt::Debug for Leaf {
 
 impl ResolvesServerCert for Leaf {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+        let served = self.0.load();
+        // Outside [`Acceptor::accept`] it is not used.
+        let _ = SHOWN.try_with(|shown| shown.borrow_mut().server_spki_sha256 = Some(served.spki_sha256));
+        Some(Arc::clone(&served.certified))
     }
 }
 
-fn certified(chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Result<CertifiedKey, TlsError> {
+fn certified(chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Result<Served, TlsError> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.to_vec()));
-    Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
+    Served::new(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
 }
 
 /// For the KMS phase: requests client certificates.
@@ -120,9 +143,28 @@ pub fn onboarding(leaf: Arc<Leaf>) -> Result<Acceptor, TlsError> {
 type Builder = rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>;
 
 tokio::task_local! {
-    /// What [`ClientCertificates`] has parsed in the handshake of this task, because rustls itself returns
-    /// only bytes.
-    static SHOWN: RefCell<Option<ParsedCertificate>>;
+    /// What both ends have shown in the handshake of this task.
+    static SHOWN: RefCell<Handshake>;
+}
+
+/// What rustls itself does not return.
+#[derive(Default)]
+struct Handshake {
+    /// What [`ClientCertificates`] has parsed.
+    client: Option<ParsedCertificate>,
+    /// The key of the certificate that [`Leaf`] has chosen.
+    server_spki_sha256: Option<[u8; 32]>,
+}
+
+/// A connection after its handshake.
+#[derive(Debug)]
+pub struct Accepted<IO> {
+    /// The connection.
+    pub stream: TlsStream<IO>,
+    /// The client's certificate.
+    pub certificate: Option<ParsedCertificate>,
+    /// What evidence can be bound to; `None` below TLS 1.3.
+    pub session: Option<Session>,
 }
 
 /// Accepts handshakes. Key exchange is X25519MLKEM768 with every client that supports it, although rustls
@@ -152,11 +194,11 @@ impl Acceptor {
         Ok(Self { hybrid: config(hybrid)?, classic: config(aws_lc_rs::default_provider())? })
     }
 
-    /// Does the handshake, and returns the connection with the client's parsed certificate.
+    /// Does the handshake.
     ///
     /// # Errors
     /// Those of the handshake and of the connection.
-    pub async fn accept<IO>(&self, stream: IO) -> io::Result<(TlsStream<IO>, Option<ParsedCertificate>)>
+    pub async fn accept<IO>(&self, stream: IO) -> io::Result<Accepted<IO>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -169,7 +211,8 @@ impl Acceptor {
             let stream = hello.into_stream(Arc::clone(config)).await;
             (stream, SHOWN.with(RefCell::take))
         };
-        let (stream, shown) = SHOWN.scope(RefCell::default(), handshake).await;
+        let (stream, Handshake { client: shown, server_spki_sha256 }) =
+            SHOWN.scope(RefCell::default(), handshake).await;
         let stream = stream?;
         // A resumed session brings the certificate of its first handshake, which was not parsed in this one.
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
@@ -178,7 +221,9 @@ impl Acceptor {
             (Some(leaf), Some(shown)) if shown.der() == &**leaf => Some(shown),
             (Some(leaf), _) => Some(ParsedCertificate::parse(leaf).map_err(io::Error::other)?),
         };
-        Ok((stream, certificate))
+        let exporter = exporter(stream.get_ref().1);
+        let session = exporter.zip(server_spki_sha256).map(|(exporter, spki)| Session::new(exporter, spki));
+        Ok(Accepted { stream, certificate, session })
     }
 }
 
@@ -285,7 +330,7 @@ impl ClientCertVerifier for ClientCertificates {
             self.chains_to_temp_ca(leaf, intermediates, now).map_err(|_| CertificateError::UnknownIssuer)?;
         }
         // Outside [`Acceptor::accept`] the certificate is not used.
-        let _ = SHOWN.try_with(|shown| shown.replace(Some(certificate)));
+        let _ = SHOWN.try_with(|shown| shown.borrow_mut().client = Some(certificate));
         Ok(ClientCertVerified::assertion())
     }
 

@@ -56,12 +56,13 @@ const NO_TOKEN: Outcome = Refused(Code::Unauthenticated, "this KMS asks for its 
 const WRONG_TOKEN: Outcome = Refused(Code::Unauthenticated, "this is not the onboarding token of this KMS");
 
 /// The main listener of a KMS with keys. Columns: no certificate, an unattested one, an attested app, an attested KMS.
-const SERVING: [Row<{ Certificate::ALL.len() }>; 12] = [
+const SERVING: [Row<{ Certificate::ALL.len() }>; 13] = [
     row(GetAppKey, Ask::Valid, [APP_WITHOUT_EVIDENCE, APP_WITHOUT_EVIDENCE, Answered, APP_UNREGISTERED]),
     row(KmsGetKmsKey, Ask::Valid, [NO_EVIDENCE, NO_EVIDENCE, NO_KMS, Answered]),
     row(GetAppEnvEncryptPubKey, Ask::Valid, [Answered, Answered, Answered, Answered]),
     row(GetMeta, Ask::Valid, [Answered, Answered, Answered, Answered]),
     row(GetTempCaCert, Ask::Valid, [Answered, Answered, Answered, Answered]),
+    row(KmsGetChallenge, Ask::Valid, [Answered, Answered, Answered, Answered]),
     row(SignCert, Ask::Valid, [Answered, Answered, Answered, Answered]),
     row(SignCert, Ask::ByStranger, [UNREGISTERED, UNREGISTERED, UNREGISTERED, UNREGISTERED]),
     row(SignCert, Ask::Unbound, [UNBOUND, UNBOUND, UNBOUND, UNBOUND]),
@@ -91,9 +92,10 @@ const GUARDED_ONBOARDING: [Row<{ Credential::ALL.len() }>; 4] = [
 ];
 
 /// The admin listener. Columns: no token, a wrong one, the right one.
-const ADMIN: [Row<{ Credential::ALL.len() }>; 13] = [
+const ADMIN: [Row<{ Credential::ALL.len() }>; 14] = [
     row(AdminClearImageCache, Ask::Valid, [Challenged, Challenged, Answered]),
     row(AdminGetKmsKey, Ask::Valid, [Challenged, Challenged, NO_EVIDENCE]),
+    row(AdminGetChallenge, Ask::Valid, [Challenged, Challenged, Answered]),
     row(Explain, Ask::Valid, [Challenged, Challenged, Answered]),
     row(ListDenials, Ask::Valid, [Challenged, Challenged, Answered]),
     row(Freeze, Ask::Valid, [Challenged, Challenged, Answered]),

@@ -27,6 +27,7 @@ mod ethereum;
 mod events;
 mod explain;
 mod freeze;
+mod fresh;
 mod fuzz_corpus;
 mod inventory;
 mod key_directory;

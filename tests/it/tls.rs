@@ -560,7 +560,7 @@ async fn the_certificate_is_swapped_under_open_connections() {
             let (tcp, _) = listener.accept().await.expect("a connection");
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let (stream, _) = acceptor.accept(tcp).await.expect("a handshake");
+                let stream = acceptor.accept(tcp).await.expect("a handshake").stream;
                 let (mut read, mut write) = tokio::io::split(stream);
                 tokio::io::copy(&mut read, &mut write).await
             });

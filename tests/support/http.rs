@@ -121,6 +121,7 @@ impl Caller {
                 server_certificate: None,
                 alpn: None,
                 version: None,
+                exporter: None,
             });
         }
         let name = ServerName::try_from(DOMAIN).expect("a name");
@@ -129,6 +130,7 @@ impl Caller {
         let server_certificate = tls.peer_certificates().map(|chain| chain[0].clone().into_owned());
         let alpn = tls.alpn_protocol().map(<[u8]>::to_vec);
         let version = tls.protocol_version();
+        let exporter = kms_attest::tls::exporter(tls);
         let is_http2 = alpn.as_deref() == Some(b"h2");
         Ok(Line {
             sender: Sender::open(stream, is_http2).await?,
@@ -136,6 +138,7 @@ impl Caller {
             server_certificate,
             alpn,
             version,
+            exporter,
         })
     }
 
@@ -226,6 +229,8 @@ pub struct Line {
     pub alpn: Option<Vec<u8>>,
     /// The negotiated TLS version.
     pub version: Option<rustls::ProtocolVersion>,
+    /// The channel binding of TLS 1.3.
+    pub exporter: Option<[u8; 32]>,
 }
 
 enum Sender {

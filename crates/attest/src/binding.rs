@@ -1,5 +1,7 @@
 //! Report data: the 64 bytes in a quote that bind it to a key or to an app's own data.
 
+pub mod session;
+
 use std::fmt;
 
 use sha2::{Digest, Sha256, Sha384, Sha512};

@@ -1,4 +1,4 @@
-//! Limits on the certificate chain that a TLS peer sends, checked before path building.
+//! Limits on the certificate chain that a TLS peer sends, checked before path building; and what identifies a session.
 //!
 //! Path building tries every order of certificates with the same name. Seventy similar certificates fit into
 //! one handshake and cost seconds of CPU time.
@@ -8,10 +8,23 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::{
-    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, OtherError, RootCertStore,
-    SignatureScheme, WantsVerifier,
+    CertificateError, ClientConfig, ConfigBuilder, ConnectionCommon, DigitallySignedStruct, Error,
+    OtherError, ProtocolVersion, RootCertStore, SignatureScheme, WantsVerifier,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+/// The label of the channel binding (RFC 9266, section 2).
+const EXPORTER: &[u8] = b"EXPORTER-Channel-Binding";
+
+/// The channel binding `tls-exporter` of a connection whose handshake is complete (RFC 9266): 32 bytes that only its two ends
+/// know, different for each connection, also when a session is resumed. `None` below TLS 1.3, where it is unique only with the
+/// extended master secret.
+pub fn exporter<D>(connection: &ConnectionCommon<D>) -> Option<[u8; 32]> {
+    match connection.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => connection.export_keying_material([0; 32], EXPORTER, None).ok(),
+        _ => None,
+    }
+}
 
 /// Limits on the intermediate certificates of a chain. The leaf has no limit here: it may contain evidence,
 /// and TLS limits the whole chain.

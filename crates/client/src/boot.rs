@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{ConnectError, Connection};
 use crate::epochs::Epochs;
+use crate::fresh::{self, Fresh};
 use crate::identity::IdentityError;
 use crate::proto::{AppKeyResponse, GetTempCaCertResponse};
 use crate::rpc::CallError;
@@ -137,7 +138,8 @@ pub enum AttemptError {
 ///
 /// Each URL is tried once, in order: `GetTempCaCert` over an unverified connection; a client certificate with
 /// a fresh attestation; a second connection whose server must chain to the received root CA, have the host's
-/// name and the usage `kms:rpc`, and whose attestation is verified; then `GetAppKey`. `key_provider_pin` is
+/// name and the usage `kms:rpc`, and whose attestation is verified; then `GetAppKey`, with fresh evidence if the server takes
+/// some. `key_provider_pin` is
 /// the root CA's public key (SubjectPublicKeyInfo DER) that the app requires. Without it, security rests on the
 /// measurement of the key provider that the caller makes afterwards.
 pub async fn fetch_app_keys(
@@ -226,7 +228,13 @@ impl Guest<'_> {
         let kms = Connection::open(url, Trust::RootCa(&temp_ca.ca_cert), Some(&identity)).await?;
         let server = kms.verify_server(self.attestation).await?;
 
-        let response = kms.app_key_at(self.vm_config, self.epochs).await?;
+        let fresh = match (kms.described().await, kms.client_public_key()) {
+            (Some(meta), Some(key)) if fresh::is_offered(&meta) => {
+                kms.fresh_evidence("KMS.GetAppKey", key, self.attester).await?
+            }
+            _ => Fresh::default(),
+        };
+        let response = kms.app_key_fresh(self.vm_config, self.epochs, fresh).await?;
         check_lengths(&response)?;
         let given = Epochs::from(&response);
         if let Some(asked) = self.epochs.filter(|asked| *asked != given) {

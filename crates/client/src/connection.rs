@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use kms_attest::tls::exporter;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{Mutex, oneshot};
@@ -35,6 +36,8 @@ pub struct Connection {
     pub(crate) sender: Sender,
     server_certificate: CertificateDer<'static>,
     server_public_key: Vec<u8>,
+    exporter: Option<[u8; 32]>,
+    client_public_key: Option<Vec<u8>>,
     /// Dropped with the connection, which tells the driver to finish.
     _open: oneshot::Sender<()>,
 }
@@ -94,7 +97,9 @@ impl Connection {
                 .connect(url.server_name().clone(), tcp)
                 .await
                 .map_err(ConnectError::Tls)?;
-            Self::start(url, stream).await
+            let opened = Self::start(url, stream).await?;
+            let client_public_key = identity.map(|identity| identity.key().spki_der().to_vec());
+            Ok(Self { client_public_key, ..opened })
         };
         timeout(limit, connecting).await.unwrap_or(Err(ConnectError::Timeout(limit)))
     }
@@ -110,6 +115,7 @@ impl Connection {
         let server_public_key =
             tls::public_key_of(&server_certificate).map_err(|_| ConnectError::NoCertificate)?;
         let http2 = tls.alpn_protocol() == Some(b"h2");
+        let exporter = exporter(tls);
 
         let (open, closed) = oneshot::channel();
         let io = TokioIo::new(stream);
@@ -130,7 +136,15 @@ impl Connection {
             tokio::spawn(drive(driver, closed));
             Sender::Http1(Mutex::new(sender))
         };
-        Ok(Self { url: url.clone(), sender, server_certificate, server_public_key, _open: open })
+        Ok(Self {
+            url: url.clone(),
+            sender,
+            server_certificate,
+            server_public_key,
+            exporter,
+            client_public_key: None,
+            _open: open,
+        })
     }
 
     /// The URL of the server.
@@ -147,6 +161,16 @@ impl Connection {
     /// proved.
     pub fn server_public_key(&self) -> &[u8] {
         &self.server_public_key
+    }
+
+    /// The public key of the client certificate that was shown on request (SubjectPublicKeyInfo DER).
+    pub fn client_public_key(&self) -> Option<&[u8]> {
+        self.client_public_key.as_deref()
+    }
+
+    /// The channel binding `tls-exporter` (RFC 9266); `None` below TLS 1.3.
+    pub(crate) fn exporter(&self) -> Option<&[u8; 32]> {
+        self.exporter.as_ref()
     }
 
     /// Whether the server chose HTTP/2.

@@ -6,6 +6,7 @@
 //! | [`source`] | a replica: root keys from a running KMS, over the connection that was attested |
 //! | [`sign`] | certificates for an app |
 //! | [`epochs`] | which of an app's keys are asked for |
+//! | [`fresh`] | evidence that is made for one call on one connection |
 //! | [`server`] | whether the server is a KMS |
 //! | [`identity`], [`tls`] | which server is accepted, which certificate the client shows |
 //! | [`connection`], [`rpc`], [`url`] | one TLS connection, bounded calls over it, its URL |
@@ -39,6 +40,7 @@ pub mod connection;
 pub mod environment;
 pub mod epochs;
 pub mod event_stream;
+pub mod fresh;
 pub mod identity;
 #[cfg(feature = "proof")]
 pub mod ledger;

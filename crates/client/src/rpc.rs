@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::connection::{Connection, Sender};
 use crate::epochs::Epochs;
+use crate::fresh::Fresh;
 use crate::operator::OperatorToken;
 use crate::proto::{
     AppId, AppKeyResponse, GetAppKeyRequest, GetMetaResponse, GetTempCaCertResponse, PublicKeyResponse,
@@ -22,6 +23,8 @@ use crate::text;
 
 /// The limit of one call, from the first byte sent to the last received.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The limit for a server's description. The peer's response waits for its authorization backend.
+const META_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest response body.
 pub const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
@@ -37,6 +40,8 @@ pub enum CallError {
         status: StatusCode,
         /// The server's error text, bounded and without control characters.
         message: String,
+        /// The code of the refusal, if the server gives one.
+        code: Option<String>,
         /// The id under which the server keeps the refusal, if it has one.
         denial_id: Option<String>,
     },
@@ -154,6 +159,12 @@ impl Connection {
         self.call("GetMeta", &()).await
     }
 
+    /// The same for a guest that only looks at what is offered: `None` if it does not come in time.
+    pub(crate) async fn described(&self) -> Option<GetMetaResponse> {
+        let meta = self.call_within(META_TIMEOUT, "GetMeta", &()).await;
+        meta.inspect_err(|error| tracing::debug!(%error, "the KMS does not describe itself")).ok()
+    }
+
     /// The public temporary CA and the root certificate. Needs no credentials, and proves nothing.
     pub async fn temp_ca_cert(&self) -> Result<GetTempCaCertResponse, CallError> {
         self.call("GetTempCaCert", &()).await
@@ -186,11 +197,23 @@ impl Connection {
         vm_config: &str,
         epochs: Option<Epochs>,
     ) -> Result<AppKeyResponse, CallError> {
+        self.app_key_fresh(vm_config, epochs, Fresh::default()).await
+    }
+
+    /// The same, with fresh evidence for this call ([`Connection::fresh_evidence`] for `KMS.GetAppKey`).
+    pub async fn app_key_fresh(
+        &self,
+        vm_config: &str,
+        epochs: Option<Epochs>,
+        fresh: Fresh,
+    ) -> Result<AppKeyResponse, CallError> {
         let request = GetAppKeyRequest {
             api_version: 1,
             vm_config: vm_config.to_owned(),
             root_epoch: epochs.map(|epochs| epochs.root),
             app_epoch: epochs.map(|epochs| epochs.app),
+            challenge: fresh.challenge,
+            fresh_evidence: fresh.evidence,
         };
         self.call("GetAppKey", &request).await
     }
@@ -283,8 +306,9 @@ pub(crate) async fn accepted(
     if status.is_success() {
         return Ok(response);
     }
-    let Reason { message, denial_id } = reason(&read_bounded(method, response, MAX_RESPONSE_BYTES).await?);
-    Err(CallError::Refused { method: method.to_owned(), status, message, denial_id })
+    let Reason { message, code, denial_id } =
+        reason(&read_bounded(method, response, MAX_RESPONSE_BYTES).await?);
+    Err(CallError::Refused { method: method.to_owned(), status, message, code, denial_id })
 }
 
 /// Reads the body into memory that is wiped, because it may hold keys.
@@ -315,6 +339,7 @@ pub(crate) async fn read_bounded(
 /// Why a server refuses, in its own words.
 struct Reason {
     message: String,
+    code: Option<String>,
     denial_id: Option<String>,
 }
 
@@ -324,24 +349,27 @@ fn reason(body: &[u8]) -> Reason {
     struct ErrorBody {
         error: String,
         #[serde(default)]
+        code: serde_json::Value,
+        #[serde(default)]
         denial_id: serde_json::Value,
     }
-    let (line, denial_id) = match kms_attest::json::from_utf8::<ErrorBody>(body) {
+    let (line, code, denial_id) = match kms_attest::json::from_utf8::<ErrorBody>(body) {
         Ok(body) => {
             let id = match body.denial_id {
                 serde_json::Value::String(id) => Some(text::printable(&id)),
                 serde_json::Value::Number(id) => Some(id.to_string()),
                 _ => None,
             };
-            (text::printable(&body.error), id)
+            let code = body.code.as_str().map(text::printable);
+            (text::printable(&body.error), code, id)
         }
         Err(_) => {
             let start = &body[..body.len().min(4 * text::MAX_CHARS)];
-            (text::printable(&String::from_utf8_lossy(start)), None)
+            (text::printable(&String::from_utf8_lossy(start)), None, None)
         }
     };
     let message = if line.is_empty() { "no reason given".to_owned() } else { line };
-    Reason { message, denial_id }
+    Reason { message, code, denial_id }
 }
 
 #[cfg(test)]
@@ -400,7 +428,7 @@ mod tests {
             let server =
                 TestServer::answering(move || Reply::Status(status, body.clone().into_bytes())).await;
             let error = server.connect().await.meta().await.expect_err("refused");
-            let CallError::Refused { method, status: got, message, denial_id } = error else {
+            let CallError::Refused { method, status: got, message, denial_id, .. } = error else {
                 panic!("{error}")
             };
             assert_eq!((method.as_str(), got.as_u16(), message.as_str()), ("GetMeta", status, expected));

@@ -21,6 +21,7 @@ use self::error::unanswered;
 pub use self::handover::RootKeyParts;
 use self::handover::Shown;
 use crate::connection::Connection;
+use crate::fresh::{self, Fresh};
 use crate::operator::OperatorToken;
 use crate::proto::{GetKmsKeyRequest, GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse};
 use crate::rpc::CallError;
@@ -55,7 +56,14 @@ pub async fn receive_root_keys<E>(
     let identity = ClientIdentity::attested(&temp_ca, attester).await?;
     let attested = Trust::PublicKey(first.connection.server_public_key());
     let second = open(source, "GetKmsKey", attested, Some(&identity)).await?;
-    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned(), epochs: true };
+    let fresh = match (&meta, second.client_public_key()) {
+        (Some(meta), Some(key)) if fresh::is_offered(meta) => {
+            let fresh = second.fresh_evidence("KMS.GetKmsKey", key, attester).await;
+            fresh.map_err(unanswered("GetKmsKey"))?
+        }
+        _ => Fresh::default(),
+    };
+    let request = request(vm_config, fresh);
     let response: KmsKeyResponse =
         second.call("GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
     RootKeyParts::parse(&response, &Shown::Answers { temp_ca: &temp_ca, meta: meta.as_ref() })
@@ -81,10 +89,25 @@ pub async fn receive_root_keys_as_operator<E>(
     let connection = open(source, "GetKmsKey", Trust::DangerousAnyServer, Some(&identity)).await?;
     let verified = verify(&connection, verifier).await?;
     authorize(&verified).await.map_err(SourceError::NotAllowed)?;
-    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned(), epochs: true };
-    let response: KmsKeyResponse =
-        connection.call_as_operator(token, "GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
+    // Nothing on an admin listener says what it takes, so fresh evidence is made when it is asked for.
+    let ask = async |fresh| -> Result<KmsKeyResponse, CallError> {
+        connection.call_as_operator(token, "GetKmsKey", &request(vm_config, fresh)).await
+    };
+    let response = match ask(Fresh::default()).await {
+        Err(error) if fresh::is_required(&error) => {
+            let key = identity.key().spki_der();
+            let fresh = connection.fresh_evidence_as_operator(token, "Admin.GetKmsKey", &key, attester).await;
+            ask(fresh.map_err(unanswered("GetKmsKey"))?).await
+        }
+        answered => answered,
+    };
+    let response = response.map_err(unanswered("GetKmsKey"))?;
     RootKeyParts::parse(&response, &Shown::Certificate(connection.server_certificate()))
+}
+
+fn request(vm_config: &str, fresh: Fresh) -> GetKmsKeyRequest {
+    let vm_config = vm_config.to_owned();
+    GetKmsKeyRequest { vm_config, epochs: true, challenge: fresh.challenge, fresh_evidence: fresh.evidence }
 }
 
 /// A running KMS with a verified certificate, and the connection that showed it. Nothing has been requested

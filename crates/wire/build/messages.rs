@@ -4,7 +4,7 @@ use prost_build::Config;
 use prost_types::FileDescriptorSet;
 use prost_types::field_descriptor_proto::{Label, Type};
 
-use crate::omitted::EPOCH_FIELDS;
+use crate::omitted::OMITTED_FIELDS;
 
 /// Messages with secrets: no derived `Debug`, wiped on drop (`src/message.rs`).
 const SECRET_MESSAGES: [&str; 7] = [
@@ -41,9 +41,13 @@ fn json_form(message: &str, field: &prost_types::FieldDescriptorProto) -> &'stat
     if message == "AttestationInfoResponse" && field.name() == "tee_variant" {
         return r#"#[serde(flatten, with = "crate::message::json::tee_variant")]"#;
     }
-    if EPOCH_FIELDS.contains(&field.name()) {
+    if OMITTED_FIELDS.contains(&field.name()) {
         return match (field.r#type(), field.label()) {
             (_, Label::Repeated) => r#"#[serde(default, skip_serializing_if = "Vec::is_empty")]"#,
+            (Type::Bytes, _) => {
+                r#"#[serde(default, with = "crate::message::json::hex_bytes", skip_serializing_if = "Vec::is_empty")]"#
+            }
+            (Type::String, _) => r#"#[serde(default, skip_serializing_if = "String::is_empty")]"#,
             (Type::Bool, _) => r#"#[serde(default, skip_serializing_if = "std::ops::Not::not")]"#,
             _ => {
                 r#"#[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::message::json::optional_number")]"#

@@ -13,7 +13,7 @@ mod generated {
 }
 pub use generated::*;
 
-pub use self::omitted::EPOCH_FIELDS;
+pub use self::omitted::OMITTED_FIELDS;
 
 /// Messages with secrets print their name only and are wiped when dropped.
 macro_rules! secret_message {

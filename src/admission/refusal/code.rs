@@ -47,6 +47,18 @@ pub enum RefusalCode {
     IdentityMalformed,
     /// The request's VM configuration is not that of the evidence.
     VmConfigMismatch,
+    /// No fresh evidence came, and it is required.
+    FreshEvidenceRequired,
+    /// The connection has no session that evidence can be bound to.
+    FreshEvidenceNotPossible,
+    /// The challenge is not one of this connection, or was used.
+    ChallengeUnknown,
+    /// The challenge is too old.
+    ChallengeExpired,
+    /// The fresh evidence is bound to another challenge, connection, key or method.
+    FreshEvidenceNotBound,
+    /// The fresh evidence is of another guest.
+    FreshEvidenceMismatch,
     /// An operator has frozen it.
     Frozen,
     /// Policy said no.
@@ -93,6 +105,12 @@ impl RefusalCode {
             Self::TcbRevoked => "tcb_revoked",
             Self::IdentityMalformed => "identity_malformed",
             Self::VmConfigMismatch => "vm_config_mismatch",
+            Self::FreshEvidenceRequired => "fresh_evidence_required",
+            Self::FreshEvidenceNotPossible => "fresh_evidence_not_possible",
+            Self::ChallengeUnknown => "challenge_unknown",
+            Self::ChallengeExpired => "challenge_expired",
+            Self::FreshEvidenceNotBound => "fresh_evidence_not_bound",
+            Self::FreshEvidenceMismatch => "fresh_evidence_mismatch",
             Self::Frozen => "frozen",
             Self::Denied(code) => code.name(),
             Self::Domain(code) => code.name(),

@@ -27,6 +27,8 @@ pub enum Step {
     Identity,
     /// Its domain admits it.
     Domain,
+    /// It is proved on this connection, by fresh evidence, where that is required.
+    Session,
     /// No operator has frozen it.
     Frozen,
     /// The policy allows it.
@@ -43,7 +45,7 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order in which they are reported.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::SelfAuthorization,
         Self::Evidence,
         Self::Platform,
@@ -56,6 +58,7 @@ impl Step {
         Self::TcbStatus,
         Self::Identity,
         Self::Domain,
+        Self::Session,
         Self::Frozen,
         Self::Policy,
         Self::Stage,
@@ -78,6 +81,7 @@ impl Step {
             Self::TcbStatus => "tcb_status",
             Self::Identity => "identity",
             Self::Domain => "domain",
+            Self::Session => "session",
             Self::Frozen => "frozen",
             Self::Policy => "policy",
             Self::Stage => "stage",

@@ -64,5 +64,6 @@ pub(super) fn record(denial: &RefusalRecord) -> DenialRecord {
         explainable: denial.shown.is_some(),
         root_epoch: denial.epochs.0,
         app_epoch: denial.epochs.1,
+        fresh_evidence: denial.fresh.name().to_owned(),
     }
 }

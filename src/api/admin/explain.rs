@@ -16,10 +16,10 @@ use kms_policy::remedy::{self, merged};
 use self::checklist::Checklist;
 use super::denials::record;
 use super::{AdminService, shown};
-use crate::admission::{AskedEpochs, RefusalCode, Step};
+use crate::admission::{AskedEpochs, Freshness, RefusalCode, Step};
 use crate::api::Caller;
 use crate::audit::Event;
-use crate::control::{DenialId, RefusalRecord, Shown};
+use crate::control::{DenialId, FreshEvidence, RefusalRecord, Shown};
 use crate::error::{Error, Result};
 use crate::proto::{Difference, ExplainRequest, ExplainResponse, NearestEntry, Remedy};
 
@@ -31,6 +31,17 @@ struct Question {
     denial: Option<Arc<RefusalRecord>>,
     /// For the audit log.
     input: String,
+}
+
+impl Question {
+    /// What is known of the caller's fresh evidence. Its session is over, so it cannot be verified again.
+    fn freshness(&self) -> Freshness {
+        match self.denial.as_ref().map(|denial| denial.fresh) {
+            Some(FreshEvidence::Absent) => Freshness::Absent,
+            Some(FreshEvidence::Verified) => Freshness::WasVerified,
+            Some(FreshEvidence::Refused | FreshEvidence::NotJudged) | None => Freshness::Unknown,
+        }
+    }
 }
 
 /// The results beside the list of checks.

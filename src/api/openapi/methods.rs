@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::operation::{Answer, Bodies, Content, Operation, Verb};
 use crate::api::{METHODS, Row};
-use crate::proto::{DESCRIPTORS, EPOCH_FIELDS};
+use crate::proto::{DESCRIPTORS, OMITTED_FIELDS};
 
 /// Compiled in for its comments, which the descriptors lack.
 const PROTO: &str = include_str!("../../../proto/kms.proto");
@@ -22,7 +22,7 @@ const PROTOBUF: &str = "application/octet-stream";
 enum Way {
     /// Numbers may be decimal text, and fields may be missing.
     Request,
-    /// Every field is present, except [`EPOCH_FIELDS`].
+    /// Every field is present, except [`OMITTED_FIELDS`].
     Response,
 }
 
@@ -128,7 +128,7 @@ impl Proto<'_> {
         }
         if way == Way::Response {
             let names = message.field.iter().map(|field| field.name());
-            schema["required"] = names.filter(|name| !EPOCH_FIELDS.contains(name)).collect();
+            schema["required"] = names.filter(|name| !OMITTED_FIELDS.contains(name)).collect();
         }
         schema
     }
@@ -168,7 +168,7 @@ fn field_schema(field: &FieldDescriptorProto, way: Way) -> Value {
     let is_message = field.r#type() == Type::Message;
     match field.label() {
         Label::Repeated => json!({ "type": "array", "items": one }),
-        _ if way == Way::Response && EPOCH_FIELDS.contains(&field.name()) => one,
+        _ if way == Way::Response && OMITTED_FIELDS.contains(&field.name()) => one,
         _ if field.proto3_optional() || is_message => json!({ "anyOf": [one, { "type": "null" }] }),
         _ => one,
     }

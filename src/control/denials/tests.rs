@@ -20,6 +20,7 @@ fn refused<'a>(identity: Option<&'a Identity>, remote: [u8; 4], evidence: usize)
         shown: Shown::Certificate(vec![7; evidence]),
         vm_config: "",
         epochs: (None, None),
+        fresh: FreshEvidence::Absent,
     }
 }
 

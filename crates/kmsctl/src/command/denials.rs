@@ -62,6 +62,7 @@ impl Denials {
                 for (label, text) in [
                     ("expected", &denial.expected),
                     ("found   ", &denial.actual),
+                    ("fresh   ", &denial.fresh_evidence),
                     ("remedy  ", &denial.remedy),
                 ] {
                     if !text.is_empty() {

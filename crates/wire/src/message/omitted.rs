@@ -1,5 +1,14 @@
 //! The fields that JSON omits while they are empty.
 
-/// Fields of epochs, in any message: callers that know no epochs read and write the same bytes as before.
-pub const EPOCH_FIELDS: [&str; 6] =
-    ["root_epoch", "app_epoch", "identity_epoch", "previous", "epochs", "log_key_changes"];
+/// Fields of epochs and of fresh evidence, in any message: callers that do not know them read and write the same bytes as
+/// before.
+pub const OMITTED_FIELDS: [&str; 8] = [
+    "root_epoch",
+    "app_epoch",
+    "identity_epoch",
+    "previous",
+    "epochs",
+    "log_key_changes",
+    "challenge",
+    "fresh_evidence",
+];

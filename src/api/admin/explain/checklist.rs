@@ -175,6 +175,9 @@ fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
         };
         return Some(format!("kmsctl unfreeze {}{value}{end}", scope.name().replace('_', "-")));
     }
+    if let Refusal::Fresh { fault, .. } = refusal {
+        return Some(fault.remedy().to_owned());
+    }
     let hint = match code {
         RefusalCode::NoAttestation => {
             "connect with an RA-TLS client certificate that carries evidence, and let no proxy terminate TLS"
@@ -219,6 +222,12 @@ fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
         | RefusalCode::TcbStatusUnknown
         | RefusalCode::TcbRevoked
         | RefusalCode::IdentityMalformed
+        | RefusalCode::FreshEvidenceRequired
+        | RefusalCode::FreshEvidenceNotPossible
+        | RefusalCode::ChallengeUnknown
+        | RefusalCode::ChallengeExpired
+        | RefusalCode::FreshEvidenceNotBound
+        | RefusalCode::FreshEvidenceMismatch
         | RefusalCode::Frozen
         | RefusalCode::PolicyUnavailable
         | RefusalCode::OwnEvidenceUnavailable

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use super::checklist::{Checklist, KeyBinding, NO_KEY};
 use super::observer::Explanation;
 use super::{AdminService, Found, Question};
-use crate::admission::{Carrier, EvidenceRefusal, Refusal, Step};
+use crate::admission::{Asked, Carrier, EvidenceRefusal, Refusal, Step};
 use crate::control::Shown;
 
 impl Question {
@@ -69,9 +69,8 @@ impl AdminService {
     ) -> Found {
         evidence_held(list, verified, question.binding());
         let mut explanation = Explanation::new(list, verified.stage());
-        self.explainer
-            .explain(verified, question.role, &question.vm_config, question.epochs, &mut explanation)
-            .await;
+        let asked = Asked { vm_config: &question.vm_config, epochs: question.epochs, fresh: None };
+        self.explainer.explain(verified, question.role, asked, question.freshness(), &mut explanation).await;
         explanation.found()
     }
 }

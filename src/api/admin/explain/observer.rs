@@ -10,7 +10,7 @@ use kms_policy::{Denial, DenialCode, Policy, Subject};
 
 use super::Found;
 use super::checklist::Checklist;
-use crate::admission::{Observer, Passed, Placed, Refusal, Relaxations, Step, Until, dotted};
+use crate::admission::{Observer, Passed, Placed, Proved, Refusal, Relaxations, Step, Until, dotted};
 use crate::os_image::OsImageError;
 
 /// How long an explanation waits for an OS image; the download continues without it.
@@ -106,6 +106,19 @@ impl Observer for Explanation<'_> {
                     self.list.pass(Step::Domain, name, "the domain of the app admits it");
                 }
             }
+            Passed::Session(Proved::Fresh) => {
+                self.list.pass(
+                    Step::Session,
+                    "",
+                    "fresh evidence was verified in the session of the request",
+                );
+            }
+            Passed::Session(Proved::Unknown) => {
+                self.list
+                    .skip(Step::Session, "fresh evidence is required, and its session is not known here");
+            }
+            // Not listed where nothing is required.
+            Passed::Session(Proved::Certificate) => {}
             Passed::NotFrozen => self.list.pass(Step::Frozen, "", "not frozen"),
             Passed::Policy if self.rules.is_empty() => {
                 self.list.pass(Step::Policy, "", "the policy allows it");
