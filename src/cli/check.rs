@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use kms_policy::Policy;
+use kms_policy::bundle::Bundled;
 use kms_policy::review::Review;
 
 use super::findings::{Findings, Level};
@@ -177,7 +178,13 @@ fn keys(prospect: Prospect, config: &Config, found: &mut Findings) {
 
 fn decides(policy: &Policy, found: &mut Findings) {
     found.fact("policy", policy.kind());
-    if let Some(error) = policy.last_error() {
+    let is_fetched =
+        |bundled: &Bundled| bundled.bundle().is_none() && bundled.settings().source.kind() == "server";
+    if policy.bundled().is_some_and(is_fetched) {
+        found.warn(
+            "no signed bundle is kept yet: a start asks its source, and denies everyone until that gives one",
+        );
+    } else if let Some(error) = policy.last_error() {
         found.useless(format!("the policy would deny everyone: {error}"));
     }
     if let Some(relaxation) = policy.relaxation() {

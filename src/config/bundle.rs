@@ -74,6 +74,13 @@ fn number(value: Value) -> Result<u64, String> {
 
 /// Refuses what would make the rule of two owners ineffective.
 pub(super) fn check(bundle: &Bundle, owners: OwnerRule, report: &mut Report) {
+    if bundle.source == BundleSource::Operators {
+        report.notice(
+            "core.auth_api.bundle.source",
+            "is empty, so operators push bundles, which they can only when keys are served: until then everything is denied, \
+             also the bootstrap. Name a source for the first one",
+        );
+    }
     let is_automatic = bundle.activation == Activation::Automatic && bundle.source != BundleSource::Operators;
     if is_automatic && bundle.keys.threshold() < 2 && matches!(owners, OwnerRule::TwoOwners { .. }) {
         report.find(

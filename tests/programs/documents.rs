@@ -80,6 +80,9 @@ const NOT_RUN: &[(&str, &str)] = &[
         "kms -c kms.toml collateral import bundle.json",
         "for a node that is stopped; tests/programs/collateral.rs runs it",
     ),
+    ("kmsctl policy push prod-2.bundle", "its KMS pins the signers; tests/it/bundles.rs pushes one"),
+    ("kmsctl policy fetch", "as above"),
+    ("kmsctl policy activate DIGEST --shadow 10m", "as above"),
     (
         "kmsctl explain --denial 8d41f0c2a97b",
         "the id of a refusal that happened elsewhere; tests/kmsctl_operator.rs explains one",

@@ -310,3 +310,62 @@ async fn policy_check_refuses_what_would_deny_everything() {
     let ran = check(&["/nowhere/auth-config.json"]).await;
     assert!(ran.code == 1 && ran.err.contains("/nowhere/auth-config.json cannot be read"), "{}", ran.text());
 }
+
+/// The arguments of `kms policy`, run to the end.
+async fn policy(arguments: &[&str]) -> Ran {
+    finish(command(&[&["policy"], arguments].concat()), String::new()).await
+}
+
+#[tokio::test]
+async fn bundles_are_made_signed_by_several_and_checked() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| home.path().join(name).display().to_string();
+    let allowlist = AllowlistFile::new(home.path().join("auth-config.json"));
+    let rules = allowlist.path().display().to_string();
+    let done = async |arguments: &[&str]| {
+        let ran = policy(arguments).await;
+        assert_eq!(ran.code, 0, "{arguments:?}: {}{}", ran.out, ran.err);
+        ran.out
+    };
+    let key = async |name: &str| {
+        let file = path(&format!("{name}.key"));
+        let vkey = done(&["keygen", "--name", &format!("team/{name}"), "--out", &file]).await;
+        assert_eq!(fs::metadata(&file).expect("a key").permissions().mode() & 0o777, 0o600);
+        assert_eq!(policy(&["keygen", "--name", "team/x", "--out", &file]).await.code, 1, "kept");
+        (file, vkey.trim().to_owned())
+    };
+    let ((ann, ann_key), (bob, bob_key)) = (key("ann").await, key("bob").await);
+    let (first, second) = (path("1.bundle"), path("2.bundle"));
+    let signed = async |more: &[&str]| {
+        let mut arguments = vec!["sign", &*rules, "--key", &*ann, "--expires", "90d"];
+        arguments.extend(more);
+        policy(&arguments).await.code
+    };
+    assert_eq!(signed(&["--name", "prod", "--out", &first]).await, 0);
+    done(&["sign", &first, "--key", &bob, "--out", &first]).await;
+    assert_eq!(signed(&["--previous", &first, "--out", &second]).await, 0);
+    let shown: Value = serde_json::from_str(&done(&["show", &second, "--json"]).await).expect("JSON");
+    assert_eq!(
+        (&shown["serial"], &shown["name"], &shown["verified"]),
+        (&json!(2), &json!("prod"), &json!(false))
+    );
+    let before: Value = serde_json::from_str(&done(&["show", &first, "--json"]).await).expect("JSON");
+    assert_eq!(shown["previous"], before["digest"]);
+    let check = async |file: &str| {
+        let keys = ["--signer", &ann_key, "--signer", &bob_key, "--threshold", "2"];
+        policy(&[&["check", file, "--json"], &keys[..]].concat()).await
+    };
+    let checked = check(&first).await;
+    assert_eq!(checked.code, 0, "{}", checked.err);
+    let checked: Value = serde_json::from_str(&checked.out).expect("JSON");
+    assert_eq!(checked["bundle"]["signers"], json!(["team/ann", "team/bob"]));
+    let ran = check(&second).await;
+    assert!(ran.code == 1 && ran.err.contains("1 of the pinned keys"), "{}", ran.err);
+    let foreign = path("agent-attestation-allowlist.json");
+    let text = json!({ "version": "1.0", "release_tag": "v1", "quote_measurements": { "rtmr0": "00" } });
+    fs::write(&foreign, text.to_string()).expect("a file");
+    let arguments = ["sign", &foreign, "--key", &ann, "--name", "x", "--expires", "1d", "--out", &second];
+    let ran = policy(&arguments).await;
+    assert!(ran.code == 1 && ran.err.contains("without its MRTD"), "{}", ran.err);
+}

@@ -28,7 +28,7 @@ pub enum Policy {
     /// A file defines the rules.
     Allowlist(Allowlist),
     /// The signed bundle in force defines the rules.
-    Bundled(Bundled),
+    Bundled(Box<Bundled>),
     /// An HTTP service decides.
     Webhook(Webhook),
     /// A contract on a chain decides.
@@ -50,7 +50,7 @@ impl Policy {
             AuthApi::Allowlist { path, empty_devices } => {
                 Self::Allowlist(Allowlist::open(path.clone(), *empty_devices))
             }
-            AuthApi::Bundle(bundle) => Self::Bundled(Bundled::new((**bundle).clone())),
+            AuthApi::Bundle(bundle) => Self::Bundled(Box::new(Bundled::new((**bundle).clone()))),
             AuthApi::Webhook(webhook) => Self::Webhook(Webhook::new(webhook)?),
             AuthApi::Ethereum(chain) => Self::Ethereum(Box::new(Ethereum::new(chain)?)),
         })
@@ -198,7 +198,7 @@ impl Policy {
     /// The policy of signed bundles, if they define the rules.
     pub fn bundled(&self) -> Option<&Bundled> {
         match self {
-            Self::Bundled(policy) => Some(policy),
+            Self::Bundled(policy) => Some(policy.as_ref()),
             Self::AllowAll(_) | Self::Allowlist(_) | Self::Webhook(_) | Self::Ethereum(_) => None,
         }
     }

@@ -131,6 +131,10 @@ impl PolicyService {
 
     fn file(&self) -> Result<&PathBuf> {
         self.file.as_ref().ok_or_else(|| {
+            if self.foundation.policy.bundled().is_some() {
+                let text = "signed bundles have the rules: push one with kmsctl policy push";
+                return Error::new(Code::Conflict, text).because("not_configured");
+            }
             let kind = self.foundation.policy.kind();
             let text = format!(
                 "core.auth_api.type is \"{kind}\": an allowlist can be uploaded only where it is \"allowlist\""

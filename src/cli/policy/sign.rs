@@ -11,12 +11,15 @@ use clap::Args;
 use kms_attest::identity::DomainName;
 use kms_attest::small_file::small_file;
 use kms_policy::bundle::{Header, SecretKey, UnverifiedBundle, add_signature, sign};
+use kms_policy::review::Review;
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
 use super::{bundle, read};
 use crate::clock::unix_now;
+use crate::config::EmptyDevices;
 
 /// The largest file of a key.
 const MAX_KEY: u64 = 4096;
@@ -89,7 +92,10 @@ impl Sign {
         let content = read(&self.file)?;
         let signed = match bundle::is_bundle(&content) {
             true => self.add(&content, &key)?,
-            false => sign(&self.header()?, &content, &key)?,
+            false => {
+                reviewed(&content)?;
+                sign(&self.header()?, &content, &key)?
+            }
         };
         std::fs::write(&self.out, &signed)
             .with_context(|| format!("{} cannot be written", self.out.display()))?;
@@ -131,6 +137,24 @@ impl Sign {
         Header::new(name, domain, serial, (not_before, expires), digest)
             .map_err(|error| anyhow!("the header of the bundle {error}"))
     }
+}
+
+/// Shows the warnings about an allowlist.
+///
+/// # Errors
+/// It could not be used; or it is the list of a release of another system, from which no rule follows.
+fn reviewed(content: &[u8]) -> anyhow::Result<()> {
+    let value: Value = kms_attest::json::from_utf8(content).unwrap_or_default();
+    if value.get("quote_measurements").is_some() && value.get("release_tag").is_some() {
+        bail!(
+            "this is an agent-attestation-allowlist.json: it has RTMR0 to RTMR3 of one VM, without its MRTD, its compose hash and \
+             an app, so no rule of an auth-config.json follows from it. Name the image in osImages, and the app by its compose \
+             hash"
+        );
+    }
+    let review = Review::of(content, EmptyDevices::NoDevice);
+    super::print(&review);
+    if review.is_usable() { Ok(()) } else { bail!("the file could not be used: it would deny everything") }
 }
 
 fn secret_key(path: &Path) -> anyhow::Result<SecretKey> {

@@ -295,7 +295,12 @@ impl BundleKeeper {
                 self.bundled().put_in_force(bundle, SystemTime::now());
                 Ok((Offered::InForce, digest))
             }
-            Standing::Pending => Ok((Offered::Waits, digest)),
+            Standing::Pending => {
+                if author.is_none() {
+                    self.now_of_source(&mut state, digest, origin).await?;
+                }
+                Ok((Offered::Waits, digest))
+            }
             Standing::New => {
                 let now = unix_now();
                 if bundle.header().expires() <= now {
@@ -317,6 +322,24 @@ impl BundleKeeper {
                 Ok((Offered::Waits, digest))
             }
         }
+    }
+
+    /// What an operator brought is now in the source too, so the configuration says whether it decides at once.
+    async fn now_of_source(
+        &self,
+        state: &mut State,
+        digest: BundleDigest,
+        origin: Origin,
+    ) -> Result<(), OfferError> {
+        let mut record = state.record.clone();
+        let digest = digest.to_string();
+        let seen = record.seen.iter_mut().find(|seen| seen.digest == digest && seen.origin != origin.name());
+        if let Some(seen) = seen {
+            origin.name().clone_into(&mut seen.origin);
+            self.replace(&record).await?;
+            state.record = record;
+        }
+        Ok(())
     }
 
     /// The bundle in force stays; operators are told until one with a higher serial is in force.
@@ -500,7 +523,7 @@ impl BundleKeeper {
     fn measure(&self) {
         let in_force = self.bundled().bundle();
         let header = in_force.as_ref().map(|in_force| in_force.bundle.header());
-        let left = header.map(|header| header.expires() as i64 - unix_now() as i64);
+        let left = header.map(|header| header.expires().cast_signed() - unix_now().cast_signed());
         self.metrics.set_policy_bundle(
             &self.domain,
             BundleMeasured {

@@ -97,6 +97,9 @@ struct State {
     source: String,
     editable: bool,
     message: Option<String>,
+    /// Older versions have none.
+    #[serde(default)]
+    bundle: Option<bundles::Bundle>,
     document: Option<Value>,
     shadow: Option<Shadow>,
     relaxed: bool,
@@ -227,6 +230,9 @@ fn shown(page: &mut Page, state: &State) {
     }
     if let Some(since) = &state.loaded_at {
         page.field("in force since", printable(since));
+    }
+    if let Some(bundle) = &state.bundle {
+        bundles::of_bundle(page, "signed bundle", bundle);
     }
     if let Some(message) = &state.message {
         page.field("note", printable(message));

@@ -175,3 +175,6 @@ fn same_scheme(attempt: Attempt<'_>) -> redirect::Action {
         _ => attempt.stop(),
     }
 }
+
+#[cfg(test)]
+mod tests;

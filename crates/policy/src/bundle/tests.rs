@@ -35,7 +35,7 @@ fn policy() -> String {
 }
 
 fn header(domain: &str, serial: u64) -> Header {
-    let previous = (serial > 1).then(|| BundleDigest([7; 32]));
+    let previous = (serial > 1).then_some(BundleDigest([7; 32]));
     Header::new("prod", domain, serial, (NOW - 100, NOW + 1000), previous).unwrap()
 }
 

@@ -73,7 +73,7 @@ struct State {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Bundle {
+pub(super) struct Bundle {
     name: String,
     serial: u64,
     digest: String,
@@ -242,7 +242,8 @@ fn of_domain(page: &mut Page, state: &State) {
     }
 }
 
-fn of_bundle(page: &mut Page, place: &str, bundle: &Bundle) {
+/// Shows a bundle.
+pub(super) fn of_bundle(page: &mut Page, place: &str, bundle: &Bundle) {
     let Bundle { name, serial, digest, expires, signers, rules, .. } = bundle;
     page.field(place, format_args!("{} with serial {serial}", printable(name)));
     page.field("digest", printable(digest));
