@@ -7,6 +7,7 @@ mod chain;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attestation;
 mod binary;
 mod browser;
 mod clients;
@@ -23,6 +24,7 @@ mod kmsctl;
 mod kmsctl_audit;
 mod kmsctl_inventory;
 mod kmsctl_operator;
+mod nginx;
 mod notify_command;
 mod observability;
 mod onboarding_page;

@@ -4,12 +4,14 @@
 
 mod answer;
 mod error;
+mod fetch;
 mod pins;
 mod statement;
 mod verify;
 
 pub use answer::{Answer, MAX_BYTES, RootSignature};
 pub use error::{Code, Refusal};
+pub use fetch::{Fetched, PATH, fetch};
 pub use pins::{Pin, Pins};
 pub use statement::{EpochRoot, Hex, Log, Policy, Root, Statement};
 pub use verify::{MAX_AGE, MAX_AHEAD, Proved, Rules};

@@ -1,5 +1,7 @@
 //! `kmsctl verify`: proof of a KMS, step by step; online, or from a saved bundle.
 
+mod attestation;
+
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
@@ -25,7 +27,7 @@ use crate::trust::Verification;
 use crate::when::now;
 
 #[derive(Args, Debug)]
-#[command(group = ArgGroup::new("source").required(true).multiple(true).args(["url", "kms", "offline"]))]
+#[command(group = ArgGroup::new("source").required(true).multiple(true).args(["url", "kms", "offline", "attestation"]))]
 pub(crate) struct Verify {
     /// URL of the KMS; with --offline, the bundle must be of this KMS
     #[arg(value_name = "URL")]
@@ -40,8 +42,14 @@ pub(crate) struct Verify {
     /// Verify a bundle from --save-bundle; needs no network
     #[arg(long, value_name = "FILE")]
     offline: Option<PathBuf>,
-    /// With --offline: time of the verdict, Unix seconds [default: now]
-    #[arg(long, value_name = "SECONDS", requires = "offline")]
+    /// Verify the one document by which a KMS proves itself: the URL of the KMS, or a file; needs no other network
+    #[arg(long, value_name = "URL|FILE", conflicts_with_all = ["url", "offline", "app_id", "app_keys", "allow"])]
+    attestation: Option<String>,
+    /// With --attestation: file with pins, JSON
+    #[arg(long, value_name = "FILE", requires = "attestation")]
+    pins: Option<PathBuf>,
+    /// With --offline or a file of --attestation: time of the verdict, Unix seconds [default: now]
+    #[arg(long, value_name = "SECONDS")]
     at: Option<u64>,
     /// Save the responses and the collateral in this file
     #[arg(long, value_name = "FILE", conflicts_with = "offline")]
@@ -103,6 +111,12 @@ struct Pinned {
 
 impl Verify {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        if let Some(source) = self.document()? {
+            return self.document_of(terminal, source).await;
+        }
+        if self.at.is_some() && self.offline.is_none() {
+            return Err(Failure::usage("--at is for --offline, and for a file of --attestation"));
+        }
         let named = self.named()?.cloned();
         let pins = self.pinned.read()?;
         let anchors = self.verification.anchors(terminal)?;
