@@ -5,6 +5,7 @@
 
 pub mod acpi;
 pub mod allowlist;
+pub mod attestation;
 pub mod certificate;
 pub mod collateral;
 pub mod config;
@@ -44,6 +45,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: [(&str, Target); 32] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
+    ("attestation", attestation::attestation),
     ("collateral", collateral::collateral),
     ("config", config::config),
     ("csr", csr::csr),

@@ -36,7 +36,7 @@ fn verify(world: &World, answer: &Answer, nonce: Option<[u8; 32]>) -> Result<Pro
 
 #[tokio::test]
 async fn an_outsider_verifies_what_answers_and_with_which_keys() {
-    let world = World::ready().await;
+    let world = World::ready_with("domains.sandbox.apps = []").await;
     let mut line = world.caller().connect().await.expect("a connection");
     let answer = line.send(request("GET", PATH, "")).await;
     let proved = verify(&world, &answer, None).expect("a proof");
@@ -52,6 +52,8 @@ async fn an_outsider_verifies_what_answers_and_with_which_keys() {
     let digest = Sha256::digest(std::fs::read(world.allowlist.path()).expect("the allowlist"));
     let policy = &statement.policies["default"];
     assert_eq!((policy.kind.as_str(), policy.digest.expect("a digest").0), ("allowlist", digest.into()));
+    assert_eq!(statement.policies.keys().collect::<Vec<_>>(), ["default", "sandbox"]);
+    assert_eq!(statement.policies["sandbox"].digest, policy.digest, "no policy of its own");
     let program = std::fs::read(std::env::current_exe().expect("a program")).expect("this program");
     let program = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &program);
     assert_eq!(&statement.program_sha256.expect("a program").0, program.as_ref());

@@ -56,6 +56,12 @@ const NOT_RUN: &[(&str, &str)] = &[
         "the reader fills in the pins; tests/kmsctl.rs runs it with those of a KMS",
     ),
     (
+        "kmsctl verify --attestation https://kms.example.com:8000 --pins pins.json",
+        "the reader has the pins; tests/programs/attestation.rs runs it with those of a KMS",
+    ),
+    ("kmsctl verify https://kms.example.com:8000/attestation.json --root-spki <hex>", "as above"),
+    ("kmsctl verify --attestation attestation.json --mr-aggregated <hex>", "as above"),
+    (
         "kmsctl audit verify https://kms.example.com:8000 --k256-pubkey <hex> --save-checkpoint checkpoint",
         "the reader fills in the key; tests/programs/kmsctl_audit.rs runs it with that of a KMS",
     ),

@@ -7,6 +7,7 @@ use kms_policy::Policy;
 use serde::Serialize;
 
 use crate::audit::Head;
+use crate::control::Domains;
 use crate::keys::keyring::EpochInfo;
 use crate::lifecycle::Ready;
 
@@ -95,7 +96,9 @@ pub(super) fn log(head: &Head) -> Option<Log> {
     Some(Log { origin, key: head.key.to_string(), checkpoint: head.checkpoint.to_string() })
 }
 
-pub(super) fn policies(policy: &Policy) -> BTreeMap<String, PolicyState> {
-    let default = PolicyState { kind: policy.kind(), digest: policy.in_force().digest.map(hex::encode) };
-    [("default".to_owned(), default)].into()
+/// The policy of each domain: that of the KMS, which decides in all of them.
+pub(super) fn policies(policy: &Policy, domains: &Domains) -> BTreeMap<String, PolicyState> {
+    let digest = policy.in_force().digest.map(hex::encode);
+    let state = || PolicyState { kind: policy.kind(), digest: digest.clone() };
+    domains.list().iter().map(|domain| (domain.name.to_string(), state())).collect()
 }
