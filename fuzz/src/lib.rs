@@ -42,7 +42,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 32] = [
+pub const TARGETS: [(&str, Target); 33] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("attestation", attestation::attestation),
