@@ -38,7 +38,8 @@ pub use origin::{CaKind, PlatformKey};
 pub use pccs::{DEFAULT_PCCS_URL, Pccs};
 pub use refresh::RefreshTask;
 pub use store::{
-    CollateralStore, Damage, RefusedFile, StoredProblem, StoredSet, parse as read_stored, seal as seal_stored,
+    CollateralStore, Damage, RefusedFile, StoredChain, StoredProblem, StoredSet, parse as read_stored,
+    seal as seal_stored,
 };
 
 use dcap_qvl::QuoteCollateralV3;

@@ -314,6 +314,9 @@ impl Verifier {
         let (collateral, chain) = found?;
         let now = clock.now();
         let verified = quote.verify_by(&chain, &collateral, &self.anchors, now)?;
+        if !quote.has_chain() {
+            self.cache.keep_chain(quote.parsed(), &chain).await;
+        }
         if let Some(seen) = &self.seen {
             let fetched = (!quote.has_chain()).then(|| chain.pem());
             seen.note(*verified.platform(), quote.bytes(), fetched.as_deref(), now);

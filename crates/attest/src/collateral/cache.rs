@@ -1,6 +1,7 @@
 //! The collateral cache: keeps entries until `nextUpdate`, runs one fetch per platform at a time, tries
 //! several services in order.
 
+mod chains;
 mod completion;
 mod early;
 mod entries;
@@ -20,6 +21,7 @@ use dcap_qvl::quote::Quote;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use self::chains::Chains;
 use self::entries::Entries;
 pub use self::import::{BundleError, CollateralBundle, Import};
 use self::lane::Lane;
@@ -69,6 +71,7 @@ struct Shared {
     upstream: Semaphore,
     chain_requests: Lane,
     entries: Mutex<Entries>,
+    chains: Mutex<Chains>,
     in_flight: SingleFlight<PlatformKey, Fetched>,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -115,6 +118,7 @@ impl CollateralCache {
             upstream: Semaphore::new(MAX_UPSTREAM),
             chain_requests,
             entries: Mutex::default(),
+            chains: Mutex::default(),
             in_flight: SingleFlight::new(MAX_FETCHES),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -133,12 +137,13 @@ impl CollateralCache {
     /// Collateral for `quote`, valid now.
     ///
     /// For a quote with its PCK certificate chain (nearly all), no request is needed while its model is
-    /// cached. A quote with an encrypted PPID needs one request each time, because its chain is the
-    /// platform's own.
+    /// cached. A quote with an encrypted PPID needs one request each time until a verifier has verified one of its
+    /// platform, because its chain is the platform's own.
     pub async fn get(&self, quote: &[u8]) -> Result<Arc<Collateral>, CollateralError> {
-        let origin = Origin::of(quote)?;
+        let quote = Quote::parse(quote).map_err(|_| CollateralError::Quote("quote does not parse".into()))?;
+        let origin = Origin::of_parsed(&quote)?;
         let is_fetched = matches!(origin, Origin::EncryptedPpid(_));
-        let (collateral, chain) = self.of_origin(origin).await?;
+        let (collateral, chain) = self.of_origin(origin, &quote).await?;
         if is_fetched {
             return Ok(Arc::new(collateral.with_pck_certificate_chain(chain.pem())));
         }
@@ -151,13 +156,23 @@ impl CollateralCache {
         &self,
         quote: &Quote,
     ) -> Result<(Arc<Collateral>, PckChain), CollateralError> {
-        self.of_origin(Origin::of_parsed(quote)?).await
+        self.of_origin(Origin::of_parsed(quote)?, quote).await
     }
 
-    async fn of_origin(&self, origin: Origin) -> Result<(Arc<Collateral>, PckChain), CollateralError> {
+    async fn of_origin(
+        &self,
+        origin: Origin,
+        quote: &Quote,
+    ) -> Result<(Arc<Collateral>, PckChain), CollateralError> {
         let chain = match origin {
             Origin::Certificate(chain) => chain,
-            Origin::EncryptedPpid(request) => self.pck_chain(&request).await?,
+            Origin::EncryptedPpid(request) => {
+                self.loaded().await;
+                match self.kept_chain(&request.qe_id, quote) {
+                    Some(chain) => chain,
+                    None => self.pck_chain(&request).await?,
+                }
+            }
         };
         Ok((self.platform(&chain).await?, chain))
     }

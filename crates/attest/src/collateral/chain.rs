@@ -180,6 +180,15 @@ impl PckChain {
         pem_of(&self.certificates)
     }
 
+    /// Whether all certificates are valid at `now`, Unix seconds.
+    pub(super) fn is_valid_at(&self, now: u64) -> bool {
+        self.certificates.iter().all(|certificate| {
+            let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+            let validity = certificate.validity();
+            (validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&now.cast_signed())
+        })
+    }
+
     /// Whether the leaf is signed by the CA after it, and the CA by `root`.
     pub(super) fn leads_to(&self, root: &CertificateDer<'_>) -> bool {
         match &self.certificates[..] {

@@ -38,6 +38,9 @@ pub struct PlatformKey {
     pub ca: CaKind,
 }
 
+/// The quoting enclave of a platform, as the header of its quotes names it.
+pub(super) type QeId = [u8; 16];
+
 /// How a quote names its platform.
 pub(super) enum Origin {
     /// By the PCK certificate chain in the quote.
@@ -48,7 +51,7 @@ pub(super) enum Origin {
 
 /// Parameters of a PCK certificate request (`pckcert`).
 pub(super) struct PckRequest {
-    pub(super) qe_id: [u8; 16],
+    pub(super) qe_id: QeId,
     pub(super) parameters: EncryptedPpidParams,
 }
 

@@ -1,4 +1,5 @@
-//! Collateral on the disk, one file a model: a restart while no service responds goes on with what was fetched before.
+//! Collateral on the disk, one file a model, and PCK chains that quotes lack, one file a platform: a restart while no service
+//! responds goes on with what was fetched before.
 //!
 //! Nothing here says that collateral may be used. Names and modification times do not count: a reader checks what a file has
 //! as if a service had just sent it.
@@ -12,6 +13,7 @@ use std::{fmt, fs};
 use dcap_qvl::QuoteCollateralV3;
 
 pub use self::file::{Damage, parse, seal};
+use super::origin::QeId;
 use super::{CaKind, Collateral, FetchFailure, PlatformKey};
 use crate::small_file::small_file;
 use crate::state_file;
@@ -23,9 +25,15 @@ pub(super) const MAX_FILE: u64 = 4 << 20;
 /// The bytes of all files together that are read.
 const MAX_TOTAL: u64 = 64 << 20;
 /// The names in the directory that are looked at.
-const MAX_NAMES: usize = 1024;
+const MAX_NAMES: usize = 2048;
 /// What the name of a file ends with.
 const ENDING: &str = ".collateral";
+/// The most files with PCK chains.
+pub(super) const MAX_CHAINS: usize = 512;
+/// The size of such a file, bytes. Intel's chains have about 4 KiB.
+const MAX_CHAIN_FILE: u64 = 32 << 10;
+/// What the name of such a file ends with.
+const CHAIN_ENDING: &str = ".pck-chain";
 /// What [`state_file::replace`] leaves where it was interrupted.
 const UNFINISHED: &str = ".json.new";
 
@@ -52,6 +60,17 @@ pub struct StoredSet {
     pub fetched: u64,
     /// The documents.
     pub parts: QuoteCollateralV3,
+}
+
+/// The PCK chain in a file. Nothing is verified yet.
+#[derive(Debug)]
+pub struct StoredChain {
+    /// The name of the file in the directory.
+    pub file: String,
+    /// The quoting enclave of the platform, as the name says.
+    pub qe_id: [u8; 16],
+    /// The chain in PEM.
+    pub pem: String,
 }
 
 /// A file that is not used.
@@ -97,6 +116,8 @@ impl fmt::Display for RefusedFile {
 pub struct Reading {
     /// The files that could be read, by name.
     pub sets: Vec<StoredSet>,
+    /// The chains that could be read, by name.
+    pub chains: Vec<StoredChain>,
     /// The files that could not.
     pub refused: Vec<RefusedFile>,
 }
@@ -135,7 +156,19 @@ impl CollateralStore {
                 Err(problem) => reading.refused.push(RefusedFile { file, problem }),
             }
         }
+        for (file, qe_id) in self.chain_names().unwrap_or_default().into_iter().take(MAX_CHAINS) {
+            match self.read_chain(&file) {
+                Ok(pem) => reading.chains.push(StoredChain { file, qe_id, pem }),
+                Err(problem) => reading.refused.push(RefusedFile { file, problem }),
+            }
+        }
         reading
+    }
+
+    fn read_chain(&self, file: &str) -> Result<String, StoredProblem> {
+        let content = small_file(&self.directory.join(file), MAX_CHAIN_FILE)
+            .map_err(|error| StoredProblem::Unreadable(error.kind()))?;
+        String::from_utf8(content).map_err(|_| StoredProblem::Unreadable(io::ErrorKind::InvalidData))
     }
 
     fn read_one(&self, file: &str, left: &mut u64) -> Result<(u64, QuoteCollateralV3), StoredProblem> {
@@ -171,6 +204,31 @@ impl CollateralStore {
         state_file::replace(&path, &content)
     }
 
+    /// Replaces the PCK chain of a quoting enclave, which has verified a quote. Where there are too many files, those of which
+    /// `is_used` says nothing are removed.
+    ///
+    /// # Errors
+    /// Errors of the system; the old file is then unchanged.
+    pub(super) fn write_chain(
+        &self,
+        qe_id: QeId,
+        pem: &str,
+        is_used: impl Fn(&QeId) -> bool,
+    ) -> io::Result<()> {
+        if self.access == Access::Read {
+            return Ok(());
+        }
+        let _lock = state_file::Lock::take(&self.directory.join("store"))?;
+        state_file::replace(
+            &self.directory.join(format!("{}{CHAIN_ENDING}", hex::encode(qe_id))),
+            pem.as_bytes(),
+        )?;
+        let names = self.chain_names()?;
+        let many = names.len().saturating_sub(MAX_CHAINS);
+        let unused = names.into_iter().filter(|(_, other)| *other != qe_id && !is_used(other));
+        unused.take(many).try_for_each(|(name, _)| fs::remove_file(self.directory.join(name)))
+    }
+
     /// Removes what an interrupted change has left, and the file that was fetched longest ago where there are too many.
     fn make_room(&self, new: &Path) -> io::Result<()> {
         for entry in fs::read_dir(&self.directory)?.take(MAX_NAMES) {
@@ -201,15 +259,25 @@ impl CollateralStore {
         self.names().is_ok_and(|names| !names.is_empty())
     }
 
-    /// The names of the files, sorted.
+    /// The names of the files with PCK chains, sorted, and whose they are.
+    fn chain_names(&self) -> io::Result<Vec<(String, QeId)>> {
+        let named = |name: String| qe_id_of(&name).map(|qe_id| (name, qe_id));
+        Ok(self.all_names()?.into_iter().filter_map(named).collect())
+    }
+
+    /// The names of the files with collateral, sorted.
     fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.all_names()?.into_iter().filter(|name| is_ours(name)).collect())
+    }
+
+    fn all_names(&self) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
         let mut names = Vec::new();
         for entry in entries.take(MAX_NAMES) {
-            names.extend(entry?.file_name().into_string().ok().filter(|name| is_ours(name)));
+            names.extend(entry?.file_name().into_string());
         }
         names.sort();
         Ok(names)
@@ -219,6 +287,14 @@ impl CollateralStore {
 /// `b0c06f000000-platform.collateral`
 fn name_of(model: PlatformKey) -> String {
     format!("{}-{}{ENDING}", hex::encode(model.fmspc), model.ca.as_str())
+}
+
+/// `00112233445566778899aabbccddeeff.pck-chain`
+fn qe_id_of(name: &str) -> Option<QeId> {
+    let digits = name.strip_suffix(CHAIN_ENDING)?;
+    let mut qe_id = QeId::default();
+    hex::decode_to_slice(digits, &mut qe_id).ok()?;
+    (hex::encode(qe_id) == digits).then_some(qe_id)
 }
 
 fn is_ours(name: &str) -> bool {

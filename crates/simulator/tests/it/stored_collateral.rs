@@ -16,7 +16,9 @@ use kms_attest::collateral::{
 };
 use kms_attest::trust::TrustAnchors;
 use kms_attest::verify::{Binding, Verifier, VerifyError};
-use kms_simulator::{CollateralSpec, Cvm, PccsServer, Platform, PlatformSpec, Validity};
+use kms_simulator::{
+    Certification, CollateralSpec, Cvm, PccsServer, Platform, PlatformSpec, Revocation, Validity,
+};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
@@ -587,4 +589,113 @@ async fn floors_are_saved_only_after_the_collateral_that_raised_them() {
     assert_eq!((problems(&restarted), numbers), (vec![], vec![18, 18]));
     let older = bundle(&[platforms[0].collateral_of(&numbered(17, 20))]);
     assert!(restarted.cache().examine(older).is_err(), "the floors are on the disk");
+}
+
+/// Two platforms of one model, whose quotes name an encrypted PPID instead of a chain.
+fn by_ppid() -> Vec<Arc<Platform>> {
+    let spec = |ppid| PlatformSpec {
+        ppid: [ppid; 16],
+        certification: Certification::EncryptedPpid2048,
+        ..PlatformSpec::from_seed(b"stored collateral")
+    };
+    (1..3).map(|ppid| Platform::new(&spec(ppid))).collect()
+}
+
+/// The files with PCK chains, sorted.
+fn chain_files(node: &Node) -> Vec<PathBuf> {
+    let entries = fs::read_dir(node.store()).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == "pck-chain")).collect();
+    files.sort();
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_and_a_restart_deny_no_guest_whose_quote_lacks_its_chain() {
+    let platforms = by_ppid();
+    let node = Node::new(&platforms[0]);
+    let pccs =
+        PccsServer::start_on(([127, 0, 0, 1], 0).into(), &platforms[0], &platforms[1..]).await.unwrap();
+    pccs.publish(&numbered(17, 20));
+    let cvms: Vec<Arc<Cvm>> = platforms.iter().map(|platform| Cvm::builder(platform).build()).collect();
+    let verifier = node.start(&pccs.url()).await;
+    for cvm in &cvms {
+        admits(&verifier, cvm, 0).await.unwrap();
+    }
+    let asked = pccs.requests().len();
+    admits(&verifier, &cvms[0], 1).await.unwrap();
+    assert_eq!(pccs.requests().len(), asked, "a chain is fetched once");
+    assert_eq!(chain_files(&node).len(), 2);
+    drop(pccs);
+    for options in [node.options(), CacheOptions { is_offline: true, ..node.options() }] {
+        let verifier = node.start_with(NOBODY, options).await;
+        assert_eq!(problems(&verifier), []);
+        for guest in 0..200_u32 {
+            admits(&verifier, &cvms[guest as usize % 2], guest).await.unwrap();
+        }
+    }
+    // What was never seen needs a service still.
+    let spec = PlatformSpec {
+        ppid: [9; 16],
+        certification: Certification::EncryptedPpid3072,
+        ..PlatformSpec::from_seed(b"stored collateral")
+    };
+    let stranger = Cvm::builder(&Platform::new(&spec)).build();
+    assert!(admits(&node.start(NOBODY).await, &stranger, 0).await.unwrap_err().is_unavailable());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_chain_that_is_revoked_admits_nobody() {
+    let platforms = by_ppid();
+    let node = Node::new(&platforms[0]);
+    let pccs = PccsServer::start(&platforms[0]).await.unwrap();
+    pccs.publish(&numbered(17, 20));
+    let cvm = Cvm::builder(&platforms[0]).build();
+    admits(&node.start(&pccs.url()).await, &cvm, 0).await.unwrap();
+    admits(&node.start(NOBODY).await, &cvm, 1).await.unwrap();
+    // The CRL decides, not that the chain was good once.
+    let revoked = CollateralSpec { revoked: vec![Revocation::Pck], ..numbered(18, 20) };
+    node.keep(&platforms[..1], &revoked).await;
+    let error = admits(&node.start(NOBODY).await, &cvm, 2).await.unwrap_err();
+    assert!(!error.is_unavailable(), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_altered_chain_stops_no_start_and_is_fetched_again() {
+    let platforms = by_ppid();
+    let node = Node::new(&platforms[0]);
+    let pccs = PccsServer::start(&platforms[0]).await.unwrap();
+    pccs.publish(&numbered(17, 20));
+    let cvm = Cvm::builder(&platforms[0]).build();
+    admits(&node.start(&pccs.url()).await, &cvm, 0).await.unwrap();
+    let file = chain_files(&node).remove(0);
+    let content = fs::read(&file).unwrap();
+    let mut refused = 0;
+    for at in 0..content.len() {
+        let mut changed = content.clone();
+        changed[at] ^= 1 << (at % 8);
+        fs::write(&file, changed).unwrap();
+        let cache = CollateralCache::new(&[NOBODY], &node.anchors, node.options()).unwrap();
+        cache.load_stored_now();
+        refused += usize::from(!cache.stats().stored.refused.is_empty());
+        if at % 97 == 0 {
+            // Refused or, if only white space changed, the same chain: either way the service helps.
+            admits(&node.start(&pccs.url()).await, &cvm, 1).await.unwrap();
+        }
+    }
+    assert!(refused > content.len() * 9 / 10, "{refused} of {}", content.len());
+    for changed in [b"".as_slice(), &content[..100], &[0xff; 100], &vec![b' '; 40 << 10]] {
+        fs::write(&file, changed).unwrap();
+        let verifier = node.start(NOBODY).await;
+        assert_eq!(problems(&verifier).len(), 1);
+        assert!(admits(&verifier, &cvm, 2).await.unwrap_err().is_unavailable());
+    }
+    // A chain of another root.
+    let other = Platform::new(&PlatformSpec {
+        certification: Certification::EncryptedPpid2048,
+        ..PlatformSpec::from_seed(b"another root")
+    });
+    fs::write(&file, other.pck_chain_pem()).unwrap();
+    let problem = problems(&node.start(NOBODY).await);
+    assert!(matches!(problem[..], [StoredProblem::Refused(FetchFailure::Untrusted(_))]), "{problem:?}");
 }

@@ -83,6 +83,7 @@ impl CollateralCache {
     fn load(&self, store: &CollateralStore) {
         let reading = store.read();
         let mut refused = reading.refused;
+        refused.extend(self.load_chains(reading.chains));
         let (candidates, unsigned) = self.authenticated(reading.sets);
         refused.extend(unsigned);
         let mut has_risen = false;
