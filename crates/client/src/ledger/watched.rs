@@ -60,6 +60,8 @@ pub struct View {
     pub checked: u64,
     /// Whether another log was accepted in its place: it need not be shown any more.
     pub is_replaced: bool,
+    /// Whether the URL has shown the log under the key that followed this one. Nothing may be signed with this one since then.
+    pub is_ended: bool,
     /// When it was shown last, Unix seconds.
     pub seen_at: u64,
     /// When it had grown last, Unix seconds.
@@ -92,6 +94,8 @@ struct Kept {
     checked: Option<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     replaced: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ended: bool,
     seen_at: u64,
     grown_at: u64,
 }
@@ -102,8 +106,20 @@ impl View {
         let log = Log::of_key(log_key.parse::<VerifyingKey>().ok()?).ok()?;
         let checkpoint = log.open(note, &[]).ok()?.checkpoint().clone();
         let (note, log_key, checked) = (log.own_note(note)?, log_key.to_owned(), checkpoint.size.get());
-        let (seen_at, grown_at, is_replaced) = (now, now, false);
-        Some(Self { url, log, log_key, root_key, checkpoint, note, checked, is_replaced, seen_at, grown_at })
+        let (is_replaced, is_ended) = (false, false);
+        Some(Self {
+            url,
+            log,
+            log_key,
+            root_key,
+            checkpoint,
+            note,
+            checked,
+            is_replaced,
+            is_ended,
+            seen_at: now,
+            grown_at: now,
+        })
     }
 }
 
@@ -134,7 +150,8 @@ impl Watched {
             if checked > view.checkpoint.size.get() {
                 return Err(wrong);
             }
-            let view = View { checked, is_replaced: kept.replaced, grown_at: kept.grown_at, ..view };
+            let (is_replaced, is_ended) = (kept.replaced, kept.ended);
+            let view = View { checked, is_replaced, is_ended, grown_at: kept.grown_at, ..view };
             if views.iter().any(|known| known.url == view.url && known.log == view.log) {
                 return Err(DamagedState::Twice(index + 1));
             }
@@ -173,6 +190,7 @@ impl fmt::Display for Watched {
             checkpoint: view.note.clone(),
             checked: Some(view.checked).filter(|checked| *checked != view.checkpoint.size.get()),
             replaced: view.is_replaced,
+            ended: view.is_ended,
             seen_at: view.seen_at,
             grown_at: view.grown_at,
         };
@@ -212,7 +230,7 @@ mod tests {
     #[test]
     fn progress_and_replacement_are_kept_and_signatures_of_others_are_not() {
         let mut watched = Watched::default();
-        let kept = View { checked: 256, is_replaced: true, ..view("https://a/prpc", 1000) };
+        let kept = View { checked: 256, is_replaced: true, is_ended: true, ..view("https://a/prpc", 1000) };
         watched.keep(kept.clone());
         assert_eq!(
             Watched::parse(watched.to_string().as_bytes()).unwrap().views,

@@ -327,6 +327,17 @@ async fn a_log_goes_on_under_a_new_key_that_the_kept_root_key_vouches_for() {
     assert!(desk.read("state.json").contains("\"replaced\": true"));
     server.set(FakeLog::of(300).with_other(10));
     assert_eq!(alarm(&look_again(&desk, &[&server], 4).await), "fork");
+    // Whoever gets the old key later can sign what fits it.
+    let kept = desk.read("state.json");
+    for size in [300, 350, 450] {
+        server.set(FakeLog::of(size));
+        for _ in 0..2 {
+            assert_eq!(alarm(&look_again(&desk, &[&server], 4).await), "key", "{size}");
+            assert_eq!(desk.read("state.json"), kept, "nothing of it is kept");
+        }
+    }
+    server.set(good);
+    assert_eq!(standing(&look_again(&desk, &[&server], 0).await), "same");
 }
 
 #[tokio::test]
@@ -337,7 +348,10 @@ async fn a_copy_under_the_key_before_is_the_beginning_of_the_log_or_an_alarm() {
     server.set(FakeLog::of(400).renewed());
     let report = look_again(&desk, &[&server, &copy], 0).await;
     assert_eq!(report["alarms"], serde_json::json!([]));
+    let kept = desk.read("state.json");
     for (kind, log) in [("shrunk", FakeLog::of(401)), ("fork", FakeLog::of(350).with_other(320))] {
+        // What the copy has signed stays known, so each case begins with the same state.
+        desk.write("state.json", &kept);
         copy.set(log);
         assert_eq!(alarm(&look_again(&desk, &[&server, &copy], 4).await), kind);
     }

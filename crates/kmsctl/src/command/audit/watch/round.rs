@@ -135,7 +135,10 @@ impl Round {
             }
             if let Some(before) = &found.renewed {
                 let is_before = |view: &&mut View| view.url == *url && view.log == *before;
-                watched.views.iter_mut().filter(is_before).for_each(|view| view.is_replaced = true);
+                watched.views.iter_mut().filter(is_before).for_each(|view| {
+                    view.is_replaced = true;
+                    view.is_ended = true;
+                });
             }
             for warning in &found.warnings {
                 terminal.warn(format_args!("{url}: {warning}"));
@@ -353,11 +356,12 @@ impl Watch {
         let elsewhere = if known.is_empty() { Elsewhere::Nothing } else { Elsewhere::Signature };
         let mut shown = self.source.open(url, &self.log_keys, elsewhere).await?;
         let mut before = watched.view(&name, &shown.log).cloned();
-        let mut renewed = None;
+        let earlier = under_earlier_key(&shown, &known);
+        // Also where it is known already: the look before may have ended early.
+        let renewed = earlier.map(|view| view.log.clone());
         if before.is_none()
-            && let Some(view) = under_earlier_key(&shown, &known)
+            && let Some(view) = earlier
         {
-            renewed = Some(view.log.clone());
             shown.root_key = shown.signer;
             before = Some(View { root_key: shown.signer, ..view.clone() });
         }
@@ -391,6 +395,16 @@ impl Watch {
             false => None,
         };
         let seen = self.verify(shown, before, &name, entries.as_ref(), now).await?;
+        if let Some(ended) = before.filter(|before| before.is_ended) {
+            let problem = format!(
+                "its log is signed with the key {} again, which another one had followed: a KMS does not go back, so somebody else has \
+                 the old key, or an old copy of the key directory runs",
+                ended.log_key
+            );
+            let after = known.iter().find(|view| !view.is_ended && view.log.origin() == ended.log.origin());
+            let notes = after.map(|after| [after.note.clone(), seen.view.note.clone()]);
+            return Err(Trouble::Alarm { kind: Kind::Key, problem, notes });
+        }
         Ok(Seen { is_replacement, renewed, ..seen })
     }
 
@@ -469,6 +483,7 @@ impl Watch {
             note: own_note,
             checked: read.end,
             is_replaced: false,
+            is_ended: false,
             seen_at: now,
             grown_at,
         };
