@@ -7,6 +7,7 @@ use kms_attest::vm_config::{TdxAttestationVariant, VmConfig};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::epochs::Epochs;
 use crate::statement::Signer;
 
 /// The largest allowlist that is read.
@@ -74,6 +75,8 @@ impl RootPin {
 pub struct ReleasedKeys {
     /// The app.
     pub app_id: AppId,
+    /// The epochs of the keys.
+    pub epochs: Epochs,
     /// Its secp256k1 key.
     pub k256_key: Signer,
     /// The signature of the root key over it.

@@ -5,15 +5,24 @@ use kms_attest::evidence::{Evidence, Platform};
 use kms_attest::identity::Registers;
 use kms_attest::verify::{Binding, Verified, VerifyError, verify};
 
+use super::answers::EnvKeyAnswer;
 use super::answers::Quote;
 use super::examine::Examination;
 use super::{Check, Outcome, pins};
 use crate::environment::EnvKey;
 use crate::environment::key::MAX_AHEAD_SECONDS;
+use crate::epochs::Epochs;
 use crate::proto::BootstrapResponse;
 use crate::receipt::shown_log;
-use crate::root_epochs::{StatedEpoch, follow};
+use crate::root_epochs::{StatedEpoch, follow, stated_epoch};
 use crate::statement::{Signer, app_key_signer, bootstrap_report_data};
+
+/// A KMS has no more root epochs.
+const MAX_EPOCHS: usize = 64;
+
+fn epochs_of(env_key: &EnvKeyAnswer) -> Epochs {
+    Epochs::of(env_key.answer.root_epoch, env_key.answer.app_epoch)
+}
 
 impl Examination<'_> {
     /// The key in `GetMeta`: attested, pinned, or neither.
@@ -216,31 +225,57 @@ impl Examination<'_> {
         let Some(k256) = k256 else {
             return self.not_checked(Check::ReleasedKeys, "there is no k256 key");
         };
-        match root_spki {
-            None => return self.not_checked(Check::ReleasedKeys, "there is no root"),
-            Some(root) if root != released.root_spki => {
-                return self.failed(Check::ReleasedKeys, "the keys came with another root CA");
-            }
-            Some(_) => {}
+        let Some(root) = root_spki else {
+            return self.not_checked(Check::ReleasedKeys, "there is no root");
+        };
+        let signer = match app_key_signer(released.app_id, &released.k256_key, &released.k256_signature) {
+            Ok(signer) => signer,
+            Err(error) => return self.failed(Check::ReleasedKeys, format!("k256_signature: {error}")),
+        };
+        // The root CA that comes with keys is that of the KMS at the time, the signature that of the keys' epoch.
+        let is_ca = |epoch: &StatedEpoch| epoch.ca_spki[..] == released.root_spki;
+        if root != released.root_spki && self.stated(k256, is_ca).is_none() {
+            return self.failed(Check::ReleasedKeys, "the keys came with another root CA");
         }
-        match app_key_signer(released.app_id, &released.k256_key, &released.k256_signature) {
-            Ok(signer) if signer == k256 => {}
-            Ok(signer) => {
+        let of = match self.stated(k256, |epoch| epoch.signer == signer) {
+            _ if signer == k256 => "of this KMS".to_owned(),
+            Some(epoch) if epoch.number == released.epochs.root => {
+                format!("of root epoch {}, which this KMS states", epoch.number)
+            }
+            Some(epoch) => {
+                let (told, found) = (released.epochs.root, epoch.number);
+                let problem =
+                    format!("the file says root epoch {told}, but k256_signature is of epoch {found}");
+                return self.failed(Check::ReleasedKeys, problem);
+            }
+            None => {
                 return self
                     .failed(Check::ReleasedKeys, format!("k256_signature is of {signer}, not of this KMS"));
             }
-            Err(error) => return self.failed(Check::ReleasedKeys, format!("k256_signature: {error}")),
-        }
+        };
         let env_key = self.answers.env_key.as_ref();
         match env_key.filter(|env_key| env_key.app_id() == Some(released.app_id)) {
+            Some(env_key) if epochs_of(env_key) != released.epochs => {
+                let shown = epochs_of(env_key);
+                let detail = format!("k256_signature is {of}; the env key that it shows is of {shown}");
+                self.passed(Check::ReleasedKeys, detail);
+            }
             Some(env_key) if env_key.answer.public_key != released.env_public_key => {
                 self.failed(
                     Check::ReleasedKeys,
                     "the KMS shows another env key for this app than the released one",
                 );
             }
-            Some(_) => self.passed(Check::ReleasedKeys, "k256_signature and env key are of this KMS"),
-            None => self.passed(Check::ReleasedKeys, "k256_signature is of this KMS"),
+            Some(_) => self.passed(Check::ReleasedKeys, format!("k256_signature and env key are {of}")),
+            None => self.passed(Check::ReleasedKeys, format!("k256_signature is {of}")),
         }
+    }
+
+    /// The first other root epoch of this kind whose keys the root key of the KMS states.
+    fn stated(&self, k256: Signer, is_meant: impl Fn(&StatedEpoch) -> bool) -> Option<StatedEpoch> {
+        let meta = self.answers.meta.as_ref()?;
+        let stated = meta.epochs.iter().take(MAX_EPOCHS).map(|epoch| stated_epoch(meta, epoch.number));
+        // The statement about the epoch of the root key itself says nothing of its root CA.
+        stated.flatten().find(|epoch| epoch.stated_by == k256 && epoch.signer != k256 && is_meant(epoch))
     }
 }

@@ -205,6 +205,7 @@ fn released(keys: &crate::app_keys_file::AppKeysFile) -> Result<ReleasedKeys, St
     let root_spki = public_key(&keys.ca_cert).ok_or("ca_cert is not a certificate in PEM")?;
     Ok(ReleasedKeys {
         app_id: keys.app_id()?,
+        epochs: keys.epochs(),
         k256_key: Signer::of_secret(&*keys.k256_key()?).map_err(|error| format!("k256_key: {error}"))?,
         k256_signature: keys.k256_signature()?,
         env_public_key: envelope::public_key(&*keys.env_crypt_key()?)

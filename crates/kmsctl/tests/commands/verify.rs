@@ -379,6 +379,53 @@ async fn app_keys_of_another_kms_are_refused() {
 }
 
 #[tokio::test]
+async fn app_keys_of_other_root_epochs_are_those_of_a_kms_that_states_them() {
+    let world = World::start().await;
+    let desk = Desk::in_world(&world);
+    let old = Kms::honest(&world).await;
+    desk.run(&["app-key", "--dangerous-root", "root.der", "--out", "keys.json", "--kms", &old.url()])
+        .await
+        .expect(0);
+    let ca: [u8; 91] = hex::decode(old.root_spki()).expect("hex").try_into().expect("a public key");
+    // Released under the root key of seed 8, which a KMS with another root CA and the root key of seed 7 has as epoch 1.
+    let mut keys: Value = serde_json::from_str(&desk.read("keys.json")).expect("JSON");
+    let id: [u8; 20] =
+        hex::decode(keys["app_id"].as_str().expect("hex")).expect("hex").try_into().expect("20");
+    let secret: [u8; 32] =
+        hex::decode(keys["k256_key"].as_str().expect("hex")).expect("hex").try_into().expect("32");
+    let key = kms_client::statement::Signer::of_secret(&secret).expect("a key");
+    let id = kms_attest::identity::AppId(id);
+    keys["k256_signature"] = hex::encode(RootKey::new(8).app_key_signature(id, &key)).into();
+    keys["root_epoch"] = 1.into();
+    desk.write("keys.json", keys.to_string());
+    let kms = async |number: u32, stated_by: u8, of: u8| {
+        let signer = RootKey::new(of).public();
+        let epoch = json!({
+            "number": number,
+            "ca_pubkey": hex::encode(ca),
+            "k256_pubkey": hex::encode(signer.as_bytes()),
+            "signature": hex::encode(RootKey::new(stated_by).root_epoch_signature(number, &ca, &signer)),
+        });
+        Kms::altered(&world, move |method, answer| {
+            if method == "GetMeta" {
+                answer["epochs"] = json!([epoch]);
+            }
+            None
+        })
+        .await
+    };
+    let check = async |kms: &Kms| desk.run(&verify(&kms.url(), &["--app-keys", "keys.json"])).await;
+    let report = check(&kms(1, 7, 8).await).await.expect(0).json();
+    let (found, detail) = outcome(&report, "released_keys");
+    assert!(found == "passed" && detail.contains("root epoch 1"), "{report}");
+    refuted(check(&kms(1, 9, 8).await).await, "released_keys", "another root CA");
+    refuted(check(&kms(2, 7, 8).await).await, "released_keys", "of epoch 2");
+    refuted(check(&kms(1, 7, 9).await).await, "released_keys", "not of this KMS");
+    // An epoch with the root key of the KMS itself states no root CA: nobody signed that.
+    refuted(check(&kms(1, 9, 7).await).await, "released_keys", "another root CA");
+}
+
+#[tokio::test]
 async fn what_cannot_be_found_out_is_neither_proven_nor_refuted() {
     let world = World::start().await;
     let desk = Desk::in_world(&world);
