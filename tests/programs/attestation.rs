@@ -76,3 +76,47 @@ async fn an_outsider_verifies_a_kms_from_its_url_and_later_from_a_file() {
     let ran = desk.run(&[&of_url[..5], ROOT].concat()).await;
     assert!(ran.code == 1 && ran.text().contains("gets no quote"), "{}", ran.text());
 }
+
+#[tokio::test]
+async fn an_outsider_compares_a_kms_with_the_description_of_a_release() {
+    let world = World::ready().await;
+    let desk = Desk::in_world(&world);
+    let url = format!("https://localhost:{}", world.address().port());
+    let measured = hex::encode(world.cvm.mr_aggregated());
+    let of_url =
+        ["verify", "--attestation", &url, "--mr-aggregated", &measured, "--save-bundle", "document.json"];
+    let report = desk.json(0, &[&of_url[..], ROOT].concat()).await;
+    assert!(report["release"].is_null(), "{report}");
+    let program = report["stated"]["program_sha256"].as_str().expect("the program could be read").to_owned();
+
+    let release = |program: &str, sha256: &str| {
+        let image = format!("ghcr.io/cvm-kms/kms@sha256:{}", "1".repeat(64));
+        json!({ "version": 1, "program": program, "program_version": "0.1.0", "revision": "00ff", "sha256": sha256,
+                "images": [image] })
+        .to_string()
+    };
+    desk.write("kms-build.json", release("kms", &program));
+    desk.write("other.json", release("kms", &"0".repeat(64)));
+    desk.write("kmsctl.json", release("kmsctl", &program));
+    // The file whose hash simulated CVMs measure. It names no image.
+    desk.write("app-compose.json", "simulated compose file".to_owned());
+    desk.write("changed.json", "simulated compose file ".to_owned());
+    let compared = async |exit: i32, more: &[&str]| {
+        let of_file = ["verify", "--attestation", "document.json", "--mr-aggregated", &measured];
+        desk.json(exit, &[&of_file[..], ROOT, more].concat()).await
+    };
+    let report = compared(0, &["--release", "kms-build.json"]).await;
+    assert_eq!(report["release"]["finding"], "stated", "{report}");
+    assert_eq!(report["release"]["revision"], "00ff");
+    assert!(report["not_proved"].to_string().contains("--compose"), "{report}");
+    for (release, compose, finding) in [
+        ("other.json", "app-compose.json", "other_program"),
+        ("kms-build.json", "changed.json", "other_compose"),
+        ("kms-build.json", "app-compose.json", "no_image"),
+    ] {
+        let report = compared(4, &["--release", release, "--compose", compose]).await;
+        assert_eq!(report["release"]["finding"], finding, "{report}");
+    }
+    let report = compared(2, &["--release", "kmsctl.json"]).await;
+    assert!(report["error"].to_string().contains("a release of kmsctl, not of kms"), "{report}");
+}

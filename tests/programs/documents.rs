@@ -50,6 +50,12 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("target/release/kms -c /tmp/kms-try/kms.toml", "the test of this section runs it"),
     ("kms doctor -c kms.toml", "its status is that of the worst finding; tests/programs/doctor.rs runs it"),
     ("kms doctor -c kms.toml --json", "as above"),
+    ("just reproduce", "two release builds, which the workflow of releases makes"),
+    ("just reproduce v0.1.0 ./kms", "as above"),
+    (
+        "kmsctl verify --attestation https://kms.example.com:8000 --pins pins.json --release kms-build.json --compose app-compose.json",
+        "a release has these files; tests/programs/attestation.rs runs it with those of a KMS",
+    ),
     ("docker compose -f docker/compose.yaml up --build", "needs a container engine; CI lints the file"),
     (
         "kmsctl verify https://kms.example.com:8000 --strict --json --allow allow.json --root-spki <hex> --k256-pubkey <hex>",

@@ -1,6 +1,7 @@
 //! `kmsctl verify`: proof of a KMS, step by step; online, or from a saved bundle.
 
 mod attestation;
+mod release;
 
 use std::path::PathBuf;
 
@@ -48,6 +49,8 @@ pub(crate) struct Verify {
     /// With --attestation: file with pins, JSON
     #[arg(long, value_name = "FILE", requires = "attestation")]
     pins: Option<PathBuf>,
+    #[command(flatten)]
+    release: release::ReleaseArgs,
     /// With --offline or a file of --attestation: time of the verdict, Unix seconds [default: now]
     #[arg(long, value_name = "SECONDS")]
     at: Option<u64>,

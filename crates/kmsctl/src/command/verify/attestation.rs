@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::Verify;
+use super::release::Agreed;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files::{self, Existing, Readers};
 use crate::output::{Page, Terminal, Tone, printable};
@@ -57,6 +58,7 @@ impl Verify {
     /// Verifies the document.
     pub(super) async fn document_of(self, terminal: &Terminal, source: Source) -> Outcome {
         let pins = self.document_pins()?;
+        let expected = self.release.read()?;
         let anchors = self.verification.anchors(terminal)?;
         let existing = if self.force { Existing::Replaced } else { Existing::Kept };
         if let Some(path) = &self.save_bundle {
@@ -75,9 +77,17 @@ impl Verify {
             Ok(proved)
         };
         let proved: Proved = verdict().map_err(|refusal| refused(&from, &refusal))?;
+        let release = expected.map(|expected| expected.agree(&proved)).transpose()?;
         show(
             terminal,
-            &Shown { from: &from, proved: &proved, pins: &pins, at, over_tls: connection.is_some() },
+            &Shown {
+                from: &from,
+                proved: &proved,
+                pins: &pins,
+                at,
+                over_tls: connection.is_some(),
+                release: release.as_ref(),
+            },
         )
     }
 
@@ -153,6 +163,7 @@ struct Shown<'a> {
     pins: &'a Pins,
     at: u64,
     over_tls: bool,
+    release: Option<&'a Agreed>,
 }
 
 impl Shown<'_> {
@@ -177,7 +188,8 @@ impl Shown<'_> {
             ),
             (self.over_tls, "that a server has the TLS key: the document is from a file"),
         ];
-        gaps.into_iter().filter(|(is_proved, _)| !is_proved).map(|(_, gap)| gap).collect()
+        let gaps = gaps.into_iter().filter(|(is_proved, _)| !is_proved).map(|(_, gap)| gap);
+        gaps.chain(self.release.and_then(Agreed::gap)).collect()
     }
 
     fn quoted(&self) -> Value {
@@ -209,6 +221,7 @@ fn show(terminal: &Terminal, shown: &Shown<'_>) -> Outcome {
         "os_image_proven": shown.proved.os_image_proven(),
         "quoted": quoted,
         "stated": shown.proved.statement(),
+        "release": shown.release.map(Agreed::json),
         "not_proved": gaps,
         "exit": Exit::Done as u8,
     });
@@ -221,6 +234,9 @@ fn show(terminal: &Terminal, shown: &Shown<'_>) -> Outcome {
         }
         page.line("Stated by the program that the quote measures:");
         stated(page, shown.proved.statement(), shown.at);
+        if let Some(release) = shown.release {
+            line(page, "release", &release.line());
+        }
         page.line(page.toned(Tone::Doubtful, "Not proved:"));
         for gap in gaps.iter().copied().chain(gaps.is_empty().then_some("nothing is left")) {
             page.line(format_args!("  {gap}"));
