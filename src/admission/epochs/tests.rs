@@ -45,6 +45,17 @@ fn found(ring: &'static str, entry: &Value, ask: &str) -> String {
 }
 
 #[test]
+fn an_app_whose_epoch_is_far_beyond_all_gets_older_keys_at_no_cost() {
+    let entry = json!({ "rootEpoch": u32::MAX, "appEpoch": u32::MAX });
+    let granted = grant(asked("0.0"), said(&entry).as_ref(), None, &Ring("aap")).expect("an older epoch");
+    assert_eq!(granted.used(), KeyEpochs::FIRST);
+    let roots: BTreeSet<u32> = granted.previous().iter().map(|epochs| epochs.root.0).collect();
+    assert_eq!(roots, BTreeSet::from([0, 1]), "those that can be read");
+    assert!(granted.previous().len() <= MAX_PREVIOUS);
+    assert_eq!(found("aap", &entry, ""), "epoch_unknown");
+}
+
+#[test]
 fn the_epochs_of_a_request_are_those_of_its_app_or_older_ones() {
     let none = json!({});
     let current = json!({ "rootEpoch": "current" });
