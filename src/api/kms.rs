@@ -555,3 +555,50 @@ fn tell<R>(log: &LogLimit, what: &'static str, released: &Released<R>, caller: &
         "{what}"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use kms_attest::p256::P256Key;
+    use kms_client::rpc::MAX_RESPONSE_BYTES;
+
+    use super::*;
+    use crate::keys::keyring::MAX_EPOCHS;
+    use crate::state::{Choices, ChosenEpochs, MAX_CHOSEN_APPS};
+
+    #[test]
+    fn the_largest_hand_over_is_not_too_large_for_a_replica() {
+        let time = Some(u64::from(u32::MAX));
+        let pem = P256Key::generate().pem().to_string();
+        let epoch = |number| EpochKeys {
+            number,
+            state: "destroyed".to_owned(),
+            ca_key: pem.clone(),
+            k256_key: vec![0xff; 32],
+            ca_pubkey: vec![0xff; 91],
+            k256_pubkey: vec![0xff; 33],
+            prepared_at: time,
+            active_from: time,
+            retired_at: time,
+            destroyed_at: time,
+            stated_by: Some(number),
+            statement: vec![0xff; 65],
+        };
+        let mut choices = Choices::default();
+        for app in 0..u32::try_from(MAX_CHOSEN_APPS).unwrap() {
+            let mut id = [0xff; 20];
+            id[..4].copy_from_slice(&app.to_be_bytes());
+            choices.app_epochs.insert(AppId(id), ChosenEpochs { root: Some(u32::MAX), app: u32::MAX });
+        }
+        let response = KmsKeyResponse {
+            temp_ca_key: pem.clone(),
+            keys: vec![KmsKeys { ca_key: pem.clone(), k256_key: vec![0xff; 32] }],
+            receipt: None,
+            epochs: (0..u32::try_from(MAX_EPOCHS).unwrap()).map(epoch).collect(),
+            identity_epoch: Some(u32::MAX),
+            choices: Some(choices.to_json()),
+        };
+        // A receipt has at most 2,048 bytes, and twice that in hex.
+        let length = serde_json::to_vec(&response).expect("JSON").len() + 3 * 2048;
+        assert!(length <= MAX_RESPONSE_BYTES, "{length}");
+    }
+}

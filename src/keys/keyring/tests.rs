@@ -209,3 +209,44 @@ fn printing_a_keyring_shows_no_secret() {
         assert!(!shown.contains(&hex::encode(keys.ca().scalar())));
     }
 }
+
+#[test]
+fn the_current_epoch_of_every_keyring_can_be_read_at_any_time() {
+    let times = |activate_at, retired_at| EpochTimes { activate_at, retired_at, ..EpochTimes::default() };
+    let all: Vec<EpochTimes> = [None, Some(0), Some(5), Some(u64::MAX)]
+        .into_iter()
+        .flat_map(|at| [None, Some(0), Some(6)].map(|end| times(at, end)))
+        .flat_map(|held| [held, EpochTimes { destroyed_at: held.retired_at.map(|_| 7), ..held }])
+        .collect();
+    let keys: Vec<EpochParts> = (0..3).map(|number| parts_of(RootEpoch(number))).collect();
+    let mut usable = 0;
+    for one in &all {
+        for two in &all {
+            for three in &all {
+                let parts = keys.iter().zip([one, two, three]).map(|(part, times)| {
+                    let EpochKeys::Held { ca, k256 } = &part.keys else { panic!("keys") };
+                    let ca = P256Key::from_scalar(ca.scalar()).unwrap();
+                    let k256 = K256Key::from_scalar(k256.scalar()).unwrap();
+                    let public = PublicRoot { ca_spki: ca.spki_der(), k256: *k256.public_key() };
+                    let keys = match times.destroyed_at {
+                        None => EpochKeys::Held { ca, k256 },
+                        Some(_) => EpochKeys::Destroyed(public),
+                    };
+                    EpochParts { epoch: part.epoch, times: *times, keys, root_ca_pem: None }
+                });
+                let Ok(keyring) = Keyring::from_parts(P256Key::generate(), parts.collect()) else { continue };
+                usable += 1;
+                for now in [0, 4, 5, 6, 7, u64::MAX] {
+                    assert!(keyring.readable(keyring.current(now), now).is_ok(), "{now}: {keyring:?}");
+                    assert!(keyring.readable(keyring.identity(now), now).is_ok(), "{now}: {keyring:?}");
+                }
+            }
+        }
+    }
+    assert!(usable > 100, "{usable}");
+}
+
+fn parts_of(epoch: RootEpoch) -> EpochParts {
+    let keys = EpochKeys::Held { ca: P256Key::generate(), k256: K256Key::generate() };
+    EpochParts { epoch, times: EpochTimes::FIRST, keys, root_ca_pem: None }
+}
