@@ -15,7 +15,7 @@ mod shadow;
 
 pub use self::app_epochs::{Adopted, Adoption, AppChoice, AppEpochError, AppEpochs, Difference, Preference};
 pub use self::approvals::{
-    Action, ActivateBundle, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent,
+    Accepted, Action, ActivateBundle, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent,
     CreateRecoverySet, EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, LowerClockFloor,
     OwnerChange, OwnerCredential, ReplaceHtpasswd, SeenFreeze, State, Unfreeze,
 };

@@ -212,9 +212,11 @@ impl Older<'_> {
         let mut roots = BTreeSet::new();
         match self.listed {
             // Epochs have no gap. An entry may say a number far beyond them.
-            None => roots.extend((0..=self.own.root.0).map(RootEpoch).take_while(|root| {
-                !matches!(ring.readable(*root), Err(Unreadable::Unknown(_)))
-            })),
+            None => roots.extend(
+                (0..=self.own.root.0)
+                    .map(RootEpoch)
+                    .take_while(|root| !matches!(ring.readable(*root), Err(Unreadable::Unknown(_)))),
+            ),
             Some(listed) => roots.extend(listed.iter().map(|epoch| match *epoch {
                 ReadableEpoch::Root(root) | ReadableEpoch::Exactly { root, .. } => RootEpoch(root),
             })),

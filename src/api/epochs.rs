@@ -3,6 +3,7 @@
 mod apps;
 mod change;
 mod fetch;
+mod lost;
 mod replicas;
 mod shown;
 
@@ -13,8 +14,10 @@ use kms_client::url::KmsUrl;
 use tokio::sync::Mutex;
 
 pub use self::apps::{AppDifference, AppEpochsBody, AppEpochsList, AppEpochsReceived, AppEpochsShown};
-pub use self::change::{ActivateEpochBody, EpochBody};
+pub use self::change::{AcceptBody, ActivateEpochBody, EpochBody};
 pub use self::fetch::FetchBody;
+pub use self::lost::LostEpochs;
+pub(in crate::api) use self::lost::{newest_accepted, newest_records};
 pub use self::shown::{EpochPreview, EpochShown, EpochSummary, Epochs};
 use super::approvals::ApprovalGate;
 use super::events::EventService;
@@ -35,6 +38,7 @@ pub struct EpochService {
     gate: ApprovalGate,
     events: Arc<EventService>,
     terms: HandoverTerms,
+    lost: Arc<LostEpochs>,
     /// One change at a time, from its check to its end.
     turn: Mutex<()>,
     /// What became of the choices of epochs for apps that this process received last, and when, Unix seconds.
@@ -49,10 +53,12 @@ impl EpochService {
         ready: Arc<Ready>,
         gate: ApprovalGate,
         events: Arc<EventService>,
+        lost: Arc<LostEpochs>,
     ) -> Self {
         let terms = HandoverTerms::of(core);
         let received = ArcSwapOption::empty();
-        let service = Self { foundation, ready, gate, events, terms, turn: Mutex::default(), received };
+        let turn = Mutex::default();
+        let service = Self { foundation, ready, gate, events, terms, lost, turn, received };
         service.count();
         service
     }

@@ -9,6 +9,7 @@ use kms_policy::bundle::{Bundled, Expiry};
 use kms_policy::{DenialCode, Policy};
 use tokio::sync::watch;
 
+use super::epochs::LostEpochs;
 use super::recovery::RecoveryService;
 use crate::admission::{Foundation, Missing, SelfDenialCode, SelfRefusal};
 use crate::audit::{FailureReason, Health};
@@ -52,6 +53,8 @@ pub enum Cause {
     Draining,
     /// The disk of the audit log is nearly full.
     DiskNearlyFull,
+    /// The key directory is older than the audit log says.
+    EpochsLost,
     /// There is no recovery set, it lacks root keys, or it was not proved for long.
     Recovery,
     /// The signed bundle in force expires soon, or has expired and still decides.
@@ -75,7 +78,7 @@ pub enum Effect {
 
 impl Cause {
     /// All causes, in the order in which they are reported.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoKeys,
         Self::Frozen,
         Self::AllowlistUnusable,
@@ -86,6 +89,7 @@ impl Cause {
         Self::CollateralUnavailable,
         Self::AuditLogUnavailable,
         Self::Clock,
+        Self::EpochsLost,
         Self::Draining,
         Self::DiskNearlyFull,
         Self::Recovery,
@@ -109,6 +113,7 @@ impl Cause {
             Self::Frozen => "frozen",
             Self::Draining => "draining",
             Self::DiskNearlyFull => "disk_nearly_full",
+            Self::EpochsLost => "epochs_lost",
             Self::Recovery => "recovery",
             Self::PolicyExpires => "policy_expires",
             Self::PolicyFork => "policy_fork",
@@ -131,6 +136,9 @@ impl Cause {
             Self::Frozen => "an operator has frozen this KMS",
             Self::Draining => "an operator drains this KMS: send requests to another one",
             Self::DiskNearlyFull => "little disk space is left for the audit log",
+            Self::EpochsLost => {
+                "the key directory is older than the audit log: root epochs are missing, or retired ones are back"
+            }
             Self::Recovery => "the recovery of the root keys needs an owner: a set, or a drill of it",
             Self::PolicyExpires => "the signed policy expires soon, or has expired and still decides",
             Self::PolicyFork => {
@@ -145,7 +153,8 @@ impl Cause {
     /// Its effect.
     pub fn effect(self) -> Effect {
         match self {
-            Self::Draining => Effect::Drains,
+            // Another replica has the newer keys, where there is one.
+            Self::Draining | Self::EpochsLost => Effect::Drains,
             Self::DiskNearlyFull
             | Self::Recovery
             | Self::PolicyExpires
@@ -247,6 +256,7 @@ pub struct Readiness {
     /// `None` while onboarding.
     foundation: Option<Arc<Foundation>>,
     recovery: Option<Arc<RecoveryService>>,
+    lost: Option<Arc<LostEpochs>>,
     metrics: Arc<Metrics>,
     current: watch::Sender<Report>,
 }
@@ -254,21 +264,18 @@ pub struct Readiness {
 impl Readiness {
     /// For a KMS without keys.
     pub fn onboarding(metrics: Arc<Metrics>) -> Self {
-        Self::with(None, None, metrics)
+        Self { foundation: None, recovery: None, lost: None, metrics, current: watch::Sender::default() }
     }
 
     /// For a KMS with keys.
-    pub fn serving(foundation: Arc<Foundation>, recovery: Arc<RecoveryService>) -> Self {
-        let metrics = Arc::clone(&foundation.metrics);
-        Self::with(Some(foundation), Some(recovery), metrics)
-    }
-
-    fn with(
-        foundation: Option<Arc<Foundation>>,
-        recovery: Option<Arc<RecoveryService>>,
-        metrics: Arc<Metrics>,
+    pub fn serving(
+        foundation: Arc<Foundation>,
+        recovery: Arc<RecoveryService>,
+        lost: Arc<LostEpochs>,
     ) -> Self {
-        Self { foundation, recovery, metrics, current: watch::Sender::new(Report::default()) }
+        let metrics = Arc::clone(&foundation.metrics);
+        let (foundation, recovery, lost) = (Some(foundation), Some(recovery), Some(lost));
+        Self { foundation, recovery, lost, metrics, current: watch::Sender::default() }
     }
 
     /// Whether this is the phase without keys.
@@ -284,6 +291,8 @@ impl Readiness {
         };
         let advice = self.recovery.as_ref().and_then(|recovery| recovery.standing().sentence());
         reasons.extend(advice.map(|detail| Reason { cause: Cause::Recovery, detail }));
+        let lost = self.lost.as_ref().and_then(|lost| lost.sentence());
+        reasons.extend(lost.map(|detail| Reason { cause: Cause::EpochsLost, detail }));
         let report = Report::new(reasons);
         self.metrics.set_ready(report.is_ready());
         for cause in Cause::ALL {
@@ -539,6 +548,7 @@ mod tests {
             (&[Cause::DiskNearlyFull, Cause::AuditLogUnavailable][..], false),
             (&[Cause::Frozen][..], false),
             (&[Cause::Draining][..], false),
+            (&[Cause::EpochsLost][..], false),
         ] {
             assert_eq!(report(causes).is_ready(), is_ready, "{causes:?}");
         }

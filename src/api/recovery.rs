@@ -70,7 +70,8 @@ impl RecoveryService {
 
     /// What an operator should do about recovery.
     pub fn standing(&self) -> Standing {
-        self.sets.state().standing(&self.ready.recovery_epochs(), unix_now())
+        let choices = self.foundation.app_epochs.digest();
+        self.sets.state().standing_with(&self.ready.recovery_epochs(), &choices, unix_now())
     }
 
     /// When the set was last proved, and what is to be done, as a sentence.
@@ -101,7 +102,8 @@ impl RecoveryService {
             age: now.saturating_sub(set.created_at),
             since_proved: state.last_proved().map(|proved| now.saturating_sub(proved)),
             covers_all: state.not_covered(&own).is_empty(),
-            is_current: state.out_of_date(&own).is_empty(),
+            is_current: state.out_of_date(&own).is_empty()
+                && !state.choices_changed(&self.foundation.app_epochs.digest()),
         })
     }
 

@@ -156,6 +156,7 @@ pub const ROUTES: &[Route] = &{
         // New root keys need the role owner, which the handler asks for.
         row(Admin, "/api/v1/epochs", GetAndPost, Operator(Viewer), SHORT),
         row(Admin, "/api/v1/epochs/fetch", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/epochs/accept", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/epochs/apps", Get, Operator(Viewer), 0),
         // A change needs the role owner, which its handler asks for.
         row(Admin, "/api/v1/epochs/apps/{app}", GetPutAndDelete, Operator(Viewer), SHORT),

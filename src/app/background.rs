@@ -28,6 +28,7 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     background.spawn(async move { self_authorization.keep_fresh().await });
     let readiness = Arc::clone(&serving.readiness);
     background.spawn(async move { readiness.refresh_loop().await });
+    background.spawn(Arc::clone(&serving.lost).look());
     let meta = Arc::clone(&serving.meta);
     background.spawn(async move { meta.refresh_loop().await });
     background.spawn(Arc::clone(&serving.attestation).refresh_loop());

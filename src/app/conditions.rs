@@ -82,6 +82,7 @@ fn condition(cause: Cause) -> Option<Condition> {
         Cause::Clock => Some(Condition::Clock),
         Cause::PolicyExpires => Some(Condition::PolicyExpires),
         Cause::PolicyFork => Some(Condition::PolicyFork),
+        Cause::EpochsLost => Some(Condition::EpochsLost),
         Cause::Recovery => Some(Condition::Recovery),
     }
 }

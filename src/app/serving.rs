@@ -19,7 +19,7 @@ use crate::api::approvals::{ApprovalService, Makers};
 use crate::api::attestation::{AttestationService, Maker};
 use crate::api::credentials::CredentialService;
 use crate::api::diagnostics::DiagnosticsService;
-use crate::api::epochs::EpochService;
+use crate::api::epochs::{EpochService, LostEpochs};
 use crate::api::events::EventService;
 use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
@@ -73,6 +73,7 @@ pub(super) struct Serving {
     settings: Arc<SettingsService>,
     collateral: Arc<CollateralFile>,
     pub(super) recovery: Arc<RecoveryService>,
+    pub(super) lost: Arc<LostEpochs>,
     pub(super) attestation: Arc<AttestationService>,
     phase: Phase,
 }
@@ -125,7 +126,10 @@ impl Serving {
         let recovery =
             RecoveryService::new(Arc::clone(&foundation), Arc::clone(&ready), sets, process.gate());
         let recovery = Arc::new(recovery);
-        let readiness = Arc::new(Readiness::serving(Arc::clone(&foundation), Arc::clone(&recovery)));
+        let lost = LostEpochs::new(process.audit(), Arc::clone(&process.events), Arc::clone(&ready));
+        let lost = Arc::new(lost);
+        let readiness = Readiness::serving(Arc::clone(&foundation), Arc::clone(&recovery), Arc::clone(&lost));
+        let readiness = Arc::new(readiness);
         let meta = Arc::new(Meta::new(
             Arc::clone(&ready),
             &foundation,
@@ -180,6 +184,7 @@ impl Serving {
             settings,
             collateral,
             recovery,
+            lost,
             attestation,
             phase,
         })
@@ -228,6 +233,7 @@ impl Serving {
             Arc::clone(&self.ready),
             process.gate(),
             Arc::clone(&events),
+            Arc::clone(&self.lost),
         ));
         let makers = Makers {
             epochs: Arc::clone(&epochs),

@@ -468,6 +468,23 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// The key directory is older than this log: what the records say of root epochs is not so.
+    EpochsMissing {
+        /// What is not so, a sentence for each.
+        lost: Vec<String>,
+    },
+    /// An owner accepted a state of epochs that this KMS warned of.
+    EpochStateAccepted {
+        /// `lost_epochs`: the key directory is older than this log, and stays so. `app_epochs`: the epochs chosen for apps are
+        /// complete, after a restore or a hand-over that did not bring all.
+        what: &'static str,
+        /// What the owner saw: what is lost, or the SHA-256 of the choices in hex.
+        seen: Vec<String>,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// An operator chose the epochs of an app, where the policy says nothing of them, or took the choice back.
     AppEpochSet {
         /// The app, hex.
@@ -1148,6 +1165,8 @@ impl Event {
             Self::EpochDestroyed { .. } => EventType::EpochDestroyed,
             Self::EpochChangeFailed { .. } => EventType::EpochChangeFailed,
             Self::AppEpochSet { .. } => EventType::AppEpochSet,
+            Self::EpochsMissing { .. } => EventType::EpochsMissing,
+            Self::EpochStateAccepted { .. } => EventType::EpochStateAccepted,
             Self::AppEpochsReceived { .. } => EventType::AppEpochsReceived,
             Self::AppKeyReleased { .. } => EventType::AppKeyReleased,
             Self::KmsKeyReleased { .. } => EventType::KmsKeyReleased,

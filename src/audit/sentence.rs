@@ -275,6 +275,18 @@ impl Record {
                 v("change"),
                 because()
             ),
+            "epochs_missing" => {
+                format!(
+                    "the key directory is older than this log, which says more of root epochs: {}",
+                    v("lost")
+                )
+            }
+            "epoch_state_accepted" => match self.text("what") {
+                "lost_epochs" => {
+                    format!("{} accepts that the key directory is older than this log: {}", by(), v("seen"))
+                }
+                _ => format!("{} says that the epochs chosen for apps are complete", by()),
+            },
             "app_epoch_set" if self.text("root_epoch").is_empty() => {
                 format!("app {} has the epochs that the policy says, by {}", v("app_id"), by())
             }

@@ -10,9 +10,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use kms_attest::identity::AppId;
 use kms_policy::RootChoice;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
 pub use self::received::{Adopted, Adoption, Difference, Preference};
@@ -54,6 +55,8 @@ type Choices = BTreeMap<AppId, Arc<AppChoice>>;
 #[derive(Debug)]
 pub struct AppEpochs {
     current: ArcSwap<Choices>,
+    /// SHA-256 of the choices that it is of.
+    digest: ArcSwapOption<(Arc<Choices>, [u8; 32])>,
     /// One change at a time.
     file: Arc<Mutex<AppEpochFile>>,
 }
@@ -66,7 +69,8 @@ impl AppEpochs {
     pub fn open(path: PathBuf) -> Result<Self, AppEpochFileError> {
         let file = AppEpochFile::new(path);
         let choices: Choices = file.read()?.into_iter().map(chosen).collect();
-        Ok(Self { current: ArcSwap::from_pointee(choices), file: Arc::new(Mutex::new(file)) })
+        let digest = ArcSwapOption::empty();
+        Ok(Self { current: ArcSwap::from_pointee(choices), digest, file: Arc::new(Mutex::new(file)) })
     }
 
     /// Whether [`AppEpochs::open`] would accept the existing file.
@@ -80,6 +84,19 @@ impl AppEpochs {
     /// What was chosen for an app.
     pub fn of(&self, app: &AppId) -> Option<Arc<AppChoice>> {
         self.current.load().get(app).cloned()
+    }
+
+    /// SHA-256 of the choices as another KMS gets them: two KMSs that choose the same have the same.
+    pub fn digest(&self) -> [u8; 32] {
+        let current = self.current.load_full();
+        if let Some((of, digest)) = self.digest.load().as_deref()
+            && Arc::ptr_eq(of, &current)
+        {
+            return *digest;
+        }
+        let digest = Sha256::digest(received::choices_of(&current).to_json()).into();
+        self.digest.store(Some(Arc::new((current, digest))));
+        digest
     }
 
     /// All choices, by app id.

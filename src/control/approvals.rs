@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::action::{
-    Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, FollowedEpoch, FollowedState,
-    LowerClockFloor, OwnerCredential, ReplaceHtpasswd, SeenFreeze, Unfreeze,
+    Accepted, Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, FollowedEpoch,
+    FollowedState, LowerClockFloor, OwnerCredential, ReplaceHtpasswd, SeenFreeze, Unfreeze,
 };
 pub use self::approved::{Approved, Consent, EachApproved, OwnerChange};
 use super::{Author, Changer};

@@ -38,6 +38,8 @@ pub struct CurrentSet {
     pub manifest: SignedManifest,
     /// Who made it.
     pub by: String,
+    /// SHA-256 of what operators had chosen for apps then; unknown of a set of an older version.
+    pub choices: Option<[u8; 32]>,
 }
 
 /// A set that counts no more. Its shares still open the root keys that it was made of.
@@ -94,6 +96,8 @@ pub enum Standing {
         /// The epochs.
         epochs: Vec<u32>,
     },
+    /// Operators have chosen other epochs for apps since the set was made.
+    ChoicesChanged,
     /// No drill of the set has given the root keys: nobody knows whether its officers have their shares.
     NeverProved,
     /// The last drill is too long ago.
@@ -118,7 +122,13 @@ struct KeptSet {
     /// The text of the manifest's file.
     manifest: String,
     by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    choices_sha256: Option<Digest>,
 }
+
+/// SHA-256, hex.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Digest(#[serde(with = "hex::serde")] [u8; 32]);
 
 /// All of it, and its file.
 #[derive(Debug)]
@@ -152,11 +162,16 @@ impl RecoverySets {
         self.current.load_full()
     }
 
-    /// From now on this set counts.
+    /// From now on this set counts. `choices` is the SHA-256 of what operators had chosen for apps.
     ///
     /// # Errors
     /// The file cannot be written; the set before still counts.
-    pub async fn replace(&self, manifest: SignedManifest, by: String) -> io::Result<()> {
+    pub async fn replace(
+        &self,
+        manifest: SignedManifest,
+        by: String,
+        choices: Option<[u8; 32]>,
+    ) -> io::Result<()> {
         let file = self.file.lock().await;
         let mut next = Recovery::clone(&self.state());
         if let Some(before) = next.current.take() {
@@ -164,7 +179,7 @@ impl RecoverySets {
             let surplus = next.retired.len().saturating_sub(MAX_RETIRED);
             next.retired.drain(..surplus);
         }
-        next.current = Some(Arc::new(CurrentSet { manifest, by }));
+        next.current = Some(Arc::new(CurrentSet { manifest, by, choices }));
         self.put(&file, next).await
     }
 
@@ -195,9 +210,10 @@ impl Recovery {
 
     fn read(kept: Kept) -> Result<Self, String> {
         let Kept { current, retired, drills } = kept;
-        let current = current.map(|KeptSet { manifest, by }| {
+        let current = current.map(|KeptSet { manifest, by, choices_sha256 }| {
+            let choices = choices_sha256.map(|Digest(choices)| choices);
             let manifest = SignedManifest::parse(manifest.as_bytes()).map_err(|error| error.to_string())?;
-            Ok::<_, String>(Arc::new(CurrentSet { manifest, by }))
+            Ok::<_, String>(Arc::new(CurrentSet { manifest, by, choices }))
         });
         Ok(Self { current: current.transpose()?, retired, drills, ..Self::from_now_on() })
     }
@@ -205,7 +221,11 @@ impl Recovery {
     fn kept(&self) -> Kept {
         let current = self.current.as_ref();
         Kept {
-            current: current.map(|set| KeptSet { manifest: set.manifest.to_text(), by: set.by.clone() }),
+            current: current.map(|set| KeptSet {
+                manifest: set.manifest.to_text(),
+                by: set.by.clone(),
+                choices_sha256: set.choices.map(Digest),
+            }),
             retired: self.retired.clone(),
             drills: self.drills.clone(),
         }
@@ -280,6 +300,24 @@ impl Recovery {
         sealed.iter().find(|sealed| sealed.has_keys_of(own))
     }
 
+    /// Whether operators have chosen something else for apps since the set was made, where `choices` is the SHA-256 of what they
+    /// have chosen by now.
+    pub fn choices_changed(&self, choices: &[u8; 32]) -> bool {
+        self.current.as_ref().and_then(|set| set.choices).is_some_and(|of_set| of_set != *choices)
+    }
+
+    /// The same as [`Recovery::standing`], also of what operators have chosen for apps.
+    pub fn standing_with(&self, own: &[EpochFingerprint], choices: &[u8; 32], now: u64) -> Standing {
+        match self.standing(own, now) {
+            Standing::Fine | Standing::NeverProved | Standing::DrillDue { .. }
+                if self.choices_changed(choices) =>
+            {
+                Standing::ChoicesChanged
+            }
+            standing => standing,
+        }
+    }
+
     /// What an operator should do now, where `own` are the epochs of this KMS.
     pub fn standing(&self, own: &[EpochFingerprint], now: u64) -> Standing {
         let Some(current) = &self.current else {
@@ -342,6 +380,7 @@ impl Standing {
                  make a new one with kmsctl recovery create",
                 joined(epochs)
             ),
+            Self::ChoicesChanged => "the epochs chosen for apps have changed since the recovery set was made, and a restore would bring the old ones back: make a new one with kmsctl recovery create".to_owned(),
             Self::NeverProved => "no drill has proved the recovery set, so nobody knows whether its officers have their shares: let them prove it, kmsctl recovery drill start".to_owned(),
             Self::DrillDue { days } => format!(
                 "the recovery set was last proved {days} days ago: let its officers prove it, kmsctl recovery drill start"

@@ -20,12 +20,14 @@ const ACTIVATE: &str = "/api/v1/epochs/{id}/activate";
 const RETIRE: &str = "/api/v1/epochs/{id}/retire";
 const DESTROY: &str = "/api/v1/epochs/{id}/destroy";
 const FETCH: &str = "/api/v1/epochs/fetch";
+const ACCEPT: &str = "/api/v1/epochs/accept";
 const APPS: &str = "/api/v1/epochs/apps";
 const APP: &str = "/api/v1/epochs/apps/{app}";
 
 /// The routes of epochs.
 pub(super) fn routes(service: Arc<EpochService>) -> Router {
-    let [one, activate, retire, destroy, fetch, apps, app] = std::array::from_fn(|_| Arc::clone(&service));
+    let [one, activate, retire, destroy, fetch, accept, apps, app] =
+        std::array::from_fn(|_| Arc::clone(&service));
     route(Service::Admin, EPOCHS, move |request: Request| async move { all(&service, request).await })
         .merge(route(Service::Admin, ONE, move |request: Request| async move {
             let id = request.uri().path().rsplit('/').next().unwrap_or_default();
@@ -52,6 +54,9 @@ pub(super) fn routes(service: Arc<EpochService>) -> Router {
         .merge(route(Service::Admin, FETCH, move |request: Request| async move {
             json(fetched(&fetch, request).await)
         }))
+        .merge(route(Service::Admin, ACCEPT, move |request: Request| async move {
+            json(accepted(&accept, request).await)
+        }))
         .merge(route(Service::Admin, APPS, move || async move { json(Ok(apps.apps())) }))
         .merge(route(Service::Admin, APP, move |request: Request| async move {
             json(of_app(&app, request).await)
@@ -74,6 +79,11 @@ async fn prepared(service: &Arc<EpochService>, request: Request) -> Result<Epoch
 async fn fetched(service: &Arc<EpochService>, request: Request) -> Result<Epochs> {
     let caller = prpc::caller(request.extensions())?.clone();
     service.fetch(&caller, read_json(FETCH, request).await?).await
+}
+
+async fn accepted(service: &Arc<EpochService>, request: Request) -> Result<Epochs> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    service.accept(&caller, read_json(ACCEPT, request).await?).await
 }
 
 /// A request about one epoch.

@@ -103,6 +103,7 @@ fn pauses(condition: Condition) -> (Duration, Duration) {
         | Condition::PlatformOutdatedSoon
         | Condition::PolicyExpires
         | Condition::PolicyFork
+        | Condition::EpochsLost
         | Condition::Recovery => (RAISE_AFTER, RESOLVE_AFTER),
     }
 }
@@ -127,6 +128,7 @@ fn about(condition: Condition) -> &'static str {
         Condition::PlatformOutdatedSoon => "platforms were about to be out of date",
         Condition::PolicyExpires => "the policy bundle in force was about to expire, or had expired",
         Condition::PolicyFork => "two policy bundles contradicted each other",
+        Condition::EpochsLost => "the key directory was older than the audit log",
         Condition::Recovery => "the recovery of the root keys needed an owner",
     }
 }

@@ -208,6 +208,7 @@ fn each_method_and_route_needs_the_role_that_it_should() {
             ("/api/v1/freezes/{id}/lift", of(Owner)),
             ("/api/v1/epochs", of(Viewer)),
             ("/api/v1/epochs/fetch", of(Owner)),
+            ("/api/v1/epochs/accept", of(Owner)),
             ("/api/v1/epochs/apps", of(Viewer)),
             ("/api/v1/epochs/apps/{app}", of(Viewer)),
             ("/api/v1/epochs/{id}", of(Viewer)),

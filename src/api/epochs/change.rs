@@ -11,7 +11,7 @@ use super::{EpochService, number, refused};
 use crate::api::Caller;
 use crate::audit::{Event, Receipt};
 use crate::clock::{rfc3339, unix};
-use crate::control::{Approved, Author, EpochAction, FollowedEpoch, FollowedState};
+use crate::control::{Accepted, Approved, Author, EpochAction, FollowedEpoch, FollowedState};
 use crate::error::{Code, Error, Result};
 use crate::keys::epoch::RootEpoch;
 use crate::keys::keyring::{EpochChange, EpochError, EpochInfo, EpochState};
@@ -25,6 +25,15 @@ pub(super) const MAX_EXCEPT: usize = 1000;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EpochBody {}
+
+/// The body of `POST /api/v1/epochs/accept`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptBody {
+    /// What is accepted: `lost_epochs`, the key directory is older than the audit log and nothing newer exists, or
+    /// `app_epochs`, the epochs chosen for apps are complete after a restore.
+    what: Accepted,
+}
 
 /// The body of `POST /api/v1/epochs/{id}/activate`, which may be empty.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -88,6 +97,28 @@ impl EpochService {
         self.pass(caller, action).await
     }
 
+    /// Accepts a state of epochs that this KMS warns of.
+    ///
+    /// # Errors
+    /// `epoch_refused`: there is nothing to accept; otherwise as [`EpochService::prepare`].
+    pub async fn accept(self: &Arc<Self>, caller: &Caller, body: AcceptBody) -> Result<Epochs> {
+        let AcceptBody { what } = body;
+        self.pass(caller, EpochAction::Accept { what, seen: self.acceptable(what)? }).await
+    }
+
+    /// What an owner would accept now.
+    fn acceptable(&self, what: Accepted) -> Result<Vec<String>> {
+        match what {
+            Accepted::LostEpochs => match self.lost.lost() {
+                lost if lost.is_empty() => {
+                    Err(outdated("the key directory lacks nothing that the audit log says".to_owned()))
+                }
+                lost => Ok(lost),
+            },
+            Accepted::AppEpochs => Ok(vec![hex::encode(self.foundation.app_epochs.digest())]),
+        }
+    }
+
     /// Checks a change before a second owner is asked, and makes it once it may be made.
     pub(super) async fn pass(self: &Arc<Self>, caller: &Caller, action: EpochAction) -> Result<Epochs> {
         self.check(&action, SystemTime::now()).await?;
@@ -133,6 +164,10 @@ impl EpochService {
                 self.expect(*epoch, fingerprint)?;
                 foresee(EpochChange::Destroy(RootEpoch(*epoch)))
             }
+            EpochAction::Accept { what, seen } => match self.acceptable(*what)? == *seen {
+                true => Ok(()),
+                false => Err(outdated("it is not any more what the owners saw".to_owned())),
+            },
             EpochAction::Follow { epochs, except, .. } => {
                 for FollowedEpoch { epoch, fingerprint, to } in epochs {
                     self.expect(*epoch, fingerprint)?;
@@ -196,6 +231,16 @@ impl EpochService {
                 let destroy = move |ready: &Ready, recorded| ready.destroy_epoch(number, recorded, now);
                 self.recorded(*epoch, event, author, destroy).await?;
                 Ok(format!("the keys of epoch {epoch} are overwritten"))
+            }
+            EpochAction::Accept { what, seen } => {
+                let (name, seen) = (what.name(), seen.clone());
+                let event = Event::EpochStateAccepted { what: name, seen, by, remote };
+                let _: Receipt = self.foundation.audit.record(event).await.map_err(unrecorded)?;
+                if *what == Accepted::LostEpochs {
+                    self.lost.accept();
+                }
+                tracing::warn!(what = name, by = author.by, "an owner accepted a state of epochs");
+                Ok("it is accepted".to_owned())
             }
             EpochAction::Follow { source, epochs, .. } => {
                 // What is in force first, so that there is a current epoch at any time.

@@ -11,8 +11,8 @@ use crate::api::attestation::Document;
 use crate::api::credentials::{BasicAuth, CreateRequest, Shown};
 use crate::api::diagnostics::KeyFlow;
 use crate::api::epochs::{
-    ActivateEpochBody, AppEpochsBody, AppEpochsList, AppEpochsShown, EpochBody, EpochPreview, Epochs,
-    FetchBody,
+    AcceptBody, ActivateEpochBody, AppEpochsBody, AppEpochsList, AppEpochsShown, EpochBody, EpochPreview,
+    Epochs, FetchBody,
 };
 use crate::api::health::Health;
 use crate::api::me::Me;
@@ -118,8 +118,10 @@ fn epochs(bodies: &mut Bodies) -> Vec<Operation> {
             ),
             nothing,
         ),
-        post(Service::Admin, "/api/v1/epochs/fetch", "Receive the epochs of another KMS", all)
+        post(Service::Admin, "/api/v1/epochs/fetch", "Receive the epochs of another KMS", all.clone())
             .taking("application/json", bodies.request::<FetchBody>()),
+        post(Service::Admin, "/api/v1/epochs/accept", "Accept a state of epochs that this KMS warns of", all)
+            .taking("application/json", bodies.request::<AcceptBody>()),
         get(
             Service::Admin,
             apps,

@@ -95,6 +95,7 @@ impl RecoveryService {
         let author = approved.author().clone();
         // First: what is chosen from now on is later than the time in the manifest.
         let (created_at, choices) = (unix_now(), self.foundation.app_epochs.choices());
+        let digest = Sha256::digest(choices.to_json()).into();
         let split = move || ready.make_recovery_set(&approved, created_at, ledger, &choices);
         // Each plugin is ended after a while, and several may be slow. What comes later is dropped, in no record and with nobody.
         let made = tokio::time::timeout(MAX_MAKING, tokio::task::spawn_blocking(split)).await;
@@ -126,7 +127,7 @@ impl RecoveryService {
         };
         let receipt = audit.record(event).await.map_err(not_recorded)?;
         let NewSet { files, .. } = unrecorded.recorded(&receipt);
-        if let Err(error) = self.sets.replace(manifest.clone(), author.by.clone()).await {
+        if let Err(error) = self.sets.replace(manifest.clone(), author.by.clone(), Some(digest)).await {
             let reason = "recovery.json cannot be written".to_owned();
             audit.note(Event::RecoverySetFailed { set, reason });
             let text = "no set was made: the disk does not take its file";

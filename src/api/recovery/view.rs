@@ -30,6 +30,8 @@ pub struct RecoveryShown {
     pub not_covered: Vec<u32>,
     /// Epochs whose state has changed since the set was made: a restore would bring the old one back.
     pub out_of_date: Vec<u32>,
+    /// Whether other epochs were chosen for apps since the set was made; null if that is not known.
+    pub app_epochs_changed: Option<bool>,
     /// What to do now.
     pub advice: Option<String>,
 }
@@ -85,6 +87,7 @@ impl RecoveryService {
     /// What is known of recovery.
     pub fn show(&self) -> RecoveryShown {
         let (state, own, now) = (self.sets.state(), self.ready.recovery_epochs(), unix_now());
+        let choices = self.foundation.app_epochs.digest();
         let not_covered = state.not_covered(&own);
         RecoveryShown {
             set: state.current().map(|set| SetShown::of(set)),
@@ -96,7 +99,11 @@ impl RecoveryService {
             covers_all_epochs: not_covered.is_empty(),
             not_covered,
             out_of_date: state.out_of_date(&own),
-            advice: state.standing(&own, now).sentence(),
+            app_epochs_changed: state
+                .current()
+                .and_then(|set| set.choices)
+                .map(|_| state.choices_changed(&choices)),
+            advice: state.standing_with(&own, &choices, now).sentence(),
         }
     }
 }

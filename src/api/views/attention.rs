@@ -9,13 +9,14 @@ use serde_json::Value;
 use super::denials::Denial;
 use super::{Views, at};
 use crate::admission::TcbWarning;
+use crate::api::epochs::{newest_accepted, newest_records};
 use crate::api::readiness::{Cause, Effect, Report, collateral_left};
 use crate::audit::Record;
 use crate::clock::rfc3339;
 use crate::config::Posture;
-use crate::events::{Ask, Filter, Index, Order};
-use crate::keys::epoch::RootEpoch;
-use crate::keys::keyring::{EpochInfo, EpochState};
+use crate::control::Accepted;
+use crate::events::{Index, IndexError};
+use crate::keys::keyring::EpochState;
 
 /// Denials are shown as long as they are not older than this, in seconds.
 const DENIALS_SINCE: u64 = 3600;
@@ -23,15 +24,6 @@ const DENIALS_SINCE: u64 = 3600;
 const MAX_GROUPS: usize = 10;
 /// The most records of choices of epochs that are compared.
 const MAX_CHOICES: usize = 200;
-/// The records of what becomes of root epochs.
-const EPOCH_EVENTS: [&str; 6] = [
-    "epoch_prepared",
-    "epoch_received",
-    "epoch_activated",
-    "epoch_retired",
-    "epoch_destroyed",
-    "epoch_change_failed",
-];
 /// A credential is shown when it ends within this time, in seconds.
 const CREDENTIAL_LEFT: u64 = 14 * 86_400;
 /// The same for a certificate: ours are renewed long before, others by operators.
@@ -129,53 +121,18 @@ fn lost_choices<'a>(records: &'a [Record], chosen: &BTreeMap<String, (String, u6
     last.into_iter().filter(|(app, said)| counts(app) != *said).map(|(app, _)| app).collect()
 }
 
-/// What `records` say of epochs that `epochs` of the key directory do not, by epoch. A change that failed did not happen.
-fn lost_epochs(mut records: Vec<Record>, epochs: &[EpochInfo]) -> Vec<String> {
-    records.sort_by_key(|record| record.seq);
-    let number = |record: &Record| {
-        let number = record.fields.get("epoch").and_then(Value::as_u64);
-        number.and_then(|number| u32::try_from(number).ok()).map(RootEpoch)
-    };
-    // Each change that was made last, by epoch and type.
-    let mut made: BTreeMap<(RootEpoch, String), String> = BTreeMap::new();
-    for record in &records {
-        let Some(epoch) = number(record) else { continue };
-        let text =
-            |name: &str| record.fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        match &*record.kind {
-            "epoch_change_failed" => drop(made.remove(&(epoch, text("change")))),
-            kind => drop(made.insert((epoch, kind.to_owned()), text("state"))),
-        }
-    }
-    let mut lost = Vec::new();
-    for ((epoch, kind), state) in &made {
-        let Some(own) = epochs.iter().find(|own| own.epoch == *epoch) else {
-            lost.push(format!("epoch {epoch} is not here"));
-            continue;
-        };
-        let is_behind = match &**kind {
-            "epoch_activated" => own.times.activate_at.is_none() && own.state < EpochState::Retired,
-            "epoch_retired" => own.state < EpochState::Retired,
-            "epoch_destroyed" => own.state < EpochState::Destroyed,
-            "epoch_received" => state == "destroyed" && own.state < EpochState::Destroyed,
-            _ => false,
-        };
-        if is_behind {
-            lost.push(format!("epoch {epoch} is {} here, after {kind}", own.state.name()));
-        }
-    }
-    lost.dedup();
-    lost
-}
-
-/// What to do about choices that did not come with the keys of `set` or `received`, unless something of `done` came later.
+/// What to do about choices that did not come with the keys of `set` or `received`, unless they were `fetched` after they were
+/// received, or an owner said since that they are `complete`. After a restore only an owner knows: a KMS that they are
+/// fetched from may have been restored too, and a new set has no more than what is here.
 fn missing_choices(
     set: Option<Record>,
     received: Option<Record>,
-    done: &[Option<Record>],
+    fetched: Option<Record>,
+    complete: Option<Record>,
 ) -> Option<Attention> {
     let origin = set.into_iter().chain(received).max_by_key(|record| record.seq)?;
-    if done.iter().flatten().any(|done| done.seq > origin.seq) {
+    let fetched = fetched.filter(|_| origin.kind == "keys_received");
+    if fetched.into_iter().chain(complete).any(|done| done.seq > origin.seq) {
         return None;
     }
     let apps = origin.fields.get("apps_with_epochs").and_then(Value::as_u64);
@@ -202,7 +159,8 @@ fn missing_choices(
     Some(Attention {
         count: apps,
         detail:
-            "choose again what was chosen later (kmsctl epoch follow, stay), then make a new recovery set"
+            "choose again what was chosen later (kmsctl epoch follow, stay), say that it is complete (kmsctl epoch accept \
+             app-epochs), then make a new recovery set"
                 .to_owned(),
         ..Attention::new("app_epochs_as_of", Severity::Warning, message, "epochs")
     })
@@ -223,10 +181,12 @@ fn of_cause(cause: Cause, detail: &str) -> Attention {
         | Cause::OwnEvidenceUnavailable
         | Cause::OwnEvidenceRefused
         | Cause::Clock => "diagnostics",
+        Cause::EpochsLost => "epochs",
         Cause::Recovery => "recovery",
     };
     let severity = match cause.effect() {
         Effect::Stops => Severity::Critical,
+        Effect::Drains if cause == Cause::EpochsLost => Severity::Critical,
         Effect::Drains | Effect::Warns => Severity::Warning,
     };
     Attention { detail: detail.to_owned(), ..Attention::new(cause.name(), severity, cause.text(), view) }
@@ -370,11 +330,7 @@ impl Views {
 
     /// Where the log says last of an app another choice of epochs than counts here, as after the loss of the file.
     pub(super) async fn of_lost_choices(&self) -> Option<Attention> {
-        let newest = |index: &Index| {
-            let filter = Filter { kind: Some("app_epoch_set".to_owned()), ..Filter::default() };
-            let (since, until, beyond, order, limit) = (0, u64::MAX, None, Order::Newest, MAX_CHOICES);
-            Ok(index.page(&Ask { filter: &filter, since, until, beyond, order, limit })?.records)
-        };
+        let newest = |index: &Index| newest_records(index, "app_epoch_set", MAX_CHOICES);
         let records = self.sources.events.ask_index(newest).await.ok()?;
         let chosen = self.foundation().app_epochs.list().into_iter();
         let chosen = chosen.map(|(app, it)| (hex::encode(app), (it.root.to_string(), u64::from(it.app))));
@@ -399,57 +355,15 @@ impl Views {
     }
 
     /// Where the keys came without all that operators had chosen: from a recovery set, which is older than the loss, or from a
-    /// KMS that does not tell. Until what there is was fetched, or a new set was made, which is what to do last.
+    /// KMS that does not tell. Until what that has was fetched, or an owner says that they are complete.
     pub(super) async fn of_missing_choices(&self) -> Option<Attention> {
-        let [set, received, fetched, made] = self
-            .newest_of(["keys_restored", "keys_received", "app_epochs_received", "recovery_set_created"])
-            .await?;
-        missing_choices(set, received, &[fetched, made])
-    }
-
-    /// The newest record of each type; `None` if the index does not answer.
-    async fn newest_of<const N: usize>(&self, kinds: [&'static str; N]) -> Option<[Option<Record>; N]> {
-        let newest = move |index: &Index| {
-            let mut records = [const { None }; N];
-            for (kind, record) in kinds.iter().zip(&mut records) {
-                let filter = Filter { kind: Some((*kind).to_owned()), ..Filter::default() };
-                let (since, until, beyond, order, limit) = (0, u64::MAX, None, Order::Newest, 1);
-                let ask = Ask { filter: &filter, since, until, beyond, order, limit };
-                *record = index.page(&ask)?.records.pop();
-            }
-            Ok(records)
-        };
-        self.sources.events.ask_index(newest).await.ok()
-    }
-
-    /// Where the log says more of root epochs than the key directory, as after an old copy of the directory was put back.
-    pub(super) async fn of_lost_epochs(&self) -> Option<Attention> {
         let newest = |index: &Index| {
-            let mut records = Vec::new();
-            for kind in EPOCH_EVENTS {
-                let filter = Filter { kind: Some(kind.to_owned()), ..Filter::default() };
-                let (since, until, beyond, order, limit) = (0, u64::MAX, None, Order::Newest, MAX_CHOICES);
-                let ask = Ask { filter: &filter, since, until, beyond, order, limit };
-                records.extend(index.page(&ask)?.records);
-            }
-            Ok(records)
+            let newest = |kind| Ok::<_, IndexError>(newest_records(index, kind, 1)?.pop());
+            let complete = newest_accepted(index, Accepted::AppEpochs)?;
+            Ok((newest("keys_restored")?, newest("keys_received")?, newest("app_epochs_received")?, complete))
         };
-        let records = self.sources.events.ask_index(newest).await.ok()?;
-        let lost = lost_epochs(records, &self.sources.ready.epochs());
-        (!lost.is_empty()).then(|| Attention {
-            count: Some(lost.len() as u64),
-            detail: format!(
-                "{}; put the newest keyring.json and root-fingerprints.json back, or get the epochs from a replica with kmsctl epoch \
-                 fetch; without either, do again what the log says",
-                lost.join("; ")
-            ),
-            ..Attention::new(
-                "epochs_lost",
-                Severity::Critical,
-                "The key directory is older than the audit log: it lacks root epochs, or gives keys of retired ones.",
-                "epochs",
-            )
-        })
+        let (set, received, fetched, complete) = self.sources.events.ask_index(newest).await.ok()?;
+        missing_choices(set, received, fetched, complete)
     }
 
     fn of_epochs(&self, now: u64) -> Vec<Attention> {
@@ -584,67 +498,33 @@ mod tests {
     }
 
     #[test]
-    fn a_key_directory_that_is_older_than_the_log_is_noticed() {
-        use crate::keys::RootKeys;
-        use crate::keys::keyring::{EpochChange, Keyring};
-        let record = |seq: u64, kind: &str, epoch: u32, more: (&str, &str)| {
-            let record = serde_json::json!(
-                { "seq": seq, "time": "2026-01-01T00:00:00Z", "event": kind, "epoch": epoch, more.0: more.1 }
-            );
-            serde_json::from_value::<Record>(record).unwrap()
-        };
-        let none = ("by", "token");
-        let first = Keyring::first(RootKeys::generate());
-        let new = first.new_epoch(5).unwrap();
-        let prepared = first.after(EpochChange::Prepare(&new), 5).unwrap();
-        let active = prepared.after(EpochChange::Activate { epoch: RootEpoch(1), at: 10 }, 8).unwrap();
-        let retired = active.after(EpochChange::Retire(RootEpoch(0)), 20).unwrap();
-        let log = || {
-            vec![
-                record(3, "epoch_retired", 0, none),
-                record(1, "epoch_prepared", 1, none),
-                record(2, "epoch_activated", 1, none),
-            ]
-        };
-        let lost = |records: Vec<Record>, keyring: &Keyring| lost_epochs(records, &keyring.infos(30));
-        assert_eq!(lost(log(), &retired), [""; 0]);
-        assert_eq!(lost(log(), &active), ["epoch 0 is active here, after epoch_retired"]);
-        let behind = [
-            "epoch 0 is active here, after epoch_retired",
-            "epoch 1 is prepared here, after epoch_activated",
-        ];
-        assert_eq!(lost(log(), &prepared), behind);
-        assert_eq!(
-            lost(log(), &first),
-            ["epoch 0 is active here, after epoch_retired", "epoch 1 is not here"]
-        );
-        let failed = record(4, "epoch_change_failed", 0, ("change", "epoch_retired"));
-        assert_eq!(lost([log(), vec![failed]].concat(), &active), [""; 0], "it was never retired");
-        assert_eq!(lost(Vec::new(), &first), [""; 0]);
-    }
-
-    #[test]
-    fn choices_that_did_not_come_with_the_keys_are_missed_until_they_are_fetched_or_a_set_is_made() {
+    fn choices_that_did_not_come_with_the_keys_are_missed_until_they_are_fetched_or_an_owner_says_so() {
         let record = |seq: u64, kind: &str, fields: Value| {
             let mut record = serde_json::json!({ "seq": seq, "time": "2026-01-01T00:00:00Z", "event": kind });
             record.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
             Some(serde_json::from_value::<Record>(record).unwrap())
         };
         let none = || serde_json::json!({});
-        let code = |set, received, done: &[Option<Record>]| {
-            missing_choices(set, received, done).map(|item| (item.code, item.count))
+        let code = |set, received, fetched, complete| {
+            missing_choices(set, received, fetched, complete).map(|item| (item.code, item.count))
         };
         let set = || record(7, "keys_restored", serde_json::json!({ "made_at": 1, "apps_with_epochs": 3 }));
         let old_set = || record(7, "keys_restored", serde_json::json!({ "made_at": 1 }));
         let as_of = |count| Some(("app_epochs_as_of".to_owned(), count));
-        assert_eq!(code(set(), None, &[None]), as_of(Some(3)));
-        assert_eq!(code(old_set(), None, &[record(6, "recovery_set_created", none())]), as_of(None));
-        assert_eq!(code(set(), None, &[None, record(8, "recovery_set_created", none())]), None);
+        let (fetched, complete) = (
+            |seq| record(seq, "app_epochs_received", none()),
+            |seq| record(seq, "epoch_state_accepted", none()),
+        );
+        assert_eq!(code(set(), None, None, None), as_of(Some(3)));
+        assert_eq!(code(old_set(), None, None, complete(6)), as_of(None), "that was before");
+        assert_eq!(code(set(), None, fetched(8), None), as_of(Some(3)), "the source may be restored too");
+        assert_eq!(code(set(), None, None, complete(8)), None);
         let told = || record(7, "keys_received", serde_json::json!({ "apps_with_epochs": 0 }));
         let untold = || record(7, "keys_received", none());
-        assert_eq!(code(None, told(), &[]), None);
-        assert_eq!(code(None, untold(), &[]), Some(("app_epochs_unknown".to_owned(), None)));
-        assert_eq!(code(None, untold(), &[record(9, "app_epochs_received", none())]), None);
-        assert_eq!(code(None, None, &[]), None, "its keys were made here");
+        assert_eq!(code(None, told(), None, None), None);
+        assert_eq!(code(None, untold(), None, None), Some(("app_epochs_unknown".to_owned(), None)));
+        assert_eq!(code(None, untold(), fetched(9), None), None);
+        assert_eq!(code(None, untold(), None, complete(9)), None);
+        assert_eq!(code(None, None, None, None), None, "its keys were made here");
     }
 }

@@ -137,8 +137,7 @@ impl Views {
         let counted = self.counted(now).await.ok();
         let denials = self.all_denials().await.ok();
         let last_24h = LastDay::of(counted.as_ref(), denials.as_deref(), now);
-        let choices =
-            [self.of_lost_epochs().await, self.of_lost_choices().await, self.of_missing_choices().await];
+        let choices = [self.of_lost_choices().await, self.of_missing_choices().await];
         let choices = choices.into_iter().flatten().collect();
         let denials = denials.as_deref().unwrap_or_default();
         let attention = attention::list(self, &report, &posture, denials, choices, now);

@@ -31,6 +31,7 @@ impl Event {
             | Self::EpochRetired { .. }
             | Self::EpochDestroyed { .. }
             | Self::EpochChangeFailed { .. }
+            | Self::EpochStateAccepted { .. }
             | Self::AppEpochSet { .. }
             | Self::AppEpochsReceived { .. }
             | Self::Frozen { .. }
@@ -91,6 +92,7 @@ impl Event {
             | Self::RestoreCancelled { .. }
             | Self::KeysRestored { .. }
             | Self::SourceRelaxed { .. }
+            | Self::EpochsMissing { .. }
             | Self::AppKeyReleased { .. }
             | Self::KmsKeyReleased { .. }
             | Self::CertificateIssued { .. }

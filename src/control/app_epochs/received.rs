@@ -75,11 +75,15 @@ impl AppChoice {
     }
 }
 
+/// The choices as another KMS gets them.
+pub(super) fn choices_of(chosen: &BTreeMap<AppId, Arc<AppChoice>>) -> Choices {
+    Choices { app_epochs: chosen.iter().map(|(app, choice)| (*app, choice.chosen())).collect() }
+}
+
 impl AppEpochs {
     /// What operators chose, for another KMS.
     pub fn choices(&self) -> Choices {
-        let chosen = self.current.load();
-        Choices { app_epochs: chosen.iter().map(|(app, choice)| (*app, choice.chosen())).collect() }
+        choices_of(&self.current.load())
     }
 
     /// Prepares to adopt what `source` sent; nothing has changed yet.

@@ -2,6 +2,7 @@
 
 use kms_recovery::Named;
 use kms_wire::role::Role;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -67,6 +68,13 @@ pub enum EpochAction {
         /// As above.
         fingerprint: String,
     },
+    /// Accepts a state of epochs that the KMS warns of.
+    Accept {
+        /// Which.
+        what: Accepted,
+        /// What the owners see: what is lost, or the SHA-256 of the choices in hex.
+        seen: Vec<String>,
+    },
     /// Takes over the states that another KMS says its epochs have.
     Follow {
         /// The address of that KMS.
@@ -77,6 +85,26 @@ pub enum EpochAction {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         except: Vec<String>,
     },
+}
+
+/// What owners accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Accepted {
+    /// The key directory is older than the audit log, and nothing newer exists.
+    LostEpochs,
+    /// The epochs chosen for apps are complete, after a restore or a hand-over that did not bring all.
+    AppEpochs,
+}
+
+impl Accepted {
+    /// Its name, as in JSON and records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LostEpochs => "lost_epochs",
+            Self::AppEpochs => "app_epochs",
+        }
+    }
 }
 
 /// What another KMS says of an epoch, where it is further than here.
@@ -244,6 +272,7 @@ impl Action {
             Self::Epoch(EpochAction::Activate { .. }) => "activate_epoch",
             Self::Epoch(EpochAction::Retire { .. }) => "retire_epoch",
             Self::Epoch(EpochAction::Destroy { .. }) => "destroy_epoch",
+            Self::Epoch(EpochAction::Accept { .. }) => "accept_epoch_state",
             Self::Epoch(EpochAction::Follow { .. }) => "follow_epochs",
         }
     }
@@ -450,6 +479,14 @@ impl EpochAction {
             }
             Self::Destroy { epoch, fingerprint } => format!(
                 "overwrite the keys of epoch {epoch} (SHA-256 {fingerprint}): what was encrypted with them is lost"
+            ),
+            Self::Accept { what: Accepted::LostEpochs, seen } => format!(
+                "accept that the key directory is older than the audit log, and that nothing newer exists: {}",
+                seen.join("; ")
+            ),
+            Self::Accept { what: Accepted::AppEpochs, seen } => format!(
+                "say that the epochs chosen for apps are complete (SHA-256 {}); compare kmsctl epoch apps",
+                seen.join(", ")
             ),
             Self::Follow { source, epochs, except } => {
                 let change = |followed: &FollowedEpoch| {

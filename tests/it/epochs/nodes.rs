@@ -336,6 +336,52 @@ async fn an_old_copy_of_the_key_directory_beside_the_newer_log_is_noticed() {
         item["detail"].as_str().expect("a text").starts_with("epoch 1 is not here; put the newest"),
         "{item}"
     );
+    // Load balancers send nobody here, and the log says why.
+    let ready = async |world: &World| world.caller().send(request("GET", "/readyz", "")).await;
+    let answer = ready(&world).await;
+    assert!(answer.status == 503 && answer.text().contains("epochs_lost"), "{}", answer.text());
+    assert!(!answer.text().contains("epoch 1"), "strangers get no details: {}", answer.text());
+    let found = eventually("it is recorded", async || world.audited("epochs_missing").pop()).await;
+    assert_eq!(found["lost"], json!(["epoch 1 is not here"]));
+
+    // An owner who has nothing newer accepts it, and it stays accepted.
+    let path = format!("{EPOCHS}/accept");
+    done(&world, "POST", &path, json!({ "what": "lost_epochs" })).await;
+    let accepted = world.audited("epoch_state_accepted");
+    assert_eq!((&accepted[0]["what"], &accepted[0]["seen"]), (&json!("lost_epochs"), &found["lost"]));
+    assert_eq!(ready(&world).await.status, 200);
+    refused(&world, &path, json!({ "what": "lost_epochs" }), "epoch_refused", "lacks nothing").await;
+    world.start().await.expect("it starts again");
+    prepare(&world).await;
+    eventually("the index has the log", async || {
+        let text = done(&world, "GET", "/api/v1/overview", Value::Null).await.to_string();
+        (text.contains("waits to be activated") && !text.contains("epochs_lost")).then_some(())
+    })
+    .await;
+    assert_eq!(ready(&world).await.status, 200);
+    assert_eq!(world.audited("epochs_missing").len(), 1);
+}
+
+#[tokio::test]
+async fn epochs_that_a_log_knows_come_back_from_a_replica_without_an_acceptance() {
+    let mut source = World::ready().await;
+    let replica = replica_of(&source).await;
+    prepare(&source).await;
+    fetch(&replica, &source).await;
+    activate(&source, 1, Value::Null).await;
+    fetch(&replica, &source).await;
+    source.stop().await;
+    for name in ["keyring.json", "root-fingerprints.json"] {
+        fs::remove_file(source.key_file(name)).expect("a file");
+    }
+    source.start().await.expect("it starts with epoch 0");
+    let ready = async |world: &World| world.caller().send(request("GET", "/readyz", "")).await.status;
+    eventually("it is drained", async || (ready(&source).await == 503).then_some(())).await;
+    replica.allow_kms(&source.cvm);
+    source.allow_kms(&replica.cvm);
+    fetch(&source, &replica).await;
+    assert_eq!(states(&source).await, ["active", "active"]);
+    assert_eq!(ready(&source).await, 200, "what was lost is back");
 }
 
 #[tokio::test]

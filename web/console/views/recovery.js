@@ -153,7 +153,7 @@ function SetCard({ set, data, me }) {
     <${Values} wide of=${[
       { name: 'Set', value: html`<${Whole} value=${set.set} name="set" />` },
       { name: 'Made', value: html`<${Time} at=${set.created_at} /> by ${set.created_by}` },
-      { name: 'Epochs covered', hint: 'of the root keys', value: html`<span class="rowactions">${epochs(set.epochs)}${data.not_covered.length > 0 && html`<${Pill} kind="warn">without ${data.not_covered.join(', ')}<//>`}${data.out_of_date.length > 0 && html`<${Pill} kind="warn">old state of ${data.out_of_date.join(', ')}<//>`}</span>` },
+      { name: 'Epochs covered', hint: 'of the root keys', value: html`<span class="rowactions">${epochs(set.epochs)}${data.not_covered.length > 0 && html`<${Pill} kind="warn">without ${data.not_covered.join(', ')}<//>`}${data.out_of_date.length > 0 && html`<${Pill} kind="warn">old state of ${data.out_of_date.join(', ')}<//>`}${data.app_epochs_changed && html`<${Pill} kind="warn">old epochs of apps<//>`}</span>` },
       { name: 'SHA-256 of the manifest', value: html`<${Whole} value=${set.manifest_sha256} name="digest" />` },
     ]} />
     <${Table} caption="Officers" rows=${set.officers} rowKey=${({ index }) => index} columns=${[

@@ -6,7 +6,7 @@ mod keys;
 use clap::Subcommand;
 
 use self::apps::{Apps, Follow, Forget, Stay};
-use self::keys::{Activate, All, End, Fetch, Show};
+use self::keys::{Accept, Activate, All, End, Fetch, Show};
 use crate::exit::Outcome;
 use crate::output::Terminal;
 
@@ -27,6 +27,8 @@ pub(crate) enum Epoch {
     Destroy(End),
     /// Let a KMS receive the epochs that another KMS with the same root keys has
     Fetch(Fetch),
+    /// Accept what a KMS warns of: that its key directory is older than its audit log, or that the epochs chosen for apps are complete
+    Accept(Accept),
     /// List the apps whose epochs an operator chose, or show one
     Apps(Apps),
     /// Let the keys of an app always be those of the current epoch
@@ -47,6 +49,7 @@ impl Epoch {
             Self::Retire(command) => command.retire(terminal).await,
             Self::Destroy(command) => command.destroy(terminal).await,
             Self::Fetch(command) => command.run(terminal).await,
+            Self::Accept(command) => command.run(terminal).await,
             Self::Apps(command) => command.run(terminal).await,
             Self::Follow(command) => command.run(terminal).await,
             Self::Stay(command) => command.run(terminal).await,

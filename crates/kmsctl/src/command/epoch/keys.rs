@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kms_client::operator::OperatorUrl;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -90,6 +90,26 @@ pub(crate) struct Fetch {
     take_app_epochs: bool,
     #[command(flatten)]
     admin: Administered,
+}
+
+/// Arguments of `kmsctl epoch accept`.
+#[derive(Args, Debug)]
+pub(crate) struct Accept {
+    /// `lost-epochs`: the key directory is older than the audit log, and nothing newer exists; `app-epochs`: the epochs chosen for
+    /// apps are complete after a restore
+    what: Accepted,
+    /// Do not ask on a terminal
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// What is accepted.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Accepted {
+    LostEpochs,
+    AppEpochs,
 }
 
 /// What a KMS says of its epochs.
@@ -185,6 +205,32 @@ impl End {
             }
         }
         let told: Epochs = self.admin.post(terminal, &format!("{path}/{verb}"), Vec::new(), REPLY).await?;
+        terminal.show(&told, |page| page_of(page, &told))?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Accept {
+    pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        let (what, question) = match self.what {
+            Accepted::LostEpochs => (
+                "lost_epochs",
+                "Accept it: the audit log knows epochs or their ends that this KMS does not, and nothing newer exists",
+            ),
+            Accepted::AppEpochs => {
+                ("app_epochs", "The epochs chosen for apps (kmsctl epoch apps) are complete")
+            }
+        };
+        if !self.yes {
+            if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+                return Err(Failure::usage("there is no terminal to confirm it: use --yes"));
+            }
+            if !terminal.confirmed(question)? {
+                return Err(Failure::usage("nothing was changed"));
+            }
+        }
+        let body = json!({ "what": what }).to_string().into_bytes();
+        let told: Epochs = self.admin.post(terminal, &format!("{EPOCHS}/accept"), body, REPLY).await?;
         terminal.show(&told, |page| page_of(page, &told))?;
         Ok(Exit::Done)
     }
