@@ -68,6 +68,12 @@ impl Choices {
         app_epochs.is_empty()
     }
 
+    /// A chosen root epoch that is not among the first `epochs` ones.
+    pub fn beyond(&self, epochs: usize) -> Option<u32> {
+        let roots = self.app_epochs.values().filter_map(|chosen| chosen.root);
+        roots.max().filter(|root| usize::try_from(*root).is_ok_and(|root| root >= epochs))
+    }
+
     /// The JSON, in its one form: without white space, and in order.
     pub fn to_json(&self) -> String {
         let app_epochs = self.app_epochs.iter().map(|(app, it)| (hex::encode(app), it.to_string())).collect();

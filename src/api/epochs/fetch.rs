@@ -97,6 +97,13 @@ impl EpochService {
             let parts = epoch_parts(parts).map_err(refused)?;
             let now = SystemTime::now();
             let (said, new) = sorted(&service.ready.epochs(), parts, unix(now))?;
+            // An app at an epoch that nobody has would get no keys.
+            if let Some(beyond) = choices.as_ref().and_then(|choices| choices.beyond(said.len())) {
+                let text = format!(
+                    "the source chose epoch {beyond} for an app, and has no such epoch; nothing was changed"
+                );
+                return Err(Error::new(Code::Conflict, text).because("choices_unknown"));
+            }
             let received = service.ready.received_epochs(new).map_err(refused)?;
             let changed =
                 service.ready.foresee_epochs(EpochChange::Adopt(&received), now).map_err(refused)?;

@@ -428,6 +428,23 @@ async fn a_source_that_is_of_others_lies_or_is_behind_changes_nothing() {
         let answer = send(&replica, "POST", &path, &json!({ "source_url": lying.url() })).await;
         assert!(answer.status >= 400 && answer.text().contains(text), "{}", answer.text());
     }
+    // It chose an epoch for an app that it does not have.
+    let app = "ab".repeat(20);
+    let mut handover = cluster.handover();
+    handover["choices"] = json!(format!(r#"{{"version":1,"app_epochs":{{"{app}":"4294967295.0"}}}}"#));
+    let answers =
+        cluster.answering(move |call| call.starts_with("GetKmsKey").then(|| Reply::Json(handover.clone())));
+    let lying = Source::start(&[cluster.leaf(&replica.cvm)], answers).await;
+    refused(
+        &replica,
+        &path,
+        json!({ "source_url": lying.url() }),
+        "choices_unknown",
+        "chose epoch 4294967295",
+    )
+    .await;
+    let listed = done(&replica, "GET", &format!("{EPOCHS}/apps"), Value::Null).await;
+    assert_eq!(listed["apps"], json!([]));
     // It ends in the middle of the keys.
     let handover = cluster.handover();
     let answers = cluster
