@@ -10,6 +10,7 @@ mod peer;
 mod permit;
 mod placed;
 mod refusal;
+mod sealed;
 mod self_authorization;
 mod session;
 mod stage;
@@ -108,6 +109,8 @@ pub struct Asked<'a> {
     pub vm_config: &'a str,
     /// The epochs that it names.
     pub epochs: AskedEpochs,
+    /// The domain that the caller believes to be in. It decides nothing: the domain follows from the measured app id.
+    pub domain: Option<&'a DomainName>,
     /// Its fresh evidence.
     pub fresh: Option<AskedFresh<'a>>,
 }
@@ -194,18 +197,15 @@ impl Admission {
     /// policy says of the app without being asked about a caller, by the choice of operators, and by the request.
     ///
     /// # Errors
-    /// The reason: the domain is archived, or nobody has keys of these epochs.
-    pub fn public_key_of(
-        &self,
-        app: &AppId,
-        asked: AskedEpochs,
-    ) -> Result<(DomainName, GrantedEpochs), String> {
+    /// The reason: the app is in another domain than the request names, the domain is archived, or nobody has keys of these epochs.
+    pub fn public_key_of(&self, app: &AppId, asked: &Asked) -> Result<(DomainName, GrantedEpochs), String> {
         let Walk { foundation, ring, .. } = &*self.0;
         let domain = foundation.domains.of(app);
-        placed::not_archived(&domain).map_err(|denial| denial.reason)?;
-        let said = foundation.policy.app_epochs(&app.0);
+        let refused = placed::expect_asked(&domain, asked).and_then(|()| placed::not_archived(&domain));
+        refused.map_err(|denial| denial.reason)?;
+        let said = foundation.policy_of(&domain.name).app_epochs(&app.0);
         let chosen = self.0.chosen(app).or(placed::usual_epochs(&domain));
-        let granted = epochs::grant_public(asked, said.as_deref(), chosen, &**ring);
+        let granted = epochs::grant_public(epochs, said.as_deref(), chosen, &**ring);
         Ok((domain.name.clone(), granted.map_err(|denial| denial.reason)?))
     }
 
@@ -291,18 +291,18 @@ impl Admission {
         outcome
     }
 
-    /// The permit by a new decision of policy.
+    /// The permit by a new decision of policy, in the same place: a caller whose place has changed gets nothing for it.
     ///
     /// # Errors
     /// [`Refusal`]: policy denies now what it allowed before, or does not respond.
     pub async fn renewed<R>(&self, permit: Permit<R>) -> Result<Permit<R>, Refusal> {
         let (admitted, shown, grant) = permit.into_admitted();
-        let Basis { role, stage, asked: epochs, .. } = admitted.basis;
+        let Admitted { identity, placed, basis, .. } = &admitted;
+        let Basis { role, stage, asked: epochs, .. } = *basis;
         let mut live = Live { walk: &self.0, role, stage, epochs };
-        let placed = self.0.placed(role, &admitted.identity)?;
-        self.0.still_proved(&admitted.identity, &placed, role, admitted.proved)?;
-        let allowed = self.0.judge(&admitted.basis, &admitted.identity, &placed, &mut live).await?;
-        self.permit(Admitted { placed, allowed, ..admitted }, shown, grant)
+        self.0.still_proved(identity, placed, role, admitted.proved)?;
+        let allowed = self.0.judge(basis, identity, placed, &mut live).await?;
+        self.permit(Admitted { allowed, ..admitted }, shown, grant)
     }
 
     /// The permit after all steps have passed, unless an operator has frozen the caller in between.

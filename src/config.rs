@@ -41,7 +41,7 @@ pub use crate::os_image::{AcpiPins, LiteAttestation};
 
 pub use admin::CredentialsError;
 pub use attestation::{RequireFresh, VerifierError};
-pub use domains::{DefaultEpoch, DomainRules, DomainSettings, Domains};
+pub use domains::{DefaultEpoch, DomainRules, DomainSettings, Domains, MAX_DOMAIN_NAME};
 pub use effective::{Effective, Presence, Shown, Source};
 pub use events::{DenialStorm, Events};
 pub use file::{FileError, read_file};

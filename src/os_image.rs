@@ -32,6 +32,7 @@ use kms_attest::platform::tdx::image::{BootRegisters, Mismatch};
 use kms_attest::single_flight::{SingleFlight, Unfinished};
 use kms_attest::verify::Verified;
 use kms_attest::vm_config::{TdxAttestationVariant, VmConfig, VmConfigError};
+use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
@@ -48,6 +49,8 @@ pub use self::progress::{Progress, ProgressListener};
 use self::work::blocking;
 
 const MAX_DOWNLOADS: usize = 4;
+/// Images whose kind is remembered.
+const MAX_KINDS: usize = 1024;
 /// The most configurations that are waited for.
 const MAX_MEASUREMENTS: usize = 64;
 /// The most images measured at a time, because each needs its kernel and firmware in memory.
@@ -190,6 +193,17 @@ impl From<Unfinished> for OsImageError {
     }
 }
 
+/// What an OS image is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageKind {
+    /// To run apps: nobody can log in.
+    Release,
+    /// For development: its makers can log in (`is_dev` of its metadata).
+    Development,
+    /// That is not known, because the image itself was not looked at.
+    Unknown,
+}
+
 /// Verifies OS images. Clones share their caches and their work.
 #[derive(Debug, Clone)]
 pub struct OsImages(Arc<Shared>);
@@ -207,6 +221,8 @@ struct Shared {
     measuring: Semaphore,
     listener: ProgressListener,
     tell_every: Duration,
+    /// By the hash of the image, which covers it.
+    kinds: Cache<[u8; 32], ImageKind>,
 }
 
 impl OsImages {
@@ -250,6 +266,7 @@ impl OsImages {
             measuring: Semaphore::new(MEASURED_AT_ONCE),
             listener,
             tell_every,
+            kinds: Cache::new(MAX_KINDS),
         })))
     }
 
@@ -264,6 +281,29 @@ impl OsImages {
         };
         let config = VmConfig::effective(vm_config, &evidence.stack.config)?;
         self.check(config, &tdx.event_log, &verified.td().quoted).await
+    }
+
+    /// The kind of the image that a guest has booted, of which [`OsImages::verify`] has found that it is the one that the guest
+    /// names: by the image's `metadata.json`, which its hash covers.
+    ///
+    /// # Errors
+    /// [`OsImageError`]
+    pub async fn kind(&self, verified: &Verified, vm_config: &str) -> Result<ImageKind, OsImageError> {
+        let config = VmConfig::effective(vm_config, &verified.evidence().stack.config)?;
+        match config.tdx_attestation_variant {
+            // The image itself is not looked at.
+            TdxAttestationVariant::Lite => return Ok(ImageKind::Unknown),
+            TdxAttestationVariant::Legacy => {}
+        }
+        let hash: [u8; 32] = config.os_image_hash.as_slice().try_into().map_err(|_| OsImageError::NoHash)?;
+        if let Some(kind) = self.0.kinds.get(&hash) {
+            return Ok(kind);
+        }
+        self.0.image(hash).await?;
+        let directory = self.0.cache.image(&hash);
+        let kind = blocking(move || measure::kind(&directory, &hash)).await??;
+        self.0.kinds.insert(hash, kind);
+        Ok(kind)
     }
 
     /// Downloads an image into the cache, unless it is cached.

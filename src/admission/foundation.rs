@@ -1,10 +1,12 @@
 //! What the services of both phases share: it attests, verifies, decides, stops and records.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kms_attest::attester::Attester;
+use kms_attest::identity::{AppId, DomainName};
 use kms_attest::verify::Verifier;
-use kms_policy::Policy;
+use kms_policy::{Policy, Role};
 
 use super::{SelfAuthorizer, TcbTolerance};
 use crate::audit::Audit;
@@ -20,6 +22,8 @@ pub struct Foundation {
     pub verifier: Arc<Verifier>,
     /// Decides who is allowed, and says how a denial could be healed.
     pub policy: Arc<Policy>,
+    /// The policies of domains that have one of their own.
+    pub domain_policies: BTreeMap<DomainName, Arc<Policy>>,
     /// What policy is told of Intel's verdict.
     pub tolerance: Arc<TcbTolerance>,
     /// Whether this KMS may serve or hold keys at all.
@@ -36,4 +40,26 @@ pub struct Foundation {
     pub audit: Arc<Audit>,
     /// Where outcomes are counted.
     pub metrics: Arc<Metrics>,
+}
+
+impl Foundation {
+    /// Whether a domain has a policy of its own.
+    pub fn has_policy(&self, domain: &DomainName) -> bool {
+        self.domain_policies.contains_key(domain)
+    }
+
+    /// The policy that decides in a domain: its own, or that of the KMS.
+    pub fn policy_of(&self, domain: &DomainName) -> &Arc<Policy> {
+        self.domain_policies.get(domain).unwrap_or(&self.policy)
+    }
+
+    /// The domain of a caller in this role, and the policy that decides about it.
+    pub fn place_of(&self, role: Option<Role>, app: &AppId) -> (DomainName, &Arc<Policy>) {
+        let domain = match role {
+            Some(Role::Kms) => DomainName::DEFAULT,
+            Some(Role::App | Role::Certificate) | None => self.domains.of(app).name.clone(),
+        };
+        let policy = self.policy_of(&domain);
+        (domain, policy)
+    }
 }

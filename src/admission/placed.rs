@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 use kms_attest::identity::{DomainName, Identity, InstanceId};
+use kms_attest::measurement::RuntimeEvent;
 use kms_policy::Role;
 
-use super::ChosenEpochs;
+use super::refusal::Step;
+use super::{ChosenEpochs, sealed};
 use crate::control::{Domain, Domains};
 use crate::keys::epoch::AppEpoch;
+use crate::os_image::ImageKind;
+
+/// The longest text for operators.
+const MAX_SHOWN: usize = 512;
 
 /// A caller's place: its domain, and the instance whose keys it gets there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,18 +42,50 @@ pub struct DomainDenial {
 /// The cause of a denial by a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DomainDenialCode {
+    /// The request names another domain than the one that the app is in.
+    Mismatch,
     /// The domain is archived.
     Archived,
     /// Each instance has keys of its own there, and the caller has no instance id.
     NoInstance,
+    /// Somebody may be able to log in to the guest.
+    NotSealed,
+    /// The OS image is for development, or it is not known that it is not.
+    DevImage,
+    /// The domain does not list the TCB status of the platform.
+    TcbStatus,
+    /// The domain does not list the machine.
+    Device,
+    /// The domain does not list the OS image.
+    OsImage,
 }
 
 impl DomainDenialCode {
     /// The stable name: `domain_archived`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Mismatch => "domain_mismatch",
             Self::Archived => "domain_archived",
             Self::NoInstance => "instance_id_required",
+            Self::NotSealed => "not_sealed",
+            Self::DevImage => "dev_image_not_allowed",
+            Self::TcbStatus => "domain_tcb_status_not_allowed",
+            Self::Device => "domain_device_not_allowed",
+            Self::OsImage => "domain_os_image_not_allowed",
+        }
+    }
+
+    /// The step that finds it.
+    pub fn step(self) -> Step {
+        match self {
+            Self::DevImage => Step::OsImage,
+            Self::Mismatch
+            | Self::Archived
+            | Self::NoInstance
+            | Self::NotSealed
+            | Self::TcbStatus
+            | Self::Device
+            | Self::OsImage => Step::Domain,
         }
     }
 }
@@ -87,24 +125,106 @@ impl Placed {
         usual_epochs(&self.domain)
     }
 
-    /// Checks what the domain requires of the caller.
+    /// Checks what the domain requires of a caller with this identity and these events, whose request names the domain `asked`.
     ///
     /// # Errors
     /// [`DomainDenial`].
-    pub(super) fn admits(&self) -> Result<(), DomainDenial> {
+    pub(super) fn admits(
+        &self,
+        asked: Option<&DomainName>,
+        identity: &Identity,
+        events: &[RuntimeEvent],
+    ) -> Result<(), DomainDenial> {
+        use DomainDenialCode as Code;
+        let Domain { name, rules, .. } = &*self.domain;
         match self.role {
             Role::Kms => return Ok(()),
             Role::App | Role::Certificate => {}
         }
+        expect_asked(&self.domain, asked)?;
         not_archived(&self.domain)?;
-        if self.domain.rules.instance_scoped && self.instance.is_none() {
+        if rules.instance_scoped && self.instance.is_none() {
             let reason = format!(
-                "each instance has keys of its own in the domain {}, and this one has no instance id",
-                self.domain.name
+                "each instance has keys of its own in the domain {name}, and this one has no instance id"
             );
-            return Err(denial(&self.domain, DomainDenialCode::NoInstance, reason));
+            return Err(denial(name, Code::NoInstance, reason));
         }
-        Ok(())
+        if let Some(event) = sealed::opened_by(events).filter(|_| rules.sealed) {
+            let reason = format!("the domain {name} is for sealed guests, and this one may have been opened");
+            let actual = Some(format!("the event {event:?}").chars().take(MAX_SHOWN).collect());
+            let expected = Some("no runtime events but those of the OS while it boots".to_owned());
+            return Err(DomainDenial { expected, actual, ..denial(name, Code::NotSealed, reason) });
+        }
+        let listed = |code, what: &str, list: Vec<String>, found: String| {
+            if list.is_empty() || list.contains(&found) {
+                return Ok(());
+            }
+            let reason = format!("{what} is not allowed in the domain {name}");
+            let expected = Some(list.join(", ").chars().take(MAX_SHOWN).collect());
+            Err(DomainDenial { expected, actual: Some(found), ..denial(name, code, reason) })
+        };
+        let status = identity.tcb_status.to_string();
+        listed(
+            Code::TcbStatus,
+            "the tcb status",
+            rules.tcb_statuses.iter().map(ToString::to_string).collect(),
+            status,
+        )?;
+        let device = identity.device_id.to_string();
+        listed(Code::Device, "the device", rules.devices.iter().map(ToString::to_string).collect(), device)?;
+        let image = hex::encode(identity.os_image_bytes());
+        listed(
+            Code::OsImage,
+            "the os image",
+            rules.os_images.iter().map(ToString::to_string).collect(),
+            image,
+        )
+    }
+
+    /// Whether images for development are refused, so that the kind of the image must be known.
+    pub(super) fn refuses_dev_images(&self) -> bool {
+        self.role != Role::Kms && self.domain.rules.refuses_dev_images(&self.domain.name)
+    }
+
+    /// Checks the kind of the image that a guest has booted.
+    ///
+    /// # Errors
+    /// [`DomainDenial`].
+    pub(super) fn admits_image(&self, kind: ImageKind) -> Result<(), DomainDenial> {
+        let name = &self.domain.name;
+        if !self.refuses_dev_images() {
+            return Ok(());
+        }
+        let (reason, actual) = match kind {
+            ImageKind::Release => return Ok(()),
+            ImageKind::Development => {
+                (format!("os images for development are not allowed in the domain {name}"), "is_dev")
+            }
+            ImageKind::Unknown => (
+                format!(
+                    "it is not known whether the os image is for development, which the domain {name} refuses"
+                ),
+                "unknown",
+            ),
+        };
+        let (expected, actual) =
+            (Some("an image that says is_dev false".to_owned()), Some(actual.to_owned()));
+        Err(DomainDenial { expected, actual, ..denial(name, DomainDenialCode::DevImage, reason) })
+    }
+}
+
+/// Checks that a request names no other domain than the one that the app is in.
+///
+/// # Errors
+/// [`DomainDenial`].
+pub(super) fn expect_asked(domain: &Domain, asked: Option<&DomainName>) -> Result<(), DomainDenial> {
+    match asked.filter(|asked| **asked != domain.name) {
+        None => Ok(()),
+        Some(asked) => {
+            let reason = format!("the request names the domain {asked}, and the app is in {}", domain.name);
+            let (expected, actual) = (Some(domain.name.to_string()), Some(asked.to_string()));
+            Err(DomainDenial { expected, actual, ..denial(&domain.name, DomainDenialCode::Mismatch, reason) })
+        }
     }
 }
 
@@ -123,11 +243,11 @@ pub(super) fn not_archived(domain: &Domain) -> Result<(), DomainDenial> {
         None => Ok(()),
         Some(_) => {
             let reason = format!("the domain {} is archived", domain.name);
-            Err(denial(domain, DomainDenialCode::Archived, reason))
+            Err(denial(&domain.name, DomainDenialCode::Archived, reason))
         }
     }
 }
 
-fn denial(domain: &Domain, code: DomainDenialCode, reason: String) -> DomainDenial {
-    DomainDenial { code, reason, expected: None, actual: None, domain: domain.name.clone() }
+fn denial(domain: &DomainName, code: DomainDenialCode, reason: String) -> DomainDenial {
+    DomainDenial { code, reason, expected: None, actual: None, domain: domain.clone() }
 }

@@ -201,7 +201,7 @@ impl Refusal {
                 expected: denial.expected.as_deref(),
                 actual: denial.actual.as_deref(),
                 identity: Some(identity),
-                ..plain(Step::Domain, RefusalCode::Domain(denial.code))
+                ..plain(denial.code.step(), RefusalCode::Domain(denial.code))
             },
             Self::Fresh { fault, identity } => {
                 let (expected, actual) = fault.values();

@@ -11,13 +11,14 @@ use kms_policy::{AppEpochs, Decision, Denial, Policy, Role, Subject};
 use super::fresh::{is_required, same_guest};
 use super::permit::{Admitted, Allowed, Basis, DecidedBy};
 use super::{
-    Asked, AskedEpochs, ChosenEpochs, Foundation, FreshFault, Freshness, GrantedEpochs, ImageCheck, Placed,
-    Proved, Refusal, Relaxations, RootEpochs, StageRule, StageVerdict, Step, Tolerated, epochs, vm_config,
+    Asked, AskedEpochs, ChosenEpochs, DomainDenial, Foundation, FreshFault, Freshness, GrantedEpochs,
+    ImageCheck, Placed, Proved, Refusal, Relaxations, RootEpochs, StageRule, StageVerdict, Step, Tolerated,
+    epochs, vm_config,
 };
 use crate::config::{ReleaseStage, RequireFresh};
 use crate::control::{NotFrozen, Shadow};
 use crate::keys::epoch::AppEpoch;
-use crate::os_image::OsImageError;
+use crate::os_image::{ImageKind, OsImageError, OsImages};
 
 /// The end of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +68,8 @@ pub trait Observer: Send {
     /// Awaits the comparison with the OS image; `None` if the observer does not wait for it.
     fn image(
         &mut self,
-        comparison: impl Future<Output = Result<(), OsImageError>> + Send,
-    ) -> impl Future<Output = Option<Result<(), OsImageError>>> + Send;
+        comparison: impl Future<Output = Result<ImageKind, OsImageError>> + Send,
+    ) -> impl Future<Output = Option<Result<ImageKind, OsImageError>>> + Send;
 
     /// The exceptions of `core.tcb` that apply before policy is asked.
     fn tolerated(&mut self, relaxations: &Relaxations);
@@ -114,7 +115,9 @@ impl Walk {
         }
         let identity = identified?;
         let placed = Placed::of(&self.foundation.domains, role, &identity);
-        let admitted_there = admits(&placed, &identity);
+        let events = &verified.evidence().stack.runtime_events;
+        let admitted_there = placed.admits(asked.domain, &identity, events);
+        let admitted_there = admitted_there.map_err(|denial| of_domain(denial, &identity));
         let admitted_there = tell(observer, Step::Domain, admitted_there, |()| Passed::Domain(&placed))?;
         let proved = self.proved(&identity, &placed, role, vm_config, freshness);
         let proved = tell(observer, Step::Session, proved, |proved| Passed::Session(*proved))?;
@@ -129,13 +132,13 @@ impl Walk {
         let image = match &self.image {
             ImageCheck::Waived => {
                 observer.passed(Passed::OsImageWaived);
-                Ok(())
+                Ok(Some(ImageKind::Unknown))
             }
             ImageCheck::Required(images) => match observer
-                .image(Box::pin(images.verify(verified, vm_config)))
+                .image(Box::pin(booted(images, verified, vm_config, &placed)))
                 .await
             {
-                None => Ok(()),
+                None => Ok(None),
                 Some(compared) => {
                     let compared = compared.map_err(|error| Refusal::OsImage {
                         error,
@@ -143,15 +146,24 @@ impl Walk {
                         relaxations: allowed.as_ref().map(|it| it.relaxations.clone()).unwrap_or_default(),
                         by: allowed.as_ref().ok().map(|it| Box::new(it.by)),
                     });
-                    tell(observer, Step::OsImage, compared, |()| Passed::OsImage(&identity))?
+                    tell(observer, Step::OsImage, compared, |_| Passed::OsImage(&identity))?.map(Some)
                 }
             },
         };
+        let kind = match image {
+            Ok(None) => Ok(()),
+            Ok(Some(kind)) => placed.admits_image(kind).map_err(|denial| of_domain(denial, &identity)),
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal @ Refusal::Domain { .. }) = &kind {
+            observer.refused(Step::OsImage, refusal);
+        }
+        let kind = ends::<O, _>(kind)?;
         admitted_there?;
         let proved = proved?;
         not_frozen?;
         let allowed = allowed?;
-        image?;
+        kind?;
         Ok(Admitted { identity, placed, proved, allowed, basis })
     }
 
@@ -217,7 +229,8 @@ impl Walk {
         placed: &Placed,
         observer: &mut O,
     ) -> Result<Allowed, Refusal> {
-        let Foundation { policy, tolerance, .. } = &*self.foundation;
+        let Foundation { tolerance, .. } = &*self.foundation;
+        let policy = self.foundation.policy_of(&placed.domain().name);
         let Tolerated { told, relaxations } = tolerance.apply(&basis.verdict, identity);
         observer.tolerated(&relaxations);
         let examined = observer.policy(policy, placed, basis.role.subject(&told)).await;
@@ -275,16 +288,6 @@ impl Walk {
         epochs::grant(asked, said, self.chosen(app).or(placed.epochs()), &*self.ring)
     }
 
-    /// The place of a caller, if its domain admits it.
-    ///
-    /// # Errors
-    /// [`Refusal::Domain`].
-    pub(super) fn placed(&self, role: Role, identity: &Identity) -> Result<Placed, Refusal> {
-        let placed = Placed::of(&self.foundation.domains, role, identity);
-        admits(&placed, identity)?;
-        Ok(placed)
-    }
-
     /// What an operator chose for an app.
     pub(super) fn chosen(&self, app: &AppId) -> Option<ChosenEpochs> {
         let choice = self.foundation.app_epochs.of(app)?;
@@ -316,10 +319,25 @@ fn identified(verified: &Verified, role: Role, vm_config: &str) -> Result<Identi
     }
 }
 
+/// The kind of the image that a guest has booted, if its domain needs to know it.
+///
 /// # Errors
-/// [`Refusal::Domain`].
-fn admits(placed: &Placed, identity: &Identity) -> Result<(), Refusal> {
-    placed.admits().map_err(|denial| Refusal::Domain { denial, identity: Box::new(identity.clone()) })
+/// [`OsImageError`]: it booted something else, or that is not known.
+async fn booted(
+    images: &OsImages,
+    verified: &Verified,
+    vm_config: &str,
+    placed: &Placed,
+) -> Result<ImageKind, OsImageError> {
+    images.verify(verified, vm_config).await?;
+    match placed.refuses_dev_images() {
+        true => images.kind(verified, vm_config).await,
+        false => Ok(ImageKind::Unknown),
+    }
+}
+
+fn of_domain(denial: DomainDenial, identity: &Identity) -> Refusal {
+    Refusal::Domain { denial, identity: Box::new(identity.clone()) }
 }
 
 /// Reports the outcome of a step. The outer result is whether the walk goes on.

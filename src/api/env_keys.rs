@@ -98,6 +98,7 @@ impl EnvKeys {
             signature_v1: signature_v1.to_vec(),
             root_epoch: said.map(|epochs| epochs.root.0),
             app_epoch: said.map(|epochs| epochs.app.0),
+            app_domain: domain.said().unwrap_or_default().to_owned(),
         }));
         self.responses.insert(asked, Arc::clone(&response));
         Ok(response)

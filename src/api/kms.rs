@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use kms_attest::csr::{ApiVersion, Csr};
-use kms_attest::identity::{AppId, Identity};
+use kms_attest::identity::{AppId, BadDomainName, DomainName, Identity};
 use kms_policy::Role;
 
 use super::env_keys::EnvKeys;
@@ -147,7 +147,8 @@ impl KmsService {
         }
         let epochs = AskedEpochs::new(request.root_epoch, request.app_epoch);
         let fresh = fresh(Method::GetAppKey, &request.challenge, &request.fresh_evidence)?;
-        let asked = Asked { vm_config: &request.vm_config, epochs, fresh };
+        let domain = asked_domain(&request.app_domain)?;
+        let asked = Asked { vm_config: &request.vm_config, epochs, domain: domain.as_ref(), fresh };
         let attempt = self.attempt(Method::GetAppKey, Role::App, caller, asked);
         let (self_authorization, permit) =
             self.beside(async |verified| self.admission.app(caller.peer(), asked, verified).await).await;
@@ -192,6 +193,7 @@ impl KmsService {
             root_epoch: said.map(|epochs| epochs.root.0),
             app_epoch: said.map(|epochs| epochs.app.0),
             previous: permit.granted_epochs().previous().iter().map(shown_epochs).collect(),
+            app_domain: permit.domain().said().unwrap_or_default().to_owned(),
         })
     }
 
@@ -217,7 +219,8 @@ impl KmsService {
             return Err(Error::invalid(ONE_EPOCH));
         }
         let fresh = fresh(method, &request.challenge, &request.fresh_evidence)?;
-        let asked = Asked { vm_config: &request.vm_config, epochs: AskedEpochs::NONE, fresh };
+        let (epochs, domain) = (AskedEpochs::NONE, None);
+        let asked = Asked { vm_config: &request.vm_config, epochs, domain, fresh };
         let attempt = self.attempt(method, Role::Kms, caller, asked);
         let (self_authorization, permit) =
             self.beside(async |verified| self.admission.kms(caller.peer(), asked, verified).await).await;
@@ -263,10 +266,11 @@ impl KmsService {
             self.current_self_authorization(Method::GetAppEnvEncryptPubKey, caller).await?;
         let app_id =
             AppId::try_from(request.app_id.as_slice()).map_err(|error| Error::invalid(error.to_string()))?;
-        let asked = AskedEpochs::new(request.root_epoch, request.app_epoch);
+        let epochs = AskedEpochs::new(request.root_epoch, request.app_epoch);
+        let asked = asked_domain(&request.app_domain)?;
         let (domain, granted) = self
             .admission
-            .public_key_of(&app_id, asked)
+            .public_key_of(&app_id, epochs, asked.as_ref())
             .map_err(|reason| Error::new(Code::Denied, reason))?;
         self.env_keys.answer(&self.ready, &self_authorization, (&domain, app_id), &granted, unix_now())
     }
@@ -313,7 +317,8 @@ impl KmsService {
             .map_err(|error| Error::invalid(error.to_string()))?;
         let epochs = AskedEpochs::new(request.root_epoch, request.app_epoch);
         let fresh = fresh(Method::SignCert, &request.challenge, &request.fresh_evidence)?;
-        let asked = Asked { vm_config: &request.vm_config, epochs, fresh };
+        let domain = asked_domain(&request.app_domain)?;
+        let asked = Asked { vm_config: &request.vm_config, epochs, domain: domain.as_ref(), fresh };
         let attempt =
             Attempt { csr: Some(&csr), ..self.attempt(Method::SignCert, Role::Certificate, caller, asked) };
         let (self_authorization, permit) = self
@@ -347,6 +352,7 @@ impl KmsService {
             receipt: released.leaf().map(Into::into),
             root_epoch: said.map(|epochs| epochs.root.0),
             app_epoch: said.map(|epochs| epochs.app.0),
+            app_domain: released.permit().domain().said().unwrap_or_default().to_owned(),
         })
     }
 
@@ -432,6 +438,7 @@ impl KmsService {
             caller,
             vm_config: asked.vm_config,
             epochs: asked.epochs,
+            domain: asked.domain,
             fresh: asked.fresh.map_or(Brought::Nothing, |_| Brought::Fresh),
             csr: None,
         }
@@ -447,6 +454,7 @@ impl KmsService {
             caller,
             vm_config: "",
             epochs: AskedEpochs::NONE,
+            domain: None,
             fresh: Brought::Nothing,
             csr: None,
         };
@@ -512,6 +520,15 @@ fn fresh<'a>(method: Method, challenge: &[u8], evidence: &'a [u8]) -> Result<Opt
             Ok(Some(AskedFresh { challenge, evidence, service: row.service.name(), method: row.name }))
         }
     }
+}
+
+/// The domain that a request names, if it names one.
+///
+/// # Errors
+/// A text that cannot be the name of a domain.
+pub(super) fn asked_domain(name: &str) -> Result<Option<DomainName>> {
+    let invalid = |error: BadDomainName| Error::invalid(error.to_string()).within("app_domain");
+    Some(name).filter(|name| !name.is_empty()).map(str::parse).transpose().map_err(invalid)
 }
 
 fn shown_epochs(epochs: &KeyEpochs) -> proto::KeyEpochs {

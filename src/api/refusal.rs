@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 
 use kms_attest::csr::Csr;
-use kms_attest::identity::BootInfo;
+use kms_attest::identity::{BootInfo, DomainName};
 use kms_policy::Role;
 use sha2::{Digest as _, Sha256};
 
@@ -38,6 +38,8 @@ pub(super) struct Attempt<'a> {
     pub(super) epochs: AskedEpochs,
     /// Whether it brings fresh evidence.
     pub(super) fresh: Brought,
+    /// The domain that the request names.
+    pub(super) domain: Option<&'a DomainName>,
     /// The certificate request with its evidence; `None` where the evidence is in the client certificate.
     pub(super) csr: Option<&'a Csr>,
 }
@@ -66,6 +68,7 @@ impl Attempt<'_> {
             vm_config: self.vm_config,
             epochs: self.epochs.fields(),
             fresh: self.fresh(detail.step),
+            domain: self.domain.cloned(),
         });
         let (code, id) = (detail.code.name(), id.to_string());
         let why = Why {
@@ -100,9 +103,10 @@ impl Attempt<'_> {
             return Some(fault.remedy().to_owned());
         }
         let denial = refusal.denial()?;
-        let identity = BootInfo::from(refusal.fault()?.identity?);
-        let subject = self.role?.subject(&identity);
-        self.service.foundation.policy.remedy(denial.code, subject).map(|remedy| remedy.sentence)
+        let identity = refusal.fault()?.identity?;
+        let (_, policy) = self.service.foundation.place_of(self.role, &identity.app_id);
+        let told = BootInfo::from(identity);
+        policy.remedy(denial.code, self.role?.subject(&told)).map(|remedy| remedy.sentence)
     }
 
     /// An outage says nothing about the caller: it is listed for operators, but not counted or recorded as a
@@ -143,6 +147,7 @@ impl Attempt<'_> {
             vm_config: self.vm_config,
             epochs: self.epochs.fields(),
             fresh: self.fresh(detail.step),
+            domain: self.domain.cloned(),
         });
         id.to_string()
     }
@@ -187,7 +192,9 @@ impl Attempt<'_> {
                         Proof::Certificate
                     }
                 };
+                let (domain, _) = self.service.foundation.place_of(self.role, &identity.app_id);
                 let subject = Subject::new(identity, remote)
+                    .in_domain(&domain)
                     .relaxed(refusal.relaxations())
                     .by(self.caller.operator())
                     .holding(self.spki_sha256())

@@ -9,7 +9,7 @@ use kms_attest::collateral::CacheStats;
 use kms_attest::identity::DomainName;
 use kms_policy::Policy;
 
-use super::{AppError, admin_tls};
+use super::{AppError, admin_tls, process};
 use crate::admission::ImageCheck;
 use crate::audit::{self, AuditError};
 use crate::clock::{ClockBehind, Floor, unix_now};
@@ -68,9 +68,12 @@ impl Preflight {
         let attester = problems.note(core.attester.build().map_err(AppError::from));
         problems.note(core.verifier(Floor::default()).map_err(AppError::from));
         let policy = problems.note(Policy::from_config(&core.auth_api).map_err(AppError::from));
-        if let Some(policy) = &policy {
+        let of_domains = problems.note(process::domain_policies(&config.domains)).unwrap_or_default();
+        let own = policy.iter().map(|policy| (&DomainName::DEFAULT, policy));
+        let of_domains = of_domains.iter().map(|(name, policy)| (name, &**policy));
+        for (name, policy) in own.chain(of_domains) {
             let bundles = core.cert_dir.join(POLICY_BUNDLES);
-            let inspected = BundleKeeper::inspect(DomainName::DEFAULT.as_str(), policy, &bundles);
+            let inspected = BundleKeeper::inspect(name.as_str(), policy, &bundles);
             problems.note(inspected.map_err(KeeperError::from).map_err(AppError::from));
         }
         let images = ImageCache::new(core.image.cache_dir.clone());

@@ -1,5 +1,6 @@
 //! The parts with the lifetime of the process, each built from its section of the configuration.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -28,7 +29,7 @@ use crate::api::settings::{LogControl, SettingsService};
 use crate::api::setup::Switch;
 use crate::audit::{Audit, Beginning, Event};
 use crate::clock::Floor;
-use crate::config::{APP_EPOCHS, Config, Core, DOMAINS, POLICY_BUNDLES, Posture, RUNTIME_SETTINGS};
+use crate::config::{self, APP_EPOCHS, Config, Core, DOMAINS, POLICY_BUNDLES, Posture, RUNTIME_SETTINGS};
 use crate::control::{AppEpochs, Approvals, BundleKeeper, Domains, Drain, Freezes};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
@@ -110,6 +111,7 @@ impl Process {
         let verifier = core.verifier(clock_floor.clone())?.remembering(SeenPlatforms::new(WATCHED_FOR));
         let verifier = Arc::new(verifier);
         let policy = Arc::new(Policy::from_config(&core.auth_api)?);
+        let domain_policies = domain_policies(&config.domains)?;
         let credentials = core.admin.credentials()?.map(Arc::new);
         let methods = METHODS.iter().map(|row| (row.name, row.access.into()));
         let routes = Route::paths().map(|path| (path, Kind::Other));
@@ -126,11 +128,13 @@ impl Process {
             false => SelfAuthorizer::waived(),
         });
         let mut posture = config.posture();
-        if let Some(relaxation) = policy.relaxation() {
+        for relaxation in domain_policies.values().chain([&policy]).filter_map(|policy| policy.relaxation()) {
             posture.relax(relaxation);
         }
         metrics.set_relaxed(posture.codes());
-        policy.report_to(Arc::clone(&metrics) as _);
+        for policy in domain_policies.values().chain([&policy]) {
+            policy.report_to(Arc::clone(&metrics) as _);
+        }
         report_collateral(verifier.cache(), &metrics);
         verifier.cache().load_stored();
         if let Some(log) = &log {
@@ -148,15 +152,18 @@ impl Process {
             Arc::clone(&audit),
         );
         audit.report_to(&metrics);
-        let keeper = BundleKeeper::open(
-            DomainName::DEFAULT.as_str(),
-            &policy,
-            &core.cert_dir.join(POLICY_BUNDLES),
-            &core.audit.file,
-            &audit,
-            &metrics,
-        )?;
-        let bundles: Vec<Arc<BundleKeeper>> = keeper.into_iter().map(Arc::new).collect();
+        let mut bundles = Vec::<Arc<BundleKeeper>>::new();
+        for (domain, policy) in [(&DomainName::DEFAULT, &policy)].into_iter().chain(&domain_policies) {
+            let keeper = BundleKeeper::open(
+                domain.as_str(),
+                policy,
+                &core.cert_dir.join(POLICY_BUNDLES),
+                &core.audit.file,
+                &audit,
+                &metrics,
+            )?;
+            bundles.extend(keeper.map(Arc::new));
+        }
         let mut polling = JoinSet::new();
         for keeper in &bundles {
             let keeper = Arc::clone(keeper);
@@ -201,6 +208,7 @@ impl Process {
                 attester,
                 verifier,
                 policy,
+                domain_policies,
                 tolerance,
                 self_authorization,
                 freezes,
@@ -329,6 +337,11 @@ impl Process {
         }
         if let Some(error) = policy.last_error() {
             tracing::warn!(error, "the policy denies everyone for now");
+        }
+        for (domain, policy) in &self.foundation.domain_policies {
+            if let Some(error) = policy.last_error() {
+                tracing::warn!(%domain, error, "the policy of a domain denies all its apps for now");
+            }
         }
         if policy.chain_state().is_some() {
             // Logs at the start which endpoints are unusable.
@@ -489,4 +502,12 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
 pub(super) fn address_of(listener: &TcpListener) -> Result<SocketAddr, AppError> {
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
     listener.local_addr().map_err(|source| AppError::Listen { address: unknown, source })
+}
+
+/// The policies of the domains that have one of their own.
+pub(super) fn domain_policies(
+    domains: &config::Domains,
+) -> Result<BTreeMap<DomainName, Arc<Policy>>, AppError> {
+    let policies = domains.iter().filter_map(|(name, domain)| Some((name, domain.auth_api.as_ref()?)));
+    policies.map(|(name, policy)| Ok((name.clone(), Arc::new(Policy::from_config(policy)?)))).collect()
 }

@@ -215,10 +215,11 @@ impl Serving {
         let core = &process.config.core;
         let policy = PolicyService::new(core, Arc::clone(&self.kms), Arc::clone(&self.admin));
         let policy = Arc::new(policy);
-        let bundles = process
-            .bundles
-            .iter()
-            .map(|keeper| (Arc::clone(keeper), Arc::clone(&process.foundation().policy)));
+        let foundation = process.foundation();
+        let bundles = process.bundles.iter().map(|keeper| {
+            let policy = keeper.domain().parse().map(|domain| foundation.policy_of(&domain));
+            (Arc::clone(keeper), Arc::clone(policy.unwrap_or(&foundation.policy)))
+        });
         let bundles = Arc::new(BundleService::new(bundles.collect(), Arc::clone(&self.admin)));
         let credentials_service = named_credentials(process, credentials).await?;
         let htpasswd = Arc::new(HtpasswdFile::new(

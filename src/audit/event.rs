@@ -73,7 +73,8 @@ pub struct Basis {
     /// The guest's stage when the evidence was made: `boot` or `running`.
     pub stage: &'static str,
     /// The rule by which keys of an app are released at this stage: `releaseStage boot` of the policy, or
-    /// `core.release_stage any`; `None` for what is released at every stage.
+    /// `core.release_stage any`; `None` for what is released at every stage, and for the latter in other domains than the
+    /// default one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage_rule: Option<&'static str>,
 }
@@ -138,10 +139,15 @@ impl Subject {
         Self { epochs: (!epochs.is_first()).then(|| format!("{root}.{app}")), ..self }
     }
 
-    /// The same, in this domain. Of the default one nothing is said, as before there were others.
+    /// The same, in this domain. Of the default one nothing is said, as before there were others. A receipt has space for the
+    /// name of another one, or for a rule of the configuration about stages, but not for both.
     #[must_use]
-    pub fn in_domain(self, domain: &DomainName) -> Self {
-        Self { domain: domain.said().map(str::to_owned), ..self }
+    pub fn in_domain(mut self, domain: &DomainName) -> Self {
+        self.domain = domain.said().map(str::to_owned);
+        if let (Some(_), Some(basis)) = (&self.domain, &mut self.basis) {
+            basis.stage_rule = basis.stage_rule.filter(|rule| !rule.starts_with("core."));
+        }
+        self
     }
 
     /// The same, of a caller that proved by fresh evidence that it is this guest now, or did not. Of one that did not nothing

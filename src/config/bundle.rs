@@ -73,10 +73,10 @@ fn number(value: Value) -> Result<u64, String> {
 }
 
 /// Refuses what would make the rule of two owners ineffective.
-pub(super) fn check(bundle: &Bundle, owners: OwnerRule, report: &mut Report) {
+pub(super) fn check(bundle: &Bundle, at: &str, owners: OwnerRule, report: &mut Report) {
     if bundle.source == BundleSource::Operators {
         report.notice(
-            "core.auth_api.bundle.source",
+            &format!("{at}.bundle.source"),
             "is empty, so operators push bundles, which they can only when keys are served: until then everything is denied, \
              also the bootstrap. Name a source for the first one",
         );
@@ -84,7 +84,7 @@ pub(super) fn check(bundle: &Bundle, owners: OwnerRule, report: &mut Report) {
     let is_automatic = bundle.activation == Activation::Automatic && bundle.source != BundleSource::Operators;
     if is_automatic && bundle.keys.threshold() < 2 && matches!(owners, OwnerRule::TwoOwners { .. }) {
         report.find(
-            "core.auth_api.bundle.threshold",
+            &format!("{at}.bundle.threshold"),
             "must be 2 or more with activation = \"automatic\" and core.admin.approvals = 2: one signer would \
              change the policy alone",
         );

@@ -21,16 +21,10 @@ pub(super) fn check(config: &Config, report: &mut Report) {
             }
         }
     }
-    match &core.auth_api {
-        AuthApi::Allowlist { path, .. } if path.as_os_str().is_empty() => {
-            report.find("core.auth_api.allowlist.path", "must name a file");
-        }
-        AuthApi::Webhook(webhook) => webhook::check(webhook, report),
-        AuthApi::Bundle(bundle) => bundle::check(bundle, core.admin.approvals, report),
-        AuthApi::Allowlist { .. } | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {}
-    }
+    policy(&core.auth_api, "core.auth_api", core.admin.approvals, report);
+    super::domains::check(config, report);
     super::tcb::check(&core.tcb, report);
-    super::paths::check(core, report);
+    super::paths::check(config, report);
     if core.onboard.public_handover == PublicHandover::Disabled {
         let key = "core.onboard.public_key_handover";
         if !core.admin.enabled || core.admin.tls.is_none() {
@@ -50,6 +44,18 @@ pub(super) fn check(config: &Config, report: &mut Report) {
             "core.admin.enabled",
             "false: credentials are configured, but there is no admin listener",
         );
+    }
+}
+
+/// Checks a policy that the section `at` configures.
+pub(super) fn policy(auth_api: &AuthApi, at: &str, owners: OwnerRule, report: &mut Report) {
+    match auth_api {
+        AuthApi::Allowlist { path, .. } if path.as_os_str().is_empty() => {
+            report.find(&format!("{at}.allowlist.path"), "must name a file");
+        }
+        AuthApi::Webhook(webhook) => webhook::check(webhook, at, report),
+        AuthApi::Bundle(bundle) => bundle::check(bundle, at, owners, report),
+        AuthApi::Allowlist { .. } | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {}
     }
 }
 

@@ -91,6 +91,19 @@ pub(super) fn defaults() -> Layers {
     Layers::defaults()
 }
 
+/// The defaults of `core.auth_api`, without its kind, which nothing but a file chooses for a domain.
+pub(super) fn defaults_of_auth_api() -> Table {
+    let mut table = Layers::defaults().root;
+    for key in ["core", "auth_api"] {
+        table = match table.remove(key) {
+            Some(Node { content: Content::Table(below), .. }) => below,
+            Some(_) | None => Table::new(),
+        };
+    }
+    table.remove("type");
+    table
+}
+
 impl Layers {
     fn defaults() -> Self {
         let mut root = Table::new();

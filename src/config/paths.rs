@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::reader::Report;
-use super::{AuthApi, Core};
+use super::{AuthApi, Config};
 
 /// The files of the key directory; the tests of `store` compare this list with theirs.
 pub const KEY_FILES: [&str; 12] = [
@@ -54,7 +54,8 @@ struct Named {
     path: PathBuf,
 }
 
-pub(super) fn check(core: &Core, report: &mut Report) {
+pub(super) fn check(config: &Config, report: &mut Report) {
+    let core = &config.core;
     let named = |key, path: &Path| Named { key, path: resolved(path) };
     let mut written = vec![
         named("core.audit.file", &core.audit.file),
@@ -81,9 +82,14 @@ pub(super) fn check(core: &Core, report: &mut Report) {
         .collect();
     let extensions = ["tree", "node", "archived"];
     others.extend(extensions.map(|end| named("core.audit.file", &core.audit.file.with_extension(end))));
-    if let AuthApi::Allowlist { path, .. } = &core.auth_api {
-        let staged = path.with_added_extension(STAGED);
-        others.extend([path, &staged].map(|path| named("core.auth_api.allowlist.path", path)));
+    let policies = config.domains.values().filter_map(|domain| domain.auth_api.as_ref());
+    for (key, policy) in std::iter::once(("core.auth_api.allowlist.path", &core.auth_api))
+        .chain(policies.map(|policy| ("auth_api.allowlist.path of a domain", policy)))
+    {
+        if let AuthApi::Allowlist { path, .. } = policy {
+            let staged = path.with_added_extension(STAGED);
+            others.extend([path, &staged].map(|path| named(key, path)));
+        }
     }
     let suffixes = ["reserve", "new"];
     others.extend(suffixes.map(|end| named("core.audit.file", &core.audit.file.with_added_extension(end))));

@@ -77,12 +77,21 @@ impl Config {
     pub fn posture(&self) -> Posture {
         let core = &self.core;
         let policy = PolicyPosture::of(&core.auth_api);
+        let of_domains = self.domains.values().filter_map(|domain| domain.auth_api.as_ref());
+        let of_domains: Vec<_> = of_domains.map(PolicyPosture::of).collect();
+        let webhooks = || of_domains.iter().chain([&policy]).filter_map(|policy| policy.webhook);
+        let chains = || of_domains.iter().chain([&policy]).filter_map(|policy| policy.chain);
         let relaxed = [
             (core.insecure_no_tee, "no_tee", "no TEE protects the keys, and nothing attests this service"),
             (
                 policy.allows_everything,
                 "dev_auth",
                 "every attested caller is allowed: anyone with a TDX machine can have the keys of any app",
+            ),
+            (
+                of_domains.iter().any(|policy| policy.allows_everything),
+                "domain_dev_auth",
+                "every attested caller is allowed in a domain: anyone with a TDX machine can have the keys of its apps",
             ),
             (
                 !core.attest_rpc_cert,
@@ -102,7 +111,10 @@ impl Config {
                  with a TDX machine can boot an image of their own and claim an app",
             ),
             (
-                policy.empty_devices == EmptyDevices::AnyDevice,
+                of_domains
+                    .iter()
+                    .chain([&policy])
+                    .any(|policy| policy.empty_devices == EmptyDevices::AnyDevice),
                 "empty_devices_allow_any",
                 "an empty device list in the allowlist means any device \
                  (core.auth_api.allowlist.insecure_empty_devices_allow_any)",
@@ -128,12 +140,12 @@ impl Config {
                 "the key directory may be readable by others on this machine",
             ),
             (
-                policy.webhook.is_some_and(Webhook::is_exposed),
+                webhooks().any(Webhook::is_exposed),
                 "webhook_unencrypted",
                 "the policy is called over plain http beyond this machine: an attacker in between can decide",
             ),
             (
-                policy.chain.is_some_and(|chain| chain.rpc_urls.iter().any(Endpoint::is_exposed)),
+                chains().any(|chain| chain.rpc_urls.iter().any(Endpoint::is_exposed)),
                 "chain_unencrypted",
                 "the chain is read over plain http beyond this machine: an attacker in between can decide",
             ),
@@ -148,7 +160,7 @@ impl Config {
                 "notifications go over plain http beyond this machine: others can read which apps get keys",
             ),
             (
-                policy.chain.is_some_and(|chain| matches!(chain.block, BlockChoice::Latest { .. })),
+                chains().any(|chain| matches!(chain.block, BlockChoice::Latest { .. })),
                 CHAIN_NOT_FINAL,
                 "policy is read from blocks that the chain may still drop: what was revoked may hold again for a while",
             ),

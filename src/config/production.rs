@@ -92,6 +92,7 @@ fn subject_of(code: &str) -> &str {
     match code {
         "no_tee" => "core.insecure_no_tee",
         "dev_auth" => "core.auth_api.type",
+        "domain_dev_auth" => "domains",
         "rpc_cert_not_attested" => "core.attest_rpc_cert",
         "self_authorization_off" => "core.enforce_self_authorization",
         "os_image_not_verified" => "core.image.verify",
@@ -113,6 +114,7 @@ fn remedy_of(code: &str) -> &'static str {
     match code {
         "no_tee" => "Run it in a confidential VM, and remove the key",
         "dev_auth" => "Set it to \"allowlist\", \"webhook\" or \"ethereum\"",
+        "domain_dev_auth" => "Set auth_api.type of each domain to \"allowlist\", \"webhook\" or \"ethereum\"",
         "rpc_cert_not_attested" | "self_authorization_off" | "os_image_not_verified" => "Set it to true",
         "external_trust_anchors" => "Remove it: the vendor's root is built in",
         "admin_without_credentials" => {

@@ -174,6 +174,17 @@ impl<'a> Section<'a> {
         entries.collect()
     }
 
+    /// Lays defaults under a table, if a file has it; says whether one has.
+    pub(super) fn underlay(&mut self, key: &'static str, defaults: Table) -> bool {
+        self.known.push(key);
+        match self.table.get_mut(key) {
+            Some(Node { content: Content::Table(table), .. }) => lay_under(table, defaults),
+            Some(Node { content: Content::Value(_), .. }) => {}
+            None => return false,
+        }
+        true
+    }
+
     /// At most `limit` tables with names of the operator's choice, such as `[domains.NAME]`.
     pub(super) fn tables(
         &mut self,
@@ -329,6 +340,19 @@ impl<'a> Section<'a> {
 
     fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { bounded(key) } else { format!("{}.{}", self.path, bounded(key)) }
+    }
+}
+
+/// Adds what is missing in a table.
+fn lay_under(table: &mut Table, defaults: Table) {
+    for (key, default) in defaults {
+        match (table.get_mut(&key), default.content) {
+            (Some(Node { content: Content::Table(table), .. }), Content::Table(below)) => {
+                lay_under(table, below)
+            }
+            (Some(_), _) => {}
+            (None, content) => drop(table.insert(key, Node { layer: default.layer, content })),
+        }
     }
 }
 

@@ -315,7 +315,7 @@ enum PolicyKind {
     Dev,
 }
 
-fn auth_api(section: &mut Section<'_>, environment: Environment<'_>) -> AuthApi {
+pub(super) fn auth_api(section: &mut Section<'_>, environment: Environment<'_>) -> AuthApi {
     let kind = section.required("type", PolicyKind::Webhook, |value| match values::string(value)?.as_str() {
         "webhook" => Ok(PolicyKind::Webhook),
         "allowlist" => Ok(PolicyKind::Allowlist),

@@ -46,22 +46,24 @@ pub(super) fn read(section: &mut Section<'_>, environment: Environment<'_>) -> W
 }
 
 /// Refuses combinations that would not have the effect that they suggest.
-pub(super) fn check(webhook: &Webhook, report: &mut Report) {
+pub(super) fn check(webhook: &Webhook, at: &str, report: &mut Report) {
     if webhook.url.url().scheme() == "http" {
         for (is_set, key) in
             [(webhook.ca_file.is_some(), "ca_file"), (webhook.client.is_some(), "client_cert_file")]
         {
             if is_set {
                 report.find(
-                    &format!("core.auth_api.webhook.{key}"),
-                    "needs an https URL in core.auth_api.webhook.url: over plain http nobody shows a certificate",
+                    &format!("{at}.webhook.{key}"),
+                    format!(
+                        "needs an https URL in {at}.webhook.url: over plain http nobody shows a certificate"
+                    ),
                 );
             }
         }
     }
     if webhook.bearer_token.is_some() && webhook.url.is_exposed() {
         report.notice(
-            "core.auth_api.webhook.bearer_token",
+            &format!("{at}.webhook.bearer_token"),
             "goes over plain http beyond this machine: an attacker in between can read and use it",
         );
     }

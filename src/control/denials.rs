@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kms_attest::identity::Identity;
+use kms_attest::identity::{DomainName, Identity};
 use kms_policy::Role;
 use sha2::{Digest as _, Sha256};
 
@@ -152,6 +152,8 @@ pub struct RefusedRequest<'a> {
     pub epochs: (Option<u32>, Option<u32>),
     /// What has become of its fresh evidence.
     pub fresh: FreshEvidence,
+    /// The domain that the request names.
+    pub domain: Option<DomainName>,
 }
 
 /// A refusal in the list.
@@ -195,6 +197,8 @@ pub struct RefusalRecord {
     pub epochs: (Option<u32>, Option<u32>),
     /// What has become of the fresh evidence of the last request.
     pub fresh: FreshEvidence,
+    /// The domain that the last request named.
+    pub domain: Option<DomainName>,
 }
 
 impl RefusalRecord {
@@ -249,6 +253,7 @@ impl Denials {
             let record = Arc::make_mut(&mut known.record);
             (record.sequence, record.last, record.remote) = (sequence, now, refused.remote);
             (record.epochs, record.fresh) = (refused.epochs, refused.fresh);
+            record.domain = refused.domain;
             record.count += 1;
             return (record.id, Novelty::Repeated);
         }
@@ -272,6 +277,7 @@ impl Denials {
             identity: refused.identity.cloned(),
             epochs: refused.epochs,
             fresh: refused.fresh,
+            domain: refused.domain,
             vm_config: if is_kept { refused.vm_config.to_owned() } else { String::new() },
             shown: is_kept.then_some(refused.shown),
         };

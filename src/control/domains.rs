@@ -123,9 +123,8 @@ impl Map {
             let archived = archived.map(|record| ByOperator { since: record.since, by: record.by.clone() });
             Arc::new(Domain { name: name.clone(), rules: rules.clone(), origin, archived })
         };
-        let default = DomainSettings::default();
-        let default = configured.get(&DomainName::DEFAULT).unwrap_or(&default);
-        let default = domain(&DomainName::DEFAULT, &default.rules, DomainOrigin::Configuration);
+        let rules = configured.get(&DomainName::DEFAULT).map(|settings| settings.rules.clone());
+        let default = domain(&DomainName::DEFAULT, &rules.unwrap_or_default(), DomainOrigin::Configuration);
         let mut domains = BTreeMap::from([(DomainName::DEFAULT, Arc::clone(&default))]);
         for (name, settings) in configured.iter().filter(|(name, _)| !name.is_default()) {
             domains.insert(name.clone(), domain(name, &settings.rules, DomainOrigin::Configuration));

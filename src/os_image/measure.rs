@@ -10,12 +10,12 @@ use kms_attest::platform::tdx::image::acpi::{AcpiDigests, Shape};
 use kms_attest::platform::tdx::image::legacy::{self, AcpiTables, Image, LegacyError, METADATA, Metadata};
 use kms_attest::platform::tdx::image::qemu::AcpiCall;
 use kms_attest::vm_config::VmConfig;
-use sha2::{Digest as _, Sha384};
+use sha2::{Digest as _, Sha256, Sha384};
 
-use super::OsImageError;
 use super::archive::read_manifest;
 use super::cache::Measured;
 use super::program::AcpiProgram;
+use super::{ImageKind, OsImageError};
 
 const MAX_METADATA: u64 = 64 << 10;
 const MAX_FIRMWARE: u64 = 64 << 20;
@@ -65,6 +65,14 @@ pub(super) fn measured(
     Ok(Measured { registers, acpi_tables: digests.tables })
 }
 
+/// What the image in `directory` is for.
+pub(super) fn kind(directory: &Path, hash: &[u8; 32]) -> Result<ImageKind, OsImageError> {
+    let files = Files { directory, list: read_manifest(directory, hash)? };
+    let text = files.checked(METADATA, METADATA, MAX_METADATA)?;
+    let metadata = Metadata::parse(&text).map_err(|error| unusable(METADATA, io::Error::other(error)))?;
+    Ok(if metadata.is_dev { ImageKind::Development } else { ImageKind::Release })
+}
+
 /// The files of an image that are in its list, and so covered by its hash.
 struct Files<'a> {
     directory: &'a Path,
@@ -91,6 +99,16 @@ impl Files<'_> {
             Ok(bytes)
         };
         read().map_err(|error| unusable(what, error))
+    }
+
+    /// As [`Files::read`], compared with the list once more.
+    fn checked(&self, name: &str, what: &'static str, limit: u64) -> Result<Vec<u8>, OsImageError> {
+        let bytes = self.read(name, what, limit)?;
+        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        match self.list.sha256(name) {
+            Some(listed) if *listed == digest => Ok(bytes),
+            _ => Err(unusable(what, io::Error::other("not as in sha256sum.txt"))),
+        }
     }
 
     /// Length and SHA-384 of a file.

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use crate::support::allowlist::AllowlistFile;
+use crate::support::operator::Operator;
 use crate::support::{Caller, World, certificate_request, eventually};
 use cvm_kms::keys::derive::{self, AppAt};
 use cvm_kms::keys::epoch::AppEpoch;
-use cvm_kms::proto::{AppKeyResponse, PublicKeyResponse, SignCertResponse};
+use cvm_kms::proto::{AppKeyResponse, ExplainRequest, PublicKeyResponse, SignCertResponse};
 use kms_attest::certificate;
 use kms_attest::identity::{AppId, DomainName, InstanceId};
 use kms_attest::p256::P256Key;
-use kms_simulator::Cvm;
+use kms_simulator::{Cvm, Stage};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 fn name(text: &str) -> DomainName {
     text.parse().expect("a name")
@@ -77,8 +80,9 @@ impl Derived {
     }
 }
 
+/// The app is in the domain, which admits its image although nothing is known about it: images are not verified here.
 fn in_domain(domain: &str, app: &Cvm, more: &str) -> String {
-    format!("[domains.{domain}]\napps = ['{}']\n{more}", hex::encode(app.app_id()))
+    format!("[domains.{domain}]\napps = ['{}']\nallow_dev_images = true\n{more}", hex::encode(app.app_id()))
 }
 
 async fn world_with(toml: impl Fn(&World) -> String) -> World {
@@ -192,4 +196,162 @@ async fn a_kms_that_does_not_know_the_domains_serves_nothing() {
         let error = world.start().await.expect_err("an app could get other keys").to_string();
         assert!(error.contains(problem), "{error}");
     }
+}
+
+/// What an app of a domain with these settings is told: the status, the reason, and the code in the audit log.
+async fn refused(world: &mut World, app: &Cvm, settings: &str) -> Option<(String, Value)> {
+    let before = world.config.clone();
+    world.configure(&format!("[domains.prod]\napps = ['{}']\n{settings}", hex::encode(app.app_id())));
+    world.start().await.expect("it starts again");
+    let seen = world.audited("denied").len();
+    let answer = guest(world, app).await.json("GetAppKey", json!({})).await;
+    let found = match answer.status {
+        200 => None,
+        403 => {
+            let record = eventually("a record", async || world.audited("denied").get(seen).cloned()).await;
+            assert_eq!(record["domain"], "prod");
+            Some((answer.text().to_owned(), record["code"].clone()))
+        }
+        status => panic!("{status}: {}", answer.text()),
+    };
+    world.config = before;
+    found
+}
+
+#[tokio::test]
+async fn a_domain_limits_what_its_policy_allows() {
+    let mut world = World::ready().await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    let opened =
+        Cvm::builder(&world.platform).app_id([1; 20]).compose_hash([1; 32]).stage(Stage::Ready).build();
+    opened.emit("shell", b"open");
+    keys(&world, &app).await;
+    let record = world.audited("app_key_released").pop().expect("a record");
+    let of_record = |key: &str| record[key].as_str().expect("a text").to_owned();
+    let [device, image] = ["device_id", "os_image_hash"].map(of_record);
+    let other = "00".repeat(32);
+    for (cvm, settings, code) in [
+        (&app, "allow_dev_images = true".to_owned(), None),
+        // Images are not verified here, so nobody knows which are for development.
+        (&app, String::new(), Some("dev_image_not_allowed")),
+        (&app, "allow_dev_images = false".to_owned(), Some("dev_image_not_allowed")),
+        (&app, "sealed = true".to_owned(), Some("dev_image_not_allowed")),
+        (&opened, "sealed = true".to_owned(), Some("not_sealed")),
+        (&opened, "allow_dev_images = true".to_owned(), None),
+        (&app, format!("allow_dev_images = true\ndevices = ['{device}']"), None),
+        (&app, format!("allow_dev_images = true\ndevices = ['{other}']"), Some("domain_device_not_allowed")),
+        (&app, format!("allow_dev_images = true\nos_images = ['{other}', '{image}']"), None),
+        (
+            &app,
+            format!("allow_dev_images = true\nos_images = ['{other}']"),
+            Some("domain_os_image_not_allowed"),
+        ),
+        (&app, "allow_dev_images = true\ntcb_statuses = ['UpToDate']".to_owned(), None),
+        (
+            &app,
+            "allow_dev_images = true\ntcb_statuses = ['OutOfDate']".to_owned(),
+            Some("domain_tcb_status_not_allowed"),
+        ),
+    ] {
+        let found = refused(&mut world, cvm, &settings).await;
+        let code = code.map(Value::from);
+        assert_eq!(found.as_ref().map(|(_, code)| code), code.as_ref(), "{settings}: {found:?}");
+        assert!(found.is_none_or(|(text, _)| text.contains("domain prod")), "{settings}");
+    }
+}
+
+#[tokio::test]
+async fn a_domain_with_a_policy_of_its_own_is_not_judged_by_that_of_the_kms() {
+    let mut world = World::ready().await;
+    let [sandbox, plain]: [Arc<Cvm>; 2] = [1, 2].map(|number| world.app(number));
+    // The KMS's own policy allows the app of the sandbox, and the sandbox's own does not, until it says so.
+    world.allow_app(&sandbox);
+    let rules = AllowlistFile::new(world.path("sandbox.json"));
+    let path = rules.path().display().to_string();
+    let own = format!("auth_api = {{ type = 'allowlist', allowlist.path = '{path}' }}");
+    world.configure(&in_domain("sandbox", &sandbox, &own));
+    world.start().await.expect("it starts again");
+    let status = async |app: &Cvm| guest(&world, app).await.json("GetAppKey", json!({})).await.status;
+    assert_eq!((status(&sandbox).await, status(&plain).await), (403, 403));
+    rules.allow_app(&sandbox);
+    rules.allow_app(&plain);
+    assert_eq!((status(&sandbox).await, status(&plain).await), (200, 403));
+    world.allow_app(&plain);
+    assert_eq!((status(&sandbox).await, status(&plain).await), (200, 200));
+    let digest = |text: String| hex::encode(Sha256::digest(text));
+    let recorded = |app: &Cvm| {
+        let id = json!(hex::encode(app.app_id()));
+        let records = world.audited("app_key_released");
+        records.iter().rfind(|record| record["app_id"] == id).expect("a record")["policy_sha256"].clone()
+    };
+    let file = |path: &std::path::Path| digest(std::fs::read_to_string(path).expect("a file"));
+    assert_eq!(recorded(&sandbox), file(rules.path()));
+    assert_eq!(recorded(&plain), file(world.allowlist.path()));
+    // A candidate of the KMS's own policy is told nothing of the sandbox, and an explanation is by the sandbox's own.
+    let operator = Operator::of(&world).await;
+    let (pem, _) = world.attested(&sandbox).await.pem();
+    std::fs::write(rules.path(), r#"{"osImages":[],"kms":{},"apps":{}}"#).expect("a file");
+    let request = ExplainRequest { certificate: pem.into_bytes(), ..Default::default() };
+    let explained = operator.explain(request).await;
+    assert_eq!((&*explained.verdict, &*explained.app_domain), ("denied", "sandbox"), "{explained:#?}");
+    assert!(explained.checks.iter().any(|check| check.step == "domain" && check.actual == "sandbox"));
+}
+
+#[tokio::test]
+async fn a_request_that_names_another_domain_is_refused_and_answers_name_the_own_one() {
+    let mut world = World::ready().await;
+    let [sandbox, plain]: [Arc<Cvm>; 2] = [1, 2].map(|number| world.app(number));
+    for app in [&sandbox, &plain] {
+        world.allow_app(app);
+    }
+    world.configure(&format!("{}\n[domains.prod]", in_domain("sandbox", &sandbox, "")));
+    world.start().await.expect("it starts again");
+    for (app, asked, expected) in [
+        (&sandbox, "", Ok("sandbox")),
+        (&sandbox, "sandbox", Ok("sandbox")),
+        (&plain, "", Ok("")),
+        (&plain, "default", Ok("")),
+        (&sandbox, "default", Err(403)),
+        (&sandbox, "prod", Err(403)),
+        (&sandbox, "unknown", Err(403)),
+        (&plain, "sandbox", Err(403)),
+        (&plain, "Sandbox", Err(400)),
+    ] {
+        let mut wish = certificate_request(app, &P256Key::generate());
+        wish["app_domain"] = asked.into();
+        let id = json!({ "app_id": hex::encode(app.app_id()), "app_domain": asked });
+        for answer in [
+            guest(&world, app).await.json("GetAppKey", json!({ "app_domain": asked })).await,
+            world.caller().json("SignCert", wish).await,
+            world.caller().json("GetAppEnvEncryptPubKey", id).await,
+        ] {
+            match expected {
+                Ok(domain) => {
+                    assert_eq!(answer.status, 200, "{asked}: {}", answer.text());
+                    let said = answer.value()["app_domain"].as_str().unwrap_or_default().to_owned();
+                    assert_eq!(said, domain, "{asked}");
+                }
+                Err(status) => assert_eq!(answer.status, status, "{asked}: {}", answer.text()),
+            }
+        }
+    }
+    let denied =
+        eventually("records", async || Some(world.audited("denied")).filter(|denied| denied.len() == 8));
+    assert!(denied.await.iter().all(|record| record["code"] == "domain_mismatch"));
+}
+
+#[tokio::test]
+async fn a_receipt_in_a_domain_with_the_longest_name_is_small() {
+    let mut world = World::ready().await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    world.configure(&in_domain(&"d".repeat(24), &app, ""));
+    world.start().await.expect("it starts again");
+    let keys = keys(&world, &app).await;
+    let receipt = keys.receipt.as_ref().expect("a receipt");
+    // A tree of 10 million leaves: 24 hashes, and an index and a size of 8 digits.
+    let length = prost::Message::encoded_len(receipt) + 24 * 32 - receipt.proof.len() + 16;
+    // With epochs that have many digits, `"epochs":"4000000000.4000000000",` is in the record too.
+    assert!(length + 33 <= 2048, "{length}");
 }

@@ -411,7 +411,8 @@ async fn a_request_for_epochs_without_keys_for_the_app_is_refused_by_its_own_cod
         let ask = json!({ "app_id": id, "root_epoch": epoch });
         let (status, error) = world.caller().json("GetAppEnvEncryptPubKey", ask).await.refusal();
         assert!(status == 403 && error.contains(text), "{status} {error}");
-        let ask = AppIdMessage { app_id: app.app_id().to_vec(), root_epoch: Some(epoch), app_epoch: None };
+        let ask =
+            AppIdMessage { app_id: app.app_id().to_vec(), root_epoch: Some(epoch), ..Default::default() };
         let status = world.caller().grpc().await.get_app_env_encrypt_pub_key(ask).await.expect_err("refused");
         assert!(status.message().contains(text), "{status}");
     }

@@ -214,6 +214,7 @@ impl Connection {
             app_epoch: epochs.map(|epochs| epochs.app),
             challenge: fresh.challenge,
             fresh_evidence: fresh.evidence,
+            ..Default::default()
         };
         self.call("GetAppKey", &request).await
     }

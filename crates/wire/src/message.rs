@@ -90,8 +90,12 @@ mod tests {
         for (message, json) in [
             (AppId { app_id: vec![1], ..Default::default() }, r#"{"app_id":"01"}"#),
             (
-                AppId { app_id: vec![1], root_epoch: Some(0), app_epoch: Some(7) },
+                AppId { app_id: vec![1], root_epoch: Some(0), app_epoch: Some(7), ..Default::default() },
                 r#"{"app_id":"01","root_epoch":0,"app_epoch":7}"#,
+            ),
+            (
+                AppId { app_id: vec![1], app_domain: "sandbox".to_owned(), ..Default::default() },
+                r#"{"app_id":"01","app_domain":"sandbox"}"#,
             ),
         ] {
             assert_eq!(serde_json::to_string(&message).expect("json"), json);

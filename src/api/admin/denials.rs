@@ -65,5 +65,6 @@ pub(super) fn record(denial: &RefusalRecord) -> DenialRecord {
         root_epoch: denial.epochs.0,
         app_epoch: denial.epochs.1,
         fresh_evidence: denial.fresh.name().to_owned(),
+        app_domain: denial.domain.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }

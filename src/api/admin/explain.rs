@@ -8,7 +8,7 @@ mod observer;
 use std::sync::Arc;
 
 use kms_attest::certificate;
-use kms_attest::identity::{BootInfo, Identity};
+use kms_attest::identity::{BootInfo, DomainName, Identity};
 use kms_policy::Role;
 use kms_policy::examination::Nearest;
 use kms_policy::remedy::{self, merged};
@@ -18,6 +18,7 @@ use super::denials::record;
 use super::{AdminService, shown};
 use crate::admission::{AskedEpochs, Freshness, RefusalCode, Step};
 use crate::api::Caller;
+use crate::api::kms::asked_domain;
 use crate::audit::Event;
 use crate::control::{DenialId, FreshEvidence, RefusalRecord, Shown};
 use crate::error::{Error, Result};
@@ -28,6 +29,7 @@ struct Question {
     role: Role,
     vm_config: String,
     epochs: AskedEpochs,
+    domain: Option<DomainName>,
     denial: Option<Arc<RefusalRecord>>,
     /// For the audit log.
     input: String,
@@ -102,8 +104,16 @@ impl AdminService {
     }
 
     fn question(&self, request: ExplainRequest) -> Result<Question> {
-        let ExplainRequest { evidence, certificate, denial_id, subject, vm_config, root_epoch, app_epoch } =
-            request;
+        let ExplainRequest {
+            evidence,
+            certificate,
+            denial_id,
+            subject,
+            vm_config,
+            root_epoch,
+            app_epoch,
+            app_domain,
+        } = request;
         let role = match subject.as_str() {
             "" => None,
             name => Some(Role::named(name).ok_or_else(|| {
@@ -131,18 +141,20 @@ impl AdminService {
                 ));
             }
         };
-        let asked = denial.as_ref().map(|denial| (denial.role, denial.vm_config.clone(), denial.epochs));
-        let (role_then, config_then, (root_then, app_then)) = asked.unwrap_or_default();
+        let then = denial.as_ref().map(|denial| (denial.role, denial.vm_config.clone(), denial.epochs));
+        let (role_then, config_then, (root_then, app_then)) = then.unwrap_or_default();
         let epochs = match AskedEpochs::new(root_epoch, app_epoch) {
             AskedEpochs::NONE => AskedEpochs::new(root_then, app_then),
             epochs => epochs,
         };
+        let domain = asked_domain(&app_domain)?.or_else(|| denial.as_ref()?.domain.clone());
         let role_then = role_then.unwrap_or(Role::App);
         Ok(Question {
             shown,
             role: role.unwrap_or(role_then),
             vm_config: if vm_config.is_empty() { config_then } else { vm_config },
             epochs,
+            domain,
             denial,
             input,
         })
@@ -158,8 +170,13 @@ impl AdminService {
     }
 
     fn response(&self, question: &Question, list: Checklist, found: Found) -> ExplainResponse {
-        let policy = &self.foundation.policy;
         let Found { identity, nearest, relaxations } = found;
+        let place =
+            identity.as_ref().map(|found| self.foundation.place_of(Some(question.role), &found.app_id));
+        let (domain, policy) = match place {
+            Some((domain, policy)) => (domain, policy),
+            None => (DomainName::DEFAULT, &self.foundation.policy),
+        };
         let identity = identity.as_ref().map(BootInfo::from);
         let of_policy = |code| match (code, &identity) {
             (RefusalCode::Denied(code), Some(identity)) => {
@@ -195,6 +212,7 @@ impl AdminService {
             policy: policy.kind().to_owned(),
             relaxations,
             denial: question.denial.as_ref().map(|denial| record(denial)),
+            app_domain: domain.said().unwrap_or_default().to_owned(),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `/v1/resolve/{app}`: whether a proxy may route to an app: its last release was verified, and today's policy and
 //! freezes would allow it again.
 
-use kms_attest::identity::BootInfo;
-use kms_policy::{Decision, Policy, PolicyError, Subject};
+use kms_attest::identity::{AppId, BootInfo};
+use kms_policy::{Decision, Policy, PolicyError, Role, Subject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -68,7 +68,7 @@ impl Views {
             told(&cvm, app_id).ok_or_else(|| denied("unreadable", "its record cannot be judged"))?;
         self.check_frozen(&identity)?;
         // By the file as it is now. A backend is not asked: proxies ask more often than CVMs boot.
-        let policy = &self.foundation().policy;
+        let (_, policy) = self.foundation().place_of(Some(Role::App), &AppId(app_id));
         let policy_checked = match &**policy {
             Policy::AllowAll(_) | Policy::Allowlist(_) | Policy::Bundled(_) => {
                 allowed(policy.decide(Subject::App(&identity)).await)?;

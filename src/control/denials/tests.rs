@@ -21,6 +21,7 @@ fn refused<'a>(identity: Option<&'a Identity>, remote: [u8; 4], evidence: usize)
         vm_config: "",
         epochs: (None, None),
         fresh: FreshEvidence::Absent,
+        domain: None,
     }
 }
 

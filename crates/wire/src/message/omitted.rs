@@ -1,8 +1,8 @@
 //! The fields that JSON omits while they are empty.
 
-/// Fields of epochs and of fresh evidence, in any message: callers that do not know them read and write the same bytes as
+/// Fields of epochs, domains and fresh evidence, in any message: callers that do not know them read and write the same bytes as
 /// before.
-pub const OMITTED_FIELDS: [&str; 8] = [
+pub const OMITTED_FIELDS: [&str; 9] = [
     "root_epoch",
     "app_epoch",
     "identity_epoch",
@@ -11,4 +11,5 @@ pub const OMITTED_FIELDS: [&str; 8] = [
     "log_key_changes",
     "challenge",
     "fresh_evidence",
+    "app_domain",
 ];

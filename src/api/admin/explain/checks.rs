@@ -69,7 +69,8 @@ impl AdminService {
     ) -> Found {
         evidence_held(list, verified, question.binding());
         let mut explanation = Explanation::new(list, verified.stage());
-        let asked = Asked { vm_config: &question.vm_config, epochs: question.epochs, fresh: None };
+        let (epochs, domain) = (question.epochs, question.domain.as_ref());
+        let asked = Asked { vm_config: &question.vm_config, epochs, domain, fresh: None };
         self.explainer.explain(verified, question.role, asked, question.freshness(), &mut explanation).await;
         explanation.found()
     }

@@ -11,7 +11,7 @@ use kms_policy::{Denial, DenialCode, Policy, Subject};
 use super::Found;
 use super::checklist::Checklist;
 use crate::admission::{Observer, Passed, Placed, Proved, Refusal, Relaxations, Step, Until, dotted};
-use crate::os_image::OsImageError;
+use crate::os_image::{ImageKind, OsImageError};
 
 /// How long an explanation waits for an OS image; the download continues without it.
 const IMAGE_TIME: Duration = Duration::from_secs(20);
@@ -77,8 +77,8 @@ impl Observer for Explanation<'_> {
 
     async fn image(
         &mut self,
-        comparison: impl Future<Output = Result<(), OsImageError>> + Send,
-    ) -> Option<Result<(), OsImageError>> {
+        comparison: impl Future<Output = Result<ImageKind, OsImageError>> + Send,
+    ) -> Option<Result<ImageKind, OsImageError>> {
         if self.image == ByPolicy::Denied {
             self.list.skip(Step::OsImage, "the policy does not allow the image, so it is not fetched");
             return None;

@@ -82,7 +82,12 @@ impl Wanted {
 
     fn message(&self) -> kms_client::proto::AppId {
         let Self { app_id, root_epoch, app_epoch } = *self;
-        kms_client::proto::AppId { app_id: app_id.as_ref().to_vec(), root_epoch, app_epoch }
+        kms_client::proto::AppId {
+            app_id: app_id.as_ref().to_vec(),
+            root_epoch,
+            app_epoch,
+            ..Default::default()
+        }
     }
 
     /// The epochs that the response must have, if they are all named.
