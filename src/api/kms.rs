@@ -38,6 +38,7 @@ use crate::proto::{
     GetKmsKeyRequest, GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse, KmsKeys,
     LegacyClearImageCacheRequest, PublicKeyResponse, SignCertRequest, SignCertResponse,
 };
+use crate::state::Choices;
 
 /// `service KMS` of the proto file.
 #[derive(Debug)]
@@ -249,7 +250,7 @@ impl KmsService {
             identity_epoch: Some(handover.epoch)
                 .filter(|epoch| *epoch != RootEpoch::FIRST)
                 .map(|epoch| epoch.0),
-            choices: request.epochs.then(|| self.foundation.app_epochs.choices().to_json()),
+            choices: request.epochs.then(|| self.choices().to_json()),
         })
     }
 
@@ -416,6 +417,12 @@ impl KmsService {
             Instant::now,
         )
         .await
+    }
+
+    /// What a replica has to know, or to have in its configuration, to give apps the same keys.
+    fn choices(&self) -> Choices {
+        let Foundation { app_epochs, domains, .. } = &*self.foundation;
+        Choices { domains_sha256: domains.digest(), ..app_epochs.choices() }
     }
 
     fn guards(&self) -> ReleaseGuards<'_> {

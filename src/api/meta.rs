@@ -65,6 +65,7 @@ impl Meta {
             relaxed_settings: posture.codes().map(str::to_owned).collect(),
             relaxed_details: posture.details().map(str::to_owned).collect(),
             require_fresh: Some(require_fresh.name().to_owned()),
+            domains_sha256: foundation.domains.digest().map(hex::encode).unwrap_or_default(),
             ..GetMetaResponse::default()
         };
         let current = ArcSwap::from_pointee(Prepared::new(fixed.clone()));

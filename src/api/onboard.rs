@@ -24,13 +24,14 @@ use crate::admission::{
 use crate::api::Caller;
 use crate::audit::Event;
 use crate::config::{Core, Posture};
-use crate::control::{AppEpochError, Author, Preference};
+use crate::control::{AppEpochError, Author, Domains, Preference};
 use crate::domain::Domain;
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::{LifecycleError, Onboarding, Prepared};
 use crate::proto::{
     AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse,
 };
+use crate::state::Choices;
 
 /// How long `GetAttestationInfo` waits for the backend's description.
 const INFO_TIME: Duration = Duration::from_secs(3);
@@ -318,7 +319,8 @@ impl OnboardService {
         let Some(choices) = prepared.choices().cloned() else {
             return self.commit(turn, prepared, domain, event).await;
         };
-        let Foundation { app_epochs, audit, .. } = &*self.foundation;
+        let Foundation { app_epochs, audit, domains, .. } = &*self.foundation;
+        expect_domains(domains, &choices)?;
         let unadopted =
             |error: AppEpochError| Error::unavailable("no keys are kept", error).because("choices_not_kept");
         let adoption = app_epochs.adoption(&choices, source, Preference::Own).await.map_err(unadopted)?;
@@ -354,6 +356,19 @@ impl OnboardService {
             .map_err(|error| Error::internal("Failed to store keys", error).because("keys_not_saved"))?
             .map_err(|error| Error::internal("Failed to store keys", error).because("keys_not_saved"))
     }
+}
+
+/// Checks that another KMS gives apps the keys of the same domains as this one.
+///
+/// # Errors
+/// `domains_differ`.
+pub(super) fn expect_domains(domains: &Domains, source: &Choices) -> Result<()> {
+    if source.domains_sha256 == domains.digest() {
+        return Ok(());
+    }
+    let text = "the source has other domains than this KMS, so apps would get other keys here: write the same [domains] into both \
+                configurations; nothing was changed";
+    Err(Error::new(Code::Conflict, text).because("domains_differ"))
 }
 
 /// For how many apps operators had chosen epochs where the keys came from, if that is known.

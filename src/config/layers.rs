@@ -101,6 +101,11 @@ pub(super) fn defaults_of_auth_api() -> Table {
         };
     }
     table.remove("type");
+    // Each domain names its own file.
+    if let Some(Node { content: Content::Table(allowlist), layer }) = table.get_mut("allowlist") {
+        let content = Content::Value(Value::String(String::new()));
+        allowlist.insert("path".to_owned(), Node { layer: *layer, content });
+    }
     table
 }
 

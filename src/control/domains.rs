@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use kms_attest::identity::{AppId, DomainName};
+use sha2::{Digest as _, Sha256};
 
 use crate::config::{DomainRules, DomainSettings};
 use crate::state::{DomainFile, DomainFileError, DomainRecords};
@@ -80,6 +81,12 @@ impl Domains {
         Ok(Self { current: ArcSwap::from_pointee(map) })
     }
 
+    /// SHA-256 of what decides which domain's keys an app gets, the same at all KMSs that give it the same keys; `None` if all are in
+    /// the default domain, as without domains.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        self.current.load().digest()
+    }
+
     /// The domain that an app is in.
     pub fn of(&self, app: &AppId) -> Arc<Domain> {
         let map = self.current.load();
@@ -112,6 +119,20 @@ impl Domains {
 }
 
 impl Map {
+    fn digest(&self) -> Option<[u8; 32]> {
+        let mut lines = Vec::new();
+        for Domain { name, rules, .. } in self.domains.values().map(|domain| &**domain) {
+            let DomainRules { instance_scoped, default_epoch, .. } = rules;
+            if !name.is_default() || *instance_scoped || default_epoch.is_some() {
+                lines.push(format!("domain {name} {instance_scoped} {default_epoch:?}\n"));
+            }
+        }
+        let members = self.members.iter().filter(|(_, member)| !member.domain.name.is_default());
+        lines.extend(members.map(|(app, member)| format!("app {app} {}\n", member.domain.name)));
+        lines.sort_unstable();
+        (!lines.is_empty()).then(|| Sha256::digest(lines.concat()).into())
+    }
+
     /// # Errors
     /// What the records and the configuration contradict each other in.
     fn new(
@@ -256,6 +277,27 @@ mod tests {
         assert_eq!((apps("prod"), apps("team"), apps("default")), (vec![1, 2], vec![3], vec![9]));
         assert!(domains.named(&name("other")).is_none());
         assert_eq!(domains.default_domain().name, DomainName::DEFAULT);
+    }
+
+    #[test]
+    fn a_digest_says_whether_two_kmss_give_apps_the_keys_of_the_same_domains() {
+        let digest =
+            |domains: &[(&str, &[u8])], records| opened(&configured(domains), records).unwrap().digest();
+        let none = || records(&[], &[], &[]);
+        assert_eq!(digest(&[], none()), None);
+        assert_eq!(digest(&[("default", &[1])], none()), None, "where it is anyway");
+        let one = digest(&[("prod", &[1, 2]), ("sandbox", &[3])], none());
+        assert!(one.is_some());
+        assert_eq!(one, digest(&[("sandbox", &[3]), ("prod", &[2, 1]), ("default", &[9])], none()));
+        assert_eq!(
+            one,
+            digest(&[("prod", &[1]), ("sandbox", &[3])], records(&[], &["prod"], &[(2, "prod")]))
+        );
+        assert_ne!(one, digest(&[("prod", &[1]), ("sandbox", &[2, 3])], none()));
+        assert_ne!(one, digest(&[("prod", &[1, 2]), ("sandbox", &[])], none()));
+        let mut scoped = configured(&[("prod", &[1, 2]), ("sandbox", &[3])]);
+        scoped.get_mut(&name("prod")).unwrap().rules.instance_scoped = true;
+        assert_ne!(one, opened(&scoped, none()).unwrap().digest());
     }
 
     #[test]

@@ -178,7 +178,7 @@ mod tests {
         // What operators chose comes along; what this version does not know does not.
         let app = kms_attest::identity::AppId([7; 20]);
         let epochs = crate::state::ChosenEpochs { root: None, app: 2 };
-        let choices = Choices { app_epochs: [(app, epochs)].into() };
+        let choices = Choices { app_epochs: [(app, epochs)].into(), ..Choices::default() };
         let full = material::export(&one, Some(choices.to_json().as_bytes()));
         assert_eq!(brought(&full, &one).prepare().unwrap().choices(), Some(&choices));
         assert_eq!(brought(&material::export(&one, None), &one).prepare().unwrap().choices(), None);

@@ -23,6 +23,9 @@ const VERSION: u32 = 1;
 pub struct Choices {
     /// The epochs of apps.
     pub app_epochs: BTreeMap<AppId, ChosenEpochs>,
+    /// SHA-256 of what decides which domain's keys an app gets; `None` if all apps are in the default domain. Domains themselves
+    /// are in the configuration of each KMS.
+    pub domains_sha256: Option<[u8; 32]>,
 }
 
 /// The epochs that an operator chose for an app: `ROOT.APP`, such as `current.2` or `1.0`.
@@ -59,13 +62,15 @@ struct Written {
     version: u32,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     app_epochs: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    domains_sha256: Option<String>,
 }
 
 impl Choices {
     /// Whether nobody chose anything.
     pub fn is_empty(&self) -> bool {
-        let Self { app_epochs } = self;
-        app_epochs.is_empty()
+        let Self { app_epochs, domains_sha256 } = self;
+        app_epochs.is_empty() && domains_sha256.is_none()
     }
 
     /// A chosen root epoch that is not among the first `epochs` ones.
@@ -77,7 +82,8 @@ impl Choices {
     /// The JSON, in its one form: without white space, and in order.
     pub fn to_json(&self) -> String {
         let app_epochs = self.app_epochs.iter().map(|(app, it)| (hex::encode(app), it.to_string())).collect();
-        serde_json::to_string(&Written { version: VERSION, app_epochs }).expect("texts")
+        let domains_sha256 = self.domains_sha256.map(hex::encode);
+        serde_json::to_string(&Written { version: VERSION, app_epochs, domains_sha256 }).expect("texts")
     }
 
     /// Reads the JSON.
@@ -97,6 +103,12 @@ impl Choices {
             return Err(ChoicesError::Invalid("more than 10000 apps have epochs of their own"));
         }
         let mut choices = Self::default();
+        if let Some(text) = written.domains_sha256 {
+            let mut digest = [0; 32];
+            hex::decode_to_slice(&text, &mut digest)
+                .map_err(|_| ChoicesError::Invalid("domains_sha256 has 64 hex digits"))?;
+            choices.domains_sha256 = Some(digest);
+        }
         for (app, epochs) in written.app_epochs {
             let mut id = [0; 20];
             hex::decode_to_slice(&app, &mut id)
@@ -145,17 +157,23 @@ mod tests {
                 (AppId([2; 20]), ChosenEpochs { root: Some(1), app: 0 }),
             ]
             .into(),
+            domains_sha256: None,
         };
         let [one, two] = ["01".repeat(20), "02".repeat(20)];
         let text = format!(r#"{{"version":1,"app_epochs":{{"{one}":"current.2","{two}":"1.0"}}}}"#);
         assert_eq!(choices.to_json(), text);
         assert_eq!(Choices::parse(text.as_bytes()), Ok(choices));
+        let in_domains = Choices { domains_sha256: Some([0xab; 32]), ..Choices::default() };
+        let digest = "ab".repeat(32);
+        assert_eq!(in_domains.to_json(), format!(r#"{{"version":1,"domains_sha256":"{digest}"}}"#));
+        assert_eq!(Choices::parse(in_domains.to_json().as_bytes()), Ok(in_domains));
         assert_eq!(Choices::default().to_json(), r#"{"version":1}"#);
         assert_eq!(Choices::parse(br#"{"version":1}"#), Ok(Choices::default()));
         for (text, problem) in [
             ("", "EOF"),
             (r#"{"version":1,"domains":{}}"#, "unknown field `domains`"),
             (r#"{"version":2}"#, "version 2"),
+            (r#"{"version":1,"domains_sha256":"ab"}"#, "64 hex digits"),
             (r#"{"version":1,"app_epochs":{"01":"1.0"}}"#, "40 hex digits"),
             (&text.replace("current.2", "newest.2"), "written like"),
             (&text.replace("1.0", "1"), "written like"),

@@ -355,3 +355,38 @@ async fn a_receipt_in_a_domain_with_the_longest_name_is_small() {
     // With epochs that have many digits, `"epochs":"4000000000.4000000000",` is in the record too.
     assert!(length + 33 <= 2048, "{length}");
 }
+
+#[tokio::test]
+async fn a_replica_with_other_domains_receives_no_keys_and_one_with_the_same_gives_the_same() {
+    let mut source = World::ready().await;
+    let app = source.app(1);
+    let domains = in_domain("prod", &app, "");
+    source.configure(&domains);
+    source.start().await.expect("it starts again");
+    let onboard = async |replica: &World| {
+        let wish =
+            json!({ "source_url": format!("https://{}", source.address()), "domain": "replica.example" });
+        replica.caller().plain().json("Onboard", wish).await
+    };
+    let meta = async |world: &World| world.caller().json("GetMeta", json!({})).await.value();
+    let digest = meta(&source).await["domains_sha256"].clone();
+    assert_eq!(digest.as_str().map(str::len), Some(64));
+    for other in
+        [String::new(), in_domain("sandbox", &app, ""), in_domain("prod", &app, "instance_scoped = true")]
+    {
+        let replica = World::onboarding_with(&other).await;
+        let (status, text) = onboard(&replica).await.refusal();
+        assert!(status == 409 && text.contains("other domains than this KMS"), "{other}: {status} {text}");
+        assert!(!replica.key_file("root-ca.key").exists());
+    }
+    let replica = World::onboarding_with(&domains).await;
+    assert_eq!(onboard(&replica).await.status, 200);
+    replica.finish().await;
+    assert_eq!(meta(&replica).await["domains_sha256"], digest);
+    for world in [&source, &replica] {
+        world.allow_app(&app);
+    }
+    let (ours, theirs) = (keys(&source, &app).await, keys(&replica, &app).await);
+    assert_eq!(ours.k256_key, theirs.k256_key);
+    assert_eq!(ours.disk_crypt_key, theirs.disk_crypt_key);
+}

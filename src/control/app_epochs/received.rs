@@ -77,7 +77,8 @@ impl AppChoice {
 
 /// The choices as another KMS gets them.
 pub(super) fn choices_of(chosen: &BTreeMap<AppId, Arc<AppChoice>>) -> Choices {
-    Choices { app_epochs: chosen.iter().map(|(app, choice)| (*app, choice.chosen())).collect() }
+    let app_epochs = chosen.iter().map(|(app, choice)| (*app, choice.chosen())).collect();
+    Choices { app_epochs, ..Choices::default() }
 }
 
 impl AppEpochs {
@@ -245,6 +246,7 @@ mod tests {
         let received = Choices {
             app_epochs: [(app(1), chosen(None, 2)), (app(2), chosen(Some(0), 1)), (app(4), chosen(None, 9))]
                 .into(),
+            ..Choices::default()
         };
         let source = || "https://kms.example".to_owned();
         let adoption = epochs.adoption(&received, source(), Preference::Own).await.unwrap();
@@ -289,7 +291,8 @@ mod tests {
         let path = home.path().join("app-epochs.json");
         let epochs = AppEpochs::open(path.clone()).unwrap();
         std::fs::create_dir_all(path.join("x")).unwrap();
-        let one = Choices { app_epochs: [(app(1), ChosenEpochs { root: None, app: 1 })].into() };
+        let app_epochs = [(app(1), ChosenEpochs { root: None, app: 1 })].into();
+        let one = Choices { app_epochs, ..Choices::default() };
         let adoption = epochs.adoption(&one, "x".to_owned(), Preference::Own).await.unwrap();
         let outcome = adoption.adopt(&author(), &audit, &epochs).await;
         assert!(matches!(outcome, Err(AppEpochError::NotKept(_))), "{outcome:?}");

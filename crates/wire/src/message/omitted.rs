@@ -2,7 +2,7 @@
 
 /// Fields of epochs, domains and fresh evidence, in any message: callers that do not know them read and write the same bytes as
 /// before.
-pub const OMITTED_FIELDS: [&str; 9] = [
+pub const OMITTED_FIELDS: [&str; 10] = [
     "root_epoch",
     "app_epoch",
     "identity_epoch",
@@ -12,4 +12,5 @@ pub const OMITTED_FIELDS: [&str; 9] = [
     "challenge",
     "fresh_evidence",
     "app_domain",
+    "domains_sha256",
 ];
