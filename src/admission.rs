@@ -198,14 +198,20 @@ impl Admission {
     ///
     /// # Errors
     /// The reason: the app is in another domain than the request names, the domain is archived, or nobody has keys of these epochs.
-    pub fn public_key_of(&self, app: &AppId, asked: &Asked) -> Result<(DomainName, GrantedEpochs), String> {
+    pub fn public_key_of(
+        &self,
+        app: &AppId,
+        asked: AskedEpochs,
+        asked_domain: Option<&DomainName>,
+    ) -> Result<(DomainName, GrantedEpochs), String> {
         let Walk { foundation, ring, .. } = &*self.0;
         let domain = foundation.domains.of(app);
-        let refused = placed::expect_asked(&domain, asked).and_then(|()| placed::not_archived(&domain));
+        let refused =
+            placed::expect_asked(&domain, asked_domain).and_then(|()| placed::not_archived(&domain));
         refused.map_err(|denial| denial.reason)?;
         let said = foundation.policy_of(&domain.name).app_epochs(&app.0);
         let chosen = self.0.chosen(app).or(placed::usual_epochs(&domain));
-        let granted = epochs::grant_public(epochs, said.as_deref(), chosen, &**ring);
+        let granted = epochs::grant_public(asked, said.as_deref(), chosen, &**ring);
         Ok((domain.name.clone(), granted.map_err(|denial| denial.reason)?))
     }
 

@@ -139,7 +139,7 @@ impl Maker {
 
     async fn statement(&self, nonce: Option<[u8; 32]>) -> String {
         let program = *self.program.get_or_init(program).await;
-        let Foundation { policy, audit, domains, .. } = &*self.foundation;
+        let audit = &self.foundation.audit;
         let statement = Statement {
             version: VERSION,
             time: unix_now(),
@@ -152,7 +152,7 @@ impl Maker {
             root: statement::root(&self.ready),
             epochs: statement::epochs(&self.ready),
             log: audit.head().and_then(|head| statement::log(&head)),
-            policies: statement::policies(policy, domains),
+            policies: statement::policies(&self.foundation),
             relaxed: self.meta.relaxed().codes().map(str::to_owned).collect(),
             // Nothing that this KMS knows of its image shows that nobody can log in to it.
             sealed: false,

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use aws_lc_rs::digest;
-use kms_policy::Policy;
+use kms_attest::identity::DomainName;
 use serde::Serialize;
 
+use crate::admission::Foundation;
 use crate::audit::Head;
-use crate::control::Domains;
 use crate::keys::keyring::EpochInfo;
 use crate::lifecycle::Ready;
 
@@ -96,9 +96,11 @@ pub(super) fn log(head: &Head) -> Option<Log> {
     Some(Log { origin, key: head.key.to_string(), checkpoint: head.checkpoint.to_string() })
 }
 
-/// The policy of each domain: that of the KMS, which decides in all of them.
-pub(super) fn policies(policy: &Policy, domains: &Domains) -> BTreeMap<String, PolicyState> {
-    let digest = policy.in_force().digest.map(hex::encode);
-    let state = || PolicyState { kind: policy.kind(), digest: digest.clone() };
-    domains.list().iter().map(|domain| (domain.name.to_string(), state())).collect()
+/// The policy that decides in each domain.
+pub(super) fn policies(foundation: &Foundation) -> BTreeMap<String, PolicyState> {
+    let state = |name: &DomainName| {
+        let policy = foundation.policy_of(name);
+        PolicyState { kind: policy.kind(), digest: policy.in_force().digest.map(hex::encode) }
+    };
+    foundation.domains.list().iter().map(|domain| (domain.name.to_string(), state(&domain.name))).collect()
 }
