@@ -43,7 +43,26 @@ pub use kms_wire::role::Role;
 use crate::admission::Peer;
 use crate::control::{Author, Changer};
 use crate::error::{Code, Error, Result};
-use crate::operator::{Credentials, Operator};
+use crate::operator::{Credentials, DomainScope, Operator};
+
+/// Whether credentials that are limited to a domain may use a method or a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// They may not: it is about the whole KMS.
+    WholeKms,
+    /// They may: it shows and changes what is in their [`DomainScope`] only.
+    Domain,
+}
+
+impl Reach {
+    /// That of a method. One that is not named here is about the whole KMS.
+    pub fn of(method: Method) -> Self {
+        match method {
+            Method::Explain | Method::ListDenials | Method::Freeze | Method::ListFrozen => Self::Domain,
+            _ => Self::WholeKms,
+        }
+    }
+}
 
 /// How a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +83,14 @@ pub struct Caller {
     operator: Option<Arc<Operator>>,
     /// By which the operator was identified, and may count no more while its request waits or runs.
     credentials: Option<Arc<Credentials>>,
+    /// What the operator may see and change.
+    scope: Option<DomainScope>,
 }
 
 impl Caller {
     /// A caller on a connection from `remote`, of which nothing says that it is encrypted.
     pub fn new(remote: IpAddr, peer: Arc<Peer>) -> Self {
-        Self { remote, transport: Transport::Plain, peer, operator: None, credentials: None }
+        Self { remote, transport: Transport::Plain, peer, operator: None, credentials: None, scope: None }
     }
 
     /// The same caller, on a connection of this kind.
@@ -93,8 +114,35 @@ impl Caller {
     }
 
     /// The same caller, authenticated as `operator` for as long as `credentials` has it.
-    pub fn identified_by(self, operator: Operator, credentials: Arc<Credentials>) -> Self {
-        Self { credentials: Some(credentials), ..self.identified(operator) }
+    pub fn identified_by(
+        self,
+        operator: Operator,
+        scope: DomainScope,
+        credentials: Arc<Credentials>,
+    ) -> Self {
+        Self { credentials: Some(credentials), scope: Some(scope), ..self.identified(operator) }
+    }
+
+    /// What the operator may see and change.
+    ///
+    /// # Errors
+    /// Nobody has identified the caller, which is a fault of ours.
+    pub fn scope(&self) -> Result<&DomainScope> {
+        self.scope.as_ref().ok_or_else(|| Error::internal("no operator", "caller is not identified"))
+    }
+
+    /// As [`Caller::authorize`]; and a caller whose credential is limited to a domain uses nothing that is about the whole KMS.
+    ///
+    /// # Errors
+    /// Those of [`Caller::authorize`]; `other_domain`.
+    pub fn admit(&self, access: Access, reach: Reach) -> Result<()> {
+        self.authorize(access)?;
+        let is_of_operators =
+            matches!(access, Access::Operator(_) | Access::OperatorAndAttestedCertificate(_));
+        if reach == Reach::Domain || !is_of_operators || self.scope()?.reads_whole_kms() {
+            return Ok(());
+        }
+        Err(other_domain(self.scope()?, "this is about the whole KMS"))
     }
 
     /// Whether the credential that the caller has shown still counts.
@@ -201,6 +249,13 @@ impl Caller {
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
+}
+
+/// The refusal of something that is not in a scope.
+pub(crate) fn other_domain(scope: &DomainScope, why: &str) -> Error {
+    let domain = scope.limit().map_or("default", |domain| domain.as_str());
+    let text = format!("your credential is limited to the domain {domain}, and {why}");
+    Error::new(Code::Denied, text).because("other_domain")
 }
 
 #[cfg(test)]

@@ -68,6 +68,17 @@ macro_rules! types {
     };
 }
 
+/// Which domain a record belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BelongsTo {
+    /// None: it is about the whole KMS. A field `domain` in it is something else, such as a DNS name.
+    WholeKms,
+    /// That of its field `domain`, without one the default domain: it is about an app.
+    DomainOfApp,
+    /// That of its field `domain`, without one none.
+    NamedDomain,
+}
+
 types! {
     /// The type of an event of the audit log.
     EventType:
@@ -170,6 +181,28 @@ impl EventType {
     /// The highest severity of an event of this type.
     pub fn most_severe(self) -> Severity {
         if self == Self::SegmentBegan { Severity::Critical } else { self.severity() }
+    }
+
+    /// Which domain a record of this type belongs to.
+    pub fn belongs_to(self) -> BelongsTo {
+        match self {
+            Self::AppKeyReleased | Self::CertificateIssued | Self::Denied | Self::Withheld => {
+                BelongsTo::DomainOfApp
+            }
+            Self::Frozen
+            | Self::Unfrozen
+            | Self::AppEpochSet
+            | Self::PolicyBundleReceived
+            | Self::PolicyBundleActivated
+            | Self::PolicyBundleRefused
+            | Self::PolicyForked
+            | Self::PolicySerialsLost
+            | Self::CredentialCreated
+            | Self::Explained
+            | Self::Reported => BelongsTo::NamedDomain,
+            // Also what is added later: nobody whose credential is limited sees it by mistake.
+            _ => BelongsTo::WholeKms,
+        }
     }
 
     /// Whether it means that a request was refused.

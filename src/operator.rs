@@ -4,6 +4,7 @@ pub mod chosen;
 pub mod named;
 pub mod oidc;
 mod person;
+pub mod scope;
 mod users;
 pub mod wrong;
 
@@ -22,6 +23,7 @@ use zeroize::Zeroizing;
 
 use self::named::{Named, NamedCredential, Standing};
 pub use self::person::Person;
+pub use self::scope::DomainScope;
 pub use self::users::{BadHtpasswd, UserChanges, Users};
 
 /// SHA-256 of the operator's token: all comparisons are over digests, in constant time.

@@ -21,7 +21,7 @@ use crate::control::{
     Action, Approval, ApprovalError, Approvals, Approved, EachApproved, Gate, OwnerCredential, State,
 };
 use crate::error::{Code, Error, Result};
-use crate::operator::Operator;
+use crate::operator::{DomainScope, Operator};
 use crate::request;
 
 /// What each change of an owner passes before it is made.
@@ -161,10 +161,16 @@ impl ApprovalService {
         Self { approvals, makers, halves: Arc::default() }
     }
 
-    /// All requests that are known.
-    pub fn list(&self, caller: &Caller) -> Listed {
+    /// All requests that are known and that the caller may see.
+    ///
+    /// # Errors
+    /// Nobody has identified the caller.
+    pub fn list(&self, caller: &Caller) -> Result<Listed> {
+        let scope = caller.scope()?;
         let shown = |approval: Arc<Approval>| Shown::of(&approval, caller.identity());
-        Listed { approvals: self.approvals.list().into_iter().map(shown).collect() }
+        let mut approvals = self.approvals.list();
+        approvals.retain(|approval| self.is_seen(approval, scope, caller));
+        Ok(Listed { approvals: approvals.into_iter().map(shown).collect() })
     }
 
     /// One request, with the document that will be put in force, as the caller's role may see it, and the caller's half of the
@@ -173,7 +179,8 @@ impl ApprovalService {
     /// # Errors
     /// There is no such request.
     pub fn show(&self, caller: &Caller, id: &str) -> Result<Shown> {
-        let approval = self.approvals.find(id);
+        let scope = caller.scope()?;
+        let approval = self.approvals.find(id).filter(|approval| self.is_seen(approval, scope, caller));
         let approval = approval.ok_or_else(|| failed(ApprovalError::Unknown(id.to_owned())))?;
         let role = caller.identity().and_then(Operator::role);
         let document = approval.action.shown_to(role).filter(|document| !document.is_empty());
@@ -183,6 +190,12 @@ impl ApprovalService {
             .and_then(|_| self.halves.of_requester(&approval.id));
         let token = half.map(|half| half.as_str().to_owned());
         Ok(Shown { document, token, ..Shown::of(&approval, caller.identity()) })
+    }
+
+    /// Whether the caller may see a request: one of its own, or about its domain.
+    fn is_seen(&self, approval: &Approval, scope: &DomainScope, caller: &Caller) -> bool {
+        let is_own = |operator| self.approvals.is_requester(approval, operator);
+        scope.reads(approval.action.domain().as_ref()) || caller.identity().is_some_and(is_own)
     }
 
     /// Approves a request, and makes the change. That the change failed is in the response, which is no error then.

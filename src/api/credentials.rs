@@ -15,8 +15,8 @@ use super::approvals::ApprovalGate;
 use crate::audit::Audit;
 use crate::clock::unix_now;
 use crate::control::{
-    Approved, Changer, CredentialError, Issue, Issued, NamedCredentials, NewCredential, OwnerCredential,
-    OwnerSecret,
+    Approved, Changer, CredentialError, Domains, Issue, Issued, NamedCredentials, NewCredential,
+    OwnerCredential, OwnerSecret,
 };
 use crate::error::{Code, Error, Result};
 use crate::operator::Operator;
@@ -28,6 +28,7 @@ use crate::request;
 #[derive(Debug)]
 pub struct CredentialService {
     credentials: Arc<NamedCredentials>,
+    domains: Arc<Domains>,
     audit: Arc<Audit>,
     gate: ApprovalGate,
 }
@@ -38,7 +39,7 @@ pub struct CredentialService {
 pub struct CreateRequest {
     name: String,
     role: String,
-    /// The domain to which it is limited, `default`; null for the whole KMS.
+    /// The domain to which it is limited; null for the whole KMS.
     #[serde(default)]
     domain: Option<String>,
     /// Unix seconds.
@@ -89,8 +90,23 @@ enum State {
 
 impl CredentialService {
     /// The service over the credentials of a KMS.
-    pub fn new(credentials: Arc<NamedCredentials>, audit: Arc<Audit>, gate: ApprovalGate) -> Self {
-        Self { credentials, audit, gate }
+    pub fn new(
+        credentials: Arc<NamedCredentials>,
+        domains: Arc<Domains>,
+        audit: Arc<Audit>,
+        gate: ApprovalGate,
+    ) -> Self {
+        Self { credentials, domains, audit, gate }
+    }
+
+    /// A domain of this KMS.
+    fn domain(&self, text: &str) -> Result<DomainName> {
+        let name: DomainName =
+            text.parse().map_err(|error: BadDomainName| Error::invalid(error.to_string()))?;
+        match self.domains.named(&name) {
+            Some(domain) => Ok(domain.name.clone()),
+            None => Err(Error::invalid(no_domain(&name, &self.domains))),
+        }
     }
 
     /// All credentials as they are known.
@@ -115,7 +131,7 @@ impl CredentialService {
         let new = NewCredential {
             name: name(&request.name)?,
             role: request.role.parse().map_err(|error| Error::invalid(format!("{error}")))?,
-            domain: request.domain.as_deref().map(domain).transpose()?,
+            domain: request.domain.as_deref().map(|text| self.domain(text)).transpose()?,
             expires_at: request.expires_at,
             issue: if request.invite { Issue::Invitation } else { Issue::Secret },
         };
@@ -173,7 +189,7 @@ impl CredentialService {
         match change {
             OwnerCredential::Create { name: owner, domain: limit, expires_at } => {
                 let (name, issue) = (name(&owner)?, Issue::Invitation);
-                let domain = limit.as_deref().map(domain).transpose()?;
+                let domain = limit.as_deref().map(|text| self.domain(text)).transpose()?;
                 let new = NewCredential { name, role: Role::Owner, domain, expires_at, issue };
                 self.create_as(new, changer).await.map(|issued| Some(issued.token))
             }
@@ -299,8 +315,12 @@ async fn done<T>(change: JoinHandle<std::result::Result<T, CredentialError>>) ->
     }
 }
 
-fn domain(text: &str) -> Result<DomainName> {
-    text.parse().map_err(|error: BadDomainName| Error::invalid(error.to_string()))
+fn no_domain(name: &DomainName, domains: &Domains) -> String {
+    let known: Vec<_> = domains.list().iter().map(|domain| domain.name.to_string()).collect();
+    match &known[..] {
+        [only] => format!("this KMS has no domain {name}; its only domain is {only}"),
+        all => format!("this KMS has no domain {name}; its domains are {}", all.join(", ")),
+    }
 }
 
 fn name(text: &str) -> Result<CredentialName> {
@@ -319,7 +339,6 @@ fn failed(error: CredentialError) -> Error {
         | CredentialError::LastTwo(_)
         | CredentialError::WasOwner(_)
         | CredentialError::OfOwner
-        | CredentialError::NoDomain(_)
         | CredentialError::NotOwner(_)
         | CredentialError::Ended { .. } => Code::InvalidRequest,
         CredentialError::NotInvited | CredentialError::OtherDomain(_) => Code::Denied,

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 
 use kms_attest::csr::Csr;
-use kms_attest::identity::{BootInfo, DomainName};
+use kms_attest::identity::{BootInfo, DomainName, Identity};
 use kms_policy::Role;
 use sha2::{Digest as _, Sha256};
 
@@ -69,6 +69,7 @@ impl Attempt<'_> {
             epochs: self.epochs.fields(),
             fresh: self.fresh(detail.step),
             domain: self.domain.cloned(),
+            place: detail.identity.map(|identity| self.place(identity)),
         });
         let (code, id) = (detail.code.name(), id.to_string());
         let why = Why {
@@ -95,6 +96,11 @@ impl Attempt<'_> {
                 Ordering::Greater => FreshEvidence::Verified,
             },
         }
+    }
+
+    /// The domain that the caller is in.
+    fn place(&self, identity: &Identity) -> DomainName {
+        self.service.foundation.place_of(self.role, &identity.app_id).0
     }
 
     /// What would allow the request: a change to the policy, or fresh evidence.
@@ -148,6 +154,7 @@ impl Attempt<'_> {
             epochs: self.epochs.fields(),
             fresh: self.fresh(detail.step),
             domain: self.domain.cloned(),
+            place: detail.identity.map(|identity| self.place(identity)),
         });
         id.to_string()
     }
@@ -192,9 +199,8 @@ impl Attempt<'_> {
                         Proof::Certificate
                     }
                 };
-                let (domain, _) = self.service.foundation.place_of(self.role, &identity.app_id);
                 let subject = Subject::new(identity, remote)
-                    .in_domain(&domain)
+                    .in_domain(&self.place(identity))
                     .relaxed(refusal.relaxations())
                     .by(self.caller.operator())
                     .holding(self.spki_sha256())

@@ -7,7 +7,7 @@ use kms_wire::role::Role;
 
 use super::recovery::MAX_CREATE;
 use super::uploads::MAX_UPLOAD;
-use super::{Access, Service};
+use super::{Access, Reach, Service};
 use crate::control::MAX_CANDIDATE;
 
 /// The HTTP methods that a route is served for.
@@ -38,6 +38,8 @@ pub struct Route {
     pub verbs: Verbs,
     /// Who may call it.
     pub access: Access,
+    /// Whether credentials of one domain may.
+    pub reach: Reach,
     /// The largest request body in bytes.
     pub body_limit: usize,
 }
@@ -60,7 +62,11 @@ pub const ROUTES: &[Route] = &{
         access: Access,
         body_limit: usize,
     ) -> Route {
-        Route { path, service, verbs, access, body_limit }
+        Route { path, service, verbs, access, reach: Reach::WholeKms, body_limit }
+    }
+    /// A row for credentials of one domain too: its function asks for a `DomainScope`, and needs no more than that.
+    const fn of_domains(path: &'static str, verbs: Verbs, role: Role, body_limit: usize) -> Route {
+        Route { reach: Reach::Domain, ..row(Admin, path, verbs, Operator(role), body_limit) }
     }
     [
         row(Kms, "/health", Get, Open, 0),
@@ -99,9 +105,9 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/openapi.json", Get, Open, 0),
         row(Admin, "/docs", Get, Open, 0),
         row(Admin, "/assets/docs/{*file}", Get, Open, 0),
-        row(Admin, "/livez", Get, Operator(Viewer), 0),
-        row(Admin, "/readyz", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/health", Get, Operator(Viewer), 0),
+        of_domains("/livez", Get, Viewer, 0),
+        of_domains("/readyz", Get, Viewer, 0),
+        of_domains("/api/v1/health", Get, Viewer, 0),
         row(Admin, "/api/v1/diagnostics/key-flow", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions/{name}", GetAndPost, Operator(Role::Operator), SHORT),
@@ -120,46 +126,46 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/policy/bundles/shadow", Post, Operator(Role::Operator), SHORT),
         row(Admin, "/api/v1/policy/bundles/activate", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/file-upload/{name}", Post, Operator(Owner), MAX_UPLOAD),
-        row(Admin, "/log/checkpoint", Get, Operator(Viewer), 0),
+        of_domains("/log/checkpoint", Get, Viewer, 0),
         row(Admin, "/log/tile/entries/{*tile}", Get, Operator(Auditor), 0),
-        row(Admin, "/log/tile/{*tile}", Get, Operator(Viewer), 0),
-        row(Admin, "/logs", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/events", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/events/stream", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/new_event", GetAndPost, Operator(EventsWriter), SHORT),
-        row(Admin, "/api/v1/audit-logs", Get, Operator(Auditor), 0),
-        row(Admin, "/api/v1/me", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/approvals", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/approvals/{id}", Get, Operator(Viewer), 0),
+        of_domains("/log/tile/{*tile}", Get, Viewer, 0),
+        of_domains("/logs", Get, Viewer, 0),
+        of_domains("/api/v1/events", Get, Viewer, 0),
+        of_domains("/api/v1/events/stream", Get, Viewer, 0),
+        of_domains("/api/v1/new_event", GetAndPost, EventsWriter, SHORT),
+        of_domains("/api/v1/audit-logs", Get, Auditor, 0),
+        of_domains("/api/v1/me", Get, Viewer, 0),
+        of_domains("/api/v1/approvals", Get, Viewer, 0),
+        of_domains("/api/v1/approvals/{id}", Get, Viewer, 0),
         row(Admin, "/api/v1/approvals/{id}/approve", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/approvals/{id}/reject", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/credentials", GetAndPost, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/credentials/{name}/rotate", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/credentials/{name}/revoke", Post, Operator(Owner), SHORT),
+        of_domains("/api/v1/credentials", GetAndPost, Owner, SHORT),
+        of_domains("/api/v1/credentials/{name}/rotate", Post, Owner, SHORT),
+        of_domains("/api/v1/credentials/{name}/revoke", Post, Owner, SHORT),
         row(Admin, "/api/v1/set-basic-auth", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/activate", Post, Invitation, SHORT),
         row(Admin, "/api/v1/overview", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/history", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/releases", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/releases/{seq}", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/denials", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/denials/{id}", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/explain", Post, Operator(Viewer), EVIDENCE),
-        row(Admin, "/api/v1/cvms", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/cvms/{id}", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/resolve/{app}", Get, Operator(Viewer), 0),
-        row(Admin, "/v1/resolve/{app}", Get, Operator(Viewer), 0),
+        of_domains("/api/v1/releases", Get, Viewer, 0),
+        of_domains("/api/v1/releases/{seq}", Get, Viewer, 0),
+        of_domains("/api/v1/denials", Get, Viewer, 0),
+        of_domains("/api/v1/denials/{id}", Get, Viewer, 0),
+        of_domains("/api/v1/explain", Post, Viewer, EVIDENCE),
+        of_domains("/api/v1/cvms", Get, Viewer, 0),
+        of_domains("/api/v1/cvms/{id}", Get, Viewer, 0),
+        of_domains("/api/v1/resolve/{app}", Get, Viewer, 0),
+        of_domains("/v1/resolve/{app}", Get, Viewer, 0),
         // A freeze needs the role operator, which its handler asks for.
-        row(Admin, "/api/v1/freezes", GetAndPost, Operator(Viewer), SHORT),
-        row(Admin, "/api/v1/freezes/preview", Post, Operator(Viewer), SHORT),
+        of_domains("/api/v1/freezes", GetAndPost, Viewer, SHORT),
+        of_domains("/api/v1/freezes/preview", Post, Viewer, SHORT),
         row(Admin, "/api/v1/freezes/{id}/lift", Post, Operator(Owner), SHORT),
         // New root keys need the role owner, which the handler asks for.
         row(Admin, "/api/v1/epochs", GetAndPost, Operator(Viewer), SHORT),
         row(Admin, "/api/v1/epochs/fetch", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/epochs/accept", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/epochs/apps", Get, Operator(Viewer), 0),
+        of_domains("/api/v1/epochs/apps", Get, Viewer, 0),
         // A change needs the role owner, which its handler asks for.
-        row(Admin, "/api/v1/epochs/apps/{app}", GetPutAndDelete, Operator(Viewer), SHORT),
+        of_domains("/api/v1/epochs/apps/{app}", GetPutAndDelete, Viewer, SHORT),
         row(Admin, "/api/v1/epochs/{id}", Get, Operator(Viewer), 0),
         // Ids of replicas are in the body of an activation.
         row(Admin, "/api/v1/epochs/{id}/activate", Post, Operator(Owner), 4 * SHORT),

@@ -100,7 +100,12 @@ async fn named_credentials(
     }
     let credentials = Arc::new(credentials);
     tokio::spawn(NamedCredentials::settle_loop(Arc::downgrade(&credentials), Arc::downgrade(&audit)));
-    Ok(Some(Arc::new(CredentialService::new(credentials, audit, process.gate()))))
+    Ok(Some(Arc::new(CredentialService::new(
+        credentials,
+        Arc::clone(&process.foundation().domains),
+        audit,
+        process.gate(),
+    ))))
 }
 
 impl Serving {
@@ -288,7 +293,12 @@ impl Serving {
         let middleware = Middleware::new(router, process.memory(), process.metrics())
             .traced(process.tracer.clone())
             .limited(process.limit())
-            .guarded(Arc::clone(credentials), names, process.audit())
+            .guarded(
+                Arc::clone(credentials),
+                Arc::clone(&process.foundation().domains),
+                names,
+                process.audit(),
+            )
             .trusting(issuer);
         let (tls, plain) = match &self.admin_certificate {
             // Client certificates are optional: a replica shows its attested one, operators have none.

@@ -623,6 +623,9 @@ pub enum Event {
         verdict: String,
         /// The code of the first check that fails; may be empty.
         code: String,
+        /// The domain to which the operator is limited.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
         /// The operator.
         by: String,
         /// Where the request came from.
@@ -999,6 +1002,9 @@ pub enum Event {
         source: &'static str,
         /// The reported text.
         message: String,
+        /// The domain to which the reporter is limited.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
         /// The reporter, if credentials named one.
         #[serde(skip_serializing_if = "Option::is_none")]
         by: Option<String>,

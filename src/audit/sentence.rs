@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use kms_attest::identity::DomainName;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::event_type::{EventType, Severity};
+use crate::event_type::{BelongsTo, EventType, Severity};
 
 /// Maximum length of a value in a sentence; the record has it in full.
 const MAX_VALUE: usize = 300;
@@ -42,6 +43,8 @@ pub struct RecordKey<'a> {
     pub app_id: Cow<'a, str>,
     #[serde(borrow, default)]
     source: Cow<'a, str>,
+    #[serde(borrow, default)]
+    domain: Option<Cow<'a, str>>,
 }
 
 impl<'a> RecordKey<'a> {
@@ -54,6 +57,11 @@ impl<'a> RecordKey<'a> {
     pub fn source(&self) -> &'static str {
         source(&self.kind, &self.source)
     }
+
+    /// As [`Record::domain`].
+    pub fn domain(&self) -> Option<DomainName> {
+        domain(&self.kind, self.domain.as_deref())
+    }
 }
 
 fn source(kind: &str, named: &str) -> &'static str {
@@ -63,6 +71,19 @@ fn source(kind: &str, named: &str) -> &'static str {
         ("suppressed", "") => "kms",
         ("reported" | "suppressed", _) => "outside",
         _ => "kms",
+    }
+}
+
+/// The domain that a record belongs to. A name that is none is that of no domain.
+fn domain(kind: &str, named: Option<&str>) -> Option<DomainName> {
+    let named = match named.filter(|name| !name.is_empty()) {
+        None => None,
+        Some(name) => Some(name.parse().ok()?),
+    };
+    match EventType::parse(kind)?.belongs_to() {
+        BelongsTo::WholeKms => None,
+        BelongsTo::DomainOfApp => Some(named.unwrap_or_default()),
+        BelongsTo::NamedDomain => named,
     }
 }
 
@@ -87,6 +108,11 @@ impl Record {
     /// The app that it is about, hex; empty if it is about none.
     pub fn app_id(&self) -> &str {
         self.text("app_id")
+    }
+
+    /// The domain that it belongs to; `None` if it is about the whole KMS.
+    pub fn domain(&self) -> Option<DomainName> {
+        domain(&self.kind, self.fields.get("domain").and_then(Value::as_str))
     }
 
     /// Its severity. A type that this version does not know counts as `info`.

@@ -289,9 +289,6 @@ impl NamedCredentials {
         if let Some(expires_at) = new.expires_at.filter(|end| *end <= now) {
             return Err(CredentialError::Ended { expires_at, now });
         }
-        if let Some(domain) = new.domain.as_ref().filter(|domain| !domain.is_default()) {
-            return Err(CredentialError::NoDomain(domain.clone()));
-        }
         changer.expect_covers(new.domain.as_ref())?;
         if self.configured.has_user(new.name.as_str()) {
             return Err(CredentialError::IsUser(new.name.clone()));

@@ -15,6 +15,7 @@ use kms_policy::Role;
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::unix_now;
+use crate::operator::DomainScope;
 
 /// The most refusals of verified callers, and the most of others.
 const MAX_ENTRIES: usize = 500;
@@ -154,6 +155,8 @@ pub struct RefusedRequest<'a> {
     pub fresh: FreshEvidence,
     /// The domain that the request names.
     pub domain: Option<DomainName>,
+    /// The domain that the caller is in; `None` if its evidence did not verify.
+    pub place: Option<DomainName>,
 }
 
 /// A refusal in the list.
@@ -199,9 +202,16 @@ pub struct RefusalRecord {
     pub fresh: FreshEvidence,
     /// The domain that the last request named.
     pub domain: Option<DomainName>,
+    /// The domain that the caller is in; `None` if its evidence did not verify.
+    pub place: Option<DomainName>,
 }
 
 impl RefusalRecord {
+    /// Whether an operator with this scope may see it.
+    pub fn is_in(&self, scope: &DomainScope) -> bool {
+        scope.reads(self.place.as_ref())
+    }
+
     fn size(&self) -> usize {
         self.shown.as_ref().map_or(0, Shown::size) + self.vm_config.len()
     }
@@ -278,6 +288,7 @@ impl Denials {
             epochs: refused.epochs,
             fresh: refused.fresh,
             domain: refused.domain,
+            place: refused.place,
             vm_config: if is_kept { refused.vm_config.to_owned() } else { String::new() },
             shown: is_kept.then_some(refused.shown),
         };
@@ -361,7 +372,8 @@ fn dedup_key(refused: &RefusedRequest<'_>) -> [u8; 32] {
         digest.update(part);
     };
     let role = refused.role.map_or("", Role::name);
-    for text in [refused.method, role, refused.code, refused.step, refused.reason] {
+    let place = refused.place.as_ref().map_or("", DomainName::as_str);
+    for text in [refused.method, role, refused.code, refused.step, refused.reason, place] {
         add(text.as_bytes());
     }
     match refused.identity {

@@ -444,14 +444,19 @@ fn line(row: &[u8]) -> Option<&[u8]> {
 /// The properties by which a record can be found.
 fn properties(record: &RecordKey<'_>) -> impl Iterator<Item = u64> {
     let app = (!record.app_id.is_empty()).then(|| property("app", &record.app_id));
-    [property("type", &record.kind), property("source", record.source())].into_iter().chain(app)
+    // Records of the default domain are most of them, and in the index of an older version.
+    let domain = record.domain().and_then(|domain| Some(property("domain", domain.said()?)));
+    [property("type", &record.kind), property("source", record.source())].into_iter().chain(app).chain(domain)
 }
 
 fn asked_properties(filter: &Filter) -> impl Iterator<Item = u64> {
-    let Filter { kind, app_id, source, kinds: _ } = filter;
+    let Filter { kind, app_id, source, domain, kinds: _, scope } = filter;
+    let domains = [domain.as_ref(), scope.limit()].into_iter().flatten();
+    let domains = domains.filter_map(|domain| Some(property("domain", domain.said()?)));
     [("type", kind), ("app", app_id), ("source", source)]
         .into_iter()
         .filter_map(|(name, value)| value.as_ref().map(|value| property(name, value)))
+        .chain(domains)
 }
 
 fn property(name: &str, value: &str) -> u64 {

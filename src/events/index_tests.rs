@@ -49,7 +49,7 @@ fn what_a_record_is_found_by_is_what_it_says() {
 
 fn filter(kind: &str, app_id: &str, source: &str) -> Filter {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    Filter { kind: some(kind), app_id: some(app_id), source: some(source), kinds: &[] }
+    Filter { kind: some(kind), app_id: some(app_id), source: some(source), ..Filter::default() }
 }
 
 fn ask(filter: &Filter) -> Ask<'_> {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use kms_attest::identity::DomainName;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -78,9 +79,16 @@ pub struct Subject {
     pub remote: String,
     /// The epochs of the keys of the last release, `ROOT.APP`; empty for 0 and 0.
     pub epochs: String,
+    /// The domain of the app; empty for the default one.
+    pub domain: String,
 }
 
 impl Subject {
+    /// The domain of the app; `None` for a text that is not the name of one.
+    pub fn domain_name(&self) -> Option<DomainName> {
+        if self.domain.is_empty() { Some(DomainName::DEFAULT) } else { self.domain.parse().ok() }
+    }
+
     /// The root epoch of the keys of the last release.
     pub fn root_epoch(&self) -> u32 {
         self.epochs.split_once('.').and_then(|(root, _)| root.parse().ok()).unwrap_or(0)
@@ -152,6 +160,13 @@ pub struct Refusal {
     pub expected: Option<String>,
     pub actual: Option<String>,
     pub remedy: Option<String>,
+}
+
+impl Refusal {
+    /// The domain of the caller; `None` if it was not verified.
+    pub fn domain(&self) -> Option<DomainName> {
+        self.subject.as_ref()?.domain_name()
+    }
 }
 
 /// A KMS that has received the root keys.
@@ -272,10 +287,13 @@ impl Entry for Cvm {
     }
 
     fn properties(&self) -> Vec<u64> {
-        let Subject { app_id, instance_id, device_id, os_image_hash, tcb_status, .. } = &self.subject;
+        let Subject { app_id, instance_id, device_id, os_image_hash, tcb_status, domain, .. } = &self.subject;
         let [instance, device] = [property("instance", instance_id), property("device", device_id)];
         let [image, tcb] = [property("image", os_image_hash), property("tcb", tcb_status)];
-        vec![ALL, property("app", app_id), instance, device, image, tcb]
+        let properties = [ALL, property("app", app_id), instance, device, image, tcb];
+        // Of the default domain nothing is said, as in the inventory of an older version.
+        let domains = [property("domain", domain), any_domain()].into_iter().filter(|_| !domain.is_empty());
+        properties.into_iter().chain(domains).collect()
     }
 
     fn app(&self) -> u64 {
@@ -309,6 +327,11 @@ impl Entry for Handover {
     fn app(&self) -> u64 {
         ALL
     }
+}
+
+/// The property that all CVMs of other domains than the default one have.
+pub(super) fn any_domain() -> u64 {
+    property("domain", "")
 }
 
 /// A property and its value as a number; never [`ALL`].

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use kms_attest::identity::DomainName;
 use tokio::sync::watch;
 
 use super::query::Filter;
@@ -61,6 +62,7 @@ struct Frame {
     kind: String,
     app_id: String,
     source: &'static str,
+    domain: Option<DomainName>,
     bytes: Bytes,
 }
 
@@ -77,6 +79,7 @@ impl Event {
                     bytes: frame(&record),
                     app_id: record.app_id().to_owned(),
                     source: record.source(),
+                    domain: record.domain(),
                     kind: record.kind,
                 }),
             };
@@ -192,8 +195,8 @@ impl Subscription {
                 break;
             }
             self.place = event.seq;
-            if let Some(Frame { kind, app_id, source, bytes }) = event.frame()
-                && self.filter.admits_event(kind, app_id, source)
+            if let Some(Frame { kind, app_id, source, domain, bytes }) = event.frame()
+                && self.filter.admits_event(kind, app_id, source, domain.as_ref())
             {
                 frames.push(bytes.clone());
             }

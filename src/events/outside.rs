@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use kms_attest::identity::DomainName;
 
 use crate::audit::{Audit, AuditError, Event, printable};
 
@@ -101,19 +102,21 @@ impl Reports {
         Self { audit, api: limiter(API_PERIOD), pipe: limiter(PIPE_PERIOD), left_out: AtomicU64::new(0) }
     }
 
-    /// Records an operator's report; returns the number of the record.
+    /// Records a report of an operator, who may be limited to `domain`; returns the number of the record.
     ///
     /// # Errors
     /// [`ReportError`].
     pub async fn of_operator(
         &self,
         message: Message,
+        domain: Option<&DomainName>,
         by: String,
         remote: IpAddr,
     ) -> Result<u64, ReportError> {
         self.api.check().map_err(|_| ReportError::TooMany)?;
         let (by, remote) = (Some(by), Some(remote));
-        let event = Event::Reported { source: "api", message: message.0, by, remote };
+        let domain = domain.map(ToString::to_string);
+        let event = Event::Reported { source: "api", message: message.0, domain, by, remote };
         Ok(self.audit.record(event).await.map_err(ReportError::Audit)?.seq())
     }
 
@@ -125,7 +128,8 @@ impl Reports {
         }
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
         let counted = (left_out > 0).then_some(Event::Suppressed { events: left_out, source: Some("pipe") });
-        let event = Event::Reported { source: "pipe", message: message.0, by: None, remote: None };
+        let event =
+            Event::Reported { source: "pipe", message: message.0, domain: None, by: None, remote: None };
         let counted = counted.map(|event| (event, left_out));
         for (event, count) in counted.into_iter().chain([(event, 1)]) {
             if let Err(error) = self.audit.record(event).await {
@@ -179,7 +183,7 @@ mod tests {
         assert_eq!(reports.left_out.load(Ordering::Relaxed), 400);
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 100);
         let message = Message("y".to_owned());
-        let seq = reports.of_operator(message, "token".to_owned(), IpAddr::from([127, 0, 0, 1])).await;
+        let seq = reports.of_operator(message, None, "token".to_owned(), IpAddr::from([127, 0, 0, 1])).await;
         assert_eq!(seq.unwrap(), 101);
     }
 }

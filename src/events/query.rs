@@ -1,10 +1,12 @@
 //! Parses the query strings of `/logs`, `/api/v1/events` and `/api/v1/audit-logs`, and `Last-Event-ID`.
 
+use kms_attest::identity::DomainName;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
 use crate::audit::Record;
+use crate::operator::DomainScope;
 
 /// The longest query string.
 pub const MAX_QUERY: usize = 4096;
@@ -17,7 +19,7 @@ const MAX_WORD: usize = 128;
 const MAX_TIME: u64 = 253_402_300_800_000;
 
 const SOURCES: [&str; 3] = ["kms", "pipe", "api"];
-const KEYS: &str = "since, until, type, app_id, source, limit, cursor, format";
+const KEYS: &str = "since, until, type, app_id, source, domain, limit, cursor, format";
 
 /// Why a query is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,23 +52,35 @@ pub struct Filter {
     pub app_id: Option<String>,
     /// `kms`, `pipe` or `api`.
     pub source: Option<String>,
+    /// The domain.
+    pub domain: Option<DomainName>,
     /// Any of these types; all if it is empty.
     pub kinds: &'static [&'static str],
+    /// What the reader may see.
+    pub scope: DomainScope,
 }
 
 impl Filter {
     /// Whether a record matches.
     pub fn admits(&self, record: &Record) -> bool {
-        self.admits_event(&record.kind, record.app_id(), record.source())
+        self.admits_event(&record.kind, record.app_id(), record.source(), record.domain().as_ref())
     }
 
-    /// Whether an event of this type, about this app and from this source, matches.
-    pub(super) fn admits_event(&self, kind: &str, app_id: &str, source: &str) -> bool {
+    /// Whether an event of this type, about this app, from this source and of this domain, matches.
+    pub(super) fn admits_event(
+        &self,
+        kind: &str,
+        app_id: &str,
+        source: &str,
+        domain: Option<&DomainName>,
+    ) -> bool {
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
         is(&self.kind, kind)
             && is(&self.app_id, app_id)
             && is(&self.source, source)
+            && self.domain.as_ref().is_none_or(|wanted| domain == Some(wanted))
+            && self.scope.reads(domain)
             && (self.kinds.is_empty() || self.kinds.contains(&kind))
     }
 }
@@ -124,6 +138,9 @@ impl Query {
                 }
                 "app_id" => set(&mut read.filter.app_id, "app_id", hex(&value), "hex digits")?,
                 "source" => set(&mut read.filter.source, "source", source(&value), "kms, pipe or api")?,
+                "domain" => {
+                    set(&mut read.filter.domain, "domain", value.parse().ok(), "the name of a domain")?
+                }
                 "limit" => set(&mut read.limit, "limit", limit(&value), "a whole number up to 1000")?,
                 "cursor" => set(&mut read.cursor, "cursor", number(&value), "a cursor from a response")?,
                 "format" => set(&mut read.format, "format", format(&value), "json or text")?,
@@ -267,14 +284,15 @@ mod tests {
     #[test]
     fn a_query_is_read_whole_or_refused() {
         let query = Query::read(
-            "since=1h&until=0s&type=denied&app_id=0xAB&source=kms&limit=5&cursor=9&format=text",
+            "since=1h&until=0s&type=denied&app_id=0xAB&source=kms&domain=sandbox&limit=5&cursor=9&format=text",
             NOW,
         );
         let filter = Filter {
             kind: Some("denied".to_owned()),
             app_id: Some("ab".to_owned()),
             source: Some("kms".to_owned()),
-            kinds: &[],
+            domain: Some("sandbox".parse().expect("a name")),
+            ..Filter::default()
         };
         let (since, until) = (Some(NOW - 3_600_000), Some(NOW));
         let expected =
@@ -289,11 +307,12 @@ mod tests {
             ("type=A%00", "type must be the name of a type, such as denied"),
             ("app_id=zz", "app_id must be hex digits"),
             ("source=operator", "source must be kms, pipe or api"),
+            ("domain=Sandbox", "domain must be the name of a domain"),
             ("cursor=x", "cursor must be a cursor from a response"),
             ("format=xml", "format must be json or text"),
             (
                 "sincd=1h",
-                "unknown parameter; there are since, until, type, app_id, source, limit, cursor, format",
+                "unknown parameter; there are since, until, type, app_id, source, domain, limit, cursor, format",
             ),
             (&*long, "the query is longer than 4096 bytes"),
         ] {

@@ -17,9 +17,11 @@ use super::prpc;
 use super::same_site::{self, OwnNames};
 use crate::api::wrong_credentials::WrongCredentials;
 use crate::audit::Audit;
+use crate::control::Domains;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
-use crate::operator::{AccessToken, Credentials, Operator, Password, Shown};
+use crate::operator::scope::Others;
+use crate::operator::{AccessToken, Credentials, DomainScope, Operator, Password, Shown};
 
 /// `Retry-After` when a password could not be checked.
 const BUSY: Duration = Duration::from_secs(2);
@@ -53,6 +55,7 @@ pub(super) enum Refused {
 #[derive(Debug)]
 pub(super) struct AdminAuth {
     credentials: Arc<Credentials>,
+    domains: Arc<Domains>,
     passwords: Passwords,
     wrong: WrongCredentials,
     names: OwnNames,
@@ -63,6 +66,7 @@ pub(super) struct AdminAuth {
 impl AdminAuth {
     pub(super) fn new(
         credentials: Arc<Credentials>,
+        domains: Arc<Domains>,
         names: OwnNames,
         audit: Arc<Audit>,
         metrics: Arc<Metrics>,
@@ -70,7 +74,7 @@ impl AdminAuth {
         let wrong = WrongCredentials::new("admin", audit, Arc::clone(&metrics));
         let passwords = Passwords::new(Arc::clone(&credentials), Arc::clone(wrong.lockout()));
         passwords.report_to(&metrics);
-        Self { credentials, passwords, wrong, names, issuer: None }
+        Self { credentials, domains, passwords, wrong, names, issuer: None }
     }
 
     /// Accepts the access tokens of this issuer too.
@@ -89,7 +93,7 @@ impl AdminAuth {
         matches!(self.credentials.shown(headers), Shown::Right(_))
     }
 
-    /// The operator who sent the request, or why it is refused.
+    /// The operator who sent the request and what it may see, or why it is refused.
     pub(super) async fn identify(
         &self,
         verb: &Verb,
@@ -97,7 +101,7 @@ impl AdminAuth {
         headers: &HeaderMap,
         address: IpAddr,
         metrics: &Metrics,
-    ) -> Result<Operator, Refused> {
+    ) -> Result<(Operator, DomainScope), Refused> {
         const GUARDED: [Verb; 7] =
             [Verb::GET, Verb::POST, Verb::PUT, Verb::PATCH, Verb::DELETE, Verb::OPTIONS, Verb::HEAD];
         if !GUARDED.contains(verb) {
@@ -110,10 +114,16 @@ impl AdminAuth {
             return Err(Refused::OtherHost);
         }
         let operator = self.known(headers, address, metrics).await?;
-        match operator.domain() {
-            Some(domain) if !domain.is_default() => Err(Refused::OtherDomain),
-            Some(_) | None => Ok(operator),
-        }
+        let scope = self.scope(&operator)?;
+        Ok((operator, scope))
+    }
+
+    /// What an operator may see and change. A credential of a domain that is gone is of no use.
+    fn scope(&self, operator: &Operator) -> Result<DomainScope, Refused> {
+        let Some(limit) = operator.domain() else { return Ok(DomainScope::WHOLE_KMS) };
+        let domain = self.domains.named(limit).ok_or(Refused::OtherDomain)?;
+        let others = if self.domains.list().len() > 1 { Others::Some } else { Others::None };
+        Ok(DomainScope::limited(domain.name.clone(), others))
     }
 
     /// The operator whose credentials these headers show.

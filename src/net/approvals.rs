@@ -20,7 +20,7 @@ const REJECT: &str = "/api/v1/approvals/{id}/reject";
 pub(super) fn routes(service: Arc<ApprovalService>) -> Router {
     let [one, approve, reject] = std::array::from_fn(|_| Arc::clone(&service));
     route(Service::Admin, LIST, move |request: Request| async move {
-        json(prpc::caller(request.extensions()).map(|caller| service.list(caller)))
+        json(prpc::caller(request.extensions()).and_then(|caller| service.list(caller)))
     })
     .merge(route(Service::Admin, ONE, move |request: Request| async move {
         let id = request.uri().path().rsplit('/').next().unwrap_or_default();

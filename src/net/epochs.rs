@@ -57,7 +57,10 @@ pub(super) fn routes(service: Arc<EpochService>) -> Router {
         .merge(route(Service::Admin, ACCEPT, move |request: Request| async move {
             json(accepted(&accept, request).await)
         }))
-        .merge(route(Service::Admin, APPS, move || async move { json(Ok(apps.apps())) }))
+        .merge(route(Service::Admin, APPS, move |request: Request| async move {
+            let scope = prpc::caller(request.extensions()).and_then(Caller::scope);
+            json(scope.map(|scope| apps.apps(scope)))
+        }))
         .merge(route(Service::Admin, APP, move |request: Request| async move {
             json(of_app(&app, request).await)
         }))
@@ -108,7 +111,7 @@ async fn of_app(service: &EpochService, request: Request) -> Result<AppEpochsSho
     // The last part of the path. It is not decoded: no app id needs it.
     let app = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     if !matches!(*request.method(), Verb::PUT | Verb::DELETE) {
-        return service.app(&app);
+        return service.app(caller.scope()?, &app);
     }
     caller.authorize(Access::Operator(Role::Owner))?;
     if *request.method() == Verb::PUT {

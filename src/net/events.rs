@@ -16,10 +16,11 @@ use serde_json::{Value, json};
 use super::prpc;
 use super::router::{read_body, route, uncached};
 use super::same_site;
-use crate::api::Service;
 use crate::api::events::{EventService, now};
+use crate::api::{Caller, Service};
 use crate::error::{Error, Result};
 use crate::events::{self, Format, Page, Query, Reach};
+use crate::operator::DomainScope;
 
 pub(super) const STREAM: &str = "/api/v1/events/stream";
 const LOGS: &str = "/logs";
@@ -38,7 +39,11 @@ pub(super) fn routes(service: Arc<EventService>) -> Router {
     let page = |path, usual, shape: Shape| {
         let service = Arc::clone(&service);
         route(Service::Admin, path, move |request: Request| async move {
-            uncached(page(&service, request.uri().query(), usual, shape).await)
+            let scope = prpc::caller(request.extensions()).and_then(Caller::scope).cloned();
+            uncached(match scope {
+                Ok(scope) => page(&service, &scope, request.uri().query(), usual, shape).await,
+                Err(error) => Err(error),
+            })
         })
     };
     let streamed = Arc::clone(&service);
@@ -63,11 +68,17 @@ enum Shape {
     Proven,
 }
 
-async fn page(service: &EventService, query: Option<&str>, usual: Format, shape: Shape) -> Result<Response> {
+async fn page(
+    service: &EventService,
+    scope: &DomainScope,
+    query: Option<&str>,
+    usual: Format,
+    shape: Shape,
+) -> Result<Response> {
     let query = read(query)?;
     let (format, newest) = (query.format.unwrap_or(usual), service.newest());
     let acknowledged = service.acknowledged();
-    let rendered = service.page(&query, move |page, reach| {
+    let rendered = service.page(&query, scope, move |page, reach| {
         let body = match format {
             Format::Text => page.records.iter().map(events::text).collect(),
             Format::Json => json_of(&page, shape, newest),

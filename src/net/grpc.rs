@@ -20,7 +20,7 @@ use crate::api::kms::KmsService;
 use crate::api::onboard::OnboardService;
 use crate::api::prepared::Reply;
 use crate::api::readiness::Readiness;
-use crate::api::{Access, Caller, METHODS, Method, Role, Service};
+use crate::api::{Access, Caller, METHODS, Method, Reach, Role, Service};
 use crate::config::BodyLimits;
 use crate::error::Result;
 use crate::proto::{self, DESCRIPTORS};
@@ -116,9 +116,12 @@ async fn authorized(
     }
     let path = request.uri().path();
     let row = path.strip_prefix("/kms.Admin/").and_then(|name| Method::find(Service::Admin, name));
-    let access = row.map_or(Access::Operator(Role::Viewer), |row| row.access);
+    let (access, reach) = match row {
+        Some(row) => (row.access, Reach::of(row.method)),
+        None => (Access::Operator(Role::Viewer), Reach::Domain),
+    };
     let refused = match prpc::caller(request.extensions()) {
-        Ok(caller) => match caller.authorize(access) {
+        Ok(caller) => match caller.admit(access, reach) {
             Ok(()) => return next.run(request).await,
             Err(refused) => {
                 if let (Some(log), Some(row)) = (request.extensions().get::<RefusalLog>(), row) {
@@ -361,7 +364,7 @@ pub(super) async fn unary<Q, M, A: Reply<M>>(
     let missing = || Status::internal("no connection information");
     let caller: Caller = request.extensions().get().cloned().ok_or_else(missing)?;
     let log: RefusalLog = request.extensions().get().cloned().ok_or_else(missing)?;
-    let answer = match caller.authorize(method.row().access) {
+    let answer = match caller.admit(method.row().access, Reach::of(method)) {
         Ok(()) => call(&caller, request.into_inner()).await,
         Err(refused) => Err(refused),
     };

@@ -32,6 +32,7 @@ use crate::address::bucket;
 use crate::api::routes::Route;
 use crate::api::{Access, Caller, METHODS, Method, Role, Service};
 use crate::audit::Audit;
+use crate::control::Domains;
 use crate::error::{Code, Error};
 use crate::metrics::{Metrics, Observed};
 use crate::operator::{Credentials, Operator};
@@ -98,8 +99,14 @@ impl Middleware {
 
     /// Requires credentials with every request, or one of these names where none are needed.
     #[must_use]
-    pub fn guarded(mut self, credentials: Arc<Credentials>, names: OwnNames, audit: Arc<Audit>) -> Self {
-        self.guard = Some(AdminAuth::new(credentials, names, audit, Arc::clone(&self.metrics)));
+    pub fn guarded(
+        mut self,
+        credentials: Arc<Credentials>,
+        domains: Arc<Domains>,
+        names: OwnNames,
+        audit: Arc<Audit>,
+    ) -> Self {
+        self.guard = Some(AdminAuth::new(credentials, domains, names, audit, Arc::clone(&self.metrics)));
         self
     }
 
@@ -241,7 +248,7 @@ impl Middleware {
                 // size.
                 let identified = guard.identify(verb, uri, headers, caller.remote(), &self.metrics);
                 match Box::pin(identified).await {
-                    Ok(operator) => {
+                    Ok((operator, scope)) => {
                         // Without configured credentials every caller is an operator. Roles that only read or report
                         // are given to programs, which must not keep operators out.
                         let is_operator = operator.role().is_some_and(|role| role.includes(Role::Operator));
@@ -252,7 +259,7 @@ impl Middleware {
                         } else if let Some(answer) = self.over_limit(caller, &mut request, purpose) {
                             return answer;
                         }
-                        caller.clone().identified_by(operator, Arc::clone(guard.credentials()))
+                        caller.clone().identified_by(operator, scope, Arc::clone(guard.credentials()))
                     }
                     Err(refused) => return refused.answer(grpc::is_grpc(&request)),
                 }

@@ -283,7 +283,7 @@ async fn authorized(row: &Route, request: Request, next: Next) -> Response {
         Ok(caller) => caller.clone(),
         Err(missing) => return refused(missing),
     };
-    if let Err(error) = caller.authorize(row.access) {
+    if let Err(error) = caller.admit(row.access, row.reach) {
         return refused(error);
     }
     if !matches!(*request.method(), Verb::POST | Verb::PATCH | Verb::PUT | Verb::DELETE) {
@@ -294,7 +294,7 @@ async fn authorized(row: &Route, request: Request, next: Next) -> Response {
         Ok(body) => body,
         Err(error) => return refused(error.cause),
     };
-    match caller.authorize(row.access) {
+    match caller.admit(row.access, row.reach) {
         Ok(()) => next.run(Request::from_parts(parts, Body::from(body))).await,
         Err(error) => refused(error),
     }

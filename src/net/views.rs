@@ -20,6 +20,7 @@ use crate::api::views::{
 };
 use crate::api::{Access, Caller, Service};
 use crate::error::Result;
+use crate::operator::DomainScope;
 use crate::proto::ExplainRequest;
 
 const FREEZES: &str = "/api/v1/freezes";
@@ -33,56 +34,50 @@ const FOR_PROXIES: HeaderValue = HeaderValue::from_static("private, max-age=5");
 /// The routes of the views.
 pub(super) fn routes(views: &Arc<Views>) -> Router {
     let resolve = |path| {
-        let resolve = document(views, path, |views, app, query: ResolveQuery| async move {
-            views.resolve(&app, query).await
+        let resolve = document(views, path, |views, scope, app, query: ResolveQuery| async move {
+            views.resolve(&scope, &app, query).await
         });
         resolve.layer(axum::middleware::map_response(kept_shortly))
     };
-    document(views, "/api/v1/overview", |views, _, Nothing {}| async move { views.overview().await })
-        .merge(document(views, "/api/v1/history", |views, _, query: HistoryQuery| async move {
+    document(views, "/api/v1/overview", |views, _, _, Nothing {}| async move { views.overview().await })
+        .merge(document(views, "/api/v1/history", |views, _, _, query: HistoryQuery| async move {
             views.history(query).await
         }))
-        .merge(document(views, "/api/v1/releases", |views, _, query: ReleaseQuery| async move {
-            views.releases(query).await
+        .merge(document(views, "/api/v1/releases", |views, scope, _, query: ReleaseQuery| async move {
+            views.releases(&scope, query).await
         }))
-        .merge(document(views, "/api/v1/releases/{seq}", |views, seq, Nothing {}| async move {
-            views.release(&seq).await
+        .merge(document(views, "/api/v1/releases/{seq}", |views, scope, seq, Nothing {}| async move {
+            views.release(&scope, &seq).await
         }))
-        .merge(document(views, "/api/v1/denials", |views, _, query: DenialQuery| async move {
-            views.denials(query).await
+        .merge(document(views, "/api/v1/denials", |views, scope, _, query: DenialQuery| async move {
+            views.denials(&scope, query).await
         }))
-        .merge(document(views, "/api/v1/denials/{id}", |views, id, Nothing {}| async move {
-            views.denial(&id).await
+        .merge(document(views, "/api/v1/denials/{id}", |views, scope, id, Nothing {}| async move {
+            views.denial(&scope, &id).await
         }))
-        .merge(document(
-            views,
-            "/api/v1/cvms",
-            |views, _, query: CvmQuery| async move { views.cvms(query).await },
-        ))
-        .merge(document(
-            views,
-            "/api/v1/cvms/{id}",
-            |views, id, Nothing {}| async move { views.cvm(&id).await },
-        ))
-        .merge(document(
-            views,
-            "/api/v1/platforms",
-            |views, _, Nothing {}| async move { views.platforms().await },
-        ))
-        .merge(document(
-            views,
-            "/api/v1/collateral",
-            |views, _, Nothing {}| async move { Ok(views.collateral()) },
-        ))
-        .merge(document(views, "/api/v1/collateral/bundle", |views, _, query: BundleQuery| async move {
+        .merge(document(views, "/api/v1/cvms", |views, scope, _, query: CvmQuery| async move {
+            views.cvms(&scope, query).await
+        }))
+        .merge(document(views, "/api/v1/cvms/{id}", |views, scope, id, Nothing {}| async move {
+            views.cvm(&scope, &id).await
+        }))
+        .merge(document(views, "/api/v1/platforms", |views, _, _, Nothing {}| async move {
+            views.platforms().await
+        }))
+        .merge(document(views, "/api/v1/collateral", |views, _, _, Nothing {}| async move {
+            Ok(views.collateral())
+        }))
+        .merge(document(views, "/api/v1/collateral/bundle", |views, _, _, query: BundleQuery| async move {
             views.collateral_page(&query)
         }))
-        .merge(document(views, "/api/v1/ledger", |views, _, Nothing {}| async move { views.ledger().await }))
         .merge(document(
             views,
-            "/api/v1/replicas",
-            |views, _, Nothing {}| async move { views.replicas().await },
+            "/api/v1/ledger",
+            |views, _, _, Nothing {}| async move { views.ledger().await },
         ))
+        .merge(document(views, "/api/v1/replicas", |views, _, _, Nothing {}| async move {
+            views.replicas().await
+        }))
         .merge(resolve("/api/v1/resolve/{app}"))
         .merge(resolve("/v1/resolve/{app}"))
         .merge(posts(views))
@@ -95,14 +90,20 @@ fn posts(views: &Arc<Views>) -> Router {
         match *request.method() {
             Verb::POST => json(frozen(&freezes, request).await),
             _ => json(match read_query(request.uri().query()) {
-                Ok(Nothing {}) => freezes.freezes().await,
+                Ok(Nothing {}) => match prpc::caller(request.extensions()).and_then(Caller::scope) {
+                    Ok(scope) => freezes.freezes(scope),
+                    Err(error) => Err(error),
+                },
                 Err(error) => Err(error),
             }),
         }
     })
     .merge(route(Service::Admin, PREVIEW, move |request: Request| async move {
         json(match posted::<PreviewBody>(PREVIEW, request).await {
-            Ok(Posted { body, .. }) => preview.preview(body).await,
+            Ok(Posted { caller, body }) => match caller.scope() {
+                Ok(scope) => preview.preview(scope, body).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         })
     }))
@@ -144,11 +145,12 @@ async fn posted<T: DeserializeOwned>(path: &str, request: Request) -> Result<Pos
     Ok(Posted { caller, body })
 }
 
-/// A route that is read. `answer` gets the last part of the path, which is not decoded: no id needs it.
+/// A route that is read. `answer` gets what the caller may see, and the last part of the path, which is not decoded: no id
+/// needs it.
 fn document<Q, A, F>(
     views: &Arc<Views>,
     path: &'static str,
-    answer: impl Fn(Arc<Views>, String, Q) -> F + Clone + Send + Sync + 'static,
+    answer: impl Fn(Arc<Views>, DomainScope, String, Q) -> F + Clone + Send + Sync + 'static,
 ) -> Router
 where
     Q: DeserializeOwned + Send + 'static,
@@ -160,8 +162,10 @@ where
         let (views, answer) = (Arc::clone(&views), answer.clone());
         async move {
             let id = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-            json(match read_query(request.uri().query()) {
-                Ok(query) => answer(views, id, query).await,
+            let scope = prpc::caller(request.extensions()).and_then(Caller::scope).cloned();
+            let asked = scope.and_then(|scope| Ok((scope, read_query(request.uri().query())?)));
+            json(match asked {
+                Ok((scope, query)) => answer(views, scope, id, query).await,
                 Err(error) => Err(error),
             })
         }

@@ -245,7 +245,7 @@ fn frozen(value: &str) -> Event {
 }
 
 fn reported(message: &str) -> Event {
-    Event::Reported { source: "pipe", message: message.to_owned(), by: None, remote: None }
+    Event::Reported { source: "pipe", message: message.to_owned(), domain: None, by: None, remote: None }
 }
 
 #[tokio::test]

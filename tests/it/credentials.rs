@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 
 use cvm_kms::api::routes::{ROUTES, Route, Verbs};
-use cvm_kms::api::{Access, METHODS, Role, Service};
+use cvm_kms::api::{Access, METHODS, Reach, Role, Service};
 use serde_json::{Value, json};
 
 use crate::access_cases::codec::Codec;
@@ -130,6 +130,7 @@ fn each_method_and_route_needs_the_role_that_it_should() {
         [
             ("ClearImageCache", Operator),
             ("GetKmsKey", Owner),
+            ("GetChallenge", Owner),
             ("Explain", Viewer),
             ("ListDenials", Viewer),
             ("Freeze", Operator),
@@ -225,6 +226,51 @@ fn each_method_and_route_needs_the_role_that_it_should() {
             ("/api/v1/recovery/sets/{id}", of(Owner)),
             ("/api/v1/recovery/drill", of(Viewer)),
         ]
+    );
+}
+
+#[test]
+fn credentials_of_a_domain_may_use_these_methods_and_routes_and_no_others() {
+    let methods = METHODS.iter().filter(|row| row.service == Service::Admin);
+    let methods: Vec<_> =
+        methods.filter(|row| Reach::of(row.method) == Reach::Domain).map(|row| row.name).collect();
+    assert_eq!(methods, ["Explain", "ListDenials", "Freeze", "ListFrozen"]);
+    let routes = ROUTES.iter().filter(|route| route.reach == Reach::Domain);
+    let routes: Vec<_> = routes.map(|route| (route.service, route.path)).collect();
+    assert_eq!(
+        routes,
+        [
+            "/livez",
+            "/readyz",
+            "/api/v1/health",
+            "/log/checkpoint",
+            "/log/tile/{*tile}",
+            "/logs",
+            "/api/v1/events",
+            "/api/v1/events/stream",
+            "/api/v1/new_event",
+            "/api/v1/audit-logs",
+            "/api/v1/me",
+            "/api/v1/approvals",
+            "/api/v1/approvals/{id}",
+            "/api/v1/credentials",
+            "/api/v1/credentials/{name}/rotate",
+            "/api/v1/credentials/{name}/revoke",
+            "/api/v1/releases",
+            "/api/v1/releases/{seq}",
+            "/api/v1/denials",
+            "/api/v1/denials/{id}",
+            "/api/v1/explain",
+            "/api/v1/cvms",
+            "/api/v1/cvms/{id}",
+            "/api/v1/resolve/{app}",
+            "/v1/resolve/{app}",
+            "/api/v1/freezes",
+            "/api/v1/freezes/preview",
+            "/api/v1/epochs/apps",
+            "/api/v1/epochs/apps/{app}",
+        ]
+        .map(|path| (Service::Admin, path))
     );
 }
 

@@ -21,6 +21,7 @@ mod console;
 mod credential_secrets;
 mod credential_table;
 mod credentials;
+mod domain_scopes;
 mod domains;
 mod epochs;
 mod ethereum;

@@ -18,7 +18,12 @@ impl AdminService {
     ///
     /// # Errors
     /// An app id of another length.
-    pub async fn list_denials(&self, _: &Caller, request: ListDenialsRequest) -> Result<ListDenialsResponse> {
+    pub async fn list_denials(
+        &self,
+        caller: &Caller,
+        request: ListDenialsRequest,
+    ) -> Result<ListDenialsResponse> {
+        let scope = caller.scope()?;
         let ListDenialsRequest { limit, before, code, app_id } = request;
         let app_id = match app_id.as_slice() {
             [] => None,
@@ -32,7 +37,7 @@ impl AdminService {
         };
         let matches = |denial: &RefusalRecord| {
             let is_of = |app_id| denial.identity.as_ref().is_some_and(|identity| identity.app_id == app_id);
-            (code.is_empty() || denial.code == code) && app_id.is_none_or(is_of)
+            denial.is_in(scope) && (code.is_empty() || denial.code == code) && app_id.is_none_or(is_of)
         };
         let (page, next) = self.kms.denials.page(Some(before).filter(|before| *before > 0), limit, matches);
         Ok(ListDenialsResponse {

@@ -8,7 +8,7 @@ mod observer;
 use std::sync::Arc;
 
 use kms_attest::certificate;
-use kms_attest::identity::{BootInfo, DomainName, Identity};
+use kms_attest::identity::{AppId, BootInfo, DomainName, Identity};
 use kms_policy::Role;
 use kms_policy::examination::Nearest;
 use kms_policy::remedy::{self, merged};
@@ -17,11 +17,12 @@ use self::checklist::Checklist;
 use super::denials::record;
 use super::{AdminService, shown};
 use crate::admission::{AskedEpochs, Freshness, RefusalCode, Step};
-use crate::api::Caller;
 use crate::api::kms::asked_domain;
+use crate::api::{Caller, other_domain};
 use crate::audit::Event;
 use crate::control::{DenialId, FreshEvidence, RefusalRecord, Shown};
 use crate::error::{Error, Result};
+use crate::operator::DomainScope;
 use crate::proto::{Difference, ExplainRequest, ExplainResponse, NearestEntry, Remedy};
 
 struct Question {
@@ -60,14 +61,19 @@ impl AdminService {
     /// # Errors
     /// Nothing to explain, or more than one thing; a denial that is not kept; an unknown subject.
     pub async fn explain(&self, caller: &Caller, request: ExplainRequest) -> Result<ExplainResponse> {
-        let question = self.question(request)?;
+        let scope = caller.scope()?;
+        let question = self.question(scope, request)?;
         let response = self.answer(&question).await;
+        if !self.is_own(scope, &question, &response) {
+            return Err(other_domain(scope, "this is about a caller of another domain"));
+        }
         let author = caller.author();
         self.recorded(Event::Explained {
             input: question.input,
             subject: question.role.name(),
             verdict: response.verdict.clone(),
             code: response.code.clone(),
+            domain: scope.limit().map(ToString::to_string),
             by: author.by,
             remote: author.remote,
         })
@@ -79,9 +85,27 @@ impl AdminService {
     ///
     /// # Errors
     /// A denial that is not kept, or whose evidence is not.
-    pub(in crate::api) async fn explained(&self, denial_id: String) -> Result<ExplainResponse> {
-        let question = self.question(ExplainRequest { denial_id, ..ExplainRequest::default() })?;
-        Ok(self.answer(&question).await)
+    pub(in crate::api) async fn explained(
+        &self,
+        scope: &DomainScope,
+        denial_id: String,
+    ) -> Result<Option<ExplainResponse>> {
+        let question = self.question(scope, ExplainRequest { denial_id, ..ExplainRequest::default() })?;
+        let response = self.answer(&question).await;
+        // Its app can have been moved since.
+        Ok(self.is_own(scope, &question, &response).then_some(response))
+    }
+
+    /// Whether the caller that is explained is in `scope`, as far as it is known.
+    fn is_own(&self, scope: &DomainScope, question: &Question, response: &ExplainResponse) -> bool {
+        let app = response.identity.as_ref().and_then(|identity| AppId::try_from(&identity.app_id[..]).ok());
+        let place = match (question.role, app) {
+            (Role::Kms, _) => DomainName::DEFAULT,
+            (role, Some(app)) => self.foundation.place_of(Some(role), &app).0,
+            // Evidence that does not verify says nothing of anybody.
+            (Role::App | Role::Certificate, None) => return true,
+        };
+        scope.has(&place)
     }
 
     async fn answer(&self, question: &Question) -> ExplainResponse {
@@ -103,7 +127,7 @@ impl AdminService {
         self.response(question, list, found)
     }
 
-    fn question(&self, request: ExplainRequest) -> Result<Question> {
+    fn question(&self, scope: &DomainScope, request: ExplainRequest) -> Result<Question> {
         let ExplainRequest {
             evidence,
             certificate,
@@ -128,7 +152,7 @@ impl AdminService {
             }
             ([], [_, ..], "") => (Shown::Certificate(der(certificate)?), None, "certificate".to_owned()),
             ([], [], id) if !id.is_empty() => {
-                let denial = self.denial(id)?;
+                let denial = self.denial(scope, id)?;
                 let shown = denial.shown.clone().ok_or_else(|| {
                     Error::invalid("the evidence of this denial was too large to keep; send it itself")
                 })?;
@@ -160,9 +184,9 @@ impl AdminService {
         })
     }
 
-    fn denial(&self, id: &str) -> Result<Arc<RefusalRecord>> {
+    fn denial(&self, scope: &DomainScope, id: &str) -> Result<Arc<RefusalRecord>> {
         let id = DenialId::parse(id).ok_or_else(|| Error::invalid("denial_id must be twelve hex digits"))?;
-        self.kms.denials.find(id).ok_or_else(|| {
+        self.kms.denials.find(id).filter(|denial| denial.is_in(scope)).ok_or_else(|| {
             Error::invalid(format!(
                 "no denial {id} is kept here: it is too old, from before the last start, or another replica's"
             ))

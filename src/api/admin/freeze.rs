@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kms_attest::identity::DomainName;
 use tokio::task::JoinHandle;
 
 use super::AdminService;
-use crate::api::{Caller, Role};
+use crate::api::{Caller, Role, other_domain};
 use crate::clock::unix_now;
 use crate::control::{
     Approved, Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Room, Scope, SeenFreeze, Unfreeze,
     Unfrozen,
 };
 use crate::error::{Code, Error, Result};
-use crate::operator::Operator;
+use crate::operator::{DomainScope, Operator};
 use crate::proto::{
     FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse, UnfreezeRequest,
     UnfreezeResponse,
@@ -32,6 +33,7 @@ impl AdminService {
     /// force nevertheless.
     pub async fn freeze(&self, caller: &Caller, request: FreezeRequest) -> Result<FreezeResponse> {
         let scope = scope(&request.scope, &request.value)?;
+        self.expect_target(caller.scope()?, scope)?;
         let reason = reason(request.reason)?;
         if reason.is_empty() {
             return Err(Error::invalid("reason must not be empty: other operators will need it"));
@@ -105,10 +107,35 @@ impl AdminService {
     }
 
     /// `Admin.ListFrozen`.
-    pub async fn list_frozen(&self, _: &Caller, (): ()) -> Result<ListFrozenResponse> {
-        Ok(ListFrozenResponse {
-            frozen: self.foundation.freezes.list().iter().map(|freeze| entry(freeze)).collect(),
-        })
+    pub async fn list_frozen(&self, caller: &Caller, (): ()) -> Result<ListFrozenResponse> {
+        let freezes = self.freezes(caller.scope()?);
+        Ok(ListFrozenResponse { frozen: freezes.iter().map(|freeze| entry(freeze)).collect() })
+    }
+
+    /// The freezes in force that `domains` has: those of its apps.
+    pub(in crate::api) fn freezes(&self, domains: &DomainScope) -> Vec<Arc<Freeze>> {
+        let mut freezes = self.foundation.freezes.list();
+        freezes.retain(|freeze| domains.reads(self.domain_of(freeze.scope).as_ref()));
+        freezes
+    }
+
+    /// Checks that `domains` has what a freeze is about. A machine or an OS image is of no domain.
+    ///
+    /// # Errors
+    /// `other_domain`
+    pub(in crate::api) fn expect_target(&self, domains: &DomainScope, target: Scope) -> Result<()> {
+        if domains.reads(self.domain_of(target).as_ref()) {
+            return Ok(());
+        }
+        Err(other_domain(domains, "this is about something else than an app of this domain"))
+    }
+
+    /// The domain of a target; `None` if it is no app.
+    fn domain_of(&self, target: Scope) -> Option<DomainName> {
+        match target {
+            Scope::App(app) => Some(self.foundation.domains.of(&app).name.clone()),
+            Scope::Kms | Scope::Instance(_) | Scope::Device(_) | Scope::OsImage(_) => None,
+        }
     }
 }
 

@@ -8,11 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::EpochService;
-use crate::api::Caller;
+use crate::api::{Caller, other_domain};
 use crate::clock::{rfc3339, unix_now};
 use crate::control::{Adopted, AppChoice, AppEpochError};
 use crate::error::{Code, Error, Result};
 use crate::keys::epoch::RootEpoch;
+use crate::operator::DomainScope;
 use crate::request;
 
 /// The apps whose epochs an operator chose.
@@ -92,14 +93,16 @@ enum Word {
 }
 
 impl EpochService {
-    /// What operators chose.
-    pub fn apps(&self) -> AppEpochsList {
+    /// What operators chose for the apps of `scope`.
+    pub fn apps(&self, scope: &DomainScope) -> AppEpochsList {
         let chosen = self.foundation.app_epochs.list();
+        let chosen = chosen.iter().filter(|(app, _)| self.expect_own(scope, app).is_ok());
         AppEpochsList {
-            apps: chosen.iter().map(|(app, choice)| AppEpochsShown::of(app, Some(choice))).collect(),
+            apps: chosen.map(|(app, choice)| AppEpochsShown::of(app, Some(choice))).collect(),
             received: self
                 .received
                 .load_full()
+                .filter(|_| scope.reads_whole_kms())
                 .map(|received| AppEpochsReceived::of(&received.0, received.1)),
         }
     }
@@ -107,9 +110,10 @@ impl EpochService {
     /// What an operator chose for one app.
     ///
     /// # Errors
-    /// `app` is not an app id.
-    pub fn app(&self, app: &str) -> Result<AppEpochsShown> {
+    /// `app` is not an app id; `other_domain`.
+    pub fn app(&self, scope: &DomainScope, app: &str) -> Result<AppEpochsShown> {
         let app = app_id(app)?;
+        self.expect_own(scope, &app)?;
         Ok(AppEpochsShown::of(&app, self.foundation.app_epochs.of(&app).as_deref()))
     }
 
@@ -151,7 +155,7 @@ impl EpochService {
         app: AppId,
         choose: impl FnOnce(Option<&AppChoice>) -> Option<(RootChoice, u32)> + Send + 'static,
     ) -> Result<AppEpochsShown> {
-        caller.expect_whole_kms()?;
+        self.expect_own(caller.scope()?, &app)?;
         let (foundation, author) = (Arc::clone(&self.foundation), caller.author());
         // A task of its own, so that a caller that disconnects does not leave a change half made.
         let change = request::spawn(async move {
@@ -159,6 +163,14 @@ impl EpochService {
         });
         let choice = change.await.map_err(|error| Error::internal("the change ended in a panic", error))?;
         Ok(AppEpochsShown::of(&app, choice.map_err(failed)?.as_deref()))
+    }
+
+    /// Checks that an app is in a domain of `scope`.
+    fn expect_own(&self, scope: &DomainScope, app: &AppId) -> Result<()> {
+        match scope.has(&self.foundation.domains.of(app).name) {
+            true => Ok(()),
+            false => Err(other_domain(scope, "the app is in another one")),
+        }
     }
 
     /// An epoch at which an app can stay.

@@ -3,10 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::query::{Cursor, Digits, Limit, Moment, Word};
+use super::query::{Cursor, Digits, Domain, Limit, Moment, Word};
 use super::{Building, Views, at, not_found, some};
 use crate::error::{Error, Result};
-use crate::events::{Cvm, CvmAsk, CvmId};
+use crate::events::{Cvm, CvmAsk, CvmId, CvmPage};
+use crate::operator::DomainScope;
 
 /// Parameters of `GET /api/v1/cvms`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -20,6 +21,8 @@ pub struct CvmQuery {
     device: Option<Digits>,
     /// Only CVMs with this TCB status, such as `UpToDate`.
     tcb: Option<Word>,
+    /// Only CVMs of this domain.
+    domain: Option<Domain>,
     /// Only CVMs with a release since then.
     since: Option<Moment>,
     limit: Option<Limit>,
@@ -32,7 +35,7 @@ pub struct CvmList {
     cvms: Vec<CvmShown>,
     /// `cursor` of the next page, if there may be more.
     next: Option<u64>,
-    /// The number of CVMs in the inventory, whatever was asked for.
+    /// The number of CVMs in the inventory that the caller may see, whatever was asked for.
     total: u64,
     /// The time of the oldest record that was counted: an inventory that was built again lacks what was archived.
     covers_since: Option<String>,
@@ -46,6 +49,8 @@ pub struct CvmShown {
     /// Of app and instance, or of app and machine without an instance id; the same in each KMS.
     pub(super) id: String,
     pub(super) app_id: String,
+    /// The domain of the app at its last release.
+    domain: String,
     pub(super) instance_id: Option<String>,
     /// Its first release.
     first_at: String,
@@ -87,25 +92,28 @@ impl Views {
     ///
     /// # Errors
     /// No index.
-    pub async fn cvms(&self, query: CvmQuery) -> Result<CvmList> {
-        let CvmQuery { app, image, device, tcb, since, limit, cursor } = query;
+    pub async fn cvms(&self, scope: &DomainScope, query: CvmQuery) -> Result<CvmList> {
+        let CvmQuery { app, image, device, tcb, domain, since, limit, cursor } = query;
+        let domain = domain.map(|Domain(domain)| domain);
+        let (own, is_elsewhere) = (scope.limit().cloned(), domain.as_ref().is_some_and(|it| !scope.has(it)));
         let ask = CvmAsk {
             app_id: app.map(|Digits(app)| app),
             os_image_hash: image.map(|Digits(image)| image),
             device_id: device.map(|Digits(device)| device),
             instance_id: None,
             tcb_status: tcb.map(|Word(tcb)| tcb),
+            domain: domain.or_else(|| own.clone()),
             since: since.map_or(0, |Moment(since)| since),
             before: cursor.map(|Cursor(before)| before),
             limit: Limit::of(limit),
         };
         let newest = self.sources.events.acknowledged();
         self.inventory(move |inventory| {
-            let page = inventory.cvms(&ask)?;
+            let page = if is_elsewhere { CvmPage::default() } else { inventory.cvms(&ask)? };
             Ok(CvmList {
                 cvms: page.cvms.into_iter().map(|(id, cvm)| CvmShown::of(id, cvm)).collect(),
                 next: page.next,
-                total: inventory.count()?,
+                total: inventory.count(own.as_ref())?,
                 covers_since: inventory.coverage()?.since.map(at),
                 building: Building::of(inventory, newest)?,
             })
@@ -117,9 +125,10 @@ impl Views {
     ///
     /// # Errors
     /// It is not in the inventory; no index.
-    pub async fn cvm(&self, id: &str) -> Result<CvmShown> {
+    pub async fn cvm(&self, scope: &DomainScope, id: &str) -> Result<CvmShown> {
         let id = CvmId::parse(id).ok_or_else(|| Error::invalid("the id of a CVM has 32 hex digits"))?;
         let found = self.inventory(move |inventory| inventory.cvm(id)).await?;
+        let found = found.filter(|cvm| scope.reads(cvm.subject.domain_name().as_ref()));
         found.map(|cvm| CvmShown::of(id, cvm)).ok_or_else(|| not_found(&format!("CVM {id}")))
     }
 }
@@ -130,6 +139,7 @@ impl CvmShown {
         Self {
             id: id.to_string(),
             instance_id: some(&subject.instance_id),
+            domain: subject.domain_name().map_or_else(String::new, |domain| domain.to_string()),
             first_at: at(releases.first),
             last_at: at(releases.last),
             releases: releases.count,

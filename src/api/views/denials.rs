@@ -7,11 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::query::{Cursor, Digits, Limit, Moment, Word};
+use super::query::{Cursor, Digits, Domain, Limit, Moment, Word};
 use super::{Views, at, not_found, some};
 use crate::control::{DenialId, RefusalRecord};
 use crate::error::{Error, Result};
 use crate::events::{Refusal, Subject};
+use crate::operator::DomainScope;
 use crate::proto::{Check, ExplainRequest, ExplainResponse};
 
 /// Parameters of `GET /api/v1/denials`.
@@ -22,6 +23,8 @@ pub struct DenialQuery {
     app: Option<Digits>,
     /// Only refusals with this code.
     code: Option<Word>,
+    /// Only refusals in this domain.
+    domain: Option<Domain>,
     since: Option<Moment>,
     limit: Option<Limit>,
     cursor: Option<Cursor>,
@@ -54,6 +57,8 @@ pub struct Denial {
     expected: Option<String>,
     actual: Option<String>,
     pub(super) app_id: Option<String>,
+    /// The domain of the app.
+    domain: Option<String>,
     pub(super) instance_id: Option<String>,
     pub(super) device_id: Option<String>,
     compose_hash: Option<String>,
@@ -141,13 +146,16 @@ impl Views {
     ///
     /// # Errors
     /// The index is being opened, and nothing is kept in memory.
-    pub async fn denials(&self, query: DenialQuery) -> Result<DenialList> {
-        let DenialQuery { app, code, since, limit, cursor } = query;
+    pub async fn denials(&self, scope: &DomainScope, query: DenialQuery) -> Result<DenialList> {
+        let DenialQuery { app, code, domain, since, limit, cursor } = query;
         let since = since.map_or(0, |Moment(at)| at);
-        let mut denials = self.all_denials().await?;
+        let mut denials = self.all_denials(scope).await?;
         denials.retain(|denial| {
             app.as_ref().is_none_or(|Digits(app)| denial.app_id.as_ref() == Some(app))
                 && code.as_ref().is_none_or(|Word(code)| denial.code == *code)
+                && domain
+                    .as_ref()
+                    .is_none_or(|Domain(domain)| denial.domain.as_deref() == Some(domain.as_str()))
                 && denial.last >= since
         });
         let start = cursor.map_or(0, |Cursor(start)| usize::try_from(start).unwrap_or(usize::MAX));
@@ -157,14 +165,16 @@ impl Views {
         Ok(DenialList { denials: page, next })
     }
 
-    /// All denials, the one with the newest refusal first: some hundred in memory, and some hundred in the index.
-    pub(super) async fn all_denials(&self) -> Result<Vec<Denial>> {
-        let (kept, _) = self.sources.kms.denials.page(None, usize::MAX, |_| true);
+    /// All denials of `scope`, the one with the newest refusal first: some hundred in memory, and some hundred in the index.
+    pub(super) async fn all_denials(&self, scope: &DomainScope) -> Result<Vec<Denial>> {
+        let (kept, _) = self.sources.kms.denials.page(None, usize::MAX, |denial| denial.is_in(scope));
         let mut denials: Vec<Denial> = kept.iter().map(|record| Denial::of(record)).collect();
         let known: HashSet<String> = denials.iter().map(|denial| denial.id.clone()).collect();
         match self.inventory(|inventory| inventory.refusals()).await {
             Ok(recorded) => {
-                let is_earlier = |refusal: &Refusal| !known.contains(&refusal.denial_id);
+                let is_earlier = |refusal: &Refusal| {
+                    scope.reads(refusal.domain().as_ref()) && !known.contains(&refusal.denial_id)
+                };
                 denials.extend(recorded.into_iter().filter(is_earlier).map(Denial::recorded));
             }
             // What is in memory is there without the index.
@@ -179,15 +189,15 @@ impl Views {
     ///
     /// # Errors
     /// It is not kept.
-    pub async fn denial(&self, id: &str) -> Result<ExplainedDenial> {
+    pub async fn denial(&self, scope: &DomainScope, id: &str) -> Result<ExplainedDenial> {
         let id =
             DenialId::parse(id).ok_or_else(|| Error::invalid("the id of a denial has twelve hex digits"))?;
         let text = id.to_string();
-        let denials = self.all_denials().await?;
+        let denials = self.all_denials(scope).await?;
         let denial = denials.into_iter().find(|denial| denial.id == text);
         let denial = denial.ok_or_else(|| not_found(&format!("denial {id}")))?;
         let explained = match denial.explainable {
-            true => Some(self.sources.admin.explained(text.clone()).await?),
+            true => self.sources.admin.explained(scope, text.clone()).await?,
             false => None,
         };
         let Some(explained) = explained else {
@@ -239,6 +249,7 @@ impl Denial {
             app_id: identity.and_then(|identity| id(identity.app_id.as_ref())),
             instance_id: identity.and_then(|identity| id(identity.instance_bytes())),
             device_id: identity.and_then(|identity| id(identity.device_id.as_ref())),
+            domain: record.place.as_ref().map(ToString::to_string),
             compose_hash: identity.and_then(|identity| id(identity.compose_hash.as_ref())),
             os_image_hash: identity.and_then(|identity| id(identity.os_image_bytes())),
             tcb_status: identity.map(|identity| identity.tcb_status.to_string()),
@@ -253,6 +264,7 @@ impl Denial {
 
     /// One from before the last start.
     pub(super) fn recorded(refusal: Refusal) -> Self {
+        let domain = refusal.domain().map(|domain| domain.to_string());
         let Subject {
             app_id,
             instance_id,
@@ -275,6 +287,7 @@ impl Denial {
             expected: refusal.expected,
             actual: refusal.actual,
             app_id: some(&app_id),
+            domain,
             instance_id: some(&instance_id),
             device_id: some(&device_id),
             compose_hash: some(&compose_hash),

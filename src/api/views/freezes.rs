@@ -12,6 +12,7 @@ use crate::clock::{rfc3339, unix_now};
 use crate::control::{Freeze, Scope};
 use crate::error::{Error, Result};
 use crate::events::CvmAsk;
+use crate::operator::DomainScope;
 use crate::proto::{FreezeRequest, UnfreezeRequest};
 
 /// What the console calls the scope `kms`.
@@ -101,12 +102,12 @@ pub struct Lifted {
 }
 
 impl Views {
-    /// The freezes in force.
+    /// The freezes in force that `scope` has.
     ///
     /// # Errors
     /// None today.
-    pub async fn freezes(&self) -> Result<FreezeList> {
-        let freezes = self.foundation().freezes.list();
+    pub fn freezes(&self, scope: &DomainScope) -> Result<FreezeList> {
+        let freezes = self.sources.admin.freezes(scope);
         Ok(FreezeList { freezes: freezes.iter().map(|freeze| FreezeShown::of(freeze)).collect() })
     }
 
@@ -144,12 +145,14 @@ impl Views {
     /// What a freeze would stop.
     ///
     /// # Errors
-    /// An invalid scope; no index.
-    pub async fn preview(&self, body: PreviewBody) -> Result<Preview> {
+    /// An invalid scope; `other_domain`; no index.
+    pub async fn preview(&self, domains: &DomainScope, body: PreviewBody) -> Result<Preview> {
         let scope = scope(&body.scope, &body.target)?;
+        self.sources.admin.expect_target(domains, scope)?;
         let target = Some(hex::encode(scope.value()));
         let since = unix_now().saturating_sub(DAY) * 1000;
-        let ask = CvmAsk { since, limit: NAMED, ..CvmAsk::default() };
+        let domain = domains.limit().cloned();
+        let ask = CvmAsk { since, limit: NAMED, domain, ..CvmAsk::default() };
         let ask = match scope {
             Scope::Kms => ask,
             Scope::App(_) => CvmAsk { app_id: target, ..ask },

@@ -15,6 +15,7 @@ use crate::api::settings::SettingsService;
 use crate::clock::{rfc3339, unix_now};
 use crate::config::Posture;
 use crate::error::Result;
+use crate::operator::DomainScope;
 
 /// A day in milliseconds.
 const DAY: u64 = 86_400_000;
@@ -135,7 +136,7 @@ impl Views {
         let report = sources.readiness.report();
         let posture = sources.meta.relaxed();
         let counted = self.counted(now).await.ok();
-        let denials = self.all_denials().await.ok();
+        let denials = self.all_denials(&DomainScope::WHOLE_KMS).await.ok();
         let last_24h = LastDay::of(counted.as_ref(), denials.as_deref(), now);
         let choices = [self.of_lost_choices().await, self.of_missing_choices().await];
         let choices = choices.into_iter().flatten().collect();
@@ -192,7 +193,7 @@ impl Views {
                     denials: history.iter().map(|counts| counts.refusals).sum(),
                     cvms: active.cvms,
                     apps: active.apps,
-                    known: inventory.count()?,
+                    known: inventory.count(None)?,
                     building: Building::of(inventory, newest)?,
                 })
             })

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use kms_attest::identity::DomainName;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -96,6 +97,13 @@ parameter!(
         (text.len() <= 64 && text.bytes().all(is_plain)).then(|| text.to_owned())
     },
     "code, tcb and method must be a name of at most 64 letters, digits, '_' or '-'"
+);
+
+parameter!(
+    /// The name of a domain.
+    Domain(DomainName),
+    |text| text.parse().ok(),
+    "domain must be the name of a domain"
 );
 
 parameter!(

@@ -5,11 +5,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::query::{Cursor, Digits, Limit, Moment, Word};
+use super::query::{Cursor, Digits, Domain, Limit, Moment, Word};
 use super::{Views, not_found, some};
 use crate::audit::{Proven, Record};
 use crate::error::{Error, Result};
 use crate::events::{Ask, Filter, Index, IndexError, Order, RELEASES};
+use crate::operator::DomainScope;
 
 /// Parameters of `GET /api/v1/releases`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -19,6 +20,8 @@ pub struct ReleaseQuery {
     app: Option<Digits>,
     /// Only releases by this method: `GetAppKey`, `SignCert` or `GetKmsKey`.
     method: Option<Word>,
+    /// Only releases of this domain.
+    domain: Option<Domain>,
     since: Option<Moment>,
     until: Option<Moment>,
     limit: Option<Limit>,
@@ -42,6 +45,8 @@ pub struct Release {
     /// `GetAppKey`, `SignCert` or `GetKmsKey`.
     method: &'static str,
     app_id: Option<String>,
+    /// The domain of the app; null where the root keys were released.
+    domain: Option<String>,
     instance_id: Option<String>,
     device_id: Option<String>,
     compose_hash: Option<String>,
@@ -97,13 +102,15 @@ impl Views {
     ///
     /// # Errors
     /// An unknown method; no index.
-    pub async fn releases(&self, query: ReleaseQuery) -> Result<ReleaseList> {
-        let ReleaseQuery { app, method, since, until, limit, cursor } = query;
+    pub async fn releases(&self, scope: &DomainScope, query: ReleaseQuery) -> Result<ReleaseList> {
+        let ReleaseQuery { app, method, domain, since, until, limit, cursor } = query;
         let kind = method.map(|Word(name)| kind(&name)).transpose()?;
         let filter = Filter {
             kind: kind.map(str::to_owned),
             app_id: app.map(|Digits(app)| app),
+            domain: domain.map(|Domain(domain)| domain),
             kinds: &RELEASES,
+            scope: scope.clone(),
             ..Filter::default()
         };
         let (since, until) = (since.map_or(0, |Moment(at)| at), until.map_or(u64::MAX, |Moment(at)| at));
@@ -124,15 +131,16 @@ impl Views {
     ///
     /// # Errors
     /// No release has this number; no index.
-    pub async fn release(&self, seq: &str) -> Result<ReleaseDetail> {
+    pub async fn release(&self, scope: &DomainScope, seq: &str) -> Result<ReleaseDetail> {
         let seq: u64 = seq.parse().map_err(|_| Error::invalid("a release has a number"))?;
         let audit = std::sync::Arc::clone(&self.foundation().audit);
+        let scope = scope.clone();
         let found = self
             .sources
             .events
             .ask_index(move |index| {
                 let Some((record, line)) = index.record(seq)? else { return Ok(None) };
-                if !RELEASES.contains(&&*record.kind) {
+                if !RELEASES.contains(&&*record.kind) || !scope.reads(record.domain().as_ref()) {
                     return Ok(None);
                 }
                 let boots = Boots::before(index, Some(&record))?;
@@ -214,6 +222,7 @@ impl Release {
             at: record.time.clone(),
             method: method_of(&record.kind),
             app_id: text("app_id"),
+            domain: record.domain().map(|domain| domain.to_string()),
             instance_id: text("instance_id"),
             device_id: text("device_id"),
             compose_hash: text("compose_hash"),

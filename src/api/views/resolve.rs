@@ -13,6 +13,7 @@ use crate::clock::unix_now;
 use crate::control::Scope;
 use crate::error::{Code, Error, Result};
 use crate::events::{Cvm, CvmAsk};
+use crate::operator::DomainScope;
 
 /// A release that is older does not count, unless the caller says otherwise: 90 days.
 const MAX_AGE: u64 = 90 * 86_400;
@@ -45,7 +46,7 @@ impl Views {
     /// # Errors
     /// Denied, with the reason: `never_released`, `stale`, `frozen`, or the policy's code. Unavailable, where releases
     /// stop too: the clock is behind, or the allowlist cannot be read. No index.
-    pub async fn resolve(&self, app: &str, query: ResolveQuery) -> Result<Resolved> {
+    pub async fn resolve(&self, scope: &DomainScope, app: &str, query: ResolveQuery) -> Result<Resolved> {
         let digits = app.strip_prefix("0x").unwrap_or(app).to_ascii_lowercase();
         let app_id: [u8; 20] = hex::decode(&digits)
             .ok()
@@ -53,7 +54,13 @@ impl Views {
             .ok_or_else(|| Error::invalid("an app id has 40 hexadecimal digits"))?;
         let ask = CvmAsk { app_id: Some(digits.clone()), limit: 1, ..CvmAsk::default() };
         let page = self.inventory(move |inventory| inventory.cvms(&ask)).await?;
-        let Some((_, cvm)) = page.cvms.into_iter().next().filter(|(_, cvm)| cvm.releases.count > 0) else {
+        // As it was released, and as it would be now.
+        let is_seen = |cvm: &Cvm| {
+            scope.reads(cvm.subject.domain_name().as_ref())
+                && scope.has(&self.foundation().domains.of(&AppId(app_id)).name)
+        };
+        let newest = page.cvms.into_iter().next();
+        let Some((_, cvm)) = newest.filter(|(_, cvm)| cvm.releases.count > 0 && is_seen(cvm)) else {
             return Err(denied("never_released", "this KMS has released no keys to the app"));
         };
         // A clock that is behind makes no release stale.

@@ -1,5 +1,6 @@
 //! What waits for a second owner: each kind of change with everything that it needs to be made later.
 
+use kms_attest::identity::DomainName;
 use kms_recovery::Named;
 use kms_wire::role::Role;
 use schemars::JsonSchema;
@@ -274,6 +275,23 @@ impl Action {
             Self::Epoch(EpochAction::Destroy { .. }) => "destroy_epoch",
             Self::Epoch(EpochAction::Accept { .. }) => "accept_epoch_state",
             Self::Epoch(EpochAction::Follow { .. }) => "follow_epochs",
+        }
+    }
+
+    /// The domain that it is about; `None` if it is about the whole KMS, or if it does not say.
+    pub fn domain(&self) -> Option<DomainName> {
+        match self {
+            Self::ActivateBundle(ActivateBundle { domain, .. })
+            | Self::OwnerCredential(OwnerCredential::Create { domain: Some(domain), .. }) => {
+                domain.parse().ok()
+            }
+            Self::Unfreeze(_)
+            | Self::LowerClockFloor(_)
+            | Self::ActivatePolicy(_)
+            | Self::ReplaceHtpasswd(_)
+            | Self::OwnerCredential(_)
+            | Self::CreateRecoverySet(_)
+            | Self::Epoch(_) => None,
         }
     }
 

@@ -42,9 +42,6 @@ pub enum CredentialError {
     /// Only an owner of the whole KMS can have a secret that is chosen.
     #[error("{0} is not an owner of the whole KMS; revoke it first")]
     NotOwner(CredentialName),
-    /// This KMS has no such domain.
-    #[error("this KMS has no domain {0}; its only domain is {default}", default = DomainName::DEFAULT)]
-    NoDomain(DomainName),
     /// The credential that asks for the change is limited to a domain, and the one to be changed is not in it.
     #[error("your credential is limited to the domain {0}, so it changes only credentials of this domain")]
     OtherDomain(DomainName),

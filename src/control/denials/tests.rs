@@ -22,6 +22,7 @@ fn refused<'a>(identity: Option<&'a Identity>, remote: [u8; 4], evidence: usize)
         epochs: (None, None),
         fresh: FreshEvidence::Absent,
         domain: None,
+        place: None,
     }
 }
 

@@ -155,6 +155,10 @@ fn count<'a>(
                 *releases += 1;
                 let new = || Cvm::new(Span::before(seq, time));
                 let cvm = cvms.get_or_insert(CvmId::of(&subject).0, new)?;
+                if cvm.releases.count > 0 && cvm.subject.domain != subject.domain {
+                    // It gets other keys there, and its operators are others: a new one.
+                    *cvm = new();
+                }
                 cvm.subject = *subject;
                 cvm.released(seq, time);
                 match delivered {
@@ -181,7 +185,9 @@ fn count<'a>(
                 *refusals += 1;
                 let list = match &refusal.subject {
                     Some(subject) => {
-                        if let Some(cvm) = cvms.get(CvmId::of(subject).0)? {
+                        if let Some(cvm) = cvms.get(CvmId::of(subject).0)?
+                            && cvm.subject.domain == subject.domain
+                        {
                             cvm.denials += 1;
                             cvm.denied_at = Some(time);
                         }

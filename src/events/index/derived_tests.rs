@@ -272,7 +272,7 @@ fn the_inventory_outlives_its_records_and_an_index_without_one_catches_up() {
     assert_eq!(open.inventory().unwrap().coverage().unwrap(), Coverage::default());
     // A new record meanwhile is counted in its turn.
     open.add(&[release(5001, START + 5001, 1, 1)], u64::MAX / 2, Growth::Bounded).unwrap();
-    assert_eq!(open.inventory().unwrap().count().unwrap(), 0);
+    assert_eq!(open.inventory().unwrap().count(None).unwrap(), 0);
     assert!(open.catch_up(Growth::Bounded).unwrap());
     assert_eq!(open.inventory().unwrap().coverage().unwrap().through, 1000);
     while open.catch_up(Growth::Bounded).unwrap() {}
@@ -364,7 +364,7 @@ fn the_largest_inventory_is_read_and_written_in_bounded_time() {
     index.sync().unwrap();
     println!("{} MiB", std::fs::metadata(&path).unwrap().len() >> 20);
     let inventory = index.inventory().unwrap();
-    assert_eq!(inventory.count().unwrap(), MAX_CVMS);
+    assert_eq!(inventory.count(None).unwrap(), MAX_CVMS);
     let timed = |what: &str, ask: &CvmAsk| {
         let began = Instant::now();
         let page = inventory.cvms(ask).unwrap();

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::fmt;
 
+use kms_attest::identity::DomainName;
 use kms_attest::tcb::{TOLERABLE, TcbStatus};
 use redb::{ReadTransaction, ReadableTableMetadata as _};
 
@@ -12,7 +13,7 @@ use super::derived::{
     CVMS, DENIED, HANDOVERS, HOUR, HOURS, List, MINUTE, MINUTES, REFUSED, SINCE, STATE, THROUGH, read,
 };
 use super::error::unusable;
-use crate::events::inventory::{ALL, Cvm, CvmId, Entry, Handover, Refusal, property};
+use crate::events::inventory::{ALL, Cvm, CvmId, Entry, Handover, Refusal, any_domain, property};
 
 /// The most entries that are read for one page. A page that ends early has a cursor to continue.
 const MAX_READ: usize = 10_000;
@@ -30,6 +31,8 @@ pub struct CvmAsk {
     pub os_image_hash: Option<String>,
     /// Only CVMs with this TCB status.
     pub tcb_status: Option<String>,
+    /// Only CVMs of this domain.
+    pub domain: Option<DomainName>,
     /// Only CVMs with a release since this time, in milliseconds since 1970.
     pub since: u64,
     /// Only CVMs whose last release has a smaller number.
@@ -114,9 +117,18 @@ impl Inventory {
         Ok(Coverage { through: value(THROUGH)?.unwrap_or(0), since: value(SINCE)? })
     }
 
-    /// The number of CVMs.
-    pub fn count(&self) -> Result<u64, IndexError> {
-        self.transaction.open_table(CVMS.rows).map_err(unusable)?.len().map_err(unusable)
+    /// The number of CVMs, or of those of one domain.
+    pub fn count(&self, domain: Option<&DomainName>) -> Result<u64, IndexError> {
+        let all = self.transaction.open_table(CVMS.rows).map_err(unusable)?.len().map_err(unusable)?;
+        let order = self.transaction.open_table(CVMS.order).map_err(unusable)?;
+        let with = |property| -> Result<u64, IndexError> {
+            Ok(order.range((property, 0)..=(property, u64::MAX)).map_err(unusable)?.count() as u64)
+        };
+        match domain.map(DomainName::said) {
+            None => Ok(all),
+            Some(None) => Ok(all.saturating_sub(with(any_domain())?)),
+            Some(Some(name)) => with(property("domain", name)),
+        }
     }
 
     /// The CVM with this id.
@@ -283,7 +295,9 @@ impl CvmAsk {
             ("image", &self.os_image_hash),
             ("tcb", &self.tcb_status),
         ];
-        filters.iter().find_map(|(name, value)| Some(property(name, value.as_ref()?))).unwrap_or(ALL)
+        let domain = self.domain.as_ref().and_then(|domain| Some(property("domain", domain.said()?)));
+        let found = filters.iter().find_map(|(name, value)| Some(property(name, value.as_ref()?)));
+        found.or(domain).unwrap_or(ALL)
     }
 
     fn admits(&self, cvm: &Cvm) -> bool {
@@ -294,5 +308,9 @@ impl CvmAsk {
             && is(&self.device_id, &cvm.subject.device_id)
             && is(&self.os_image_hash, &cvm.subject.os_image_hash)
             && is(&self.tcb_status, &cvm.subject.tcb_status)
+            && self
+                .domain
+                .as_ref()
+                .is_none_or(|domain| cvm.subject.domain == domain.said().unwrap_or_default())
     }
 }

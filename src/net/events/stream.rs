@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio::time::timeout;
 
 use super::super::activity::Running;
+use super::super::prpc;
 use crate::api::Caller;
 use crate::api::events::{EventService, Stream};
 use crate::error::{Error, Result};
@@ -33,19 +34,19 @@ pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Resp
     let query = super::read(request.uri().query())?;
     if query.since.is_some() || query.until.is_some() || query.cursor.is_some() || query.format.is_some() {
         return Err(Error::invalid(
-            "a stream takes type, app_id, source and limit; Last-Event-ID continues one",
+            "a stream takes type, app_id, source, domain and limit; Last-Event-ID continues one",
         ));
     }
+    let caller = prpc::caller(request.extensions())?.clone();
     let after = request.headers().get(LAST_EVENT_ID).map(|id| last_event_id(id.as_bytes())).transpose();
     let after = after.map_err(|error| Error::invalid(error.to_string()))?;
     let body = match *request.method() {
         Verb::HEAD => Body::empty(),
         _ => {
-            let stream = service.stream(query, after)?;
+            let stream = service.stream(query, caller.scope()?, after)?;
             let running = request.extensions().get::<Arc<Running>>().map(Arc::clone);
             let (pieces, taken) = mpsc::channel(QUEUE);
-            let caller = request.extensions().get::<Caller>().cloned();
-            tokio::spawn(pump(stream, pieces, running, MAX_PAUSE, caller));
+            tokio::spawn(pump(stream, pieces, running, MAX_PAUSE, Some(caller)));
             Body::from_stream(futures_util::stream::unfold(taken, async |mut taken| {
                 taken.recv().await.map(|piece: Bytes| (Ok::<_, Infallible>(piece), taken))
             }))
@@ -111,6 +112,7 @@ mod tests {
     use super::*;
     use crate::audit::{Audit, Event};
     use crate::events::{Events, Query, Reports, Settings};
+    use crate::operator::DomainScope;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_caller_that_reads_nothing_is_dropped_and_nothing_is_kept_for_it() {
@@ -122,7 +124,8 @@ mod tests {
         let events = Arc::new(Events::follow(settings, &audit).unwrap());
         let reports = Arc::new(Reports::new(Arc::clone(&audit)));
         let service = Arc::new(EventService::new(events, reports));
-        let streams = [(), ()].map(|()| service.stream(Query::read("", 0).unwrap(), Some(0)).unwrap());
+        let streams = [(), ()]
+            .map(|()| service.stream(Query::read("", 0).unwrap(), &DomainScope::WHOLE_KMS, Some(0)).unwrap());
         for events in 0..20 {
             let _ = audit.record(Event::Suppressed { events, source: None }).await.unwrap();
         }
