@@ -186,8 +186,8 @@ impl Admission {
         let verified = peer.evidence(verifier, metrics).await?;
         verification.succeeded();
         let freshness = self.freshness(asked.fresh, answer).await?;
-        let admitted = self.admit(&verified, role, asked, freshness).await?;
-        let shown = shown(&verified, peer.spki());
+        let admitted = self.admit(&verified, role, asked, &freshness).await?;
+        let shown = shown(freshness.latest(&verified), peer.spki());
         let permit = self.permit(admitted, shown, grant)?;
         peer.admit(permit.identity().app_id);
         Ok(permit)
@@ -237,10 +237,11 @@ impl Admission {
         let verified = outcome?;
         verification.succeeded();
         let freshness = self.freshness(asked.fresh, answer).await?;
-        let admitted = self.admit(&verified, Role::Certificate, asked, freshness).await?;
+        let admitted = self.admit(&verified, Role::Certificate, asked, &freshness).await?;
+        let latest = freshness.latest(&verified);
         // Policy judges the registers at boot time; the certificate states those of now.
-        let app_info = verified.app_info(Registers::RunTime, asked.vm_config)?;
-        self.permit(admitted, shown(&verified, Some(&csr.spki)), Certificate { app_info })
+        let app_info = latest.app_info(Registers::RunTime, asked.vm_config)?;
+        self.permit(admitted, shown(latest, Some(&csr.spki)), Certificate { app_info })
     }
 
     async fn admit(
@@ -248,11 +249,11 @@ impl Admission {
         verified: &Verified,
         role: Role,
         asked: Asked<'_>,
-        freshness: Freshness,
+        freshness: &Freshness,
     ) -> Result<Admitted, Refusal> {
-        let stage = freshness.stage(verified.stage());
+        let stage = freshness.latest(verified).stage();
         let mut live = Live { walk: &self.0, role, stage, epochs: asked.epochs };
-        self.0.run(verified, role, asked, &freshness, &mut live).await
+        self.0.run(verified, role, asked, freshness, &mut live).await
     }
 
     /// Verifies fresh evidence, whose challenge was taken before.
@@ -313,7 +314,6 @@ impl Admission {
 
     /// The permit after all steps have passed, unless an operator has frozen the caller in between.
     fn permit<R>(&self, admitted: Admitted, shown: Shown, grant: R) -> Result<Permit<R>, Refusal> {
-        let shown = Shown { stage: admitted.basis.stage, ..shown };
         let not_frozen = self.0.not_frozen(&admitted.identity)?;
         let relaxations = &admitted.allowed.relaxations;
         self.0.foundation.tolerance.needed(relaxations, &admitted.identity, "a caller");

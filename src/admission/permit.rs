@@ -29,12 +29,13 @@ pub struct Certificate {
     pub(super) app_info: AppInfo,
 }
 
-/// The digest of a caller's evidence for records, and the guest's stage when the evidence was taken.
+/// The digest of the evidence by which a caller is judged, for records, and the guest's stage when it was taken: of its fresh
+/// evidence, if it brought any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown {
     /// SHA-256 of the evidence.
     pub digest: [u8; 32],
-    /// Before or after `system-ready`; by the fresh evidence, if there is any.
+    /// Before or after `system-ready`.
     pub stage: Stage,
     /// SHA-256 of the SubjectPublicKeyInfo that the evidence is bound to: of the client certificate, or of the
     /// certificate request.

@@ -119,13 +119,30 @@ impl Walk {
         let admitted_there = placed.admits(asked.domain, &identity, events);
         let admitted_there = admitted_there.map_err(|denial| of_domain(denial, &identity));
         let admitted_there = tell(observer, Step::Domain, admitted_there, |()| Passed::Domain(&placed))?;
-        let proved = self.proved(&identity, &placed, role, vm_config, freshness);
-        let proved = tell(observer, Step::Session, proved, |proved| Passed::Session(*proved))?;
+        let proved = self.proved((verified, &identity), &placed, role, vm_config, freshness);
+        let proved = tell(observer, Step::Session, proved, |(proved, _)| Passed::Session(*proved))?;
+        // From here on the guest is judged by what it is now.
+        let verified = freshness.latest(verified);
+        let identity = match &proved {
+            Ok((_, Some(later))) => later.clone(),
+            Ok((_, None)) | Err(_) => identity,
+        };
+        let admitted_now = match &proved {
+            Ok((_, Some(later))) => {
+                let events = &verified.evidence().stack.runtime_events;
+                placed.admits(asked.domain, later, events).map_err(|denial| of_domain(denial, later))
+            }
+            Ok((_, None)) | Err(_) => Ok(()),
+        };
+        if let Err(refusal) = &admitted_now {
+            observer.refused(Step::Domain, refusal);
+        }
+        let admitted_now = ends::<O, _>(admitted_now)?;
         // Policy is not asked about a frozen caller. The check is repeated before a permit is made.
         let not_frozen = self.not_frozen(&identity);
         let not_frozen = tell(observer, Step::Frozen, not_frozen, |_| Passed::NotFrozen)?;
-        let stage = freshness.stage(verified.stage());
-        let basis = Basis { verdict: verified.verdict().clone(), role, stage, asked: epochs };
+        let basis =
+            Basis { verdict: verified.verdict().clone(), role, stage: verified.stage(), asked: epochs };
         let allowed = ends::<O, _>(self.judge(&basis, &identity, &placed, observer).await)?;
         // After policy, so that a denial costs no download. The age of the decision limits the time that this
         // may take.
@@ -160,7 +177,8 @@ impl Walk {
         }
         let kind = ends::<O, _>(kind)?;
         admitted_there?;
-        let proved = proved?;
+        let (proved, _) = proved?;
+        admitted_now?;
         not_frozen?;
         let allowed = allowed?;
         kind?;
@@ -191,28 +209,29 @@ impl Walk {
         }
     }
 
-    /// How the caller proves that it is this guest now.
+    /// How the caller proves that it is this guest now, and its identity by fresh evidence.
     ///
     /// # Errors
-    /// [`Refusal::Fresh`].
+    /// [`Refusal::Fresh`], and those of [`identified`].
     fn proved(
         &self,
-        identity: &Identity,
+        (verified, identity): (&Verified, &Identity),
         placed: &Placed,
         role: Role,
         vm_config: &str,
         freshness: &Freshness,
-    ) -> Result<Proved, Refusal> {
+    ) -> Result<(Proved, Option<Identity>), Refusal> {
         let is_required = self.requires_fresh(placed, role);
         let outcome = match freshness {
             Freshness::Absent if is_required => Err(FreshFault::Required),
-            Freshness::Unknown if is_required => Ok(Proved::Unknown),
-            Freshness::Absent | Freshness::Unknown => Ok(Proved::Certificate),
-            Freshness::WasVerified => Ok(Proved::Fresh),
+            Freshness::Unknown if is_required => Ok((Proved::Unknown, None)),
+            Freshness::Absent | Freshness::Unknown => Ok((Proved::Certificate, None)),
+            Freshness::WasVerified => Ok((Proved::Fresh, None)),
             Freshness::Refused(fault) => Err(fault.clone()),
             Freshness::Verified(fresh) => {
-                let fresh = identified(fresh, role, vm_config)?;
-                same_guest(identity, &fresh).map(|()| Proved::Fresh)
+                let later = identified(fresh, role, vm_config)?;
+                let same = same_guest((verified, identity), (fresh, &later));
+                same.map(|()| (Proved::Fresh, Some(later)))
             }
         };
         outcome.map_err(|fault| Refusal::Fresh { fault, identity: Box::new(identity.clone()) })

@@ -68,8 +68,10 @@ pub enum Proof {
 /// The basis of a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Basis {
-    /// SHA-256 of the evidence, hex.
-    pub evidence_sha256: String,
+    /// SHA-256 of the evidence in the certificate or certificate request, hex. Not of fresh evidence, which nobody can verify
+    /// after its session, because a receipt has no space for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence_sha256: Option<String>,
     /// The guest's stage when the evidence was made: `boot` or `running`.
     pub stage: &'static str,
     /// The rule by which keys of an app are released at this stage: `releaseStage boot` of the policy, or

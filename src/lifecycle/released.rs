@@ -91,7 +91,7 @@ impl<R> Released<R> {
         let identity = permit.identity();
         let shown = permit.shown();
         let basis = Basis {
-            evidence_sha256: hex::encode(shown.digest),
+            evidence_sha256: (!permit.is_fresh()).then(|| hex::encode(shown.digest)),
             stage: shown.stage.name(),
             stage_rule: permit.stage_rule().map(StageRule::name),
         };

@@ -2,15 +2,22 @@
 
 mod attacks;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use cvm_kms::proto::{GetAppKeyRequest, GetChallengeResponse};
+use cvm_kms::proto::{AppKeyResponse, GetAppKeyRequest, GetChallengeResponse, SignCertResponse};
+use kms_attest::attester::Attester;
 use kms_attest::binding::ReportData;
 use kms_attest::binding::session::{Session, spki_sha256};
+use kms_attest::collateral::{CacheOptions, CollateralCache};
 use kms_attest::evidence::Evidence;
 use kms_attest::p256::P256Key;
 use kms_attest::ra_tls;
+use kms_attest::trust::TrustAnchors;
+use kms_attest::verify::{Verified, Verifier};
+use kms_client::operator::OperatorToken;
 use kms_client::sign::sign_cert_request;
+use kms_client::source::receive_root_keys_as_operator;
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 
@@ -213,7 +220,7 @@ async fn a_domain_can_require_what_the_kms_does_not_and_the_other_way_round() {
         [("off", "apps", 200, 403), ("apps", "off", 403, 200), ("off", "all", 200, 403)]
     {
         let world = World::ready_with(&format!(
-            "core.attestation.require_fresh = \"{general}\"\n[domains.strict]\napps = [\"{}\"]\n\
+            "core.attestation.require_fresh = \"{general}\"\n[domains.strict]\nallow_dev_images = true\napps = [\"{}\"]\n\
              require_fresh = \"{special}\"",
             "02".repeat(20)
         ))
@@ -286,17 +293,156 @@ async fn operators_see_that_fresh_evidence_was_required_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_guest_that_has_booted_since_its_certificate_needs_a_new_one() {
-    let world = World::ready_with("core.release_stage = \"boot\"").await;
+async fn a_guest_whose_event_log_has_grown_is_judged_by_what_it_is_now() {
+    for (rule, after_boot) in [("any", 200), ("boot", 403)] {
+        let world = World::ready_with(&format!("core.release_stage = \"{rule}\"")).await;
+        let app = world.app(1);
+        world.allow_app(&app);
+        let mut guest = Guest::connect(&world, &app).await;
+        let fresh = guest.fresh("KMS.GetAppKey").await;
+        assert_eq!(guest.ask(fresh).await.status, 200);
+        let before = last(&world, "app_key_released");
+        assert_eq!((&before["stage"], &before["fresh"]), (&json!("boot"), &json!(true)));
+        let key = P256Key::generate();
+        let csr = kms_attest::csr::Csr { ext_app_info: true, ..csr(&app, &key) };
+
+        app.finish_boot(&kms_simulator::KeyProvider::None);
+        let now = hex::encode(app.mr_aggregated());
+        assert_ne!(before["mr_aggregated"], now.as_str());
+        // The evidence in the certificate alone shows the guest of then.
+        assert_eq!(guest.ask(json!({})).await.status, 200, "{rule}");
+        assert_eq!(last(&world, "app_key_released")["mr_aggregated"], before["mr_aggregated"]);
+        // Fresh evidence shows the guest of now, and is what is judged and recorded.
+        let bound = guest.bound("KMS.GetAppKey").await;
+        let evidence = app.evidence(bound.report_data()).stripped();
+        let answer = guest.ask(fields(&bound.challenge, &evidence)).await;
+        assert_eq!(answer.status, after_boot, "{rule} {answer:?}");
+        match after_boot {
+            200 => {
+                let record = last(&world, "app_key_released");
+                assert_eq!((&record["stage"], &record["fresh"]), (&json!("running"), &json!(true)));
+                assert_eq!(record["mr_aggregated"], now.as_str());
+                assert_eq!((record.get("evidence_sha256"), before.get("evidence_sha256")), (None, None));
+            }
+            _ => assert_eq!(code(&answer).1, "guest_has_booted"),
+        }
+        // So is the certificate of a request with evidence of then.
+        let bound = Bound { client_spki: key.spki_der().to_vec(), ..guest.bound("KMS.SignCert").await };
+        let mut request = serde_json::to_value(sign_cert_request(&csr, &key, "")).expect("JSON");
+        let fresh = fields(&bound.challenge, &app.evidence(bound.report_data()));
+        request.as_object_mut().expect("an object").extend(fresh.as_object().expect("an object").clone());
+        let answer = guest.line.json("SignCert", request).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let chain: SignCertResponse = answer.message();
+        let leaf = kms_attest::certificate::der(&chain.certificate_chain[0]).expect("PEM");
+        let info = ra_tls::app_info_in(&leaf).expect("readable").expect("app info");
+        assert_eq!(hex::encode(info.mr_aggregated), now);
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_allowed_by_its_registers_of_now() {
+    let world = World::ready().await;
+    let replica = world.replica();
+    let mut guest = Guest::connect(&world, &replica).await;
+    replica.emit("something-else", b"runs here");
+    assert_eq!(guest.line.json("GetKmsKey", json!({})).await.status, 200, "by its certificate");
+    let fresh = guest.fresh("KMS.GetKmsKey").await;
+    let answer = guest.line.json("GetKmsKey", fresh).await;
+    assert_eq!(code(&answer), (403, "kms_measurement_not_allowed".to_owned()), "{answer:?}");
+    world.allow_kms(&replica);
+    let fresh = guest.fresh("KMS.GetKmsKey").await;
+    let answer = guest.line.json("GetKmsKey", fresh).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(last(&world, "kms_key_released")["mr_aggregated"], hex::encode(replica.mr_aggregated()));
+}
+
+#[tokio::test]
+async fn a_guest_that_was_opened_since_its_certificate_is_not_sealed_any_more() {
+    let world =
+        World::ready_with(&format!("[domains.forge]\nsealed = true\napps = [\"{}\"]", "01".repeat(20))).await;
     let app = world.app(1);
     world.allow_app(&app);
     let mut guest = Guest::connect(&world, &app).await;
+    // The images of these tests are not known to be no images for development, which is found last.
+    let last_step = (403, "dev_image_not_allowed".to_owned());
     let fresh = guest.fresh("KMS.GetAppKey").await;
-    assert_eq!(guest.ask(fresh).await.status, 200);
-    app.emit("system-ready", b"");
-    // The certificate is from before.
+    assert_eq!(code(&guest.ask(fresh).await), last_step);
+    app.emit("shell-opened", b"");
+    assert_eq!(code(&guest.ask(json!({})).await), last_step, "the certificate is from before");
     let fresh = guest.fresh("KMS.GetAppKey").await;
-    assert_eq!(code(&guest.ask(fresh).await), (403, "fresh_evidence_mismatch".to_owned()));
+    assert_eq!(code(&guest.ask(fresh).await), (403, "not_sealed".to_owned()));
+}
+
+#[tokio::test]
+async fn a_receipt_of_a_fresh_release_in_a_domain_stays_small() {
+    let name = "d".repeat(24);
+    let world = World::ready_with(&format!(
+        "[domains.{name}]\nallow_dev_images = true\napps = [\"{}\"]",
+        "01".repeat(20)
+    ))
+    .await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    world.allowlist.change(|rules| {
+        rules["apps"][hex::encode(app.app_id())]["releaseStage"] = json!("any");
+        rules["apps"][hex::encode(app.app_id())]["appEpoch"] = json!(4_000_000_000_u32);
+    });
+    app.finish_boot(&kms_simulator::KeyProvider::None);
+    let mut guest = Guest::connect(&world, &app).await;
+    let fresh = guest.fresh("KMS.GetAppKey").await;
+    let keys: AppKeyResponse = guest.ask(fresh).await.message();
+    let receipt = keys.receipt.as_ref().expect("a receipt");
+    let entry: Value = serde_json::from_slice(&receipt.entry).expect("JSON");
+    assert_eq!((&entry["fresh"], &entry["domain"]), (&json!(true), &json!(name)));
+    // A tree of 10 million leaves: 24 hashes, and an index and a size of 8 digits.
+    let length = prost::Message::encoded_len(receipt) + 24 * 32 - receipt.proof.len() + 16;
+    assert!(length <= 2048, "{length} bytes: {entry}");
+}
+
+/// A KMS whose admin listener speaks TLS with the certificate of the main one, and its address.
+pub(super) async fn with_admin_over_tls(toml: &str) -> (World, SocketAddr) {
+    let mut world = World::ready_with(toml).await;
+    let (key, certs) = (world.key_file("rpc.key"), world.key_file("rpc.crt"));
+    world.configure(&format!("core.admin.tls = {{ key = {key:?}, certs = {certs:?} }}"));
+    world.start().await.expect("it starts again");
+    let address = world.admin_address().await;
+    (world, address)
+}
+
+/// Verifies evidence of the simulated platform.
+fn verifier(world: &World) -> Verifier {
+    let anchors = TrustAnchors::with_tdx_root(world.platform.root_der()).expect("a root");
+    let cache = CollateralCache::new(&[&world.pccs.url()], &anchors, CacheOptions::default());
+    Verifier::new(anchors, cache.expect("a cache"))
+}
+
+/// A token that can be sent as a bearer token.
+const TOKEN: &str = "the-token-of-the-operators-of-a-source";
+
+#[tokio::test]
+async fn a_replica_that_an_operator_admits_brings_fresh_evidence_at_once() {
+    for rule in ["off", "all"] {
+        let (world, admin) = with_admin_over_tls(&format!(
+            "core.attestation.require_fresh = \"{rule}\"\ncore.admin.auth_token = \"{TOKEN}\""
+        ))
+        .await;
+        let replica = world.replica();
+        let agent = kms_simulator::GuestAgent::serve(&replica, world.path("replica-agent.sock"));
+        let agent = agent.await.expect("an agent");
+        let attester = Attester::at(agent.address()).expect("an address");
+        let url = format!("https://localhost:{}", admin.port()).parse().expect("a URL");
+        let verifier = verifier(&world);
+        let token = OperatorToken::new(TOKEN.to_owned().into()).expect("a token");
+        let keys =
+            receive_root_keys_as_operator(&url, &token, &attester, &verifier, "", async |_: &Verified| {
+                Ok::<(), String>(())
+            });
+        keys.await.expect("keys");
+        assert_eq!(last(&world, "kms_key_released")["fresh"], true, "{rule}");
+        assert_eq!((counted(&world, "fresh").await, counted(&world, "refused").await), (1, 0), "{rule}");
+        assert!(world.audited("denied").is_empty(), "{rule}");
+    }
 }
 
 #[tokio::test]
@@ -307,15 +453,8 @@ async fn the_client_library_brings_fresh_evidence_where_it_is_taken() {
         world.allow_app(&app);
         let agent =
             kms_simulator::GuestAgent::serve(&app, world.path("app-agent.sock")).await.expect("an agent");
-        let attester = kms_attest::attester::Attester::at(agent.address()).expect("an address");
-        let anchors =
-            kms_attest::trust::TrustAnchors::with_tdx_root(world.platform.root_der()).expect("a root");
-        let cache = kms_attest::collateral::CollateralCache::new(
-            &[&world.pccs.url()],
-            &anchors,
-            kms_attest::collateral::CacheOptions::default(),
-        );
-        let verifier = kms_attest::verify::Verifier::new(anchors, cache.expect("a cache"));
+        let attester = Attester::at(agent.address()).expect("an address");
+        let verifier = verifier(&world);
         let url = format!("https://localhost:{}", world.address().port()).parse().expect("a URL");
         let server = kms_client::ServerAttestation::Required(&verifier);
         let keys = kms_client::fetch_app_keys(&[url], &attester, server, "", None).await.expect("keys");

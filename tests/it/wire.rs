@@ -338,6 +338,7 @@ async fn answers_carry_every_field_in_order_compactly_and_numbers_as_numbers() {
             "readiness_warnings",
             "log_key",
             "log_key_signature",
+            "require_fresh",
         ]
     );
     let meta = crate::support::eventually("the allowlist's answer", async || {

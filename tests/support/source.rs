@@ -301,6 +301,12 @@ impl Source {
                 let serve = async move {
                     let mut stream = acceptor.accept(tcp).await?;
                     while let Some(method) = call(&mut stream).await? {
+                        // Every replica asks whether there are challenges; these sources know none.
+                        if method == "GetChallenge" {
+                            let unknown = r#"{"error": "Service not found: GetChallenge"}"#.to_owned();
+                            answer(&mut stream, Reply::Page(400, "application/json", unknown)).await?;
+                            continue;
+                        }
                         log.lock().expect("no panic").push(format!("{method} on {number}"));
                         answer(&mut stream, answers(&method)).await?;
                     }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::connection::{ConnectError, Connection};
 use crate::epochs::Epochs;
-use crate::fresh::{self, Fresh};
+use crate::fresh::Fresh;
 use crate::identity::IdentityError;
 use crate::proto::{AppKeyResponse, GetTempCaCertResponse};
 use crate::rpc::CallError;
@@ -228,11 +228,9 @@ impl Guest<'_> {
         let kms = Connection::open(url, Trust::RootCa(&temp_ca.ca_cert), Some(&identity)).await?;
         let server = kms.verify_server(self.attestation).await?;
 
-        let fresh = match (kms.described().await, kms.client_public_key()) {
-            (Some(meta), Some(key)) if fresh::is_offered(&meta) => {
-                kms.fresh_evidence("KMS.GetAppKey", key, self.attester).await?
-            }
-            _ => Fresh::default(),
+        let fresh = match kms.client_public_key() {
+            Some(key) => kms.fresh_evidence("KMS.GetAppKey", key, self.attester).await?,
+            None => Fresh::default(),
         };
         let response = kms.app_key_fresh(self.vm_config, self.epochs, fresh).await?;
         check_lengths(&response)?;

@@ -5,7 +5,7 @@ use kms_attest::binding::session::{CHALLENGE_BYTES, Session, spki_sha256};
 
 use crate::connection::Connection;
 use crate::operator::OperatorToken;
-use crate::proto::{GetChallengeResponse, GetMetaResponse};
+use crate::proto::GetChallengeResponse;
 use crate::rpc::CallError;
 
 /// The method that gives challenges.
@@ -20,23 +20,24 @@ pub struct Fresh {
     pub evidence: Vec<u8>,
 }
 
-/// Whether a server has refused a call because it brought no fresh evidence.
-pub(crate) fn is_required(error: &CallError) -> bool {
-    matches!(error, CallError::Refused { code: Some(code), .. } if code == "fresh_evidence_required")
-}
-
-/// Whether the server of a description takes fresh evidence.
-pub(crate) fn is_offered(meta: &GetMetaResponse) -> bool {
-    meta.require_fresh.is_some()
+/// Whether a server does not know a method: it takes no fresh evidence, as `dstack-kms` and older versions. Every other refusal
+/// and every failure is reported, so that nobody who delays or disturbs a connection has a call made without fresh evidence.
+fn is_unknown(error: &CallError) -> bool {
+    matches!(
+        error,
+        CallError::Refused { status, message, .. }
+            if status.as_u16() == 404 || message.starts_with("Service not found")
+    )
 }
 
 impl Connection {
     /// Fresh evidence for one call of `method` (`KMS.GetAppKey`) on this connection, by the holder of the key with this
     /// SubjectPublicKeyInfo (DER): that of the client certificate, or of a certificate request. Nothing, if the connection is
-    /// older than TLS 1.3, or if this machine gives no evidence now: the server then decides whether it needs some.
+    /// older than TLS 1.3, if the server knows no challenges, or if this machine gives no evidence now: the server then decides
+    /// whether it needs some.
     ///
     /// # Errors
-    /// The server gives no challenge, although it has said that it takes fresh evidence.
+    /// The server knows challenges and gives none.
     pub async fn fresh_evidence(
         &self,
         method: &str,
@@ -46,14 +47,14 @@ impl Connection {
         if self.exporter().is_none() {
             return Ok(Fresh::default());
         }
-        let response = self.call(METHOD, &()).await?;
-        self.answered(&response, method, client_spki, attester).await
+        let response = self.call(METHOD, &()).await;
+        self.answered(response, method, client_spki, attester).await
     }
 
     /// The same from an admin listener, with the token of an operator there.
     ///
     /// # Errors
-    /// The server gives no challenge.
+    /// The server knows challenges and gives none, also because of the token.
     pub(crate) async fn fresh_evidence_as_operator(
         &self,
         token: &OperatorToken,
@@ -64,18 +65,22 @@ impl Connection {
         if self.exporter().is_none() {
             return Ok(Fresh::default());
         }
-        let response = self.call_as_operator(token, METHOD, &()).await?;
-        self.answered(&response, method, client_spki, attester).await
+        let response = self.call_as_operator(token, METHOD, &()).await;
+        self.answered(response, method, client_spki, attester).await
     }
 
     async fn answered(
         &self,
-        response: &GetChallengeResponse,
+        response: Result<GetChallengeResponse, CallError>,
         method: &str,
         client_spki: &[u8],
         attester: &Attester,
     ) -> Result<Fresh, CallError> {
-        let (Some(challenge), Some(exporter)) = (challenge(response)?, self.exporter()) else {
+        let response = match response {
+            Err(error) if is_unknown(&error) => return Ok(Fresh::default()),
+            response => response?,
+        };
+        let (Some(challenge), Some(exporter)) = (challenge(&response)?, self.exporter()) else {
             return Ok(Fresh::default());
         };
         let session = Session {

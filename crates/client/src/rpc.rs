@@ -23,8 +23,6 @@ use crate::text;
 
 /// The limit of one call, from the first byte sent to the last received.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The limit for a server's description. The peer's response waits for its authorization backend.
-const META_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest response body.
 pub const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
@@ -157,12 +155,6 @@ impl Connection {
     /// The public description of this KMS. Needs no credentials.
     pub async fn meta(&self) -> Result<GetMetaResponse, CallError> {
         self.call("GetMeta", &()).await
-    }
-
-    /// The same for a guest that only looks at what is offered: `None` if it does not come in time.
-    pub(crate) async fn described(&self) -> Option<GetMetaResponse> {
-        let meta = self.call_within(META_TIMEOUT, "GetMeta", &()).await;
-        meta.inspect_err(|error| tracing::debug!(%error, "the KMS does not describe itself")).ok()
     }
 
     /// The public temporary CA and the root certificate. Needs no credentials, and proves nothing.

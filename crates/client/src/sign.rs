@@ -6,7 +6,6 @@ use kms_attest::csr::Csr;
 use kms_attest::p256::P256Key;
 
 use crate::connection::Connection;
-use crate::fresh::{self, Fresh};
 use crate::proto::{SignCertRequest, SignCertResponse};
 use crate::rpc::CallError;
 
@@ -95,12 +94,7 @@ impl Connection {
         vm_config: &str,
     ) -> Result<Vec<String>, SignError> {
         let request = leaf.attested(key, attester, vm_config).await?;
-        let fresh = match self.described().await {
-            Some(meta) if fresh::is_offered(&meta) => {
-                self.fresh_evidence("KMS.SignCert", &key.spki_der(), attester).await?
-            }
-            _ => Fresh::default(),
-        };
+        let fresh = self.fresh_evidence("KMS.SignCert", &key.spki_der(), attester).await?;
         let request =
             SignCertRequest { challenge: fresh.challenge, fresh_evidence: fresh.evidence, ..request };
         let response: SignCertResponse = self.call("SignCert", &request).await?;

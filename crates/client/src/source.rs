@@ -17,11 +17,11 @@ use webpki::{EndEntityCert, KeyUsage};
 
 pub use self::epochs::{EpochKeyParts, EpochPart};
 pub use self::error::SourceError;
-use self::error::unanswered;
+use self::error::{unanswered, unchallenged};
 pub use self::handover::RootKeyParts;
 use self::handover::Shown;
 use crate::connection::Connection;
-use crate::fresh::{self, Fresh};
+use crate::fresh::Fresh;
 use crate::operator::OperatorToken;
 use crate::proto::{GetKmsKeyRequest, GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse};
 use crate::rpc::CallError;
@@ -56,10 +56,11 @@ pub async fn receive_root_keys<E>(
     let identity = ClientIdentity::attested(&temp_ca, attester).await?;
     let attested = Trust::PublicKey(first.connection.server_public_key());
     let second = open(source, "GetKmsKey", attested, Some(&identity)).await?;
-    let fresh = match (&meta, second.client_public_key()) {
-        (Some(meta), Some(key)) if fresh::is_offered(meta) => {
-            let fresh = second.fresh_evidence("KMS.GetKmsKey", key, attester).await;
-            fresh.map_err(unanswered("GetKmsKey"))?
+    // A source that describes itself without a word about fresh evidence takes none. One that does not respond is asked.
+    let takes_none = meta.as_ref().is_some_and(|meta| meta.require_fresh.is_none());
+    let fresh = match second.client_public_key() {
+        Some(key) if !takes_none => {
+            second.fresh_evidence("KMS.GetKmsKey", key, attester).await.map_err(unchallenged)?
         }
         _ => Fresh::default(),
     };
@@ -89,19 +90,11 @@ pub async fn receive_root_keys_as_operator<E>(
     let connection = open(source, "GetKmsKey", Trust::DangerousAnyServer, Some(&identity)).await?;
     let verified = verify(&connection, verifier).await?;
     authorize(&verified).await.map_err(SourceError::NotAllowed)?;
-    // Nothing on an admin listener says what it takes, so fresh evidence is made when it is asked for.
-    let ask = async |fresh| -> Result<KmsKeyResponse, CallError> {
-        connection.call_as_operator(token, "GetKmsKey", &request(vm_config, fresh)).await
-    };
-    let response = match ask(Fresh::default()).await {
-        Err(error) if fresh::is_required(&error) => {
-            let key = identity.key().spki_der();
-            let fresh = connection.fresh_evidence_as_operator(token, "Admin.GetKmsKey", &key, attester).await;
-            ask(fresh.map_err(unanswered("GetKmsKey"))?).await
-        }
-        answered => answered,
-    };
-    let response = response.map_err(unanswered("GetKmsKey"))?;
+    let key = identity.key().spki_der();
+    let fresh = connection.fresh_evidence_as_operator(token, "Admin.GetKmsKey", &key, attester).await;
+    let request = request(vm_config, fresh.map_err(unchallenged)?);
+    let response: KmsKeyResponse =
+        connection.call_as_operator(token, "GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
     RootKeyParts::parse(&response, &Shown::Certificate(connection.server_certificate()))
 }
 

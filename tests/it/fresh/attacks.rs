@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cvm_kms::proto::GetAppKeyRequest;
+use cvm_kms::proto::{GetAppKeyRequest, GetChallengeResponse};
 use kms_attest::binding::ReportData;
 use kms_attest::p256::P256Key;
 use kms_attest::ra_tls;
@@ -15,9 +15,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Bound, Guest, challenge, code, counted, fields, last, server_spki, showing};
+use super::{
+    Bound, Guest, challenge, code, counted, fields, last, server_spki, showing, with_admin_over_tls,
+};
 use crate::support::grpc::{Channel, origin};
-use crate::support::{Caller, DOMAIN, World};
+use crate::support::http::{json, with};
+use crate::support::{ADMIN_TOKEN, Caller, DOMAIN, World};
 
 const METHOD: &str = "KMS.GetAppKey";
 
@@ -123,6 +126,94 @@ async fn evidence_of_another_session_call_or_guest_is_refused() {
     let fresh = guest.fresh(METHOD).await;
     assert_eq!(guest.ask(fresh).await.status, 200);
     assert_eq!(world.audited("app_key_released").len(), 1);
+}
+
+#[tokio::test]
+async fn evidence_of_another_boot_is_refused() {
+    let (world, app, _) = world().await;
+    let mismatch = (403, "fresh_evidence_mismatch");
+    app.emit("system-ready", b"");
+    app.emit("update", b"1");
+    let mut guest = Guest::connect(&world, &app).await;
+    // The same CVM after another boot: its log is shorter, or goes on in another way.
+    let rebooted = world.app(1);
+    assert_eq!(rebooted.instance_id(), app.instance_id());
+    for (what, event, payload) in [
+        ("boot", "system-ready", &b""[..]),
+        ("running", "update", b"2"),
+        ("longer", "update", b"1"),
+        ("even longer", "update", b"1"),
+    ] {
+        rebooted.emit(event, payload);
+        let bound = guest.bound(METHOD).await;
+        let body = fields(&bound.challenge, &rebooted.evidence(bound.report_data()));
+        refused(&world, &mut guest, what, body, mismatch).await;
+    }
+    let bound = guest.bound(METHOD).await;
+    let body = fields(&bound.challenge, &rebooted.evidence(bound.report_data()));
+    let answer = guest.ask(body).await;
+    assert!(answer.text().contains("rt_mr3 differs"), "{answer:?}");
+    // Events that are only claimed do not replay to the register.
+    let bound = guest.bound(METHOD).await;
+    let mut lie = rebooted.evidence(bound.report_data());
+    lie.stack.runtime_events = app.runtime_events();
+    let body = fields(&bound.challenge, &lie);
+    let answer = guest.ask(body).await;
+    assert_eq!((answer.status, world.audited("app_key_released").len()), (403, 0), "{answer:?}");
+    let fresh = guest.fresh(METHOD).await;
+    assert_eq!(guest.ask(fresh).await.status, 200);
+}
+
+#[tokio::test]
+async fn evidence_for_one_service_is_none_for_the_same_method_of_another() {
+    let (world, address) = with_admin_over_tls("").await;
+    let replica = world.replica();
+    let operator = format!("Bearer {ADMIN_TOKEN}");
+    let as_operator = |method: &str, body: Value| with(json(method, body), "authorization", &operator);
+    let mut main = Guest::connect(&world, &replica).await;
+    let mut admin = Guest::over(&Caller::new(address), &replica).await;
+    let not_bound = (403, "fresh_evidence_not_bound".to_owned());
+    let released = || world.audited("kms_key_released").len();
+
+    for (method, is_right) in [
+        ("KMS.GetKmsKey", false),
+        ("Admin.GetAppKey", false),
+        ("GetKmsKey", false),
+        ("Admin.GetKmsKey", true),
+    ] {
+        let given = admin.line.send(as_operator("GetChallenge", json!({}))).await;
+        let given: GetChallengeResponse = given.message();
+        let bound = Bound {
+            challenge: given.nonce.try_into().expect("32 bytes"),
+            client_spki: admin.key.spki_der().to_vec(),
+            server_spki: server_spki(&admin.line),
+            exporter: admin.line.exporter.expect("TLS 1.3"),
+            method,
+        };
+        let body = fields(&bound.challenge, &replica.evidence(bound.report_data()));
+        if is_right {
+            let elsewhere = main.line.json("GetKmsKey", body.clone()).await;
+            assert_eq!(code(&elsewhere), (403, "challenge_unknown".to_owned()), "{elsewhere:?}");
+        }
+        let answer = admin.line.send(as_operator("GetKmsKey", body)).await;
+        match is_right {
+            true => assert_eq!((answer.status, released()), (200, 1), "{answer:?}"),
+            false => assert_eq!((code(&answer), released()), (not_bound.clone(), 0), "{method}"),
+        }
+    }
+    assert_eq!(last(&world, "kms_key_released")["fresh"], true);
+
+    // On the main listener, by each of its names.
+    for path in ["GetKmsKey", "KMS.GetKmsKey"] {
+        for method in ["Admin.GetKmsKey", "kms.GetKmsKey", "/kms.KMS/GetKmsKey", "KMS.GetAppKey"] {
+            let fresh = main.fresh(method).await;
+            let answer = main.line.json(path, fresh).await;
+            assert_eq!((code(&answer), released()), (not_bound.clone(), 1), "{path} {method}");
+        }
+    }
+    let fresh = main.fresh("KMS.GetKmsKey").await;
+    let answer = main.line.json("KMS.GetKmsKey", fresh).await;
+    assert_eq!((answer.status, released()), (200, 2), "{answer:?}");
 }
 
 #[tokio::test]

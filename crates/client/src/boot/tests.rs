@@ -28,8 +28,8 @@ impl Kms {
         let log = Arc::clone(&calls);
         let server =
             TestServer::start(Arc::new(Authority::new()), leaves, &["h2"], move |authority, call| {
-                // Every guest looks at what is offered; this KMS offers nothing.
-                if call.method == "GetMeta" {
+                // Every guest asks for a challenge; this KMS knows none.
+                if call.method == "GetChallenge" {
                     return Reply::Status(404, Vec::new());
                 }
                 log.lock().expect("log").push((call.method.clone(), call.client.clone()));
@@ -91,6 +91,67 @@ async fn keys_come_to_a_caller_that_proves_what_it_runs() {
     let evidence = ra_tls::evidence_in(certificate).expect("certificate").expect("evidence");
     let key = ra_tls::spki_of(certificate).expect("key");
     world.verifier.verify(&evidence, Binding::PublicKey(&key)).await.expect("bound to the connection's key");
+}
+
+#[tokio::test]
+async fn fresh_evidence_is_brought_wherever_challenges_are_given_whatever_else_is_said() {
+    let world = World::start().await;
+    let nonce = "07".repeat(32);
+    let unknown = br#"{"error": "Service not found: GetChallenge"}"#.to_vec();
+    type Answer = Box<dyn Fn() -> Reply + Send + Sync>;
+    let given = json!({ "nonce": nonce, "expires_in": 30 });
+    let cases: [(&str, Answer, Result<bool, &str>); 6] = [
+        ("a challenge", Box::new(move || Reply::Json(given.clone())), Ok(true)),
+        ("dstack-kms", Box::new(|| Reply::Status(404, Vec::new())), Ok(false)),
+        ("an old server", Box::new(move || Reply::Status(400, unknown.clone())), Ok(false)),
+        (
+            "TLS 1.2 at the server",
+            Box::new(|| Reply::Json(json!({ "nonce": "", "expires_in": 0 }))),
+            Ok(false),
+        ),
+        (
+            "a fault",
+            Box::new(|| Reply::Status(503, Vec::new())),
+            Err("GetChallenge: the server answered 503"),
+        ),
+        (
+            "a short challenge",
+            Box::new(|| Reply::Json(json!({ "nonce": "0707", "expires_in": 30 }))),
+            Err("GetChallenge: the answer lacks nonce of 32 bytes"),
+        ),
+    ];
+    for (what, answer, expected) in cases {
+        let asked = Arc::<Mutex<Option<Value>>>::default();
+        let body = Arc::clone(&asked);
+        let reply = move |authority: &Authority, call: crate::testing::Call| match call.method.as_str() {
+            "GetTempCaCert" => Reply::Json(authority.temp_ca_answer()),
+            // Nothing that a server says of what it requires has a guest bring less.
+            "GetMeta" => Reply::Json(json!({ "require_fresh": "off" })),
+            "GetChallenge" => answer(),
+            _ => {
+                *body.lock().expect("body") = Some(serde_json::from_slice(&call.body).expect("JSON"));
+                Reply::Status(403, br#"{"error": "no keys"}"#.to_vec())
+            }
+        };
+        let server = TestServer::start(Arc::new(Authority::new()), &[Leaf::kms()], &["h2"], reply).await;
+        let error = match fetch(&[server.url.clone()], &world).await.expect_err("no keys") {
+            BootError::AllFailed(mut attempts) => attempts.remove(0).error.to_string(),
+            error => panic!("{error}"),
+        };
+        let asked = asked.lock().expect("body").take();
+        match expected {
+            Ok(is_fresh) => {
+                let asked = asked.expect(what);
+                assert_eq!(asked["challenge"] == nonce.as_str(), is_fresh, "{what}: {asked}");
+                let evidence = asked["fresh_evidence"].as_str().unwrap_or_default();
+                assert_eq!(!evidence.is_empty(), is_fresh, "{what}");
+            }
+            Err(text) => {
+                assert!(error.starts_with(text), "{what}: {error}");
+                assert_eq!(asked, None, "{what}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

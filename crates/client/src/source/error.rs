@@ -187,6 +187,17 @@ impl<E> SourceError<E> {
     }
 }
 
+/// The error of a handover for which there is no challenge. A refusal is told as one of the handover itself, which the same
+/// caller asks for with the same credentials.
+pub(super) fn unchallenged<E>(error: CallError) -> SourceError<E> {
+    unanswered(HANDOVER)(match error {
+        CallError::Refused { status, message, code, denial_id, .. } => {
+            CallError::Refused { method: HANDOVER.to_owned(), status, message, code, denial_id }
+        }
+        error => error,
+    })
+}
+
 /// The error for a failed call. In TLS 1.3 a server checks our certificate after the handshake has ended for
 /// us, so its alert arrives here; HTTP/2 keeps only the alert's text.
 pub(super) fn unanswered<E>(method: &'static str) -> impl FnOnce(CallError) -> SourceError<E> {

@@ -194,6 +194,7 @@ async fn a_source_that_contradicts_itself_is_refused_and_a_silent_one_is_not() {
         let reply = move |authority: &Authority, call: crate::testing::Call| match call.method.as_str() {
             "GetTempCaCert" => Reply::Json(authority.temp_ca_answer()),
             "GetMeta" => Reply::Json(meta.clone()),
+            "GetChallenge" => Reply::Status(404, Vec::new()),
             _ => Reply::Json(json!({
                 "temp_ca_key": authority.temp.pem().as_str(),
                 "keys": [{"ca_key": authority.root.pem().as_str(), "k256_key": "11".repeat(32)}],
@@ -282,6 +283,10 @@ async fn admin(
     let calls = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&calls);
     let server = TestServer::start(Arc::new(Authority::new()), leaves, &["h2"], move |authority, call| {
+        // Every replica asks for a challenge; this source knows none.
+        if call.method == "GetChallenge" {
+            return Reply::Status(404, Vec::new());
+        }
         let authorization = call.authorization.unwrap_or_default();
         log.lock().expect("log").push(format!("{} on {} {authorization}", call.method, call.connection));
         let is_attested =
