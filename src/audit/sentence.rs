@@ -309,9 +309,13 @@ impl Record {
             }
             "epoch_state_accepted" => match self.text("what") {
                 "lost_epochs" => {
-                    format!("{} accepts that the key directory is older than this log: {}", by(), v("seen"))
+                    format!(
+                        "a key directory that is older than this log was accepted by {}: {}",
+                        by(),
+                        v("seen")
+                    )
                 }
-                _ => format!("{} says that the epochs chosen for apps are complete", by()),
+                _ => format!("the epochs chosen for apps were said to be complete by {}", by()),
             },
             "app_epoch_set" if self.text("root_epoch").is_empty() => {
                 format!("app {} has the epochs that the policy says, by {}", v("app_id"), by())

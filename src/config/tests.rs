@@ -122,9 +122,10 @@ fn the_defaults_can_be_given_again() {
 fn every_key_in_comments_of_the_defaults_exists() {
     // A line such as `# tdx = "root.pem"  # …` is a key without a default.
     let is_key = |text: &str| text.split(' ').nth(1) == Some("=");
+    let is_section = |text: &str| text.starts_with("[[") || text.starts_with("[domains.");
     let text: String = DEFAULTS
         .lines()
-        .map(|line| match line.strip_prefix("# ").filter(|rest| is_key(rest) || rest.starts_with("[[")) {
+        .map(|line| match line.strip_prefix("# ").filter(|rest| is_key(rest) || is_section(rest)) {
             Some(key) => format!("{key}\n"),
             None => format!("{line}\n"),
         })
@@ -137,6 +138,7 @@ fn every_key_in_comments_of_the_defaults_exists() {
     assert_eq!(config.core.attestation.tdx_root, Some(PathBuf::from("root.pem")));
     assert_eq!(config.rpc.limits.of("SignCert"), Some(1 << 20));
     assert_eq!(config.core.notify.len(), 1);
+    assert_eq!(config.domains.len(), 1);
 }
 
 struct Machine {

@@ -47,6 +47,9 @@ fn json_form(message: &str, field: &prost_types::FieldDescriptorProto) -> &'stat
             (Type::Bytes, _) => {
                 r#"#[serde(default, with = "crate::message::json::hex_bytes", skip_serializing_if = "Vec::is_empty")]"#
             }
+            (Type::String, _) if field.proto3_optional() => {
+                r#"#[serde(default, skip_serializing_if = "Option::is_none")]"#
+            }
             (Type::String, _) => r#"#[serde(default, skip_serializing_if = "String::is_empty")]"#,
             (Type::Bool, _) => r#"#[serde(default, skip_serializing_if = "std::ops::Not::not")]"#,
             _ => {

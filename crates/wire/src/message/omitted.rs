@@ -1,13 +1,14 @@
 //! The fields that JSON omits while they are empty.
 
-/// Fields of epochs, domains and fresh evidence, in any message: callers that do not know them read and write the same bytes as
+/// Fields of epochs, choices, domains and fresh evidence, in any message: callers that do not know them read and write the same bytes as
 /// before.
-pub const OMITTED_FIELDS: [&str; 10] = [
+pub const OMITTED_FIELDS: [&str; 11] = [
     "root_epoch",
     "app_epoch",
     "identity_epoch",
     "previous",
     "epochs",
+    "choices",
     "log_key_changes",
     "challenge",
     "fresh_evidence",
