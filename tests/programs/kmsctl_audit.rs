@@ -123,6 +123,7 @@ async fn an_operator_reads_and_reports_events() {
 
     for (arguments, code, text) in [
         (&["events", "--type", "x&y"][..], 2, "must be the name of a type"),
+        (&["events", "--domain", "a&b"], 2, "a domain's name has"),
         (&["events", "--since", "yesterday"], 2, "RFC 3339"),
         (&["events", "--follow", "--until", "1h"], 2, "cannot be used with"),
         (&["event", "add", ""], 3, "message must not be empty"),

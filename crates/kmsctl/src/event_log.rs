@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, DomainName};
 use kms_client::operator::OperatorConnection;
 use kms_client::resource::Reach;
 use serde_json::Value;
@@ -36,6 +36,9 @@ pub(crate) struct Selection {
     /// Only of this source
     #[arg(long)]
     source: Option<Source>,
+    /// Only of this domain
+    #[arg(long, value_name = "NAME")]
+    domain: Option<DomainName>,
 }
 
 /// The source of an event.
@@ -78,7 +81,9 @@ impl Selection {
             Source::Api => "api",
         });
         let app_id = self.app_id.map(|id| id.to_string());
-        [("type", self.kind.as_deref()), ("app_id", app_id.as_deref()), ("source", source)]
+        let domain = self.domain.as_ref().map(DomainName::as_str);
+        let kind = self.kind.as_deref();
+        [("type", kind), ("app_id", app_id.as_deref()), ("source", source), ("domain", domain)]
             .into_iter()
             .filter_map(|(name, value)| value.map(|value| format!("&{name}={value}")))
             .collect()
@@ -88,7 +93,7 @@ impl Selection {
 impl Selection {
     /// Whether it selects every event.
     pub(crate) fn is_everything(&self) -> bool {
-        self.kind.is_none() && self.app_id.is_none() && self.source.is_none()
+        self.kind.is_none() && self.app_id.is_none() && self.source.is_none() && self.domain.is_none()
     }
 }
 
@@ -251,6 +256,17 @@ fn leads_back(next: u64, lowest: Option<u64>, cursor: Option<u64>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_selected_is_asked_for() {
+        let domain = Some("sandbox".parse().expect("a name"));
+        let kind = Some("denied".to_owned());
+        let selection = Selection { kind, domain, ..Selection::default() };
+        assert_eq!(selection.parameters(), "&type=denied&domain=sandbox");
+        assert!(!selection.is_everything() && Selection::default().is_everything());
+        let only = Selection { kind: None, ..selection };
+        assert!(!only.is_everything(), "an export of one domain is no whole log");
+    }
 
     #[test]
     fn each_page_leads_to_older_ones() {

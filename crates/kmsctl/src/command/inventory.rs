@@ -1,7 +1,7 @@
 //! `kmsctl cvms`, `releases`, `replicas` and `resolve`: who has received keys, from the audit log of a KMS.
 
 use clap::Args;
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, DomainName};
 use kms_client::operator::OperatorUrl;
 use serde_json::{Value, json};
 
@@ -35,6 +35,9 @@ pub(crate) struct Cvms {
     /// Only CVMs with this TCB status, such as UpToDate
     #[arg(long, value_name = "STATUS")]
     tcb: Option<String>,
+    /// Only CVMs of this domain
+    #[arg(long, value_name = "NAME")]
+    domain: Option<DomainName>,
     /// Only CVMs with a release since then: a date, RFC 3339, or a span such as 2h
     #[arg(long, value_name = "TIME", value_parser = when::moment)]
     since: Option<String>,
@@ -57,6 +60,9 @@ pub(crate) struct Releases {
     /// Only releases by this method: GetAppKey, SignCert or GetKmsKey
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
+    /// Only releases in this domain
+    #[arg(long, value_name = "NAME")]
+    domain: Option<DomainName>,
     /// Only releases since then: a date, RFC 3339, or a span such as 2h
     #[arg(long, value_name = "TIME", value_parser = when::moment)]
     since: Option<String>,
@@ -100,6 +106,7 @@ impl Cvms {
             ("image", self.image),
             ("device", self.device),
             ("tcb", self.tcb),
+            ("domain", self.domain.map(|domain| domain.to_string())),
             ("since", self.since),
         ]);
         let cvms = all(&self.admin, terminal, "cvms", &query, self.limit).await?;
@@ -131,6 +138,7 @@ impl Releases {
         let query = query(&[
             ("app", self.app.map(|AppId(id)| hex::encode(id))),
             ("method", self.method),
+            ("domain", self.domain.map(|domain| domain.to_string())),
             ("since", self.since),
             ("until", self.until),
         ]);
