@@ -3,7 +3,7 @@
 import { useGet, isReachable, on } from './api.js';
 import { liveState, onLive } from './live.js';
 import { can } from './roles.js';
-import { link } from './router.js';
+import { go, link } from './router.js';
 import { Button, Icon, Note, Pill, Time, html, useEffect, useRef, useState } from './ui.js';
 
 /** A KMS without credentials has none to manage. */
@@ -17,6 +17,9 @@ export const GROUPS = [
   { name: 'Trust', views: [['ledger', 'Ledger'], ['platforms', 'Platforms'], ['replicas', 'Replicas'], ['epochs', 'Epochs'], ['recovery', 'Recovery']] },
   { name: 'System', views: [['credentials', 'Credentials', managesCredentials], ['settings', 'Settings'], ['diagnostics', 'Diagnostics']] },
 ];
+
+/** The views of what a domain has: others are refused to a credential that is limited to one. */
+const OF_DOMAIN = ['releases', 'denials', 'cvms', 'freezes', 'approvals', 'credentials'];
 
 const EVENTS = ['denied', 'refused', 'frozen', 'unfrozen', 'shadow_started', 'shadow_stopped'];
 
@@ -66,7 +69,11 @@ export function useReach() {
 
 /** The frame around a view. */
 export function Shell({ me, view, onSignOut, children }) {
-  const overview = useGet('/api/v1/overview', { every: 20, live: EVENTS });
+  // The KMS says whether the credential is limited. It is asked once.
+  const [isLimited, setLimited] = useState(false);
+  const overview = useGet(isLimited ? null : '/api/v1/overview', { every: 20, live: EVENTS });
+  useEffect(() => { if (overview.error?.code === 'other_domain') setLimited(true); }, [overview.error]);
+  useEffect(() => { if (isLimited && !OF_DOMAIN.includes(view)) go(link('releases'), { replace: true }); }, [isLimited, view]);
   const approvals = useGet('/api/v1/approvals', { every: 30 });
   const reach = useReach();
   useEffect(() => {
@@ -88,14 +95,15 @@ export function Shell({ me, view, onSignOut, children }) {
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById('main').focus(); }}>Skip to the content</a>
     <header class="top">
       <a class="brand" href=${link('overview')}><img src="/assets/console/icon.svg" alt="" width="24" height="24" /><span class="brandname">${name}</span></a>
-      <${State} overview=${overview.data} error=${overview.error} reach=${reach} />
+      ${isLimited && reach ? html`<${Pill}>Domain ${me.domain}<//>` : html`<${State} overview=${overview.data} error=${overview.error} reach=${reach} />`}
       <button type="button" class="menu small" ref=${menu} aria-expanded=${isOpen ? 'true' : 'false'} aria-controls="nav" onClick=${() => setOpen(!isOpen)}>
         <${Icon} name=${isOpen ? 'cross' : 'menu'} /><span class="word">Menu</span></button>
     </header>
     <div class="side ${isOpen ? 'open' : ''}" id="nav">
       <nav aria-label="Console">
         ${GROUPS.map((group) => {
-          const views = group.views.filter(([, , isFor]) => !isFor || isFor(me));
+          const views = group.views.filter(([key, , isFor]) => (!isFor || isFor(me)) && (!isLimited || OF_DOMAIN.includes(key)));
+          if (views.length === 0) return null;
           return html`<div key=${group.name} class="group" role="group" aria-label=${group.name ?? undefined}>
             ${group.name && html`<p class="groupname" aria-hidden="true">${group.name}</p>`}
             <ul>${views.map(([key, text]) => html`<li key=${key}><a href=${link(key)} aria-current=${key === view ? 'page' : undefined}
