@@ -7,6 +7,7 @@ pub mod attestation;
 pub mod ceremony;
 pub mod credentials;
 pub mod diagnostics;
+pub mod domains;
 mod env_keys;
 pub mod epochs;
 pub mod events;

@@ -17,7 +17,7 @@ pub use self::app_epochs::{Adopted, Adoption, AppChoice, AppEpochError, AppEpoch
 pub use self::approvals::{
     Accepted, Action, ActivateBundle, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent,
     CreateRecoverySet, EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, LowerClockFloor,
-    OwnerChange, OwnerCredential, ReplaceHtpasswd, SeenFreeze, State, Unfreeze,
+    MoveApp, OwnerChange, OwnerCredential, ReplaceHtpasswd, SeenFreeze, State, Unfreeze,
 };
 pub use self::author::Author;
 pub use self::bundles::{
@@ -30,7 +30,7 @@ pub use self::credentials::{
 pub use self::denials::{
     Concerns, DenialId, Denials, FreshEvidence, Novelty, RefusalRecord, RefusedRequest, Shown,
 };
-pub use self::domains::{ByOperator, Domain, DomainOrigin, Domains, Membership};
+pub use self::domains::{ByOperator, Domain, DomainChange, DomainError, DomainOrigin, Domains, Membership};
 pub use self::drain::{Drain, Draining};
 pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Room,

@@ -11,6 +11,7 @@ mod cors;
 mod credentials;
 mod diagnostics;
 mod dispatch;
+mod domains;
 mod epochs;
 mod events;
 pub mod grpc;

@@ -12,6 +12,7 @@ use self::halves::Halves;
 use super::Caller;
 use super::admin::AdminService;
 use super::credentials::CredentialService;
+use super::domains::DomainService;
 use super::epochs::EpochService;
 use super::policy::{BundleService, PolicyService};
 use super::recovery::RecoveryService;
@@ -82,6 +83,8 @@ pub struct Makers {
     pub bundles: Arc<BundleService>,
     /// The epochs of the root keys.
     pub epochs: Arc<EpochService>,
+    /// The domains.
+    pub domains: Arc<DomainService>,
     /// The htpasswd file.
     pub htpasswd: Arc<HtpasswdFile>,
     /// Recovery sets.
@@ -279,6 +282,7 @@ impl Makers {
                 )))
             }
             EachApproved::Epoch(approved) => Ok(Made::of(self.epochs.make_approved(approved).await?)),
+            EachApproved::MoveApp(approved) => Ok(Made::of(self.domains.move_approved(approved).await?)),
             EachApproved::OwnerCredential(approved) => {
                 let Some(credentials) = &self.credentials else {
                     return Err(Error::invalid("there are no credentials; nothing was changed"));

@@ -12,6 +12,7 @@ use super::readiness::{Effect, Readiness, Report};
 use crate::admission::Foundation;
 use crate::audit::{Audit, KeyChanged};
 use crate::config::{Posture, RequireFresh};
+use crate::control::Domains;
 use crate::keys::keyring::{EpochInfo, EpochTimes};
 use crate::lifecycle::Ready;
 use crate::metrics::Metrics;
@@ -32,6 +33,7 @@ pub struct Meta {
     readiness: Arc<Readiness>,
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
+    domains: Arc<Domains>,
     current: ArcSwap<Prepared<GetMetaResponse>>,
 }
 
@@ -65,11 +67,11 @@ impl Meta {
             relaxed_settings: posture.codes().map(str::to_owned).collect(),
             relaxed_details: posture.details().map(str::to_owned).collect(),
             require_fresh: Some(require_fresh.name().to_owned()),
-            domains_sha256: foundation.domains.digest().map(hex::encode).unwrap_or_default(),
             ..GetMetaResponse::default()
         };
         let current = ArcSwap::from_pointee(Prepared::new(fixed.clone()));
-        let meta = Self { fixed, ready, policy, configured, readiness, audit, metrics, current };
+        let domains = Arc::clone(&foundation.domains);
+        let meta = Self { fixed, ready, policy, configured, readiness, audit, metrics, domains, current };
         meta.show(None);
         meta
     }
@@ -125,6 +127,7 @@ impl Meta {
             ..self.fixed.clone()
         };
         let report = self.readiness.report();
+        shown.domains_sha256 = self.domains.digest().map(hex::encode).unwrap_or_default();
         shown.ready = Some(report.is_ready());
         shown.not_ready = Report::shown(report.not_ready());
         shown.readiness_warnings = Report::shown(report.with(Effect::Warns));

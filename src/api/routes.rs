@@ -171,6 +171,13 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/epochs/{id}/activate", Post, Operator(Owner), 4 * SHORT),
         row(Admin, "/api/v1/epochs/{id}/retire", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/epochs/{id}/destroy", Post, Operator(Owner), SHORT),
+        // A new domain needs the role owner, which the handler asks for.
+        row(Admin, "/api/v1/domains", GetAndPost, Operator(Viewer), SHORT),
+        row(Admin, "/api/v1/domains/{name}", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/domains/{name}/archive", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/domains/{name}/restore", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/domains/{name}/apps", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/domains/{name}/apps/{app}/move", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/platforms", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/collateral", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/collateral/bundle", Get, Operator(Viewer), 0),

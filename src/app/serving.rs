@@ -19,6 +19,7 @@ use crate::api::approvals::{ApprovalService, Makers};
 use crate::api::attestation::{AttestationService, Maker};
 use crate::api::credentials::CredentialService;
 use crate::api::diagnostics::DiagnosticsService;
+use crate::api::domains::DomainService;
 use crate::api::epochs::{EpochService, LostEpochs};
 use crate::api::events::EventService;
 use crate::api::health::HealthService;
@@ -241,8 +242,15 @@ impl Serving {
             Arc::clone(&events),
             Arc::clone(&self.lost),
         ));
+        let domains = Arc::new(DomainService::new(
+            process.foundation(),
+            Arc::clone(&self.ready),
+            process.gate(),
+            Arc::clone(&events),
+        ));
         let makers = Makers {
             epochs: Arc::clone(&epochs),
+            domains: Arc::clone(&domains),
             htpasswd: Arc::clone(&htpasswd),
             admin: Arc::clone(&self.admin),
             policy: Arc::clone(&policy),
@@ -275,6 +283,7 @@ impl Serving {
                 process.restart.clone(),
             )),
             epochs,
+            domains,
             recovery: Arc::clone(&self.recovery),
             approvals: Arc::new(ApprovalService::new(Arc::clone(&process.approvals), makers)),
             credentials: credentials_service,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use self::requested::Requested;
 use super::AuditError;
 use super::chain::MAX_LINE;
+use crate::config::DomainRules;
 use crate::event_type::EventType;
 use crate::keys::epoch::KeyEpochs;
 
@@ -527,6 +528,85 @@ pub enum Event {
         by: String,
         /// Where the request came from.
         remote: IpAddr,
+    },
+    /// An owner made a domain.
+    DomainCreated {
+        /// Its name.
+        domain: String,
+        /// What holds in it.
+        rules: Box<DomainRules>,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An owner archived a domain: nothing is released in it any more.
+    DomainArchived {
+        /// Its name.
+        domain: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An owner restored an archived domain.
+    DomainRestored {
+        /// Its name.
+        domain: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An owner put an app that no domain named into one.
+    AppAssigned {
+        /// The app, hex.
+        app_id: String,
+        /// The domain.
+        domain: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An owner moved an app to another domain: it gets other keys.
+    AppMoved {
+        /// The app, hex.
+        app_id: String,
+        /// The new domain.
+        domain: String,
+        /// The domain whose keys it loses.
+        previous_domain: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// A change of a domain that is in the log was not made.
+    DomainChangeFailed {
+        /// The domain.
+        domain: String,
+        /// `create`, `archive`, `restore`, `assign` or `move`.
+        change: &'static str,
+        /// The app, hex; empty if it is about none.
+        app_id: String,
+        /// Why.
+        reason: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// At a start the domains, their rules or their apps are others than before it, by the configuration or by a restored file.
+    DomainsChanged {
+        /// SHA-256 of them at the start before, hex; null where there was only the default domain as it is without settings.
+        previous_sha256: Option<String>,
+        /// The same now.
+        sha256: Option<String>,
+        /// How many domains there are now, with the default one.
+        domains: usize,
+        /// How many apps they name.
+        apps: usize,
     },
     /// An app got its keys.
     AppKeyReleased {
@@ -1182,6 +1262,13 @@ impl Event {
             Self::EpochsMissing { .. } => EventType::EpochsMissing,
             Self::EpochStateAccepted { .. } => EventType::EpochStateAccepted,
             Self::AppEpochsReceived { .. } => EventType::AppEpochsReceived,
+            Self::DomainCreated { .. } => EventType::DomainCreated,
+            Self::DomainArchived { .. } => EventType::DomainArchived,
+            Self::DomainRestored { .. } => EventType::DomainRestored,
+            Self::AppAssigned { .. } => EventType::AppAssigned,
+            Self::AppMoved { .. } => EventType::AppMoved,
+            Self::DomainChangeFailed { .. } => EventType::DomainChangeFailed,
+            Self::DomainsChanged { .. } => EventType::DomainsChanged,
             Self::AppKeyReleased { .. } => EventType::AppKeyReleased,
             Self::KmsKeyReleased { .. } => EventType::KmsKeyReleased,
             Self::CertificateIssued { .. } => EventType::CertificateIssued,

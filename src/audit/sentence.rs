@@ -339,6 +339,33 @@ impl Record {
                 v("changed"),
                 v("kept")
             ),
+            "domain_created" => format!("the domain {} was created by {}", v("domain"), by()),
+            "domain_archived" => {
+                format!("the domain {} was archived by {}: nothing is released in it", v("domain"), by())
+            }
+            "domain_restored" => format!("the domain {} was restored by {}", v("domain"), by()),
+            "app_assigned" => {
+                format!("app {} was put into the domain {} by {}", v("app_id"), v("domain"), by())
+            }
+            "app_moved" => format!(
+                "app {} was moved from the domain {} to {} by {}, and gets other keys",
+                v("app_id"),
+                v("previous_domain"),
+                v("domain"),
+                by()
+            ),
+            "domain_change_failed" => format!(
+                "the change of the domain {} by {} ({}) was not made{}",
+                v("domain"),
+                by(),
+                v("change"),
+                because()
+            ),
+            "domains_changed" => format!(
+                "the domains, their rules or their apps are others than at the start before: {} domains name {} apps",
+                v("domains"),
+                v("apps")
+            ),
             "app_key_released" => {
                 format!("keys{} were released to {} at {}", of_epochs(), of_app(), v("remote"))
             }

@@ -2,13 +2,19 @@
 //!
 //! An app that is named nowhere is in the default domain, so the domain of an app follows from its measured id alone.
 
-use std::collections::{BTreeMap, HashMap};
+mod change;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use kms_attest::identity::{AppId, DomainName};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
+
+use self::change::Kept;
+pub use self::change::{DomainChange, DomainError};
 
 use crate::config::{DomainRules, DomainSettings};
 use crate::state::{DomainFile, DomainFileError, DomainRecords};
@@ -56,8 +62,15 @@ pub struct Membership {
 /// The domains of this KMS.
 #[derive(Debug)]
 pub struct Domains {
+    configured: Configured,
     current: ArcSwap<Map>,
+    /// One change at a time.
+    kept: Mutex<Kept>,
 }
+
+/// What the configuration says: the apps of each domain, and what holds in it.
+#[derive(Debug)]
+struct Configured(BTreeMap<DomainName, (BTreeSet<AppId>, DomainRules)>);
 
 /// All domains and members at one time.
 #[derive(Debug)]
@@ -65,6 +78,8 @@ struct Map {
     default: Arc<Domain>,
     domains: BTreeMap<DomainName, Arc<Domain>>,
     members: HashMap<AppId, Membership>,
+    /// Of what decides which domain's keys an app gets.
+    digest: Option<[u8; 32]>,
 }
 
 impl Domains {
@@ -76,15 +91,18 @@ impl Domains {
         configured: &BTreeMap<DomainName, DomainSettings>,
         path: PathBuf,
     ) -> Result<Self, DomainFileError> {
-        let records = DomainFile::new(path).read()?;
-        let map = Map::new(configured, &records).map_err(DomainFileError::Contradiction)?;
-        Ok(Self { current: ArcSwap::from_pointee(map) })
+        let file = DomainFile::new(path);
+        let records = file.read()?;
+        let configured = Configured::of(configured);
+        let map = Map::new(&configured, &records).map_err(DomainFileError::Contradiction)?;
+        let kept = Mutex::new(Kept { file, records });
+        Ok(Self { configured, current: ArcSwap::from_pointee(map), kept })
     }
 
     /// SHA-256 of what decides which domain's keys an app gets, the same at all KMSs that give it the same keys; `None` if all are in
     /// the default domain, as without domains.
     pub fn digest(&self) -> Option<[u8; 32]> {
-        self.current.load().digest()
+        self.current.load().digest
     }
 
     /// The domain that an app is in.
@@ -118,8 +136,15 @@ impl Domains {
     }
 }
 
+impl Configured {
+    fn of(domains: &BTreeMap<DomainName, DomainSettings>) -> Self {
+        let parts = |settings: &DomainSettings| (settings.apps.clone(), settings.rules.clone());
+        Self(domains.iter().map(|(name, settings)| (name.clone(), parts(settings))).collect())
+    }
+}
+
 impl Map {
-    fn digest(&self) -> Option<[u8; 32]> {
+    fn digest_now(&self) -> Option<[u8; 32]> {
         let mut lines = Vec::new();
         for Domain { name, rules, .. } in self.domains.values().map(|domain| &**domain) {
             let DomainRules { instance_scoped, default_epoch, .. } = rules;
@@ -135,20 +160,17 @@ impl Map {
 
     /// # Errors
     /// What the records and the configuration contradict each other in.
-    fn new(
-        configured: &BTreeMap<DomainName, DomainSettings>,
-        records: &DomainRecords,
-    ) -> Result<Self, String> {
+    fn new(Configured(configured): &Configured, records: &DomainRecords) -> Result<Self, String> {
         let domain = |name: &DomainName, rules: &DomainRules, origin| {
             let archived = records.archived.iter().find(|record| record.name == *name);
             let archived = archived.map(|record| ByOperator { since: record.since, by: record.by.clone() });
             Arc::new(Domain { name: name.clone(), rules: rules.clone(), origin, archived })
         };
-        let rules = configured.get(&DomainName::DEFAULT).map(|settings| settings.rules.clone());
+        let rules = configured.get(&DomainName::DEFAULT).map(|(_, rules)| rules.clone());
         let default = domain(&DomainName::DEFAULT, &rules.unwrap_or_default(), DomainOrigin::Configuration);
         let mut domains = BTreeMap::from([(DomainName::DEFAULT, Arc::clone(&default))]);
-        for (name, settings) in configured.iter().filter(|(name, _)| !name.is_default()) {
-            domains.insert(name.clone(), domain(name, &settings.rules, DomainOrigin::Configuration));
+        for (name, (_, rules)) in configured.iter().filter(|(name, _)| !name.is_default()) {
+            domains.insert(name.clone(), domain(name, rules, DomainOrigin::Configuration));
         }
         for record in &records.domains {
             let by = ByOperator { since: record.since, by: record.by.clone() };
@@ -172,9 +194,9 @@ impl Map {
             return Err(format!("the archived domain {} is not in the configuration any more", record.name));
         }
         let mut members = HashMap::new();
-        for (name, settings) in configured {
+        for (name, (apps, _)) in configured {
             let domain = &domains[name];
-            members.extend(settings.apps.iter().map(|app| {
+            members.extend(apps.iter().map(|app| {
                 (*app, Membership { domain: Arc::clone(domain), origin: DomainOrigin::Configuration })
             }));
         }
@@ -201,7 +223,9 @@ impl Map {
                 }
             }
         }
-        Ok(Self { default, domains, members })
+        let mut map = Self { default, domains, members, digest: None };
+        map.digest = map.digest_now();
+        Ok(map)
     }
 }
 

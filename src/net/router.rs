@@ -19,8 +19,8 @@ use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
-    actions, approvals, attestation, body, credentials, diagnostics, epochs, events, grpc, ledger, me,
-    policy, policy_bundles, recovery, restart, restore, settings, setup, status, uploads, views, web,
+    actions, approvals, attestation, body, credentials, diagnostics, domains, epochs, events, grpc, ledger,
+    me, policy, policy_bundles, recovery, restart, restore, settings, setup, status, uploads, views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -28,6 +28,7 @@ use crate::api::approvals::ApprovalService;
 use crate::api::attestation::AttestationService;
 use crate::api::credentials::CredentialService;
 use crate::api::diagnostics::DiagnosticsService;
+use crate::api::domains::DomainService;
 use crate::api::epochs::EpochService;
 use crate::api::events::EventService;
 use crate::api::health::HealthService;
@@ -169,6 +170,8 @@ pub struct AdminServices {
     pub approvals: Arc<ApprovalService>,
     /// The epochs of keys.
     pub epochs: Arc<EpochService>,
+    /// The domains.
+    pub domains: Arc<DomainService>,
     /// The settings.
     pub settings: Arc<SettingsService>,
     /// Reload.
@@ -197,6 +200,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         uploads,
         approvals,
         epochs,
+        domains,
         credentials,
         settings,
         reload,
@@ -220,6 +224,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(uploads::routes(uploads))
         .merge(approvals::routes(approvals))
         .merge(epochs::routes(epochs))
+        .merge(domains::routes(domains))
         .merge(recovery::admin(recovery))
         .merge(credentials)
         .merge(grpc)

@@ -1,5 +1,7 @@
 //! Domains: whose keys an app gets, and whose it never gets.
 
+mod run_time;
+
 use std::sync::Arc;
 
 use crate::support::allowlist::AllowlistFile;

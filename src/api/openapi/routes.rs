@@ -10,6 +10,9 @@ use crate::api::approvals::{self, ApproveRequest};
 use crate::api::attestation::Document;
 use crate::api::credentials::{BasicAuth, CreateRequest, Shown};
 use crate::api::diagnostics::KeyFlow;
+use crate::api::domains::{
+    AssignApp, CreateDomain, DomainDetail, DomainList, MoveBody, NoContent, PlacedApp,
+};
 use crate::api::epochs::{
     AcceptBody, ActivateEpochBody, AppEpochsBody, AppEpochsList, AppEpochsShown, EpochBody, EpochPreview,
     Epochs, FetchBody,
@@ -49,6 +52,7 @@ pub(super) fn operations(bodies: &mut Bodies) -> Vec<Operation> {
     all.extend(policy(bodies));
     all.extend(approvals(bodies));
     all.extend(epochs(bodies));
+    all.extend(domains(bodies));
     all.extend(recovery(bodies));
     all.extend(views(bodies));
     all.extend(settings(bodies));
@@ -136,6 +140,49 @@ fn epochs(bodies: &mut Bodies) -> Vec<Operation> {
         .taking("application/json", bodies.request::<AppEpochsBody>())
         .described("It counts where the policy says nothing about the epochs of the app."),
         Operation { verb: Verb::Delete, ..get(Service::Admin, app, "Take the choice back", shown) },
+    ]
+}
+
+fn domains(bodies: &mut Bodies) -> Vec<Operation> {
+    let optional = |operation: Operation, schema: Value| Operation {
+        request: Some(Content { kind: "application/json", schema, is_required: false }),
+        ..operation
+    };
+    let (all, assign) = ("/api/v1/domains", "/api/v1/domains/{name}/apps");
+    let detail = Answer::Json(bodies.of::<DomainDetail>());
+    let placed = Answer::Json(bodies.of::<PlacedApp>());
+    let nothing = bodies.request::<NoContent>();
+    vec![
+        get(Service::Admin, all, "The domains", Answer::Json(bodies.of::<DomainList>())),
+        post(Service::Admin, all, "Make a domain", detail.clone())
+            .taking("application/json", bodies.request::<CreateDomain>())
+            .described("It has no apps at first, and the policy of the KMS."),
+        get(Service::Admin, "/api/v1/domains/{name}", "A domain and its apps", detail.clone()),
+        optional(
+            post(
+                Service::Admin,
+                "/api/v1/domains/{name}/archive",
+                "Let nothing be released in a domain",
+                detail.clone(),
+            ),
+            nothing.clone(),
+        ),
+        optional(
+            post(Service::Admin, "/api/v1/domains/{name}/restore", "Restore an archived domain", detail),
+            nothing,
+        ),
+        post(Service::Admin, assign, "Put an app that has received no keys into a domain", placed.clone())
+            .taking("application/json", bodies.request::<AssignApp>()),
+        optional(
+            post(
+                Service::Admin,
+                "/api/v1/domains/{name}/apps/{app}/move",
+                "Move an app to this domain, with other keys",
+                placed,
+            ),
+            bodies.request::<MoveBody>(),
+        )
+        .described("The answer says which keys the app loses, a preview which ones it would lose."),
     ]
 }
 

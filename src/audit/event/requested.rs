@@ -34,6 +34,12 @@ impl Event {
             | Self::EpochStateAccepted { .. }
             | Self::AppEpochSet { .. }
             | Self::AppEpochsReceived { .. }
+            | Self::DomainCreated { .. }
+            | Self::DomainArchived { .. }
+            | Self::DomainRestored { .. }
+            | Self::AppAssigned { .. }
+            | Self::AppMoved { .. }
+            | Self::DomainChangeFailed { .. }
             | Self::Frozen { .. }
             | Self::Unfrozen { .. }
             | Self::Explained { .. }
@@ -93,6 +99,7 @@ impl Event {
             | Self::KeysRestored { .. }
             | Self::SourceRelaxed { .. }
             | Self::EpochsMissing { .. }
+            | Self::DomainsChanged { .. }
             | Self::AppKeyReleased { .. }
             | Self::KmsKeyReleased { .. }
             | Self::CertificateIssued { .. }

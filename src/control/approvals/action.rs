@@ -31,6 +31,23 @@ pub enum Action {
     CreateRecoverySet(CreateRecoverySet),
     /// Changes the epochs of the root keys.
     Epoch(EpochAction),
+    /// Moves an app to another domain.
+    MoveApp(MoveApp),
+}
+
+/// Moves an app to another domain, so that it gets other keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveApp {
+    /// Its id.
+    #[serde(with = "hex::serde")]
+    pub app_id: [u8; 20],
+    /// The domain that it is in; an app that is in another one by then stays there.
+    pub from: DomainName,
+    /// The domain that it will be in.
+    pub to: DomainName,
+    /// What it will lose, as a sentence: which keys, and since when it has had them.
+    pub loses: String,
 }
 
 /// Changes the epochs of the root keys.
@@ -275,6 +292,7 @@ impl Action {
             Self::Epoch(EpochAction::Destroy { .. }) => "destroy_epoch",
             Self::Epoch(EpochAction::Accept { .. }) => "accept_epoch_state",
             Self::Epoch(EpochAction::Follow { .. }) => "follow_epochs",
+            Self::MoveApp(_) => "move_app",
         }
     }
 
@@ -291,7 +309,8 @@ impl Action {
             | Self::ReplaceHtpasswd(_)
             | Self::OwnerCredential(_)
             | Self::CreateRecoverySet(_)
-            | Self::Epoch(_) => None,
+            | Self::Epoch(_)
+            | Self::MoveApp(_) => None,
         }
     }
 
@@ -313,7 +332,8 @@ impl Action {
             | Self::ActivateBundle(_)
             | Self::OwnerCredential(_)
             | Self::CreateRecoverySet(_)
-            | Self::Epoch(_) => None,
+            | Self::Epoch(_)
+            | Self::MoveApp(_) => None,
         }
     }
 
@@ -334,7 +354,8 @@ impl Action {
             | Self::Unfreeze(_)
             | Self::LowerClockFloor(_)
             | Self::OwnerCredential(_)
-            | Self::Epoch(_) => None,
+            | Self::Epoch(_)
+            | Self::MoveApp(_) => None,
         }
     }
 
@@ -350,7 +371,8 @@ impl Action {
             | Self::ActivateBundle(_)
             | Self::OwnerCredential(_)
             | Self::CreateRecoverySet(_)
-            | Self::Epoch(_) => {}
+            | Self::Epoch(_)
+            | Self::MoveApp(_) => {}
         }
         action
     }
@@ -416,6 +438,9 @@ impl Action {
                 )
             }
             Self::Epoch(action) => action.detail(),
+            Self::MoveApp(MoveApp { app_id, from, to, loses }) => {
+                format!("move the app {} from the domain {from} to {to}; {loses}", hex::encode(app_id))
+            }
         }
     }
 
@@ -436,7 +461,8 @@ impl Action {
             | Self::ActivateBundle(_)
             | Self::ReplaceHtpasswd(_)
             | Self::CreateRecoverySet(_)
-            | Self::Epoch(_) => false,
+            | Self::Epoch(_)
+            | Self::MoveApp(_) => false,
         }
     }
 
@@ -454,7 +480,8 @@ impl Action {
             | Self::ActivateBundle(_)
             | Self::ReplaceHtpasswd(_)
             | Self::CreateRecoverySet(_)
-            | Self::Epoch(_) => false,
+            | Self::Epoch(_)
+            | Self::MoveApp(_) => false,
         }
     }
 
@@ -468,7 +495,8 @@ impl Action {
             | Self::ActivateBundle(_)
             | Self::ReplaceHtpasswd(_)
             | Self::CreateRecoverySet(_)
-            | Self::Epoch(_) => true,
+            | Self::Epoch(_)
+            | Self::MoveApp(_) => true,
         }
     }
 }
@@ -582,6 +610,7 @@ macro_rules! kinds {
 }
 
 kinds!(
+    MoveApp,
     Unfreeze,
     LowerClockFloor,
     ActivatePolicy,

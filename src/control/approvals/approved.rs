@@ -1,8 +1,8 @@
 //! The proof that an owner's change may be made now.
 
 use super::action::{
-    Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, LowerClockFloor, OwnerCredential,
-    ReplaceHtpasswd, Unfreeze,
+    Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, LowerClockFloor, MoveApp,
+    OwnerCredential, ReplaceHtpasswd, Unfreeze,
 };
 use crate::control::{Author, Changer};
 use crate::operator::{Operator, Person};
@@ -50,6 +50,8 @@ pub enum EachApproved {
     CreateRecoverySet(Approved<CreateRecoverySet>),
     /// See [`Action`].
     Epoch(Approved<EpochAction>),
+    /// See [`Action`].
+    MoveApp(Approved<MoveApp>),
 }
 
 impl<A> Approved<A> {
@@ -96,6 +98,7 @@ impl Approved<Action> {
             Action::OwnerCredential(action) => EachApproved::OwnerCredential(rest.with(|()| action)),
             Action::CreateRecoverySet(action) => EachApproved::CreateRecoverySet(rest.with(|()| action)),
             Action::Epoch(action) => EachApproved::Epoch(rest.with(|()| action)),
+            Action::MoveApp(action) => EachApproved::MoveApp(rest.with(|()| action)),
         }
     }
 }

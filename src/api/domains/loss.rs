@@ -1,0 +1,148 @@
+//! Which keys an app loses when it leaves a domain, as far as the inventory of releases says.
+
+use std::time::Duration;
+
+use kms_attest::identity::{AppId, DomainName};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::DomainService;
+use crate::clock::rfc3339;
+use crate::error::{Error, Result};
+use crate::events::CvmAsk;
+
+/// The keys that each app gets of its domain.
+const KEYS: [&str; 4] = ["disk key", "environment key", "app key", "app CA"];
+/// How many CVMs are read at once.
+const PAGE: usize = 1000;
+/// How long the inventory may take to count what is recorded, in steps.
+const STEP: Duration = Duration::from_millis(50);
+const STEPS: usize = 200;
+
+/// What an app has received in a domain.
+#[derive(Debug)]
+pub(super) struct Loss {
+    domain: DomainName,
+    received: Option<Received>,
+    /// The time of the oldest record that was counted, milliseconds; `None` for all.
+    covers_since: Option<u64>,
+}
+
+/// Times are in milliseconds since 1970.
+#[derive(Debug)]
+struct Received {
+    cvms: u64,
+    first: u64,
+    last: u64,
+}
+
+/// The keys that an app loses, or has lost, by leaving a domain. Times are RFC 3339.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct LostKeys {
+    /// The domain whose keys they are. Back in it, the app gets the same ones again.
+    domain: String,
+    /// Which ones: what was encrypted with them, or trusts them, is lost while the app is elsewhere.
+    keys: [&'static str; 4],
+    /// How many CVMs of the app have received some; 0 if there is no record of any.
+    cvms: u64,
+    /// The first release there.
+    first_at: Option<String>,
+    /// The last one.
+    last_at: Option<String>,
+    /// The time of the oldest record that was counted: an inventory that was built again lacks what was archived.
+    covers_since: Option<String>,
+}
+
+impl Loss {
+    /// Whether there is a record of keys that the app has received.
+    pub(super) fn is_some(&self) -> bool {
+        self.received.is_some()
+    }
+
+    pub(super) fn domain(&self) -> &DomainName {
+        &self.domain
+    }
+
+    pub(super) fn shown(&self) -> LostKeys {
+        let received = self.received.as_ref();
+        let at = |milliseconds: u64| rfc3339(milliseconds / 1000);
+        LostKeys {
+            domain: self.domain.to_string(),
+            keys: KEYS,
+            cvms: received.map_or(0, |received| received.cvms),
+            first_at: received.map(|received| at(received.first)),
+            last_at: received.map(|received| at(received.last)),
+            covers_since: self.covers_since.map(at),
+        }
+    }
+
+    /// As a sentence without a full stop.
+    pub(super) fn sentence(&self) -> String {
+        let (keys, last_key) = (KEYS[..3].join(", "), KEYS[3]);
+        let lost = format!("it loses the {keys} and {last_key} of the domain {}", self.domain);
+        let LostKeys { cvms, first_at, covers_since, .. } = self.shown();
+        let covers = covers_since.map(|since| format!(", in records since {since}")).unwrap_or_default();
+        match first_at {
+            Some(first) => format!("{lost}, which {cvms} CVMs have received since {first}"),
+            None => format!("{lost}, of which no CVM has received any{covers}"),
+        }
+    }
+}
+
+impl DomainService {
+    /// What an app would lose by leaving the domain that it is in.
+    pub(super) async fn loss(&self, app: &AppId) -> Result<Loss> {
+        let domain = self.foundation.domains.of(app).name.clone();
+        self.loss_of(app, &domain).await
+    }
+
+    /// What an app has received in a domain.
+    ///
+    /// # Errors
+    /// No index, or one that does not catch up with the log.
+    pub(super) async fn loss_of(&self, app: &AppId, domain: &DomainName) -> Result<Loss> {
+        let newest = self.events.acknowledged();
+        let app = hex::encode(app);
+        for _ in 0..STEPS {
+            let through = self.events.ask_index(|index| Ok(index.inventory()?.coverage()?.through)).await?;
+            if through >= newest {
+                return self.received(app, domain.clone()).await;
+            }
+            tokio::time::sleep(STEP).await;
+        }
+        Err(Error::unavailable(
+            "index_behind",
+            "the inventory has not counted the newest records yet, so it is not known which keys the app has: try again later",
+        ))
+    }
+
+    async fn received(&self, app: String, domain: DomainName) -> Result<Loss> {
+        self.events
+            .ask_index(move |index| {
+                let inventory = index.inventory()?;
+                let mut ask = CvmAsk {
+                    app_id: Some(app),
+                    domain: Some(domain.clone()),
+                    limit: PAGE,
+                    ..CvmAsk::default()
+                };
+                let mut received: Option<Received> = None;
+                loop {
+                    let page = inventory.cvms(&ask)?;
+                    for (_, cvm) in page.cvms {
+                        let (first, last) = (cvm.releases.first, cvm.releases.last);
+                        let all = received.get_or_insert(Received { cvms: 0, first, last });
+                        all.cvms += 1;
+                        all.first = all.first.min(first);
+                        all.last = all.last.max(last);
+                    }
+                    match page.next {
+                        Some(next) => ask.before = Some(next),
+                        None => break,
+                    }
+                }
+                Ok(Loss { domain, received, covers_since: inventory.coverage()?.since })
+            })
+            .await
+    }
+}

@@ -1,0 +1,308 @@
+//! Changes of domains at run time, one at a time.
+//!
+//! A change is in the audit log before it is on the disk, and on the disk, by one rename, before it takes effect.
+
+use std::io;
+use std::sync::Arc;
+
+use kms_attest::identity::{AppId, DomainName};
+
+use super::{Domain, DomainOrigin, Domains, Map};
+use crate::audit::{Audit, AuditError, Event, Receipt};
+use crate::clock::unix_now;
+use crate::config::{DomainRules, MAX_DOMAIN_NAME};
+use crate::control::Author;
+use crate::state::{ArchivedRecord, DomainFile, DomainRecord, DomainRecords, MemberRecord};
+
+/// The most domains that are made at run time.
+const MAX_MADE: usize = 256;
+/// The most apps that are put into a domain at run time.
+const MAX_PLACED: usize = 20_000;
+
+/// A change that an owner makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DomainChange {
+    /// Makes a domain.
+    Create(DomainName, Box<DomainRules>),
+    /// Lets nothing be released in a domain any more.
+    Archive(DomainName),
+    /// Ends that.
+    Restore(DomainName),
+    /// Puts an app that no domain names into one.
+    Assign(AppId, DomainName),
+    /// Takes an app from the domain that it is in now to another one.
+    Move {
+        /// The app.
+        app: AppId,
+        /// Where it is.
+        from: DomainName,
+        /// Where it will be; the default domain names no app at run time.
+        to: DomainName,
+    },
+}
+
+/// Why a change was not made. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum DomainError {
+    /// No domain has this name.
+    #[error("there is no domain {0}")]
+    Unknown(DomainName),
+    /// A domain has this name.
+    #[error("there is a domain {0}; nothing was changed")]
+    Exists(DomainName),
+    /// The name is too long.
+    #[error("the name of a domain has at most {MAX_DOMAIN_NAME} characters; nothing was changed")]
+    LongName,
+    /// The rules contradict themselves.
+    #[error("{0}; nothing was changed")]
+    Contradiction(&'static str),
+    /// Too many domains.
+    #[error("{MAX_MADE} domains were made at run time, the maximum; nothing was changed")]
+    TooManyDomains,
+    /// Too many apps.
+    #[error("{MAX_PLACED} apps were put into domains at run time, the maximum; nothing was changed")]
+    TooManyApps,
+    /// The default domain.
+    #[error("the domain default cannot be archived; nothing was changed")]
+    Default,
+    /// The domain is archived.
+    #[error(
+        "the domain {0} is archived, so the app would get nothing there: restore it first; nothing was changed"
+    )]
+    Archived(DomainName),
+    /// The configuration names the app.
+    #[error(
+        "the configuration puts the app {app} into the domain {domain} (domains.{domain}.apps), so only an edit of it moves the \
+         app; nothing was changed"
+    )]
+    Configured {
+        /// The app.
+        app: AppId,
+        /// Its domain.
+        domain: DomainName,
+    },
+    /// The app is in another domain than the change says, or already has one.
+    #[error("the app {app} is in the domain {domain}; nothing was changed")]
+    Elsewhere {
+        /// The app.
+        app: AppId,
+        /// Its domain.
+        domain: DomainName,
+    },
+    /// The audit log could not be written.
+    #[error("nothing was changed: the audit log does not take the record: {0}")]
+    NotRecorded(#[source] AuditError),
+    /// The file could not be written.
+    #[error("nothing was changed: the file of the domains cannot be written: {0}")]
+    NotKept(#[source] io::Error),
+}
+
+/// What is on the disk.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) file: DomainFile,
+    pub(super) records: DomainRecords,
+}
+
+impl DomainChange {
+    /// Its name in the audit log.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Create(..) => "create",
+            Self::Archive(_) => "archive",
+            Self::Restore(_) => "restore",
+            Self::Assign(..) => "assign",
+            Self::Move { .. } => "move",
+        }
+    }
+
+    /// The domain that it is about: of a move, the new one.
+    pub fn domain(&self) -> &DomainName {
+        match self {
+            Self::Create(domain, _)
+            | Self::Archive(domain)
+            | Self::Restore(domain)
+            | Self::Assign(_, domain)
+            | Self::Move { to: domain, .. } => domain,
+        }
+    }
+
+    fn app(&self) -> Option<&AppId> {
+        match self {
+            Self::Create(..) | Self::Archive(_) | Self::Restore(_) => None,
+            Self::Assign(app, _) | Self::Move { app, .. } => Some(app),
+        }
+    }
+
+    fn event(&self, author: &Author) -> Event {
+        let (by, remote) = (author.by.clone(), author.remote);
+        match self {
+            Self::Create(domain, rules) => {
+                Event::DomainCreated { domain: domain.to_string(), rules: rules.clone(), by, remote }
+            }
+            Self::Archive(domain) => Event::DomainArchived { domain: domain.to_string(), by, remote },
+            Self::Restore(domain) => Event::DomainRestored { domain: domain.to_string(), by, remote },
+            Self::Assign(app, domain) => {
+                Event::AppAssigned { app_id: hex::encode(app), domain: domain.to_string(), by, remote }
+            }
+            Self::Move { app, from, to } => Event::AppMoved {
+                app_id: hex::encode(app),
+                domain: to.to_string(),
+                previous_domain: from.to_string(),
+                by,
+                remote,
+            },
+        }
+    }
+}
+
+impl Domains {
+    /// Whether a change could be made now, and would change something.
+    ///
+    /// # Errors
+    /// [`DomainError`], as of [`Domains::change`].
+    pub fn foresee(&self, change: &DomainChange) -> Result<bool, DomainError> {
+        self.current.load().admits(change)
+    }
+
+    /// Makes a change, and says whether there was something to change; if not, nothing is recorded.
+    ///
+    /// # Errors
+    /// [`DomainError`]; nothing has changed then.
+    pub async fn change(
+        &self,
+        change: DomainChange,
+        author: Author,
+        audit: &Audit,
+    ) -> Result<bool, DomainError> {
+        let mut kept = self.kept.lock().await;
+        if !self.foresee(&change)? {
+            return Ok(false);
+        }
+        let mut records = kept.records.clone();
+        change.apply(&mut records, &author)?;
+        // Before anything is recorded: it can only contradict the configuration, which does not change.
+        let map = Map::new(&self.configured, &records)
+            .map_err(|problem| DomainError::NotKept(io::Error::other(problem)))?;
+        let _: Receipt = audit.record(change.event(&author)).await.map_err(DomainError::NotRecorded)?;
+        let (file, written) = (kept.file.clone(), records.clone());
+        let written = tokio::task::spawn_blocking(move || file.replace(written)).await;
+        let written = written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
+        if let Err(error) = written {
+            // The log must not say last what is not so.
+            audit.note(Event::DomainChangeFailed {
+                domain: change.domain().to_string(),
+                change: change.name(),
+                app_id: change.app().map(hex::encode).unwrap_or_default(),
+                reason: "the file of the domains cannot be written".to_owned(),
+                by: author.by,
+                remote: author.remote,
+            });
+            return Err(DomainError::NotKept(error));
+        }
+        kept.records = records;
+        self.current.store(Arc::new(map));
+        tracing::warn!(
+            domain = %change.domain(),
+            change = change.name(),
+            app_id = change.app().map(hex::encode),
+            by = author.by,
+            "a domain was changed"
+        );
+        Ok(true)
+    }
+}
+
+impl DomainChange {
+    fn apply(&self, records: &mut DomainRecords, author: &Author) -> Result<(), DomainError> {
+        let (since, by) = (unix_now(), author.by.clone());
+        match self {
+            Self::Create(name, rules) => {
+                if records.domains.len() >= MAX_MADE {
+                    return Err(DomainError::TooManyDomains);
+                }
+                let rules = DomainRules::clone(rules);
+                records.domains.push(DomainRecord { name: name.clone(), rules, since, by });
+            }
+            Self::Archive(name) => records.archived.push(ArchivedRecord { name: name.clone(), since, by }),
+            Self::Restore(name) => records.archived.retain(|record| record.name != *name),
+            Self::Assign(app, domain) | Self::Move { app, to: domain, .. } => {
+                records.apps.retain(|record| record.app_id != app.0);
+                if domain.is_default() {
+                    return Ok(());
+                }
+                if records.apps.len() >= MAX_PLACED {
+                    return Err(DomainError::TooManyApps);
+                }
+                records.apps.push(MemberRecord { app_id: app.0, domain: domain.clone(), since, by });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Map {
+    /// Whether there is something to change.
+    fn admits(&self, change: &DomainChange) -> Result<bool, DomainError> {
+        let known =
+            |name: &DomainName| self.domains.get(name).ok_or_else(|| DomainError::Unknown(name.clone()));
+        match change {
+            DomainChange::Create(name, rules) => {
+                if name.as_str().len() > MAX_DOMAIN_NAME {
+                    return Err(DomainError::LongName);
+                }
+                if self.domains.contains_key(name) {
+                    return Err(DomainError::Exists(name.clone()));
+                }
+                rules.contradiction().map_or(Ok(true), |text| Err(DomainError::Contradiction(text)))
+            }
+            DomainChange::Archive(name) if name.is_default() => Err(DomainError::Default),
+            DomainChange::Archive(name) => Ok(known(name)?.archived.is_none()),
+            DomainChange::Restore(name) => Ok(known(name)?.archived.is_some()),
+            DomainChange::Assign(app, domain) => {
+                let to = known(domain)?;
+                let member = self.members.get(app);
+                let is = member.map_or(&self.default, |member| &member.domain);
+                match member {
+                    _ if is.name == *domain => Ok(false),
+                    None => usable(to).map(|()| true),
+                    Some(_) => Err(self
+                        .fixed(app)
+                        .unwrap_or_else(|| DomainError::Elsewhere { app: *app, domain: is.name.clone() })),
+                }
+            }
+            DomainChange::Move { app, from, to } => {
+                let to = known(to)?;
+                if let Some(error) = self.fixed(app) {
+                    return Err(error);
+                }
+                let is = self.members.get(app).map_or(&self.default, |member| &member.domain);
+                if is.name == to.name {
+                    return Ok(false);
+                }
+                if is.name != *from {
+                    return Err(DomainError::Elsewhere { app: *app, domain: is.name.clone() });
+                }
+                usable(to).map(|()| true)
+            }
+        }
+    }
+
+    /// That an app cannot be moved at run time.
+    fn fixed(&self, app: &AppId) -> Option<DomainError> {
+        let member = self.members.get(app)?;
+        match member.origin {
+            DomainOrigin::Configuration => {
+                Some(DomainError::Configured { app: *app, domain: member.domain.name.clone() })
+            }
+            DomainOrigin::RunTime(_) => None,
+        }
+    }
+}
+
+fn usable(domain: &Domain) -> Result<(), DomainError> {
+    match domain.archived {
+        None => Ok(()),
+        Some(_) => Err(DomainError::Archived(domain.name.clone())),
+    }
+}

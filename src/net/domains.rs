@@ -1,0 +1,106 @@
+//! Domains over HTTP: `/api/v1/domains`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use http::Method as Verb;
+use serde::de::DeserializeOwned;
+
+use super::prpc;
+use super::router::{from_object, json, read_body, read_json, route};
+use crate::api::domains::{
+    AssignApp, CreateDomain, DomainDetail, DomainService, MoveBody, NoContent, PlacedApp,
+};
+use crate::api::{Access, Caller, Role, Service};
+use crate::error::Result;
+
+const DOMAINS: &str = "/api/v1/domains";
+const ONE: &str = "/api/v1/domains/{name}";
+const ARCHIVE: &str = "/api/v1/domains/{name}/archive";
+const RESTORE: &str = "/api/v1/domains/{name}/restore";
+const APPS: &str = "/api/v1/domains/{name}/apps";
+const MOVE: &str = "/api/v1/domains/{name}/apps/{app}/move";
+
+/// The routes of domains.
+pub(super) fn routes(service: Arc<DomainService>) -> Router {
+    let [one, archive, restore, apps, moved] = std::array::from_fn(|_| Arc::clone(&service));
+    route(Service::Admin, DOMAINS, move |request: Request| async move { all(&service, request).await })
+        .merge(route(Service::Admin, ONE, move |request: Request| async move {
+            json(one.show(part(&request, 0)))
+        }))
+        .merge(route(Service::Admin, ARCHIVE, move |request: Request| async move {
+            json(match asked::<NoContent>(ARCHIVE, request).await {
+                Ok(Asked { caller, path, .. }) => archive.archive(&caller, part_of(&path, 1)).await,
+                Err(error) => Err(error),
+            })
+        }))
+        .merge(route(Service::Admin, RESTORE, move |request: Request| async move {
+            json(match asked::<NoContent>(RESTORE, request).await {
+                Ok(Asked { caller, path, .. }) => restore.restore(&caller, part_of(&path, 1)).await,
+                Err(error) => Err(error),
+            })
+        }))
+        .merge(route(Service::Admin, APPS, move |request: Request| async move {
+            json(assigned(&apps, request).await)
+        }))
+        .merge(route(Service::Admin, MOVE, move |request: Request| async move {
+            json(match asked::<MoveBody>(MOVE, request).await {
+                Ok(Asked { caller, path, body }) => {
+                    moved.move_app(&caller, part_of(&path, 3), part_of(&path, 1), body).await
+                }
+                Err(error) => Err(error),
+            })
+        }))
+}
+
+async fn all(service: &Arc<DomainService>, request: Request) -> Response {
+    if *request.method() == Verb::POST {
+        return json(created(service, request).await);
+    }
+    json(Ok(service.list()))
+}
+
+async fn created(service: &Arc<DomainService>, request: Request) -> Result<DomainDetail> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    caller.authorize(Access::Operator(Role::Owner))?;
+    let body: CreateDomain = read_json(DOMAINS, request).await?;
+    caller.authorize(Access::Operator(Role::Owner))?;
+    service.create(&caller, body).await
+}
+
+async fn assigned(service: &Arc<DomainService>, request: Request) -> Result<PlacedApp> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    let name = part(&request, 1).to_owned();
+    let body: AssignApp = read_json(APPS, request).await?;
+    caller.authorize(Access::Operator(Role::Owner))?;
+    service.assign(&caller, &name, body).await
+}
+
+/// A request about one domain.
+struct Asked<T> {
+    caller: Caller,
+    path: String,
+    body: T,
+}
+
+/// Reads a request of an owner to the row `path`; an empty body is an empty object.
+async fn asked<T: DeserializeOwned + Default>(path: &str, request: Request) -> Result<Asked<T>> {
+    let caller = prpc::caller(request.extensions())?.clone();
+    let asked = request.uri().path().to_owned();
+    let body = read_body(Service::Admin, path, request.into_body()).await?;
+    // The credential may have been revoked while the body came.
+    caller.authorize(Access::Operator(Role::Owner))?;
+    let body = if body.is_empty() { T::default() } else { from_object(&body)? };
+    Ok(Asked { caller, path: asked, body })
+}
+
+fn part(request: &Request, from_end: usize) -> &str {
+    part_of(request.uri().path(), from_end)
+}
+
+/// A part of a path, counted from its end. It is not decoded: no name and no id needs it.
+fn part_of(path: &str, from_end: usize) -> &str {
+    path.rsplit('/').nth(from_end).unwrap_or_default()
+}
