@@ -17,6 +17,7 @@ use crate::command::credential::Credential;
 use crate::command::denials::Denials;
 use crate::command::diagnostics::Diagnostics;
 use crate::command::doctor::Doctor;
+use crate::command::domain::Domain;
 use crate::command::env::Env;
 use crate::command::epoch::Epoch;
 use crate::command::event::Event;
@@ -129,6 +130,9 @@ enum Command {
     /// Show and change the epochs of keys
     #[command(subcommand)]
     Epoch(Box<Epoch>),
+    /// Show, make, archive and restore domains, and put apps into them
+    #[command(subcommand)]
+    Domain(Box<Domain>),
     /// Stop releases to an app, an instance, a machine, an OS image, or all of them, now
     Freeze(Freeze),
     /// End a freeze
@@ -210,6 +214,7 @@ impl Command {
             Self::Ledger(command) => command.run(terminal).await,
             Self::Replicas(command) => command.run(terminal).await,
             Self::Epoch(command) => command.run(terminal).await,
+            Self::Domain(command) => command.run(terminal).await,
             Self::Freeze(command) => command.run(terminal).await,
             Self::Unfreeze(command) => command.run(terminal).await,
             Self::Frozen(command) => command.run(terminal).await,

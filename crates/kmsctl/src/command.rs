@@ -12,6 +12,7 @@ pub(crate) mod credential;
 pub(crate) mod denials;
 pub(crate) mod diagnostics;
 pub(crate) mod doctor;
+pub(crate) mod domain;
 pub(crate) mod env;
 pub(crate) mod epoch;
 pub(crate) mod event;
