@@ -99,8 +99,8 @@ async fn an_outsider_compares_a_kms_with_the_description_of_a_release() {
     desk.write("other.json", release("kms", &"0".repeat(64)));
     desk.write("kmsctl.json", release("kmsctl", &program));
     // The file whose hash simulated CVMs measure. It names no image.
-    desk.write("app-compose.json", "simulated compose file".to_owned());
-    desk.write("changed.json", "simulated compose file ".to_owned());
+    desk.write("app-compose.json", "simulated compose file");
+    desk.write("changed.json", "simulated compose file ");
     let compared = async |exit: i32, more: &[&str]| {
         let of_file = ["verify", "--attestation", "document.json", "--mr-aggregated", &measured];
         desk.json(exit, &[&of_file[..], ROOT, more].concat()).await

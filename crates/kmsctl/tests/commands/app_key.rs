@@ -35,7 +35,7 @@ async fn keys_go_into_a_file_that_only_its_owner_reads() {
         assert!(!ran.out.contains(&secret) && !ran.err.contains(&secret), "secrets go into the file only");
     }
     ran.says("not Intel's");
-    assert_eq!(kms.calls(), ["GetTempCaCert", "GetMeta", "GetAppKey"]);
+    assert_eq!(kms.calls(), ["GetTempCaCert", "GetChallenge", "GetAppKey"]);
 }
 
 #[tokio::test]
