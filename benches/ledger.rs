@@ -125,7 +125,14 @@ fn start(runtime: &tokio::runtime::Runtime, path: &Path) -> (f64, f64, usize) {
     let receipt = runtime.block_on(async {
         audit.sign_with(Arc::new(Keys)).await;
         let (phase, posture, boot_id) = ("ready", Vec::new(), "00".repeat(16));
-        let event = Event::Started { version: "1".to_owned(), phase, posture, boot_id, policy: "dev" };
+        let event = Event::Started {
+            version: "1".to_owned(),
+            phase,
+            posture,
+            boot_id,
+            policy: "dev",
+            domains_sha256: None,
+        };
         audit.record(event).await.expect("recorded")
     });
     let (elapsed, used) = (began.elapsed().as_secs_f64() * 1e3, (cpu() - before) * 1e3);

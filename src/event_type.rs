@@ -120,7 +120,6 @@ types! {
     AppAssigned "app_assigned" Warning,
     AppMoved "app_moved" Critical,
     DomainChangeFailed "domain_change_failed" Critical,
-    DomainsChanged "domains_changed" Critical,
     AppKeyReleased "app_key_released" Info,
     KmsKeyReleased "kms_key_released" Critical,
     CertificateIssued "certificate_issued" Info,

@@ -369,6 +369,7 @@ impl Process {
             posture: self.posture.codes().map(str::to_owned).collect(),
             boot_id: self.boot_id.clone(),
             policy: self.foundation.policy.kind(),
+            domains_sha256: self.foundation.domains.digest().map(hex::encode),
         });
     }
 

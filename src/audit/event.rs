@@ -190,6 +190,10 @@ pub enum Event {
         boot_id: String,
         /// The kind of the policy, which is the same until the next start: `allowlist`, `webhook`, `ethereum`, `dev`.
         policy: &'static str,
+        /// SHA-256 of the domains and their apps, hex; left out where there is only the default domain. It is another one if the
+        /// configuration has moved an app since the last start.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domains_sha256: Option<String>,
     },
     /// The log begins here, but the keys are older: earlier releases are recorded elsewhere or no longer at
     /// all.
@@ -596,17 +600,6 @@ pub enum Event {
         by: String,
         /// Where the request came from.
         remote: IpAddr,
-    },
-    /// At a start the domains, their rules or their apps are others than before it, by the configuration or by a restored file.
-    DomainsChanged {
-        /// SHA-256 of them at the start before, hex; null where there was only the default domain as it is without settings.
-        previous_sha256: Option<String>,
-        /// The same now.
-        sha256: Option<String>,
-        /// How many domains there are now, with the default one.
-        domains: usize,
-        /// How many apps they name.
-        apps: usize,
     },
     /// An app got its keys.
     AppKeyReleased {
@@ -1268,7 +1261,6 @@ impl Event {
             Self::AppAssigned { .. } => EventType::AppAssigned,
             Self::AppMoved { .. } => EventType::AppMoved,
             Self::DomainChangeFailed { .. } => EventType::DomainChangeFailed,
-            Self::DomainsChanged { .. } => EventType::DomainsChanged,
             Self::AppKeyReleased { .. } => EventType::AppKeyReleased,
             Self::KmsKeyReleased { .. } => EventType::KmsKeyReleased,
             Self::CertificateIssued { .. } => EventType::CertificateIssued,

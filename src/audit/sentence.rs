@@ -361,11 +361,6 @@ impl Record {
                 v("change"),
                 because()
             ),
-            "domains_changed" => format!(
-                "the domains, their rules or their apps are others than at the start before: {} domains name {} apps",
-                v("domains"),
-                v("apps")
-            ),
             "app_key_released" => {
                 format!("keys{} were released to {} at {}", of_epochs(), of_app(), v("remote"))
             }

@@ -35,6 +35,7 @@ fn started() -> Event {
         posture,
         boot_id: "00".repeat(16),
         policy: "dev",
+        domains_sha256: None,
     }
 }
 

@@ -99,7 +99,6 @@ impl Event {
             | Self::KeysRestored { .. }
             | Self::SourceRelaxed { .. }
             | Self::EpochsMissing { .. }
-            | Self::DomainsChanged { .. }
             | Self::AppKeyReleased { .. }
             | Self::KmsKeyReleased { .. }
             | Self::CertificateIssued { .. }

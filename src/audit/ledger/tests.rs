@@ -146,6 +146,7 @@ fn event(seq: u64) -> Event {
         posture: Vec::new(),
         boot_id: String::new(),
         policy: "dev",
+        domains_sha256: None,
     }
 }
 
