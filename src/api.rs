@@ -109,9 +109,10 @@ impl Caller {
         self.remote
     }
 
-    /// The same caller, authenticated as `operator`.
+    /// The same caller, authenticated as `operator`, who sees the whole KMS, or nothing if limited to a domain.
     pub fn identified(self, operator: Operator) -> Self {
-        Self { operator: Some(Arc::new(operator)), ..self }
+        let scope = operator.domain().is_none().then_some(DomainScope::WHOLE_KMS);
+        Self { operator: Some(Arc::new(operator)), scope, ..self }
     }
 
     /// The same caller, authenticated as `operator` for as long as `credentials` has it.

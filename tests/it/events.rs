@@ -170,7 +170,7 @@ async fn malformed_and_giant_queries_are_refused_by_name() {
             ("app_id=xyz", "app_id must be hex digits"),
             (
                 "what=x",
-                "unknown parameter; there are since, until, type, app_id, source, limit, cursor, format",
+                "unknown parameter; there are since, until, type, app_id, source, domain, limit, cursor, format",
             ),
             (&*format!("type={}", "a".repeat(5000)), "the query is longer than 4096 bytes"),
         ] {

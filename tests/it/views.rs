@@ -161,7 +161,7 @@ async fn releases_are_listed_by_app_and_method_and_each_has_its_proof() {
         (
             "/api/v1/releases?apps=00".to_owned(),
             400,
-            "unknown parameter `apps`, expected one of `app`, `method`, `since`, `until`, `limit`, `cursor`"
+            "unknown parameter `apps`, expected one of `app`, `method`, `domain`, `since`, `until`, `limit`, `cursor`"
                 .to_owned(),
         ),
         ("/api/v1/overview?x=1".to_owned(), 400, "unknown parameter `x`, there are no fields".to_owned()),

@@ -134,7 +134,7 @@ async fn fresh_evidence_is_brought_wherever_challenges_are_given_whatever_else_i
             }
         };
         let server = TestServer::start(Arc::new(Authority::new()), &[Leaf::kms()], &["h2"], reply).await;
-        let error = match fetch(&[server.url.clone()], &world).await.expect_err("no keys") {
+        let error = match fetch(std::slice::from_ref(&server.url), &world).await.expect_err("no keys") {
             BootError::AllFailed(mut attempts) => attempts.remove(0).error.to_string(),
             error => panic!("{error}"),
         };
