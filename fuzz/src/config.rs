@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use cvm_kms::config::{Config, ConfigError, Hot, HotKey, Notice, Sources};
-use cvm_kms::state::{Choices, parse_app_epochs, parse_settings};
+use cvm_kms::state::{Choices, parse_app_epochs, parse_domains, parse_settings};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -23,6 +23,7 @@ type Outcome = Result<(Config, Vec<Notice>), ConfigError>;
 pub fn config(data: &[u8]) {
     changes(data);
     epochs_of_apps(data);
+    domains(data);
     let toml = std::str::from_utf8(data).ok().filter(|text| !text.trim_start().starts_with('{'));
     let Some(text) = toml else {
         check(&from_json(data), serde_json::from_slice(data).ok());
@@ -61,6 +62,17 @@ fn epochs_of_apps(data: &[u8]) {
     let Ok(records) = parse_app_epochs(data) else { return };
     let apps: std::collections::BTreeSet<_> = records.iter().map(|record| record.app_id).collect();
     assert_eq!(apps.len(), records.len());
+}
+
+/// The file of domains: no app is in two, and the default one is not among them.
+fn domains(data: &[u8]) {
+    let records = match parse_domains(data) {
+        Ok(records) => records,
+        Err(error) => return assert!(error.len() < MAX_MESSAGE),
+    };
+    let apps: std::collections::BTreeSet<_> = records.apps.iter().map(|record| record.app_id).collect();
+    assert_eq!(apps.len(), records.apps.len());
+    assert!(records.domains.iter().all(|record| !record.name.is_default()));
 }
 
 fn from_json(json: &[u8]) -> Outcome {
