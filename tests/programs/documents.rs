@@ -490,7 +490,8 @@ fn check(line: &Line, ran: &Ran) {
 
 fn documents() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let directories = ["docs", "docs/observability", "docs/operators"].map(|directory| root.join(directory));
+    let directories = ["docs", "docs/observability", "docs/operators", "docs/security"]
+        .map(|directory| root.join(directory));
     let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).expect("a directory"));
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     found.retain(|path| path.extension().is_some_and(|ending| ending == "md"));

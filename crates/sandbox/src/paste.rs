@@ -140,6 +140,7 @@ impl Yours<'_> {
                     format!("kmsctl audit export --since 1h --out {} --force", file(EVENTS)),
                 ],
             ),
+            group("which parts with keys of their own are there?", &["kmsctl domain list".to_owned()]),
             group("who may call the admin listener?", &["kmsctl credential list".to_owned()]),
         ]
     }
