@@ -68,7 +68,7 @@ impl EpochService {
     /// # Errors
     /// Those of `Onboard`; `epoch_refused`: the source has other keys or none of ours, or an earlier state; `other_domain`; a
     /// disk or an audit log that does not take it. For the states those of [`EpochService::activate`]; the epochs are
-    /// received by then. The choices of epochs for apps are received too, as [`Preferred`] says; what differs is in
+    /// received by then. The choices of epochs for apps are received too, as `Preferred` says; what differs is in
     /// [`EpochService::apps`].
     pub async fn fetch(self: &Arc<Self>, caller: &Caller, body: FetchBody) -> Result<Epochs> {
         let FetchBody { source_url, source_token, except, app_epochs } = body;
