@@ -42,6 +42,7 @@ use self::permit::{Admitted, Basis};
 pub use self::permit::{App, Certificate, DecidedBy, Kms, Permit, SelfAuthorization, Shown};
 pub use self::placed::{DomainDenial, DomainDenialCode, Placed};
 pub use self::refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step};
+pub use self::sealed::OwnSeal;
 pub use self::self_authorization::{
     Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, SelfDenialCode, SelfRefusal, own_evidence,
     own_identity,
@@ -140,6 +141,11 @@ impl Admission {
     ) -> Self {
         let ReleaseRules { stage: release_stage, require_fresh } = rules;
         Self(Arc::new(Walk { foundation, shadow, image, release_stage, require_fresh, ring }))
+    }
+
+    /// Tells whether this KMS itself is sealed.
+    pub fn own_seal(&self) -> OwnSeal {
+        OwnSeal::new(self.0.image.clone())
     }
 
     /// Explains admission. It cannot make a permit.

@@ -18,7 +18,7 @@ use super::wrong_credentials::WrongCredentials;
 use super::{Caller, Method};
 use crate::admission::{
     Admission, Asked, AskedEpochs, AskedFresh, CHALLENGE_LIFETIME, Explainer, Foundation, ImageCheck,
-    ImageCheckError, Permit, Refusal, ReleaseRules, SelfAuthorization, Verification, both,
+    ImageCheckError, OwnSeal, Permit, Refusal, ReleaseRules, SelfAuthorization, Verification, both,
 };
 use crate::ca::{CaError, Restricted};
 use crate::clock::unix_now;
@@ -125,6 +125,11 @@ impl KmsService {
     /// Explains decisions of this service's admission.
     pub(super) fn explainer(&self) -> Explainer {
         self.admission.explainer()
+    }
+
+    /// Tells whether this KMS itself is sealed.
+    pub fn own_seal(&self) -> OwnSeal {
+        self.admission.own_seal()
     }
 
     /// From now on these rates of releases count.

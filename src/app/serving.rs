@@ -151,7 +151,8 @@ impl Serving {
             AdminCertificate::find(&process.config, &leaf, &ready, attester.as_deref()).await?;
         let shown = core.metrics.enabled.then(|| Arc::clone(metrics));
         let health = Arc::new(HealthService::new(Arc::clone(&readiness), process.boot()));
-        let maker = Maker::new(Arc::clone(&foundation), Arc::clone(&ready), Arc::clone(&meta), rpc.port);
+        let (facts, keys) = (Arc::clone(&foundation), Arc::clone(&ready));
+        let maker = Maker::new(facts, keys, Arc::clone(&meta), rpc.port, kms.own_seal());
         let attestation = Arc::new(AttestationService::new(maker));
         let services = KmsServices {
             kms: Arc::clone(&kms),

@@ -6,11 +6,12 @@ use kms_attest::clock::unix_now;
 use kms_attest::ra_tls;
 use kms_attest::trust::TrustAnchors;
 use kms_client::proof::attestation::{Answer as Document, Pin, Pins, Proved, Refusal, Rules};
-use kms_simulator::{AgentMode, PccsMode};
+use kms_simulator::{AgentMode, Cvm, CvmBuilder, PccsMode, Stage};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::support::http::{request, with};
+use crate::support::images::{OsImage, verified_by_download};
 use crate::support::{Answer, World, eventually};
 
 const PATH: &str = "/attestation.json";
@@ -62,6 +63,46 @@ async fn an_outsider_verifies_what_answers_and_with_which_keys() {
     known.open(log.checkpoint.as_bytes(), &[]).expect("a checkpoint of this log");
     assert!(log.key.starts_with(&log.origin));
     assert_eq!(proved.verified().tcb_status(), "UpToDate");
+}
+
+#[tokio::test]
+async fn outsiders_read_whether_anybody_can_log_in_to_the_machine() {
+    let images = [OsImage::release(), OsImage::development()];
+    let [release, development] = &images;
+    let verifies = verified_by_download(&[release, development]).await;
+    let elsewhere = "core.image = { verify = true, download_url = 'http://127.0.0.1:1/{OS_IMAGE_HASH}' }";
+    let waived = "core.image.verify = false";
+    type Boots = fn(&OsImage, CvmBuilder) -> CvmBuilder;
+    let booted: Boots = OsImage::booted;
+    for (image, boots, toml, opened, expected) in [
+        (release, booted, &*verifies, false, Some(true)),
+        (release, booted, &verifies, true, Some(false)),
+        (development, booted, &verifies, false, Some(false)),
+        (release, OsImage::named as Boots, &verifies, false, None),
+        // Nothing is known of the image, and what opened the machine is.
+        (release, booted, elsewhere, false, None),
+        (release, booted, waived, false, None),
+        (release, booted, waived, true, Some(false)),
+    ] {
+        let other = World::onboarding().await;
+        let cvm = Cvm::builder(&other.platform).app_id([0xca; 20]).stage(Stage::Ready);
+        let cvm = boots(image, cvm).build();
+        let mut world = World::stopped_in(cvm, toml).await;
+        world.start().await.expect("the KMS starts");
+        world.bootstrap().await;
+        world.finish().await;
+        let caller = world.caller();
+        let sealed = async |nonce: u8| {
+            let answer = caller.get(&with_nonce([nonce; 32])).await;
+            verify(&world, &answer, Some([nonce; 32])).expect("a proof").statement().sealed
+        };
+        if opened {
+            // Also a machine that was sealed when it was last asked about.
+            assert_eq!(sealed(1).await, if toml == waived { None } else { Some(true) }, "{toml}");
+            world.cvm.emit("shell", b"open");
+        }
+        assert_eq!(sealed(2).await, expected, "{toml} {opened}");
+    }
 }
 
 #[tokio::test]

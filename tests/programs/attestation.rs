@@ -42,7 +42,7 @@ async fn an_outsider_verifies_a_kms_from_its_url_and_later_from_a_file() {
     let document: Value = serde_json::from_str(&desk.read("document.json")).expect("JSON");
     let mut altered = document.clone();
     let statement =
-        document["statement"].as_str().expect("text").replace("\"sealed\":false", "\"sealed\":true");
+        document["statement"].as_str().expect("text").replace("\"sealed\":null", "\"sealed\":true");
     altered["statement"] = statement.into();
     desk.write("altered.json", altered.to_string());
     desk.write("cut.json", "{");

@@ -18,6 +18,7 @@ pub mod grpc;
 pub mod guests;
 pub mod http;
 pub mod identity;
+pub mod images;
 pub mod issuer;
 pub mod kmsctl;
 pub mod operator;

@@ -34,7 +34,8 @@ const text = (value, name) => (typeof value === 'string' ? value : malformed(`${
 const hex = (bytes) => (value, name) => (isHex(value, bytes) ? value : malformed(`${name} must be ${2 * bytes} lower-case hexadecimal digits`));
 const integer = (most) => (value, name) =>
   Number.isInteger(value) && value >= 0 && value <= most ? value : malformed(`${name} is not a whole number`);
-const bool = (value, name) => (typeof value === 'boolean' ? value : malformed(`${name} is neither true nor false`));
+// Not left out: what is not there says nothing.
+const known = (value, name) => (typeof value === 'boolean' || value === null ? value : malformed(`${name} is not true, false or null`));
 const nullable = (read) => (value, name) => (value === undefined || value === null ? null : read(value, name));
 const list = (read) => (value, name) => (Array.isArray(value) ? value.map((item) => read(item, name)) : malformed(`${name} is not a list`));
 const object = (fields) => (value, name) => {
@@ -61,7 +62,7 @@ const readStatementFields = object({
   log: nullable(object({ origin: text, key: text, checkpoint: text })),
   policies: record(object({ kind: text, digest: nullable(hex(32)) })),
   relaxed: list(text),
-  sealed: bool,
+  sealed: known,
 });
 
 /** The statement; only a verified quote makes it one of the KMS. */

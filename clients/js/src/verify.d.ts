@@ -56,7 +56,8 @@ export interface Statement {
   readonly policies: Readonly<Record<string, { readonly kind: string; readonly digest: string | null }>>;
   /** Settings that weaken it. */
   readonly relaxed: readonly string[];
-  readonly sealed: boolean;
+  /** Whether nobody can log in to its machine; null if it does not know that. */
+  readonly sealed: boolean | null;
 }
 
 /** What the quote and its events prove, in hexadecimal. */

@@ -272,6 +272,17 @@ fn good(cases: &mut Cases) -> Outcome {
             answer["later"] = json!({"a": 1});
         });
     cases.add("good-unknown-fields", "Fields of later versions are skipped.", &kms, more, "ok");
+    for (name, says, sealed) in [
+        ("good-not-sealed", "Somebody may be able to log in to the machine.", json!(false)),
+        (
+            "good-sealed-not-known",
+            "The KMS does not know whether anybody can log in to its machine.",
+            Value::Null,
+        ),
+    ] {
+        let other = kms.stating(|statement| drop(statement.insert("sealed".into(), sealed)))?;
+        cases.add(name, says, &kms, other, "ok");
+    }
     let bare = kms.stating(|statement| {
         statement.insert("log".into(), Value::Null);
         statement.insert("program_sha256".into(), Value::Null);
@@ -409,6 +420,10 @@ fn of_the_form(cases: &mut Cases) -> Outcome {
         wrong,
         "malformed",
     );
+    let without = kms.stating(|statement| drop(statement.remove("sealed")))?;
+    cases.add("sealed-missing", "It is left out whether the machine is sealed.", &kms, without, "malformed");
+    let text = kms.stating(|statement| drop(statement.insert("sealed".into(), "true".into())))?;
+    cases.add("sealed-text", "Whether the machine is sealed is a text.", &kms, text, "malformed");
     Ok(())
 }
 

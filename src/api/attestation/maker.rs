@@ -6,17 +6,17 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use kms_attest::binding::ReportData;
 use kms_attest::collateral::CollateralError;
-use kms_attest::evidence::Evidence;
-use kms_attest::verify::{Binding, VerifyError};
+use kms_attest::verify::{Binding, Verified, VerifyError};
 use kms_attest::vm_config::{Layout, layout};
 use tokio::sync::OnceCell;
 
 use super::statement::{self, Statement};
 use super::{Document, Made, RootSignature};
-use crate::admission::Foundation;
+use crate::admission::{Foundation, OwnSeal};
 use crate::api::meta::Meta;
 use crate::clock::unix_now;
 use crate::error::{Code, Error};
@@ -25,6 +25,8 @@ use crate::lifecycle::Ready;
 /// The program that runs.
 const PROGRAM: &str = "/proc/self/exe";
 const VERSION: u64 = 1;
+/// How often a document is made until its own quote shows what its statement says.
+const ATTEMPTS: usize = 3;
 
 /// What documents are made of.
 pub struct Maker {
@@ -33,6 +35,9 @@ pub struct Maker {
     meta: Arc<Meta>,
     port: u16,
     program: OnceCell<Option<[u8; 32]>>,
+    seal: OwnSeal,
+    /// Whether the last quote showed a sealed machine.
+    sealed: ArcSwap<Option<bool>>,
 }
 
 impl fmt::Debug for Maker {
@@ -84,43 +89,55 @@ impl Unproven {
 }
 
 impl Maker {
-    /// Documents about the KMS with the keys of `ready`, which is reached at `port`.
-    pub fn new(foundation: Arc<Foundation>, ready: Arc<Ready>, meta: Arc<Meta>, port: u16) -> Self {
-        Self { foundation, ready, meta, port, program: OnceCell::new() }
+    /// Documents about the KMS with the keys of `ready`, which is reached at `port`; `seal` knows whether it is sealed.
+    pub fn new(
+        foundation: Arc<Foundation>,
+        ready: Arc<Ready>,
+        meta: Arc<Meta>,
+        port: u16,
+        seal: OwnSeal,
+    ) -> Self {
+        Self { foundation, ready, meta, port, program: OnceCell::new(), seal, sealed: ArcSwap::default() }
     }
 
     /// A new document, with `nonce` in its statement.
     pub(super) async fn make(&self, nonce: Option<[u8; 32]>) -> Result<Made, Unproven> {
         let made = Instant::now();
-        let statement = self.statement(nonce).await;
-        let report_data = ReportData::kms_attestation(statement.as_bytes());
-        let evidence = self.foundation.attester.attest(report_data).await.map_err(|error| {
-            tracing::warn!(%error, "there is no quote about this KMS for outsiders");
-            match *self.foundation.attester {
-                kms_attest::attester::Attester::None => Unproven::NoAttester,
-                _ => Unproven::NoEvidence,
+        // Whether the machine is sealed is found in a quote, and stated under one. Both must be the same quote, or an event that
+        // opened the machine in between would not count.
+        for _ in 0..ATTEMPTS {
+            let stated = **self.sealed.load();
+            let statement = self.statement(nonce, stated).await;
+            let report_data = ReportData::kms_attestation(statement.as_bytes());
+            let evidence = self.foundation.attester.attest(report_data).await.map_err(|error| {
+                tracing::warn!(%error, "there is no quote about this KMS for outsiders");
+                match *self.foundation.attester {
+                    kms_attest::attester::Attester::None => Unproven::NoAttester,
+                    _ => Unproven::NoEvidence,
+                }
+            })?;
+            let evidence = Arc::new(evidence);
+            let binding = Binding::ReportData(&report_data);
+            let verified =
+                self.foundation.verifier.verify_shared(&evidence, binding).await.map_err(refused)?;
+            let found = self.seal.of(&verified).await;
+            if found == stated {
+                let document = self.document(statement, &verified).await?;
+                let json = serde_json::to_vec(&document).expect("an object of texts");
+                return Ok(Made { json: json.into(), made });
             }
-        })?;
-        let document = self.document(statement, Arc::new(evidence), report_data).await?;
-        let json = serde_json::to_vec(&document).expect("an object of texts");
-        Ok(Made { json: json.into(), made })
+            self.sealed.store(Arc::new(found));
+        }
+        tracing::warn!(
+            "it changes with each quote whether this KMS is sealed, so there is no document for outsiders"
+        );
+        Err(Unproven::NoEvidence)
     }
 
-    async fn document(
-        &self,
-        statement: String,
-        evidence: Arc<Evidence>,
-        report_data: ReportData,
-    ) -> Result<Document, Unproven> {
-        let verifier = &self.foundation.verifier;
-        let refused = |error: VerifyError| {
-            tracing::warn!(%error, "the quote about this KMS for outsiders does not verify");
-            if error.is_unavailable() { Unproven::NoCollateral } else { Unproven::Refused }
-        };
-        let binding = Binding::ReportData(&report_data);
-        verifier.verify_shared(&evidence, binding).await.map_err(refused)?;
+    async fn document(&self, statement: String, verified: &Verified) -> Result<Document, Unproven> {
+        let evidence = verified.evidence();
         let tdx = evidence.tdx().ok_or(Unproven::Refused)?;
-        let collateral = verifier.cache().get(&tdx.quote).await;
+        let collateral = self.foundation.verifier.cache().get(&tdx.quote).await;
         let collateral = collateral.map_err(|error: CollateralError| refused(error.into()))?;
         let signature = self.ready.sign_attestation(&tdx.quote, statement.as_bytes());
         Ok(Document {
@@ -137,7 +154,7 @@ impl Maker {
         })
     }
 
-    async fn statement(&self, nonce: Option<[u8; 32]>) -> String {
+    async fn statement(&self, nonce: Option<[u8; 32]>, sealed: Option<bool>) -> String {
         let program = *self.program.get_or_init(program).await;
         let audit = &self.foundation.audit;
         let statement = Statement {
@@ -154,11 +171,15 @@ impl Maker {
             log: audit.head().and_then(|head| statement::log(&head)),
             policies: statement::policies(&self.foundation),
             relaxed: self.meta.relaxed().codes().map(str::to_owned).collect(),
-            // Nothing that this KMS knows of its image shows that nobody can log in to it.
-            sealed: false,
+            sealed,
         };
         serde_json::to_string(&statement).expect("numbers and texts")
     }
+}
+
+fn refused(error: VerifyError) -> Unproven {
+    tracing::warn!(%error, "the quote about this KMS for outsiders does not verify");
+    if error.is_unavailable() { Unproven::NoCollateral } else { Unproven::Refused }
 }
 
 /// The configuration of the VM alone, without the guest's system configuration around it.

@@ -27,7 +27,8 @@ pub(super) struct Statement<'a> {
     pub(super) log: Option<Log>,
     pub(super) policies: BTreeMap<String, PolicyState>,
     pub(super) relaxed: Vec<String>,
-    pub(super) sealed: bool,
+    /// Whether nobody can log in to its machine; `None` if that is not known.
+    pub(super) sealed: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]

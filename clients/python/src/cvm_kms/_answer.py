@@ -131,7 +131,8 @@ class Statement:
     log: Optional[Log]
     policies: Mapping[str, Policy]
     relaxed: Tuple[str, ...]
-    sealed: bool
+    # Whether nobody can log in to its machine; None if it does not know that.
+    sealed: Optional[bool]
 
 
 def _root(found: Mapping[str, Any]) -> RootKeys:
@@ -167,8 +168,8 @@ def parse_statement(text: str) -> Statement:
     """
     found = _read(text, "the statement")
     sealed = found.get("sealed")
-    if not isinstance(sealed, bool):
-        raise _malformed("sealed is neither true nor false")
+    if "sealed" not in found or not isinstance(sealed, (bool, type(None))):
+        raise _malformed("sealed is not true, false or null")
     return Statement(
         time=_number(found, "time"),
         nonce=_optional_hex(found, "nonce", 32),

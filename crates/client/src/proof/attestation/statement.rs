@@ -71,8 +71,10 @@ pub struct Statement {
     pub policies: BTreeMap<String, Policy>,
     /// Settings that weaken it.
     pub relaxed: Vec<String>,
-    /// Whether nobody can log in to its machine.
-    pub sealed: bool,
+    /// Whether nobody can log in to its machine; `None` if it does not know that, which is no proof that nobody can.
+    // Always there: what is left out says nothing.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub sealed: Option<bool>,
 }
 
 /// Root keys.

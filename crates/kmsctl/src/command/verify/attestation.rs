@@ -270,7 +270,12 @@ fn stated(page: &mut Page, statement: &Statement, at: u64) {
         relaxed => relaxed.join(", "),
     };
     line(page, "relaxed", &relaxed);
-    line(page, "sealed", if statement.sealed { "yes" } else { "no" });
+    let sealed = match statement.sealed {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "not known",
+    };
+    line(page, "sealed", sealed);
 }
 
 fn line(page: &mut Page, name: &str, value: &str) {
