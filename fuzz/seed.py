@@ -273,6 +273,11 @@ def policy_bundle():
     }.items():
         line = json.dumps(header | changed, separators=(",", ":"))
         yield name, f"cvm-kms/policy-bundle/v1\n{line}\n{policy}\n".encode()
+    def minisign(name):
+        return (VECTORS / "minisign" / name).read_bytes()
+
+    yield "minisign", minisign("prod-1.bundle") + b"\n" + minisign("prod-1.one.minisig") + minisign("prod-1.two.minisig")
+    yield "minisig", minisign("prod-1.one.legacy.minisig")
     yield "record", b'{"version":1,"bundles":{"floor":0,"in_force":null,"pending":null,"fork":null,"seen":[]}}'
 
 

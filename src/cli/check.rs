@@ -105,7 +105,7 @@ pub(super) fn walk(explicit: Option<&Path>, config: &Config, notices: &[Notice])
     match &core.auth_api {
         AuthApi::Allowlist { path, empty_devices } => allowlist(path, *empty_devices, &mut found),
         AuthApi::Bundle(bundle) => {
-            let (signed, of) = (bundle.keys.threshold(), bundle.keys.keys().len());
+            let (signed, of) = (bundle.keys.threshold(), bundle.keys.names().count());
             found.fact("bundles", format!("signed by {signed} of {of} keys, from {}", bundle.source.kind()));
         }
         AuthApi::Webhook(_) | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {}

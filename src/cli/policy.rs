@@ -67,7 +67,10 @@ pub(super) struct Check {
     /// Of a bundle: a verifier key that may sign it; repeat it for each. Without any, those of the configuration count
     #[arg(long = "signer", value_name = "KEY")]
     signers: Vec<String>,
-    /// Of a bundle, with --signer: this many of them must have signed it
+    /// Of a bundle: a public key of minisign that may sign it, the line of minisign.pub that begins with RW; repeat it for each
+    #[arg(long = "minisign-signer", value_name = "KEY")]
+    minisign_signers: Vec<String>,
+    /// Of a bundle, with --signer or --minisign-signer: this many of them must have signed it
     #[arg(long, default_value_t = 1)]
     threshold: u64,
     /// Of a bundle: the domain that it must be for
@@ -84,7 +87,7 @@ impl Check {
             true => EmptyDevices::AnyDevice,
             false => EmptyDevices::NoDevice,
         };
-        let content = read(&self.file)?;
+        let content = bundle::with_beside(&self.file, read(&self.file)?)?;
         let verified = match bundle::is_bundle(&content) {
             true => Some(self.verify(&content, explicit)?),
             false => None,
@@ -121,9 +124,11 @@ impl Check {
 impl Check {
     /// Verifies a bundle by the keys of the command line, or of the configuration.
     fn verify(&self, content: &[u8], explicit: Option<&Path>) -> anyhow::Result<Bundle> {
-        let keys = match self.signers.as_slice() {
-            [] => bundle::configured(explicit)?,
-            signers => PinnedKeys::new(signers.iter().map(String::as_str), self.threshold)
+        let [signers, minisign] =
+            [&self.signers, &self.minisign_signers].map(|it| it.iter().map(String::as_str));
+        let keys = match self.signers.is_empty() && self.minisign_signers.is_empty() {
+            true => bundle::configured(explicit)?,
+            false => PinnedKeys::with_minisign(signers, minisign, self.threshold)
                 .map_err(|problem| anyhow!("--signer: {problem}"))?,
         };
         Ok(Bundle::open(content, &keys, &self.domain)?)

@@ -14,6 +14,7 @@ const LEAST_POLL: Duration = Duration::from_secs(10);
 /// Reads the section; `None` without keys: no bundles are used.
 pub(super) fn read(section: &mut Section<'_>, empty_devices: EmptyDevices) -> Option<Bundle> {
     let keys = section.required("keys", Vec::new(), texts);
+    let minisign_keys = section.required("minisign_keys", Vec::new(), texts);
     let threshold = section.required("threshold", 1, number);
     let base = section.required("github_base", values::placeholder(), values::endpoint);
     let source = section.required("source", BundleSource::Operators, |value| {
@@ -40,13 +41,17 @@ pub(super) fn read(section: &mut Section<'_>, empty_devices: EmptyDevices) -> Op
         values::duration(&values::string(value)?)?.ok_or_else(|| "must be a duration, such as 7d".to_owned())
     });
     let minimum_serial = section.required("minimum_serial", 0, number);
-    if keys.is_empty() {
+    if keys.is_empty() && minisign_keys.is_empty() {
         return None;
     }
-    let keys = match PinnedKeys::new(keys.iter().map(String::as_str), threshold) {
+    let [vkeys, minisign] = [&keys, &minisign_keys].map(|keys| keys.iter().map(String::as_str));
+    let keys = match PinnedKeys::with_minisign(vkeys, minisign, threshold) {
         Ok(keys) => keys,
         Err(problem) => {
-            section.find("keys", &problem);
+            let is_of_minisign =
+                keys.is_empty() || PinnedKeys::new(keys.iter().map(String::as_str), 1).is_ok();
+            let key = if is_of_minisign && !minisign_keys.is_empty() { "minisign_keys" } else { "keys" };
+            section.find(key, &problem);
             return None;
         }
     };
@@ -97,6 +102,8 @@ mod tests {
 
     const A: &str = "team/a+2a3f3a3c+AYqIRVDnIXWqT9IrXGW6Wzx4Dzp1LFwPn1tZ0E6VJp4Z";
 
+    const MINISIGN: &str = "RWSSzPiMSUn93c/mSMRVPuITCPSlbFU3LmIW7ohaZomaS1409LyZaHfp";
+
     fn finding(text: &str) -> String {
         let error = Config::from_toml(text).err().unwrap_or_else(|| panic!("no finding in {text}"));
         error.to_string()
@@ -134,6 +141,12 @@ mod tests {
         for (keys, expected) in [
             (format!("keys = ['{A}']"), "the key id does not fit"),
             ("keys = 'x'".to_owned(), "must be a list of verifier keys"),
+            ("minisign_keys = ['RWx']".to_owned(), "must be a public key of minisign"),
+            (format!("{one}, minisign_keys = ['{MINISIGN}', '{MINISIGN}']"), "have the same key"),
+            (
+                format!("{one}, minisign_keys = ['{MINISIGN}'], threshold = 3"),
+                "threshold must be from 1 to 2",
+            ),
             (format!("{one}, threshold = 2"), "threshold must be from 1 to 1"),
             (format!("keys = ['{a}', '{b}', '{a}'], threshold = 2"), "have the same key"),
             (format!("{one}, source = 'http://policy.example/x'"), "must be an https URL"),
@@ -154,6 +167,8 @@ mod tests {
         for fine in [
             one.clone(),
             format!("{one}, source = '/b', activation = 'manual'"),
+            format!("minisign_keys = ['{MINISIGN}']"),
+            format!("{one}, minisign_keys = ['{MINISIGN}'], threshold = 2, source = '/b'"),
             format!("keys = ['{a}', '{b}'], threshold = 2, source = '/b'"),
         ] {
             assert!(Config::from_toml(&of(&fine)).is_ok(), "{fine}");

@@ -1,5 +1,7 @@
 //! Signed bundles of policies: they decide live requests, serials only grow, and forks change nothing.
 
+mod signatures;
+
 use std::fs;
 use std::path::PathBuf;
 

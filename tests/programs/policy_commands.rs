@@ -362,6 +362,31 @@ async fn bundles_are_made_signed_by_several_and_checked() {
     assert_eq!(checked["bundle"]["signers"], json!(["team/ann", "team/bob"]));
     let ran = check(&second).await;
     assert!(ran.code == 1 && ran.err.contains("1 of the pinned keys"), "{}", ran.err);
+    // minisign signs the text alone, and its signature is read beside it.
+    let text = path("3.bundle");
+    let unsigned = ["--unsigned", "--previous", &second, "--expires", "2999-01-01T00:00:00Z", "--out", &text];
+    assert_eq!(policy(&[&["sign", &*rules], &unsigned[..]].concat()).await.code, 0);
+    let ran = policy(&["show", &text]).await;
+    assert!(ran.code == 1 && ran.err.contains("has no signature"), "{}", ran.err);
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/minisign");
+    let vector = |name: &str| fs::read_to_string(vectors.join(name)).expect("a vector");
+    let by_minisign = path("4.bundle");
+    fs::write(&by_minisign, vector("prod-1.bundle")).expect("a text");
+    fs::write(path("4.bundle.minisig"), vector("prod-1.one.minisig")).expect("a signature");
+    let public = vector("one.pub");
+    let public = public.lines().nth(1).expect("a key");
+    let shown: Value = serde_json::from_str(&done(&["show", &by_minisign, "--json"]).await).expect("JSON");
+    assert_eq!(shown["claimed_signers"], json!(["minisign/DDFD49498CF8CC92"]));
+    done(&["check", &by_minisign, "--minisign-signer", public]).await;
+    let both = path("5.bundle");
+    done(&["sign", &by_minisign, "--key", &ann, "--out", &both]).await;
+    let keys = ["--signer", &ann_key, "--minisign-signer", public, "--threshold", "2", "--json"];
+    let checked: Value =
+        serde_json::from_str(&done(&[&["check", &*both], &keys[..]].concat()).await).expect("JSON");
+    assert_eq!(checked["bundle"]["signers"], json!(["team/ann", "minisign/DDFD49498CF8CC92"]));
+    fs::write(path("4.bundle.minisig"), vector("prod-2.one.minisig")).expect("a signature");
+    let ran = policy(&["check", &by_minisign, "--minisign-signer", public]).await;
+    assert!(ran.code == 1 && ran.err.contains("it is not over this text"), "{}", ran.err);
     let foreign = path("agent-attestation-allowlist.json");
     let text = json!({ "version": "1.0", "release_tag": "v1", "quote_measurements": { "rtmr0": "00" } });
     fs::write(&foreign, text.to_string()).expect("a file");

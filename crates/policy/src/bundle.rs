@@ -9,10 +9,11 @@
 //! ```
 //!
 //! and its digest is SHA-256 of that text, so that further signatures do not change it. `previous` is the digest of the bundle
-//! with the serial before; null for serial 1. There is one text for a header: everything that is read is compared with what this
+//! with the serial before; null for serial 1. Among the lines of the signatures there may be signatures of minisign over that text. There is one text for a header: everything that is read is compared with what this
 //! program would write.
 
 mod header;
+mod minisign;
 mod policy;
 mod sign;
 pub mod source;
@@ -25,8 +26,10 @@ use kms_ledger::note::{Note, NoteError, OpenError};
 use sha2::{Digest as _, Sha256};
 
 pub use self::header::{Header, HeaderError};
+use self::minisign::Minisignature;
+pub use self::minisign::{is_unsigned, with_minisig};
 pub use self::policy::{BundleInForce, Bundled, Expiry};
-pub use self::sign::{SecretKey, SecretKeyError, SignError, add_signature, sign};
+pub use self::sign::{SecretKey, SecretKeyError, SignError, add_signature, sign, sign_text, unsigned};
 use crate::rules::{Rules, RulesError};
 use crate::settings::PinnedKeys;
 
@@ -45,6 +48,23 @@ pub enum BundleError {
     /// Not a signed note.
     #[error("the bundle is not a signed note: {0}")]
     Note(#[source] NoteError),
+    /// There is a text, and no signature below it.
+    #[error(
+        "the bundle has no signature: kms policy sign adds one, or put that of minisign beside it in a file with the same name \
+         and .minisig"
+    )]
+    Unsigned,
+    /// Lines that begin as a signature of minisign are not one.
+    #[error("signature {number} of minisign must be the four lines of a .minisig file")]
+    Minisign {
+        /// Which one, from 1.
+        number: usize,
+    },
+    /// A signature of a pinned key of minisign does not hold.
+    #[error(
+        "the bundle is refused: signature of {0}: it is not over this text, or its trusted comment was altered"
+    )]
+    MinisignSignature(String),
     /// The first line is another one.
     #[error("the first line of a bundle must be {FIRST_LINE}")]
     FirstLine,
@@ -86,9 +106,11 @@ impl BundleError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::TooLarge => "bundle_too_large",
-            Self::Note(_) | Self::FirstLine | Self::Header(_) => "bundle_malformed",
+            Self::Note(_) | Self::Unsigned | Self::Minisign { .. } | Self::FirstLine | Self::Header(_) => {
+                "bundle_malformed"
+            }
             Self::Object | Self::Repeated(_) | Self::Rules(_) => "bundle_policy_invalid",
-            Self::Signature(_) => "bundle_signature_invalid",
+            Self::Signature(_) | Self::MinisignSignature(_) => "bundle_signature_invalid",
             Self::Threshold { .. } => "bundle_threshold_missed",
             Self::Domain { .. } => "bundle_of_other_domain",
         }
@@ -132,12 +154,17 @@ impl fmt::Debug for BundleDigest {
 /// A bundle that is well formed. Nothing is known about its signatures: it must not decide.
 #[derive(Debug, Clone)]
 pub struct UnverifiedBundle {
-    note: Note,
+    /// As it came.
+    content: Arc<str>,
+    /// Where the text ends.
+    text_end: usize,
+    /// Where the policy begins in the text.
+    policy_at: usize,
     header: Header,
     digest: BundleDigest,
-    /// Where the policy begins in the text of the note.
-    policy_at: usize,
-    bytes: Arc<[u8]>,
+    /// The text with its signature lines; `None` if only minisign has signed it.
+    note: Option<Note>,
+    minisignatures: Vec<Minisignature>,
 }
 
 impl UnverifiedBundle {
@@ -149,8 +176,23 @@ impl UnverifiedBundle {
         if bytes.len() > MAX_BUNDLE {
             return Err(BundleError::TooLarge);
         }
-        let note = Note::parse_within(bytes, MAX_BUNDLE).map_err(BundleError::Note)?;
-        let text = note.text();
+        if is_unsigned(bytes) {
+            return Err(BundleError::Unsigned);
+        }
+        let content = str::from_utf8(bytes).map_err(|_| BundleError::Note(NoteError::Characters))?;
+        let end = content.rfind("\n\n").ok_or(BundleError::Note(NoteError::Unsigned))? + 1;
+        let text = &content[..end];
+        let (lines, minisignatures) = minisign::split(&content[end + 1..])?;
+        if text.contains(|c: char| c < ' ' && c != '\n') {
+            return Err(BundleError::Note(NoteError::Characters));
+        }
+        let note = match lines.is_empty() && !minisignatures.is_empty() {
+            true => None,
+            false => {
+                let note = format!("{text}\n{lines}");
+                Some(Note::parse_within(note.as_bytes(), MAX_BUNDLE).map_err(BundleError::Note)?)
+            }
+        };
         let rest = text.strip_prefix(FIRST_LINE).and_then(|rest| rest.strip_prefix('\n'));
         let (header, policy) =
             rest.ok_or(BundleError::FirstLine)?.split_once('\n').ok_or(BundleError::Object)?;
@@ -159,7 +201,8 @@ impl UnverifiedBundle {
             return Err(BundleError::Object);
         }
         let policy_at = text.len() - policy.len();
-        Ok(Self { digest: BundleDigest::of(text), header, policy_at, bytes: bytes.into(), note })
+        let digest = BundleDigest::of(text);
+        Ok(Self { content: content.into(), text_end: end, policy_at, header, digest, note, minisignatures })
     }
 
     /// What it says of itself.
@@ -174,12 +217,18 @@ impl UnverifiedBundle {
 
     /// The `auth-config.json`.
     pub fn policy(&self) -> &str {
-        &self.note.text()[self.policy_at..]
+        &self.text()[self.policy_at..]
+    }
+
+    /// What is signed.
+    fn text(&self) -> &str {
+        &self.content[..self.text_end]
     }
 
     /// The names of the keys that claim to have signed it.
-    pub fn claimed_signers(&self) -> impl Iterator<Item = &str> {
-        self.note.signatures().iter().map(|line| line.name().as_str())
+    pub fn claimed_signers(&self) -> impl Iterator<Item = String> {
+        let lines = self.note.iter().flat_map(Note::signatures).map(|line| line.name().to_string());
+        lines.chain(self.minisignatures.iter().map(Minisignature::name))
     }
 
     /// Verifies the signatures and the domain, and reads the rules.
@@ -188,9 +237,21 @@ impl UnverifiedBundle {
     /// [`BundleError`]
     pub fn verify(self, keys: &PinnedKeys, domain: &str) -> Result<Bundle, BundleError> {
         // Keys of one name and id, or of one value, are refused where they are pinned, so each counts once.
-        let verified = self.note.verify(keys.keys()).map_err(BundleError::Signature)?;
-        let signers: Vec<String> =
+        let verified = self.note.as_ref().map_or(Ok(Vec::new()), |note| note.verify(keys.keys()));
+        let verified = verified.map_err(BundleError::Signature)?;
+        let mut signers: Vec<String> =
             verified.iter().map(|signature| signature.key.name().as_str().to_owned()).collect();
+        for minisignature in &self.minisignatures {
+            let pinned = keys.minisign_keys().iter().find(|key| key.id() == minisignature.id());
+            // One that counts already is not verified again: each time costs a hash of the text.
+            let Some(key) = pinned.filter(|key| signers.iter().all(|known| known != key.name())) else {
+                continue;
+            };
+            if !key.verifies(self.text(), minisignature.signature()) {
+                return Err(BundleError::MinisignSignature(key.name().to_owned()));
+            }
+            signers.push(key.name().to_owned());
+        }
         if signers.len() < keys.threshold() {
             return Err(BundleError::Threshold { signed: signers.len(), threshold: keys.threshold() });
         }
@@ -250,7 +311,7 @@ impl Bundle {
 
     /// The file as it came.
     pub fn bytes(&self) -> &[u8] {
-        &self.unverified.bytes
+        self.unverified.content.as_bytes()
     }
 
     /// How much it allows.

@@ -3,6 +3,7 @@
 mod bundle;
 mod decision_key;
 mod ethereum;
+pub(crate) mod minisign;
 mod secret;
 mod webhook;
 
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 pub use bundle::{Activation, Bundle, BundleSource, MAX_KEYS, OnExpiry, PinnedKeys};
 pub use decision_key::DecisionKey;
 pub use ethereum::{BlockChoice, ContractAddress, Ethereum, contract_address};
+pub use minisign::MinisignKey;
 pub use secret::Secret;
 pub use webhook::{ClientFiles, Webhook};
 

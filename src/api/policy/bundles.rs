@@ -353,7 +353,7 @@ fn state(view: BundleView, bundled: &kms_policy::bundle::Bundled) -> BundleState
         pending: view.pending.as_ref().map(|pending| ShownBundle::of(pending.bundle())),
         lowest_serial: highest.max(view.record.floor).max(settings.minimum_serial),
         threshold: settings.keys.threshold(),
-        keys: settings.keys.keys().iter().map(|key| key.name().as_str().to_owned()).collect(),
+        keys: settings.keys.names().map(str::to_owned).collect(),
         source: settings.source.kind(),
         source_problem: view.source_problem,
         activation: match settings.activation {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::Args;
-use kms_policy::bundle::{Bundle, FIRST_LINE, Header, UnverifiedBundle};
+use kms_policy::bundle::source::read_file;
+use kms_policy::bundle::{Bundle, BundleError, FIRST_LINE, Header, UnverifiedBundle, is_unsigned};
 use kms_policy::settings::PinnedKeys;
 use serde_json::{Value, json};
 
@@ -29,12 +30,12 @@ pub(crate) struct Show {
 
 impl Show {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let bundle = UnverifiedBundle::parse(&read(&self.file)?)?;
+        let bundle = UnverifiedBundle::parse(&with_beside(&self.file, read(&self.file)?)?)?;
         if self.policy {
             say!("{}", bundle.policy().trim_end());
             return Ok(ExitCode::SUCCESS);
         }
-        let signers: Vec<&str> = bundle.claimed_signers().collect();
+        let signers: Vec<String> = bundle.claimed_signers().collect();
         if self.json {
             let mut shown = header(bundle.header());
             shown["digest"] = bundle.digest().to_string().into();
@@ -55,11 +56,22 @@ pub(super) fn is_bundle(content: &[u8]) -> bool {
     content.starts_with(FIRST_LINE.as_bytes())
 }
 
+/// The content of a file; if it is the text of a bundle, with the signature of minisign in the file beside it.
+pub(super) fn with_beside(path: &Path, content: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    match is_bundle(&content) && is_unsigned(&content) {
+        true => read_file(path, true).map_err(|_| BundleError::Unsigned.into()),
+        false => Ok(content),
+    }
+}
+
 /// The allowlist in a file, which may be in a bundle. It is compared, and does not decide, so nothing is verified.
 pub(super) fn policy_of(path: &Path) -> anyhow::Result<Vec<u8>> {
     let content = read(path)?;
     match is_bundle(&content) {
-        true => Ok(UnverifiedBundle::parse(&content)?.policy().as_bytes().to_vec()),
+        true => {
+            let bundle = UnverifiedBundle::parse(&with_beside(path, content)?)?;
+            Ok(bundle.policy().as_bytes().to_vec())
+        }
         false => Ok(content),
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use kms_attest::identity::DomainName;
 use kms_attest::small_file::small_file;
-use kms_policy::bundle::{Header, SecretKey, UnverifiedBundle, add_signature, sign};
+use kms_policy::bundle::{Header, SecretKey, UnverifiedBundle, add_signature, sign, sign_text, unsigned};
 use kms_policy::review::Review;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -47,8 +47,11 @@ pub(crate) struct Sign {
     /// An auth-config.json; or a bundle, which gets a further signature
     file: PathBuf,
     /// The file of the private key, of kms policy keygen
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "unsigned")]
+    key: Option<PathBuf>,
+    /// Write the text of the bundle without a signature, for minisign -S
+    #[arg(long, conflicts_with = "key")]
+    unsigned: bool,
     /// The name of the bundle; default: that of the one before
     #[arg(long)]
     name: Option<String>,
@@ -88,10 +91,11 @@ impl Keygen {
 
 impl Sign {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let key = secret_key(&self.key)?;
+        let key = self.key.as_deref().map(secret_key).transpose()?;
         let content = read(&self.file)?;
+        let Some(key) = key else { return self.text(&content) };
         let signed = match bundle::is_bundle(&content) {
-            true => self.add(&content, &key)?,
+            true => self.add(content, &key)?,
             false => {
                 reviewed(&content)?;
                 sign(&self.header()?, &content, &key)?
@@ -110,16 +114,45 @@ impl Sign {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn add(&self, content: &[u8], key: &SecretKey) -> anyhow::Result<Vec<u8>> {
+    /// Writes the text alone, which minisign signs as it is.
+    fn text(&self, content: &[u8]) -> anyhow::Result<ExitCode> {
+        if bundle::is_bundle(content) {
+            bail!(
+                "{} is a bundle already: minisign -S signs one that was made with --unsigned",
+                self.file.display()
+            );
+        }
+        reviewed(content)?;
+        let header = self.header()?;
+        let text = unsigned(&header, content)?;
+        std::fs::write(&self.out, &text)
+            .with_context(|| format!("{} cannot be written", self.out.display()))?;
+        say!(
+            "{} with serial {} has no signature yet: minisign -S -m FILE puts one beside it",
+            header.name(),
+            header.serial()
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn add(&self, content: Vec<u8>, key: &SecretKey) -> anyhow::Result<Vec<u8>> {
         let Self { name, domain, previous, not_before, expires, .. } = self;
         let texts = [name, domain, not_before, expires];
         if previous.is_some() || texts.into_iter().any(Option::is_some) {
             bail!("a signature changes nothing else of a bundle: leave the other options out");
         }
-        Ok(add_signature(&UnverifiedBundle::parse(content)?, key)?)
+        match bundle::with_beside(&self.file, content.clone()) {
+            Ok(signed) => Ok(add_signature(&UnverifiedBundle::parse(&signed)?, key)?),
+            // The text alone: this is its first signature.
+            Err(_) => {
+                let text = String::from_utf8(content).context("the bundle must be UTF-8")?;
+                Ok(sign_text(&text, key)?)
+            }
+        }
     }
 
     fn header(&self) -> anyhow::Result<Header> {
+        let read = |path| bundle::with_beside(path, read(path)?);
         let previous = self.previous.as_deref().map(read).transpose()?;
         let previous = previous.map(|content| UnverifiedBundle::parse(&content)).transpose()?;
         let before = previous.as_ref().map(UnverifiedBundle::header);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use kms_policy::Policy;
-use kms_policy::bundle::source::{Fetched, Fetcher};
+use kms_policy::bundle::source::{Fetched, Fetcher, read_file};
 use kms_policy::bundle::{Bundle, BundleDigest, Bundled};
 use kms_policy::settings::{Activation, BundleSource};
 use sha2::{Digest as _, Sha256};
@@ -187,12 +187,12 @@ impl BundleKeeper {
         let record = files.read()?.unwrap_or_default();
         load(&files, bundled, domain, &record);
         if let (None, BundleSource::File(path)) = (bundled.bundle(), &bundled.settings().source) {
-            let read = kms_attest::small_file::small_file(path, kms_policy::bundle::MAX_BUNDLE as u64);
-            match read.map(|bytes| Bundle::open(&bytes, &bundled.settings().keys, domain)) {
+            let keys = &bundled.settings().keys;
+            let read = read_file(path, !keys.minisign_keys().is_empty());
+            match read.map(|bytes| Bundle::open(&bytes, keys, domain)) {
                 Ok(Ok(bundle)) => bundled.put_in_force(bundle, SystemTime::now()),
                 Ok(Err(error)) => bundled.say_why_none(error.to_string()),
-                Err(error) => bundled
-                    .say_why_none(format!("the file of core.auth_api.bundle.source cannot be read: {error}")),
+                Err(error) => bundled.say_why_none(error.to_string()),
             }
         }
         Ok(())

@@ -104,6 +104,14 @@ impl From<&VerifyingKey> for VerifyingKeyParts {
 /// # Errors
 /// [`SignError`]
 pub fn sign(header: &Header, policy: &[u8], key: &SecretKey) -> Result<Vec<u8>, SignError> {
+    sign_text(&unsigned(header, policy)?, key)
+}
+
+/// The text of a bundle of an `auth-config.json`: what its signers sign.
+///
+/// # Errors
+/// [`SignError`]
+pub fn unsigned(header: &Header, policy: &[u8]) -> Result<String, SignError> {
     let policy = std::str::from_utf8(policy).map_err(|_| SignError::Characters)?;
     // A tab or a carriage return is never in a string of JSON, and a note has none.
     let policy = policy.trim().replace('\t', "    ").replace('\r', "");
@@ -114,8 +122,15 @@ pub fn sign(header: &Header, policy: &[u8], key: &SecretKey) -> Result<Vec<u8>, 
         return Err(BundleError::Object.into());
     }
     rules(&policy)?;
-    let text = format!("{FIRST_LINE}\n{}\n{policy}\n", header.line());
-    let bundle = format!("{text}\n{}", key.key.sign(&text)).into_bytes();
+    Ok(format!("{FIRST_LINE}\n{}\n{policy}\n", header.line()))
+}
+
+/// Signs the text of a bundle that has no signature.
+///
+/// # Errors
+/// [`SignError`]
+pub fn sign_text(text: &str, key: &SecretKey) -> Result<Vec<u8>, SignError> {
+    let bundle = format!("{text}\n{}", key.key.sign(text)).into_bytes();
     if bundle.len() > MAX_BUNDLE {
         return Err(BundleError::TooLarge.into());
     }
@@ -129,13 +144,13 @@ pub fn sign(header: &Header, policy: &[u8], key: &SecretKey) -> Result<Vec<u8>, 
 /// # Errors
 /// [`SignError`]
 pub fn add_signature(bundle: &UnverifiedBundle, key: &SecretKey) -> Result<Vec<u8>, SignError> {
-    let note: &Note = &bundle.note;
     let own = key.verifying_key();
-    if note.signatures().iter().any(|line| line.name() == own.name() && line.id() == own.id()) {
+    let mut lines = bundle.note.iter().flat_map(Note::signatures);
+    if lines.any(|line| line.name() == own.name() && line.id() == own.id()) {
         return Err(SignError::Signed(own.name().to_string()));
     }
-    let mut bytes = bundle.bytes.to_vec();
-    bytes.extend_from_slice(key.key.sign(note.text()).as_bytes());
+    let mut bytes = bundle.content.as_bytes().to_vec();
+    bytes.extend_from_slice(key.key.sign(bundle.text()).as_bytes());
     UnverifiedBundle::parse(&bytes)?;
     Ok(bytes)
 }

@@ -1,6 +1,6 @@
 //! Where bundles come from: a file, or a server that is asked with the ETag of its last answer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kms_attest::outgoing::{self, BodyError, Cause, Endpoint, ResponseTimeout, Timeouts};
@@ -10,7 +10,8 @@ use reqwest::redirect::{self, Attempt};
 use reqwest::{Client, StatusCode};
 use sha2::{Digest as _, Sha256};
 
-use super::MAX_BUNDLE;
+use super::minisign::MAX_MINISIG;
+use super::{MAX_BUNDLE, is_unsigned, with_minisig};
 use crate::error::SetupError;
 use crate::file::ca_file;
 use crate::settings::{Bundle, BundleSource};
@@ -37,6 +38,11 @@ pub enum FetchError {
     /// The answer is longer than a bundle.
     #[error("the server of core.auth_api.bundle.source sends more than {MAX_BUNDLE} bytes")]
     TooLarge,
+    /// The bundle has no signature, and what is beside it cannot be read.
+    #[error(
+        "the bundle of core.auth_api.bundle.source has no signature, and none is in the .minisig beside it: {0}"
+    )]
+    Minisig(String),
     /// There is no answer.
     #[error("the server of core.auth_api.bundle.source: {0}")]
     Connection(String),
@@ -64,6 +70,8 @@ pub enum Seen {
 #[derive(Debug)]
 pub struct Fetcher {
     from: From,
+    /// Whether keys of minisign are pinned, so that a signature may be in a file beside.
+    minisign: bool,
     seen: Option<Seen>,
 }
 
@@ -85,7 +93,8 @@ impl Fetcher {
             BundleSource::File(path) => From::File(path.clone()),
             BundleSource::Server(endpoint) => From::Server(client(endpoint, settings)?, endpoint.clone()),
         };
-        Ok(Self { from, seen: None })
+        let minisign = !settings.keys.minisign_keys().is_empty();
+        Ok(Self { from, minisign, seen: None })
     }
 
     /// Whether there is a source.
@@ -111,9 +120,9 @@ impl Fetcher {
     }
 
     async fn read(&self, path: PathBuf) -> Result<Fetched, FetchError> {
-        let read = tokio::task::spawn_blocking(move || small_file(&path, MAX_BUNDLE as u64)).await;
-        let read = read.map_err(|_| FetchError::File("the reader ended in a panic".to_owned()))?;
-        let bytes = read.map_err(|error| FetchError::File(error.to_string()))?;
+        let minisign = self.minisign;
+        let read = tokio::task::spawn_blocking(move || read_file(&path, minisign)).await;
+        let bytes = read.map_err(|_| FetchError::File("the reader ended in a panic".to_owned()))??;
         let seen = Seen::Content(Sha256::digest(&bytes).into());
         if self.seen.as_ref() == Some(&seen) {
             return Ok(Fetched::Unchanged);
@@ -122,18 +131,11 @@ impl Fetcher {
     }
 
     async fn ask(&self, client: &Client, endpoint: &Endpoint) -> Result<Fetched, FetchError> {
-        let connection = |error: &reqwest::Error| {
-            let cause = match error.is_timeout() {
-                true => "no answer in time".to_owned(),
-                false => Cause::of(error).to_string(),
-            };
-            FetchError::Connection(cause)
-        };
         let mut request = client.get(endpoint.url().clone());
         if let Some(Seen::ETag(Some(etag))) = &self.seen {
             request = request.header(IF_NONE_MATCH, etag);
         }
-        let mut response = request.send().await.map_err(|error| connection(&error))?;
+        let mut response = request.send().await.map_err(|error| no_answer(&error))?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_MODIFIED if matches!(self.seen, Some(Seen::ETag(Some(_)))) => {
@@ -144,10 +146,55 @@ impl Fetcher {
         let etag = response.headers().get(ETAG).filter(|etag| etag.len() <= MAX_ETAG).cloned();
         let body = outgoing::read_at_most(&mut response, MAX_BUNDLE).await.map_err(|error| match error {
             BodyError::TooLarge => FetchError::TooLarge,
-            BodyError::Connection(error) => connection(&error),
+            BodyError::Connection(error) => no_answer(&error),
         })?;
+        let body = match self.minisign && is_unsigned(&body) {
+            true => with_minisig(&body, &minisig(client, endpoint).await?),
+            false => body,
+        };
         Ok(Fetched::New(body, Seen::ETag(etag)))
     }
+}
+
+/// The file with the signature is called as the bundle, with this behind it.
+const MINISIG: &str = ".minisig";
+
+/// Reads a bundle in a file; with `minisign`, the signature may be in a file beside it.
+///
+/// # Errors
+/// [`FetchError::File`], [`FetchError::Minisig`]
+pub fn read_file(path: &Path, minisign: bool) -> Result<Vec<u8>, FetchError> {
+    let bytes = small_file(path, MAX_BUNDLE as u64).map_err(|error| FetchError::File(error.to_string()))?;
+    if !minisign || !is_unsigned(&bytes) {
+        return Ok(bytes);
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(MINISIG);
+    let signature = small_file(Path::new(&beside), MAX_MINISIG as u64);
+    let signature = signature.map_err(|error| FetchError::Minisig(error.to_string()))?;
+    Ok(with_minisig(&bytes, &signature))
+}
+
+/// Asks for the signature beside a bundle without one.
+async fn minisig(client: &Client, endpoint: &Endpoint) -> Result<Vec<u8>, FetchError> {
+    let mut url = endpoint.url().clone();
+    url.set_path(&format!("{}{MINISIG}", endpoint.url().path()));
+    let mut response = client.get(url).send().await.map_err(|error| no_answer(&error))?;
+    if response.status() != StatusCode::OK {
+        return Err(FetchError::Minisig(format!("status {}", response.status().as_u16())));
+    }
+    outgoing::read_at_most(&mut response, MAX_MINISIG).await.map_err(|error| match error {
+        BodyError::TooLarge => FetchError::Minisig(format!("it has more than {MAX_MINISIG} bytes")),
+        BodyError::Connection(error) => no_answer(&error),
+    })
+}
+
+fn no_answer(error: &reqwest::Error) -> FetchError {
+    let cause = match error.is_timeout() {
+        true => "no answer in time".to_owned(),
+        false => Cause::of(error).to_string(),
+    };
+    FetchError::Connection(cause)
 }
 
 fn client(endpoint: &Endpoint, settings: &Bundle) -> Result<Client, SetupError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kms_attest::outgoing::Endpoint;
 use kms_ledger::key::{PublicKey, VerifyingKey};
 
-use super::EmptyDevices;
+use super::{EmptyDevices, MinisignKey};
 
 /// The most keys that a configuration pins.
 pub const MAX_KEYS: usize = 32;
@@ -67,6 +67,7 @@ pub enum Activation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PinnedKeys {
     keys: Vec<VerifyingKey>,
+    minisign: Vec<MinisignKey>,
     threshold: usize,
 }
 
@@ -76,6 +77,18 @@ impl PinnedKeys {
     /// # Errors
     /// What is wrong with them, for the operator.
     pub fn new<'a>(vkeys: impl IntoIterator<Item = &'a str>, threshold: u64) -> Result<Self, String> {
+        Self::with_minisign(vkeys, [], threshold)
+    }
+
+    /// As [`PinnedKeys::new`], and with public keys of minisign, which count to the same threshold.
+    ///
+    /// # Errors
+    /// What is wrong with them, for the operator.
+    pub fn with_minisign<'a, 'm>(
+        vkeys: impl IntoIterator<Item = &'a str>,
+        minisign_keys: impl IntoIterator<Item = &'m str>,
+        threshold: u64,
+    ) -> Result<Self, String> {
         let mut keys: Vec<VerifyingKey> = Vec::new();
         for vkey in vkeys {
             let key: VerifyingKey = vkey.trim().parse().map_err(|error| format!("{error}"))?;
@@ -94,16 +107,48 @@ impl PinnedKeys {
                 return Err(format!("at most {MAX_KEYS} keys can be pinned"));
             }
         }
-        let threshold = usize::try_from(threshold).unwrap_or(usize::MAX);
-        if threshold == 0 || threshold > keys.len() {
-            return Err(format!("threshold must be from 1 to {}, the number of keys", keys.len()));
+        let mut minisign: Vec<MinisignKey> = Vec::new();
+        for text in minisign_keys {
+            let key = MinisignKey::parse(text)?;
+            let same = keys.iter().find(|other| *other.key() == PublicKey::Ed25519(*key.ed25519()));
+            if let Some(other) = same {
+                return Err(format!("{} and {} have the same key", other.name(), key.name()));
+            }
+            if let Some(other) = minisign.iter().find(|other| other.ed25519() == key.ed25519()) {
+                return Err(format!("{} and {} have the same key", other.name(), key.name()));
+            }
+            if minisign.iter().any(|other| other.id() == key.id())
+                || keys.iter().any(|other| other.name().as_str() == key.name())
+            {
+                return Err(format!("two keys are called {}", key.name()));
+            }
+            minisign.push(key);
+            if keys.len() + minisign.len() > MAX_KEYS {
+                return Err(format!("at most {MAX_KEYS} keys can be pinned"));
+            }
         }
-        Ok(Self { keys, threshold })
+        let number = keys.len() + minisign.len();
+        let threshold = usize::try_from(threshold).unwrap_or(usize::MAX);
+        if threshold == 0 || threshold > number {
+            return Err(format!("threshold must be from 1 to {number}, the number of keys"));
+        }
+        Ok(Self { keys, minisign, threshold })
     }
 
-    /// The keys.
+    /// The verifier keys.
     pub fn keys(&self) -> &[VerifyingKey] {
         &self.keys
+    }
+
+    /// The keys of minisign.
+    pub fn minisign_keys(&self) -> &[MinisignKey] {
+        &self.minisign
+    }
+
+    /// The names of all keys.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let minisign = self.minisign.iter().map(MinisignKey::name);
+        self.keys.iter().map(|key| key.name().as_str()).chain(minisign)
     }
 
     /// How many of them must sign.

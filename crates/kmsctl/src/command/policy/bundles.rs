@@ -1,6 +1,6 @@
 //! `kmsctl policy push|fetch|history`, and the activation of signed bundles.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -21,7 +21,7 @@ const MAX_REHEARSAL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Arguments of `kmsctl policy push`.
 #[derive(Args, Debug)]
 pub(crate) struct Push {
-    /// The bundle, as `kms policy sign` writes it
+    /// The bundle, as `kms policy sign` writes it; the signature of minisign may be in FILE.minisig
     file: PathBuf,
     #[command(flatten)]
     admin: Administered,
@@ -116,9 +116,27 @@ struct Told {
 
 impl Push {
     pub(super) async fn run(self, terminal: &Terminal) -> Outcome {
-        let told: Told = self.admin.post(terminal, BUNDLES, read(&self.file)?, REPLY).await?;
+        let told: Told = self.admin.post(terminal, BUNDLES, with_signature(&self.file)?, REPLY).await?;
         show(terminal, &told)
     }
+}
+
+/// A bundle; to one without signatures, that of minisign in the file beside it is added.
+fn with_signature(path: &Path) -> Outcome<Vec<u8>> {
+    let bundle = read(path)?;
+    if !bundle.ends_with(b"}\n") {
+        return Ok(bundle);
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".minisig");
+    if !Path::new(&beside).exists() {
+        return Err(Failure::usage(format_args!(
+            "{} has no signature, and {} does not exist",
+            path.display(),
+            Path::new(&beside).display()
+        )));
+    }
+    Ok([&bundle[..], b"\n", &read(Path::new(&beside))?].concat())
 }
 
 impl Fetch {

@@ -7,6 +7,7 @@ use kms_ledger::key::{PublicKey, VerifyingKey};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use super::super::{UnverifiedBundle, with_minisig};
 use super::*;
 use crate::settings::{Activation, EmptyDevices, OnExpiry, PinnedKeys};
 
@@ -122,4 +123,68 @@ async fn a_file_is_new_when_its_content_is() {
     assert!(matches!(fetcher.fetch().await, Ok(Fetched::New(..))));
     let nowhere = Fetcher::new(&settings(BundleSource::Operators)).unwrap();
     assert_eq!(nowhere.fetch().await, Err(FetchError::NoSource));
+}
+
+const MINISIGN: &str = include_str!("../../../../../tests/vectors/minisign/one.pub");
+const TEXT: &str = include_str!("../../../../../tests/vectors/minisign/prod-1.bundle");
+const MINISIG: &str = include_str!("../../../../../tests/vectors/minisign/prod-1.one.minisig");
+
+fn with_key_of_minisign(source: BundleSource) -> Bundle {
+    Bundle { keys: PinnedKeys::with_minisign([], [MINISIGN], 1).unwrap(), ..settings(source) }
+}
+
+#[tokio::test]
+async fn a_signature_beside_a_bundle_is_asked_for_where_a_key_of_minisign_is_pinned() {
+    let answer = |head: &str| match head.starts_with("get /team/prod.bundle.minisig ") {
+        true => ok(MINISIG, ""),
+        false => ok(TEXT, "etag: \"one\"\r\n"),
+    };
+    let (endpoint, heads) = server(answer).await;
+    let source = BundleSource::Server(endpoint);
+    let fetched = Fetcher::new(&with_key_of_minisign(source.clone())).unwrap().fetch().await.unwrap();
+    let Fetched::New(body, Seen::ETag(Some(etag))) = fetched else { panic!("{fetched:?}") };
+    assert_eq!(
+        (body.clone(), etag.as_bytes()),
+        (with_minisig(TEXT.as_bytes(), MINISIG.as_bytes()), &b"\"one\""[..])
+    );
+    assert!(UnverifiedBundle::parse(&body).is_ok());
+    assert_eq!(heads.lock().unwrap().len(), 2);
+    // Without such a key nothing else is asked for.
+    let Fetched::New(body, _) = Fetcher::new(&settings(source)).unwrap().fetch().await.unwrap() else {
+        panic!()
+    };
+    assert_eq!((body, heads.lock().unwrap().len()), (TEXT.into(), 3));
+
+    let missing = |head: &str| match head.contains(".minisig ") {
+        true => b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec(),
+        false => ok(TEXT, ""),
+    };
+    let (endpoint, _) = server(missing).await;
+    let of = async |source| Fetcher::new(&with_key_of_minisign(source)).unwrap().fetch().await;
+    assert_eq!(of(BundleSource::Server(endpoint)).await, Err(FetchError::Minisig("status 404".to_owned())));
+    let (endpoint, _) = server(|head| match head.contains(".minisig ") {
+        true => {
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", MAX_MINISIG + 1)
+                .into_bytes()
+        }
+        false => ok(TEXT, ""),
+    })
+    .await;
+    assert!(matches!(of(BundleSource::Server(endpoint)).await, Err(FetchError::Minisig(_))));
+}
+
+#[tokio::test]
+async fn a_new_signature_beside_a_file_is_new() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("prod.bundle");
+    std::fs::write(&path, TEXT).unwrap();
+    let mut fetcher = Fetcher::new(&with_key_of_minisign(BundleSource::File(path.clone()))).unwrap();
+    assert!(matches!(fetcher.fetch().await, Err(FetchError::Minisig(_))));
+    std::fs::write(home.path().join("prod.bundle.minisig"), MINISIG).unwrap();
+    let Fetched::New(body, seen) = fetcher.fetch().await.unwrap() else { panic!("not new") };
+    assert_eq!(body, with_minisig(TEXT.as_bytes(), MINISIG.as_bytes()));
+    fetcher.accept(seen);
+    assert_eq!(fetcher.fetch().await.unwrap(), Fetched::Unchanged);
+    std::fs::write(home.path().join("prod.bundle.minisig"), MINISIG.repeat(2)).unwrap();
+    assert!(matches!(fetcher.fetch().await, Ok(Fetched::New(..))));
 }
