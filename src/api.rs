@@ -38,32 +38,13 @@ pub mod wrong_credentials;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use kms_wire::method::{Access, ByGet, METHODS, Method, Row, Service};
+pub use kms_wire::method::{Access, ByGet, METHODS, Method, Reach, Row, Service};
 pub use kms_wire::role::Role;
 
 use crate::admission::Peer;
 use crate::control::{Author, Changer};
 use crate::error::{Code, Error, Result};
 use crate::operator::{Credentials, DomainScope, Operator};
-
-/// Whether credentials that are limited to a domain may use a method or a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// They may not: it is about the whole KMS.
-    WholeKms,
-    /// They may: it shows and changes what is in their [`DomainScope`] only.
-    Domain,
-}
-
-impl Reach {
-    /// That of a method. One that is not named here is about the whole KMS.
-    pub fn of(method: Method) -> Self {
-        match method {
-            Method::Explain | Method::ListDenials | Method::Freeze | Method::ListFrozen => Self::Domain,
-            _ => Self::WholeKms,
-        }
-    }
-}
 
 /// How a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

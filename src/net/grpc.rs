@@ -117,7 +117,7 @@ async fn authorized(
     let path = request.uri().path();
     let row = path.strip_prefix("/kms.Admin/").and_then(|name| Method::find(Service::Admin, name));
     let (access, reach) = match row {
-        Some(row) => (row.access, Reach::of(row.method)),
+        Some(row) => (row.access, row.reach),
         None => (Access::Operator(Role::Viewer), Reach::Domain),
     };
     let refused = match prpc::caller(request.extensions()) {
@@ -364,7 +364,7 @@ pub(super) async fn unary<Q, M, A: Reply<M>>(
     let missing = || Status::internal("no connection information");
     let caller: Caller = request.extensions().get().cloned().ok_or_else(missing)?;
     let log: RefusalLog = request.extensions().get().cloned().ok_or_else(missing)?;
-    let answer = match caller.admit(method.row().access, Reach::of(method)) {
+    let answer = match caller.admit(method.row().access, method.row().reach) {
         Ok(()) => call(&caller, request.into_inner()).await,
         Err(refused) => Err(refused),
     };

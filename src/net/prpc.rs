@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::refusal_log::RefusalLog;
 use super::{body, same_site};
 use crate::api::prepared::Reply;
-use crate::api::{ByGet, Caller, Method, Reach, Row, Service};
+use crate::api::{ByGet, Caller, Method, Row, Service};
 use crate::config::BodyLimits;
 use crate::error::{Code, Error, Result};
 use crate::proto::PrpcError;
@@ -114,7 +114,7 @@ where
     let row = Method::find(D::SERVICE, name);
     // Before a long body is read, and below again: a credential can be revoked meanwhile.
     if let Some(row) = row
-        && let Err(refused) = caller.admit(row.access, Reach::of(row.method))
+        && let Err(refused) = caller.admit(row.access, row.reach)
     {
         if let Some(log) = parts.extensions.get::<RefusalLog>() {
             log.tell(name, caller.remote(), &refused);
@@ -148,7 +148,7 @@ where
     if is_read(&parts.method) && !may_read {
         return error(encoding, &Error::invalid(format!("{name} changes something: ask for it by POST")));
     }
-    let answer = match caller.admit(row.access, Reach::of(*method)) {
+    let answer = match caller.admit(row.access, row.reach) {
         Ok(()) => dispatch.call(*method, caller, Call { encoding, payload }).await,
         Err(refused) => Err(refused),
     };

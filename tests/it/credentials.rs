@@ -238,8 +238,7 @@ fn each_method_and_route_needs_the_role_that_it_should() {
 #[test]
 fn credentials_of_a_domain_may_use_these_methods_and_routes_and_no_others() {
     let methods = METHODS.iter().filter(|row| row.service == Service::Admin);
-    let methods: Vec<_> =
-        methods.filter(|row| Reach::of(row.method) == Reach::Domain).map(|row| row.name).collect();
+    let methods: Vec<_> = methods.filter(|row| row.reach == Reach::Domain).map(|row| row.name).collect();
     assert_eq!(methods, ["Explain", "ListDenials", "Freeze", "ListFrozen"]);
     let routes = ROUTES.iter().filter(|route| route.reach == Reach::Domain);
     let routes: Vec<_> = routes.map(|route| (route.service, route.path)).collect();

@@ -23,6 +23,7 @@ pub(crate) struct Method {
     request: String,
     response: String,
     access: String,
+    reach: String,
     body_bytes: u64,
     get: String,
 }
@@ -72,6 +73,7 @@ fn method_of(method: &MethodDescriptor, variant: String) -> Result<Method, Strin
         request: rust_type(&method.input()),
         response: rust_type(&method.output()),
         access: access_of(method, &rule, &chosen("access")?)?,
+        reach: reach_of(method, &rule)?,
         body_bytes: u64::from(body_kib) * 1024,
         get: camel(chosen("get")?.trim_start_matches("BY_")),
     })
@@ -85,6 +87,18 @@ fn access_of(method: &MethodDescriptor, rule: &DynamicMessage, access: &str) -> 
         (false, None) => Ok(camel(access)),
         (true, None) => Err(format!("{}: its option (cvm_kms.rule) names no role", method.full_name())),
         (false, Some(_)) => Err(format!("{}: only methods of operators have a role", method.full_name())),
+    }
+}
+
+/// The variant of `Reach`: the whole KMS unless the option says otherwise, so that nobody whose credential is limited calls a
+/// method by mistake.
+fn reach_of(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<String, String> {
+    match enum_value(rule, "reach") {
+        None => Ok("WholeKms".to_owned()),
+        Some(_) if enum_value(rule, "role").is_none() => {
+            Err(format!("{}: only methods of operators have a reach", method.full_name()))
+        }
+        Some(reach) => Ok(camel(reach.trim_start_matches("REACH_"))),
     }
 }
 
@@ -126,13 +140,13 @@ pub(crate) fn table(services: &[Service]) -> String {
     let mut rows = String::new();
     for service in services {
         for method in &service.methods {
-            let Method { name, variant, access, body_bytes, get, .. } = method;
+            let Method { name, variant, access, reach, body_bytes, get, .. } = method;
             let (of, kind) = (&service.name, camel(&service.name));
             let _ = writeln!(variants, "    /// `{of}.{name}`\n    {variant},");
             let _ = writeln!(
                 rows,
                 "    Row {{ method: Method::{variant}, service: Service::{kind}, name: {name:?}, \
-                 access: Access::{access}, body_limit: {body_bytes}, by_get: ByGet::{get} }},"
+                 access: Access::{access}, reach: Reach::{reach}, body_limit: {body_bytes}, by_get: ByGet::{get} }},"
             );
         }
     }

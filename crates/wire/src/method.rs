@@ -60,6 +60,15 @@ impl Access {
     }
 }
 
+/// Whether credentials that are limited to a domain may use a method or a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// They may not: it is about the whole KMS.
+    WholeKms,
+    /// They may: it shows and changes what is in their domain only.
+    Domain,
+}
+
 /// Who may call a method by GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByGet {
@@ -82,6 +91,8 @@ pub struct Row {
     pub name: &'static str,
     /// Who may call it.
     pub access: Access,
+    /// Whether credentials of one domain may.
+    pub reach: Reach,
     /// The largest request body in bytes.
     pub body_limit: usize,
     /// Who may call it by GET.
