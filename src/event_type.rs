@@ -77,6 +77,8 @@ pub enum BelongsTo {
     DomainOfApp,
     /// That of its field `domain`, without one none.
     NamedDomain,
+    /// That of its field `domain`, and that of `previous_domain`: owners of both must know.
+    BothDomains,
 }
 
 types! {
@@ -198,6 +200,11 @@ impl EventType {
             Self::Frozen
             | Self::Unfrozen
             | Self::AppEpochSet
+            | Self::DomainCreated
+            | Self::DomainArchived
+            | Self::DomainRestored
+            | Self::AppAssigned
+            | Self::DomainChangeFailed
             | Self::PolicyBundleReceived
             | Self::PolicyBundleActivated
             | Self::PolicyBundleRefused
@@ -206,6 +213,7 @@ impl EventType {
             | Self::CredentialCreated
             | Self::Explained
             | Self::Reported => BelongsTo::NamedDomain,
+            Self::AppMoved => BelongsTo::BothDomains,
             // Also what is added later: nobody whose credential is limited sees it by mistake.
             _ => BelongsTo::WholeKms,
         }

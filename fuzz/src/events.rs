@@ -5,6 +5,7 @@ use cvm_kms::api::views::{
 };
 use cvm_kms::audit::{Record, printable};
 use cvm_kms::events::{CvmId, Lines, MAX_LIMIT, Message, Query, json, last_event_id, text};
+use cvm_kms::operator::DomainScope;
 
 /// A time in 2027, Unix milliseconds.
 const NOW: u64 = 1_800_000_000_000;
@@ -12,7 +13,7 @@ const NOW: u64 = 1_800_000_000_000;
 /// Uses the bytes as a query, as the id of an event, as a message, as input of the pipe and as a record.
 pub fn events(data: &[u8]) {
     if let Ok(query) = std::str::from_utf8(data) {
-        match Query::read(query, NOW) {
+        match Query::read(query, NOW, DomainScope::WHOLE_KMS) {
             Ok(query) => assert!(query.limit() <= MAX_LIMIT),
             Err(error) => assert!(error.to_string().len() < 150, "{error}"),
         }

@@ -10,10 +10,9 @@ use super::Caller;
 use crate::clock::unix_now;
 use crate::error::{Code, Error, Result};
 use crate::events::{
-    Ask, Events, Filter, Gap, Index, Live, Message, MessageError, Next, Order, Page, Query, Reach,
-    ReportError, Reports, Stretch, Subscription, frame, waiting,
+    Ask, Events, Gap, Index, Live, Message, MessageError, Next, Order, Page, Query, Reach, ReportError,
+    Reports, Stretch, Subscription, frame, waiting,
 };
-use crate::operator::DomainScope;
 
 /// Concurrent queries of the index; further ones wait.
 const QUERIES: usize = 4;
@@ -56,18 +55,16 @@ impl EventService {
         self.events.acknowledged()
     }
 
-    /// The newest events of `scope` that match, in ascending order, as `render` writes them.
+    /// The newest events that match, in ascending order, as `render` writes them.
     ///
     /// # Errors
     /// The index is not available.
     pub async fn page<T: Send + 'static>(
         &self,
         query: &Query,
-        scope: &DomainScope,
         render: impl FnOnce(Page, Reach) -> T + Send + 'static,
     ) -> Result<T> {
         let Query { filter, since, until, cursor, .. } = query.clone();
-        let filter = Filter { scope: scope.clone(), ..filter };
         let limit = query.limit();
         self.ask(&self.queries, move |index| {
             let (since, until) = (since.unwrap_or(0), until.unwrap_or(u64::MAX));
@@ -132,16 +129,16 @@ impl EventService {
         })
     }
 
-    /// A stream of the events of `scope` after number `after`, or of future events. It ends after `limit` events.
+    /// A stream of the events that match after number `after`, or of future events. It ends after `limit` events.
     ///
     /// # Errors
     /// Too many streams.
-    pub fn stream(self: &Arc<Self>, query: Query, scope: &DomainScope, after: Option<u64>) -> Result<Stream> {
+    pub fn stream(self: &Arc<Self>, query: Query, after: Option<u64>) -> Result<Stream> {
         let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             Error::new(Code::Unavailable, "too many streams of events are open; try again later")
         })?;
         let live: &Arc<Live> = self.events.live();
-        let subscription = live.subscribe(Filter { scope: scope.clone(), ..query.filter }, after);
+        let subscription = live.subscribe(query.filter, after);
         let (service, left) = (Arc::clone(self), query.limit);
         Ok(Stream { service, subscription, left, waits: None, _permit: permit })
     }

@@ -140,9 +140,11 @@ impl Process {
         if let Some(log) = &log {
             watch_log(log, &metrics);
         }
-        let freezes = Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?);
-        let app_epochs = Arc::new(AppEpochs::open(core.cert_dir.join(APP_EPOCHS))?);
         let domains = Arc::new(Domains::open(&config.domains, core.cert_dir.join(DOMAINS))?);
+        let (file, of_freezes) = (core.freeze.file.clone(), Arc::clone(&metrics));
+        let freezes = Arc::new(Freezes::open(file, of_freezes, Arc::clone(&domains))?);
+        let app_epochs = AppEpochs::open(core.cert_dir.join(APP_EPOCHS), Arc::clone(&domains))?;
+        let app_epochs = Arc::new(app_epochs);
         let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
         let approvals = Approvals::open(
             core.admin.approvals,

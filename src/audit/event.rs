@@ -517,6 +517,9 @@ pub enum Event {
         by: String,
         /// Where the request came from.
         remote: IpAddr,
+        /// The domain of the app; absent if it is about none, and where there is only the default one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
     },
     /// The epochs that operators chose for apps at another KMS were received; each choice that changed has a record of its own.
     AppEpochsReceived {
@@ -674,6 +677,9 @@ pub enum Event {
         by: String,
         /// Where the request came from.
         remote: IpAddr,
+        /// The domain of the app; absent if it is about none, and where there is only the default one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
     },
     /// An operator has removed a freeze.
     Unfrozen {
@@ -687,6 +693,9 @@ pub enum Event {
         by: String,
         /// Where the request came from.
         remote: IpAddr,
+        /// The domain of the app; absent if it is about none, and where there is only the default one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
     },
     /// An operator asked for the reason of a refusal. Nothing was released.
     Explained {

@@ -45,6 +45,8 @@ pub struct RecordKey<'a> {
     source: Cow<'a, str>,
     #[serde(borrow, default)]
     domain: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    previous_domain: Option<Cow<'a, str>>,
 }
 
 impl<'a> RecordKey<'a> {
@@ -61,6 +63,11 @@ impl<'a> RecordKey<'a> {
     /// As [`Record::domain`].
     pub fn domain(&self) -> Option<DomainName> {
         domain(&self.kind, self.domain.as_deref())
+    }
+
+    /// As [`Record::left_domain`].
+    pub fn left_domain(&self) -> Option<DomainName> {
+        left_domain(&self.kind, self.previous_domain.as_deref())
     }
 }
 
@@ -83,7 +90,15 @@ fn domain(kind: &str, named: Option<&str>) -> Option<DomainName> {
     match EventType::parse(kind)?.belongs_to() {
         BelongsTo::WholeKms => None,
         BelongsTo::DomainOfApp => Some(named.unwrap_or_default()),
-        BelongsTo::NamedDomain => named,
+        BelongsTo::NamedDomain | BelongsTo::BothDomains => named,
+    }
+}
+
+/// The other domain that a record belongs to.
+fn left_domain(kind: &str, named: Option<&str>) -> Option<DomainName> {
+    match EventType::parse(kind)?.belongs_to() {
+        BelongsTo::BothDomains => named?.parse().ok(),
+        BelongsTo::WholeKms | BelongsTo::DomainOfApp | BelongsTo::NamedDomain => None,
     }
 }
 
@@ -113,6 +128,11 @@ impl Record {
     /// The domain that it belongs to; `None` if it is about the whole KMS.
     pub fn domain(&self) -> Option<DomainName> {
         domain(&self.kind, self.fields.get("domain").and_then(Value::as_str))
+    }
+
+    /// The domain that an app has left by what it says; it belongs to that one too.
+    pub fn left_domain(&self) -> Option<DomainName> {
+        left_domain(&self.kind, self.fields.get("previous_domain").and_then(Value::as_str))
     }
 
     /// Its severity. A type that this version does not know counts as `info`.

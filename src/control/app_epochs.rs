@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
 pub use self::received::{Adopted, Adoption, Difference, Preference};
-use super::Author;
+use super::{Author, Domains};
 use crate::audit::{Audit, AuditError, Event, Receipt};
 use crate::clock::unix_now;
 use crate::state::{AppEpochFile, AppEpochFileError, AppEpochRecord, MAX_CHOSEN_APPS as MAX_APPS};
@@ -59,6 +59,8 @@ pub struct AppEpochs {
     digest: ArcSwapOption<(Arc<Choices>, [u8; 32])>,
     /// One change at a time.
     file: Arc<Mutex<AppEpochFile>>,
+    /// Records name the domain of an app.
+    domains: Arc<Domains>,
 }
 
 impl AppEpochs {
@@ -66,11 +68,16 @@ impl AppEpochs {
     ///
     /// # Errors
     /// [`AppEpochFileError`]: an app could get the keys of another epoch, so nothing may be served.
-    pub fn open(path: PathBuf) -> Result<Self, AppEpochFileError> {
+    pub fn open(path: PathBuf, domains: Arc<Domains>) -> Result<Self, AppEpochFileError> {
         let file = AppEpochFile::new(path);
         let choices: Choices = file.read()?.into_iter().map(chosen).collect();
         let digest = ArcSwapOption::empty();
-        Ok(Self { current: ArcSwap::from_pointee(choices), digest, file: Arc::new(Mutex::new(file)) })
+        Ok(Self {
+            current: ArcSwap::from_pointee(choices),
+            digest,
+            file: Arc::new(Mutex::new(file)),
+            domains,
+        })
     }
 
     /// Whether [`AppEpochs::open`] would accept the existing file.
@@ -136,6 +143,7 @@ impl AppEpochs {
             source: None,
             by: author.by.clone(),
             remote: author.remote,
+            domain: self.domains.recorded(&app),
         };
         let from = before.as_deref().map(epochs);
         let _: Receipt = audit.record(event(from, after)).await.map_err(AppEpochError::NotRecorded)?;
@@ -202,7 +210,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (log, path) = (home.path().join("audit.jsonl"), home.path().join("app-epochs.json"));
         let audit = Audit::open(&log).unwrap();
-        let epochs = AppEpochs::open(path.clone()).unwrap();
+        let epochs = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
         assert!(epochs.of(&APP).is_none());
         let choose = async |epochs: &AppEpochs, to: Option<(RootChoice, u32)>| {
             epochs.change(APP, |_| to, author(), &audit).await.unwrap()
@@ -211,7 +219,7 @@ mod tests {
         assert_eq!((chosen.root, chosen.app, &*chosen.by), (RootChoice::Current, 2, "token"));
         choose(&epochs, Some((RootChoice::Current, 2))).await;
         choose(&epochs, Some((RootChoice::Fixed(1), 2))).await;
-        let again = AppEpochs::open(path.clone()).unwrap();
+        let again = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
         assert_eq!(again.of(&APP), epochs.of(&APP));
         assert_eq!(again.list().len(), 1);
         assert!(choose(&again, None).await.is_none() && again.of(&APP).is_none());
@@ -247,12 +255,15 @@ mod tests {
         let audit = Audit::open(&log).unwrap();
         // A directory in the place of the file: it cannot be replaced.
         let path = home.path().join("app-epochs.json");
-        let epochs = AppEpochs::open(path.clone()).unwrap();
+        let epochs = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
         std::fs::create_dir_all(path.join("x")).unwrap();
         let outcome = epochs.change(APP, |_| Some((RootChoice::Current, 0)), author(), &audit).await;
         assert!(matches!(outcome, Err(AppEpochError::NotKept(_))), "{outcome:?}");
         assert!(epochs.of(&APP).is_none());
-        assert!(matches!(AppEpochs::open(path), Err(AppEpochFileError::Unreadable(_))), "nothing is served");
+        assert!(
+            matches!(AppEpochs::open(path, Domains::default_only()), Err(AppEpochFileError::Unreadable(_))),
+            "nothing is served"
+        );
         drop(audit);
         let text = std::fs::read_to_string(&log).unwrap();
         let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();

@@ -111,6 +111,11 @@ impl Domains {
         map.members.get(app).map_or_else(|| Arc::clone(&map.default), |member| Arc::clone(&member.domain))
     }
 
+    /// The domain of an app as records name it; `None` where there is only the default one, as before there were others.
+    pub fn recorded(&self, app: &AppId) -> Option<String> {
+        (self.list().len() > 1).then(|| self.of(app).name.to_string())
+    }
+
     /// The default domain, which is that of every KMS too.
     pub fn default_domain(&self) -> Arc<Domain> {
         Arc::clone(&self.current.load().default)
@@ -133,6 +138,14 @@ impl Domains {
         let mut members: Vec<_> = members.map(|(app, member)| (*app, member.origin.clone())).collect();
         members.sort_unstable_by_key(|(app, _)| *app);
         members
+    }
+}
+
+#[cfg(test)]
+impl Domains {
+    /// Only the default one.
+    pub(crate) fn default_only() -> Arc<Self> {
+        Arc::new(Self::open(&BTreeMap::new(), PathBuf::from("no-domains.json")).unwrap())
     }
 }
 

@@ -24,8 +24,8 @@ use self::held::{Held, MachineTime, TellTime};
 use self::recent::Recent;
 pub use self::recent::RecentApps;
 pub use self::scope::{Scope, ScopeError};
-use super::Author;
 use super::approvals::{Approved, SeenFreeze, Unfreeze};
+use super::{Author, Domains};
 use crate::audit::{Audit, AuditError, Event};
 use crate::metrics::Metrics;
 use crate::state::{self, FreezeFile, FreezeFileError, FreezeRecord, Written};
@@ -173,6 +173,8 @@ pub struct Freezes {
     time: Arc<dyn TellTime>,
     metrics: Arc<Metrics>,
     recent: Recent,
+    /// Records name the domain of an app.
+    domains: Arc<Domains>,
 }
 
 impl Freeze {
@@ -191,13 +193,18 @@ impl Freezes {
     ///
     /// # Errors
     /// [`FreezeFileError`]: the freezes are unknown, so nothing may be served.
-    pub fn open(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, FreezeFileError> {
-        Self::open_at(path, metrics, Arc::new(MachineTime))
+    pub fn open(
+        path: PathBuf,
+        metrics: Arc<Metrics>,
+        domains: Arc<Domains>,
+    ) -> Result<Self, FreezeFileError> {
+        Self::open_at(path, metrics, domains, Arc::new(MachineTime))
     }
 
     fn open_at(
         path: PathBuf,
         metrics: Arc<Metrics>,
+        domains: Arc<Domains>,
         time: Arc<dyn TellTime>,
     ) -> Result<Self, FreezeFileError> {
         let file = FreezeFile::new(path);
@@ -206,7 +213,7 @@ impl Freezes {
         let entries: Entries = frozen(&file)?.into_iter().map(held).collect();
         let current = ArcSwap::from_pointee(entries);
         let freezes =
-            Self { current, file: Arc::new(Mutex::new(file)), time, metrics, recent: Recent::new() };
+            Self { current, file: Arc::new(Mutex::new(file)), time, metrics, recent: Recent::new(), domains };
         for freeze in freezes.list() {
             tracing::warn!(what = %freeze.scope, reason = freeze.reason, "FROZEN: nothing is released to it");
         }
@@ -300,6 +307,7 @@ impl Freezes {
             expires_at: freeze.expires_at,
             by: freeze.author.by.clone(),
             remote: freeze.author.remote,
+            domain: self.domain_of(freeze.scope),
         };
         let Written { outcome: kept, turn: _turn } = state::write(file, records(&self.kept())).await;
         tracing::warn!(what = %freeze.scope, by = freeze.author.by, reason = freeze.reason, "FROZEN");
@@ -374,6 +382,7 @@ impl Freezes {
             reason,
             by: author.by.clone(),
             remote: author.remote,
+            domain: self.domain_of(scope),
         };
         let _ = audit.record(event).await.map_err(FreezeError::UnfreezeNotRecorded)?;
         let Written { outcome, turn: _turn } = state::write(file, records(&entries)).await;
@@ -386,6 +395,14 @@ impl Freezes {
         });
         self.count();
         Ok(thaw)
+    }
+
+    /// The domain of a target as records name it; a machine or an OS image has none.
+    fn domain_of(&self, scope: Scope) -> Option<String> {
+        match scope {
+            Scope::App(app) => self.domains.recorded(&app),
+            Scope::Kms | Scope::Instance(_) | Scope::Device(_) | Scope::OsImage(_) => None,
+        }
     }
 
     /// Updates the metrics; called periodically, because freezes expire by themselves.

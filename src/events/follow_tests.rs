@@ -6,6 +6,7 @@ use super::super::index::Ask;
 use super::super::live::Next;
 use super::super::{Events, Filter, Order};
 use crate::audit::{Audit, Event, Record};
+use crate::operator::DomainScope;
 
 use super::*;
 
@@ -96,7 +97,7 @@ async fn an_index_of_another_log_is_not_believed() {
         record(&audit, now).await;
         let events = Events::follow(settings.clone(), &audit).unwrap();
         assert_eq!(counted(&events, now), now);
-        let filter = Filter::default();
+        let filter = Filter::of(DomainScope::WHOLE_KMS);
         let ask =
             Ask { filter: &filter, since: 0, until: u64::MAX, beyond: None, order: Order::Oldest, limit: 9 };
         let page = events.index().unwrap().page(&ask).unwrap();
@@ -114,7 +115,7 @@ async fn streams_go_on_without_an_index() {
     let audit = Audit::open(&settings.log).unwrap();
     record(&audit, 3).await;
     let events = Events::follow(settings, &audit).unwrap();
-    let mut stream = events.live().subscribe(Filter::default(), None);
+    let mut stream = events.live().subscribe(Filter::of(DomainScope::WHOLE_KMS), None);
     record(&audit, 2).await;
     let mut seen = 0;
     while seen < 2 {
@@ -143,7 +144,7 @@ async fn streams_do_not_wait_for_an_index_that_is_built() {
     let mut follower =
         Follower::new(settings.clone(), audit.progress(), Arc::clone(&index), Arc::clone(&live), flags);
     let begin = live.newest();
-    let mut stream = live.subscribe(Filter::default(), None);
+    let mut stream = live.subscribe(Filter::of(DomainScope::WHOLE_KMS), None);
     recorded(2).await;
     acknowledged(&audit, begin + 2);
     follower.step().unwrap();
@@ -151,7 +152,7 @@ async fn streams_do_not_wait_for_an_index_that_is_built() {
     assert_eq!(frames.len(), 2);
     let count = || index.load().as_ref().map(|index| index.count().unwrap());
     assert_eq!(count(), Some(MAX_BATCH as u64), "it has only begun");
-    let all = Filter::default();
+    let all = Filter::of(DomainScope::WHOLE_KMS);
     let stretch = index.load_full().unwrap().after(&all, 5, 10).unwrap();
     assert_eq!((stretch.place, stretch.missing, stretch.records[0].seq), (15, None, 6));
     // Beyond what is there.
@@ -178,7 +179,7 @@ async fn what_the_index_does_not_hold_any_more_is_told() {
     index.add(&lines, 1000, Growth::Bounded).unwrap();
     let first = 5000 - index.count().unwrap() + 1;
     assert!(first > 1);
-    let kind = |kind: &str| Filter { kind: Some(kind.to_owned()), ..Filter::default() };
+    let kind = |kind: &str| Filter { kind: Some(kind.to_owned()), ..Filter::of(DomainScope::WHOLE_KMS) };
     for (filter, after, records, place, missing) in [
         (kind("stopped"), 7, 10, first + 9, Some(first - 1)),
         (kind("stopped"), first - 1, 10, first + 9, None),
@@ -205,7 +206,7 @@ async fn streams_get_a_batch_at_which_the_index_panics() {
     let (index, live) = (Arc::<ArcSwapOption<Index>>::default(), Arc::<Live>::default());
     let flags = [(), ()].map(|()| Arc::<AtomicBool>::default());
     let mut follower = Follower::new(settings, audit.progress(), index, Arc::clone(&live), flags);
-    let mut stream = live.subscribe(Filter::default(), None);
+    let mut stream = live.subscribe(Filter::of(DomainScope::WHOLE_KMS), None);
     record(&audit, 2).await;
     acknowledged(&audit, 2);
     assert!(matches!(follower.step(), Err(IndexError::Damaged)));

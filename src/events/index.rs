@@ -445,8 +445,12 @@ fn line(row: &[u8]) -> Option<&[u8]> {
 fn properties(record: &RecordKey<'_>) -> impl Iterator<Item = u64> {
     let app = (!record.app_id.is_empty()).then(|| property("app", &record.app_id));
     // Records of the default domain are most of them, and in the index of an older version.
-    let domain = record.domain().and_then(|domain| Some(property("domain", domain.said()?)));
-    [property("type", &record.kind), property("source", record.source())].into_iter().chain(app).chain(domain)
+    let domains = [record.domain(), record.left_domain()].into_iter().flatten();
+    let domains = domains.filter_map(|domain| Some(property("domain", domain.said()?)));
+    [property("type", &record.kind), property("source", record.source())]
+        .into_iter()
+        .chain(app)
+        .chain(domains)
 }
 
 fn asked_properties(filter: &Filter) -> impl Iterator<Item = u64> {

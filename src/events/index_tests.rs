@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::operator::DomainScope;
 
 const APP: [&str; 3] = ["aa", "bb", "cc"];
 
@@ -49,7 +50,12 @@ fn what_a_record_is_found_by_is_what_it_says() {
 
 fn filter(kind: &str, app_id: &str, source: &str) -> Filter {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    Filter { kind: some(kind), app_id: some(app_id), source: some(source), ..Filter::default() }
+    Filter {
+        kind: some(kind),
+        app_id: some(app_id),
+        source: some(source),
+        ..Filter::of(DomainScope::WHOLE_KMS)
+    }
 }
 
 fn ask(filter: &Filter) -> Ask<'_> {

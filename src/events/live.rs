@@ -63,6 +63,7 @@ struct Frame {
     app_id: String,
     source: &'static str,
     domain: Option<DomainName>,
+    left: Option<DomainName>,
     bytes: Bytes,
 }
 
@@ -80,6 +81,7 @@ impl Event {
                     app_id: record.app_id().to_owned(),
                     source: record.source(),
                     domain: record.domain(),
+                    left: record.left_domain(),
                     kind: record.kind,
                 }),
             };
@@ -195,8 +197,8 @@ impl Subscription {
                 break;
             }
             self.place = event.seq;
-            if let Some(Frame { kind, app_id, source, domain, bytes }) = event.frame()
-                && self.filter.admits_event(kind, app_id, source, domain.as_ref())
+            if let Some(Frame { kind, app_id, source, domain, left, bytes }) = event.frame()
+                && self.filter.admits_event(kind, app_id, source, [domain.as_ref(), left.as_ref()])
             {
                 frames.push(bytes.clone());
             }
@@ -275,6 +277,7 @@ pub fn frame(record: &Record) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::DomainScope;
 
     fn record(seq: u64, kind: &str) -> (u64, Vec<u8>) {
         let line = format!(r#"{{"seq":{seq},"time":"2026-01-01T00:00:00Z","event":"{kind}"}}"#);
@@ -294,8 +297,9 @@ mod tests {
     async fn a_stream_gets_each_event_once() {
         let live = Arc::new(Live::default());
         live.begin(5);
-        let only = Filter { kind: Some("denied".to_owned()), ..Filter::default() };
-        let (mut all, mut denied) = (live.subscribe(Filter::default(), None), live.subscribe(only, None));
+        let only = Filter { kind: Some("denied".to_owned()), ..Filter::of(DomainScope::WHOLE_KMS) };
+        let (mut all, mut denied) =
+            (live.subscribe(Filter::of(DomainScope::WHOLE_KMS), None), live.subscribe(only, None));
         assert!(frames(all.next(10)).is_empty());
         live.publish([record(6, "stopped"), record(7, "denied")]);
         assert!(all.changed().await && denied.changed().await);
@@ -312,17 +316,17 @@ mod tests {
     fn a_stream_that_continues_another_log_is_told() {
         let live = Arc::new(Live::default());
         live.begin(5);
-        let mut stream = live.subscribe(Filter::default(), Some(9));
+        let mut stream = live.subscribe(Filter::of(DomainScope::WHOLE_KMS), Some(9));
         let gap = stream.foreign().unwrap();
         assert_eq!(gap.frame(), "event: gap\nid: 5\ndata: {\"after\":9,\"continues_after\":5}\n\n");
         assert_eq!((stream.foreign(), stream.place()), (None, 5));
-        assert_eq!(live.subscribe(Filter::default(), Some(5)).foreign(), None);
+        assert_eq!(live.subscribe(Filter::of(DomainScope::WHOLE_KMS), Some(5)).foreign(), None);
     }
 
     #[test]
     fn a_stream_that_is_behind_is_told_and_nothing_grows() {
         let live = Arc::new(Live::default());
-        let mut late = live.subscribe(Filter::default(), Some(0));
+        let mut late = live.subscribe(Filter::of(DomainScope::WHOLE_KMS), Some(0));
         for seq in 1..=5000 {
             live.publish([record(seq, "stopped")]);
         }
@@ -340,10 +344,10 @@ mod tests {
     #[test]
     fn a_stream_gets_the_records_that_match_its_filter_and_nothing_else() {
         let live = Arc::new(Live::default());
-        let app = |app: &str| Filter { app_id: Some(app.to_owned()), ..Filter::default() };
+        let app = |app: &str| Filter { app_id: Some(app.to_owned()), ..Filter::of(DomainScope::WHOLE_KMS) };
         let mut of_app = live.subscribe(app("aa"), Some(0));
         let (mut of_other, mut all) =
-            (live.subscribe(app("bb"), Some(0)), live.subscribe(Filter::default(), Some(0)));
+            (live.subscribe(app("bb"), Some(0)), live.subscribe(Filter::of(DomainScope::WHOLE_KMS), Some(0)));
         live.publish([
             record(1, r#"denied","app_id":"aa"#),
             (2, b"no record".to_vec()),

@@ -44,7 +44,7 @@ pub enum QueryError {
 }
 
 /// Which events match; an empty field matches all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
     /// The type.
     pub kind: Option<String>,
@@ -61,26 +61,35 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a record matches.
-    pub fn admits(&self, record: &Record) -> bool {
-        self.admits_event(&record.kind, record.app_id(), record.source(), record.domain().as_ref())
+    /// All that a reader of this scope may see.
+    pub fn of(scope: DomainScope) -> Self {
+        Self { kind: None, app_id: None, source: None, domain: None, kinds: &[], scope }
     }
 
-    /// Whether an event of this type, about this app, from this source and of this domain, matches.
+    /// Whether a record matches.
+    pub fn admits(&self, record: &Record) -> bool {
+        let (domain, left) = (record.domain(), record.left_domain());
+        let domains = [domain.as_ref(), left.as_ref()];
+        self.admits_event(&record.kind, record.app_id(), record.source(), domains)
+    }
+
+    /// Whether an event of this type, about this app, from this source and of these domains, the one that an app has left at the
+    /// end, matches.
     pub(super) fn admits_event(
         &self,
         kind: &str,
         app_id: &str,
         source: &str,
-        domain: Option<&DomainName>,
+        domains: [Option<&DomainName>; 2],
     ) -> bool {
+        let [domain, left] = domains;
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
         is(&self.kind, kind)
             && is(&self.app_id, app_id)
             && is(&self.source, source)
-            && self.domain.as_ref().is_none_or(|wanted| domain == Some(wanted))
-            && self.scope.reads(domain)
+            && self.domain.as_ref().is_none_or(|wanted| domains.contains(&Some(wanted)))
+            && (self.scope.reads(domain) || left.is_some_and(|left| self.scope.has(left)))
             && (self.kinds.is_empty() || self.kinds.contains(&kind))
     }
 }
@@ -112,17 +121,17 @@ pub struct Query {
 }
 
 impl Query {
-    /// Parses the query string of a request; `now` is in milliseconds since 1970, for relative times such as
-    /// `2h`.
+    /// Parses the query string of a request of a reader who may see `scope`; `now` is in milliseconds since 1970, for relative
+    /// times such as `2h`.
     ///
     /// # Errors
     /// [`QueryError`].
-    pub fn read(query: &str, now: u64) -> Result<Self, QueryError> {
+    pub fn read(query: &str, now: u64, scope: DomainScope) -> Result<Self, QueryError> {
         if query.len() > MAX_QUERY {
             return Err(QueryError::TooLong);
         }
         let mut read = Self {
-            filter: Filter::default(),
+            filter: Filter::of(scope),
             since: None,
             until: None,
             limit: None,
@@ -252,6 +261,7 @@ pub fn last_event_id(header: &[u8]) -> Result<u64, QueryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operator::scope::Others;
 
     const NOW: u64 = 1_800_000_000_000;
 
@@ -286,13 +296,14 @@ mod tests {
         let query = Query::read(
             "since=1h&until=0s&type=denied&app_id=0xAB&source=kms&domain=sandbox&limit=5&cursor=9&format=text",
             NOW,
+            DomainScope::WHOLE_KMS,
         );
         let filter = Filter {
             kind: Some("denied".to_owned()),
             app_id: Some("ab".to_owned()),
             source: Some("kms".to_owned()),
             domain: Some("sandbox".parse().expect("a name")),
-            ..Filter::default()
+            ..Filter::of(DomainScope::WHOLE_KMS)
         };
         let (since, until) = (Some(NOW - 3_600_000), Some(NOW));
         let expected =
@@ -317,12 +328,42 @@ mod tests {
             (&*long, "the query is longer than 4096 bytes"),
         ] {
             assert_eq!(
-                Query::read(query, NOW).map_err(|error| error.to_string()),
+                Query::read(query, NOW, DomainScope::WHOLE_KMS).map_err(|error| error.to_string()),
                 Err(told.to_owned()),
                 "{query}"
             );
         }
-        assert_eq!(Query::read("", NOW).map(|query| query.limit()), Ok(100));
+        assert_eq!(Query::read("", NOW, DomainScope::WHOLE_KMS).map(|query| query.limit()), Ok(100));
+    }
+
+    #[test]
+    fn records_of_domains_are_seen_in_their_domains_and_by_readers_of_the_whole_kms() {
+        let scope = |name: &str| DomainScope::limited(name.parse().expect("a name"), Others::Some);
+        let seen = |fields: &str| {
+            let line = format!(r#"{{"seq":1,"time":"2026-01-01T00:00:00Z",{fields}}}"#);
+            let record = Record::read(line.as_bytes()).expect("a record");
+            let of = |scope| Filter::of(scope).admits(&record);
+            assert!(of(DomainScope::WHOLE_KMS), "{fields}");
+            ["default", "prod", "sandbox"].map(|name| of(scope(name)))
+        };
+        for kind in ["frozen", "unfrozen", "app_epoch_set"] {
+            let named = |domain: &str| seen(&format!(r#""event":"{kind}","domain":"{domain}""#));
+            assert_eq!(named("sandbox"), [false, false, true], "{kind}");
+            assert_eq!(named("default"), [true, false, false], "{kind}");
+            assert_eq!(seen(&format!(r#""event":"{kind}""#)), [false; 3], "of an earlier version: {kind}");
+        }
+        for kind in
+            ["domain_created", "domain_archived", "domain_restored", "app_assigned", "domain_change_failed"]
+        {
+            assert_eq!(seen(&format!(r#""event":"{kind}","domain":"prod""#)), [false, true, false], "{kind}");
+        }
+        let moved = |fields: &str| seen(&format!(r#""event":"app_moved",{fields}"#));
+        assert_eq!(moved(r#""domain":"prod","previous_domain":"sandbox""#), [false, true, true]);
+        assert_eq!(moved(r#""domain":"prod","previous_domain":"default""#), [true, true, false]);
+        assert_eq!(moved(r#""domain":"","previous_domain":"Not A Name""#), [false; 3]);
+        // Whatever an event of another type calls its domain.
+        assert_eq!(seen(r#""event":"started","domain":"prod","previous_domain":"prod""#), [false; 3]);
+        assert_eq!(seen(r#""event":"keys_received","domain":"prod""#), [false; 3]);
     }
 
     #[test]

@@ -206,7 +206,6 @@ impl Released<Certificate> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
     use std::sync::Mutex;
     use std::time::Duration;
@@ -223,7 +222,7 @@ mod tests {
         directory: tempfile::TempDir,
         audit: Audit,
         freezes: Freezes,
-        domains: Domains,
+        domains: Arc<Domains>,
     }
 
     impl Disk {
@@ -231,8 +230,9 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let audit = Audit::open(&directory.path().join("audit.jsonl")).unwrap();
             let metrics = Arc::new(Metrics::new([]));
-            let freezes = Freezes::open(directory.path().join("frozen.json"), metrics).unwrap();
-            let domains = Domains::open(&BTreeMap::new(), directory.path().join("domains.json")).unwrap();
+            let domains = Domains::default_only();
+            let file = directory.path().join("frozen.json");
+            let freezes = Freezes::open(file, metrics, Arc::clone(&domains)).unwrap();
             Self { directory, audit, freezes, domains }
         }
 

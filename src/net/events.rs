@@ -75,10 +75,10 @@ async fn page(
     usual: Format,
     shape: Shape,
 ) -> Result<Response> {
-    let query = read(query)?;
+    let query = read(query, scope)?;
     let (format, newest) = (query.format.unwrap_or(usual), service.newest());
     let acknowledged = service.acknowledged();
-    let rendered = service.page(&query, scope, move |page, reach| {
+    let rendered = service.page(&query, move |page, reach| {
         let body = match format {
             Format::Text => page.records.iter().map(events::text).collect(),
             Format::Json => json_of(&page, shape, newest),
@@ -101,8 +101,9 @@ async fn page(
     Ok(answer)
 }
 
-fn read(query: Option<&str>) -> Result<Query> {
-    Query::read(query.unwrap_or_default(), now()).map_err(|error| Error::invalid(error.to_string()))
+fn read(query: Option<&str>, scope: &DomainScope) -> Result<Query> {
+    Query::read(query.unwrap_or_default(), now(), scope.clone())
+        .map_err(|error| Error::invalid(error.to_string()))
 }
 
 fn json_of(page: &Page, shape: Shape, newest: u64) -> String {

@@ -241,6 +241,7 @@ fn frozen(value: &str) -> Event {
         expires_at: None,
         by: "token".to_owned(),
         remote: IpAddr::from([127, 0, 0, 1]),
+        domain: None,
     }
 }
 

@@ -4,7 +4,7 @@ use kms_attest::identity::DomainName;
 
 /// What an operator may see and change. Authentication makes one for each request, and each function that lists records or
 /// changes something of an app demands it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainScope {
     /// `None` for the whole KMS.
     limit: Option<Limit>,
@@ -40,6 +40,11 @@ impl DomainScope {
         self.limit.as_ref().map(|limit| &limit.domain)
     }
 
+    /// The domain, if nothing but what is in it may be read.
+    pub fn only(&self) -> Option<&DomainName> {
+        self.limit().filter(|_| !self.reads_whole_kms())
+    }
+
     /// Whether what belongs to a domain is in it.
     pub fn has(&self, domain: &DomainName) -> bool {
         self.limit().is_none_or(|own| own == domain)
@@ -69,7 +74,6 @@ mod tests {
         let default = DomainName::DEFAULT;
         for (scope, of_default, of_sandbox, of_none) in [
             (DomainScope::WHOLE_KMS, true, true, true),
-            (DomainScope::default(), true, true, true),
             (DomainScope::limited(default.clone(), Others::None), true, false, true),
             (DomainScope::limited(default.clone(), Others::Some), true, false, false),
             (DomainScope::limited(sandbox.clone(), Others::Some), false, true, false),

@@ -18,6 +18,7 @@ use crate::events::{Ask, Events, Filter, Index, IndexError, Order};
 use crate::keys::epoch::RootEpoch;
 use crate::keys::keyring::{EpochInfo, EpochState};
 use crate::lifecycle::Ready;
+use crate::operator::DomainScope;
 
 /// The records of what becomes of root epochs.
 const EPOCH_EVENTS: [&str; 6] = [
@@ -138,7 +139,7 @@ pub(in crate::api) fn newest_records(
     kind: &str,
     limit: usize,
 ) -> Result<Vec<Record>, IndexError> {
-    let filter = Filter { kind: Some(kind.to_owned()), ..Filter::default() };
+    let filter = Filter { kind: Some(kind.to_owned()), ..Filter::of(DomainScope::WHOLE_KMS) };
     let (since, until, beyond, order) = (0, u64::MAX, None, Order::Newest);
     Ok(index.page(&Ask { filter: &filter, since, until, beyond, order, limit })?.records)
 }

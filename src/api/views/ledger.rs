@@ -16,6 +16,7 @@ use crate::audit::{FileOfLog, Health, files_of_log};
 use crate::clock::rfc3339;
 use crate::error::Result;
 use crate::events::{Ask, Filter, Index, IndexError, Order};
+use crate::operator::DomainScope;
 
 /// The most archived files that are listed.
 const MAX_ARCHIVED: usize = 200;
@@ -161,7 +162,7 @@ fn signed(checkpoint: &str) -> Option<Checkpoint> {
 
 /// The files of the log at `path`, and before them those that were moved away.
 fn files(index: &Index, path: &Path, newest: u64) -> std::result::Result<Vec<LogFile>, IndexError> {
-    let filter = Filter { kind: Some("segment_archived".to_owned()), ..Filter::default() };
+    let filter = Filter { kind: Some("segment_archived".to_owned()), ..Filter::of(DomainScope::WHOLE_KMS) };
     let (since, until, beyond, order, limit) = (0, u64::MAX, None, Order::Newest, MAX_ARCHIVED);
     let page = index.page(&Ask { filter: &filter, since, until, beyond, order, limit })?;
     let number =

@@ -110,8 +110,7 @@ impl Views {
             app_id: app.map(|Digits(app)| app),
             domain: domain.map(|Domain(domain)| domain),
             kinds: &RELEASES,
-            scope: scope.clone(),
-            ..Filter::default()
+            ..Filter::of(scope.clone())
         };
         let (since, until) = (since.map_or(0, |Moment(at)| at), until.map_or(u64::MAX, |Moment(at)| at));
         let (limit, beyond) = (Limit::of(limit), cursor.map(|Cursor(beyond)| beyond));
@@ -193,7 +192,7 @@ impl Boots {
 
     fn before(index: &Index, newest: Option<&Record>) -> std::result::Result<Self, IndexError> {
         let Some(newest) = newest else { return Ok(Self(Vec::new())) };
-        let filter = Filter { kind: Some("started".to_owned()), ..Filter::default() };
+        let filter = Filter { kind: Some("started".to_owned()), ..Filter::of(DomainScope::WHOLE_KMS) };
         let (since, until, order, limit) = (0, u64::MAX, Order::Newest, Self::MAX);
         let beyond = Some(newest.seq);
         let page = index.page(&Ask { filter: &filter, since, until, beyond, order, limit })?;

@@ -15,7 +15,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::{AppChoice, AppEpochError, AppEpochs, MAX_APPS, record};
 use crate::audit::{Audit, Event};
 use crate::clock::unix_now;
-use crate::control::Author;
+use crate::control::{Author, Domains};
 use crate::state::{AppEpochFile, Choices, ChosenEpochs, app_epochs_content};
 
 /// How many events are waited for at the same time.
@@ -52,6 +52,7 @@ pub struct Adoption {
     /// What stays other than received.
     kept: Vec<Difference>,
     source: String,
+    domains: Arc<Domains>,
 }
 
 /// What became of received choices.
@@ -124,7 +125,7 @@ impl AppEpochs {
         }));
         match after.len() > MAX_APPS {
             true => Err(AppEpochError::Full),
-            false => Ok(Adoption { file, after, changed, kept, source }),
+            false => Ok(Adoption { file, after, changed, kept, source, domains: Arc::clone(&self.domains) }),
         }
     }
 }
@@ -170,6 +171,7 @@ impl Adoption {
                     source: Some(self.source.clone()),
                     by: author.by.clone(),
                     remote: author.remote,
+                    domain: self.domains.recorded(&it.app),
                 })
             });
             try_join_all(recorded).await.map_err(AppEpochError::NotRecorded)?;
@@ -179,7 +181,7 @@ impl Adoption {
 
     /// Puts them in force, once the file with [`Adoption::content`] is on the disk.
     pub fn written(self, epochs: &AppEpochs) -> Adopted {
-        let Self { file, after, changed, kept, source } = self;
+        let Self { file, after, changed, kept, source, domains: _ } = self;
         epochs.current.store(Arc::new(after));
         drop(file);
         if !kept.is_empty() {
@@ -235,7 +237,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (log, path) = (home.path().join("audit.jsonl"), home.path().join("app-epochs.json"));
         let audit = Audit::open(&log).unwrap();
-        let epochs = AppEpochs::open(path.clone()).unwrap();
+        let epochs = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
         for (number, to) in
             [(1, (RootChoice::Current, 3)), (2, (RootChoice::Fixed(0), 1)), (3, (RootChoice::Current, 0))]
         {
@@ -257,7 +259,7 @@ mod tests {
             Difference { app: app(3), own: Some(chosen(None, 0)), received: None },
         ];
         assert_eq!(adopted, Adopted { source: source(), changed: 1, kept });
-        let again = AppEpochs::open(path.clone()).unwrap();
+        let again = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
         let apps = |epochs: &AppEpochs| {
             (1..=4).map(|number| epochs.of(&app(number)).map(|it| it.chosen())).collect::<Vec<_>>()
         };
@@ -289,7 +291,7 @@ mod tests {
         let log = home.path().join("audit.jsonl");
         let audit = Audit::open(&log).unwrap();
         let path = home.path().join("app-epochs.json");
-        let epochs = AppEpochs::open(path.clone()).unwrap();
+        let epochs = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
         std::fs::create_dir_all(path.join("x")).unwrap();
         let app_epochs = [(app(1), ChosenEpochs { root: None, app: 1 })].into();
         let one = Choices { app_epochs, ..Choices::default() };

@@ -73,11 +73,11 @@ impl Disk {
     }
 
     fn open(&self) -> Freezes {
-        Freezes::open(self.path(), metrics()).unwrap()
+        Freezes::open(self.path(), metrics(), Domains::default_only()).unwrap()
     }
 
     fn open_at(&self, time: &Arc<SetTime>) -> Freezes {
-        Freezes::open_at(self.path(), metrics(), Arc::clone(time) as _).unwrap()
+        Freezes::open_at(self.path(), metrics(), Domains::default_only(), Arc::clone(time) as _).unwrap()
     }
 
     fn events(&self, name: &str) -> usize {
@@ -326,7 +326,9 @@ async fn the_audit_log_has_changes_in_the_order_in_which_they_happened() {
     let is_last_a_freeze = log.lines().last().unwrap().contains("\"event\":\"frozen\"");
     assert_eq!(freezes.of_kms().is_some(), is_last_a_freeze);
     assert_eq!(
-        Freezes::open(disk.directory.path().join("frozen.json"), metrics()).unwrap().list(),
+        Freezes::open(disk.directory.path().join("frozen.json"), metrics(), Domains::default_only())
+            .unwrap()
+            .list(),
         freezes.list()
     );
     // An unfreeze of what was not frozen is not recorded, so two never follow each other.
@@ -396,14 +398,17 @@ fn a_file_with_too_many_freezes_is_refused() {
         "expires_at": null, "by": "token", "remote": "127.0.0.1" });
     frozen.push(one_more);
     fs::write(disk.path(), content.to_string()).unwrap();
-    assert!(matches!(Freezes::open(disk.path(), metrics()), Err(FreezeFileError::Damaged(_))));
+    assert!(matches!(
+        Freezes::open(disk.path(), metrics(), Domains::default_only()),
+        Err(FreezeFileError::Damaged(_))
+    ));
 }
 
 #[test]
 fn a_file_that_is_not_whole_is_refused_and_a_missing_one_is_empty() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("frozen.json");
-    let open = |path: &Path| Freezes::open(path.to_owned(), metrics());
+    let open = |path: &Path| Freezes::open(path.to_owned(), metrics(), Domains::default_only());
     assert!(open(&path).unwrap().list().is_empty());
     let line = |scope: &str, value: &str| {
         format!(

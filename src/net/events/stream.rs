@@ -31,19 +31,19 @@ const QUEUE: usize = 2;
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Response> {
-    let query = super::read(request.uri().query())?;
+    let caller = prpc::caller(request.extensions())?.clone();
+    let query = super::read(request.uri().query(), caller.scope()?)?;
     if query.since.is_some() || query.until.is_some() || query.cursor.is_some() || query.format.is_some() {
         return Err(Error::invalid(
             "a stream takes type, app_id, source, domain and limit; Last-Event-ID continues one",
         ));
     }
-    let caller = prpc::caller(request.extensions())?.clone();
     let after = request.headers().get(LAST_EVENT_ID).map(|id| last_event_id(id.as_bytes())).transpose();
     let after = after.map_err(|error| Error::invalid(error.to_string()))?;
     let body = match *request.method() {
         Verb::HEAD => Body::empty(),
         _ => {
-            let stream = service.stream(query, caller.scope()?, after)?;
+            let stream = service.stream(query, after)?;
             let running = request.extensions().get::<Arc<Running>>().map(Arc::clone);
             let (pieces, taken) = mpsc::channel(QUEUE);
             tokio::spawn(pump(stream, pieces, running, MAX_PAUSE, Some(caller)));
@@ -125,7 +125,7 @@ mod tests {
         let reports = Arc::new(Reports::new(Arc::clone(&audit)));
         let service = Arc::new(EventService::new(events, reports));
         let streams = [(), ()]
-            .map(|()| service.stream(Query::read("", 0).unwrap(), &DomainScope::WHOLE_KMS, Some(0)).unwrap());
+            .map(|()| service.stream(Query::read("", 0, DomainScope::WHOLE_KMS).unwrap(), Some(0)).unwrap());
         for events in 0..20 {
             let _ = audit.record(Event::Suppressed { events, source: None }).await.unwrap();
         }
