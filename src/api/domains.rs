@@ -24,6 +24,7 @@ use crate::control::{Approved, Author, DomainChange, DomainError, MoveApp};
 use crate::error::{Code, Error, Result};
 use crate::keys::epoch::RootEpoch;
 use crate::lifecycle::Ready;
+use crate::operator::DomainScope;
 use crate::request;
 
 /// Shows and changes domains.
@@ -99,18 +100,23 @@ impl DomainService {
         Self { foundation, ready, gate, events, turn: Mutex::default() }
     }
 
-    /// The domains.
-    pub fn list(&self) -> DomainList {
+    /// The domains of `scope`.
+    pub fn list(&self, scope: &DomainScope) -> DomainList {
         let domains = self.foundation.domains.list();
-        DomainList { domains: domains.iter().map(|domain| self.shown(domain)).collect() }
+        let own = domains.iter().filter(|domain| scope.has(&domain.name));
+        DomainList { domains: own.map(|domain| self.shown(domain)).collect() }
     }
 
-    /// One domain with its apps.
+    /// One domain of `scope` with its apps.
     ///
     /// # Errors
-    /// There is none of this name.
-    pub fn show(&self, name: &str) -> Result<DomainDetail> {
-        self.detail(&parse(name)?)
+    /// There is none of this name, or it is another one: the answer is the same.
+    pub fn show(&self, scope: &DomainScope, name: &str) -> Result<DomainDetail> {
+        let name = parse(name)?;
+        match scope.has(&name) {
+            true => self.detail(&name),
+            false => Err(refused(DomainError::Unknown(name))),
+        }
     }
 
     fn detail(&self, name: &DomainName) -> Result<DomainDetail> {

@@ -7,7 +7,9 @@ mod placing;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use kms_attest::identity::DomainName;
 use kms_attest::small_file::small_file;
+use kms_policy::Policy;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,9 +29,13 @@ use crate::clock::{rfc3339, unix};
 use crate::config::{AuthApi, Core, EmptyDevices};
 use crate::control::CandidateText;
 use crate::error::{Code, Error, Result};
+use crate::operator::DomainScope;
 
 /// The largest document that is shown, in bytes: thousands of apps. As JSON values it takes several times as much memory.
 const MAX_SHOWN: usize = 2 << 20;
+
+/// What is said of the policy of a domain that has none of its own.
+const SHARED: &str = "the policy of the KMS decides in this domain";
 
 /// Shows and changes the policy.
 #[derive(Debug)]
@@ -61,11 +67,11 @@ pub struct PolicyState {
     editable: bool,
     /// Why not, or why the policy cannot decide at the moment.
     message: Option<String>,
-    /// The allowlist; null for another kind, and if it is invalid or larger than 2 MiB.
+    /// The allowlist; null for another kind, if it is invalid or larger than 2 MiB, and for a credential of one domain.
     document: Option<Value>,
     /// The signed bundle that has the rules, if bundles have them.
     bundle: Option<ShownBundle>,
-    /// The candidate that is evaluated on live requests.
+    /// The candidate that is evaluated on live requests; null for a credential of one domain.
     shadow: Option<ShadowState>,
     /// Whether the rules relax something, such as an empty device list that allows any device.
     relaxed: bool,
@@ -115,23 +121,48 @@ impl PolicyService {
         }
     }
 
-    /// What is in force now, and the candidate.
-    pub async fn state(&self) -> PolicyState {
+    /// What is in force now for `scope`, and the candidate.
+    pub async fn state(&self, scope: &DomainScope) -> PolicyState {
+        match scope.only() {
+            Some(domain) => self.state_in(domain),
+            None => self.state_of_kms().await,
+        }
+    }
+
+    /// What decides in one domain, without what it says of others.
+    fn state_in(&self, domain: &DomainName) -> PolicyState {
+        let policy = self.foundation.policy_of(domain);
+        let in_force = policy.in_force();
+        let is_own = self.foundation.has_policy(domain);
+        let shared = || (!is_own && !domain.is_default()).then(|| SHARED.to_owned());
+        let bundle = policy.bundled().and_then(|bundled| bundled.bundle());
+        PolicyState {
+            kind: policy.kind(),
+            sha256: in_force.digest.map(hex::encode),
+            loaded_at: in_force.since.map(|since| rfc3339(unix(since))),
+            source: source_of(policy),
+            editable: false,
+            message: policy_problem(policy).filter(|_| is_own).or_else(shared),
+            document: None,
+            bundle: bundle.filter(|_| is_own || domain.is_default()).map(|it| ShownBundle::of(&it.bundle)),
+            shadow: None,
+            relaxed: policy.is_dev() || policy.relaxation().is_some(),
+        }
+    }
+
+    async fn state_of_kms(&self) -> PolicyState {
         let policy = &self.foundation.policy;
         if self.file.is_some() {
             // Reads a file that has changed. Other kinds would ask their backend.
             let _ = policy.info().await;
         }
-        let (source, refusal) = match &self.file {
-            Some(_) => ("file", None),
-            None if policy.bundled().is_some() => {
-                ("bundle", Some("signed bundles have the rules; push one with kmsctl policy push"))
-            }
-            None => match policy.kind() {
-                "webhook" => ("webhook", Some("the authorization backend has the rules; change them there")),
-                "ethereum" => ("chain", Some("a contract has the rules; change them there")),
-                _ => ("configuration", Some("core.auth_api.type = \"dev\" has no rules")),
-            },
+        let source = source_of(policy);
+        let refusal = match source {
+            "file" => None,
+            "bundle" => Some("signed bundles have the rules; push one with kmsctl policy push"),
+            "webhook" => Some("the authorization backend has the rules; change them there"),
+            "chain" => Some("a contract has the rules; change them there"),
+            _ => Some("core.auth_api.type = \"dev\" has no rules"),
         };
         let in_force = policy.in_force();
         PolicyState {
@@ -201,6 +232,17 @@ impl PolicyService {
         let placed = Arc::clone(&self).replace(caller, text.to_vec()).await?;
         self.admin.stop_shadow_if(caller.author(), &sha256).await;
         Ok(placed)
+    }
+}
+
+/// Where the rules of a policy are.
+fn source_of(policy: &Policy) -> &'static str {
+    match policy {
+        Policy::Allowlist(_) => "file",
+        Policy::Bundled(_) => "bundle",
+        Policy::Webhook(_) => "webhook",
+        Policy::Ethereum(_) => "chain",
+        Policy::AllowAll(_) => "configuration",
     }
 }
 

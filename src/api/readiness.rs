@@ -185,7 +185,7 @@ pub struct Reason {
 }
 
 /// Why the policy cannot decide, in words that a record may have: a backend's own words may name hosts.
-pub(super) fn policy_problem(policy: &Policy) -> Option<String> {
+pub(in crate::api) fn policy_problem(policy: &Policy) -> Option<String> {
     let problem = policy.last_error()?;
     Some(match policy {
         Policy::Allowlist(_) | Policy::Bundled(_) => problem,

@@ -18,10 +18,12 @@ pub mod releases;
 pub mod replicas;
 pub mod resolve;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kms_attest::identity::DomainName;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
@@ -33,7 +35,7 @@ pub use self::freezes::{FreezeBody, FreezeList, FreezeShown, LiftBody, Preview, 
 pub use self::history::{History, HistoryQuery};
 pub use self::latency::LatencyLog;
 pub use self::ledger::Ledger;
-pub use self::overview::Overview;
+pub use self::overview::{Overview, OverviewShown};
 pub use self::platforms::Platforms;
 pub use self::query::{Nothing, read_query};
 pub use self::releases::{ReleaseDetail, ReleaseList, ReleaseQuery};
@@ -48,6 +50,7 @@ use super::readiness::Readiness;
 use super::settings::SettingsService;
 use crate::admission::{Foundation, TcbWarning};
 use crate::clock::rfc3339;
+use crate::config::Profile;
 use crate::error::{Code, Error, Result};
 use crate::events::{IndexError, Inventory};
 use crate::lifecycle::Ready;
@@ -90,6 +93,8 @@ pub struct Sources {
     pub log: PathBuf,
     /// How many witnesses a release needs.
     pub required_witnesses: usize,
+    /// Which settings it starts with.
+    pub profile: Profile,
     /// Of this start of the process.
     pub boot_id: String,
     /// When it started, Unix seconds.
@@ -100,7 +105,8 @@ pub struct Sources {
 #[derive(Debug)]
 pub struct Views {
     sources: Sources,
-    counts: Mutex<Option<(Instant, overview::Counted)>>,
+    /// Of the KMS, and of each domain that was asked for.
+    counts: Mutex<HashMap<Option<DomainName>, (Instant, overview::Counted)>>,
 }
 
 impl Views {

@@ -349,6 +349,7 @@ impl Serving {
             forecast: self.forecast.subscribe(),
             log: process.config.core.audit.file.clone(),
             required_witnesses: process.config.core.ledger.witnesses.require,
+            profile: process.config.profile,
             boot_id: process.boot_id.clone(),
             started: unix(process.started),
         })

@@ -28,7 +28,8 @@ pub(super) fn routes(service: Arc<DomainService>) -> Router {
     let [one, archive, restore, apps, moved] = std::array::from_fn(|_| Arc::clone(&service));
     route(Service::Admin, DOMAINS, move |request: Request| async move { all(&service, request).await })
         .merge(route(Service::Admin, ONE, move |request: Request| async move {
-            json(one.show(part(&request, 0)))
+            let scope = prpc::caller(request.extensions()).and_then(Caller::scope);
+            json(scope.and_then(|scope| one.show(scope, part(&request, 0))))
         }))
         .merge(route(Service::Admin, ARCHIVE, move |request: Request| async move {
             json(match asked::<NoContent>(ARCHIVE, request).await {
@@ -59,7 +60,7 @@ async fn all(service: &Arc<DomainService>, request: Request) -> Response {
     if *request.method() == Verb::POST {
         return json(created(service, request).await);
     }
-    json(Ok(service.list()))
+    json(prpc::caller(request.extensions()).and_then(Caller::scope).map(|scope| service.list(scope)))
 }
 
 async fn created(service: &Arc<DomainService>, request: Request) -> Result<DomainDetail> {

@@ -10,7 +10,7 @@ use http::Method as Verb;
 use super::prpc;
 use super::router::{json, read_body, read_json, route};
 use crate::api::policy::{BundleOutcome, BundleService};
-use crate::api::{Access, Role, Service};
+use crate::api::{Access, Caller, Role, Service};
 use crate::error::Result;
 
 const BUNDLES: &str = "/api/v1/policy/bundles";
@@ -35,7 +35,10 @@ pub(super) fn routes(service: Arc<BundleService>) -> Router {
 
 async fn all(service: &BundleService, request: Request) -> Response {
     if *request.method() != Verb::POST {
-        return json(Ok(service.list().await));
+        return json(match prpc::caller(request.extensions()).and_then(Caller::scope) {
+            Ok(scope) => Ok(service.list(scope).await),
+            Err(error) => Err(error),
+        });
     }
     json(push(service, request).await)
 }
@@ -48,7 +51,8 @@ async fn push(service: &BundleService, request: Request) -> Result<BundleOutcome
 }
 
 async fn fetch(service: &BundleService, request: Request) -> Result<BundleOutcome> {
-    service.fetch(read_json(FETCH, request).await?).await
+    let caller = prpc::caller(request.extensions())?.clone();
+    service.fetch(&caller, read_json(FETCH, request).await?).await
 }
 
 async fn shadow(service: &BundleService, request: Request) -> Result<BundleOutcome> {

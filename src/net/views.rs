@@ -39,48 +39,54 @@ pub(super) fn routes(views: &Arc<Views>) -> Router {
         });
         resolve.layer(axum::middleware::map_response(kept_shortly))
     };
-    document(views, "/api/v1/overview", |views, _, _, Nothing {}| async move { views.overview().await })
-        .merge(document(views, "/api/v1/history", |views, _, _, query: HistoryQuery| async move {
-            views.history(query).await
-        }))
-        .merge(document(views, "/api/v1/releases", |views, scope, _, query: ReleaseQuery| async move {
-            views.releases(&scope, query).await
-        }))
-        .merge(document(views, "/api/v1/releases/{seq}", |views, scope, seq, Nothing {}| async move {
-            views.release(&scope, &seq).await
-        }))
-        .merge(document(views, "/api/v1/denials", |views, scope, _, query: DenialQuery| async move {
-            views.denials(&scope, query).await
-        }))
-        .merge(document(views, "/api/v1/denials/{id}", |views, scope, id, Nothing {}| async move {
-            views.denial(&scope, &id).await
-        }))
-        .merge(document(views, "/api/v1/cvms", |views, scope, _, query: CvmQuery| async move {
-            views.cvms(&scope, query).await
-        }))
-        .merge(document(views, "/api/v1/cvms/{id}", |views, scope, id, Nothing {}| async move {
-            views.cvm(&scope, &id).await
-        }))
-        .merge(document(views, "/api/v1/platforms", |views, _, _, Nothing {}| async move {
-            views.platforms().await
-        }))
-        .merge(document(views, "/api/v1/collateral", |views, _, _, Nothing {}| async move {
-            Ok(views.collateral())
-        }))
-        .merge(document(views, "/api/v1/collateral/bundle", |views, _, _, query: BundleQuery| async move {
-            views.collateral_page(&query)
-        }))
-        .merge(document(
-            views,
-            "/api/v1/ledger",
-            |views, _, _, Nothing {}| async move { views.ledger().await },
-        ))
-        .merge(document(views, "/api/v1/replicas", |views, _, _, Nothing {}| async move {
-            views.replicas().await
-        }))
-        .merge(resolve("/api/v1/resolve/{app}"))
-        .merge(resolve("/v1/resolve/{app}"))
-        .merge(posts(views))
+    document(
+        views,
+        "/api/v1/overview",
+        |views, scope, _, Nothing {}| async move { views.overview(&scope).await },
+    )
+    .merge(document(views, "/api/v1/history", |views, scope, _, query: HistoryQuery| async move {
+        views.history(&scope, query).await
+    }))
+    .merge(document(views, "/api/v1/releases", |views, scope, _, query: ReleaseQuery| async move {
+        views.releases(&scope, query).await
+    }))
+    .merge(document(views, "/api/v1/releases/{seq}", |views, scope, seq, Nothing {}| async move {
+        views.release(&scope, &seq).await
+    }))
+    .merge(document(views, "/api/v1/denials", |views, scope, _, query: DenialQuery| async move {
+        views.denials(&scope, query).await
+    }))
+    .merge(document(views, "/api/v1/denials/{id}", |views, scope, id, Nothing {}| async move {
+        views.denial(&scope, &id).await
+    }))
+    .merge(document(views, "/api/v1/cvms", |views, scope, _, query: CvmQuery| async move {
+        views.cvms(&scope, query).await
+    }))
+    .merge(document(views, "/api/v1/cvms/{id}", |views, scope, id, Nothing {}| async move {
+        views.cvm(&scope, &id).await
+    }))
+    .merge(document(
+        views,
+        "/api/v1/platforms",
+        |views, _, _, Nothing {}| async move { views.platforms().await },
+    ))
+    .merge(document(
+        views,
+        "/api/v1/collateral",
+        |views, _, _, Nothing {}| async move { Ok(views.collateral()) },
+    ))
+    .merge(document(views, "/api/v1/collateral/bundle", |views, _, _, query: BundleQuery| async move {
+        views.collateral_page(&query)
+    }))
+    .merge(document(views, "/api/v1/ledger", |views, _, _, Nothing {}| async move { views.ledger().await }))
+    .merge(document(
+        views,
+        "/api/v1/replicas",
+        |views, _, _, Nothing {}| async move { views.replicas().await },
+    ))
+    .merge(resolve("/api/v1/resolve/{app}"))
+    .merge(resolve("/v1/resolve/{app}"))
+    .merge(posts(views))
 }
 
 /// The routes with a request body.

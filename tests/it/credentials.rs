@@ -248,6 +248,10 @@ fn credentials_of_a_domain_may_use_these_methods_and_routes_and_no_others() {
             "/livez",
             "/readyz",
             "/api/v1/health",
+            "/api/v1/policy",
+            "/api/v1/policy/check",
+            "/api/v1/policy/bundles",
+            "/api/v1/policy/bundles/fetch",
             "/log/checkpoint",
             "/log/tile/{*tile}",
             "/logs",
@@ -261,6 +265,8 @@ fn credentials_of_a_domain_may_use_these_methods_and_routes_and_no_others() {
             "/api/v1/credentials",
             "/api/v1/credentials/{name}/rotate",
             "/api/v1/credentials/{name}/revoke",
+            "/api/v1/overview",
+            "/api/v1/history",
             "/api/v1/releases",
             "/api/v1/releases/{seq}",
             "/api/v1/denials",
@@ -274,6 +280,8 @@ fn credentials_of_a_domain_may_use_these_methods_and_routes_and_no_others() {
             "/api/v1/freezes/preview",
             "/api/v1/epochs/apps",
             "/api/v1/epochs/apps/{app}",
+            "/api/v1/domains",
+            "/api/v1/domains/{name}",
         ]
         .map(|path| (Service::Admin, path))
     );

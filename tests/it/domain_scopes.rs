@@ -305,6 +305,296 @@ async fn an_owner_of_a_domain_freezes_and_renews_only_its_apps() {
     assert_eq!(texts(&listed["apps"], "app_id"), [id(&teams.sandbox[0])], "{listed}");
 }
 
+/// What the routes and methods that credentials of one domain may use answer with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// What is in the domain, and nothing else.
+    OfDomain,
+    /// Nothing of any domain: hashes, the state of this process, the caller itself.
+    OfNone,
+    /// It changes something, and answers with what it changed.
+    Changes,
+}
+
+/// Every route and method with [`Reach::Domain`]: one that is added is classified here, after a look at what it shows.
+const CONTENT: &[(&str, Content)] = &{
+    use Content::{Changes, OfDomain, OfNone};
+    [
+        ("/livez", OfNone),
+        ("/readyz", OfNone),
+        ("/api/v1/health", OfNone),
+        ("/api/v1/policy", OfDomain),
+        ("/api/v1/policy/check", Changes),
+        ("/api/v1/policy/bundles", OfDomain),
+        ("/api/v1/policy/bundles/fetch", Changes),
+        ("/log/checkpoint", OfNone),
+        ("/log/tile/{*tile}", OfNone),
+        ("/logs", OfDomain),
+        ("/api/v1/events", OfDomain),
+        ("/api/v1/events/stream", OfDomain),
+        ("/api/v1/new_event", Changes),
+        ("/api/v1/audit-logs", OfDomain),
+        ("/api/v1/me", OfNone),
+        ("/api/v1/approvals", OfDomain),
+        ("/api/v1/approvals/{id}", OfDomain),
+        ("/api/v1/credentials", OfDomain),
+        ("/api/v1/credentials/{name}/rotate", Changes),
+        ("/api/v1/credentials/{name}/revoke", Changes),
+        ("/api/v1/overview", OfDomain),
+        ("/api/v1/history", OfDomain),
+        ("/api/v1/releases", OfDomain),
+        ("/api/v1/releases/{seq}", OfDomain),
+        ("/api/v1/denials", OfDomain),
+        ("/api/v1/denials/{id}", OfDomain),
+        ("/api/v1/explain", OfDomain),
+        ("/api/v1/cvms", OfDomain),
+        ("/api/v1/cvms/{id}", OfDomain),
+        ("/api/v1/resolve/{app}", OfDomain),
+        ("/v1/resolve/{app}", OfDomain),
+        ("/api/v1/freezes", OfDomain),
+        ("/api/v1/freezes/preview", OfDomain),
+        ("/api/v1/epochs/apps", OfDomain),
+        ("/api/v1/epochs/apps/{app}", OfDomain),
+        ("/api/v1/domains", OfDomain),
+        ("/api/v1/domains/{name}", OfDomain),
+        ("Explain", OfDomain),
+        ("ListDenials", OfDomain),
+        ("Freeze", Changes),
+        ("ListFrozen", OfDomain),
+    ]
+};
+
+#[test]
+fn what_credentials_of_a_domain_may_use_is_classified() {
+    let routes = ROUTES.iter().filter(|row| row.reach == Reach::Domain).map(|row| row.path);
+    let methods = METHODS.iter().filter(|row| row.reach == Reach::Domain).map(|row| row.name);
+    let served: Vec<_> = routes.chain(methods).collect();
+    let classified: Vec<_> = CONTENT.iter().map(|(name, _)| *name).collect();
+    assert_eq!(served, classified, "a new one: look at what it shows, and classify it");
+}
+
+/// What must appear in no answer to a credential of another domain.
+const MARK: &str = "mark-of-others";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_to_a_credential_of_a_domain_has_anything_of_others() {
+    let teams = Teams::gather().await;
+    let admin = &teams.admin;
+    // Something with the mark in the other domain, in a domain of its name, and of the whole KMS.
+    admin.done("POST", "/api/v1/domains", json!({ "name": MARK })).await;
+    for domain in [Value::Null, json!("default"), json!(MARK)] {
+        let name = format!("{MARK}-{}", domain.as_str().unwrap_or("kms").len());
+        admin.done("POST", CREDENTIALS, json!({ "name": name, "role": "viewer", "domain": domain })).await;
+    }
+    admin.done("POST", "/api/v1/new_event", json!({ "message": MARK })).await;
+    for (scope, target) in [("app", id(&teams.default[0])), ("device", "00".repeat(32))] {
+        let freeze = json!({ "scope": scope, "target": target, "reason": MARK });
+        admin.done("POST", "/api/v1/freezes", freeze).await;
+    }
+    let other_app = format!("/api/v1/epochs/apps/{}", id(&teams.default[0]));
+    admin.done("PUT", &other_app, json!({ "app_epoch": 3 })).await;
+    let shadow = json!({ "auth_config_json": "{}", "name": MARK });
+    let started = admin.ask("POST", "/prpc/StartShadow?json", &shadow, ADMIN_TOKEN).await;
+    assert_eq!(started.status, 200, "{}", started.text());
+    let own_freeze = json!({ "scope": "app", "target": id(&teams.sandbox[1]), "reason": "own" });
+    admin.done("POST", "/api/v1/freezes", own_freeze).await;
+
+    let token = teams.credential("sandbox", Role::Owner).await;
+    eventually("the index", async || {
+        let (_, events) = teams.gets(&token, "/api/v1/events").await;
+        (texts(&events, "type").iter().filter(|kind| *kind == "credential_created").count() == 1)
+            .then_some(())
+    })
+    .await;
+    let mut of_others = vec![MARK.to_owned()];
+    for other in &teams.default {
+        of_others.extend([id(other), hex::encode(other.instance_id())]);
+    }
+    let clean = |what: &str, text: &str| {
+        for mark in &of_others {
+            assert!(!text.contains(mark), "{what} has {mark}: {text}");
+        }
+    };
+    let seq = teams.gets(&token, "/api/v1/releases").await.1["releases"][0]["seq"].to_string();
+    let first = async |list: &str| {
+        let (_, found) = teams.gets(&token, &format!("/api/v1/{list}")).await;
+        found[list][0]["id"].as_str().expect("an id").to_owned()
+    };
+    let (denial, cvm) = (first("denials").await, first("cvms").await);
+    let mut shown = 0;
+    for (path, content) in CONTENT.iter().filter(|(path, _)| path.starts_with('/')) {
+        let asked = match *path {
+            "/api/v1/denials/{id}" => path.replace("{id}", &denial),
+            "/api/v1/cvms/{id}" => path.replace("{id}", &cvm),
+            "/api/v1/domains/{name}" => path.replace("{name}", "sandbox"),
+            "/api/v1/events/stream" => format!("{path}?limit=0"),
+            _ => path
+                .replace("{*tile}", "0/000.p/1")
+                .replace("{seq}", &seq)
+                .replace("{id}", "x")
+                .replace("{name}", "sandbox-owner")
+                .replace("{app}", &id(&teams.sandbox[0])),
+        };
+        let answer = admin.ask("GET", &asked, &Value::Null, &token).await;
+        clean(&asked, &format!("{:?} {}", answer.headers, answer.text()));
+        let is_read = *content == Content::OfDomain;
+        let has_no_get =
+            ["/api/v1/explain", "/api/v1/freezes/preview", "/api/v1/approvals/{id}"].contains(path);
+        assert!(answer.status == 200 || !is_read || has_no_get, "{asked}: {answer:?}");
+        shown += usize::from(answer.status == 200 && answer.text().contains(&id(&teams.sandbox[0])));
+    }
+    assert!(shown > 8, "what is its own is there: {shown}");
+    for method in ["ListDenials", "ListFrozen"] {
+        let answer = admin.ask("POST", &format!("/prpc/{method}?json"), &json!({}), &token).await;
+        assert_eq!(answer.status, 200, "{method}");
+        clean(method, &answer.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_figures_of_a_domain_are_its_own() {
+    let teams = Teams::gather().await;
+    let (token, empty) =
+        (teams.credential("sandbox", Role::Owner).await, teams.credential("prod", Role::Viewer).await);
+    let (status, own) = teams.gets(&token, "/api/v1/overview").await;
+    assert_eq!((status, &own["domain"], &own["ready"]), (200, &json!("sandbox"), &json!(true)), "{own}");
+    let day = &own["last_24h"];
+    let figures = ["releases", "cvms", "apps", "denials", "distinct_denials", "denied_cvms"];
+    assert_eq!(figures.map(|name| day[name].clone()), [1, 1, 1, 1, 1, 1].map(Value::from), "{own}");
+    assert_eq!((&own["cvms"], &own["archived"]), (&json!(1), &json!(false)));
+    let denied = texts(&own["attention"], "code");
+    assert_eq!(denied.len(), 1, "{own}");
+    for field in ["ledger", "latency", "relaxed", "epochs", "reasons", "boot_id", "os_image_hash", "mode"] {
+        assert!(own.get(field).is_none(), "{field}: {own}");
+    }
+    let whole = teams.whole("/api/v1/overview").await;
+    assert!(whole.get("domain").is_none() && whole["ledger"].is_object());
+    assert_eq!((&whole["last_24h"]["releases"], &whole["cvms"]), (&json!(2), &json!(2)), "{whole}");
+    assert!(texts(&whole["attention"], "code").contains(&"domain_empty".to_owned()), "{whole}");
+    let (_, other) = teams.gets(&empty, "/api/v1/overview").await;
+    assert_eq!((&other["last_24h"]["releases"], &other["cvms"]), (&json!(0), &json!(0)), "{other}");
+    assert_eq!(texts(&other["attention"], "code"), ["domain_empty"], "{other}");
+
+    let sum = |history: &Value, field: &str| -> u64 {
+        let points = history["points"].as_array().expect("points");
+        points.iter().map(|point| point[field].as_u64().expect("a number")).sum()
+    };
+    for (token, expected) in [(&*token, (1, 1)), (&*empty, (0, 0)), (ADMIN_TOKEN, (2, 2))] {
+        for window in ["1h", "30d"] {
+            let (status, history) = teams.gets(token, &format!("/api/v1/history?window={window}")).await;
+            assert_eq!(status, 200, "{history}");
+            assert_eq!((sum(&history, "released"), sum(&history, "denied")), expected, "{window} {history}");
+            let latencies =
+                history["points"].as_array().expect("points").iter().map(|point| &point["p50_ms"]);
+            assert_eq!(latencies.filter(|it| !it.is_null()).count() > 0, token == ADMIN_TOKEN, "{history}");
+        }
+    }
+
+    // The policy: what decides, without what it says of others.
+    let whole = teams.whole("/api/v1/policy").await;
+    let (status, own) = teams.gets(&token, "/api/v1/policy").await;
+    assert_eq!((status, &own["kind"], &own["document"]), (200, &whole["kind"], &Value::Null), "{own}");
+    assert_eq!((&own["sha256"], &own["editable"]), (&whole["sha256"], &json!(false)));
+    assert!(whole["document"].is_object() && own["sha256"].is_string());
+    let denial = texts(&teams.whole("/api/v1/denials").await["denials"], "id");
+    let own_denial = texts(&teams.gets(&token, "/api/v1/denials").await.1["denials"], "id");
+    for id in denial {
+        let body = json!({ "document": {}, "denial_id": id });
+        let answer = teams.admin.ask("POST", "/api/v1/policy/check", &body, &token).await;
+        assert_eq!(answer.status, if own_denial.contains(&id) { 200 } else { 400 }, "{}", answer.text());
+        if answer.status == 200 {
+            assert_eq!(answer.value()["difference"]["added"], json!([]));
+            assert_eq!(answer.value()["allows_this_kms"], Value::Null);
+        }
+    }
+    assert_eq!(teams.gets(&token, "/api/v1/policy/bundles").await, (200, json!({ "domains": [] })));
+
+    let (_, domains) = teams.gets(&token, "/api/v1/domains").await;
+    assert_eq!(texts(&domains["domains"], "name"), ["sandbox"], "{domains}");
+    assert_eq!(texts(&teams.whole("/api/v1/domains").await["domains"], "name").len(), 3);
+    let (foreign, unknown) =
+        (teams.gets(&token, "/api/v1/domains/prod").await, teams.gets(&token, "/api/v1/domains/nope").await);
+    let text = |told: &Value, name: &str| told["error"].as_str().expect("a text").replace(name, "");
+    assert_eq!((foreign.0, text(&foreign.1, "prod")), (unknown.0, text(&unknown.1, "nope")), "no oracle");
+    assert_ne!(foreign.0, 200);
+    for body in [json!({ "name": "mine" }), json!({ "name": "sandbox" })] {
+        let answer = teams.admin.ask("POST", "/api/v1/domains", &body, &token).await;
+        assert_eq!(
+            (answer.status, answer.header("x-error-code")),
+            (403, "other_domain"),
+            "{}",
+            answer.text()
+        );
+    }
+    for (domain, status) in [("default", 403), ("prod", 403), ("sandbox", 409)] {
+        let body = json!({ "domain": domain });
+        let answer = teams.admin.ask("POST", "/api/v1/policy/bundles/fetch", &body, &token).await;
+        assert_eq!(answer.status, status, "{domain}: {}", answer.text());
+    }
+
+    for (domain, count) in [("sandbox", 1), ("default", 1), ("prod", 0), ("", 2)] {
+        let listed = teams
+            .admin
+            .ask("POST", "/prpc/ListDenials?json", &json!({ "domain": domain }), ADMIN_TOKEN)
+            .await;
+        assert_eq!(listed.value()["denials"].as_array().map(Vec::len), Some(count), "{domain}");
+        let own =
+            teams.admin.ask("POST", "/prpc/ListDenials?json", &json!({ "domain": domain }), &token).await;
+        let expected = usize::from(domain.is_empty() || domain == "sandbox");
+        assert_eq!(own.value()["denials"].as_array().map(Vec::len), Some(expected), "{domain}");
+    }
+    let wrong = teams.admin.ask("POST", "/prpc/ListDenials?json", &json!({ "domain": "A b" }), &token).await;
+    assert_eq!(wrong.status, 400, "{}", wrong.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_life_of_a_domain_is_seen_in_it_and_a_move_in_both() {
+    let teams = Teams::gather().await;
+    let admin = &teams.admin;
+    let app = id(&teams.world.app(5));
+    admin.done("POST", "/api/v1/domains", json!({ "name": "team" })).await;
+    let tokens = [
+        teams.credential("team", Role::Owner).await,
+        teams.credential("sandbox", Role::Owner).await,
+        teams.credential("prod", Role::Owner).await,
+        teams.credential("default", Role::Owner).await,
+    ];
+    admin.done("POST", "/api/v1/domains/team/apps", json!({ "app_id": app })).await;
+    let freeze = json!({ "scope": "app", "target": app, "reason": "a test" });
+    admin.done("POST", "/api/v1/freezes", freeze).await;
+    admin.done("POST", &format!("/api/v1/freezes/app-{app}/lift"), json!({})).await;
+    admin.done("PUT", &format!("/api/v1/epochs/apps/{app}"), json!({ "app_epoch": 1 })).await;
+    admin.done("POST", &format!("/api/v1/domains/sandbox/apps/{app}/move"), Value::Null).await;
+    admin.done("POST", "/api/v1/domains/team/archive", Value::Null).await;
+    admin.done("POST", "/api/v1/domains/team/restore", Value::Null).await;
+    let of_default = json!({ "scope": "app", "target": id(&teams.default[0]), "reason": "a test" });
+    admin.done("POST", "/api/v1/freezes", of_default).await;
+    let life = [
+        "domain_created",
+        "app_assigned",
+        "frozen",
+        "unfrozen",
+        "app_epoch_set",
+        "app_moved",
+        "domain_archived",
+        "domain_restored",
+    ];
+    eventually("the index", async || {
+        let all = texts(&teams.whole("/api/v1/events?limit=1000").await, "type");
+        (all.iter().filter(|kind| *kind == "frozen").count() == 2).then_some(())
+    })
+    .await;
+    for (token, expected) in tokens.iter().zip([&life[..], &["app_moved"], &[], &["frozen"]]) {
+        for path in ["events", "audit-logs"] {
+            let (status, own) = teams.gets(token, &format!("/api/v1/{path}?limit=1000")).await;
+            assert_eq!(status, 200, "{own}");
+            let mut kinds = texts(&own, "type");
+            kinds.retain(|kind| life.contains(&&**kind));
+            assert_eq!(kinds, expected, "{own}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_credential_of_a_domain_that_is_gone_is_refused() {
     let mut teams = Teams::gather().await;
@@ -329,4 +619,9 @@ async fn a_credential_of_a_domain_that_is_gone_is_refused() {
     teams.admin = Admin::of(&teams.world).await;
     let (status, told) = teams.gets(&token, ME).await;
     assert_eq!((status, &told["code"]), (403, &json!("other_domain")), "{told}");
+    let attention = teams.whole("/api/v1/overview").await["attention"].clone();
+    let gone =
+        attention.as_array().expect("a list").iter().filter(|it| it["code"] == "credential_domain_gone");
+    let names: Vec<_> = gone.map(|item| item["link"]["id"].clone()).collect();
+    assert_eq!(names, ["more", "prod-owner"], "{attention}");
 }

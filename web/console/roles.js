@@ -25,8 +25,12 @@ export const ACTIONS = {
   'epoch.manage': 'owner',
 };
 
+/** What only a credential of the whole KMS may change. */
+const WHOLE = ['freeze.lift', 'policy.upload', 'policy.activate', 'settings.change', 'restart', 'recovery.manage'];
+
 /** Whether this caller may do it. An unknown action is a mistake of ours, and is refused. */
 export function can(me, action) {
   const least = ACTIONS[action];
+  if (me?.domain && WHOLE.includes(action)) return false;
   return Boolean(me && least) && ORDER.indexOf(me.role) >= ORDER.indexOf(least);
 }

@@ -19,7 +19,7 @@ export const GROUPS = [
 ];
 
 /** The views of what a domain has: others are refused to a credential that is limited to one. */
-const OF_DOMAIN = ['releases', 'denials', 'cvms', 'freezes', 'approvals', 'credentials'];
+const OF_DOMAIN = ['overview', 'releases', 'denials', 'cvms', 'policy', 'freezes', 'approvals', 'credentials'];
 
 const EVENTS = ['denied', 'refused', 'frozen', 'unfrozen', 'shadow_started', 'shadow_stopped'];
 
@@ -69,11 +69,10 @@ export function useReach() {
 
 /** The frame around a view. */
 export function Shell({ me, view, onSignOut, children }) {
-  // The KMS says whether the credential is limited. It is asked once.
-  const [isLimited, setLimited] = useState(false);
-  const overview = useGet(isLimited ? null : '/api/v1/overview', { every: 20, live: EVENTS });
-  useEffect(() => { if (overview.error?.code === 'other_domain') setLimited(true); }, [overview.error]);
-  useEffect(() => { if (isLimited && !OF_DOMAIN.includes(view)) go(link('releases'), { replace: true }); }, [isLimited, view]);
+  const overview = useGet('/api/v1/overview', { every: 20, live: EVENTS });
+  // The KMS says whether the credential sees one domain only.
+  const isLimited = Boolean(overview.data?.domain);
+  useEffect(() => { if (isLimited && !OF_DOMAIN.includes(view)) go(link('overview'), { replace: true }); }, [isLimited, view]);
   const approvals = useGet('/api/v1/approvals', { every: 30 });
   const reach = useReach();
   useEffect(() => {
@@ -95,7 +94,7 @@ export function Shell({ me, view, onSignOut, children }) {
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById('main').focus(); }}>Skip to the content</a>
     <header class="top">
       <a class="brand" href=${link('overview')}><img src="/assets/console/icon.svg" alt="" width="24" height="24" /><span class="brandname">${name}</span></a>
-      ${isLimited && reach ? html`<${Pill}>Domain ${me.domain}<//>` : html`<${State} overview=${overview.data} error=${overview.error} reach=${reach} />`}
+      ${isLimited && reach && html`<${Pill}>Domain ${me.domain}<//>`}<${State} overview=${overview.data} error=${overview.error} reach=${reach} />
       <button type="button" class="menu small" ref=${menu} aria-expanded=${isOpen ? 'true' : 'false'} aria-controls="nav" onClick=${() => setOpen(!isOpen)}>
         <${Icon} name=${isOpen ? 'cross' : 'menu'} /><span class="word">Menu</span></button>
     </header>

@@ -1,6 +1,6 @@
 //! `ListDenials`: the requests that were refused recently.
 
-use kms_attest::identity::{AppId, AppIdLength};
+use kms_attest::identity::{AppId, AppIdLength, DomainName};
 use kms_policy::Role;
 
 use super::{AdminService, shown};
@@ -17,19 +17,28 @@ impl AdminService {
     /// `Admin.ListDenials`, newest first.
     ///
     /// # Errors
-    /// An app id of another length.
+    /// An app id of another length; no name of a domain.
     pub async fn list_denials(
         &self,
         caller: &Caller,
         request: ListDenialsRequest,
     ) -> Result<ListDenialsResponse> {
         let scope = caller.scope()?;
-        let ListDenialsRequest { limit, before, code, app_id } = request;
+        let ListDenialsRequest { limit, before, code, app_id, domain } = request;
         let app_id = match app_id.as_slice() {
             [] => None,
             bytes => Some(AppId::try_from(bytes).map_err(|AppIdLength(length)| {
                 Error::invalid(format!("app_id must be 20 bytes or empty, got {length}"))
             })?),
+        };
+        let domain = match domain.as_str() {
+            "" => None,
+            name => {
+                let name = name.parse::<DomainName>();
+                Some(
+                    name.map_err(|error| Error::invalid(format!("domain must be a name or empty: {error}")))?,
+                )
+            }
         };
         let limit = match usize::try_from(limit).unwrap_or(MAX_PAGE) {
             0 => PAGE,
@@ -37,7 +46,10 @@ impl AdminService {
         };
         let matches = |denial: &RefusalRecord| {
             let is_of = |app_id| denial.identity.as_ref().is_some_and(|identity| identity.app_id == app_id);
-            denial.is_in(scope) && (code.is_empty() || denial.code == code) && app_id.is_none_or(is_of)
+            denial.is_in(scope)
+                && domain.as_ref().is_none_or(|domain| denial.place.as_ref() == Some(domain))
+                && (code.is_empty() || denial.code == code)
+                && app_id.is_none_or(is_of)
         };
         let (page, next) = self.kms.denials.page(Some(before).filter(|before| *before > 0), limit, matches);
         Ok(ListDenialsResponse {

@@ -32,9 +32,9 @@ use crate::api::settings::Settings;
 use crate::api::views::freezes::Lifted;
 use crate::api::views::{
     BundleQuery, CollateralPage, CvmList, CvmQuery, CvmShown, DenialList, DenialQuery, ExplainedDenial,
-    FreezeBody, FreezeList, FreezeShown, History, HistoryQuery, KeptCollateral, Ledger, LiftBody, Overview,
-    Platforms, Preview, PreviewBody, ReleaseDetail, ReleaseList, ReleaseQuery, Replicas, ResolveQuery,
-    Resolved,
+    FreezeBody, FreezeList, FreezeShown, History, HistoryQuery, KeptCollateral, Ledger, LiftBody,
+    OverviewShown, Platforms, Preview, PreviewBody, ReleaseDetail, ReleaseList, ReleaseQuery, Replicas,
+    ResolveQuery, Resolved,
 };
 
 const TEXT: &[&str] = &["text/plain; charset=utf-8"];
@@ -533,7 +533,11 @@ fn views(bodies: &mut Bodies) -> Vec<Operation> {
         (bodies.query::<HistoryQuery>(), bodies.query::<ReleaseQuery>(), bodies.query::<DenialQuery>());
     let admin = |path, summary, response| get(Service::Admin, path, summary, Answer::Json(response));
     vec![
-        admin("/api/v1/overview", "The state of this KMS, and what needs attention", bodies.of::<Overview>()),
+        admin(
+            "/api/v1/overview",
+            "The state of this KMS, and what needs attention",
+            bodies.of::<OverviewShown>(),
+        ),
         admin(
             "/api/v1/diagnostics/key-flow",
             "What requests wait for, and what fails",

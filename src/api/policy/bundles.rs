@@ -8,13 +8,14 @@ use kms_policy::settings::{Activation, OnExpiry};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::Caller;
 use crate::api::admin::AdminService;
+use crate::api::{Caller, other_domain};
 use crate::clock::{rfc3339, unix};
 use crate::control::{
     ActivateBundle, Activated, Approved, Author, BundleKeeper, BundleView, OfferError, Offered, Origin,
 };
 use crate::error::{Code, Error, Result};
+use crate::operator::DomainScope;
 use crate::proto::StartShadowRequest;
 use crate::request;
 
@@ -122,7 +123,7 @@ pub struct BundleRequest {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FetchRequest {
-    /// Its name; absent for `default`.
+    /// Its name; absent for that of the credential, or for `default`.
     #[serde(default)]
     domain: Option<String>,
 }
@@ -138,6 +139,19 @@ pub struct BundleOutcome {
     /// Whether something was changed.
     changed: bool,
     message: String,
+}
+
+/// Whether a scope has the domain of this name.
+fn has(scope: &DomainScope, domain: &str) -> bool {
+    domain.parse().is_ok_and(|domain| scope.has(&domain))
+}
+
+/// Checks that a bundle is for a domain of `scope`.
+fn expect_own(scope: &DomainScope, domain: &str) -> Result<()> {
+    match scope.limit().is_none() || has(scope, domain) {
+        true => Ok(()),
+        false => Err(other_domain(scope, "the bundle is for another one")),
+    }
 }
 
 impl BundleOutcome {
@@ -164,11 +178,13 @@ impl BundleService {
         })
     }
 
-    /// All domains with bundles.
-    pub async fn list(&self) -> BundleList {
+    /// The domains of `scope` with bundles.
+    pub async fn list(&self, scope: &DomainScope) -> BundleList {
         let mut domains = Vec::new();
         for (keeper, policy) in self.keepers.iter().zip(&self.policies) {
-            if let Some(bundled) = policy.bundled() {
+            if has(scope, keeper.domain())
+                && let Some(bundled) = policy.bundled()
+            {
                 domains.push(state(keeper.view().await, bundled));
             }
         }
@@ -178,7 +194,7 @@ impl BundleService {
     /// Takes a bundle from an operator; it waits to be put in force. Its header says for which domain it is.
     ///
     /// # Errors
-    /// It is refused.
+    /// It is refused; `other_domain`.
     pub async fn push(&self, caller: &Caller, bytes: Vec<u8>) -> Result<BundleOutcome> {
         let read = tokio::task::spawn_blocking(move || {
             let domain = UnverifiedBundle::parse(&bytes).map(|bundle| bundle.header().domain().to_owned());
@@ -186,6 +202,7 @@ impl BundleService {
         });
         let read = read.await.map_err(|error| Error::internal("the check ended in a panic", error))?;
         let (domain, bytes) = read.map_err(|error| refused(error.into()))?;
+        expect_own(caller.scope()?, &domain)?;
         let (keeper, author) = (Arc::clone(self.keeper(&domain)?), caller.author());
         let offer =
             request::spawn(async move { keeper.offer(bytes, Origin::Operators, Some(&author)).await });
@@ -197,9 +214,12 @@ impl BundleService {
     /// Asks the source of a domain now.
     ///
     /// # Errors
-    /// It gives nothing that can be used.
-    pub async fn fetch(&self, request: FetchRequest) -> Result<BundleOutcome> {
-        let domain = request.domain.unwrap_or_else(|| DomainName::DEFAULT.as_str().to_owned());
+    /// It gives nothing that can be used; `other_domain`.
+    pub async fn fetch(&self, caller: &Caller, request: FetchRequest) -> Result<BundleOutcome> {
+        let scope = caller.scope()?;
+        let own = scope.limit().unwrap_or(&DomainName::DEFAULT).as_str();
+        let domain = request.domain.unwrap_or_else(|| own.to_owned());
+        expect_own(scope, &domain)?;
         let keeper = Arc::clone(self.keeper(&domain)?);
         let fetch = request::spawn(async move { (keeper.fetch().await, keeper.view().await) });
         let (fetched, view) =

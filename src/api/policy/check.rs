@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::PolicyService;
 use crate::control::{DenialId, MAX_CANDIDATE};
 use crate::error::{Error, Result};
+use crate::operator::DomainScope;
 
 /// The most lines of a difference.
 const MAX_LINES: usize = 500;
@@ -107,11 +108,11 @@ impl From<&Finding> for Problem {
 }
 
 impl PolicyService {
-    /// Checks a candidate without using it.
+    /// Checks a candidate without using it. For a credential of one domain nothing is compared that is about the whole KMS.
     ///
     /// # Errors
     /// It is too large, or the denial is not known.
-    pub async fn check(&self, request: CheckRequest) -> Result<Checked> {
+    pub async fn check(&self, scope: &DomainScope, request: CheckRequest) -> Result<Checked> {
         let text = match request.document {
             Value::String(text) => text,
             document => document.to_string(),
@@ -122,13 +123,18 @@ impl PolicyService {
         }
         let asked = match &request.denial_id {
             None => None,
-            Some(id) => Some(self.refused(id)?),
+            Some(id) => Some(self.refused(scope, id)?),
         };
         let (file, empty_devices) = (self.file.clone(), self.empty_devices);
-        let own = self.foundation.self_authorization.told_identity();
+        let is_limited = scope.only().is_some();
+        let own = self.foundation.self_authorization.told_identity().filter(|_| !is_limited);
         let check = move || {
             let review = Review::of(text.as_bytes(), empty_devices);
             let difference = match &file {
+                _ if is_limited => Changes {
+                    message: Some("nothing is compared for a credential of one domain"),
+                    ..Changes::default()
+                },
                 None => {
                     Changes { message: Some("the policy in force is not an allowlist"), ..Changes::default() }
                 }
@@ -154,10 +160,10 @@ impl PolicyService {
     }
 
     /// The role and the identity of a refused caller.
-    fn refused(&self, id: &str) -> Result<(Role, BootInfo)> {
+    fn refused(&self, scope: &DomainScope, id: &str) -> Result<(Role, BootInfo)> {
         let unknown = || Error::invalid("no such denial is kept here").because("unknown_denial");
         let id = DenialId::parse(id).ok_or_else(unknown)?;
-        let denial = self.kms.denials.find(id).ok_or_else(unknown)?;
+        let denial = self.kms.denials.find(id).filter(|denial| denial.is_in(scope)).ok_or_else(unknown)?;
         let identity = denial.identity.as_ref().ok_or_else(|| {
             Error::invalid("the caller of this denial was not verified, so no policy can allow it")
                 .because("unverified_denial")

@@ -1,7 +1,10 @@
 //! What needs an operator: one list out of what the parts of this KMS know, each with where to act.
 
+mod domains;
+
 use std::collections::{BTreeMap, HashSet};
 
+use kms_attest::identity::DomainName;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -99,9 +102,23 @@ pub(super) fn list(
     list.extend(views.of_forecast());
     list.extend(views.of_ledger());
     list.extend(views.of_epochs(now));
-    list.extend(views.of_credentials(now));
+    list.extend(views.of_domains(None, now));
+    list.extend(views.of_credentials(None, now));
+    list.extend(views.of_useless_credentials());
     list.extend(views.of_certificates(now));
     list.extend(of_relaxed(posture));
+    sorted(list)
+}
+
+/// What needs an operator of one domain: its `denials`, its policy and its credentials.
+pub(super) fn of_domain(views: &Views, domain: &DomainName, denials: &[Denial], now: u64) -> Vec<Attention> {
+    let mut list = of_denials(denials, now);
+    list.extend(views.of_domains(Some(domain), now));
+    list.extend(views.of_credentials(Some(domain), now));
+    sorted(list)
+}
+
+fn sorted(mut list: Vec<Attention>) -> Vec<Attention> {
     list.sort_by(|one, other| {
         let by = |item: &Attention| (item.by.is_none(), item.by.clone());
         one.severity.cmp(&other.severity).then_with(|| by(one).cmp(&by(other)))
@@ -406,10 +423,11 @@ impl Views {
         list
     }
 
-    fn of_credentials(&self, now: u64) -> Vec<Attention> {
+    fn of_credentials(&self, only: Option<&DomainName>, now: u64) -> Vec<Attention> {
         let Some(credentials) = &self.sources.credentials else { return Vec::new() };
         let directory = credentials.directory();
-        let ending = directory.values().filter_map(|credential| {
+        let shown = directory.values().filter(|it| only.is_none() || it.domain.as_ref() == only);
+        let ending = shown.filter_map(|credential| {
             let end = credential.expires_at.filter(|end| *end > now && *end <= now + CREDENTIAL_LEFT)?;
             let name = credential.name.as_str();
             Some(Attention {

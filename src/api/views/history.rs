@@ -7,6 +7,7 @@ use super::query::{Points, Window};
 use super::{Building, Views, at};
 use crate::clock::unix_now;
 use crate::error::Result;
+use crate::operator::DomainScope;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
@@ -40,7 +41,7 @@ pub struct Point {
     released: u64,
     /// Refused requests, also of callers whose evidence does not verify.
     denied: u64,
-    /// Of releases since the last start; null where there were none.
+    /// Of releases since the last start; null where there were none, and for a credential of one domain.
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
 }
@@ -56,31 +57,37 @@ fn steps(now: u64, window: u64, points: u64) -> (u64, u64, u64) {
 }
 
 impl Views {
-    /// Releases and denials over time.
+    /// Releases and denials over time: of one domain for a credential of one, and then without latencies.
     ///
     /// # Errors
     /// No index.
-    pub async fn history(&self, query: HistoryQuery) -> Result<History> {
+    pub async fn history(&self, scope: &DomainScope, query: HistoryQuery) -> Result<History> {
         let window = query.window.map_or(DEFAULT_WINDOW, |Window(window)| window);
         let points = query.points.map_or(DEFAULT_POINTS, |Points(points)| points);
         let (from, step, count) = steps(unix_now(), window, points);
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let newest = self.sources.events.acknowledged();
+        let domain = scope.only().cloned();
+        let is_limited = domain.is_some();
         let (counts, building) = self
             .inventory(move |inventory| {
-                let counts = inventory.history(from * 1000, step, count)?;
+                let counts = match &domain {
+                    None => inventory.history(from * 1000, step, count)?,
+                    Some(domain) => inventory.history_of(domain, from * 1000, step, count)?,
+                };
                 Ok((counts, Building::of(inventory, newest)?))
             })
             .await?;
         let points = counts.into_iter().zip(0..).map(|(counts, number)| {
             let begin = from + number * step;
-            let latency = self.sources.latency.between(begin, begin + step);
+            let latency = (!is_limited).then(|| self.sources.latency.between(begin, begin + step));
+            let quantile = |part| latency.as_ref().and_then(|latency| latency.quantile(part));
             Point {
                 at: at(begin * 1000),
                 released: counts.releases,
                 denied: counts.refusals,
-                p50_ms: latency.quantile(0.5),
-                p99_ms: latency.quantile(0.99),
+                p50_ms: quantile(0.5),
+                p99_ms: quantile(0.99),
             }
         });
         Ok(History { from: at(from * 1000), step_s: step, points: points.collect(), building })

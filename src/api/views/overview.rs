@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use kms_attest::identity::DomainName;
 use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -52,6 +53,40 @@ pub struct Overview {
     latency: Latency,
     ledger: LedgerSummary,
     /// The number of CVMs in the inventory.
+    cvms: Option<u64>,
+    /// Null unless the counts are not complete yet.
+    building: Option<Building>,
+}
+
+/// The overview of this KMS, or of the domain of a credential that is limited to one.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OverviewShown {
+    /// Of the whole KMS.
+    Whole(Box<Overview>),
+    /// Of one domain.
+    Domain(Box<DomainOverview>),
+}
+
+/// The state of a domain at a glance. What is about the whole KMS is left out.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DomainOverview {
+    /// Its name.
+    domain: String,
+    /// Whether it is archived, so that nothing is released in it.
+    archived: bool,
+    version: &'static str,
+    server_time: String,
+    /// The domain of the server certificate.
+    name: String,
+    /// SHA-256 of the compressed secp256k1 root key, hexadecimal; replicas have the same.
+    root_fingerprint: String,
+    /// Whether keys are released in it and requests should come here.
+    ready: bool,
+    /// What needs an operator of the domain, the most urgent first.
+    attention: Vec<Attention>,
+    last_24h: LastDay,
+    /// The number of its CVMs in the inventory.
     cvms: Option<u64>,
     /// Null unless the counts are not complete yet.
     building: Option<Building>,
@@ -126,16 +161,45 @@ pub(super) struct Counted {
 }
 
 impl Views {
-    /// The overview. It is there without the index too, with fewer counts.
+    /// The overview of what `scope` has. It is there without the index too, with fewer counts.
     ///
     /// # Errors
     /// None today.
-    pub async fn overview(&self) -> Result<Overview> {
+    pub async fn overview(&self, scope: &DomainScope) -> Result<OverviewShown> {
+        match scope.only() {
+            None => Ok(OverviewShown::Whole(Box::new(self.overview_of_kms().await))),
+            Some(domain) => Ok(OverviewShown::Domain(Box::new(self.overview_of(domain, scope).await))),
+        }
+    }
+
+    async fn overview_of(&self, domain: &DomainName, scope: &DomainScope) -> DomainOverview {
+        let now = unix_now();
+        let sources = &self.sources;
+        let counted = self.counted(Some(domain), now).await.ok();
+        let denials = self.all_denials(scope).await.ok();
+        let last_24h = LastDay::of(counted.as_ref(), denials.as_deref(), now);
+        let archived = self.foundation().domains.named(domain).is_none_or(|domain| domain.archived.is_some());
+        DomainOverview {
+            domain: domain.to_string(),
+            archived,
+            version: env!("CVM_KMS_VERSION"),
+            server_time: rfc3339(now),
+            name: sources.ready.domain().as_str().to_owned(),
+            root_fingerprint: hex::encode(Sha256::digest(sources.ready.k256_public_key())),
+            ready: sources.readiness.report().is_ready() && !archived,
+            attention: attention::of_domain(self, domain, denials.as_deref().unwrap_or_default(), now),
+            last_24h,
+            cvms: counted.as_ref().map(|counted| counted.known),
+            building: counted.and_then(|counted| counted.building),
+        }
+    }
+
+    async fn overview_of_kms(&self) -> Overview {
         let now = unix_now();
         let sources = &self.sources;
         let report = sources.readiness.report();
         let posture = sources.meta.relaxed();
-        let counted = self.counted(now).await.ok();
+        let counted = self.counted(None, now).await.ok();
         let denials = self.all_denials(&DomainScope::WHOLE_KMS).await.ok();
         let last_24h = LastDay::of(counted.as_ref(), denials.as_deref(), now);
         let choices = [self.of_lost_choices().await, self.of_missing_choices().await];
@@ -145,7 +209,7 @@ impl Views {
         let latency = sources.latency.last_day();
         let syncs = self.foundation().metrics.ledger_syncs().recent;
         let own = self.foundation().self_authorization.told_identity();
-        Ok(Overview {
+        Overview {
             mode: mode(&report, &sources.settings),
             version: env!("CVM_KMS_VERSION"),
             boot_id: sources.boot_id.clone(),
@@ -169,36 +233,42 @@ impl Views {
             ledger: self.ledger_summary(),
             cvms: counted.as_ref().map(|counted| counted.known),
             building: counted.and_then(|counted| counted.building),
-        })
+        }
     }
 
-    /// The counts, at most two seconds old. Callers that come at the same time share them.
-    async fn counted(&self, now: u64) -> Result<Counted> {
+    /// The counts of the KMS or of one domain, at most two seconds old. Callers that come at the same time share them.
+    async fn counted(&self, domain: Option<&DomainName>, now: u64) -> Result<Counted> {
         let mut counts = self.counts.lock().await;
-        if let Some((when, counted)) = &*counts
+        if let Some((when, counted)) = counts.get(&domain.cloned())
             && when.elapsed() < SHOWN_AGAIN
         {
             return Ok(counted.clone());
         }
         let newest = self.sources.events.acknowledged();
         let since = (now * 1000).saturating_sub(DAY);
+        let of = domain.cloned();
         let counted = self
             .inventory(move |inventory| {
+                let of = of.as_ref();
                 let minutes = 24 * 60;
                 let from = (now / 60 + 1 - minutes) * 60_000;
-                let history = inventory.history(from, 60, usize::try_from(minutes).unwrap_or(0))?;
-                let active = inventory.active(since)?;
+                let steps = usize::try_from(minutes).unwrap_or(0);
+                let history = match of {
+                    None => inventory.history(from, 60, steps)?,
+                    Some(domain) => inventory.history_of(domain, from, 60, steps)?,
+                };
+                let active = inventory.active(since, of)?;
                 Ok(Counted {
                     releases: history.iter().map(|counts| counts.releases).sum(),
                     denials: history.iter().map(|counts| counts.refusals).sum(),
                     cvms: active.cvms,
                     apps: active.apps,
-                    known: inventory.count(None)?,
+                    known: inventory.count(of)?,
                     building: Building::of(inventory, newest)?,
                 })
             })
             .await?;
-        *counts = Some((Instant::now(), counted.clone()));
+        counts.insert(domain.cloned(), (Instant::now(), counted.clone()));
         Ok(counted)
     }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 
+use kms_attest::identity::DomainName;
 use redb::{ReadableTable as _, ReadableTableMetadata as _, Table, TableDefinition, WriteTransaction};
 
 use super::error::unusable;
@@ -11,7 +12,7 @@ use super::{IndexError, RECORDS, line};
 use crate::audit::RecordKey;
 use crate::events::inventory::{
     ALL, Content, Cvm, CvmId, Delivered, Entry, Handover, Line, MAX_CVMS, MAX_DENIED, MAX_HANDOVERS,
-    MAX_REFUSED, Refusal, Span, handover_key, refusal_key,
+    MAX_REFUSED, Refusal, Span, handover_key, property, refusal_key,
 };
 
 /// By key: an entry as JSON.
@@ -50,6 +51,11 @@ pub(super) const HANDOVERS: List = List {
 
 pub(super) const MINUTES: Buckets = TableDefinition::new("minutes");
 pub(super) const HOURS: Buckets = TableDefinition::new("hours");
+/// By property of a domain, and minute or hour since 1970: as [`Buckets`]. An index of an older version has none of the time
+/// before.
+pub(super) type DomainBuckets = TableDefinition<'static, (u64, u64), (u64, u64)>;
+pub(super) const DOMAIN_MINUTES: DomainBuckets = TableDefinition::new("minutes_by_domain");
+pub(super) const DOMAIN_HOURS: DomainBuckets = TableDefinition::new("hours_by_domain");
 /// How many of them are kept: 31 days and 400 days.
 const MAX_MINUTES: u64 = 31 * 24 * 60;
 const MAX_HOURS: u64 = 400 * 24;
@@ -83,6 +89,8 @@ pub(super) fn create(transaction: &WriteTransaction) -> Result<(), IndexError> {
     }
     transaction.open_table(MINUTES).map_err(unusable)?;
     transaction.open_table(HOURS).map_err(unusable)?;
+    transaction.open_table(DOMAIN_MINUTES).map_err(unusable)?;
+    transaction.open_table(DOMAIN_HOURS).map_err(unusable)?;
     transaction.open_table(STATE).map_err(unusable)?;
     Ok(())
 }
@@ -146,10 +154,20 @@ fn count<'a>(
     let mut refused = Changes::<Refusal>::open(transaction, REFUSED, growth)?;
     let mut handovers = Changes::<Handover>::open(transaction, HANDOVERS, growth)?;
     let mut buckets = HashMap::<u64, (u64, u64)>::new();
+    let mut of_domains = HashMap::<(u64, u64), (u64, u64)>::new();
     let mut since = None;
-    for Line { seq, time, content } in lines.filter_map(|(key, line)| Line::read(key, line)) {
+    for (key, line) in lines {
+        let Some(Line { seq, time, content }) = Line::read(key, line) else { continue };
         since.get_or_insert(time);
         let (releases, refusals) = buckets.entry(time / MINUTE).or_default();
+        if let Some(domain) = key.domain() {
+            let counts = of_domains.entry((of_domain(&domain), time / MINUTE)).or_default();
+            match &content {
+                Content::Release(..) => counts.0 += 1,
+                Content::Refusal(_) => counts.1 += 1,
+                Content::Handover(..) | Content::Withheld(..) | Content::Suppressed(_) => {}
+            }
+        }
         match content {
             Content::Release(subject, delivered) => {
                 *releases += 1;
@@ -220,7 +238,23 @@ fn count<'a>(
             table.pop_first().map_err(unusable)?;
         }
     }
+    for (table, size, max) in [(DOMAIN_MINUTES, MINUTE, MAX_MINUTES), (DOMAIN_HOURS, HOUR, MAX_HOURS)] {
+        let mut table = transaction.open_table(table).map_err(unusable)?;
+        for ((domain, minute), (releases, refusals)) in &of_domains {
+            let key = (*domain, minute * MINUTE / size);
+            let known = table.get(key).map_err(unusable)?.map_or((0, 0), |known| known.value());
+            let sum = (known.0.saturating_add(*releases), known.1.saturating_add(*refusals));
+            table.insert(key, sum).map_err(unusable)?;
+            let old = (key.0, 0)..(key.0, key.1.saturating_sub(max));
+            table.retain_in(old, |_, _| false).map_err(unusable)?;
+        }
+    }
     Ok(since)
+}
+
+/// A domain as a number: the name of the default one too.
+pub(super) fn of_domain(domain: &DomainName) -> u64 {
+    property("domain", domain.as_str())
 }
 
 /// Entries of a list that a transaction changes. Each is written once.

@@ -181,7 +181,7 @@ fn callers_that_are_refused_add_no_cvm_and_a_bounded_number_of_refusals() {
     let opened = index(&directory.path().join("events"), &lines);
     let inventory = opened.inventory().unwrap();
     assert_eq!(numbers(&inventory.cvms(&ask()).unwrap()), [1]);
-    assert_eq!(inventory.active(0).unwrap(), Active { cvms: 1, apps: 1 });
+    assert_eq!(inventory.active(0, None).unwrap(), Active { cvms: 1, apps: 1 });
     assert_eq!(inventory.recent(&ask()).unwrap(), Recent { cvms: 1, releases: 1 });
     let refusals = inventory.refusals().unwrap();
     assert_eq!(refusals.len() as u64, MAX_DENIED + MAX_REFUSED);
@@ -379,10 +379,61 @@ fn the_largest_inventory_is_read_and_written_in_bounded_time() {
     timed("of an image and no TCB status", &nothing);
     timed("since the future", &CvmAsk { since: u64::MAX, ..ask() });
     let began = Instant::now();
-    let active = inventory.active(0).unwrap();
+    let active = inventory.active(0, None).unwrap();
     println!("active: {:?}, {active:?}", began.elapsed());
     let began = Instant::now();
     let steps = 24 * 60;
     inventory.history(START, 60, steps).unwrap();
     println!("history: {:?}", began.elapsed());
+}
+
+#[test]
+fn each_domain_has_counts_of_its_own_and_no_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let of = |seq: u64, kind: &str, app: u64, domain: &str| {
+        let domain = if domain.is_empty() { String::new() } else { format!(r#","domain":"{domain}""#) };
+        let why = format!(r#","code":"c","reason":"r","step":"policy","denial_id":"{seq:012x}""#);
+        record(seq, START + seq * 1000, kind, &(subject(app, app, "bb", "UpToDate") + &why + &domain))
+    };
+    let lines = [
+        of(1, "app_key_released", 1, ""),
+        of(2, "certificate_issued", 1, ""),
+        of(3, "app_key_released", 2, "sandbox"),
+        of(4, "denied", 3, "sandbox"),
+        of(5, "denied", 4, ""),
+        of(6, "app_key_released", 5, "prod"),
+        record(
+            7,
+            START + 7000,
+            "refused",
+            r#","remote":"10.0.0.2","code":"c","reason":"r","denial_id":"f00000000007""#,
+        ),
+        record(8, START + 8000, "suppressed", r#","events":9"#),
+        of(9, "app_moved", 2, "prod"),
+    ];
+    let opened = index(&directory.path().join("events"), &lines);
+    let inventory = opened.inventory().unwrap();
+    let counts = |releases, refusals| Counts { releases, refusals };
+    let mut sum = counts(0, 0);
+    for (name, expected, active) in [
+        ("default", counts(2, 1), Active { cvms: 1, apps: 1 }),
+        ("sandbox", counts(1, 1), Active { cvms: 1, apps: 1 }),
+        ("prod", counts(1, 0), Active { cvms: 1, apps: 1 }),
+        ("nobody", counts(0, 0), Active { cvms: 0, apps: 0 }),
+    ] {
+        let name: DomainName = name.parse().unwrap();
+        for step in [60, 3600] {
+            let from = START / (step * 1000) * step * 1000;
+            let found = inventory.history_of(&name, from, step, 2).unwrap();
+            assert_eq!(found[0], expected, "{name} {step}");
+            assert_eq!(found[1], counts(0, 0), "{name} {step}");
+        }
+        assert_eq!(inventory.active(0, Some(&name)).unwrap(), active, "{name}");
+        assert_eq!(inventory.active(START + 60_000, Some(&name)).unwrap(), Active { cvms: 0, apps: 0 });
+        sum = counts(sum.releases + expected.releases, sum.refusals + expected.refusals);
+    }
+    assert_eq!(sum, counts(4, 2));
+    // What belongs to no domain is in the sum of the KMS only.
+    let whole = inventory.history(START / 60_000 * 60_000, 60, 1).unwrap();
+    assert_eq!(whole, [counts(4, 2 + 1 + 9)]);
 }

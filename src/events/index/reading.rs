@@ -10,7 +10,8 @@ use redb::{ReadTransaction, ReadableTableMetadata as _};
 
 use super::IndexError;
 use super::derived::{
-    CVMS, DENIED, HANDOVERS, HOUR, HOURS, List, MINUTE, MINUTES, REFUSED, SINCE, STATE, THROUGH, read,
+    CVMS, DENIED, DOMAIN_HOURS, DOMAIN_MINUTES, HANDOVERS, HOUR, HOURS, List, MINUTE, MINUTES, REFUSED,
+    SINCE, STATE, THROUGH, of_domain, read,
 };
 use super::error::unusable;
 use crate::events::inventory::{ALL, Cvm, CvmId, Entry, Handover, Refusal, any_domain, property};
@@ -210,13 +211,25 @@ impl Inventory {
         Ok(known)
     }
 
-    /// The CVMs and apps with a release since `since`, in milliseconds since 1970.
-    pub fn active(&self, since: u64) -> Result<Active, IndexError> {
+    /// The CVMs and apps with a release since `since`, in milliseconds since 1970, of one domain if it is given.
+    pub fn active(&self, since: u64, domain: Option<&DomainName>) -> Result<Active, IndexError> {
         let order = self.transaction.open_table(CVMS.order).map_err(unusable)?;
         let (mut cvms, mut apps) = (0, HashSet::new());
-        for place in order.range((ALL, 0)..=(ALL, u64::MAX)).map_err(unusable)? {
-            let (time, app, _) = place.map_err(unusable)?.1.value();
-            if time >= since {
+        let mut elsewhere = HashSet::new();
+        let wanted = match domain.map(DomainName::said) {
+            None => ALL,
+            Some(Some(name)) => property("domain", name),
+            // Those of the default domain are the ones that are in no other.
+            Some(None) => {
+                for place in order.range((any_domain(), 0)..=(any_domain(), u64::MAX)).map_err(unusable)? {
+                    elsewhere.insert(place.map_err(unusable)?.1.value().2);
+                }
+                ALL
+            }
+        };
+        for place in order.range((wanted, 0)..=(wanted, u64::MAX)).map_err(unusable)? {
+            let (time, app, cvm) = place.map_err(unusable)?.1.value();
+            if time >= since && !elsewhere.contains(&cvm) {
                 cvms += 1;
                 apps.insert(app);
             }
@@ -232,19 +245,34 @@ impl Inventory {
             false => (MINUTES, MINUTE),
         };
         let table = self.transaction.open_table(table).map_err(unusable)?;
-        let step = (step * 1000).max(size);
-        let to = from + step * steps as u64;
-        let mut counts = vec![Counts::default(); steps];
-        for bucket in table.range(from / size..to.div_ceil(size)).map_err(unusable)? {
+        let mut counts = Steps::new(from, step, steps, size);
+        for bucket in table.range(counts.first()..counts.end()).map_err(unusable)? {
             let (bucket, value) = bucket.map_err(unusable)?;
-            let at = (bucket.value() * size).saturating_sub(from) / step;
-            if let Some(counts) = usize::try_from(at).ok().and_then(|at| counts.get_mut(at)) {
-                let (releases, refusals) = value.value();
-                counts.releases += releases;
-                counts.refusals += refusals;
-            }
+            counts.add(bucket.value(), value.value());
         }
-        Ok(counts)
+        Ok(counts.counts)
+    }
+
+    /// As [`Inventory::history`], of one domain.
+    pub fn history_of(
+        &self,
+        domain: &DomainName,
+        from: u64,
+        step: u64,
+        steps: usize,
+    ) -> Result<Vec<Counts>, IndexError> {
+        let (table, size) = match step.is_multiple_of(3600) && from.is_multiple_of(HOUR) {
+            true => (DOMAIN_HOURS, HOUR),
+            false => (DOMAIN_MINUTES, MINUTE),
+        };
+        let table = self.transaction.open_table(table).map_err(unusable)?;
+        let mut counts = Steps::new(from, step, steps, size);
+        let domain = of_domain(domain);
+        for bucket in table.range((domain, counts.first())..(domain, counts.end())).map_err(unusable)? {
+            let (bucket, value) = bucket.map_err(unusable)?;
+            counts.add(bucket.value().1, value.value());
+        }
+        Ok(counts.counts)
     }
 
     /// All refusals that are kept, by verified callers and by others.
@@ -276,6 +304,38 @@ impl Inventory {
     fn all<E: Entry>(&self, list: List) -> Result<Vec<E>, IndexError> {
         let rows = self.transaction.open_table(list.rows).map_err(unusable)?;
         rows.range::<u128>(..).map_err(unusable)?.map(|row| read(row.map_err(unusable)?.1.value())).collect()
+    }
+}
+
+/// Buckets of one size, added up in steps.
+struct Steps {
+    counts: Vec<Counts>,
+    /// Milliseconds, as `step` and `size`.
+    from: u64,
+    step: u64,
+    size: u64,
+}
+
+impl Steps {
+    /// `step` is in seconds.
+    fn new(from: u64, step: u64, steps: usize, size: u64) -> Self {
+        Self { counts: vec![Counts::default(); steps], from, step: (step * 1000).max(size), size }
+    }
+
+    fn first(&self) -> u64 {
+        self.from / self.size
+    }
+
+    fn end(&self) -> u64 {
+        (self.from + self.step * self.counts.len() as u64).div_ceil(self.size)
+    }
+
+    fn add(&mut self, bucket: u64, (releases, refusals): (u64, u64)) {
+        let at = (bucket * self.size).saturating_sub(self.from) / self.step;
+        if let Some(counts) = usize::try_from(at).ok().and_then(|at| self.counts.get_mut(at)) {
+            counts.releases += releases;
+            counts.refusals += refusals;
+        }
     }
 }
 

@@ -42,7 +42,7 @@ function Attention({ items }) {
 }
 
 /** What stops the release of keys, at the top and not in the list as well. */
-const stopping = ({ reasons }) => reasons.filter(({ stops }) => stops);
+const stopping = ({ reasons = [] }) => reasons.filter(({ stops }) => stops);
 const others = (overview) => overview.attention.filter(({ code }) => !stopping(overview).some((reason) => reason.code === code));
 
 function Stops({ overview }) {
@@ -112,7 +112,7 @@ function Latest() {
 export default function OverviewView({ params, navigate }) {
   const overview = useGet('/api/v1/overview', { every: 20 });
   const { data } = overview;
-  const lead = data && html`<span>Running for ${duration((Date.parse(data.server_time) - Date.parse(data.started_at)) / 1000)} · ${data.version.startsWith('v') ? data.version : `v${data.version}`} · root <${Id} value=${data.root_fingerprint} name="root fingerprint" keep=${16} /></span>`;
+  const lead = data && html`<span>${data.started_at ? `Running for ${duration((Date.parse(data.server_time) - Date.parse(data.started_at)) / 1000)}` : `Domain ${data.domain}`} · ${data.version.startsWith('v') ? data.version : `v${data.version}`} · root <${Id} value=${data.root_fingerprint} name="root fingerprint" keep=${16} /></span>`;
   return html`<${Page} title=${data?.name || 'Overview'} lead=${lead}>
     <${Loaded} of=${overview} lines=${10}>${(now) => html`<div class="grid">
       <${Stops} overview=${now} />
@@ -121,22 +121,23 @@ export default function OverviewView({ params, navigate }) {
       <${Figure} name="Released, 24 hours" value=${number(now.last_24h.releases)} href=${link('releases')} more=${now.last_24h.releases === null ? 'not counted yet' : `${count(now.last_24h.cvms, 'CVM')}, ${count(now.last_24h.apps, 'app')}`} />
       <${Figure} name="Denied, 24 hours" value=${number(now.last_24h.denials)} href=${link('denials')} kind=${now.last_24h.denials > 0 ? 'bad' : ''}
         more=${now.last_24h.denials === null ? 'not counted yet' : now.last_24h.denials > 0 ? `${number(now.last_24h.distinct_denials)} distinct, ${count(now.last_24h.denied_cvms, 'CVM')}` : 'no request was refused'} />
-      <${Figure} name="Release, 99th percentile" value=${milliseconds(now.latency.p99_ms)}
-        more=${now.latency.p99_ms === null ? 'none since the start' : `median ${milliseconds(now.latency.p50_ms)}${now.latency.ledger_p99_ms === null ? '' : ` · ledger ${milliseconds(now.latency.ledger_p99_ms)}`}`} />
-      <${Figure} name="Ledger" value=${number(now.ledger.size)} href=${link('ledger')} kind=${now.ledger.witnesses_ok < now.ledger.required ? 'bad' : ''}
-        more=${now.ledger.size === null ? 'nothing is signed yet' : `checkpoint ${ago(now.ledger.checkpoint_at)}${now.ledger.witnesses > 0 ? ` · ${now.ledger.witnesses_ok} of ${count(now.ledger.witnesses, 'witness', 'witnesses')}` : ' · no witnesses'}`} />
+      ${now.latency && html`<${Figure} name="Release, 99th percentile" value=${milliseconds(now.latency.p99_ms)}
+        more=${now.latency.p99_ms === null ? 'none since the start' : `median ${milliseconds(now.latency.p50_ms)}${now.latency.ledger_p99_ms === null ? '' : ` · ledger ${milliseconds(now.latency.ledger_p99_ms)}`}`} />`}
+      ${now.ledger && html`<${Figure} name="Ledger" value=${number(now.ledger.size)} href=${link('ledger')} kind=${now.ledger.witnesses_ok < now.ledger.required ? 'bad' : ''}
+        more=${now.ledger.size === null ? 'nothing is signed yet' : `checkpoint ${ago(now.ledger.checkpoint_at)}${now.ledger.witnesses > 0 ? ` · ${now.ledger.witnesses_ok} of ${count(now.ledger.witnesses, 'witness', 'witnesses')}` : ' · no witnesses'}`} />`}
+      ${now.archived && html`<div class="span12"><${Note} kind="warn" title="This domain is archived">Nothing is released in it.<//></div>`}
       <${Traffic} params=${params} navigate=${navigate} />
-      <${Relaxed} settings=${now.relaxed} />
+      ${now.relaxed && html`<${Relaxed} settings=${now.relaxed} />`}
       <${Latest} />
       <${Card} title="Identity"><${Values} wide of=${[
         { name: 'Name', value: now.name },
         { name: 'Root fingerprint', value: html`<${Whole} value=${now.root_fingerprint} name="root fingerprint">${spaced(now.root_fingerprint)}<//>` },
         { name: 'CA fingerprint', value: now.ca_fingerprint && html`<${Whole} value=${now.ca_fingerprint} name="CA fingerprint">${spaced(now.ca_fingerprint)}<//>` },
         { name: 'OS image of this KMS', value: now.os_image_hash && html`<${Whole} value=${now.os_image_hash} name="OS image hash" />` },
-        { name: 'Boot id', value: html`<${Whole} value=${now.boot_id} name="boot id" />` },
+        { name: 'Boot id', value: now.boot_id && html`<${Whole} value=${now.boot_id} name="boot id" />` },
         { name: 'Version', value: now.version },
         { name: 'Mode', value: now.mode },
-        { name: 'Started', value: html`<${Time} at=${now.started_at} />` },
+        { name: 'Started', value: now.started_at && html`<${Time} at=${now.started_at} />` },
       ]} /><//>
     </div>`}<//><//>`;
 }

@@ -1,7 +1,7 @@
 //! `kmsctl denials`: the requests that were refused recently.
 
 use clap::Args;
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, DomainName};
 use kms_client::proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse, VerifiedIdentity};
 
 use crate::exit::{Exit, Outcome};
@@ -25,6 +25,9 @@ pub(crate) struct Denials {
     /// Only refusals of this app, 20 bytes in hexadecimal
     #[arg(long, value_name = "APP_ID", value_parser = input::app_id)]
     app: Option<AppId>,
+    /// Only refusals in this domain
+    #[arg(long, value_name = "NAME")]
+    domain: Option<DomainName>,
 }
 
 impl Denials {
@@ -40,6 +43,7 @@ impl Denials {
                 before,
                 code: self.code.clone().unwrap_or_default(),
                 app_id: self.app.map(|AppId(id)| id.to_vec()).unwrap_or_default(),
+                domain: self.domain.as_ref().map(ToString::to_string).unwrap_or_default(),
             };
             let page: ListDenialsResponse = admin.call_on(&connection, "ListDenials", &request).await?;
             found.extend(page.denials);
