@@ -19,7 +19,7 @@ pub use bundles::{BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFo
 pub use choices::{Choices, ChoicesError, ChosenEpochs, MAX_CHOICES_BYTES, MAX_CHOSEN_APPS};
 pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord};
 pub use domains::{
-    ArchivedRecord, DomainFile, DomainFileError, DomainRecord, DomainRecords, MemberRecord,
+    ArchivedRecord, DomainFile, DomainFileError, DomainRecord, DomainRecords, DomainsTooLarge, MemberRecord,
     parse as parse_domains,
 };
 pub use freezes::{FreezeFile, FreezeFileError, FreezeRecord, Written, write};

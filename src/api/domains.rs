@@ -305,6 +305,7 @@ fn refused(error: DomainError) -> Error {
         DomainError::Exists(_)
         | DomainError::TooManyDomains
         | DomainError::TooManyApps
+        | DomainError::TooLarge(_)
         | DomainError::Default
         | DomainError::Archived(_)
         | DomainError::Configured { .. }

@@ -289,7 +289,7 @@ mod tests {
     ) -> Result<Domains, String> {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("domains.json");
-        DomainFile::new(path.clone()).replace(records).unwrap();
+        DomainFile::new(path.clone()).replace(&records.text().unwrap()).unwrap();
         Domains::open(configured, path).map_err(|error| error.to_string())
     }
 

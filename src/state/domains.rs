@@ -39,6 +39,15 @@ pub enum DomainFileError {
 #[derive(Debug, Clone)]
 pub struct DomainFile(PathBuf);
 
+/// The content of a file that the next start can read.
+#[derive(Debug)]
+pub struct DomainText(Vec<u8>);
+
+/// The records are too many for one file, or too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("domains.json would have more than {MAX_FILE} bytes, and the next start would not read it")]
+pub struct DomainsTooLarge;
+
 /// All of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DomainRecords {
@@ -50,14 +59,17 @@ pub struct DomainRecords {
     pub apps: Vec<MemberRecord>,
 }
 
+/// `Content<Vec<…>, …>` is read, and a content of references is written.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Content {
+struct Content<D, A, M> {
     version: u32,
-    domains: Vec<DomainRecord>,
-    archived: Vec<ArchivedRecord>,
-    apps: Vec<MemberRecord>,
+    domains: D,
+    archived: A,
+    apps: M,
 }
+
+type ReadContent = Content<Vec<DomainRecord>, Vec<ArchivedRecord>, Vec<MemberRecord>>;
 
 /// A domain that was made at run time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,11 +137,22 @@ impl DomainFile {
     ///
     /// # Errors
     /// Those of the system.
-    pub fn replace(&self, records: DomainRecords) -> io::Result<()> {
-        let DomainRecords { domains, archived, apps } = records;
-        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, domains, archived, apps })?;
+    pub fn replace(&self, DomainText(text): &DomainText) -> io::Result<()> {
+        state_file::replace(&self.0, text)
+    }
+}
+
+impl DomainRecords {
+    /// The content of the file with these records.
+    ///
+    /// # Errors
+    /// [`DomainsTooLarge`].
+    pub fn text(&self) -> Result<DomainText, DomainsTooLarge> {
+        let Self { domains, archived, apps } = self;
+        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, domains, archived, apps })
+            .expect("texts and numbers");
         text.push(b'\n');
-        state_file::replace(&self.0, &text)
+        if text.len() as u64 > MAX_FILE { Err(DomainsTooLarge) } else { Ok(DomainText(text)) }
     }
 }
 
@@ -138,7 +161,7 @@ impl DomainFile {
 /// # Errors
 /// What is wrong with it: a version of another program, or something that is there twice.
 pub fn parse(bytes: &[u8]) -> Result<DomainRecords, String> {
-    let content: Content = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let content: ReadContent = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
     let Content { version, domains, archived, apps } = content;
     if version != VERSION {
         return Err(format!("version must be {VERSION}, got {version}"));
@@ -178,12 +201,33 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_written_that_the_next_start_would_not_read() {
+        let home = tempfile::tempdir().unwrap();
+        let file = DomainFile::new(home.path().join("domains.json"));
+        let mut all = records();
+        // The name of an operator has this length at most.
+        let member = MemberRecord { by: "o".repeat(128), ..all.apps[0].clone() };
+        all.apps = vec![member; 20_000];
+        for (number, record) in (0_u32..).zip(&mut all.apps) {
+            record.app_id[..4].copy_from_slice(&number.to_be_bytes());
+        }
+        while let Err(DomainsTooLarge) = all.text() {
+            all.apps.pop();
+        }
+        file.replace(&all.text().unwrap()).unwrap();
+        assert_eq!(file.read().unwrap(), all);
+        assert!(all.apps.len() > 15_000, "{}", all.apps.len());
+        all.apps[0].by = "o".repeat(10_000_000);
+        assert_eq!(all.text().err(), Some(DomainsTooLarge));
+    }
+
+    #[test]
     fn what_is_written_is_read_and_what_is_not_ours_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("domains.json");
         let file = DomainFile::new(path.clone());
         assert_eq!(file.read().unwrap(), DomainRecords::default());
-        file.replace(records()).unwrap();
+        file.replace(&records().text().unwrap()).unwrap();
         assert_eq!(file.read().unwrap(), records());
         let text = |change: fn(&mut serde_json::Value)| {
             let mut value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();

@@ -12,7 +12,7 @@ use crate::audit::{Audit, AuditError, Event, Receipt};
 use crate::clock::unix_now;
 use crate::config::{DomainRules, MAX_DOMAIN_NAME};
 use crate::control::Author;
-use crate::state::{ArchivedRecord, DomainFile, DomainRecord, DomainRecords, MemberRecord};
+use crate::state::{ArchivedRecord, DomainFile, DomainRecord, DomainRecords, DomainsTooLarge, MemberRecord};
 
 /// The most domains that are made at run time.
 const MAX_MADE: usize = 256;
@@ -62,6 +62,9 @@ pub enum DomainError {
     /// Too many apps.
     #[error("{MAX_PLACED} apps were put into domains at run time, the maximum; nothing was changed")]
     TooManyApps,
+    /// The file has no room for the change.
+    #[error("{0}; nothing was changed")]
+    TooLarge(#[from] DomainsTooLarge),
     /// The default domain.
     #[error("the domain default cannot be archived; nothing was changed")]
     Default,
@@ -184,9 +187,10 @@ impl Domains {
         // Before anything is recorded: it can only contradict the configuration, which does not change.
         let map = Map::new(&self.configured, &records)
             .map_err(|problem| DomainError::NotKept(io::Error::other(problem)))?;
+        let text = records.text()?;
         let _: Receipt = audit.record(change.event(&author)).await.map_err(DomainError::NotRecorded)?;
-        let (file, written) = (kept.file.clone(), records.clone());
-        let written = tokio::task::spawn_blocking(move || file.replace(written)).await;
+        let file = kept.file.clone();
+        let written = tokio::task::spawn_blocking(move || file.replace(&text)).await;
         let written = written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
         if let Err(error) = written {
             // The log must not say last what is not so.
