@@ -25,7 +25,7 @@ use kms_attest::json::duplicate_keys;
 use kms_ledger::note::{Note, NoteError, OpenError};
 use sha2::{Digest as _, Sha256};
 
-pub use self::header::{Header, HeaderError};
+pub use self::header::{Header, HeaderError, MAX_SERIAL};
 use self::minisign::Minisignature;
 pub use self::minisign::{is_unsigned, with_minisig};
 pub use self::policy::{BundleInForce, Bundled, Expiry};

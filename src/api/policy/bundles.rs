@@ -350,6 +350,7 @@ fn refused(error: OfferError) -> Error {
     match error {
         OfferError::Bundle(_) => Error::invalid(text).because(code),
         OfferError::Rollback { .. }
+        | OfferError::TooFarAhead { .. }
         | OfferError::Fork { .. }
         | OfferError::BelowMinimum { .. }
         | OfferError::Expired(_)

@@ -21,6 +21,17 @@ pub enum OfferError {
         /// The highest that was seen.
         highest: u64,
     },
+    /// Its serial is much higher than all that were seen.
+    #[error(
+        "the bundle has serial {serial}, much higher than {highest}, the highest that was seen: sign it with the next serial, or set \
+         core.auth_api.bundle.minimum_serial near it"
+    )]
+    TooFarAhead {
+        /// Its serial.
+        serial: u64,
+        /// The highest that was seen.
+        highest: u64,
+    },
     /// It contradicts a bundle that was seen.
     #[error(
         "the bundle with serial {serial} contradicts {known}, which was seen before: its signers have signed two policies"
@@ -65,6 +76,7 @@ impl OfferError {
         match self {
             Self::Bundle(error) => error.code(),
             Self::Rollback { .. } | Self::BelowMinimum { .. } => "bundle_serial_too_low",
+            Self::TooFarAhead { .. } => "bundle_serial_too_high",
             Self::Fork { .. } => "bundle_forked",
             Self::Expired(_) => "bundle_expired",
             Self::NotYetValid(_) => "bundle_not_yet_valid",

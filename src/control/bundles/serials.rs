@@ -5,6 +5,10 @@ use kms_policy::bundle::{BundleDigest, Header};
 use super::OfferError;
 use crate::state::BundleRecord;
 
+/// How much higher a serial may be than all that are known, so that one slip of a signer does not use up all numbers. Enough for
+/// numbers made of a date and a time of day.
+const MAX_STEP: u64 = 1 << 48;
+
 /// What a bundle is to those that were seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -20,7 +24,7 @@ pub(super) enum Standing {
 /// bundle if it names another one before it. Where serials between were not seen, nothing can be compared.
 ///
 /// # Errors
-/// [`OfferError::BelowMinimum`], [`OfferError::Rollback`], [`OfferError::Fork`]
+/// [`OfferError::BelowMinimum`], [`OfferError::Rollback`], [`OfferError::Fork`], [`OfferError::TooFarAhead`]
 pub(super) fn compare(
     record: &BundleRecord,
     minimum: u64,
@@ -45,6 +49,9 @@ pub(super) fn compare(
     if serial < highest {
         return Err(OfferError::Rollback { serial, highest });
     }
+    if serial - highest.max(minimum) > MAX_STEP {
+        return Err(OfferError::TooFarAhead { serial, highest });
+    }
     if record.in_force.as_ref() == Some(&digest) {
         return Ok(Standing::InForce);
     }
@@ -62,6 +69,8 @@ pub(super) fn highest(record: &BundleRecord) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kms_policy::bundle::MAX_SERIAL;
+
     use crate::state::SeenBundle;
 
     fn digest(byte: u8) -> BundleDigest {
@@ -121,6 +130,13 @@ mod tests {
         ] {
             assert_eq!(of(&record, 0, serial, byte, previous), expected, "{serial} {byte} {previous:?}");
         }
+        let far = 6 + MAX_STEP;
+        assert_eq!(of(&record, 0, far, 9, Some(8)), "new");
+        assert_eq!(of(&record, 0, far + 1, 9, Some(8)), "bundle_serial_too_high");
+        assert!(
+            of(&record, 0, far + 1, 9, Some(8)) != "new" && MAX_STEP < MAX_SERIAL / 16,
+            "a slip leaves room"
+        );
         let alone = BundleRecord { pending: None, seen: vec![seen(5, 5)], ..record.clone() };
         assert_eq!(of(&alone, 0, 5, 5, Some(4)), "in force");
         assert_eq!(of(&alone, 6, 5, 5, Some(4)), "bundle_serial_too_low");

@@ -10,6 +10,8 @@ use super::BundleDigest;
 const MAX_HEADER: usize = 1024;
 /// The longest name of a bundle or a domain.
 const MAX_NAME: usize = 64;
+/// The highest serial: programs of others read it as a number of JSON, exact up to 2^53 − 1.
+pub const MAX_SERIAL: u64 = (1 << 53) - 1;
 /// The end of the year 9999, Unix seconds.
 const LAST_TIME: u64 = 253_402_300_799;
 
@@ -26,7 +28,7 @@ pub enum HeaderError {
     #[error("must have a {0} of 1 to {MAX_NAME} lower-case letters, digits, '-' and '.'")]
     Name(&'static str),
     /// The serial.
-    #[error("must have a serial of 1 or more")]
+    #[error("must have a serial from 1 to {MAX_SERIAL}")]
     Serial,
     /// A time.
     #[error("must have {0} as RFC 3339 in UTC, such as 2026-01-01T00:00:00Z")]
@@ -86,7 +88,7 @@ impl Header {
                 return Err(HeaderError::Name(what));
             }
         }
-        if serial == 0 {
+        if serial == 0 || serial > MAX_SERIAL {
             return Err(HeaderError::Serial);
         }
         for (time, what) in [(not_before, "not_before"), (expires, "expires")] {
