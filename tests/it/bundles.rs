@@ -252,6 +252,67 @@ async fn an_operator_brings_a_bundle_that_is_tried_and_then_activated() {
 }
 
 #[tokio::test]
+async fn of_many_bundles_that_wait_one_is_kept() {
+    let signed = Signed::ready("").await;
+    let kept = || {
+        let entries = fs::read_dir(signed.world.key_file("policy-bundles")).expect("the directory");
+        let names = entries.map(|entry| entry.expect("a file").file_name().into_string().expect("a name"));
+        names.filter(|name| name.ends_with(".bundle")).count()
+    };
+    let mut before = fs::read(&signed.source).expect("source");
+    for serial in 2..6 {
+        let bundle = signed.bundle(serial, Some(&before));
+        assert_eq!(signed.push(bundle.clone()).await.status, 200);
+        assert_eq!(kept(), 2, "that in force, and the newest");
+        before = bundle;
+    }
+    let far = signed.bundle(1 << 50, Some(&before));
+    assert_eq!(code(&signed.push(far).await), (409, "bundle_serial_too_high".to_owned()));
+    assert_eq!(signed.state().await["lowest_serial"], 5);
+}
+
+#[tokio::test]
+async fn a_bundle_that_the_disk_refuses_is_not_in_force_and_the_log_does_not_end_with_it() {
+    let mut signed = Signed::ready("").await;
+    let first = fs::read(&signed.source).expect("source");
+    let soon = signed.valid(2, Some(&first), (unix_now() + 4, unix_now() + 86400));
+    fs::write(&signed.source, &soon).expect("source");
+    eventually("a bundle that waits", async || {
+        (signed.state().await["pending"]["serial"] == 2).then_some(())
+    })
+    .await;
+    // Not even root replaces a directory by a file.
+    let obstacle = signed.world.key_file("policy-bundles").join("default.json.new");
+    fs::create_dir(&obstacle).expect("a directory");
+    let refused = eventually("a record", async || {
+        signed.world.audited("policy_bundle_refused").into_iter().find(|it| it["code"] == "bundle_not_saved")
+    })
+    .await;
+    let activated = signed.world.audited("policy_bundle_activated");
+    let last = activated.last().expect("a record");
+    assert_eq!(last["serial"], 2);
+    assert!(refused["seq"].as_u64() > last["seq"].as_u64(), "{refused} {last}");
+    assert_eq!(signed.state().await["in_force"]["serial"], 1);
+    fs::remove_dir(&obstacle).expect("removed");
+    signed.world.start().await.expect("it starts again");
+    signed.in_force(2).await;
+}
+
+#[tokio::test]
+async fn the_lowest_serial_counts_for_a_bundle_whose_record_is_gone() {
+    let mut signed = Signed::ready("").await;
+    signed.world.stop().await;
+    let path = signed.world.key_file("policy-bundles").join("default.json");
+    let mut record: Value =
+        serde_json::from_str(&fs::read_to_string(&path).expect("a record")).expect("JSON");
+    record["bundles"]["seen"] = json!([]);
+    fs::write(&path, record.to_string()).expect("written");
+    signed.world.configure("core.auth_api.bundle.minimum_serial = 2");
+    signed.world.start().await.expect("it starts again");
+    assert_eq!(signed.state().await["in_force"], Value::Null);
+}
+
+#[tokio::test]
 async fn an_expired_bundle_warns_or_denies() {
     for (on_expiry, status) in [("warn", 200), ("deny", 403)] {
         let signed = Signed::ready(&format!("on_expiry = '{on_expiry}'")).await;

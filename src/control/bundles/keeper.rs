@@ -28,6 +28,8 @@ const LOOK_AT_FILE: Duration = Duration::from_secs(2);
 const ASK_AT_FIRST: Duration = Duration::from_secs(10);
 /// How long a start waits for a source.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
+/// When it is tried again to put a bundle in force that a full disk or the audit log has kept from it: each attempt is a record.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// How often gauges are set, and it is looked whether a bundle that waits has become valid.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -319,6 +321,8 @@ impl BundleKeeper {
                     remote: author.map(|author| author.remote),
                 });
                 *state = State { record, pending: Some(bundle) };
+                // The one that waited before: many that are never put in force must not fill the disk.
+                self.forget_others(&state.record).await;
                 Ok((Offered::Waits, digest))
             }
         }
@@ -400,12 +404,15 @@ impl BundleKeeper {
             remote: author.map(|author| author.remote),
         };
         let _recorded: Receipt = self.audit.record(event).await.map_err(OfferError::Audit)?;
-        self.replace(&record).await?;
+        if let Err(error) = self.replace(&record).await {
+            // The log must not say last what is not so.
+            self.record_refusal(&error, origin, author);
+            return Err(error);
+        }
         self.bundled().set_forked(record.fork.is_some());
         self.bundled().put_in_force(bundle, SystemTime::now());
         *state = State { record, pending: None };
-        let files = self.files.clone();
-        let _ = tokio::task::spawn_blocking(move || files.forget_others(&[digest])).await;
+        self.forget_others(&state.record).await;
         Ok(Activated { changed: true, serial })
     }
 
@@ -467,7 +474,8 @@ impl BundleKeeper {
             // Its outcome is in the view.
             let _ = self.fetch().await;
             if self.bundled().settings().activation == Activation::Automatic {
-                self.activate_due().await;
+                // Its failure is in the log, and it is tried again.
+                let _ = self.activate_due().await;
             }
         };
         if tokio::time::timeout(FIRST_WAIT, first).await.is_err() {
@@ -482,6 +490,7 @@ impl BundleKeeper {
     pub async fn keep_fresh(&self) {
         let settings = self.bundled().settings();
         let mut asked: Option<Instant> = None;
+        let mut failed: Option<Instant> = None;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -497,15 +506,16 @@ impl BundleKeeper {
                 // Its outcome is in the view.
                 let _ = self.fetch().await;
             }
-            if settings.activation == Activation::Automatic {
-                self.activate_due().await;
+            let may_try = failed.is_none_or(|failed| failed.elapsed() >= TRY_AGAIN);
+            if settings.activation == Activation::Automatic && may_try {
+                failed = self.activate_due().await.is_err().then(Instant::now);
             }
             self.measure();
         }
     }
 
     /// Puts a bundle of the source into force when it is valid.
-    async fn activate_due(&self) {
+    async fn activate_due(&self) -> Result<(), OfferError> {
         let due = {
             let state = self.state.lock().await;
             let digest = state.record.pending.as_ref();
@@ -514,10 +524,12 @@ impl BundleKeeper {
             let pending = state.pending.as_ref().filter(|_| of_source);
             pending.filter(|pending| pending.header().not_before() <= unix_now()).map(Bundle::digest)
         };
-        let Some(digest) = due else { return };
-        if let Err(error) = self.activate(digest, None).await {
+        let Some(digest) = due else { return Ok(()) };
+        let activated = self.activate(digest, None).await;
+        if let Err(error) = &activated {
             tracing::error!(domain = self.domain, %error, "the policy bundle that waits is not put in force");
         }
+        activated.map(|_| ())
     }
 
     fn measure(&self) {
@@ -551,6 +563,14 @@ impl BundleKeeper {
         let (files, bundle) = (self.files.clone(), bundle.clone());
         let kept = tokio::task::spawn_blocking(move || files.keep(bundle.digest(), bundle.bytes())).await;
         kept.map_err(|_| OfferError::Panic)?.map_err(OfferError::Disk)
+    }
+
+    /// Removes the bundles that the record does not need.
+    async fn forget_others(&self, record: &BundleRecord) {
+        let needed = [&record.in_force, &record.pending].into_iter().flatten();
+        let needed: Vec<_> = needed.filter_map(|digest| BundleDigest::parse(digest)).collect();
+        let files = self.files.clone();
+        let _ = tokio::task::spawn_blocking(move || files.forget_others(&needed)).await;
     }
 
     async fn replace(&self, record: &BundleRecord) -> Result<(), OfferError> {
@@ -596,14 +616,12 @@ fn load(files: &BundleFiles, bundled: &Bundled, domain: &str, record: &BundleRec
     };
     let seen = record.seen.iter().find(|seen| seen.digest == *digest);
     let minimum = bundled.settings().minimum_serial;
-    if let Some(seen) = seen.filter(|seen| seen.serial < minimum) {
-        bundled.say_why_none(format!(
-            "the bundle that was in force has serial {}, below core.auth_api.bundle.minimum_serial",
-            seen.serial
-        ));
-        return;
-    }
     match kept(files, bundled, domain, digest) {
+        // By the bundle itself, because the record of it can be gone.
+        Ok(bundle) if bundle.header().serial() < minimum => bundled.say_why_none(format!(
+            "the bundle that was in force has serial {}, below core.auth_api.bundle.minimum_serial",
+            bundle.header().serial()
+        )),
         Ok(bundle) => {
             let since = seen.and_then(|seen| seen.activated_at).map_or_else(SystemTime::now, |seconds| {
                 SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(unix_now()))
