@@ -99,10 +99,11 @@ impl CredentialService {
         Self { credentials, domains, audit, gate }
     }
 
-    /// A domain of this KMS.
-    fn domain(&self, text: &str) -> Result<DomainName> {
+    /// A domain of this KMS to which `changer` may limit credentials: it learns of no other one.
+    fn domain(&self, text: &str, changer: &Changer) -> Result<DomainName> {
         let name: DomainName =
             text.parse().map_err(|error: BadDomainName| Error::invalid(error.to_string()))?;
+        changer.expect_covers(Some(&name)).map_err(failed)?;
         match self.domains.named(&name) {
             Some(domain) => Ok(domain.name.clone()),
             None => Err(Error::invalid(no_domain(&name, &self.domains))),
@@ -128,14 +129,14 @@ impl CredentialService {
     /// # Errors
     /// A request that cannot be read or carried out; an audit log or file that cannot be written.
     pub async fn create(&self, caller: &Caller, request: CreateRequest) -> Result<Shown> {
+        let changer = caller.changer()?;
         let new = NewCredential {
             name: name(&request.name)?,
             role: request.role.parse().map_err(|error| Error::invalid(format!("{error}")))?,
-            domain: request.domain.as_deref().map(|text| self.domain(text)).transpose()?,
+            domain: request.domain.as_deref().map(|text| self.domain(text, &changer)).transpose()?,
             expires_at: request.expires_at,
             issue: if request.invite { Issue::Invitation } else { Issue::Secret },
         };
-        let changer = caller.changer()?;
         self.credentials.expect_free(&new, &changer).map_err(failed)?;
         if new.role == Role::Owner {
             let approved = self.gate.pass(caller, OwnerCredential::create(&new)).await?;
@@ -189,7 +190,7 @@ impl CredentialService {
         match change {
             OwnerCredential::Create { name: owner, domain: limit, expires_at } => {
                 let (name, issue) = (name(&owner)?, Issue::Invitation);
-                let domain = limit.as_deref().map(|text| self.domain(text)).transpose()?;
+                let domain = limit.as_deref().map(|text| self.domain(text, &changer)).transpose()?;
                 let new = NewCredential { name, role: Role::Owner, domain, expires_at, issue };
                 self.create_as(new, changer).await.map(|issued| Some(issued.token))
             }
@@ -334,6 +335,7 @@ fn failed(error: CredentialError) -> Error {
         | CredentialError::Exists(_)
         | CredentialError::IsUser(_)
         | CredentialError::Full
+        | CredentialError::ShareFull(_)
         | CredentialError::LastOwner(_)
         | CredentialError::LastTwoOwners(_)
         | CredentialError::LastTwo(_)

@@ -37,6 +37,8 @@ use crate::state::{CredentialFile, CredentialFileError};
 
 /// The largest number of credentials.
 const MAX_CREDENTIALS: usize = 1000;
+/// When a domain has so many, only owners of the whole KMS make further ones for it.
+const SHARE_OF_DOMAIN: usize = 100;
 /// The lifetime of an invitation, in seconds.
 pub const INVITATION: u64 = 15 * 60;
 /// How long the old secret of the last owner counts after a rotation, in seconds, unless the new one is used before.
@@ -302,7 +304,17 @@ impl NamedCredentials {
                 return Err(CredentialError::WasOwner(new.name.clone()));
             }
         }
+        self.expect_share(new, changer)?;
         self.expect_room(&new.name)
+    }
+
+    /// Checks that one domain does not take the room of the others.
+    fn expect_share(&self, new: &NewCredential, changer: &Changer) -> Result<(), CredentialError> {
+        let Some(own) = changer.operator.domain() else { return Ok(()) };
+        let (directory, now) = (self.named.current(), self.named.now());
+        let of_domain = |it: &&NamedCredential| it.domain.as_ref() == Some(own) && it.name != new.name;
+        let others = directory.values().map(|it| &**it).filter(of_domain).filter(|it| must_stay(it, now));
+        if others.count() >= SHARE_OF_DOMAIN { Err(CredentialError::ShareFull(own.clone())) } else { Ok(()) }
     }
 
     /// Checks that the directory has room for a credential of this name.

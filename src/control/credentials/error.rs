@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::MAX_CREDENTIALS;
+use super::{MAX_CREDENTIALS, SHARE_OF_DOMAIN};
 use crate::audit::AuditError;
 use crate::operator::BadHtpasswd;
 use crate::operator::named::{CredentialName, NoRandomNumbers};
@@ -24,6 +24,11 @@ pub enum CredentialError {
     /// There are as many credentials as allowed already.
     #[error("there are {MAX_CREDENTIALS} credentials, which is the most; revoke some")]
     Full,
+    /// The domain to which the changer is limited has its share.
+    #[error(
+        "the domain {0} has {SHARE_OF_DOMAIN} credentials; revoke some, or ask an owner of the whole KMS"
+    )]
+    ShareFull(DomainName),
     /// Without it no owner would be left to manage credentials.
     #[error("{0} is the last credential of an owner without an end; create another one first")]
     LastOwner(CredentialName),

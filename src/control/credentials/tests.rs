@@ -300,6 +300,45 @@ async fn an_owner_who_has_ended_keeps_the_name_and_is_not_dropped() {
 }
 
 #[tokio::test]
+async fn one_domain_does_not_take_the_room_of_the_others() {
+    let setting = Setting::with(Some("token")).await;
+    let template = setting.create("ci", Role::Viewer).await.expect("created").credential;
+    let domain = |name: &str| Some(name.parse::<DomainName>().expect("a name"));
+    let Ok(()) = setting.credentials.named.change(|directory| {
+        directory.extend((0..SHARE_OF_DOMAIN).map(|number| {
+            let name: CredentialName = format!("viewer{number}").parse().expect("a name");
+            let of = again(&template, template.standing.clone(), template.version);
+            (name.clone(), Arc::new(NamedCredential { name, domain: domain("sandbox"), ..of }))
+        }));
+        Ok::<_, Infallible>(())
+    });
+    let free = |by: Option<&str>, of: &str, name: &str| {
+        let new = NewCredential {
+            name: name.parse().expect("a name"),
+            role: Role::Viewer,
+            domain: domain(of),
+            expires_at: None,
+            issue: Issue::Secret,
+        };
+        let operator = Operator::Named {
+            name: "owner".to_owned(),
+            role: Role::Owner,
+            domain: by.and_then(domain),
+            version: 1,
+        };
+        let changer = Changer::new(operator, Author { by: "owner".to_owned(), remote: HERE });
+        setting.credentials.expect_free(&new, &changer)
+    };
+    let full = free(Some("sandbox"), "sandbox", "more").expect_err("it has its share");
+    assert!(
+        matches!(&full, CredentialError::ShareFull(own) if Some(own) == domain("sandbox").as_ref()),
+        "{full}"
+    );
+    assert!(free(Some("prod"), "prod", "more").is_ok(), "another domain");
+    assert!(free(None, "sandbox", "more").is_ok(), "an owner of the whole KMS");
+}
+
+#[tokio::test]
 async fn an_invitation_to_replace_a_secret_leaves_it_until_it_is_used() {
     let setting = Setting::with(None).await;
     let old = setting.get("admin").expect("made at the first start");
