@@ -25,6 +25,9 @@ use crate::error::{Error, Result};
 use crate::operator::DomainScope;
 use crate::proto::{Difference, ExplainRequest, ExplainResponse, NearestEntry, Remedy};
 
+/// The entry of an allowlist for KMS nodes.
+const KMS_ENTRY: &str = "kms";
+
 struct Question {
     shown: Shown,
     role: Role,
@@ -64,9 +67,9 @@ impl AdminService {
         let scope = caller.scope()?;
         let question = self.question(scope, request)?;
         let response = self.answer(&question).await;
-        if !self.is_own(scope, &question, &response) {
+        let Some(response) = self.seen(scope, &question, response) else {
             return Err(other_domain(scope, "this is about a caller of another domain"));
-        }
+        };
         let author = caller.author();
         self.recorded(Event::Explained {
             input: question.input,
@@ -93,7 +96,28 @@ impl AdminService {
         let question = self.question(scope, ExplainRequest { denial_id, ..ExplainRequest::default() })?;
         let response = self.answer(&question).await;
         // Its app can have been moved since.
-        Ok(self.is_own(scope, &question, &response).then_some(response))
+        Ok(self.seen(scope, &question, response))
+    }
+
+    /// What an operator with this scope sees of a response: nothing if it is about a caller of another domain, and no entry of
+    /// another domain's app, which can be in the same policy.
+    fn seen(
+        &self,
+        scope: &DomainScope,
+        question: &Question,
+        response: ExplainResponse,
+    ) -> Option<ExplainResponse> {
+        if !self.is_own(scope, question, &response) {
+            return None;
+        }
+        let is_seen = |nearest: &NearestEntry| {
+            let own = |app| scope.has(&self.foundation.domains.of(&app).name);
+            nearest.entry == KMS_ENTRY
+                || scope.limit().is_none()
+                || entry_app(&nearest.entry).is_some_and(own)
+        };
+        let nearest = response.nearest.filter(is_seen);
+        Some(ExplainResponse { nearest, ..response })
     }
 
     /// Whether the caller that is explained is in `scope`, as far as it is known.
@@ -263,6 +287,12 @@ fn wire(remedy: remedy::Remedy) -> Remedy {
         function,
         argument,
     }
+}
+
+/// The app whose entry of an allowlist is called `apps."00…"`.
+fn entry_app(name: &str) -> Option<AppId> {
+    let id = name.strip_prefix("apps.\"")?.strip_suffix('"')?;
+    AppId::try_from(&hex::decode(id).ok()?[..]).ok()
 }
 
 fn nearest_entry(nearest: Nearest) -> NearestEntry {

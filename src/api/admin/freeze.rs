@@ -21,6 +21,9 @@ use crate::proto::{
 };
 use crate::request;
 
+/// When so many freezes of a domain are in force, operators who are limited to it add no further ones.
+const SHARE_OF_DOMAIN: usize = 100;
+
 /// How long a response waits for the file and the audit log.
 const DISK_TIME: Duration = Duration::from_secs(10);
 
@@ -34,6 +37,7 @@ impl AdminService {
     pub async fn freeze(&self, caller: &Caller, request: FreezeRequest) -> Result<FreezeResponse> {
         let scope = scope(&request.scope, &request.value)?;
         self.expect_target(caller.scope()?, scope)?;
+        self.expect_share(caller.scope()?, scope)?;
         let reason = reason(request.reason)?;
         if reason.is_empty() {
             return Err(Error::invalid("reason must not be empty: other operators will need it"));
@@ -128,6 +132,18 @@ impl AdminService {
             return Ok(());
         }
         Err(other_domain(domains, "this is about something else than an app of this domain"))
+    }
+
+    /// Checks that one domain does not take the room of the others. A freeze that is in force takes no more.
+    fn expect_share(&self, domains: &DomainScope, target: Scope) -> Result<()> {
+        let Some(domain) = domains.limit() else { return Ok(()) };
+        if self.foundation.freezes.of(target).is_some() || self.freezes(domains).len() < SHARE_OF_DOMAIN {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "{SHARE_OF_DOMAIN} freezes of the domain {domain} are in force: only an operator of the whole KMS can add more; \
+             nothing was changed"
+        )))
     }
 
     /// The domain of a target; `None` if it is no app.
