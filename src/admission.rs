@@ -40,7 +40,7 @@ use self::live::Live;
 pub use self::peer::Peer;
 use self::permit::{Admitted, Basis};
 pub use self::permit::{App, Certificate, DecidedBy, Kms, Permit, SelfAuthorization, Shown};
-pub use self::placed::{DomainDenial, DomainDenialCode, Placed};
+pub use self::placed::{DomainDenial, DomainDenialCode, Placed, would_admit};
 pub use self::refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step};
 pub use self::sealed::OwnSeal;
 pub use self::self_authorization::{

@@ -1,8 +1,9 @@
 //! Which domain a caller is in: decided once for a request, from the measured app id.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kms_attest::identity::{DomainName, Identity, InstanceId};
+use kms_attest::identity::{BootInfo, DomainName, Identity, InstanceId};
 use kms_attest::measurement::RuntimeEvent;
 use kms_policy::Role;
 
@@ -155,29 +156,11 @@ impl Placed {
             let expected = Some("no runtime events but those of the OS while it boots".to_owned());
             return Err(DomainDenial { expected, actual, ..denial(name, Code::NotSealed, reason) });
         }
-        let listed = |code, what: &str, list: Vec<String>, found: String| {
-            if list.is_empty() || list.contains(&found) {
-                return Ok(());
-            }
-            let reason = format!("{what} is not allowed in the domain {name}");
-            let expected = Some(list.join(", ").chars().take(MAX_SHOWN).collect());
-            Err(DomainDenial { expected, actual: Some(found), ..denial(name, code, reason) })
-        };
-        let status = identity.tcb_status.to_string();
-        listed(
-            Code::TcbStatus,
-            "the tcb status",
-            rules.tcb_statuses.iter().map(ToString::to_string).collect(),
-            status,
-        )?;
-        let device = identity.device_id.to_string();
-        listed(Code::Device, "the device", rules.devices.iter().map(ToString::to_string).collect(), device)?;
-        let image = hex::encode(identity.os_image_bytes());
-        listed(
-            Code::OsImage,
-            "the os image",
-            rules.os_images.iter().map(ToString::to_string).collect(),
-            image,
+        within_lists(
+            &self.domain,
+            identity.tcb_status.to_string(),
+            identity.device_id.to_string(),
+            hex::encode(identity.os_image_bytes()),
         )
     }
 
@@ -211,6 +194,51 @@ impl Placed {
             (Some("an image that says is_dev false".to_owned()), Some(actual.to_owned()));
         Err(DomainDenial { expected, actual, ..denial(name, DomainDenialCode::DevImage, reason) })
     }
+}
+
+/// Checks what the domain of an app requires of a guest of which only this is known, from the record of its last release: whether
+/// it is sealed and what its image is for are not in it.
+///
+/// # Errors
+/// [`DomainDenial`].
+pub fn would_admit(domain: &Domain, guest: &BootInfo) -> Result<(), DomainDenial> {
+    not_archived(domain)?;
+    within_lists(
+        domain,
+        guest.tcb_status.clone(),
+        hex::encode(&guest.device_id),
+        hex::encode(&guest.os_image_hash),
+    )
+}
+
+/// Checks TCB status, machine and OS image against the lists of a domain, those that it has.
+///
+/// # Errors
+/// [`DomainDenial`].
+fn within_lists(
+    domain: &Domain,
+    tcb_status: String,
+    device: String,
+    os_image: String,
+) -> Result<(), DomainDenial> {
+    use DomainDenialCode as Code;
+    fn listed<T: ToString>(list: &BTreeSet<T>) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
+    }
+    let Domain { name, rules, .. } = domain;
+    for (code, what, list, found) in [
+        (Code::TcbStatus, "the tcb status", listed(&rules.tcb_statuses), tcb_status),
+        (Code::Device, "the device", listed(&rules.devices), device),
+        (Code::OsImage, "the os image", listed(&rules.os_images), os_image),
+    ] {
+        if list.is_empty() || list.contains(&found) {
+            continue;
+        }
+        let reason = format!("{what} is not allowed in the domain {name}");
+        let expected = Some(list.join(", ").chars().take(MAX_SHOWN).collect());
+        return Err(DomainDenial { expected, actual: Some(found), ..denial(name, code, reason) });
+    }
+    Ok(())
 }
 
 /// Checks that a request names no other domain than the one that the app is in.

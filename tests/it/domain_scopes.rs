@@ -287,6 +287,22 @@ async fn an_owner_of_a_domain_freezes_and_renews_only_its_apps() {
         }
     }
     assert_eq!(teams.world.audited("frozen").len(), 1);
+    // In the default domain are also apps that nobody has seen: they must not take the room for the freezes of others.
+    let of_default = teams.credential("default", Role::Owner).await;
+    let freeze =
+        |number: u32| json!({ "scope": "app", "target": format!("{number:040x}"), "reason": "many" });
+    for number in 0..100 {
+        let answer = teams.admin.ask("POST", "/api/v1/freezes", &freeze(number), &of_default).await;
+        assert_eq!(answer.status, 200, "{number}: {}", answer.text());
+    }
+    let answer = teams.admin.ask("POST", "/api/v1/freezes", &freeze(100), &of_default).await;
+    assert!(
+        answer.status == 400 && answer.text().contains("100 freezes of the domain default"),
+        "{}",
+        answer.text()
+    );
+    let answer = teams.admin.ask("POST", "/api/v1/freezes", &freeze(7), &of_default).await;
+    assert_eq!(answer.status, 200, "one that is in force can be prolonged: {}", answer.text());
     let other = json!({ "scope": "app", "target": id(&teams.default[0]), "reason": "another" });
     teams.admin.done("POST", "/api/v1/freezes", other).await;
     let (_, listed) = teams.gets(&token, "/api/v1/freezes").await;
@@ -596,6 +612,70 @@ async fn the_life_of_a_domain_is_seen_in_it_and_a_move_in_both() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_explanation_shows_no_entry_of_another_domains_app() {
+    let teams = Teams::gather().await;
+    let (refused, other) = (&teams.sandbox[1], &teams.default[1]);
+    let twin = Cvm::builder(&teams.world.platform)
+        .app_id(*other.app_id())
+        .compose_hash(*refused.compose_hash())
+        .build();
+    teams.world.allow_app(&twin);
+    let token = teams.credential("sandbox", Role::Owner).await;
+    let denials = teams.whole("/api/v1/denials").await;
+    let denials = denials["denials"].as_array().expect("a list");
+    let denial = denials.iter().find(|denial| denial["app_id"] == id(refused)).expect("a denial");
+    let path = format!("/api/v1/denials/{}", denial["id"].as_str().expect("an id"));
+    let entry = format!("apps.\"{}\"", id(other));
+    eventually("the entry", async || (teams.whole(&path).await["nearest"]["entry"] == entry).then_some(()))
+        .await;
+    let (status, told) = teams.gets(&token, &path).await;
+    assert_eq!((status, &told["nearest"]), (200, &Value::Null), "{told}");
+    assert!(!told.to_string().contains(&id(other)), "{told}");
+    let (pem, _) = teams.world.attested(refused).await.pem();
+    let body = json!({ "certificate": hex::encode(pem) });
+    for path in ["/api/v1/explain", "/prpc/Explain?json"] {
+        let answer = teams.admin.ask("POST", path, &body, &token).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(!answer.text().contains(&id(other)), "{path}: {}", answer.text());
+        let answer = teams.admin.ask("POST", path, &body, ADMIN_TOKEN).await;
+        assert!(answer.text().contains(&id(other)), "{path}: {}", answer.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_route_leads_to_an_app_that_its_domain_would_refuse() {
+    let mut teams = Teams::gather().await;
+    let path = format!("/v1/resolve/{}", id(&teams.sandbox[0]));
+    let token = teams.credential("sandbox", Role::Viewer).await;
+    assert_eq!(teams.gets(&token, &path).await.0, 200);
+    teams.admin.done("POST", "/api/v1/domains/sandbox/archive", json!({})).await;
+    for token in [&*token, ADMIN_TOKEN] {
+        let (status, told) = teams.gets(token, &path).await;
+        assert_eq!((status, &told["code"]), (403, &json!("domain_archived")), "{told}");
+    }
+    teams.admin.done("POST", "/api/v1/domains/sandbox/restore", json!({})).await;
+    assert_eq!(teams.gets(&token, &path).await.0, 200);
+    for (key, allowed, code) in [
+        ("devices", "00".repeat(32), "domain_device_not_allowed"),
+        ("os_images", "00".repeat(32), "domain_os_image_not_allowed"),
+        ("tcb_statuses", "OutOfDate".to_owned(), "domain_tcb_status_not_allowed"),
+    ] {
+        let before = teams.world.config.clone();
+        let sandbox = teams.world.config["domains"]["sandbox"].as_table_mut().expect("a domain");
+        sandbox.insert(key.to_owned(), toml::Value::Array(vec![toml::Value::String(allowed)]));
+        teams.world.start().await.expect("it starts again");
+        teams.admin = Admin::of(&teams.world).await;
+        let told = eventually("the index", async || {
+            let (status, told) = teams.gets(&token, &path).await;
+            (status == 403 && told["code"] != "never_released").then_some(told)
+        })
+        .await;
+        assert_eq!(told["code"], code, "{told}");
+        teams.world.config = before;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_credential_of_a_domain_that_is_gone_is_refused() {
     let mut teams = Teams::gather().await;
     let token = teams.credential("prod", Role::Owner).await;
@@ -607,7 +687,12 @@ async fn a_credential_of_a_domain_that_is_gone_is_refused() {
     assert_eq!((status, &*told), (400, expected));
     let (_, me) = teams.gets(&token, ME).await;
     assert_eq!((&me["domain"], &me["role"]), (&json!("prod"), &json!("owner")));
-    // An owner of a domain makes credentials of this domain only.
+    // An owner of a domain makes credentials of this domain only, and learns of no other one.
+    let [known, unknown] =
+        ["sandbox", "acme"].map(|domain| json!({ "name": "x", "role": "viewer", "domain": domain }));
+    let of_known = teams.admin.refused("POST", CREDENTIALS, known, &token).await;
+    assert_eq!(of_known, teams.admin.refused("POST", CREDENTIALS, unknown, &token).await);
+    assert!(of_known.0 == 403 && !of_known.1.contains("sandbox"), "{of_known:?}");
     for (domain, status) in [(json!("prod"), 200), (json!("sandbox"), 403), (Value::Null, 403)] {
         let body = json!({ "name": "more", "role": "viewer", "domain": domain });
         let answer = teams.admin.ask("POST", CREDENTIALS, &body, &token).await;

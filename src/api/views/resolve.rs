@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::query::Age;
 use super::{Views, at};
+use crate::admission::would_admit;
 use crate::api::readiness::Cause;
 use crate::clock::unix_now;
 use crate::control::Scope;
@@ -44,7 +45,7 @@ impl Views {
     /// Whether requests may be sent to an app.
     ///
     /// # Errors
-    /// Denied, with the reason: `never_released`, `stale`, `frozen`, or the policy's code. Unavailable, where releases
+    /// Denied, with the reason: `never_released`, `stale`, `frozen`, or the code of the app's domain or policy. Unavailable, where releases
     /// stop too: the clock is behind, or the allowlist cannot be read. No index.
     pub async fn resolve(&self, scope: &DomainScope, app: &str, query: ResolveQuery) -> Result<Resolved> {
         let digits = app.strip_prefix("0x").unwrap_or(app).to_ascii_lowercase();
@@ -74,6 +75,8 @@ impl Views {
         let identity =
             told(&cvm, app_id).ok_or_else(|| denied("unreadable", "its record cannot be judged"))?;
         self.check_frozen(&identity)?;
+        would_admit(&self.foundation().domains.of(&AppId(app_id)), &identity)
+            .map_err(|denial| denied(denial.code.name(), &denial.reason))?;
         // By the file as it is now. A backend is not asked: proxies ask more often than CVMs boot.
         let (_, policy) = self.foundation().place_of(Some(Role::App), &AppId(app_id));
         let policy_checked = match &**policy {
