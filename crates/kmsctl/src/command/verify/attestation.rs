@@ -186,10 +186,14 @@ impl Shown<'_> {
                 self.pins.has(Pin::PolicyDigest),
                 "that the policy is one that you know: no policy_digest is pinned",
             ),
+            (
+                self.proved.statement().policies.keys().all(|domain| domain == "default"),
+                "that the policies of all domains are ones that you know: policy_digest is that of the domain default",
+            ),
             (self.over_tls, "that a server has the TLS key: the document is from a file"),
         ];
         let gaps = gaps.into_iter().filter(|(is_proved, _)| !is_proved).map(|(_, gap)| gap);
-        gaps.chain(self.release.and_then(Agreed::gap)).collect()
+        gaps.chain(self.release.map(Agreed::gap)).collect()
     }
 
     fn quoted(&self) -> Value {

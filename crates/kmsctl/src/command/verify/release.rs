@@ -94,12 +94,19 @@ impl Agreed {
     }
 
     /// What is not proved of it, in words.
-    pub(super) fn gap(&self) -> Option<&'static str> {
-        match self.finding == Finding::Measured {
-            true => None,
-            false => Some(
-                "that the measured container holds the program of the release: give its compose file with --compose",
-            ),
+    pub(super) fn gap(&self) -> &'static str {
+        match self.finding {
+            // A file can name an image in a comment, or for a service beside another that answers as the KMS.
+            Finding::Measured => {
+                "that the KMS runs in the image of the release: read in its compose file that this image alone serves"
+            }
+            Finding::Stated
+            | Finding::OtherProgram
+            | Finding::NotStated
+            | Finding::OtherCompose
+            | Finding::NoImage => {
+                "that the measured container holds the program of the release: give its compose file with --compose"
+            }
         }
     }
 }
