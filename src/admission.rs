@@ -5,6 +5,7 @@ mod explainer;
 mod foundation;
 mod fresh;
 mod image_check;
+mod judged;
 mod live;
 mod peer;
 mod permit;
@@ -35,7 +36,7 @@ pub use self::epochs::{AskedEpochs, ChosenEpochs, GrantedEpochs, RootEpochs, dot
 pub use self::explainer::Explainer;
 pub use self::foundation::Foundation;
 pub use self::fresh::{AskedFresh, FreshFault, Freshness, Proved};
-pub use self::image_check::{ImageCheck, ImageCheckError};
+pub use self::image_check::{ImageCheck, ImageCheckError, Unsettled};
 use self::live::Live;
 pub use self::peer::Peer;
 use self::permit::{Admitted, Basis};
@@ -135,17 +136,16 @@ impl Admission {
     pub fn new(
         foundation: Arc<Foundation>,
         shadow: Arc<Shadow>,
-        image: ImageCheck,
         rules: ReleaseRules,
         ring: Arc<dyn RootEpochs>,
     ) -> Self {
         let ReleaseRules { stage: release_stage, require_fresh } = rules;
-        Self(Arc::new(Walk { foundation, shadow, image, release_stage, require_fresh, ring }))
+        Self(Arc::new(Walk { foundation, shadow, release_stage, require_fresh, ring }))
     }
 
     /// Tells whether this KMS itself is sealed.
     pub fn own_seal(&self) -> OwnSeal {
-        OwnSeal::new(self.0.image.clone())
+        OwnSeal::new(self.0.foundation.image.clone())
     }
 
     /// Explains admission. It cannot make a permit.
@@ -310,11 +310,13 @@ impl Admission {
     /// [`Refusal`]: policy denies now what it allowed before, or does not respond.
     pub async fn renewed<R>(&self, permit: Permit<R>) -> Result<Permit<R>, Refusal> {
         let (admitted, shown, grant) = permit.into_admitted();
-        let Admitted { identity, placed, basis, .. } = &admitted;
+        let Admitted { identity, placed, compared, basis, .. } = &admitted;
         let Basis { role, stage, asked: epochs, .. } = *basis;
         let mut live = Live { walk: &self.0, role, stage, epochs };
         self.0.still_proved(identity, placed, role, admitted.proved)?;
-        let allowed = self.0.judge(basis, identity, placed, &mut live).await?;
+        let judged = self.0.judge(basis, identity, placed, &mut live).await?;
+        // The registers are those of the same evidence.
+        let allowed = judged.proven(compared, identity)?;
         self.permit(Admitted { allowed, ..admitted }, shown, grant)
     }
 

@@ -12,7 +12,7 @@ mod env_keys;
 pub mod epochs;
 pub mod events;
 pub mod health;
-mod images;
+pub(crate) mod images;
 pub mod kms;
 pub mod lockout;
 pub mod me;

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kms_attest::evidence::Platform;
+use kms_attest::identity::OsImageHash;
 use kms_attest::measurement::TdxEvent;
 use kms_attest::platform::tdx::Quoted;
 use kms_attest::platform::tdx::image::acpi::{AcpiDigests, Shape, ShapeError};
@@ -193,6 +194,17 @@ impl From<Unfinished> for OsImageError {
     }
 }
 
+/// Proof that the registers of a guest are those of an OS image. Only [`OsImages::verify`] makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BootedImage(OsImageHash);
+
+impl BootedImage {
+    /// The hash of the image.
+    pub fn hash(&self) -> &OsImageHash {
+        &self.0
+    }
+}
+
 /// What an OS image is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageKind {
@@ -274,13 +286,16 @@ impl OsImages {
     ///
     /// # Errors
     /// [`OsImageError`].
-    pub async fn verify(&self, verified: &Verified, vm_config: &str) -> Result<(), OsImageError> {
+    pub async fn verify(&self, verified: &Verified, vm_config: &str) -> Result<BootedImage, OsImageError> {
         let evidence = verified.evidence();
         let Platform::Tdx(tdx) = &evidence.platform else {
             return Err(OsImageError::Platform(evidence.platform.kind()));
         };
         let config = VmConfig::effective(vm_config, &evidence.stack.config)?;
-        self.check(config, &tdx.event_log, &verified.td().quoted).await
+        // What is compared below is computed from what this hash covers.
+        let hash = config.os_image_hash.as_slice().try_into().map_err(|_| OsImageError::NoHash)?;
+        self.check(config, &tdx.event_log, &verified.td().quoted).await?;
+        Ok(BootedImage(OsImageHash(hash)))
     }
 
     /// The kind of the image that a guest has booted, of which [`OsImages::verify`] has found that it is the one that the guest

@@ -43,8 +43,8 @@ const POLICY_ROWS: [&[&str]; 7] = [
     &["rules"],
     &["examination"],
     &["contract", "file", "queue", "remedy", "rule", "signed"],
-    &["decision", "drop_in_background", "error", "info", "observer", "relaxation", "settings"],
-    &["epochs"],
+    &["decision", "drop_in_background", "error", "info", "kms_image", "observer", "relaxation", "settings"],
+    &["epochs", "hex_text"],
 ];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

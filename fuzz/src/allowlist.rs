@@ -25,24 +25,30 @@ pub fn allowlist(data: &[u8]) {
         assert!(review.findings().iter().all(|finding| finding.code != "invalid"), "an error has a place");
         assert_eq!(review.against(&review), Difference::default());
         for advisories in [vec![], vec!["INTEL-SA-1".to_owned()]] {
-            let boot_info = boot_info(advisories);
-            for subject in [Subject::App(&boot_info), Subject::Kms(&boot_info)] {
-                let allowed = match policy.snapshot_decide(subject).expect("a file decides at once") {
+            let short = boot_info(advisories);
+            let whole = whole(&short);
+            let callers = [&short, &whole].map(|it| [Subject::App(it), Subject::Kms(it)]);
+            for subject in callers.into_iter().flatten() {
+                let answer = match policy.snapshot_decide(subject).expect("a file decides at once") {
                     Decision::Allowed { gateway_app_id, epochs, .. } => {
                         assert_eq!(file.map(|file| text(&file["gatewayAppId"])), Some(gateway_app_id));
                         let said = epochs.map(|epochs| epochs.fields());
                         let again =
                             said.as_ref().map(|said| AppEpochs::parse(said).expect("what it says is valid"));
                         assert_eq!(again.flatten().map(|epochs| epochs.fields()), said);
-                        true
+                        Answer::Allowed
+                    }
+                    Decision::IfImage(condition) => {
+                        assert_eq!(&condition.image().0[..], &subject.boot_info().os_image_hash[..]);
+                        Answer::IfImage
                     }
                     Decision::Denied(denial) => {
                         assert_eq!(denial.code.name() == "allowlist_unusable", file.is_none());
-                        false
+                        Answer::Denied
                     }
                 };
-                let expected = file.is_some_and(|file| allows(file, subject, empty_devices));
-                assert_eq!(allowed, expected, "{:?}", String::from_utf8_lossy(data));
+                let expected = file.map_or(Answer::Denied, |file| answer_of(file, subject, empty_devices));
+                assert_eq!(answer, expected, "{:?}", String::from_utf8_lossy(data));
             }
         }
     }
@@ -74,8 +80,25 @@ pub fn boot_info(advisory_ids: Vec<String>) -> BootInfo {
     }
 }
 
-/// The rules as in auth-simple: lower-case text with `0x`, compared one by one.
-fn allows(file: &Value, subject: Subject<'_>, empty_devices: EmptyDevices) -> bool {
+/// The same values in the lengths that measured ones have, which entries of `kms.images` need.
+fn whole(short: &BootInfo) -> BootInfo {
+    BootInfo {
+        os_image_hash: short.os_image_hash.repeat(32),
+        compose_hash: short.compose_hash.repeat(32),
+        app_id: short.app_id.repeat(20),
+        ..short.clone()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Allowed,
+    IfImage,
+    Denied,
+}
+
+/// The rules as in auth-simple: lower-case text with `0x`, compared one by one; and ours about images.
+fn answer_of(file: &Value, subject: Subject<'_>, empty_devices: EmptyDevices) -> Answer {
     let boot = subject.boot_info();
     let lists = |list: &Value, hash: &[u8]| texts(list).iter().any(|text| is_hex_of(text, hash));
     let device = |rule: &Value| {
@@ -92,17 +115,30 @@ fn allows(file: &Value, subject: Subject<'_>, empty_devices: EmptyDevices) -> bo
     let system = statuses.contains(&boot.tcb_status)
         && boot.advisory_ids.iter().all(|advisory| advisories.contains(advisory))
         && lists(&file["osImages"], &boot.os_image_hash);
-    system
-        && match subject {
-            Subject::Kms(_) => {
-                lists(&file["kms"]["mrAggregated"], &boot.mr_aggregated) && device(&file["kms"])
-            }
-            Subject::App(_) => {
-                let mut apps = file["apps"].as_object().into_iter().flatten().rev();
-                let app = apps.find(|(id, _)| is_hex_of(id, &boot.app_id)).map(|(_, app)| app);
-                app.is_some_and(|app| lists(&app["composeHashes"], &boot.compose_hash) && device(app))
+    let kms = &file["kms"];
+    let by_image = || {
+        kms["images"].as_array().into_iter().flatten().any(|entry| {
+            is_hex_of(&text(&entry["osImageHash"]), &boot.os_image_hash)
+                && is_hex_of(&text(&entry["composeHash"]), &boot.compose_hash)
+                && (entry["appId"].is_null() || is_hex_of(&text(&entry["appId"]), &boot.app_id))
+                && (entry["keyProvider"].is_null() || entry["keyProvider"]["name"] == "none")
+        })
+    };
+    match subject {
+        _ if !system => Answer::Denied,
+        Subject::Kms(_) if !device(kms) => Answer::Denied,
+        Subject::Kms(_) if lists(&kms["mrAggregated"], &boot.mr_aggregated) => Answer::Allowed,
+        Subject::Kms(_) if by_image() => Answer::IfImage,
+        Subject::Kms(_) => Answer::Denied,
+        Subject::App(_) => {
+            let mut apps = file["apps"].as_object().into_iter().flatten().rev();
+            let app = apps.find(|(id, _)| is_hex_of(id, &boot.app_id)).map(|(_, app)| app);
+            match app.is_some_and(|app| lists(&app["composeHashes"], &boot.compose_hash) && device(app)) {
+                true => Answer::Allowed,
+                false => Answer::Denied,
             }
         }
+    }
 }
 
 fn is_hex_of(text: &str, bytes: &[u8]) -> bool {

@@ -73,6 +73,7 @@ pub fn ethereum(data: &[u8]) {
             Implementation => assert!(bytes.len() == 32 && bytes[..12] == [0; 12], "no address"),
             Block | Chain | Body => {}
         },
+        Ok(Decision::IfImage(condition)) => panic!("a contract names no image: {condition:?}"),
         Ok(Decision::Denied(denial)) => {
             if matches!(place, Verdict) {
                 assert_eq!(encoded(0, reason(bytes)), bytes, "another encoding");

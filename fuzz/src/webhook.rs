@@ -62,6 +62,7 @@ pub fn webhook(data: &[u8]) {
                 assert!(value.is_array() || says(&key) == Some(value), "{key}");
             }
         }
+        Ok(Decision::IfImage(condition)) => panic!("a backend names no image: {condition:?}"),
         Ok(Decision::Denied(denial)) => {
             assert_eq!(says("isAllowed"), Some(false.into()));
             assert!(denial.reason.chars().count() <= MAX_REASON && !denial.reason.contains(char::is_control));

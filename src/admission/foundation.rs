@@ -6,12 +6,14 @@ use std::sync::Arc;
 use kms_attest::attester::Attester;
 use kms_attest::identity::{AppId, DomainName};
 use kms_attest::verify::Verifier;
-use kms_policy::{Policy, Role};
+use kms_policy::remedy::Remedy;
+use kms_policy::{DenialCode, Policy, Role, Subject};
 
-use super::{SelfAuthorizer, TcbTolerance};
+use super::{ImageCheck, SelfAuthorizer, TcbTolerance};
 use crate::audit::Audit;
 use crate::control::{AppEpochs, Domains, Drain, Freezes};
 use crate::metrics::Metrics;
+use crate::os_image::ImageCache;
 
 /// What the services of both phases share. Nothing in it can make a permit: only [`Admission`](super::Admission) can.
 #[derive(Debug)]
@@ -26,6 +28,10 @@ pub struct Foundation {
     pub domain_policies: BTreeMap<DomainName, Arc<Policy>>,
     /// What policy is told of Intel's verdict.
     pub tolerance: Arc<TcbTolerance>,
+    /// Whether registers are compared with OS images.
+    pub image: ImageCheck,
+    /// The cache of OS images and measurements.
+    pub images: ImageCache,
     /// Whether this KMS may serve or hold keys at all.
     pub self_authorization: Arc<SelfAuthorizer>,
     /// What operators have stopped.
@@ -51,6 +57,14 @@ impl Foundation {
     /// The policy that decides in a domain: its own, or that of the KMS.
     pub fn policy_of(&self, domain: &DomainName) -> &Arc<Policy> {
         self.domain_policies.get(domain).unwrap_or(&self.policy)
+    }
+
+    /// What would allow `subject` after a denial of `policy` with `code`; `None` if no addition would.
+    pub fn remedy(&self, policy: &Policy, code: DenialCode, subject: Subject<'_>) -> Option<Remedy> {
+        match self.image {
+            ImageCheck::Required(_) => policy.remedy_by_image(code, subject),
+            ImageCheck::Waived => policy.remedy(code, subject),
+        }
     }
 
     /// The domain of a caller in this role, and the policy that decides about it.

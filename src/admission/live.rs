@@ -8,7 +8,7 @@ use kms_policy::{AppEpochs, Decision, Policy, Role, Subject};
 use super::walk::{Observer, Passed, Until, Walk};
 use super::{AskedEpochs, Placed, Proved, Refusal, Relaxations, StageRule, StageVerdict, Step, asked};
 use crate::metrics::RequestStage;
-use crate::os_image::{ImageKind, OsImageError};
+use crate::os_image::OsImageError;
 
 /// The observer whose walk can lead to a permit: it ends with the first refusal.
 pub(super) struct Live<'a> {
@@ -43,17 +43,18 @@ impl Observer for Live<'_> {
             shadow.observe(subject, decision.ok(), is_too_late, of_epochs);
         }
         foundation.metrics.policy_answer(match decision {
-            Ok(Decision::Allowed { .. }) => "allowed",
+            // Whether the image is the right one shows later, as for a caller that is allowed.
+            Ok(Decision::Allowed { .. } | Decision::IfImage(_)) => "allowed",
             Ok(Decision::Denied(_)) => "denied",
             Err(_) => "unavailable",
         });
         Examination::of(ruling)
     }
 
-    async fn image(
+    async fn image<T: Send>(
         &mut self,
-        comparison: impl Future<Output = Result<ImageKind, OsImageError>> + Send,
-    ) -> Option<Result<ImageKind, OsImageError>> {
+        comparison: impl Future<Output = Result<T, OsImageError>> + Send,
+    ) -> Option<Result<T, OsImageError>> {
         let _measured = self.walk.foundation.metrics.stage(RequestStage::OsImage);
         Some(comparison.await)
     }

@@ -9,6 +9,7 @@ use kms_attest::tcb::TcbVerdict;
 use kms_policy::Role;
 
 use super::epochs::unreadable;
+use super::judged::Compared;
 use super::{AskedEpochs, Decided, GrantedEpochs, Placed, Proved, Refusal, Relaxations, StageRule};
 use crate::control::NotFrozen;
 use crate::keys::epoch::KeyEpochs;
@@ -58,10 +59,12 @@ pub(super) struct Admitted {
     pub(super) placed: Placed,
     pub(super) proved: Proved,
     pub(super) allowed: Allowed,
+    /// What is known of its OS image, for a later decision.
+    pub(super) compared: Compared,
     pub(super) basis: Basis,
 }
 
-/// A decision of policy that allows a caller.
+/// A decision of policy that allows a caller; [`Judged::proven`](super::judged::Judged::proven) makes it.
 #[derive(Debug)]
 pub(super) struct Allowed {
     pub(super) gateway_app_id: String,
@@ -199,6 +202,7 @@ impl Permit<App> {
                 rule: None,
                 at,
             },
+            compared: Compared::Waived,
             basis: Basis {
                 verdict: TcbVerdict {
                     status: TcbStatus::UpToDate,

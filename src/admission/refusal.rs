@@ -264,7 +264,7 @@ impl Refusal {
             Self::SelfAuthorization(SelfRefusal::Unknown { missing, detail }) => {
                 let code = match missing {
                     Missing::Policy => RefusalCode::PolicyUnavailable,
-                    Missing::Evidence => RefusalCode::OwnEvidenceUnavailable,
+                    Missing::Evidence | Missing::OsImage => RefusalCode::OwnEvidenceUnavailable,
                     Missing::Collateral => RefusalCode::CollateralUnavailable,
                     Missing::Clock => RefusalCode::Clock,
                 };
@@ -396,6 +396,7 @@ mod tests {
         for (missing, code) in [
             (Missing::Policy, "policy_unavailable"),
             (Missing::Evidence, "own_evidence_unavailable"),
+            (Missing::OsImage, "own_evidence_unavailable"),
             (Missing::Collateral, "collateral_unavailable"),
         ] {
             let outage = Refusal::from(SelfRefusal::Unknown { missing, detail: String::new() });

@@ -9,12 +9,14 @@ use kms_attest::binding::ReportData;
 use kms_attest::identity::{BootInfo, Identity, Registers};
 use kms_attest::tcb::TcbVerdict;
 use kms_attest::verify::{Binding, UnidentifiedError, Verified, Verifier, VerifyError};
-use kms_policy::{Decision, Denial, DenialCode, Policy, PolicyError};
-use tokio::sync::{Notify, Semaphore, watch};
+use kms_policy::{Decision, Denial, DenialCode, NotCompared, Policy, PolicyError};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 
+use super::image_check::{Unsettled, settled};
 use super::permit::SelfAuthorization;
-use super::{Relaxations, TcbTolerance, Tolerated, asked};
+use super::{ImageCheck, Relaxations, TcbTolerance, Tolerated, asked};
 use crate::metrics::Upstream;
+use crate::os_image::BootedImage;
 
 /// The interval of background requests to policy. After a revocation, methods that anyone may call go on
 /// answering for at most this interval and the time of one request.
@@ -34,6 +36,11 @@ const LIFETIME: Duration = Duration::from_secs(15);
 const AT_A_TIME: usize = 8;
 /// How long the start of the KMS phase waits for the first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
+/// How long a decision about this KMS waits for the comparison with its OS image, which continues without it.
+const WAIT_FOR_IMAGE: Duration = Duration::from_secs(5);
+/// How long a comparison without success is remembered, so that the image is not requested for each decision.
+const IMAGE_MEMORY: Duration = Duration::from_secs(30);
 
 /// Why there is no identity of this KMS.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +81,7 @@ enum Requirement {
         verifier: Arc<Verifier>,
         policy: Arc<Policy>,
         tolerance: Arc<TcbTolerance>,
+        image: ImageCheck,
         own: ArcSwapOption<Own>,
         /// The relaxations that were logged last.
         needed: ArcSwap<Relaxations>,
@@ -88,6 +96,36 @@ struct Own {
     until: u64,
     verified: Instant,
     collateral_generation: u64,
+    evidence: Verified,
+    /// The comparison with the OS image, if a decision has depended on it.
+    booted: Mutex<Option<Booted>>,
+}
+
+/// The last comparison with the OS image.
+#[derive(Debug)]
+struct Booted {
+    outcome: Result<BootedImage, NotCompared>,
+    at: Instant,
+}
+
+impl Own {
+    /// The image that this KMS has booted: compared once, and after a failure again and again.
+    async fn booted(&self, image: &ImageCheck) -> Result<BootedImage, NotCompared> {
+        let compared = async {
+            let mut known = self.booted.lock().await;
+            if let Some(Booted { outcome, at }) = &*known
+                && (outcome.is_ok() || at.elapsed() < IMAGE_MEMORY)
+            {
+                return outcome.clone();
+            }
+            let outcome = Box::pin(image.booted(&self.evidence)).await;
+            *known = Some(Booted { outcome: outcome.clone(), at: Instant::now() });
+            outcome
+        };
+        tokio::time::timeout(WAIT_FOR_IMAGE, compared).await.unwrap_or_else(|_| {
+            Err(NotCompared::Unavailable("it is still being fetched or measured".to_owned()))
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -204,6 +242,8 @@ pub enum Missing {
     Collateral,
     /// Our clock is behind a time that is known to be past.
     Clock,
+    /// The policy depends on the OS image of this KMS, which cannot be compared.
+    OsImage,
 }
 
 impl Missing {
@@ -222,6 +262,7 @@ impl Missing {
             Self::Evidence => "no evidence",
             Self::Collateral => "no collateral",
             Self::Clock => "clock behind",
+            Self::OsImage => "no OS image",
         }
     }
 
@@ -229,7 +270,7 @@ impl Missing {
     fn words(self) -> &'static str {
         match self {
             Self::Policy => NO_CHECK,
-            Self::Evidence | Self::Collateral | Self::Clock => NO_BOOT_INFO,
+            Self::Evidence | Self::Collateral | Self::Clock | Self::OsImage => NO_BOOT_INFO,
         }
     }
 }
@@ -260,12 +301,14 @@ impl SelfAuthorizer {
         verifier: Arc<Verifier>,
         policy: Arc<Policy>,
         tolerance: Arc<TcbTolerance>,
+        image: ImageCheck,
     ) -> Self {
         Self::with(Requirement::Enforced {
             attester,
             verifier,
             policy,
             tolerance,
+            image,
             own: ArcSwapOption::empty(),
             needed: ArcSwap::default(),
         })
@@ -382,6 +425,23 @@ impl SelfAuthorizer {
         Some(tolerance.apply(&known.verdict, &known.identity).told)
     }
 
+    /// A decision about this KMS by other rules than those in force, after the comparison with its OS image if it depends
+    /// on that.
+    pub async fn settled(&self, decision: Decision) -> Decision {
+        let Decision::IfImage(condition) = decision else { return decision };
+        let booted = match &self.requirement {
+            Requirement::Waived => Err(NotCompared::IdentityOnly),
+            Requirement::Enforced { own, image, .. } => match own.load_full() {
+                None => Err(NotCompared::IdentityOnly),
+                Some(own) => own.booted(image).await,
+            },
+        };
+        let unknown = condition.clone();
+        settled(Decision::IfImage(condition), booted).unwrap_or_else(|unsettled| {
+            Decision::Denied(unknown.otherwise(&NotCompared::Unavailable(unsettled.to_string())))
+        })
+    }
+
     /// Renews the answer in the background until dropped.
     pub async fn keep_fresh(&self) {
         let mut tick = tokio::time::interval(self.ask_every());
@@ -432,6 +492,9 @@ impl SelfAuthorizer {
         let asked = Instant::now();
         let answer = match self.decide().await {
             Ok(Decision::Allowed { .. }) => Ok(SelfAuthorization::granted()),
+            Ok(Decision::IfImage(condition)) => {
+                Err(SelfDenial::denied(condition.otherwise(&NotCompared::IdentityOnly)))
+            }
             Ok(Decision::Denied(denial)) => Err(SelfDenial::denied(denial)),
             Err(OwnDecisionError::Evidence(OwnEvidenceError::Verify(error))) if !error.is_unavailable() => {
                 Err(SelfDenial::unproven(&error))
@@ -439,6 +502,9 @@ impl SelfAuthorizer {
             // An outage is not an answer: the last answer is used until it is too old.
             Err(OwnDecisionError::Evidence(error)) => {
                 return Err(self.unanswered(Missing::of(&error), error, asked));
+            }
+            Err(OwnDecisionError::OsImage(error)) => {
+                return Err(self.unanswered(Missing::OsImage, error, asked));
             }
             Err(OwnDecisionError::Policy(error)) => {
                 return Err(self.unanswered(Missing::Policy, error.detail(), asked));
@@ -475,7 +541,8 @@ impl SelfAuthorizer {
     }
 
     async fn decide(&self) -> Result<Decision, OwnDecisionError> {
-        let Requirement::Enforced { attester, verifier, policy, tolerance, own, needed } = &self.requirement
+        let Requirement::Enforced { attester, verifier, policy, tolerance, image, own, needed } =
+            &self.requirement
         else {
             return Ok(Decision::Allowed {
                 gateway_app_id: String::new(),
@@ -498,16 +565,27 @@ impl SelfAuthorizer {
                 let identity = own_identity(&verified)?;
                 let until = verified.collateral_expires();
                 let verdict = verified.verdict().clone();
-                let collateral_generation = verified.collateral_generation();
-                let verified = Instant::now();
-                let known = Arc::new(Own { identity, verdict, until, verified, collateral_generation });
+                let known = Arc::new(Own {
+                    identity,
+                    verdict,
+                    until,
+                    verified: Instant::now(),
+                    collateral_generation: verified.collateral_generation(),
+                    evidence: verified,
+                    booted: Mutex::default(),
+                });
                 own.store(Some(Arc::clone(&known)));
                 known
             }
         };
         let Tolerated { told, relaxations } = tolerance.apply(&known.verdict, &known.identity);
         let decision = asked(tolerance.metrics(), policy, policy.decide_own(&told)).await;
-        let decision = decision.map_err(OwnDecisionError::Policy)?;
+        let decision = match decision.map_err(OwnDecisionError::Policy)? {
+            conditional @ Decision::IfImage(_) => {
+                settled(conditional, known.booted(image).await).map_err(OwnDecisionError::OsImage)?
+            }
+            decided @ (Decision::Allowed { .. } | Decision::Denied(_)) => decided,
+        };
         // Log changes only.
         if matches!(decision, Decision::Allowed { .. }) && **needed.load() != relaxations {
             tolerance.needed(&relaxations, &known.identity, "this KMS");
@@ -526,6 +604,7 @@ const NO_CHECK: &str = "failed to call KMS auth check: the authorization backend
 enum OwnDecisionError {
     Evidence(OwnEvidenceError),
     Policy(PolicyError),
+    OsImage(Unsettled),
 }
 
 impl From<OwnEvidenceError> for OwnDecisionError {

@@ -6,10 +6,11 @@ use std::time::Instant;
 use kms_attest::identity::{AppId, Identity};
 use kms_attest::verify::Verified;
 use kms_policy::examination::Examination;
-use kms_policy::{AppEpochs, Decision, Denial, Policy, Role, Subject};
+use kms_policy::{AppEpochs, Decision, Denial, NotCompared, Policy, Role, Subject};
 
 use super::fresh::{is_required, same_guest};
-use super::permit::{Admitted, Allowed, Basis, DecidedBy};
+use super::judged::{Compared, Judged, Said};
+use super::permit::{Admitted, Basis, DecidedBy};
 use super::{
     Asked, AskedEpochs, ChosenEpochs, DomainDenial, Foundation, FreshFault, Freshness, GrantedEpochs,
     ImageCheck, Placed, Proved, Refusal, Relaxations, RootEpochs, StageRule, StageVerdict, Step, Tolerated,
@@ -66,10 +67,10 @@ pub trait Observer: Send {
     ) -> impl Future<Output = Examination> + Send;
 
     /// Awaits the comparison with the OS image; `None` if the observer does not wait for it.
-    fn image(
+    fn image<T: Send>(
         &mut self,
-        comparison: impl Future<Output = Result<ImageKind, OsImageError>> + Send,
-    ) -> impl Future<Output = Option<Result<ImageKind, OsImageError>>> + Send;
+        comparison: impl Future<Output = Result<T, OsImageError>> + Send,
+    ) -> impl Future<Output = Option<Result<T, OsImageError>>> + Send;
 
     /// The exceptions of `core.tcb` that apply before policy is asked.
     fn tolerated(&mut self, relaxations: &Relaxations);
@@ -87,7 +88,6 @@ pub(super) struct Walk {
     pub(super) foundation: Arc<Foundation>,
     /// Evaluates live requests without deciding.
     pub(super) shadow: Arc<Shadow>,
-    pub(super) image: ImageCheck,
     pub(super) release_stage: ReleaseStage,
     pub(super) require_fresh: RequireFresh,
     /// The root epochs that there are.
@@ -143,46 +143,57 @@ impl Walk {
         let not_frozen = tell(observer, Step::Frozen, not_frozen, |_| Passed::NotFrozen)?;
         let basis =
             Basis { verdict: verified.verdict().clone(), role, stage: verified.stage(), asked: epochs };
-        let allowed = ends::<O, _>(self.judge(&basis, &identity, &placed, observer).await)?;
+        let judged = ends::<O, _>(self.judge(&basis, &identity, &placed, observer).await)?;
         // After policy, so that a denial costs no download. The age of the decision limits the time that this
         // may take.
-        let image = match &self.image {
+        let compared = match &self.foundation.image {
             ImageCheck::Waived => {
                 observer.passed(Passed::OsImageWaived);
-                Ok(Some(ImageKind::Unknown))
+                Ok(Compared::Waived)
             }
-            ImageCheck::Required(images) => match observer
-                .image(Box::pin(booted(images, verified, vm_config, &placed)))
-                .await
-            {
-                None => Ok(None),
-                Some(compared) => {
-                    let compared = compared.map_err(|error| Refusal::OsImage {
-                        error,
-                        identity: Box::new(identity.clone()),
-                        relaxations: allowed.as_ref().map(|it| it.relaxations.clone()).unwrap_or_default(),
-                        by: allowed.as_ref().ok().map(|it| Box::new(it.by)),
-                    });
-                    tell(observer, Step::OsImage, compared, |_| Passed::OsImage(&identity))?.map(Some)
+            ImageCheck::Required(images) => {
+                match observer.image(Box::pin(booted(images, verified, vm_config, &placed))).await {
+                    None => Ok(Compared::NotAwaited),
+                    Some(compared) => {
+                        let compared = compared.map_err(|error| Refusal::OsImage {
+                            error,
+                            identity: Box::new(identity.clone()),
+                            relaxations: judged.as_ref().map(|it| it.relaxations.clone()).unwrap_or_default(),
+                            by: judged.as_ref().ok().map(|it| Box::new(it.by)),
+                        });
+                        tell(observer, Step::OsImage, compared, |_| Passed::OsImage(&identity))?
+                    }
                 }
-            },
+            }
         };
-        let kind = match image {
-            Ok(None) => Ok(()),
-            Ok(Some(kind)) => placed.admits_image(kind).map_err(|denial| of_domain(denial, &identity)),
-            Err(refusal) => Err(refusal),
+        let kind = match compared.as_ref().ok().and_then(Compared::kind) {
+            Some(kind) => placed.admits_image(kind).map_err(|denial| of_domain(denial, &identity)),
+            None => Ok(()),
         };
-        if let Err(refusal @ Refusal::Domain { .. }) = &kind {
+        if let Err(refusal) = &kind {
             observer.refused(Step::OsImage, refusal);
         }
         let kind = ends::<O, _>(kind)?;
+        // What depends on the image is decided now.
+        let allowed = match (judged, &compared) {
+            (Ok(judged), Ok(compared)) => {
+                let allowed = judged.proven(compared, &identity);
+                if let Err(refusal) = &allowed {
+                    observer.refused(Step::OsImage, refusal);
+                }
+                ends::<O, _>(allowed)?
+            }
+            (Ok(judged), Err(_)) => judged.proven(&Compared::NotAwaited, &identity),
+            (Err(refusal), _) => Err(refusal),
+        };
         admitted_there?;
         let (proved, _) = proved?;
         admitted_now?;
         not_frozen?;
+        let compared = compared?;
         let allowed = allowed?;
         kind?;
-        Ok(Admitted { identity, placed, proved, allowed, basis })
+        Ok(Admitted { identity, placed, proved, allowed, compared, basis })
     }
 
     /// Whether a caller of this place must bring fresh evidence.
@@ -247,26 +258,31 @@ impl Walk {
         identity: &Identity,
         placed: &Placed,
         observer: &mut O,
-    ) -> Result<Allowed, Refusal> {
-        let Foundation { tolerance, .. } = &*self.foundation;
+    ) -> Result<Judged, Refusal> {
+        let Foundation { tolerance, image, .. } = &*self.foundation;
         let policy = self.foundation.policy_of(&placed.domain().name);
         let Tolerated { told, relaxations } = tolerance.apply(&basis.verdict, identity);
         observer.tolerated(&relaxations);
         let examined = observer.policy(policy, placed, basis.role.subject(&told)).await;
         let at = Instant::now();
         drop(told);
-        let Examination { decision, release_stage, epochs: said, digest, .. } = examined;
+        let Examination { decision, release_stage, epochs: of_app, digest, .. } = examined;
         let by = DecidedBy { policy: policy.kind(), digest };
         let boxed = || Box::new(identity.clone());
-        let gateway_app_id = match decision {
-            Ok(Decision::Allowed { gateway_app_id, .. }) => Ok(gateway_app_id),
-            Ok(Decision::Denied(denial)) => {
-                let (identity, relaxations, by) = (boxed(), relaxations.clone(), Some(Box::new(by)));
-                Err(Refusal::Denied { denial, identity, relaxations, by })
-            }
+        let denied = |denial| {
+            let (identity, relaxations, by) = (boxed(), relaxations.clone(), Some(Box::new(by)));
+            Err(Refusal::Denied { denial, identity, relaxations, by })
+        };
+        let said = match decision {
+            Ok(Decision::Allowed { gateway_app_id, .. }) => Ok(Said::Allowed(gateway_app_id)),
+            Ok(Decision::IfImage(condition)) => match image {
+                ImageCheck::Required(_) => Ok(Said::IfImage(condition)),
+                ImageCheck::Waived => denied(condition.otherwise(&NotCompared::Disabled)),
+            },
+            Ok(Decision::Denied(denial)) => denied(denial),
             Err(error) => Err(Refusal::PolicyUnavailable(error)),
         };
-        let gateway_app_id = tell(observer, Step::Policy, gateway_app_id, |_| Passed::Policy)?;
+        let said = tell(observer, Step::Policy, said, |_| Passed::Policy)?;
         let rule = match StageRule::of(release_stage, self.release_stage).judge(basis.role, basis.stage) {
             StageVerdict::Released(rule) => Ok(rule),
             StageVerdict::TooLate(rule) => {
@@ -278,7 +294,7 @@ impl Walk {
         let epochs = match basis.role {
             Role::Kms => Ok(GrantedEpochs::FIRST),
             Role::App | Role::Certificate => {
-                let granted = self.epochs(basis.asked, said.as_deref(), &identity.app_id, placed);
+                let granted = self.epochs(basis.asked, of_app.as_deref(), &identity.app_id, placed);
                 let granted = granted.map_err(|denial| {
                     let (identity, relaxations, by) = (boxed(), relaxations.clone(), Box::new(by));
                     Refusal::Epochs { denial, identity, relaxations, by }
@@ -290,7 +306,7 @@ impl Walk {
                 ends::<O, _>(granted)?
             }
         };
-        Ok(Allowed { gateway_app_id: gateway_app_id?, by, rule: rule?, epochs: epochs?, relaxations, at })
+        Ok(Judged { said: said?, by, rule: rule?, epochs: epochs?, relaxations, at })
     }
 
     /// The epochs of an app's keys, by what the policy says of it.
@@ -338,7 +354,7 @@ fn identified(verified: &Verified, role: Role, vm_config: &str) -> Result<Identi
     }
 }
 
-/// The kind of the image that a guest has booted, if its domain needs to know it.
+/// The image that a guest has booted, and its kind, if its domain needs to know that.
 ///
 /// # Errors
 /// [`OsImageError`]: it booted something else, or that is not known.
@@ -347,12 +363,13 @@ async fn booted(
     verified: &Verified,
     vm_config: &str,
     placed: &Placed,
-) -> Result<ImageKind, OsImageError> {
-    images.verify(verified, vm_config).await?;
-    match placed.refuses_dev_images() {
-        true => images.kind(verified, vm_config).await,
-        false => Ok(ImageKind::Unknown),
-    }
+) -> Result<Compared, OsImageError> {
+    let image = images.verify(verified, vm_config).await?;
+    let kind = match placed.refuses_dev_images() {
+        true => images.kind(verified, vm_config).await?,
+        false => ImageKind::Unknown,
+    };
+    Ok(Compared::Booted(image, kind))
 }
 
 fn of_domain(denial: DomainDenial, identity: &Identity) -> Refusal {

@@ -67,7 +67,7 @@ impl AdminService {
     /// An invalid hash; a cache that cannot be cleared.
     pub async fn clear_image_cache(&self, caller: &Caller, request: ClearImageCacheRequest) -> Result<()> {
         let ClearImageCacheRequest { image_hash, config_hash } = request;
-        clear(&self.kms.images, &image_hash, &config_hash).await?;
+        clear(&self.kms.foundation.images, &image_hash, &config_hash).await?;
         note_cleared(&self.foundation.audit, caller.author(), &image_hash, &config_hash);
         Ok(())
     }

@@ -39,7 +39,7 @@ pub(super) fn note_cleared(audit: &Audit, author: Author, image_hash: &str, conf
 }
 
 /// Records the progress of OS image downloads.
-pub(super) fn download_recorder(audit: &Arc<Audit>, metrics: &Arc<Metrics>) -> ProgressListener {
+pub(crate) fn download_recorder(audit: &Arc<Audit>, metrics: &Arc<Metrics>) -> ProgressListener {
     let (audit, metrics) = (Arc::clone(audit), Arc::clone(metrics));
     // As many as downloads that run.
     let begun = Mutex::new(HashMap::new());

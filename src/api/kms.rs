@@ -9,7 +9,7 @@ use kms_attest::identity::{AppId, BadDomainName, DomainName, Identity};
 use kms_policy::Role;
 
 use super::env_keys::EnvKeys;
-use super::images::{clear, download_recorder, note_cleared};
+use super::images::{clear, note_cleared};
 use super::meta::Meta;
 use super::prepared::Prepared;
 use super::quota::ReleaseLimit;
@@ -18,7 +18,7 @@ use super::wrong_credentials::WrongCredentials;
 use super::{Caller, Method};
 use crate::admission::{
     Admission, Asked, AskedEpochs, AskedFresh, CHALLENGE_LIFETIME, Explainer, Foundation, ImageCheck,
-    ImageCheckError, OwnSeal, Permit, Refusal, ReleaseRules, SelfAuthorization, Verification, both,
+    OwnSeal, Permit, Refusal, ReleaseRules, SelfAuthorization, Verification, both,
 };
 use crate::ca::{CaError, Restricted};
 use crate::clock::unix_now;
@@ -32,7 +32,6 @@ use crate::lifecycle::{HandedEpoch, NotReleased, Ready, ReleaseGuards, Released}
 use crate::log_limit::LogLimit;
 use crate::metrics::RequestStage;
 use crate::operator::{Operator, OperatorToken};
-use crate::os_image::ImageCache;
 use crate::proto::{
     self, AppId as AppIdMessage, AppKeyResponse, EpochKeys, GetAppKeyRequest, GetChallengeResponse,
     GetKmsKeyRequest, GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse, KmsKeys,
@@ -51,7 +50,6 @@ pub struct KmsService {
     /// Keeps refusals for operators.
     pub(super) denials: Arc<Denials>,
     /// What `ClearImageCache` clears.
-    pub(super) images: ImageCache,
     meta: Arc<Meta>,
     /// The release rate of each app and instance.
     limit: ReleaseLimit,
@@ -78,31 +76,22 @@ const APP_KEY_API_VERSION: u32 = 1;
 
 impl KmsService {
     /// The service over `[core]`. It needs [`Ready`], which holds the keys.
-    ///
-    /// # Errors
-    /// [`ImageCheckError`].
-    pub fn new(
-        core: &Core,
-        foundation: Arc<Foundation>,
-        ready: Arc<Ready>,
-        meta: Arc<Meta>,
-    ) -> std::result::Result<Self, ImageCheckError> {
+    pub fn new(core: &Core, foundation: Arc<Foundation>, ready: Arc<Ready>, meta: Arc<Meta>) -> Self {
         let [releases, root_releases] = [LINES; 2].map(LogLimit::per_second);
         let (audit, metrics) = (Arc::clone(&foundation.audit), Arc::clone(&foundation.metrics));
-        let images = ImageCache::new(core.image.cache_dir.clone());
-        let image = ImageCheck::from_config(&core.image, &images, download_recorder(&audit, &metrics))?;
-        images.report_to(&metrics);
-        let shadow = Arc::<Shadow>::default();
+        let shadow = Arc::new(match foundation.image {
+            ImageCheck::Required(_) => Shadow::beside_compared_images(),
+            ImageCheck::Waived => Shadow::default(),
+        });
         let env_keys = Arc::<EnvKeys>::default();
         let watched = Arc::downgrade(&env_keys);
         metrics.watch_cache("env_keys", move || Some(watched.upgrade()?.state()));
         let watched = Arc::downgrade(&ready);
         metrics.watch_cache("app_signatures", move || Some(watched.upgrade()?.signature_cache()));
-        Ok(Self {
+        Self {
             admission: Admission::new(
                 Arc::clone(&foundation),
                 Arc::clone(&shadow),
-                image,
                 ReleaseRules { stage: core.release_stage, require_fresh: core.attestation.require_fresh },
                 Arc::<Ready>::clone(&ready),
             ),
@@ -110,7 +99,6 @@ impl KmsService {
             ready,
             shadow,
             denials: Arc::default(),
-            images,
             meta,
             limit: ReleaseLimit::new(&core.limits),
             operator: core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| core.admin.token()),
@@ -119,7 +107,7 @@ impl KmsService {
             wrong_tokens: WrongCredentials::new("main", audit, metrics),
             releases,
             root_releases,
-        })
+        }
     }
 
     /// Explains decisions of this service's admission.
@@ -381,7 +369,7 @@ impl KmsService {
             return Err(Error::invalid("Invalid token"));
         }
         self.wrong_tokens.token_was_right(address);
-        clear(&self.images, &request.image_hash, &request.config_hash).await?;
+        clear(&self.foundation.images, &request.image_hash, &request.config_hash).await?;
         let author = caller.clone().identified(Operator::Token).author();
         note_cleared(&self.foundation.audit, author, &request.image_hash, &request.config_hash);
         Ok(())

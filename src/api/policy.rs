@@ -177,15 +177,15 @@ impl PolicyService {
                 .and_then(|bundled| bundled.bundle())
                 .map(|it| ShownBundle::of(&it.bundle)),
             document: self.document().await,
-            shadow: self.shadow(),
+            shadow: self.shadow().await,
             relaxed: policy.is_dev() || policy.relaxation().is_some(),
         }
     }
 
-    fn shadow(&self) -> Option<ShadowState> {
+    async fn shadow(&self) -> Option<ShadowState> {
         let shadow = &self.kms.shadow;
         let (report, text) = (shadow.report()?, shadow.text()?);
-        let own = self.admin.judged_own();
+        let own = self.admin.judged_own().await;
         Some(ShadowState {
             name: report.name,
             sha256: hex::encode(text.sha256),

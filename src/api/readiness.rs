@@ -413,7 +413,8 @@ fn of_self_authorization(refusal: SelfRefusal) -> Reason {
         SelfRefusal::Unknown { missing, detail } => {
             let cause = match missing {
                 Missing::Policy => Cause::PolicyUnavailable,
-                Missing::Evidence => Cause::OwnEvidenceUnavailable,
+                // The detail says which.
+                Missing::Evidence | Missing::OsImage => Cause::OwnEvidenceUnavailable,
                 Missing::Collateral => Cause::CollateralUnavailable,
                 Missing::Clock => Cause::Clock,
             };

@@ -110,9 +110,10 @@ impl Attempt<'_> {
         }
         let denial = refusal.denial()?;
         let identity = refusal.fault()?.identity?;
-        let (_, policy) = self.service.foundation.place_of(self.role, &identity.app_id);
+        let foundation = &self.service.foundation;
+        let (_, policy) = foundation.place_of(self.role, &identity.app_id);
         let told = BootInfo::from(identity);
-        policy.remedy(denial.code, self.role?.subject(&told)).map(|remedy| remedy.sentence)
+        foundation.remedy(policy, denial.code, self.role?.subject(&told)).map(|remedy| remedy.sentence)
     }
 
     /// An outage says nothing about the caller: it is listed for operators, but not counted or recorded as a

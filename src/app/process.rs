@@ -19,10 +19,11 @@ use tokio::task::JoinSet;
 
 use super::AppError;
 use super::hot::HotParts;
-use crate::admission::{Foundation, SelfAuthorizer, TcbTolerance, WATCHED_FOR};
+use crate::admission::{Foundation, ImageCheck, SelfAuthorizer, TcbTolerance, WATCHED_FOR};
 use crate::api::METHODS;
 use crate::api::approvals::ApprovalGate;
 use crate::api::health::Boot;
+use crate::api::images::download_recorder;
 use crate::api::kms::KmsService;
 use crate::api::routes::Route;
 use crate::api::settings::{LogControl, SettingsService};
@@ -41,7 +42,7 @@ use crate::net::listener::{self, Phase};
 use crate::net::memory::RequestMemory;
 use crate::notify::Notifier;
 use crate::operator::Credentials;
-use crate::os_image;
+use crate::os_image::{self, ImageCache};
 use crate::request::Tracer;
 use crate::state::{ApprovalFile, SettingsFile};
 use crate::store::{KeyDirectory, Occupancy, StoreError};
@@ -118,15 +119,6 @@ impl Process {
         let metrics = Arc::new(Metrics::new(methods.chain(routes)));
         let clock = verifier.cache().clock().clone();
         let tolerance = Arc::new(TcbTolerance::new(core.tcb.clone(), clock, Arc::clone(&metrics)));
-        let self_authorization = Arc::new(match core.enforce_self_authorization {
-            true => SelfAuthorizer::enforced(
-                Arc::clone(&attester),
-                Arc::clone(&verifier),
-                Arc::clone(&policy),
-                Arc::clone(&tolerance),
-            ),
-            false => SelfAuthorizer::waived(),
-        });
         let mut posture = config.posture();
         for relaxation in domain_policies.values().chain([&policy]).filter_map(|policy| policy.relaxation()) {
             posture.relax(relaxation);
@@ -154,6 +146,19 @@ impl Process {
             Arc::clone(&audit),
         );
         audit.report_to(&metrics);
+        let images = ImageCache::new(core.image.cache_dir.clone());
+        let image = ImageCheck::from_config(&core.image, &images, download_recorder(&audit, &metrics))?;
+        images.report_to(&metrics);
+        let self_authorization = Arc::new(match core.enforce_self_authorization {
+            true => SelfAuthorizer::enforced(
+                Arc::clone(&attester),
+                Arc::clone(&verifier),
+                Arc::clone(&policy),
+                Arc::clone(&tolerance),
+                image.clone(),
+            ),
+            false => SelfAuthorizer::waived(),
+        });
         let mut bundles = Vec::<Arc<BundleKeeper>>::new();
         for (domain, policy) in [(&DomainName::DEFAULT, &policy)].into_iter().chain(&domain_policies) {
             let keeper = BundleKeeper::open(
@@ -212,6 +217,8 @@ impl Process {
                 policy,
                 domain_policies,
                 tolerance,
+                image,
+                images,
                 self_authorization,
                 freezes,
                 domains,

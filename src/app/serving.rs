@@ -143,7 +143,7 @@ impl Serving {
             core.attestation.require_fresh,
             Arc::clone(&readiness),
         ));
-        let kms = KmsService::new(core, Arc::clone(&foundation), Arc::clone(&ready), Arc::clone(&meta))?;
+        let kms = KmsService::new(core, Arc::clone(&foundation), Arc::clone(&ready), Arc::clone(&meta));
         let kms = Arc::new(kms);
         let settings = Arc::new(process.settings(Arc::clone(&kms)));
         let admin = Arc::new(AdminService::new(core, Arc::clone(&kms), process.gate()));

@@ -160,12 +160,16 @@ fn print(review: &Review) {
     }
     match review.summary() {
         Some(allows) => say!(
-            "{:<9} {} apps with {} compose hashes, {} OS images, {} KMS measurements, {} TCB statuses, {} advisories",
+            "{:<9} {} apps with {} compose hashes, {} OS images, {} KMS measurements{}, {} TCB statuses, {} advisories",
             "allows",
             allows.apps,
             allows.compose_hashes,
             allows.os_images,
             allows.kms_measurements,
+            match allows.kms_images {
+                0 => String::new(),
+                count => format!(", {count} KMS images"),
+            },
             allows.tcb_statuses,
             allows.advisories
         ),

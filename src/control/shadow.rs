@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
-use kms_policy::{AppEpochs, Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind};
+use kms_policy::{
+    AppEpochs, Decision, Denial, DenialCode, NotCompared, RulesError, Ruleset, Subject, SubjectKind,
+};
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::unix_now;
@@ -136,7 +138,18 @@ struct ChangeKey {
 
 /// The running candidate, if there is one.
 #[derive(Default)]
-pub struct Shadow(ArcSwapOption<Candidate>);
+pub struct Shadow {
+    running: ArcSwapOption<Candidate>,
+    images: Images,
+}
+
+/// Whether the callers' registers are compared with OS images after the policy has decided.
+#[derive(Default, Clone, Copy)]
+enum Images {
+    #[default]
+    NotCompared,
+    Compared,
+}
 
 impl fmt::Debug for Shadow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,6 +158,12 @@ impl fmt::Debug for Shadow {
 }
 
 impl Shadow {
+    /// Where the registers of callers are compared with OS images after the policy has decided. There a decision that depends
+    /// on the image counts as the allowance that it then is.
+    pub fn beside_compared_images() -> Self {
+        Self { images: Images::Compared, ..Self::default() }
+    }
+
     /// Starts a candidate in place of the running one; returns a summary of what it allows, and the last
     /// report of the other. Parsing ten thousand apps takes tens of milliseconds, so call it on a blocking
     /// thread.
@@ -174,7 +193,7 @@ impl Shadow {
             without_answer: AtomicU64::new(0),
             changes: Mutex::default(),
         };
-        let before = self.0.swap(Some(Arc::new(candidate)));
+        let before = self.running.swap(Some(Arc::new(candidate)));
         Ok((summary, before.map(|candidate| candidate.report())))
     }
 
@@ -189,38 +208,38 @@ impl Shadow {
         is_too_late: impl Fn(Option<ReleaseStage>) -> bool,
         of_epochs: impl Fn(Option<&AppEpochs>) -> Option<Denial>,
     ) {
-        if let Some(candidate) = &*self.0.load() {
-            candidate.observe(subject, active, is_too_late, of_epochs);
+        if let Some(candidate) = &*self.running.load() {
+            candidate.observe(subject, active, self.images, is_too_late, of_epochs);
         }
     }
 
     /// How the candidate judges a caller, without counting it.
     pub fn judge(&self, subject: Subject<'_>) -> Option<Decision> {
-        let candidate = self.0.load();
+        let candidate = self.running.load();
         candidate.as_ref().map(|candidate| candidate.rules.decide(subject))
     }
 
     /// The report so far; `None` if no candidate is running.
     pub fn report(&self) -> Option<Report> {
-        self.0.load().as_ref().map(|candidate| candidate.report())
+        self.running.load().as_ref().map(|candidate| candidate.report())
     }
 
     /// The text of the running candidate.
     pub fn text(&self) -> Option<CandidateText> {
-        self.0.load().as_ref().map(|candidate| candidate.text.clone())
+        self.running.load().as_ref().map(|candidate| candidate.text.clone())
     }
 
     /// Stops the candidate if it has this digest, and returns its last report.
     pub fn stop_if(&self, sha256: &[u8; 32]) -> Option<Report> {
-        let running = self.0.load_full().filter(|candidate| candidate.text.sha256 == *sha256)?;
-        let before = self.0.compare_and_swap(&running, None);
+        let running = self.running.load_full().filter(|candidate| candidate.text.sha256 == *sha256)?;
+        let before = self.running.compare_and_swap(&running, None);
         let is_stopped = before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &running));
         is_stopped.then(|| running.report())
     }
 
     /// Stops the candidate and returns its last report.
     pub fn stop(&self) -> Option<Report> {
-        self.0.swap(None).map(|candidate| candidate.report())
+        self.running.swap(None).map(|candidate| candidate.report())
     }
 }
 
@@ -239,6 +258,7 @@ impl Candidate {
         &self,
         subject: Subject<'_>,
         active: Option<&Decision>,
+        images: Images,
         is_too_late: impl Fn(Option<ReleaseStage>) -> bool,
         of_epochs: impl Fn(Option<&AppEpochs>) -> Option<Denial>,
     ) {
@@ -248,6 +268,10 @@ impl Candidate {
         };
         let denial = |decision: &Decision| match decision {
             Decision::Denied(denial) => Some(denial.clone()),
+            Decision::IfImage(condition) => match images {
+                Images::Compared => None,
+                Images::NotCompared => Some(condition.clone().otherwise(&NotCompared::Disabled)),
+            },
             Decision::Allowed { release_stage, epochs, .. } => {
                 is_too_late(*release_stage).then(too_late).or_else(|| of_epochs(epochs.as_deref()))
             }
@@ -446,10 +470,10 @@ mod tests {
     async fn a_candidate_that_ends_is_let_go() {
         let shadow = Shadow::default();
         shadow.start("one".to_owned(), b"{}", EmptyDevices::AnyDevice).unwrap();
-        let one = Arc::downgrade(shadow.0.load().as_ref().expect("running"));
+        let one = Arc::downgrade(shadow.running.load().as_ref().expect("running"));
         let (_, before) = shadow.start("two".to_owned(), b"{}", EmptyDevices::AnyDevice).unwrap();
         assert_eq!(before.expect("the first").name, "one");
-        let two = Arc::downgrade(shadow.0.load().as_ref().expect("running"));
+        let two = Arc::downgrade(shadow.running.load().as_ref().expect("running"));
         assert_eq!(shadow.stop().expect("the second").name, "two");
         let began = std::time::Instant::now();
         while one.strong_count() + two.strong_count() > 0 {

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use kms_attest::identity::BootInfo;
 use kms_policy::signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest};
-use kms_policy::{Decision, Policy, SubjectKind};
+use kms_policy::{Decision, NotCompared, Policy, SubjectKind};
 use serde_json::{Map, Value, json};
 
 use crate::clock::unix_now;
@@ -110,6 +110,13 @@ async fn decide(State(backend): Backend, kind: SubjectKind, request: Request<Bod
     let (is_allowed, gateway_app_id, reason, release_stage, epochs) = match decision {
         Ok(Decision::Allowed { gateway_app_id, release_stage, epochs }) => {
             (true, gateway_app_id, String::new(), release_stage, epochs)
+        }
+        // The caller names its OS image here, and nobody has compared its registers with it.
+        Ok(Decision::IfImage(condition)) => {
+            let denial = condition.otherwise(&NotCompared::IdentityOnly);
+            let expected = denial.expected.as_deref();
+            tracing::info!(kind = kind.path(), expected, "an entry of kms.images does not hold for others");
+            (false, known, denial.reason, None, None)
         }
         Ok(Decision::Denied(denial)) => (false, known, denial.reason, None, None),
         // Without a decision the response must not look like one, and must not be signed.

@@ -125,6 +125,7 @@ pub(crate) fn word(bytes: &[u8]) -> B256 {
 pub(crate) fn allowed(decision: Result<Decision, PolicyError>) -> String {
     match decision.expect("a decision") {
         Decision::Allowed { gateway_app_id, .. } => gateway_app_id,
+        Decision::IfImage(condition) => panic!("a contract names no image: {condition:?}"),
         Decision::Denied(denial) => panic!("denied: {denial:?}"),
     }
 }
@@ -133,7 +134,7 @@ pub(crate) fn allowed(decision: Result<Decision, PolicyError>) -> String {
 pub(crate) fn denied(decision: Result<Decision, PolicyError>) -> Denial {
     match decision.expect("a decision") {
         Decision::Denied(denial) => denial,
-        Decision::Allowed { .. } => panic!("allowed"),
+        Decision::Allowed { .. } | Decision::IfImage(_) => panic!("allowed"),
     }
 }
 

@@ -1,9 +1,12 @@
 //! The types of a decision: its subject, its result, and the reason of a denial.
 
+mod if_image;
+
 use std::sync::Arc;
 
 use kms_attest::identity::{BootInfo, Registers};
 
+pub use self::if_image::{IfImage, NotCompared};
 use crate::epochs::AppEpochs;
 
 /// The identity that a decision is about, and its role.
@@ -155,16 +158,18 @@ pub enum Decision {
         /// The epochs of the keys of this app; `None` if the policy does not specify them, and for a KMS.
         epochs: Option<Arc<AppEpochs>>,
     },
+    /// The request is allowed if the guest is shown to have booted the OS image that it names, and denied otherwise.
+    IfImage(Box<IfImage>),
     /// The request is denied.
     Denied(Denial),
 }
 
 impl Decision {
-    /// Whether the subject is allowed.
+    /// Whether the subject is allowed, without any condition.
     pub fn is_allowed(&self) -> bool {
         match self {
             Self::Allowed { .. } => true,
-            Self::Denied(_) => false,
+            Self::IfImage(_) | Self::Denied(_) => false,
         }
     }
 }

@@ -55,7 +55,7 @@ impl Examination {
         };
         let (release_stage, epochs) = match &decision {
             Ok(Decision::Allowed { release_stage, epochs, .. }) => (*release_stage, epochs.clone()),
-            Ok(Decision::Denied(_)) | Err(_) => (None, None),
+            Ok(Decision::IfImage(_) | Decision::Denied(_)) | Err(_) => (None, None),
         };
         Self { decision, rules: Vec::new(), nearest: None, release_stage, epochs, digest }
     }
@@ -70,6 +70,7 @@ mod tests {
     use super::*;
     use crate::decision::{DenialCode, Subject};
     use crate::policy::Policy;
+    use crate::rule::Outcome;
     use crate::settings::{AuthApi, EmptyDevices};
 
     /// Few values, so that rules and identities meet.
@@ -119,12 +120,41 @@ mod tests {
         )
     }
 
+    /// The content of the event of the key provider, as an entry may name it.
+    fn provider() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(json!({ "name": "none", "id": "" })),
+            Just(json!({ "name": "none" })),
+            Just(json!({ "name": "local-sgx", "id": "ab" })),
+            Just(json!({ "name": "local-sgx", "id": "cd" })),
+            Just(json!({})),
+        ]
+    }
+
+    /// An entry of `kms.images`, seldom an invalid one.
+    fn image() -> impl Strategy<Value = Value> {
+        let whole = || prop_oneof![Just(vec![1; 32]), Just(vec![2; 32]), Just(vec![0xab; 32])];
+        let provider = prop_oneof![3 => Just(None), 1 => provider().prop_map(Some)];
+        let app = prop_oneof![3 => Just(None), 1 => app_id().prop_map(Some)];
+        (whole(), whole(), provider, app).prop_map(|(image, compose, provider, app)| {
+            let mut entry =
+                json!({ "osImageHash": hex::encode(image), "composeHash": hex::encode_upper(compose) });
+            if let Some(provider) = provider {
+                entry["keyProvider"] = provider;
+            }
+            if let Some(app) = app {
+                entry["appId"] = json!(hex::encode(app));
+            }
+            entry
+        })
+    }
+
     fn file() -> impl Strategy<Value = Value> {
-        let kms = (list(written(hash())), list(written(hash())), any::<bool>());
+        let kms = (list(written(hash())), list(image()), list(written(hash())), any::<bool>());
         let apps = prop::collection::vec((app_id(), any::<bool>(), entry()), 0..3);
         let statuses = prop::collection::vec(status(), 0..3);
         (statuses, advisories(), list(written(hash())), kms, apps).prop_map(
-            |(statuses, advisories, images, (measurements, devices, any), apps)| {
+            |(statuses, advisories, images, (measurements, by_image, devices, any), apps)| {
                 let apps = apps.into_iter().map(|(id, upper, entry)| {
                     let id = if upper { format!("0x{}", hex::encode_upper(id)) } else { hex::encode(id) };
                     (id, entry)
@@ -133,7 +163,12 @@ mod tests {
                     "allowedTcbStatuses": statuses,
                     "allowedAdvisoryIds": advisories,
                     "osImages": images,
-                    "kms": { "mrAggregated": measurements, "devices": devices, "allowAnyDevice": any },
+                    "kms": {
+                        "mrAggregated": measurements,
+                        "images": by_image,
+                        "devices": devices,
+                        "allowAnyDevice": any,
+                    },
                     "apps": apps.collect::<serde_json::Map<_, _>>(),
                 })
             },
@@ -141,9 +176,21 @@ mod tests {
     }
 
     fn identity() -> impl Strategy<Value = BootInfo> {
-        (status(), advisories(), hash(), hash(), hash(), hash(), app_id()).prop_map(
-            |(tcb_status, advisory_ids, os_image_hash, mr_aggregated, compose_hash, device_id, app_id)| {
+        let key_provider =
+            prop_oneof![2 => Just(Vec::new()), 1 => provider().prop_map(|it| it.to_string().into_bytes())];
+        (status(), advisories(), hash(), hash(), hash(), hash(), app_id(), key_provider).prop_map(
+            |(
+                tcb_status,
+                advisory_ids,
+                os_image_hash,
+                mr_aggregated,
+                compose_hash,
+                device_id,
+                app_id,
+                key_provider_info,
+            )| {
                 BootInfo {
+                    key_provider_info,
                     tcb_status,
                     advisory_ids,
                     os_image_hash,
@@ -183,6 +230,13 @@ mod tests {
                         Decision::Allowed { release_stage, .. } => {
                             prop_assert_eq!(first, None);
                             prop_assert_eq!(examined.release_stage, release_stage);
+                        }
+                        Decision::IfImage(condition) => {
+                            prop_assert_eq!(first, None);
+                            prop_assert!(matches!(subject, Subject::Kms(_)), "{:?}", condition);
+                            prop_assert_eq!(&condition.image().0[..], &identity.os_image_hash[..]);
+                            let holds = |it: &&RuleOutcome| matches!(it.outcome, Outcome::HoldsIfImage(..));
+                            prop_assert_eq!(examined.rules.iter().filter(holds).count(), 1);
                         }
                         // An invalid file fails more than one rule.
                         Decision::Denied(denial) if denial.code == DenialCode::AllowlistUnusable => {

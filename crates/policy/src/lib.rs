@@ -11,7 +11,9 @@ mod error;
 mod ethereum;
 pub mod examination;
 mod file;
+mod hex_text;
 mod info;
+mod kms_image;
 mod observer;
 mod policy;
 mod queue;
@@ -28,7 +30,8 @@ mod webhook;
 pub use allow_all::AllowAll;
 pub use allowlist::Allowlist;
 pub use decision::{
-    Decision, Denial, DenialCode, PolicyError, ReleaseStage, Role, Ruling, Subject, SubjectKind,
+    Decision, Denial, DenialCode, IfImage, NotCompared, PolicyError, ReleaseStage, Role, Ruling, Subject,
+    SubjectKind,
 };
 pub use epochs::{AppEpochs, EpochsError, ReadableEpoch, RootChoice};
 pub use error::SetupError;

@@ -134,6 +134,20 @@ impl Policy {
         }
     }
 
+    /// The same of a KMS that compares registers with OS images: there an entry may name a KMS by its OS image.
+    pub fn remedy_by_image(&self, code: DenialCode, subject: Subject<'_>) -> Option<Remedy> {
+        let by_image = match self {
+            Self::Allowlist(_) => remedy::by_image(code, subject),
+            Self::Bundled(_) => remedy::by_image(code, subject).map(|remedy| Remedy {
+                sentence: format!("in the next signed bundle, {}", remedy.sentence),
+                ..remedy
+            }),
+            // The backend of a webhook sees no registers.
+            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => None,
+        };
+        by_image.or_else(|| self.remedy(code, subject))
+    }
+
     /// What the policy says of the epochs of an app's keys, as far as that is known without asking about a caller: by an
     /// allowlist as it was last read.
     pub fn app_epochs(&self, app_id: &[u8; 20]) -> Option<Arc<AppEpochs>> {

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::decision::{DenialCode, Subject};
+use crate::kms_image::KmsImage;
 
 /// What to do about one denial.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,28 @@ pub(crate) enum Contract {
 pub(crate) fn in_allowlist(code: DenialCode, subject: Subject<'_>) -> Option<Remedy> {
     let (sentence, fragment) = addition(code, subject)?;
     Some(Remedy { code, sentence, fragment: Some(fragment), call: None })
+}
+
+/// The same, where registers are compared with OS images: a KMS is added by what it runs, so that the entry also holds for
+/// instances of other shapes.
+pub(crate) fn by_image(code: DenialCode, subject: Subject<'_>) -> Option<Remedy> {
+    match (code, subject) {
+        (DenialCode::KmsMeasurement, Subject::Kms(caller)) => {
+            let entry = KmsImage::of(caller)?.written();
+            let measurement = hex::encode(&caller.mr_aggregated);
+            let sentence = format!(
+                "add {entry} to kms.images, which allows the KMS on VMs of any shape; or add the measurement {measurement} to \
+                 kms.mrAggregated, which allows this VM only"
+            );
+            Some(Remedy {
+                code,
+                sentence,
+                fragment: Some(json!({ "kms": { "images": [entry] } })),
+                call: None,
+            })
+        }
+        _ => None,
+    }
 }
 
 /// What the owner of a contract can do about a denial with `code`; `kms_contract` is the address of the
@@ -276,6 +299,51 @@ mod tests {
                 whole = merged([&whole, remedy.fragment.as_ref().expect("a fragment")]);
             }
             assert!(seen.len() >= 4, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn where_images_are_compared_a_kms_is_added_by_what_it_runs() {
+        let provider = json!({ "name": "local-sgx", "id": "51".repeat(32) });
+        let mut caller = BootInfo::example();
+        caller.key_provider_info = provider.to_string().into_bytes();
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let policy = policy(file.path());
+        let remedy =
+            policy.remedy_by_image(DenialCode::KmsMeasurement, Subject::Kms(&caller)).expect("a remedy");
+        let fragment = remedy.fragment.expect("a fragment");
+        let entry = json!({
+            "osImageHash": "44".repeat(32),
+            "composeHash": "22".repeat(32),
+            "keyProvider": provider,
+        });
+        assert_eq!(fragment, json!({ "kms": { "images": [entry] } }));
+        for part in [
+            "to kms.images, which allows the KMS on VMs of any shape",
+            "to kms.mrAggregated, which allows this VM only",
+        ] {
+            assert!(remedy.sentence.contains(part), "{}", remedy.sentence);
+        }
+        // It allows this caller on another shape too, if the image is the right one.
+        let whole =
+            merged([&json!({ "osImages": ["44".repeat(32)], "kms": { "allowAnyDevice": true } }), &fragment]);
+        let rules = Rules::parse(whole.to_string().as_bytes()).expect("rules");
+        for measurement in [[0x55; 32], [0x56; 32]] {
+            caller.mr_aggregated = measurement.to_vec();
+            let decision = rules.decide(Subject::Kms(&caller), EmptyDevices::NoDevice);
+            assert!(matches!(decision, Decision::IfImage(_)), "{decision:?}");
+        }
+        // There is no entry for a caller that names no image, or whose key provider is written in another way.
+        let changes: [fn(&mut BootInfo); 2] = [
+            |it: &mut BootInfo| it.os_image_hash.clear(),
+            |it: &mut BootInfo| it.key_provider_info = b"sgx".to_vec(),
+        ];
+        for change in changes {
+            let mut caller = caller.clone();
+            change(&mut caller);
+            let subject = Subject::Kms(&caller);
+            let remedy = policy.remedy_by_image(DenialCode::KmsMeasurement, subject).expect("a remedy");
+            assert_eq!(Some(remedy), policy.remedy(DenialCode::KmsMeasurement, subject));
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Summary {
     pub os_images: usize,
     /// Measurements of KMS nodes.
     pub kms_measurements: usize,
+    /// KMS nodes by compose hash and OS image.
+    pub kms_images: usize,
     /// TCB statuses.
     pub tcb_statuses: usize,
     /// Advisories.
@@ -134,6 +136,7 @@ impl Review {
                 Grant::ComposeHash { .. } => summary.compose_hashes += 1,
                 Grant::OsImage { .. } => summary.os_images += 1,
                 Grant::KmsMeasurement { .. } => summary.kms_measurements += 1,
+                Grant::KmsImage { .. } => summary.kms_images += 1,
                 Grant::TcbStatus { .. } => summary.tcb_statuses += 1,
                 Grant::Advisory { .. } => summary.advisories += 1,
                 Grant::KmsDevice { .. }

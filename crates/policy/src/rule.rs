@@ -1,6 +1,6 @@
 //! The rules of an allowlist, and the outcome of a rule for a caller.
 
-use kms_attest::identity::BootInfo;
+use kms_attest::identity::{BootInfo, OsImageHash};
 
 use crate::decision::{Denial, DenialCode, Subject};
 
@@ -71,7 +71,7 @@ impl Rule {
     }
 
     /// The code of the denial if it fails.
-    pub(crate) fn code(self) -> DenialCode {
+    pub fn code(self) -> DenialCode {
         match self {
             Self::TcbStatus => DenialCode::TcbStatus,
             Self::Advisories => DenialCode::Advisory,
@@ -121,6 +121,8 @@ pub struct RuleOutcome {
 pub enum Outcome {
     /// The rule holds.
     Holds,
+    /// The rule holds if the guest has booted this OS image, and fails with this denial otherwise.
+    HoldsIfImage(OsImageHash, Denial),
     /// The rule fails.
     Fails(Denial),
     /// The rule has nothing to compare with, because an earlier rule failed.
@@ -137,15 +139,7 @@ impl RuleOutcome {
     pub fn failure(&self) -> Option<&Denial> {
         match &self.outcome {
             Outcome::Fails(denial) => Some(denial),
-            Outcome::Holds | Outcome::Skipped(_) => None,
-        }
-    }
-
-    /// The denial, if it fails.
-    pub(crate) fn into_failure(self) -> Option<Denial> {
-        match self.outcome {
-            Outcome::Fails(denial) => Some(denial),
-            Outcome::Holds | Outcome::Skipped(_) => None,
+            Outcome::Holds | Outcome::HoldsIfImage(..) | Outcome::Skipped(_) => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! down.
 
 pub(crate) mod grants;
+mod images;
 mod nearest;
 
 use std::collections::{HashMap, HashSet};
@@ -12,9 +13,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use self::images::KmsImages;
 use crate::decision::ReleaseStage;
-use crate::decision::{Decision, Denial, Subject};
+use crate::decision::{Decision, Denial, IfImage, Subject};
 use crate::epochs::{self, AppEpochs};
+use crate::hex_text::bytes_of;
 use crate::info::Info;
 use crate::relaxation::Relaxation;
 use crate::rule::{Outcome, Rule, RuleOutcome};
@@ -39,6 +42,7 @@ pub(crate) struct Rules {
     tcb_statuses: HashSet<String>,
     advisories: HashSet<String>,
     kms_measurements: Hashes,
+    kms_images: KmsImages,
     kms_devices: Devices,
     apps: HashMap<Box<[u8]>, App>,
 }
@@ -67,9 +71,10 @@ impl Rules {
         // Through a `Value`, so that the last of two equal keys wins, as in the peer.
         let mut value: Value = kms_attest::json::from_utf8(json).map_err(RulesError::new)?;
         let mut section = |key| value.as_object_mut().and_then(|file| file.shift_remove(key));
-        let kms = section("kms").map_or_else(|| Ok(KmsEntry::default()), object)?;
+        let mut kms: KmsEntry = section("kms").map_or_else(|| Ok(KmsEntry::default()), object)?;
+        let images = KmsImages::parse(std::mem::take(&mut kms.images))?;
         let apps = section("apps").map_or_else(|| Ok(HashMap::new()), apps)?;
-        Ok(Self::new(object(value)?, kms, apps))
+        Ok(Self { kms_images: images, ..Self::new(object(value)?, kms, apps) })
     }
 
     /// The rules of a missing or invalid file: nothing is allowed.
@@ -87,6 +92,7 @@ impl Rules {
             tcb_statuses: file.allowed_tcb_statuses.into_iter().collect(),
             advisories: file.allowed_advisory_ids.into_iter().collect(),
             kms_measurements: kms.mr_aggregated.into(),
+            kms_images: KmsImages::default(),
             kms_devices: Devices::new(kms.devices, kms.allow_any_device),
             apps,
         }
@@ -94,13 +100,22 @@ impl Rules {
 
     /// Denies by the first rule that fails.
     pub(crate) fn decide(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Decision {
-        match self.checks(subject, empty_devices).find_map(RuleOutcome::into_failure) {
+        let mut condition = None;
+        for RuleOutcome { outcome, .. } in self.checks(subject, empty_devices) {
+            match outcome {
+                Outcome::Holds | Outcome::Skipped(_) => {}
+                Outcome::HoldsIfImage(image, denial) => condition = Some((image, denial)),
+                Outcome::Fails(denial) => return Decision::Denied(denial),
+            }
+        }
+        let gateway_app_id = self.gateway_app_id.clone();
+        match condition {
             None => Decision::Allowed {
-                gateway_app_id: self.gateway_app_id.clone(),
+                gateway_app_id,
                 release_stage: self.release_stage(subject),
                 epochs: self.epochs(subject),
             },
-            Some(denial) => Decision::Denied(denial),
+            Some((image, denial)) => Decision::IfImage(Box::new(IfImage::new(image, gateway_app_id, denial))),
         }
     }
 
@@ -141,7 +156,7 @@ impl Rules {
                 (!unlisted.is_empty()).then(denial).into()
             }
             Rule::OsImage => self.os_images.denial(rule, &boot_info.os_image_hash).into(),
-            Rule::KmsMeasurement => self.kms_measurements.denial(rule, &boot_info.mr_aggregated).into(),
+            Rule::KmsMeasurement => self.kms_measurement(boot_info),
             Rule::KmsDevice => self.kms_devices.denial(rule, &boot_info.device_id, empty_devices).into(),
             Rule::App => match app {
                 Some(_) => Outcome::Holds,
@@ -155,6 +170,25 @@ impl Rules {
             }
             Rule::AppDevice => app
                 .map_or(NO_ENTRY, |app| app.devices.denial(rule, &boot_info.device_id, empty_devices).into()),
+        }
+    }
+
+    /// A KMS needs its measurement in `kms.mrAggregated`, or an entry of `kms.images`.
+    fn kms_measurement(&self, boot_info: &BootInfo) -> Outcome {
+        let Some(denial) = self.kms_measurements.denial(Rule::KmsMeasurement, &boot_info.mr_aggregated)
+        else {
+            return Outcome::Holds;
+        };
+        match (self.kms_images.image_of(boot_info), self.kms_images.len()) {
+            (Some(image), _) => Outcome::HoldsIfImage(image, denial),
+            (None, 0) => Outcome::Fails(denial),
+            (None, entries) => {
+                let listed = denial.expected.unwrap_or_default();
+                let expected = format!(
+                    "{listed}; or OS image, compose hash and key provider of one of {entries} entries of kms.images"
+                );
+                Outcome::Fails(Denial { expected: Some(expected), ..denial })
+            }
         }
     }
 
@@ -191,11 +225,15 @@ impl Rules {
 
     /// How much the rules allow, for the log.
     pub(crate) fn summary(&self) -> String {
+        let images = match self.kms_images.len() {
+            0 => String::new(),
+            count => format!(", {count} KMS images"),
+        };
         format!(
-            "{} apps, {} OS images, {} KMS measurements",
+            "{} apps, {} OS images, {} KMS measurements{images}",
             self.apps.len(),
             self.os_images.allowed.len(),
-            self.kms_measurements.allowed.len()
+            self.kms_measurements.allowed.len(),
         )
     }
 
@@ -208,7 +246,8 @@ impl Rules {
             .map(|(id, _)| id)
             .collect();
         open.sort_unstable();
-        let kms = self.kms_devices.is_open_by_emptiness() && !self.kms_measurements.allowed.is_empty();
+        let has_kms = !self.kms_measurements.allowed.is_empty() || self.kms_images.len() > 0;
+        let kms = self.kms_devices.is_open_by_emptiness() && has_kms;
         if open.is_empty() && !kms {
             return None;
         }
@@ -343,13 +382,6 @@ fn examples(shown: Vec<String>, total: usize) -> String {
     }
 }
 
-/// The bytes that a hex text of the file stands for. auth-simple compares texts after lower-casing and adding
-/// `0x`; a measured value is always well-formed hex, so a text that is not, or is empty, allows nothing.
-pub(crate) fn bytes_of(text: &str) -> Option<Box<[u8]>> {
-    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
-    hex::decode(digits).ok().filter(|bytes| !bytes.is_empty()).map(Vec::into_boxed_slice)
-}
-
 /// The file as it is written; keys that are not here are ignored, as in the peer.
 #[derive(Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -381,6 +413,8 @@ impl Default for File {
 #[serde(default, rename_all = "camelCase")]
 struct KmsEntry {
     mr_aggregated: Vec<String>,
+    /// A key of ours.
+    images: Vec<Value>,
     devices: Vec<String>,
     allow_any_device: bool,
 }

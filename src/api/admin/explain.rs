@@ -228,7 +228,7 @@ impl AdminService {
         let identity = identity.as_ref().map(BootInfo::from);
         let of_policy = |code| match (code, &identity) {
             (RefusalCode::Denied(code), Some(identity)) => {
-                policy.remedy(code, question.role.subject(identity))
+                self.foundation.remedy(policy, code, question.role.subject(identity))
             }
             _ => None,
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kms_policy::{Decision, Subject};
+use kms_policy::{Decision, NotCompared, Subject};
 use sha2::{Digest as _, Sha256};
 
 use super::{AdminService, shown};
@@ -45,17 +45,17 @@ impl AdminService {
         let author = caller.author();
         tracing::info!(name, rules, by = author.by, "shadow policy started");
         self.recorded(Event::ShadowStarted { name, sha256, by: author.by, remote: author.remote }).await;
-        let own = self.judged_own();
+        let own = self.judged_own().await;
         Ok(StartShadowResponse {
             rules,
             replaced: before.is_some(),
-            allows_this_kms: own.map(|decision| matches!(decision, Decision::Allowed { .. })),
+            allows_this_kms: own.map(|decision| decision.is_allowed()),
         })
     }
 
     /// `Admin.ShadowReport`.
     pub async fn shadow_report(&self, _: &Caller, (): ()) -> Result<ShadowReportResponse> {
-        let own = self.judged_own();
+        let own = self.judged_own().await;
         Ok(self.kms.shadow.report().map_or_else(ShadowReportResponse::default, |report| {
             ShadowReportResponse { running: true, ..response(report, own) }
         }))
@@ -63,7 +63,7 @@ impl AdminService {
 
     /// `Admin.StopShadow`.
     pub async fn stop_shadow(&self, caller: &Caller, (): ()) -> Result<ShadowReportResponse> {
-        let own = self.judged_own();
+        let own = self.judged_own().await;
         let Some(report) = self.kms.shadow.stop() else { return Ok(ShadowReportResponse::default()) };
         self.record_end(caller.author(), &report).await;
         Ok(response(report, own))
@@ -88,9 +88,11 @@ impl AdminService {
     }
 
     /// Whether the candidate would allow this KMS: one that does not would stop every release.
-    pub(in crate::api) fn judged_own(&self) -> Option<Decision> {
-        let own = self.foundation.self_authorization.told_identity()?;
-        self.kms.shadow.judge(Subject::Kms(&own))
+    pub(in crate::api) async fn judged_own(&self) -> Option<Decision> {
+        let self_authorization = &self.foundation.self_authorization;
+        let own = self_authorization.told_identity()?;
+        let decision = self.kms.shadow.judge(Subject::Kms(&own))?;
+        Some(self_authorization.settled(decision).await)
     }
 }
 
@@ -98,6 +100,9 @@ fn response(report: Report, own: Option<Decision>) -> ShadowReportResponse {
     let (allows, because) = match own {
         None => (None, String::new()),
         Some(Decision::Allowed { .. }) => (Some(true), String::new()),
+        Some(Decision::IfImage(condition)) => {
+            (Some(false), condition.otherwise(&NotCompared::IdentityOnly).reason)
+        }
         Some(Decision::Denied(denial)) => (Some(false), denial.reason),
     };
     let Report { allowed_by_both, denied_by_both, newly_allowed, newly_denied, .. } = report;

@@ -10,11 +10,11 @@ use kms_client::CallError;
 use kms_client::operator::OperatorToken;
 use kms_client::source::{self, RootKeyParts, SourceError};
 use kms_client::url::KmsUrl;
-use kms_policy::{Decision, PolicyError, Subject};
+use kms_policy::{Decision, NotCompared, PolicyError, Subject};
 use tokio::time::timeout;
 
 use super::{OnboardService, Tee};
-use crate::admission::{Foundation, OwnEvidenceError, Tolerated, own_evidence, own_identity};
+use crate::admission::{Foundation, OwnEvidenceError, Tolerated, Unsettled, own_evidence, own_identity};
 use crate::audit::Event;
 use crate::config::Core;
 use crate::error::{Code, Error, Result};
@@ -31,6 +31,8 @@ pub(in crate::api) enum Unacceptable {
     NoOwnIdentity(#[source] OwnEvidenceError),
     /// The policy does not respond, so the source is not allowed.
     PolicyUnavailable(#[source] PolicyError),
+    /// The policy depends on the OS image of the source, which cannot be compared now.
+    ImageUnavailable(#[source] Unsettled),
 }
 
 impl fmt::Display for Unacceptable {
@@ -49,6 +51,7 @@ impl fmt::Display for Unacceptable {
             Self::NoOwnIdentity(_) => {
                 f.write_str("it names no OS image, and the attester of this machine does not tell ours")
             }
+            Self::ImageUnavailable(unsettled) => write!(f, "{unsettled}"),
             Self::PolicyUnavailable(_) => {
                 f.write_str("failed to call KMS auth check: the authorization backend does not answer")
             }
@@ -61,7 +64,9 @@ impl Unacceptable {
         match self {
             Self::Denied(_) => Code::Denied,
             Self::NoIdentity(_) => Code::InvalidRequest,
-            Self::NoOwnIdentity(_) | Self::PolicyUnavailable(_) => Code::Unavailable,
+            Self::NoOwnIdentity(_) | Self::PolicyUnavailable(_) | Self::ImageUnavailable(_) => {
+                Code::Unavailable
+            }
         }
     }
 }
@@ -147,8 +152,11 @@ pub(in crate::api) async fn authorize(
         identity.os_image_hash = own.map_err(Unacceptable::NoOwnIdentity)?.os_image_hash;
     }
     let Tolerated { told, relaxations } = foundation.tolerance.apply(source.verdict(), &identity);
-    match foundation.policy.decide(Subject::Kms(&told)).await {
-        Ok(Decision::Allowed { .. }) => {
+    let decision = foundation.policy.decide(Subject::Kms(&told)).await;
+    // A source that names no OS image has none that its registers could be compared with.
+    let decision = foundation.image.settled(decision.map_err(Unacceptable::PolicyUnavailable)?, source).await;
+    match decision.map_err(Unacceptable::ImageUnavailable)? {
+        Decision::Allowed { .. } => {
             foundation.tolerance.needed(&relaxations, &identity, "the source of the root keys");
             if !relaxations.is_empty() {
                 foundation.audit.note(Event::SourceRelaxed {
@@ -160,8 +168,10 @@ pub(in crate::api) async fn authorize(
             }
             Ok(())
         }
-        Ok(Decision::Denied(denial)) => Err(Unacceptable::Denied(denial.reason)),
-        Err(error) => Err(Unacceptable::PolicyUnavailable(error)),
+        Decision::IfImage(condition) => {
+            Err(Unacceptable::Denied(condition.otherwise(&NotCompared::IdentityOnly).reason))
+        }
+        Decision::Denied(denial) => Err(Unacceptable::Denied(denial.reason)),
     }
 }
 
@@ -212,6 +222,7 @@ fn reason(error: &SourceError<Unacceptable>) -> &'static str {
         SourceError::Attestation(cause) if cause.is_unavailable() => "source_not_verified",
         SourceError::StolenCertificate { .. } | SourceError::Attestation(_) => "source_not_genuine",
         SourceError::NotAllowed(Unacceptable::PolicyUnavailable(_)) => "policy_unavailable",
+        SourceError::NotAllowed(Unacceptable::ImageUnavailable(_)) => "source_not_verified",
         SourceError::NotAllowed(Unacceptable::NoOwnIdentity(_)) | SourceError::Identity(_) => {
             "attester_unavailable"
         }

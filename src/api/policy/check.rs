@@ -3,13 +3,14 @@
 use kms_attest::identity::BootInfo;
 use kms_attest::small_file::small_file;
 use kms_policy::review::{Finding, Review, Severity};
-use kms_policy::{Decision, Role, Ruleset, Subject};
+use kms_policy::{Decision, Denial, NotCompared, Role, Ruleset, Subject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::PolicyService;
+use crate::admission::ImageCheck;
 use crate::control::{DenialId, MAX_CANDIDATE};
 use crate::error::{Error, Result};
 use crate::operator::DomainScope;
@@ -128,6 +129,7 @@ impl PolicyService {
         let (file, empty_devices) = (self.file.clone(), self.empty_devices);
         let is_limited = scope.only().is_some();
         let own = self.foundation.self_authorization.told_identity().filter(|_| !is_limited);
+        let image = self.foundation.image.clone();
         let check = move || {
             let review = Review::of(text.as_bytes(), empty_devices);
             let difference = match &file {
@@ -145,18 +147,26 @@ impl PolicyService {
             };
             let rules = Ruleset::parse(text.as_bytes(), empty_devices).ok();
             let judge = |subject: Subject<'_>| rules.as_ref().map(|rules| rules.decide(subject));
-            Checked {
+            let of_this_kms = own.and_then(|own| judge(Subject::Kms(&own)));
+            let checked = Checked {
                 valid: review.is_usable(),
                 sha256: hex::encode(Sha256::digest(text.as_bytes())),
                 problems: review.findings().iter().map(Problem::from).collect(),
                 more_problems: review.unlisted(),
                 difference,
-                allows_this_kms: own.and_then(|own| judge(Subject::Kms(&own))).map(|it| it.is_allowed()),
-                decision: asked.map(|(role, identity)| judged(judge(role.subject(&identity)))),
-            }
+                allows_this_kms: None,
+                decision: asked.map(|(role, identity)| judged(judge(role.subject(&identity)), &image)),
+            };
+            (checked, of_this_kms)
         };
         let checked = tokio::task::spawn_blocking(check).await;
-        checked.map_err(|error| Error::internal("the check ended in a panic", error))
+        let (checked, of_this_kms) =
+            checked.map_err(|error| Error::internal("the check ended in a panic", error))?;
+        let allows_this_kms = match of_this_kms {
+            None => None,
+            Some(decision) => Some(self.foundation.self_authorization.settled(decision).await.is_allowed()),
+        };
+        Ok(Checked { allows_this_kms, ..checked })
     }
 
     /// The role and the identity of a refused caller.
@@ -184,7 +194,7 @@ fn changes(new: &Review, old: &Review) -> Changes {
 }
 
 /// An invalid candidate denies everything.
-fn judged(decision: Option<Decision>) -> Judged {
+fn judged(decision: Option<Decision>, image: &ImageCheck) -> Judged {
     match decision {
         None => Judged {
             allowed: false,
@@ -200,12 +210,29 @@ fn judged(decision: Option<Decision>) -> Judged {
             expected: None,
             found: None,
         },
-        Some(Decision::Denied(denial)) => Judged {
-            allowed: false,
-            code: denial.code.name(),
-            message: denial.reason,
-            expected: denial.expected,
-            found: denial.actual,
+        Some(Decision::IfImage(condition)) => match image {
+            ImageCheck::Required(_) => Judged {
+                allowed: true,
+                code: "",
+                message: format!(
+                    "it would be allowed if its registers are those of the OS image {}, which is compared when it asks",
+                    condition.image()
+                ),
+                expected: None,
+                found: None,
+            },
+            ImageCheck::Waived => refused(condition.otherwise(&NotCompared::Disabled)),
         },
+        Some(Decision::Denied(denial)) => refused(denial),
+    }
+}
+
+fn refused(denial: Denial) -> Judged {
+    Judged {
+        allowed: false,
+        code: denial.code.name(),
+        message: denial.reason,
+        expected: denial.expected,
+        found: denial.actual,
     }
 }

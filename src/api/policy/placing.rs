@@ -152,8 +152,10 @@ impl PolicyService {
             if review.is_usable() {
                 let sha256 = Sha256::digest(&content).into();
                 let rules = own.zip(Ruleset::parse(&content, empty_devices).ok());
-                let allows_this_kms = rules.map(|(own, rules)| rules.decide(Subject::Kms(&own)).is_allowed());
-                return Ok(Candidate { content: content.into(), sha256, problems, allows_this_kms });
+                let of_this_kms = rules.map(|(own, rules)| rules.decide(Subject::Kms(&own)));
+                let candidate =
+                    Candidate { content: content.into(), sha256, problems, allows_this_kms: None };
+                return Ok((candidate, of_this_kms));
             }
             let errors = problems.iter().filter(|problem| problem.is_error()).take(MAX_PROBLEMS);
             let errors: Vec<_> = errors.map(Problem::sentence).collect();
@@ -161,7 +163,13 @@ impl PolicyService {
         };
         // Parsing a large file blocks for a while.
         let reviewed = tokio::task::spawn_blocking(review).await;
-        reviewed.map_err(|error| Error::internal("the check ended in a panic", error))?
+        let (candidate, of_this_kms) =
+            reviewed.map_err(|error| Error::internal("the check ended in a panic", error))??;
+        let allows_this_kms = match of_this_kms {
+            None => None,
+            Some(decision) => Some(self.foundation.self_authorization.settled(decision).await.is_allowed()),
+        };
+        Ok(Candidate { allows_this_kms, ..candidate })
     }
 
     async fn put(&self, author: Author, content: Vec<u8>, replaces: Option<[u8; 32]>) -> Result<Placed> {

@@ -9,13 +9,13 @@ use kms_attest::evidence::{Evidence, Platform};
 use kms_attest::verify::{Binding, Verified, Verifier};
 use kms_client::source::{AttestedSource, SourceError};
 use kms_client::url::{KmsUrl, UrlError};
-use kms_policy::{Decision, Denial, DenialCode, Policy, Subject};
+use kms_policy::{Decision, Denial, DenialCode, NotCompared, Policy, Subject};
 
 use super::SetupService;
 use super::checks::Listener;
 use super::finding::{self, Failure};
 use super::reasons::{date, is_not_current, unattested, unreached, unverified};
-use crate::admission::{Foundation, TcbTolerance, own_identity};
+use crate::admission::{Foundation, ImageCheck, TcbTolerance, own_identity};
 use crate::domain::Domain;
 
 /// A time before this version existed (1 January 2026), so an earlier clock is wrong.
@@ -35,6 +35,8 @@ pub struct Machine<'a> {
     pub tolerance: &'a TcbTolerance,
     /// Judges it.
     pub policy: &'a Policy,
+    /// Compares it with its OS image, if the policy depends on that.
+    pub image: &'a ImageCheck,
 }
 
 impl SetupService {
@@ -43,8 +45,8 @@ impl SetupService {
     }
 
     pub(super) fn machine(&self) -> Machine<'_> {
-        let Foundation { attester, verifier, tolerance, policy, .. } = self.foundation();
-        Machine { attester, verifier, tolerance, policy }
+        let Foundation { attester, verifier, tolerance, policy, image, .. } = self.foundation();
+        Machine { attester, verifier, tolerance, policy, image }
     }
 
     pub(super) async fn key_directory(&self) -> Passed {
@@ -168,12 +170,23 @@ impl Machine<'_> {
         })?;
         // As for the self-authorization, with what core.tcb tolerates.
         let tolerated = self.tolerance.apply(verified.verdict(), &identity);
-        match self.policy.decide(Subject::Kms(&tolerated.told)).await {
+        let decision = match self.policy.decide(Subject::Kms(&tolerated.told)).await {
+            Ok(decision) => Ok(self.image.settled(decision, &verified).await.map_err(|unsettled| {
+                Failure::new(
+                    "The policy depends on the OS image of this machine, which cannot be compared now.",
+                    "Make sure that the server of core.image.download_url has the image and can be reached from here.",
+                )
+                .caused_by(unsettled.to_string())
+            })?),
+            Err(error) => Err(error),
+        };
+        match decision {
             Err(error) => Err(Failure::new(
                 "The authorization backend does not answer.",
                 "Make sure that the backend of core.auth_api runs and can be reached from here; the log has the cause.",
             )
             .caused_by(error.detail())),
+            Ok(Decision::IfImage(condition)) => Err(denied(condition.otherwise(&NotCompared::IdentityOnly))),
             Ok(Decision::Denied(denial)) => Err(denied(denial)),
             Ok(Decision::Allowed { .. }) => {
                 Ok(format!("The policy ({}) allows this KMS{}.", self.policy.kind(), self.about_policy().await))

@@ -2,7 +2,7 @@
 //! freezes would allow it again.
 
 use kms_attest::identity::{AppId, BootInfo};
-use kms_policy::{Decision, Policy, PolicyError, Role, Subject};
+use kms_policy::{Decision, NotCompared, Policy, PolicyError, Role, Subject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +120,10 @@ impl Views {
 fn allowed(decision: std::result::Result<Decision, PolicyError>) -> Result<()> {
     match decision {
         Ok(Decision::Allowed { .. }) => Ok(()),
+        Ok(Decision::IfImage(condition)) => {
+            let denial = condition.otherwise(&NotCompared::IdentityOnly);
+            Err(denied(denial.code.name(), &denial.reason))
+        }
         Ok(Decision::Denied(denial)) => Err(denied(denial.code.name(), &denial.reason)),
         Err(error) => {
             let unavailable = Error::unavailable("the policy cannot be read", error.detail().to_owned());

@@ -56,6 +56,7 @@ impl Setup {
 fn result(decision: Decision) -> Result<(), (&'static str, String)> {
     match decision {
         Decision::Allowed { .. } => Ok(()),
+        Decision::IfImage(condition) => panic!("{condition:?}"),
         Decision::Denied(denial) => Err((denial.code.name(), denial.reason)),
     }
 }

@@ -142,7 +142,7 @@ impl Bundled {
                     expected: problem,
                     ..denial
                 }),
-                allowed @ Decision::Allowed { .. } => allowed,
+                allowed @ (Decision::Allowed { .. } | Decision::IfImage(_)) => allowed,
             },
         };
         Ruling { decision, digest }

@@ -50,6 +50,7 @@ fn a_good_file_has_no_findings() {
         compose_hashes: 1,
         os_images: 1,
         kms_measurements: 1,
+        kms_images: 0,
         tcb_statuses: 1,
         advisories: 1,
     };
@@ -72,6 +73,13 @@ fn errors_have_a_place() {
         (with(|f| f["kms"] = json!(null)), "wrong_type", "kms"),
         (with(|f| f["kms"]["allowAnyDevice"] = json!("true")), "wrong_type", "kms.allowAnyDevice"),
         (with(|f| f["apps"] = json!([])), "wrong_type", "apps"),
+        (with(|f| f["kms"]["images"] = json!({})), "wrong_type", "kms.images"),
+        (with(|f| f["kms"]["images"] = json!([{}])), "wrong_type", "kms.images[0]"),
+        (
+            with(|f| f["kms"]["images"] = json!([{ "osImageHash": hash("44"), "composehash": hash("22") }])),
+            "wrong_type",
+            "kms.images[0]",
+        ),
         (with(|f| f["apps"]["22"] = json!([])), "wrong_type", "apps.22"),
         (
             with(|f| f["apps"][APP]["composeHashes"][0] = json!({})),
@@ -102,6 +110,21 @@ fn an_entry_without_its_apparent_effect_is_a_warning() {
             any,
             "epoch_not_older",
             app("readableEpochs"),
+        ),
+        (
+            with(|f| f["kms"]["images"] = json!([{ "osImageHash": hash("43"), "composeHash": hash("22") }])),
+            any,
+            "image_not_listed",
+            "kms.images[0]".to_owned(),
+        ),
+        (
+            with(|f| {
+                let entry = |image| json!({ "osImageHash": image, "composeHash": hash("22") });
+                f["kms"]["images"] = json!([entry(hash("44")), entry(format!("0X{}", hash("44")))]);
+            }),
+            any,
+            "duplicate_value",
+            "kms.images[1]".to_owned(),
         ),
         (with(|f| f["osImages"][0] = json!("444")), any, "impossible_value", "osImages[0]".to_owned()),
         (with(|f| f["osImages"][0] = json!("44")), any, "impossible_value", "osImages[0]".to_owned()),

@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 use super::{Review, Severity};
 use crate::decision::ReleaseStage;
 use crate::epochs::{AppEpochs, ReadableEpoch, RootChoice};
-use crate::rules::{bytes_of, misspelt};
+use crate::hex_text::bytes_of;
+use crate::kms_image::KmsImage;
+use crate::rules::misspelt;
 use crate::settings::EmptyDevices;
 
 /// Intel's names for the `tcbStatus` of a verified quote.
@@ -80,7 +82,7 @@ pub(super) fn file(value: &Value, empty_devices: EmptyDevices, review: &mut Revi
             warn(review, "unknown_advisory", &format!("allowedAdvisoryIds[{index}]"), message);
         }
     }
-    kms(fields.get("kms"), empty_devices, review);
+    kms(fields.get("kms"), fields.get("osImages"), empty_devices, review);
     apps(fields.get("apps"), empty_devices, review);
 }
 
@@ -106,7 +108,7 @@ fn statuses(fields: &Map<String, Value>, review: &mut Review) {
     }
 }
 
-fn kms(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review) {
+fn kms(value: Option<&Value>, os_images: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review) {
     let empty = Map::new();
     let fields = match value {
         None => &empty,
@@ -115,18 +117,53 @@ fn kms(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review) 
             None => return,
         },
     };
-    known(fields, &["mrAggregated", "devices", "allowAnyDevice"], "kms", review);
+    known(fields, &["mrAggregated", "images", "devices", "allowAnyDevice"], "kms", review);
     let measurements = hashes(fields, "mrAggregated", "kms", HASH, review);
-    if measurements == Some(0) {
+    let images = images(fields, os_images, review);
+    let is_none = measurements == Some(0) && images == 0;
+    if is_none {
         let message = "lists no measurement, so no KMS is allowed, including this one".to_owned();
         warn(review, "no_kms", "kms.mrAggregated", message);
     }
     let open = devices(fields, "kms", empty_devices, review);
-    if open && measurements != Some(0) {
+    if open && !is_none {
         let message =
             "is empty: any device may run a KMS, because insecure_empty_devices_allow_any is set".to_owned();
         warn(review, "any_device", "kms.devices", message);
     }
+}
+
+/// The number of entries of `kms.images`.
+fn images(fields: &Map<String, Value>, os_images: Option<&Value>, review: &mut Review) -> usize {
+    let Some(value) = fields.get("images") else { return 0 };
+    let Value::Array(list) = value else {
+        error(review, "kms.images", "must be a list of objects");
+        return 0;
+    };
+    let listed: HashSet<Box<[u8]>> = os_images
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .filter_map(bytes_of)
+        .collect();
+    let mut seen = HashSet::new();
+    for (index, entry) in list.iter().enumerate() {
+        let at = format!("kms.images[{index}]");
+        match KmsImage::parse(entry.clone()) {
+            Err(problem) => error(review, &at, &problem),
+            Ok(entry) => {
+                if !listed.contains(&entry.image.0[..]) {
+                    let message = "allows nothing: its OS image is not in osImages".to_owned();
+                    warn(review, "image_not_listed", &at, message);
+                }
+                if !seen.insert(entry) {
+                    warn(review, "duplicate_value", &at, "is in the list already".to_owned());
+                }
+            }
+        }
+    }
+    list.len()
 }
 
 fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review) {

@@ -32,6 +32,17 @@ pub enum Grant {
         /// 32 bytes.
         hash: String,
     },
+    /// An entry of `kms.images`
+    KmsImage {
+        /// 32 bytes.
+        image: String,
+        /// 32 bytes.
+        hash: String,
+        /// Name and id in hex; `None` if the guest makes the key of its disk itself.
+        key_provider: Option<String>,
+        /// 20 bytes; `None` if every app id is allowed.
+        app: Option<String>,
+    },
     /// `kms.devices`
     KmsDevice {
         /// 32 bytes; `any` if every device is allowed.
@@ -85,6 +96,11 @@ impl std::fmt::Display for Grant {
             Self::Advisory { id } => write!(f, "advisory {id}"),
             Self::OsImage { hash } => write!(f, "OS image {hash}"),
             Self::KmsMeasurement { hash } => write!(f, "KMS measurement {hash}"),
+            Self::KmsImage { image, hash, key_provider, app } => {
+                let provider = key_provider.as_deref().unwrap_or("none");
+                write!(f, "KMS with compose hash {hash} in OS image {image}, key provider {provider}")?;
+                app.as_ref().map_or(Ok(()), |app| write!(f, ", app {app}"))
+            }
             Self::KmsDevice { device } => write!(f, "KMS on device {device}"),
             Self::App { app } => write!(f, "app {app}"),
             Self::ComposeHash { app, hash } => write!(f, "app {app} with compose hash {hash}"),
@@ -107,6 +123,12 @@ impl Rules {
         for hash in &self.kms_measurements.allowed {
             grants.insert(Grant::KmsMeasurement { hash: hex(hash) });
         }
+        grants.extend(self.kms_images.iter().map(|entry| Grant::KmsImage {
+            image: entry.image.to_string(),
+            hash: entry.compose.to_string(),
+            key_provider: entry.key_provider.as_ref().map(ToString::to_string),
+            app: entry.app.as_ref().map(ToString::to_string),
+        }));
         let devices = self.kms_devices.granted(empty_devices);
         grants.extend(devices.map(|device| Grant::KmsDevice { device }));
         for (id, entry) in &self.apps {

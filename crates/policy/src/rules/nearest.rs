@@ -19,6 +19,7 @@ impl Rules {
                     &boot.mr_aggregated,
                     Rule::KmsMeasurement,
                 );
+                let measurement = measurement.filter(|_| self.kms_images.image_of(boot).is_none());
                 let device = self.kms_devices.difference(&boot.device_id, empty_devices);
                 let reason = "the entry for KMS nodes";
                 ("kms".to_owned(), reason, [measurement, device].into_iter().flatten().collect::<Vec<_>>())

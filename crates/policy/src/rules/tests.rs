@@ -43,6 +43,7 @@ fn reasons_with(rules: &Rules, boot_info: &BootInfo, empty_devices: EmptyDevices
                 assert_eq!(gateway_app_id, "any");
                 String::new()
             }
+            Decision::IfImage(condition) => panic!("{condition:?}"),
             Decision::Denied(denial) => denial.reason,
         }
     })
@@ -362,7 +363,7 @@ fn an_entry_says_the_epochs_of_its_app() {
     let identity = BootInfo::example();
     let said = |rules: &Rules, subject| match rules.decide(subject, EmptyDevices::AnyDevice) {
         Decision::Allowed { epochs, .. } => epochs.map(|epochs| epochs.to_string()),
-        Decision::Denied(denial) => panic!("{denial:?}"),
+        other => panic!("{other:?}"),
     };
     let rules = entry(&|_| {}).unwrap();
     assert_eq!((said(&rules, Subject::App(&identity)), rules.epochs_of(&[0x11; 20])), (None, None));
@@ -416,13 +417,157 @@ proptest! {
         let rules = Rules::parse(file.to_string().as_bytes()).expect("rules");
         let empty = if strict { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
         for subject in [Subject::App(&identity), Subject::Kms(&identity)] {
-            let first = rules.checks(subject, empty).collect::<Vec<_>>().into_iter();
-            let first = first.filter_map(RuleOutcome::into_failure).next();
+            let checks = rules.checks(subject, empty).collect::<Vec<_>>();
+            let first = checks.iter().find_map(RuleOutcome::failure).cloned();
             let decided = match rules.decide(subject, empty) {
                 Decision::Denied(denial) => Some(denial),
-                Decision::Allowed { .. } => None,
+                Decision::Allowed { .. } | Decision::IfImage(_) => None,
             };
             prop_assert_eq!(first, decided);
         }
     }
+}
+
+/// A file that names KMSs by what they run only.
+fn by_image(entries: Value) -> Result<Rules, RulesError> {
+    let mut file = file();
+    file["kms"] = json!({ "images": entries, "allowAnyDevice": true });
+    Rules::parse(file.to_string().as_bytes())
+}
+
+fn entry() -> Value {
+    json!({ "osImageHash": "44".repeat(32), "composeHash": "22".repeat(32) })
+}
+
+fn provider(name: &str, id: &str) -> Vec<u8> {
+    json!({ "name": name, "id": id }).to_string().into_bytes()
+}
+
+/// The image that the decision depends on, or the reason of the denial.
+fn image_of(rules: &Rules, caller: &BootInfo) -> Result<String, String> {
+    match rules.decide(Subject::Kms(caller), EmptyDevices::NoDevice) {
+        Decision::IfImage(condition) => Ok(condition.image().to_string()),
+        Decision::Denied(denial) => Err(denial.reason),
+        allowed @ Decision::Allowed { .. } => panic!("it must depend on the image: {allowed:?}"),
+    }
+}
+
+#[test]
+fn an_entry_by_image_depends_on_the_image_and_on_what_runs_in_it() {
+    let denied = || Err("aggregated MR not allowed".to_owned());
+    let image = || Ok("44".repeat(32));
+    let with_key = |change: &dyn Fn(&mut Value)| {
+        let mut entry = entry();
+        change(&mut entry);
+        by_image(json!([entry])).unwrap()
+    };
+    let plain = with_key(&|_| {});
+    let sgx = with_key(&|it| {
+        it["keyProvider"] = json!({ "name": "local-sgx", "id": format!("0X{}", "AB".repeat(32)) })
+    });
+    let none = with_key(&|it| it["keyProvider"] = json!({ "name": "none" }));
+    let app = with_key(&|it| it["appId"] = json!(format!("0x{}", "11".repeat(20))));
+    let of_sgx = || with(|b| b.key_provider_info = provider("local-sgx", &"ab".repeat(32)));
+    let cases: [(&Rules, BootInfo, Result<String, String>); 20] = [
+        (&plain, BootInfo::example(), image()),
+        // Another shape or instance has another measurement.
+        (&plain, with(|b| b.mr_aggregated = vec![9; 32]), image()),
+        (&plain, with(|b| b.instance_id = vec![]), image()),
+        (&plain, with(|b| b.app_id = vec![9; 20]), image()),
+        (&plain, with(|b| b.key_provider_info = provider("none", "")), image()),
+        (&none, with(|b| b.key_provider_info = provider("none", "")), image()),
+        (&none, BootInfo::example(), image()),
+        (&plain, with(|b| b.compose_hash = vec![9; 32]), denied()),
+        (&plain, with(|b| b.os_image_hash = vec![9; 32]), Err("OS image is not allowed".to_owned())),
+        (&plain, with(|b| b.os_image_hash = vec![]), Err("OS image is not allowed".to_owned())),
+        // The host chose where the key of the disk comes from.
+        (&plain, of_sgx(), denied()),
+        (&sgx, of_sgx(), image()),
+        (&sgx, BootInfo::example(), denied()),
+        (&sgx, with(|b| b.key_provider_info = provider("local-sgx", &"ac".repeat(32))), denied()),
+        (&sgx, with(|b| b.key_provider_info = provider("kms", &"ab".repeat(32))), denied()),
+        (&plain, with(|b| b.key_provider_info = b"{}".to_vec()), denied()),
+        (&plain, with(|b| b.key_provider_info = br#"{"name":"none","id":"","more":1}"#.to_vec()), denied()),
+        (&app, BootInfo::example(), image()),
+        (&app, with(|b| b.app_id = vec![9; 20]), denied()),
+        (&app, with(|b| b.device_id = vec![9; 32]), image()),
+    ];
+    for (index, (rules, caller, expected)) in cases.into_iter().enumerate() {
+        assert_eq!(image_of(rules, &caller), expected, "{index}: {caller:?}");
+    }
+    let app = Subject::App(&BootInfo::example());
+    assert!(plain.decide(app, EmptyDevices::AnyDevice).is_allowed(), "apps are judged as before");
+}
+
+#[test]
+fn a_listed_measurement_needs_no_image_and_other_rules_come_first() {
+    let mut both = file();
+    both["kms"]["images"] = json!([entry(), entry()]);
+    let rules = Rules::parse(both.to_string().as_bytes()).unwrap();
+    assert_eq!(reasons(&rules, &BootInfo::example()), ["", ""]);
+    assert_eq!(image_of(&rules, &with(|b| b.mr_aggregated = vec![9; 32])), Ok("44".repeat(32)));
+    let elsewhere = with(|b| (b.mr_aggregated, b.device_id) = (vec![9; 32], vec![9; 32]));
+    assert_eq!(image_of(&rules, &elsewhere), Err("KMS is not allowed to boot on this device".to_owned()));
+    let old = with(|b| (b.mr_aggregated, b.tcb_status) = (vec![9; 32], "OutOfDate".to_owned()));
+    assert_eq!(image_of(&rules, &old), Err("TCB status is not allowed".to_owned()));
+    // An empty device list means any device only where the setting says so, and operators are told.
+    both["kms"] = json!({ "images": [entry()] });
+    let rules = Rules::parse(both.to_string().as_bytes()).unwrap();
+    assert_eq!(
+        image_of(&rules, &BootInfo::example()),
+        Err("KMS is not allowed to boot on this device".to_owned())
+    );
+    assert!(rules.relaxation().unwrap().sentence.ends_with("the KMS"));
+    assert!(rules.summary().ends_with("0 KMS measurements, 1 KMS images"), "{}", rules.summary());
+}
+
+#[test]
+fn an_entry_by_image_that_is_not_whole_makes_the_file_invalid() {
+    for (entries, problem) in [
+        (json!({}), "invalid type: map, expected a sequence"),
+        (json!(["44"]), "kms.images[0] must be an object"),
+        (json!([["44", "22"]]), "kms.images[0] must be an object"),
+        (json!([entry(), {}]), "kms.images[1] missing field `osImageHash`"),
+        (json!([{ "osImageHash": "44".repeat(32) }]), "missing field `composeHash`"),
+        (
+            json!([{ "osImageHash": "44", "composeHash": "22".repeat(32) }]),
+            "osImageHash must have 64 hex digits",
+        ),
+        (
+            json!([{ "osImageHash": "44".repeat(32), "composeHash": "" }]),
+            "composeHash must have 64 hex digits",
+        ),
+    ] {
+        let error = by_image(entries.clone()).expect_err("it is not whole").to_string();
+        assert!(error.contains(problem), "{entries}: {error}");
+    }
+    for (key, value, problem) in [
+        ("appid", json!("11"), "unknown field `appid`"),
+        ("appId", json!("11"), "appId must have 40 hex digits"),
+        ("keyProvider", json!("local-sgx"), "invalid type"),
+        ("keyProvider", json!({ "name": "" }), "keyProvider.name must be"),
+        ("keyProvider", json!({ "name": "none", "id": "00" }), "keyProvider.id must be empty"),
+        ("keyProvider", json!({ "name": "kms", "id": "xy" }), "keyProvider.id must be hex"),
+        ("keyProvider", json!({ "name": "kms", "mr": "00" }), "unknown field `mr`"),
+    ] {
+        let mut entry = entry();
+        entry[key] = value.clone();
+        let error = by_image(json!([entry])).expect_err("it is not whole").to_string();
+        assert!(error.contains(problem), "{key} {value}: {error}");
+    }
+}
+
+#[test]
+fn of_ten_thousand_entries_the_one_that_fits_decides() {
+    let entries: Vec<Value> = (0..10_000)
+        .map(|n| json!({ "osImageHash": "44".repeat(32), "composeHash": format!("{n:064x}"), "appId": format!("{n:040x}") }))
+        .collect();
+    let rules = by_image(Value::Array(entries)).unwrap();
+    let last = with(|b| {
+        b.compose_hash = hex::decode(format!("{:064x}", 9_999)).unwrap();
+        b.app_id = hex::decode(format!("{:040x}", 9_999)).unwrap();
+    });
+    assert!(image_of(&rules, &last).is_ok());
+    let other = with(|b| b.compose_hash = hex::decode(format!("{:064x}", 9_999)).unwrap());
+    assert!(image_of(&rules, &other).is_err());
 }

@@ -11,7 +11,7 @@ use kms_policy::{Denial, DenialCode, Policy, Subject};
 use super::Found;
 use super::checklist::Checklist;
 use crate::admission::{Observer, Passed, Placed, Proved, Refusal, Relaxations, Step, Until, dotted};
-use crate::os_image::{ImageKind, OsImageError};
+use crate::os_image::OsImageError;
 
 /// How long an explanation waits for an OS image; the download continues without it.
 const IMAGE_TIME: Duration = Duration::from_secs(20);
@@ -55,7 +55,7 @@ impl<'a> Explanation<'a> {
         for (outcome, measured) in std::mem::take(&mut self.rules) {
             let rule = outcome.rule.name();
             match outcome.outcome {
-                Outcome::Holds => self.list.pass_rule(rule, measured),
+                Outcome::Holds | Outcome::HoldsIfImage(..) => self.list.pass_rule(rule, measured),
                 Outcome::Skipped(why) => self.list.skip_rule(rule, why),
                 Outcome::Fails(denial) => self.deny(rule, denial, identity),
             }
@@ -75,10 +75,10 @@ impl Observer for Explanation<'_> {
         examined
     }
 
-    async fn image(
+    async fn image<T: Send>(
         &mut self,
-        comparison: impl Future<Output = Result<ImageKind, OsImageError>> + Send,
-    ) -> Option<Result<ImageKind, OsImageError>> {
+        comparison: impl Future<Output = Result<T, OsImageError>> + Send,
+    ) -> Option<Result<T, OsImageError>> {
         if self.image == ByPolicy::Denied {
             self.list.skip(Step::OsImage, "the policy does not allow the image, so it is not fetched");
             return None;
@@ -152,6 +152,12 @@ impl Observer for Explanation<'_> {
     fn refused(&mut self, step: Step, refusal: &Refusal) {
         match refusal {
             Refusal::Denied { denial, identity, .. } => {
+                // An entry that depends on the OS image does not hold where no image is compared.
+                for (rule, _) in &mut self.rules {
+                    if rule.rule.code() == denial.code && matches!(rule.outcome, Outcome::HoldsIfImage(..)) {
+                        rule.outcome = Outcome::Fails(denial.clone());
+                    }
+                }
                 // The decision itself, if no rule stands for it: a backend's, or that of an unreadable file.
                 if !self.rules.iter().any(|(rule, _)| rule.is_failure_of(denial.code)) {
                     self.deny("", denial.clone(), identity);
