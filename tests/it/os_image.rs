@@ -1,5 +1,7 @@
 //! With `core.image.verify = true`, only guests that booted the image they name receive keys.
 
+mod by_image;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -56,6 +58,8 @@ fn archive(vectors: &Value) -> Vec<u8> {
 struct Verifying {
     world: World,
     downloads: Arc<AtomicUsize>,
+    /// The TOML by which a KMS verifies images from this source.
+    settings: String,
     _tools: tempfile::TempDir,
 }
 
@@ -78,12 +82,12 @@ impl Verifying {
         assert!(Command::new("sh").args(shell).arg(&program).arg(script).status().expect("sh").success());
         let downloads = Arc::new(AtomicUsize::new(0));
         let address = serve(archive(&vectors), Arc::clone(&downloads)).await;
-        let world = World::ready_with(&format!(
-            "core.image = {{ verify = true, download_url = '{address}/{{OS_IMAGE_HASH}}', acpi_tables = '{}' }}\n{toml}",
+        let settings = format!(
+            "core.image = {{ verify = true, download_url = '{address}/{{OS_IMAGE_HASH}}', acpi_tables = '{}' }}",
             program.display()
-        ))
-        .await;
-        Self { world, downloads, _tools: tools }
+        );
+        let world = World::ready_with(&format!("{settings}\n{toml}")).await;
+        Self { world, downloads, settings, _tools: tools }
     }
 
     fn downloads(&self) -> usize {
@@ -237,7 +241,7 @@ async fn a_guest_that_booted_something_else_gets_nothing_and_is_recorded() {
     for line in denied {
         assert_eq!((text(&line["code"]), text(&line["reason"])), ("os_image_not_verified", reason));
     }
-    for event in ["app_key_released", "kms_keys_handed_over", "certificate_issued"] {
+    for event in ["app_key_released", "kms_key_released", "kms_keys_handed_over", "certificate_issued"] {
         assert_eq!(kms.world.audited(event), Vec::<Value>::new());
     }
 }
@@ -275,7 +279,12 @@ async fn lite_evidence_is_verified_without_a_download() {
 async fn an_image_that_cannot_be_had_is_an_outage_and_shows_no_address() {
     let world =
         World::ready_with("core.image = { verify = true, download_url = 'http://127.0.0.1:1/x' }").await;
-    let kms = Verifying { world, downloads: Arc::default(), _tools: tempfile::tempdir().expect("directory") };
+    let kms = Verifying {
+        world,
+        downloads: Arc::default(),
+        settings: String::new(),
+        _tools: tempfile::tempdir().expect("directory"),
+    };
     let app = kms.guest(&vectors()["legacy"][0], |_| {}).build();
     kms.world.allow_app(&app);
     let told = "App not allowed: Failed to verify os image hash: Failed to download image: the image server does \
