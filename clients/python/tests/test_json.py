@@ -44,6 +44,13 @@ class Json(unittest.TestCase):
             with self.subTest(text=text[:40]), self.assertRaises(_json.JsonError):
                 _json.parse(text)
 
+    def test_a_repeated_key_behind_many_others_is_found_in_one_pass(self) -> None:
+        # The most that an answer has room for; comparing each with each would take minutes.
+        others = "".join(f'"{number:x}":0,' for number in range(100_000))
+        with self.assertRaises(_json.DuplicateKeyError) as caught:
+            _json.parse("{" + others + '"z":0,"z":0}')
+        self.assertIn("'z'", str(caught.exception))
+
     def test_a_repeated_key_is_told_apart_from_other_faults(self) -> None:
         for text, expected in [
             (b'{"a": 1, "a": 1}', True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, Dict, List, NoReturn, Optional, Tuple, Union
+from typing import Any, Dict, List, NoReturn, Optional, Set, Tuple, Union
 
 # A u64 has 20 digits. Longer numbers cost time that grows with the square of their length.
 MAX_DIGITS = 32
@@ -47,8 +47,13 @@ class _Objects:
     def __call__(self, pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs) and self.repeated is None:
-            keys = [key for key, _ in pairs]
-            self.repeated = next(key for key in keys if keys.count(key) > 1)
+            # In one pass: an answer has room for a hundred thousand keys.
+            known: Set[str] = set()
+            for key, _ in pairs:
+                if key in known:
+                    self.repeated = key
+                    break
+                known.add(key)
         return found
 
 
