@@ -31,13 +31,29 @@ const OF_THE_OS: [&str; 12] = [
     SYSTEM_READY,
 ];
 
+/// Those of them that a boot adds once. A second one has another author.
+const ONCE: [&str; 8] = [
+    "system-preparing",
+    "app-id",
+    "compose-hash",
+    "instance-id",
+    "boot-mr-done",
+    "os-image-hash",
+    "key-provider",
+    "storage-fs",
+];
+
 /// The name of the first event that is not the OS's own, or comes after its last one. What it stands for is not known, so it may
 /// have opened the guest.
 pub(super) fn opened_by(events: &[RuntimeEvent]) -> Option<&str> {
     let booted = events.iter().position(|event| event.event == SYSTEM_READY);
     let later = booted.and_then(|last| events.get(last + 1));
     let foreign = events.iter().find(|event| !OF_THE_OS.contains(&&*event.event));
-    foreign.or(later).map(|event| &*event.event)
+    let is_repeated = |(index, event): &(usize, &RuntimeEvent)| {
+        ONCE.contains(&&*event.event) && events[..*index].iter().any(|before| before.event == event.event)
+    };
+    let repeated = || events.iter().enumerate().find(is_repeated).map(|(_, event)| event);
+    foreign.or(later).or_else(repeated).map(|event| &*event.event)
 }
 
 /// Tells whether this KMS itself runs on a machine that nobody can log in to.
@@ -116,6 +132,8 @@ mod tests {
             (&["app-id", "system-ready", "app-id"], "app-id"),
             (&["app-id", "system-ready", "system-ready"], "system-ready"),
             (&["app-id", "system-ready", "mine"], "mine"),
+            (&["app-id", "compose-hash", "compose-hash", "system-ready"], "compose-hash"),
+            (&["key-provider", "app-id", "key-provider"], "key-provider"),
             (&["System-Ready"], "System-Ready"),
             (&[""], ""),
         ] {
