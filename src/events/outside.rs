@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use kms_attest::identity::DomainName;
 
 use crate::audit::{Audit, AuditError, Event, printable};
@@ -16,6 +16,9 @@ pub const MAX_MESSAGE: usize = 4096;
 
 /// The burst that one source may send, and the interval of further messages.
 const BURST: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
+/// Credentials of one domain report half as many, so that those of others can report too.
+const BURST_OF_DOMAIN: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+const PERIOD_OF_DOMAIN: Duration = Duration::from_secs(2);
 const API_PERIOD: Duration = Duration::from_secs(1);
 const PIPE_PERIOD: Duration = Duration::from_secs(5);
 
@@ -77,6 +80,8 @@ impl Message {
 pub struct Reports {
     audit: Arc<Audit>,
     api: DefaultDirectRateLimiter,
+    /// By domain.
+    limited: DefaultKeyedRateLimiter<DomainName>,
     pipe: DefaultDirectRateLimiter,
     left_out: AtomicU64,
 }
@@ -95,11 +100,12 @@ pub enum ReportError {
 impl Reports {
     /// Records in this log.
     pub fn new(audit: Arc<Audit>) -> Self {
-        let limiter = |period| {
-            let quota = Quota::with_period(period).unwrap_or(Quota::per_second(BURST));
-            RateLimiter::direct(quota.allow_burst(BURST))
-        };
-        Self { audit, api: limiter(API_PERIOD), pipe: limiter(PIPE_PERIOD), left_out: AtomicU64::new(0) }
+        let quota =
+            |period, burst| Quota::with_period(period).unwrap_or(Quota::per_second(burst)).allow_burst(burst);
+        let limiter = |period| RateLimiter::direct(quota(period, BURST));
+        let limited = RateLimiter::keyed(quota(PERIOD_OF_DOMAIN, BURST_OF_DOMAIN));
+        let (api, pipe) = (limiter(API_PERIOD), limiter(PIPE_PERIOD));
+        Self { audit, api, limited, pipe, left_out: AtomicU64::new(0) }
     }
 
     /// Records a report of an operator, who may be limited to `domain`; returns the number of the record.
@@ -113,6 +119,9 @@ impl Reports {
         by: String,
         remote: IpAddr,
     ) -> Result<u64, ReportError> {
+        if let Some(domain) = domain {
+            self.limited.check_key(domain).map_err(|_| ReportError::TooMany)?;
+        }
         self.api.check().map_err(|_| ReportError::TooMany)?;
         let (by, remote) = (Some(by), Some(remote));
         let domain = domain.map(ToString::to_string);
