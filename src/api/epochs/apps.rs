@@ -16,6 +16,9 @@ use crate::keys::epoch::RootEpoch;
 use crate::operator::DomainScope;
 use crate::request;
 
+/// When the epochs of so many apps of a domain are chosen, owners who are limited to it choose those of no further ones.
+const SHARE_OF_DOMAIN: usize = 1000;
+
 /// The apps whose epochs an operator chose.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AppEpochsList {
@@ -156,6 +159,7 @@ impl EpochService {
         choose: impl FnOnce(Option<&AppChoice>) -> Option<(RootChoice, u32)> + Send + 'static,
     ) -> Result<AppEpochsShown> {
         self.expect_own(caller.scope()?, &app)?;
+        self.expect_share(caller.scope()?, &app)?;
         let (foundation, author) = (Arc::clone(&self.foundation), caller.author());
         // A task of its own, so that a caller that disconnects does not leave a change half made.
         let change = request::spawn(async move {
@@ -170,6 +174,21 @@ impl EpochService {
         match scope.has(&self.foundation.domains.of(app).name) {
             true => Ok(()),
             false => Err(other_domain(scope, "the app is in another one")),
+        }
+    }
+
+    /// Checks that one domain does not take the room of the others. An app with a choice takes no more.
+    fn expect_share(&self, scope: &DomainScope, app: &AppId) -> Result<()> {
+        let chosen = self.foundation.app_epochs.list();
+        let Some(domain) = scope.limit().filter(|_| chosen.iter().all(|(known, _)| known != app)) else {
+            return Ok(());
+        };
+        match chosen.iter().filter(|(app, _)| self.expect_own(scope, app).is_ok()).count() {
+            own if own < SHARE_OF_DOMAIN => Ok(()),
+            own => Err(Error::invalid(format!(
+                "the epochs of {own} apps of the domain {domain} are chosen already: only an owner of the whole KMS can choose \
+                 those of more; nothing was changed"
+            ))),
         }
     }
 
