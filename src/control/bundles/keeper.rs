@@ -1,6 +1,7 @@
 //! Takes bundles, keeps them, and puts them in force.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -136,6 +137,11 @@ pub enum KeeperError {
     /// The record.
     #[error(transparent)]
     File(#[from] BundleFileError),
+    /// The record is gone, and so are the serials in the audit log.
+    #[error(
+        "the record of policy bundles is gone, and the audit log with the last serials cannot be read: {0}"
+    )]
+    Log(#[source] io::Error),
     /// The source.
     #[error(transparent)]
     Source(#[from] kms_policy::SetupError),
@@ -160,7 +166,7 @@ impl BundleKeeper {
         let files = BundleFiles::new(directory.to_owned(), domain);
         let record = match files.read()? {
             Some(record) => record,
-            None => beginning(&files, bundled, domain, log, audit),
+            None => beginning(&files, bundled, domain, log, audit)?,
         };
         load(&files, bundled, domain, &record);
         bundled.set_forked(record.fork.is_some());
@@ -643,10 +649,10 @@ fn beginning(
     domain: &str,
     log: &Path,
     audit: &Audit,
-) -> BundleRecord {
+) -> Result<BundleRecord, KeeperError> {
     let mut record = BundleRecord::default();
     if audit.beginning() == Beginning::Continued {
-        record.seen.extend(last_activated(log, audit, domain));
+        record.seen.extend(last_activated(log, audit, domain).map_err(KeeperError::Log)?);
     }
     for bytes in files.all_kept() {
         if let Ok(bundle) = Bundle::open(&bytes, &bundled.settings().keys, domain)
@@ -664,5 +670,5 @@ fn beginning(
     if let Err(error) = files.replace(&record) {
         tracing::error!(%error, "the serials of policy bundles cannot be written");
     }
-    record
+    Ok(record)
 }

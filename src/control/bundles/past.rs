@@ -1,5 +1,6 @@
 //! What the audit log says of bundles: where the file of serials is gone, its records still have them.
 
+use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -20,12 +21,15 @@ struct Activated {
 
 /// The bundle with the highest serial that was put in force in `domain`, by the records that are still on the disk. Reads the
 /// whole log, so it is for a start that finds no file of serials.
-pub(super) fn last_activated(log: &Path, audit: &Audit, domain: &str) -> Option<SeenBundle> {
+///
+/// # Errors
+/// A file of the log cannot be read, so a later bundle may be in it.
+pub(super) fn last_activated(log: &Path, audit: &Audit, domain: &str) -> io::Result<Option<SeenBundle>> {
     let acknowledged = audit.progress().acknowledged();
     let mut reader = Reader::after(log, 0);
     let mut line = Vec::new();
     let mut last: Option<SeenBundle> = None;
-    while let Ok(Some(_)) = reader.next(acknowledged, &mut line) {
+    while reader.next(acknowledged, &mut line)?.is_some() {
         let Some(record) = activated(&line).filter(|record| record.domain == domain) else { continue };
         if last.as_ref().is_none_or(|last| last.serial <= record.serial) {
             last = Some(SeenBundle {
@@ -41,7 +45,7 @@ pub(super) fn last_activated(log: &Path, audit: &Audit, domain: &str) -> Option<
             });
         }
     }
-    last
+    Ok(last)
 }
 
 fn activated(line: &[u8]) -> Option<Activated> {
