@@ -179,7 +179,7 @@ impl DomainService {
     /// Puts an app into a domain that no domain names yet, and that has received no keys.
     ///
     /// # Errors
-    /// `needs_move`, if it has received keys; otherwise as [`DomainService::create`].
+    /// `needs_move`, if it has received keys, or if the inventory lacks records by which that would be known; otherwise as [`DomainService::create`].
     pub async fn assign(self: &Arc<Self>, caller: &Caller, name: &str, body: AssignApp) -> Result<PlacedApp> {
         let (domain, app) = (parse(name)?, app_id(&body.app_id)?);
         caller.expect_whole_kms()?;
@@ -195,9 +195,9 @@ impl DomainService {
             return Ok(PlacedApp::unchanged(&app, &domain));
         }
         let before = self.loss(&app).await?;
-        if before.is_some() {
+        if !before.is_known_to_be_none() {
             let text = format!(
-                "the app {app} would lose keys: {}; nothing was changed: move it instead (kmsctl domain move)",
+                "the app {app} would lose keys, or may: {}; nothing was changed: move it instead (kmsctl domain move)",
                 before.sentence()
             );
             return Err(Error::new(Code::Conflict, text).because("needs_move"));

@@ -24,8 +24,10 @@ const STEPS: usize = 200;
 pub(super) struct Loss {
     domain: DomainName,
     received: Option<Received>,
-    /// The time of the oldest record that was counted, milliseconds; `None` for all.
+    /// The time of the oldest record that was counted, milliseconds; `None` without any.
     covers_since: Option<u64>,
+    /// Whether the first record of the log was counted.
+    is_whole: bool,
 }
 
 /// Times are in milliseconds since 1970.
@@ -54,9 +56,9 @@ pub struct LostKeys {
 }
 
 impl Loss {
-    /// Whether there is a record of keys that the app has received.
-    pub(super) fn is_some(&self) -> bool {
-        self.received.is_some()
+    /// Whether it is known that the app has received no keys from this KMS.
+    pub(super) fn is_known_to_be_none(&self) -> bool {
+        self.received.is_none() && self.is_whole
     }
 
     pub(super) fn domain(&self) -> &DomainName {
@@ -83,7 +85,11 @@ impl Loss {
         let LostKeys { cvms, first_at, covers_since, .. } = self.shown();
         let covers = covers_since.map(|since| format!(", in records since {since}")).unwrap_or_default();
         match first_at {
-            Some(first) => format!("{lost}, which {cvms} CVMs have received since {first}"),
+            // Signatures of the root name no domain, as the peer's clients know them.
+            Some(first) => format!(
+                "{lost}, which {cvms} CVMs have received since {first}; what they signed, and their certificates, still prove this \
+                 app"
+            ),
             None => format!("{lost}, of which no CVM has received any{covers}"),
         }
     }
@@ -141,7 +147,8 @@ impl DomainService {
                         None => break,
                     }
                 }
-                Ok(Loss { domain, received, covers_since: inventory.coverage()?.since })
+                let coverage = inventory.coverage()?;
+                Ok(Loss { domain, received, covers_since: coverage.since, is_whole: coverage.is_whole() })
             })
             .await
     }

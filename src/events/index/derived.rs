@@ -75,6 +75,8 @@ pub enum Growth {
 pub(super) const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("inventory");
 /// Everything up to this record is counted.
 pub(super) const THROUGH: &str = "through";
+/// The record with which the count began.
+pub(super) const FIRST: &str = "first";
 /// The time of the oldest record that was counted.
 pub(super) const SINCE: &str = "since";
 
@@ -109,7 +111,9 @@ pub(super) fn note<'a>(
         return Ok(());
     }
     let new = lines.iter().filter(|(key, _)| key.seq > through);
+    let first = new.clone().next().map(|(key, _)| key.seq);
     let since = count(transaction, growth, new)?;
+    begin(&mut state, through, first)?;
     advance(&mut state, last.max(through), since)
 }
 
@@ -119,18 +123,28 @@ pub(super) fn catch_up(transaction: &WriteTransaction, growth: Growth) -> Result
     let through = state.get(THROUGH).map_err(unusable)?.map_or(0, |through| through.value());
     let records = transaction.open_table(RECORDS).map_err(unusable)?;
     let mut lines = Vec::new();
-    let mut last = None;
+    let (mut first, mut last) = (None, None);
     for row in records.range(through + 1..).map_err(unusable)?.take(CATCH_UP) {
         let (seq, row) = row.map_err(unusable)?;
         last = Some(seq.value());
+        first = first.or(last);
         lines.extend(line(row.value()).map(<[u8]>::to_vec));
     }
     let Some(last) = last else { return Ok(false) };
     let read = |line| RecordKey::read(line).map(|key| (key, line));
     let lines: Vec<_> = lines.iter().map(Vec::as_slice).filter_map(read).collect();
     let since = count(transaction, growth, lines.iter())?;
+    begin(&mut state, through, first)?;
     advance(&mut state, last, since)?;
     Ok(true)
+}
+
+/// Notes with which record the count begins, if nothing was counted `through` yet.
+fn begin(state: &mut Table<'_, &str, u64>, through: u64, first: Option<u64>) -> Result<(), IndexError> {
+    if let Some(first) = first.filter(|_| through == 0) {
+        state.insert(FIRST, first).map_err(unusable)?;
+    }
+    Ok(())
 }
 
 fn advance(state: &mut Table<'_, &str, u64>, last: u64, since: Option<u64>) -> Result<(), IndexError> {

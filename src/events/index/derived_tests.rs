@@ -57,6 +57,20 @@ fn numbers(page: &CvmPage) -> Vec<u64> {
 }
 
 #[test]
+fn an_inventory_that_does_not_begin_with_the_first_record_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    for (first, is_whole) in [(1, true), (500, false)] {
+        let index = Index::open(&home.path().join(format!("{first}.index"))).unwrap();
+        assert!(index.inventory().unwrap().coverage().unwrap().is_whole(), "nothing was left out yet");
+        for seq in [first, first + 1] {
+            index.add(&[release(seq, START + seq, 1, 1)], u64::MAX / 2, Growth::Bounded).unwrap();
+        }
+        let coverage = index.inventory().unwrap().coverage().unwrap();
+        assert_eq!((coverage.first, coverage.is_whole()), (first, is_whole));
+    }
+}
+
+#[test]
 fn a_cvm_is_counted_by_app_and_instance_and_the_last_release_says_what_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let lines = [
@@ -277,7 +291,7 @@ fn the_inventory_outlives_its_records_and_an_index_without_one_catches_up() {
     assert_eq!(open.inventory().unwrap().coverage().unwrap().through, 1000);
     while open.catch_up(Growth::Bounded).unwrap() {}
     let found = open.inventory().unwrap();
-    assert_eq!(found.coverage().unwrap(), Coverage { through: 5001, since: Some(START + 1) });
+    assert_eq!(found.coverage().unwrap(), Coverage { through: 5001, since: Some(START + 1), first: 1 });
     let counts = found.cvms(&ask()).unwrap().cvms.iter().map(|(_, cvm)| cvm.releases.count).sum::<u64>();
     assert_eq!(counts, 5001);
     open.add(&[release(5002, START + 5002, 1, 1)], u64::MAX / 2, Growth::Bounded).unwrap();

@@ -10,8 +10,8 @@ use redb::{ReadTransaction, ReadableTableMetadata as _};
 
 use super::IndexError;
 use super::derived::{
-    CVMS, DENIED, DOMAIN_HOURS, DOMAIN_MINUTES, HANDOVERS, HOUR, HOURS, List, MINUTE, MINUTES, REFUSED,
-    SINCE, STATE, THROUGH, of_domain, read,
+    CVMS, DENIED, DOMAIN_HOURS, DOMAIN_MINUTES, FIRST, HANDOVERS, HOUR, HOURS, List, MINUTE, MINUTES,
+    REFUSED, SINCE, STATE, THROUGH, of_domain, read,
 };
 use super::error::unusable;
 use crate::events::inventory::{ALL, Cvm, CvmId, Entry, Handover, Refusal, any_domain, property};
@@ -85,6 +85,15 @@ pub struct Coverage {
     pub through: u64,
     /// The time of the oldest record that was counted, in milliseconds since 1970.
     pub since: Option<u64>,
+    /// The number of the record with which it began; 0 if none was counted, or by a version that did not note it.
+    pub first: u64,
+}
+
+impl Coverage {
+    /// Whether it began with the first record of the log, as far as that is known.
+    pub fn is_whole(&self) -> bool {
+        self.first <= 1
+    }
 }
 
 /// Who uses the keys of an epoch.
@@ -115,7 +124,8 @@ impl Inventory {
         let value = |name| -> Result<Option<u64>, IndexError> {
             Ok(state.get(name).map_err(unusable)?.map(|value| value.value()))
         };
-        Ok(Coverage { through: value(THROUGH)?.unwrap_or(0), since: value(SINCE)? })
+        let (through, first) = (value(THROUGH)?.unwrap_or(0), value(FIRST)?.unwrap_or(0));
+        Ok(Coverage { through, since: value(SINCE)?, first })
     }
 
     /// The number of CVMs, or of those of one domain.
