@@ -30,7 +30,10 @@ pub use self::credentials::{
 pub use self::denials::{
     Concerns, DenialId, Denials, FreshEvidence, Novelty, RefusalRecord, RefusedRequest, Shown,
 };
-pub use self::domains::{ByOperator, Domain, DomainChange, DomainError, DomainOrigin, Domains, Membership};
+pub use self::domains::{
+    ByOperator, Domain, DomainAdoption, DomainChange, DomainError, DomainOrigin, Domains, DomainsDiffer,
+    Membership,
+};
 pub use self::drain::{Drain, Draining};
 pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Room,

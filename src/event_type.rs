@@ -122,6 +122,7 @@ types! {
     AppAssigned "app_assigned" Warning,
     AppMoved "app_moved" Critical,
     DomainChangeFailed "domain_change_failed" Critical,
+    DomainsReceived "domains_received" Critical,
     AppKeyReleased "app_key_released" Info,
     KmsKeyReleased "kms_key_released" Critical,
     CertificateIssued "certificate_issued" Info,

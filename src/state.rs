@@ -16,11 +16,14 @@ pub use app_epochs::{
 };
 pub use approvals::{ApprovalFile, ApprovalFileError};
 pub use bundles::{BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork, parse as parse_bundles};
-pub use choices::{Choices, ChoicesError, ChosenEpochs, MAX_CHOICES_BYTES, MAX_CHOSEN_APPS};
+pub use choices::{
+    Choices, ChoicesError, ChosenEpochs, HandedDomains, MAX_CHOICES_BYTES, MAX_CHOSEN_APPS,
+    MAX_DOMAINS_BYTES, MAX_MADE, MAX_PLACED, StatedDomain, stated_apps,
+};
 pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord};
 pub use domains::{
-    ArchivedRecord, DomainFile, DomainFileError, DomainRecord, DomainRecords, DomainsTooLarge, MemberRecord,
-    parse as parse_domains,
+    ArchivedRecord, DomainFile, DomainFileError, DomainRecord, DomainRecords, DomainText, DomainsTooLarge,
+    MemberRecord, parse as parse_domains,
 };
 pub use freezes::{FreezeFile, FreezeFileError, FreezeRecord, Written, write};
 pub use recovery::{RecoveryFile, RecoveryFileError};

@@ -8,12 +8,14 @@ use kms_attest::identity::{AppId, DomainName};
 use kms_attest::verify::Verifier;
 use kms_policy::remedy::Remedy;
 use kms_policy::{DenialCode, Policy, Role, Subject};
+use sha2::{Digest as _, Sha256};
 
 use super::{ImageCheck, SelfAuthorizer, TcbTolerance};
 use crate::audit::Audit;
 use crate::control::{AppEpochs, Domains, Drain, Freezes};
 use crate::metrics::Metrics;
 use crate::os_image::ImageCache;
+use crate::state::Choices;
 
 /// What the services of both phases share. Nothing in it can make a permit: only [`Admission`](super::Admission) can.
 #[derive(Debug)]
@@ -64,6 +66,21 @@ impl Foundation {
         match self.image {
             ImageCheck::Required(_) => policy.remedy_by_image(code, subject),
             ImageCheck::Waived => policy.remedy(code, subject),
+        }
+    }
+
+    /// What another KMS has to know, or to have in its configuration, to give apps the same keys.
+    pub fn choices(&self) -> Choices {
+        let Self { app_epochs, domains, .. } = self;
+        Choices { domains: domains.handed(), domains_sha256: domains.digest(), ..app_epochs.choices() }
+    }
+
+    /// A digest of them; without domains that of the epochs chosen for apps.
+    pub fn choices_digest(&self) -> [u8; 32] {
+        let epochs = self.app_epochs.digest();
+        match self.domains.handed_digest() {
+            None => epochs,
+            Some(domains) => Sha256::digest([epochs, domains].concat()).into(),
         }
     }
 

@@ -306,6 +306,7 @@ fn refused(error: DomainError) -> Error {
         | DomainError::TooManyDomains
         | DomainError::TooManyApps
         | DomainError::TooLarge(_)
+        | DomainError::TooLong
         | DomainError::Default
         | DomainError::Archived(_)
         | DomainError::Configured { .. }

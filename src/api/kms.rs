@@ -37,7 +37,6 @@ use crate::proto::{
     GetKmsKeyRequest, GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse, KmsKeys,
     LegacyClearImageCacheRequest, PublicKeyResponse, SignCertRequest, SignCertResponse,
 };
-use crate::state::Choices;
 
 /// `service KMS` of the proto file.
 #[derive(Debug)]
@@ -243,7 +242,7 @@ impl KmsService {
             identity_epoch: Some(handover.epoch)
                 .filter(|epoch| *epoch != RootEpoch::FIRST)
                 .map(|epoch| epoch.0),
-            choices: request.epochs.then(|| self.choices().to_json()),
+            choices: request.epochs.then(|| self.foundation.choices().to_json()),
         })
     }
 
@@ -412,12 +411,6 @@ impl KmsService {
         .await
     }
 
-    /// What a replica has to know, or to have in its configuration, to give apps the same keys.
-    fn choices(&self) -> Choices {
-        let Foundation { app_epochs, domains, .. } = &*self.foundation;
-        Choices { domains_sha256: domains.digest(), ..app_epochs.choices() }
-    }
-
     fn guards(&self) -> ReleaseGuards<'_> {
         let Foundation { audit, freezes, domains, .. } = &*self.foundation;
         ReleaseGuards { audit, freezes, domains }
@@ -579,8 +572,13 @@ mod tests {
     use kms_client::rpc::MAX_RESPONSE_BYTES;
 
     use super::*;
+    use crate::config::DomainRules;
     use crate::keys::keyring::MAX_EPOCHS;
-    use crate::state::{Choices, ChosenEpochs, MAX_CHOSEN_APPS};
+    use crate::state::{
+        Choices, ChosenEpochs, DomainRecord, HandedDomains, MAX_CHOSEN_APPS, MAX_DOMAINS_BYTES, MAX_MADE,
+        MAX_PLACED, MemberRecord, StatedDomain,
+    };
+    use kms_attest::identity::DomainName;
 
     #[test]
     fn the_largest_hand_over_is_not_too_large_for_a_replica() {
@@ -600,7 +598,23 @@ mod tests {
             stated_by: Some(number),
             statement: vec![0xff; 65],
         };
-        let mut choices = Choices::default();
+        let name = |text: &str| -> DomainName { text.parse().unwrap() };
+        let mut handed = HandedDomains::default();
+        let rules = DomainRules::default();
+        for number in 0..MAX_MADE {
+            let (name, rules) = (name(&format!("a-long-name-{number}")), rules.clone());
+            handed.stated.insert(name.clone(), StatedDomain::default());
+            handed.records.domains.push(DomainRecord { name, rules, since: 0, by: String::new() });
+        }
+        for number in 0..u32::try_from(MAX_PLACED).unwrap() {
+            let mut app_id = [0xff; 20];
+            app_id[..4].copy_from_slice(&number.to_be_bytes());
+            let (domain, by) = (name("a-long-name-0"), String::new());
+            handed.records.apps.push(MemberRecord { app_id, domain, since: 0, by });
+        }
+        // Rules may take what is left.
+        let rest = MAX_DOMAINS_BYTES - HandedDomains::length(&handed.records);
+        let mut choices = Choices { domains: Some(handed), ..Choices::default() };
         for app in 0..u32::try_from(MAX_CHOSEN_APPS).unwrap() {
             let mut id = [0xff; 20];
             id[..4].copy_from_slice(&app.to_be_bytes());
@@ -615,7 +629,7 @@ mod tests {
             choices: Some(choices.to_json()),
         };
         // A receipt has at most 2,048 bytes, and twice that in hex.
-        let length = serde_json::to_vec(&response).expect("JSON").len() + 3 * 2048;
+        let length = serde_json::to_vec(&response).expect("JSON").len() + 3 * 2048 + 2 * rest;
         assert!(length <= MAX_RESPONSE_BYTES, "{length}");
     }
 }

@@ -24,14 +24,14 @@ use crate::admission::{
 use crate::api::Caller;
 use crate::audit::Event;
 use crate::config::{Core, Posture};
-use crate::control::{AppEpochError, Author, Domains, Preference};
+use crate::control::{AppEpochError, Author, DomainsDiffer, Preference};
 use crate::domain::Domain;
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::{LifecycleError, Onboarding, Prepared};
 use crate::proto::{
     AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse,
 };
-use crate::state::Choices;
+use crate::state::DomainsTooLarge;
 
 /// How long `GetAttestationInfo` waits for the backend's description.
 const INFO_TIME: Duration = Duration::from_secs(3);
@@ -320,21 +320,32 @@ impl OnboardService {
             return self.commit(turn, prepared, domain, event).await;
         };
         let Foundation { app_epochs, audit, domains, .. } = &*self.foundation;
-        expect_domains(domains, &choices)?;
+        let placed = domains.adoption(&choices, source.clone()).await.map_err(domains_differ)?;
         let unadopted =
             |error: AppEpochError| Error::unavailable("no keys are kept", error).because("choices_not_kept");
         let adoption = app_epochs.adoption(&choices, source, Preference::Own).await.map_err(unadopted)?;
+        let author = Author { by: "onboarding".to_owned(), remote };
+        let unkept =
+            |error: std::io::Error| Error::unavailable("no keys are kept", error).because("choices_not_kept");
+        if let Some(content) = placed.content().map_err(unkept)? {
+            prepared.keep_domains(content);
+            // As below.
+            placed.record(&author, audit).await.map_err(|error| {
+                Error::unavailable("the domains cannot be recorded, so no keys are kept", error)
+                    .because("audit_unavailable")
+            })?;
+        }
         if adoption.changes() {
             let content = adoption.content().map_err(AppEpochError::NotKept).map_err(unadopted)?;
             prepared.keep_app_epochs(content);
             // Before the keys exist: an app never has keys of epochs that the log does not tell.
-            let author = Author { by: "onboarding".to_owned(), remote };
             adoption.record(&author, audit).await.map_err(unadopted)?;
         }
         let committed = self.commit(turn, prepared, domain, event).await;
         // The files are there also if the end of the commit failed.
         if committed.is_ok() || !matches!(self.onboarding.is_committed(), Ok(false)) {
             adoption.written(app_epochs);
+            placed.written(domains);
         }
         committed
     }
@@ -358,17 +369,13 @@ impl OnboardService {
     }
 }
 
-/// Checks that another KMS gives apps the keys of the same domains as this one.
-///
-/// # Errors
-/// `domains_differ`.
-pub(super) fn expect_domains(domains: &Domains, source: &Choices) -> Result<()> {
-    if source.domains_sha256 == domains.digest() {
-        return Ok(());
-    }
-    let text = "the source has other domains than this KMS, so apps would get other keys here: write the same [domains] into both \
-                configurations; nothing was changed";
-    Err(Error::new(Code::Conflict, text).because("domains_differ"))
+/// The refusal of a source with other domains.
+pub(super) fn domains_differ(differ: DomainsDiffer) -> Error {
+    let text = format!(
+        "the source has other domains than this KMS, so apps would get other keys here ({differ}): write the same [domains] into both \
+         configurations, and make those of run time the same; nothing was changed"
+    );
+    Error::new(Code::Conflict, text).because("domains_differ")
 }
 
 /// For how many apps operators had chosen epochs where the keys came from, if that is known.

@@ -70,7 +70,7 @@ impl RecoveryService {
 
     /// What an operator should do about recovery.
     pub fn standing(&self) -> Standing {
-        let choices = self.foundation.app_epochs.digest();
+        let choices = self.foundation.choices_digest();
         self.sets.state().standing_with(&self.ready.recovery_epochs(), &choices, unix_now())
     }
 
@@ -103,7 +103,7 @@ impl RecoveryService {
             since_proved: state.last_proved().map(|proved| now.saturating_sub(proved)),
             covers_all: state.not_covered(&own).is_empty(),
             is_current: state.out_of_date(&own).is_empty()
-                && !state.choices_changed(&self.foundation.app_epochs.digest()),
+                && !state.choices_changed(&self.foundation.choices_digest()),
         })
     }
 

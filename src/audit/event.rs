@@ -589,6 +589,24 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// The domains that operators had made at another KMS came with the root keys; each has a record of its own after this one.
+    DomainsReceived {
+        /// The KMS or the recovery set.
+        source: String,
+        /// How many domains.
+        domains: usize,
+        /// How many of the domains are archived.
+        archived: usize,
+        /// How many apps are in a domain by it.
+        apps: usize,
+        /// SHA-256 of what decides which domain's keys an app gets, hex.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domains_sha256: Option<String>,
+        /// Who received them: `onboarding`.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// A change of a domain that is in the log was not made.
     DomainChangeFailed {
         /// The domain.
@@ -1270,6 +1288,7 @@ impl Event {
             Self::AppAssigned { .. } => EventType::AppAssigned,
             Self::AppMoved { .. } => EventType::AppMoved,
             Self::DomainChangeFailed { .. } => EventType::DomainChangeFailed,
+            Self::DomainsReceived { .. } => EventType::DomainsReceived,
             Self::AppKeyReleased { .. } => EventType::AppKeyReleased,
             Self::KmsKeyReleased { .. } => EventType::KmsKeyReleased,
             Self::CertificateIssued { .. } => EventType::CertificateIssued,

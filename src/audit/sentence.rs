@@ -359,6 +359,12 @@ impl Record {
                 v("changed"),
                 v("kept")
             ),
+            "domains_received" => format!(
+                "{} domains and the domains of {} apps were received from {} with the root keys",
+                v("domains"),
+                v("apps"),
+                v("source")
+            ),
             "domain_created" => format!("the domain {} was created by {}", v("domain"), by()),
             "domain_archived" => {
                 format!("the domain {} was archived by {}: nothing is released in it", v("domain"), by())

@@ -6,7 +6,7 @@ use super::reader::Report;
 use super::{AuthApi, Config};
 
 /// The files of the key directory; the tests of `store` compare this list with theirs.
-pub const KEY_FILES: [&str; 12] = [
+pub const KEY_FILES: [&str; 13] = [
     "root-ca.key",
     "root-k256.key",
     "keyring.json",
@@ -18,6 +18,7 @@ pub const KEY_FILES: [&str; 12] = [
     "rpc-domain",
     "bootstrap-info.json",
     APP_EPOCHS,
+    DOMAINS,
     "root-fingerprints.json",
 ];
 
@@ -69,15 +70,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     let directory = resolved(&core.cert_dir.join("x"));
     let mut others: Vec<_> = KEY_FILES
         .iter()
-        .chain([
-            &NOTIFIED,
-            &RUNTIME_SETTINGS,
-            &COLLATERAL,
-            &COLLATERAL_BUNDLE,
-            &DOMAINS,
-            &RECOVERY,
-            &POLICY_BUNDLES,
-        ])
+        .chain([&NOTIFIED, &RUNTIME_SETTINGS, &COLLATERAL, &COLLATERAL_BUNDLE, &RECOVERY, &POLICY_BUNDLES])
         .map(|name| Named { key: "core.cert_dir", path: directory.with_file_name(name) })
         .collect();
     let extensions = ["tree", "node", "archived"];

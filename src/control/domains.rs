@@ -3,6 +3,7 @@
 //! An app that is named nowhere is in the default domain, so the domain of an app follows from its measured id alone.
 
 mod change;
+mod received;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use tokio::sync::Mutex;
 
 use self::change::Kept;
 pub use self::change::{DomainChange, DomainError};
+pub use self::received::{DomainAdoption, DomainsDiffer};
 
 use crate::config::{DomainRules, DomainSettings};
 use crate::state::{DomainFile, DomainFileError, DomainRecords};
@@ -65,7 +67,7 @@ pub struct Domains {
     configured: Configured,
     current: ArcSwap<Map>,
     /// One change at a time.
-    kept: Mutex<Kept>,
+    kept: Arc<Mutex<Kept>>,
 }
 
 /// What the configuration says: the apps of each domain, and what holds in it.
@@ -80,6 +82,8 @@ struct Map {
     members: HashMap<AppId, Membership>,
     /// Of what decides which domain's keys an app gets.
     digest: Option<[u8; 32]>,
+    /// Of what another KMS is told.
+    handed: Option<[u8; 32]>,
 }
 
 impl Domains {
@@ -95,7 +99,7 @@ impl Domains {
         let records = file.read()?;
         let configured = Configured::of(configured);
         let map = Map::new(&configured, &records).map_err(DomainFileError::Contradiction)?;
-        let kept = Mutex::new(Kept { file, records });
+        let kept = Arc::new(Mutex::new(Kept { file, records }));
         Ok(Self { configured, current: ArcSwap::from_pointee(map), kept })
     }
 
@@ -236,8 +240,9 @@ impl Map {
                 }
             }
         }
-        let mut map = Self { default, domains, members, digest: None };
+        let mut map = Self { default, domains, members, digest: None, handed: None };
         map.digest = map.digest_now();
+        map.handed = map.handed_digest_now();
         Ok(map)
     }
 }

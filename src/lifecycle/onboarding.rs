@@ -33,6 +33,7 @@ pub struct Prepared {
     bootstrap_info: Option<Vec<u8>>,
     choices: Option<Choices>,
     app_epochs: Option<Vec<u8>>,
+    domains: Option<Vec<u8>>,
 }
 
 /// What is in the key directory while a KMS onboards.
@@ -185,6 +186,7 @@ impl Onboarding {
             domain,
             bootstrap_info: prepared.bootstrap_info.as_deref(),
             app_epochs: prepared.app_epochs.as_deref(),
+            domains: prepared.domains.as_deref(),
         })?;
         Ok(())
     }
@@ -193,7 +195,7 @@ impl Onboarding {
 impl Prepared {
     /// Keys of all epochs that came from elsewhere, as they were checked.
     pub(super) fn received(keyring: Keyring) -> Self {
-        Self { keyring, bootstrap_info: None, choices: None, app_epochs: None }
+        Self { keyring, bootstrap_info: None, choices: None, app_epochs: None, domains: None }
     }
 
     /// With what operators had chosen where the keys came from; `None` if that is not known.
@@ -211,6 +213,11 @@ impl Prepared {
     /// Saves this file of the epochs chosen for apps with the keys.
     pub fn keep_app_epochs(&mut self, content: Vec<u8>) {
         self.app_epochs = Some(content);
+    }
+
+    /// Saves this file of the domains that operators made with the keys.
+    pub fn keep_domains(&mut self, content: Vec<u8>) {
+        self.domains = Some(content);
     }
 
     /// The public keys of epoch 0, by which a cluster is known.

@@ -4,6 +4,8 @@
 //! A kind of choice that nobody made is left out, so an older version reads what it knows. A kind that it does not know is refused:
 //! without it, apps would get other keys.
 
+mod domains;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -11,8 +13,10 @@ use std::str::FromStr;
 use kms_attest::identity::AppId;
 use serde::{Deserialize, Serialize};
 
+pub use self::domains::{HandedDomains, MAX_DOMAINS_BYTES, MAX_MADE, MAX_PLACED, StatedDomain, stated_apps};
+
 /// The longest text, more than the most choices take.
-pub const MAX_CHOICES_BYTES: usize = 768 << 10;
+pub const MAX_CHOICES_BYTES: usize = 2 << 20;
 /// The most apps with epochs of their own.
 pub const MAX_CHOSEN_APPS: usize = 10_000;
 /// The version that is written, and the only one that is read.
@@ -23,8 +27,9 @@ const VERSION: u32 = 1;
 pub struct Choices {
     /// The epochs of apps.
     pub app_epochs: BTreeMap<AppId, ChosenEpochs>,
-    /// SHA-256 of what decides which domain's keys an app gets; `None` if all apps are in the default domain. Domains themselves
-    /// are in the configuration of each KMS.
+    /// The domains; `None` if there are none but the default one.
+    pub domains: Option<HandedDomains>,
+    /// SHA-256 of what decides which domain's keys an app gets; `None` if all apps are in the default domain.
     pub domains_sha256: Option<[u8; 32]>,
 }
 
@@ -63,27 +68,32 @@ struct Written {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     app_epochs: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    domains: Option<domains::Written>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     domains_sha256: Option<String>,
 }
 
 impl Choices {
     /// Whether nobody chose anything.
     pub fn is_empty(&self) -> bool {
-        let Self { app_epochs, domains_sha256 } = self;
-        app_epochs.is_empty() && domains_sha256.is_none()
+        let Self { app_epochs, domains, domains_sha256 } = self;
+        app_epochs.is_empty() && domains.is_none() && domains_sha256.is_none()
     }
 
     /// A chosen root epoch that is not among the first `epochs` ones.
     pub fn beyond(&self, epochs: usize) -> Option<u32> {
         let roots = self.app_epochs.values().filter_map(|chosen| chosen.root);
-        roots.max().filter(|root| usize::try_from(*root).is_ok_and(|root| root >= epochs))
+        let of_domains = self.domains.as_ref().and_then(HandedDomains::highest_epoch);
+        roots.chain(of_domains).max().filter(|root| usize::try_from(*root).is_ok_and(|root| root >= epochs))
     }
 
     /// The JSON, in its one form: without white space, and in order.
     pub fn to_json(&self) -> String {
         let app_epochs = self.app_epochs.iter().map(|(app, it)| (hex::encode(app), it.to_string())).collect();
+        let domains = self.domains.as_ref().map(HandedDomains::written);
         let domains_sha256 = self.domains_sha256.map(hex::encode);
-        serde_json::to_string(&Written { version: VERSION, app_epochs, domains_sha256 }).expect("texts")
+        serde_json::to_string(&Written { version: VERSION, app_epochs, domains, domains_sha256 })
+            .expect("texts")
     }
 
     /// Reads the JSON.
@@ -102,7 +112,8 @@ impl Choices {
         if written.app_epochs.len() > MAX_CHOSEN_APPS {
             return Err(ChoicesError::Invalid("more than 10000 apps have epochs of their own"));
         }
-        let mut choices = Self::default();
+        let domains = written.domains.map(HandedDomains::try_from).transpose()?;
+        let mut choices = Self { domains, ..Self::default() };
         if let Some(text) = written.domains_sha256 {
             let mut digest = [0; 32];
             hex::decode_to_slice(&text, &mut digest)
@@ -157,7 +168,7 @@ mod tests {
                 (AppId([2; 20]), ChosenEpochs { root: Some(1), app: 0 }),
             ]
             .into(),
-            domains_sha256: None,
+            ..Choices::default()
         };
         let [one, two] = ["01".repeat(20), "02".repeat(20)];
         let text = format!(r#"{{"version":1,"app_epochs":{{"{one}":"current.2","{two}":"1.0"}}}}"#);
@@ -171,7 +182,8 @@ mod tests {
         assert_eq!(Choices::parse(br#"{"version":1}"#), Ok(Choices::default()));
         for (text, problem) in [
             ("", "EOF"),
-            (r#"{"version":1,"domains":{}}"#, "unknown field `domains`"),
+            (r#"{"version":1,"devices":{}}"#, "unknown field `devices`"),
+            (r#"{"version":1,"domains":{}}"#, "missing field `stated`"),
             (r#"{"version":2}"#, "version 2"),
             (r#"{"version":1,"domains_sha256":"ab"}"#, "64 hex digits"),
             (r#"{"version":1,"app_epochs":{"01":"1.0"}}"#, "40 hex digits"),

@@ -43,6 +43,13 @@ pub struct DomainFile(PathBuf);
 #[derive(Debug)]
 pub struct DomainText(Vec<u8>);
 
+impl DomainText {
+    /// Its bytes, for a commit that writes it with other files.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
 /// The records are too many for one file, or too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("domains.json would have more than {MAX_FILE} bytes, and the next start would not read it")]
@@ -112,6 +119,14 @@ pub struct MemberRecord {
     pub by: String,
 }
 
+impl DomainRecords {
+    /// Whether nothing was made at run time.
+    pub fn is_empty(&self) -> bool {
+        let Self { domains, archived, apps } = self;
+        domains.is_empty() && archived.is_empty() && apps.is_empty()
+    }
+}
+
 impl DomainFile {
     /// The file at `path`, which may not exist yet.
     pub fn new(path: PathBuf) -> Self {
@@ -166,6 +181,15 @@ pub fn parse(bytes: &[u8]) -> Result<DomainRecords, String> {
     if version != VERSION {
         return Err(format!("version must be {VERSION}, got {version}"));
     }
+    unrepeated(DomainRecords { domains, archived, apps })
+}
+
+/// The records, if nothing in them is there twice.
+///
+/// # Errors
+/// What is.
+pub(super) fn unrepeated(records: DomainRecords) -> Result<DomainRecords, String> {
+    let DomainRecords { domains, archived, apps } = records;
     let mut names = BTreeSet::new();
     for record in &domains {
         if record.name.is_default() || !names.insert(&record.name) {

@@ -42,6 +42,8 @@ pub struct NewKeys<'a> {
     pub bootstrap_info: Option<&'a [u8]>,
     /// The file of the epochs that operators chose for apps; `None` leaves the one that is there.
     pub app_epochs: Option<&'a [u8]>,
+    /// The file of the domains that operators made; `None` leaves the one that is there.
+    pub domains: Option<&'a [u8]>,
 }
 
 impl KeyDirectory {
@@ -171,6 +173,7 @@ impl KeyDirectory {
             (File::Domain, Some(keys.domain.as_str().as_bytes())),
             (File::BootstrapInfo, keys.bootstrap_info),
             (File::AppEpochs, keys.app_epochs),
+            (File::Domains, keys.domains),
             (File::Fingerprints, Some(&fingerprints[..])),
         ];
         for (file, content) in files {

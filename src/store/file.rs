@@ -1,4 +1,4 @@
-//! The files of a key directory, nine of the peer and three of ours: names, modes, sizes, and how to read them.
+//! The files of a key directory, nine of the peer and four of ours: names, modes, sizes, and how to read them.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -33,7 +33,7 @@ impl From<&Core> for Permissions {
     }
 }
 
-/// A file of the key directory. All but the last three have the peer's names, so that either program starts on the other's
+/// A file of the key directory. All but the last four have the peer's names, so that either program starts on the other's
 /// directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum File {
@@ -49,6 +49,7 @@ pub(super) enum File {
     Keyring,
     Fingerprints,
     AppEpochs,
+    Domains,
 }
 
 /// A file that can be made again from the keys, and so replaced.
@@ -103,7 +104,7 @@ impl Derived {
 impl File {
     /// In the order in which a commit moves them into place. Root keys come first, so that the directory does not look
     /// empty from the first move on.
-    pub(super) const ALL: [File; 12] = [
+    pub(super) const ALL: [File; 13] = [
         File::RootCaKey,
         File::RootK256Key,
         File::Keyring,
@@ -115,6 +116,7 @@ impl File {
         File::Domain,
         File::BootstrapInfo,
         File::AppEpochs,
+        File::Domains,
         File::Fingerprints,
     ];
 
@@ -137,6 +139,7 @@ impl File {
             File::BootstrapInfo => "bootstrap-info.json",
             File::Keyring => "keyring.json",
             File::AppEpochs => crate::config::APP_EPOCHS,
+            File::Domains => crate::config::DOMAINS,
             File::Fingerprints => "root-fingerprints.json",
         }
     }
@@ -147,7 +150,7 @@ impl File {
 
     /// Permission bits of a new file, before umask.
     pub(super) fn mode(self) -> u32 {
-        if self.is_key() || self == Self::AppEpochs { 0o600 } else { 0o644 }
+        if self.is_key() || matches!(self, Self::AppEpochs | Self::Domains) { 0o600 } else { 0o644 }
     }
 
     pub(super) fn limit(self) -> u64 {
@@ -155,7 +158,7 @@ impl File {
             File::RootK256Key | File::Domain => KIB,
             File::RootCaKey | File::TempCaKey | File::RpcKey | File::Fingerprints => 64 * KIB,
             File::RootCaCertificate | File::TempCaCertificate | File::Keyring => MIB,
-            File::AppEpochs => 8 * MIB,
+            File::AppEpochs | File::Domains => 8 * MIB,
             File::RpcCertificate | File::BootstrapInfo => 32 * MIB,
         }
     }

@@ -94,6 +94,7 @@ impl Set {
             domain: &self.domain,
             bootstrap_info: self.bootstrap_info.as_deref(),
             app_epochs: (!self.keyring.is_first_only()).then_some(b"{}"),
+            domains: (!self.keyring.is_first_only()).then_some(b"{}"),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Domains: whose keys an app gets, and whose it never gets.
 
+mod handed;
 mod run_time;
 
 use std::sync::Arc;

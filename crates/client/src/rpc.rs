@@ -24,7 +24,7 @@ use crate::text;
 /// The limit of one call, from the first byte sent to the last received.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest response body.
-pub const MAX_RESPONSE_BYTES: usize = 1 << 20;
+pub const MAX_RESPONSE_BYTES: usize = 4 << 20;
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use crate::seal::{MAX_MATERIAL, SALT, TAG};
 use crate::signature::{self, SIGNATURE, SignatureError};
 
 /// The longest file of a manifest.
-pub const MAX_MANIFEST: usize = 2 << 20;
+pub const MAX_MANIFEST: usize = 5 << 20;
 /// The most epochs of root keys that a set covers.
 pub const MAX_EPOCHS: usize = 256;
 /// The longest name of a KMS, and the longest origin of a ledger.

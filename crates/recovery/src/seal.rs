@@ -8,7 +8,7 @@ use crate::manifest::SetId;
 use crate::scalar::SecretScalar;
 
 /// The most bytes of material.
-pub const MAX_MATERIAL: usize = 1 << 20;
+pub const MAX_MATERIAL: usize = 3 << 20;
 /// The length of the salt.
 pub(crate) const SALT: usize = 32;
 /// How much longer the sealed material is.

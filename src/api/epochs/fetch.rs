@@ -12,7 +12,7 @@ use super::shown::Epochs;
 use super::{EpochService, refused, source};
 use crate::admission::Foundation;
 use crate::api::Caller;
-use crate::api::onboard::{expect_domains, root_keys, source_credential};
+use crate::api::onboard::{domains_differ, root_keys, source_credential};
 use crate::audit::Event;
 use crate::clock::{unix, unix_now};
 use crate::control::{AppEpochError, Author, EpochAction, FollowedEpoch, FollowedState, Preference};
@@ -94,7 +94,7 @@ impl EpochService {
                 Error::new(Code::Conflict, text).because("choices_unknown")
             })?;
             if let Some(choices) = &choices {
-                expect_domains(&service.foundation.domains, choices)?;
+                service.foundation.domains.expect(choices).map_err(domains_differ)?;
             }
             // Those of other keys are refused: the keys of epoch 0 are those of the cluster.
             let parts = epoch_parts(parts).map_err(refused)?;

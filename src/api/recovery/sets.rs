@@ -94,8 +94,8 @@ impl RecoveryService {
         let ready = Arc::clone(&self.ready);
         let author = approved.author().clone();
         // First: what is chosen from now on is later than the time in the manifest.
-        let (created_at, choices) = (unix_now(), self.foundation.app_epochs.choices());
-        let digest = Sha256::digest(choices.to_json()).into();
+        let created_at = unix_now();
+        let (digest, choices) = (self.foundation.choices_digest(), self.foundation.choices());
         let split = move || ready.make_recovery_set(&approved, created_at, ledger, &choices);
         // Each plugin is ended after a while, and several may be slow. What comes later is dropped, in no record and with nobody.
         let made = tokio::time::timeout(MAX_MAKING, tokio::task::spawn_blocking(split)).await;

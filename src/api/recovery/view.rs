@@ -87,7 +87,7 @@ impl RecoveryService {
     /// What is known of recovery.
     pub fn show(&self) -> RecoveryShown {
         let (state, own, now) = (self.sets.state(), self.ready.recovery_epochs(), unix_now());
-        let choices = self.foundation.app_epochs.digest();
+        let choices = self.foundation.choices_digest();
         let not_covered = state.not_covered(&own);
         RecoveryShown {
             set: state.current().map(|set| SetShown::of(set)),

@@ -40,6 +40,7 @@ impl Event {
             | Self::AppAssigned { .. }
             | Self::AppMoved { .. }
             | Self::DomainChangeFailed { .. }
+            | Self::DomainsReceived { .. }
             | Self::Frozen { .. }
             | Self::Unfrozen { .. }
             | Self::Explained { .. }

@@ -12,12 +12,10 @@ use crate::audit::{Audit, AuditError, Event, Receipt};
 use crate::clock::unix_now;
 use crate::config::{DomainRules, MAX_DOMAIN_NAME};
 use crate::control::Author;
-use crate::state::{ArchivedRecord, DomainFile, DomainRecord, DomainRecords, DomainsTooLarge, MemberRecord};
-
-/// The most domains that are made at run time.
-const MAX_MADE: usize = 256;
-/// The most apps that are put into a domain at run time.
-const MAX_PLACED: usize = 20_000;
+use crate::state::{
+    ArchivedRecord, DomainFile, DomainRecord, DomainRecords, DomainsTooLarge, HandedDomains,
+    MAX_DOMAINS_BYTES, MAX_MADE, MAX_PLACED, MemberRecord,
+};
 
 /// A change that an owner makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +60,12 @@ pub enum DomainError {
     /// Too many apps.
     #[error("{MAX_PLACED} apps were put into domains at run time, the maximum; nothing was changed")]
     TooManyApps,
+    /// A replica or a recovery set would not take them.
+    #[error(
+        "the rules and apps of the domains that were made at run time would have more than {MAX_DOMAINS_BYTES} bytes, so they \
+         could not be handed over to a replica; nothing was changed"
+    )]
+    TooLong,
     /// The file has no room for the change.
     #[error("{0}; nothing was changed")]
     TooLarge(#[from] DomainsTooLarge),
@@ -184,6 +188,10 @@ impl Domains {
         }
         let mut records = kept.records.clone();
         change.apply(&mut records, &author)?;
+        // What cannot be handed over to a replica is not made.
+        if HandedDomains::length(&records) > MAX_DOMAINS_BYTES {
+            return Err(DomainError::TooLong);
+        }
         // Before anything is recorded: it can only contradict the configuration, which does not change.
         let map = Map::new(&self.configured, &records)
             .map_err(|problem| DomainError::NotKept(io::Error::other(problem)))?;

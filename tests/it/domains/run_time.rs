@@ -7,9 +7,9 @@ use kms_attest::p256::P256Key;
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 
-const DOMAINS: &str = "/api/v1/domains";
+pub(super) const DOMAINS: &str = "/api/v1/domains";
 
-async fn send_as(world: &World, token: &str, verb: &str, path: &str, body: Value) -> Answer {
+pub(super) async fn send_as(world: &World, token: &str, verb: &str, path: &str, body: Value) -> Answer {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let caller = Caller::new(world.admin_address().await).plain();
     let bearer = format!("Bearer {token}");
@@ -21,40 +21,40 @@ async fn send_as(world: &World, token: &str, verb: &str, path: &str, body: Value
     .await
 }
 
-async fn send(world: &World, verb: &str, path: &str, body: Value) -> Answer {
+pub(super) async fn send(world: &World, verb: &str, path: &str, body: Value) -> Answer {
     send_as(world, ADMIN_TOKEN, verb, path, body).await
 }
 
-async fn done(world: &World, verb: &str, path: &str, body: Value) -> Value {
+pub(super) async fn done(world: &World, verb: &str, path: &str, body: Value) -> Value {
     let answer = send(world, verb, path, body).await;
     assert_eq!(answer.status, 200, "{verb} {path}: {}", answer.text());
     answer.value()
 }
 
-async fn refused(world: &World, path: &str, body: Value, status: u16, text: &str) {
+pub(super) async fn refused(world: &World, path: &str, body: Value, status: u16, text: &str) {
     let answer = send(world, "POST", path, body).await;
     assert_eq!(answer.status, status, "{path}: {}", answer.text());
     assert!(answer.text().contains(text), "{path}: {}", answer.text());
 }
 
-fn id(app: &Cvm) -> String {
+pub(super) fn id(app: &Cvm) -> String {
     hex::encode(app.app_id())
 }
 
 /// Makes a domain whose apps need no known image: images are not verified here.
-async fn create(world: &World, name: &str) {
+pub(super) async fn create(world: &World, name: &str) {
     done(world, "POST", DOMAINS, json!({ "name": name, "rules": { "allow_dev_images": true } })).await;
 }
 
-async fn assign(world: &World, domain: &str, app: &Cvm) -> Value {
+pub(super) async fn assign(world: &World, domain: &str, app: &Cvm) -> Value {
     done(world, "POST", &format!("{DOMAINS}/{domain}/apps"), json!({ "app_id": id(app) })).await
 }
 
-fn move_to(domain: &str, app: &Cvm) -> String {
+pub(super) fn move_to(domain: &str, app: &Cvm) -> String {
     format!("{DOMAINS}/{domain}/apps/{}/move", id(app))
 }
 
-async fn is_given(world: &World, domain: &str, app: &Cvm) -> bool {
+pub(super) async fn is_given(world: &World, domain: &str, app: &Cvm) -> bool {
     Derived::of(world, domain, app, None).is_given(world, app).await
 }
 
