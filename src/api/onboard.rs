@@ -325,8 +325,9 @@ impl OnboardService {
             |error: AppEpochError| Error::unavailable("no keys are kept", error).because("choices_not_kept");
         let adoption = app_epochs.adoption(&choices, source, Preference::Own).await.map_err(unadopted)?;
         let author = Author { by: "onboarding".to_owned(), remote };
-        let unkept =
-            |error: std::io::Error| Error::unavailable("no keys are kept", error).because("choices_not_kept");
+        let unkept = |error: DomainsTooLarge| {
+            Error::unavailable("no keys are kept", error).because("choices_not_kept")
+        };
         if let Some(content) = placed.content().map_err(unkept)? {
             prepared.keep_domains(content);
             // As below.
