@@ -1,5 +1,6 @@
 //! Domains: whose keys an app gets, and whose it never gets.
 
+mod faults;
 mod handed;
 mod run_time;
 
