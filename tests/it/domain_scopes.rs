@@ -463,7 +463,7 @@ async fn no_answer_to_a_credential_of_a_domain_has_anything_of_others() {
     for method in ["ListDenials", "ListFrozen"] {
         let answer = admin.ask("POST", &format!("/prpc/{method}?json"), &json!({}), &token).await;
         assert_eq!(answer.status, 200, "{method}");
-        clean(method, &answer.text());
+        clean(method, answer.text());
     }
 }
 
