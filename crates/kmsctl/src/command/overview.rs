@@ -62,7 +62,7 @@ impl Overview {
                 _ => page.toned(Tone::Bad, "NOT READY"),
             };
             page.line(format_args!("{}: {state}", text(&overview, "name")));
-            for name in ["version", "started_at", "root_fingerprint", "os_image_hash"] {
+            for name in ["domain", "version", "started_at", "root_fingerprint", "os_image_hash"] {
                 page.field(&name.replace('_', " "), text(&overview, name));
             }
             let day = &overview["last_24h"];
