@@ -3,6 +3,7 @@
 mod audit;
 mod bundles;
 mod collateral;
+mod domains;
 mod errors;
 mod exposition;
 mod process;
@@ -30,6 +31,7 @@ pub use self::bundles::BundleMeasured;
 use self::bundles::BundleMetrics;
 use self::collateral::CollateralMetrics;
 pub use self::collateral::{CollateralState, TcbForecastState};
+use self::domains::DomainMetrics;
 use self::errors::Errors;
 pub use self::errors::ToldError;
 use self::exposition::Exposition;
@@ -61,6 +63,7 @@ pub struct Metrics {
     collateral: CollateralMetrics,
     recovery: RecoveryMetrics,
     bundles: BundleMetrics,
+    domains: DomainMetrics,
     errors: Errors,
     exposition: Exposition,
     watched: Watched,
@@ -142,6 +145,7 @@ impl Metrics {
             collateral: CollateralMetrics::register(r)?,
             recovery: RecoveryMetrics::register(r)?,
             bundles: BundleMetrics::register(r)?,
+            domains: DomainMetrics::register(r)?,
             errors: Errors::default(),
             exposition: Exposition::default(),
             watched: Watched::register(r)?,

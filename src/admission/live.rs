@@ -42,12 +42,14 @@ impl Observer for Live<'_> {
         if !foundation.has_policy(&placed.domain().name) {
             shadow.observe(subject, decision.ok(), is_too_late, of_epochs);
         }
-        foundation.metrics.policy_answer(match decision {
+        let answer = match decision {
             // Whether the image is the right one shows later, as for a caller that is allowed.
             Ok(Decision::Allowed { .. } | Decision::IfImage(_)) => "allowed",
             Ok(Decision::Denied(_)) => "denied",
             Err(_) => "unavailable",
-        });
+        };
+        foundation.metrics.policy_answer(answer);
+        foundation.metrics.policy_answer_in(placed.domain().name.as_str(), answer);
         Examination::of(ruling)
     }
 

@@ -51,7 +51,12 @@ impl Attempt<'_> {
         let Some(detail) = refusal.fault() else { return self.outage(refusal) };
         let reason = refusal.to_string();
         let remedy = self.remedy(&refusal);
-        self.service.foundation.metrics.denied(detail.code.name());
+        let place = detail.identity.map(|identity| self.place(identity));
+        let metrics = &self.service.foundation.metrics;
+        metrics.denied(detail.code.name());
+        if let Some(place) = &place {
+            metrics.denied_in(place.as_str(), detail.code.name());
+        }
         let (id, novelty) = self.service.denials.record(RefusedRequest {
             method: self.method.row().name,
             remote: self.caller.remote(),
@@ -69,7 +74,7 @@ impl Attempt<'_> {
             epochs: self.epochs.fields(),
             fresh: self.fresh(detail.step),
             domain: self.domain.cloned(),
-            place: detail.identity.map(|identity| self.place(identity)),
+            place,
         });
         let (code, id) = (detail.code.name(), id.to_string());
         let why = Why {

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use kms_attest::identity::Identity;
+use kms_attest::identity::{DomainName, Identity};
 use tokio::sync::Mutex;
 
 use self::held::{Held, MachineTime, TellTime};
@@ -259,8 +259,9 @@ impl Freezes {
         Some(Arc::clone(&held.freeze))
     }
 
-    /// Notes that an app received keys or a certificate.
-    pub fn note_release(&self, identity: &Identity) {
+    /// Notes that an app of a domain received keys or a certificate by a method.
+    pub fn note_release(&self, identity: &Identity, domain: &DomainName, method: &'static str) {
+        self.metrics.released_in(domain.as_str(), method);
         self.recent.note(identity.app_id, self.time.now().steady);
     }
 

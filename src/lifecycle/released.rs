@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use kms_wire::method::Method;
+
 use crate::admission::{App, Certificate, Decided, Kms, Permit, SelfAuthorization, StageRule};
 use crate::audit::{Audit, AuditError, Basis, Event, Leaf, Proof, Receipt, Subject};
 use crate::control::{Domains, Freeze, Freezes, NotFrozen};
@@ -155,7 +157,8 @@ impl Released<App> {
             Instant::now,
         )
         .await?;
-        guards.freezes.note_release(released.permit.identity());
+        let permit = &released.permit;
+        guards.freezes.note_release(permit.identity(), permit.domain(), Method::GetAppKey.row().name);
         Ok(released)
     }
 }
@@ -199,7 +202,8 @@ impl Released<Certificate> {
             names: names.to_vec(),
         };
         let released = Self::after(event, guards, permit, self_authorization, to, Instant::now).await?;
-        guards.freezes.note_release(released.permit.identity());
+        let permit = &released.permit;
+        guards.freezes.note_release(permit.identity(), permit.domain(), Method::SignCert.row().name);
         Ok(released)
     }
 }

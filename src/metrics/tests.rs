@@ -62,6 +62,9 @@ fn what_happens_is_counted_under_our_names() {
     let metrics = metrics();
     metrics.answered(metrics.observe("/prpc/GetAppKey"), 403, Duration::from_millis(3));
     metrics.denied("os_image_not_allowed");
+    metrics.denied_in("sandbox", "os_image_not_allowed");
+    metrics.released_in("default", "GetAppKey");
+    metrics.policy_answer_in("sandbox", "denied");
     metrics.handshake("timeout");
     metrics.verification("refused");
     metrics.policy_answer("unavailable");
@@ -98,6 +101,9 @@ fn what_happens_is_counted_under_our_names() {
         r#"cvm_kms_request_seconds_count{method="GetAppKey"} 1"#,
         r#"cvm_kms_request_seconds_bucket{method="GetAppKey",le="0.005"} 1"#,
         r#"cvm_kms_denials_total{code="os_image_not_allowed"} 1"#,
+        r#"cvm_kms_denials_by_domain_total{code="os_image_not_allowed",domain="sandbox"} 1"#,
+        r#"cvm_kms_releases_by_domain_total{domain="default",method="GetAppKey"} 1"#,
+        r#"cvm_kms_policy_answers_by_domain_total{answer="denied",domain="sandbox"} 1"#,
         r#"cvm_kms_tls_handshakes_total{result="timeout"} 1"#,
         r#"cvm_kms_collateral_rollbacks_total{kind="tcb_info"} 3"#,
         r#"cvm_kms_collateral_rollbacks_total{kind="pck_crl"} 1"#,

@@ -564,6 +564,40 @@ async fn the_figures_of_a_domain_are_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn releases_and_denials_are_counted_by_domain_beside_the_counts_without_one() {
+    let teams = Teams::gather().await;
+    let shown = teams.world.caller().get("/metrics").await;
+    // The world starts again after the apps are in the configuration, so these are all.
+    for line in [
+        r#"cvm_kms_releases_by_domain_total{domain="default",method="GetAppKey"} 1"#,
+        r#"cvm_kms_releases_by_domain_total{domain="sandbox",method="GetAppKey"} 1"#,
+        r#"cvm_kms_denials_by_domain_total{code="app_not_registered",domain="default"} 1"#,
+        r#"cvm_kms_denials_by_domain_total{code="app_not_registered",domain="sandbox"} 1"#,
+        r#"cvm_kms_denials_total{code="app_not_registered"} 2"#,
+    ] {
+        assert!(shown.text().lines().any(|shown| shown == line), "{line} is not in {}", shown.text());
+    }
+    let answers = |domain: &str, answer: &str| {
+        let begin =
+            format!(r#"cvm_kms_policy_answers_by_domain_total{{answer="{answer}",domain="{domain}"}} "#);
+        shown.text().lines().any(|line| line.starts_with(&begin))
+    };
+    for domain in ["default", "sandbox"] {
+        assert!(answers(domain, "allowed") && answers(domain, "denied"), "{domain}");
+    }
+    assert!(!shown.text().contains(r#"domain="prod""#), "nothing has happened there");
+    // A name in a request is no label.
+    let asked = json!({ "app_domain": "chosen-by-the-caller" });
+    let caller = teams.world.caller().shows(&teams.world.attested(&teams.sandbox[0]).await);
+    let answer = caller.json("GetAppKey", asked).await;
+    assert_eq!((answer.status, answer.header("x-error-code")), (403, "domain_mismatch"));
+    let shown = teams.world.caller().get("/metrics").await;
+    assert!(!shown.text().contains("chosen-by-the-caller"));
+    let line = r#"cvm_kms_denials_by_domain_total{code="domain_mismatch",domain="sandbox"} 1"#;
+    assert!(shown.text().contains(line), "{}", shown.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_life_of_a_domain_is_seen_in_it_and_a_move_in_both() {
     let teams = Teams::gather().await;
     let admin = &teams.admin;

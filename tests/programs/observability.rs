@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kms_policy::bundle::SecretKey;
 use serde_json::{Value, json};
 
 use crate::clients::{python, said};
@@ -27,8 +28,11 @@ fn promtool(arguments: &[&str]) -> Command {
 /// The metrics of a KMS that has done something of everything.
 async fn exposition() -> String {
     let target = FaultServer::answering(|_| Reply::json(&json!({}))).await;
+    let key = SecretKey::generate("team/ann".parse().expect("a name")).expect("a key");
+    let signer = key.verifying_key();
     let toml = format!(
-        "[[core.notify]]\nname = \"pager\"\nurl = \"{}\"\nsecret = \"sixteen bytes or more\"\n\
+        "[domains.signed.auth_api]\ntype = \"allowlist\"\n[domains.signed.auth_api.bundle]\nkeys = [\"{signer}\"]\n\
+         source = \"/no/such/policy.bundle\"\n[[core.notify]]\nname = \"pager\"\nurl = \"{}\"\nsecret = \"sixteen bytes or more\"\n\
          [core.traces]\nendpoint = \"{}/v1/traces\"\nsample_ratio = 1",
         target.url(),
         target.url()
@@ -44,7 +48,10 @@ async fn exposition() -> String {
     assert_eq!(admin.send(with(request("GET", "/livez", ""), "x-admin-token", "wrong")).await.status, 401);
     eventually("a trace is sent", async || {
         let text = world.caller().get("/metrics").await.text().to_owned();
-        text.contains(r#"cvm_kms_upstream_requests_total{result="ok",upstream="traces"} 1"#).then_some(text)
+        let is_sent = text.contains(r#"cvm_kms_upstream_requests_total{result="ok",upstream="traces"} 1"#);
+        let is_asked =
+            text.contains(r#"cvm_kms_policy_bundle_fetches_total{domain="signed",result="failed"}"#);
+        (is_sent && is_asked).then_some(text)
     })
     .await
 }
