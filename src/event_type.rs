@@ -212,6 +212,10 @@ impl EventType {
             | Self::PolicyForked
             | Self::PolicySerialsLost
             | Self::CredentialCreated
+            | Self::CredentialRotated
+            | Self::CredentialActivated
+            | Self::CredentialRevoked
+            | Self::CredentialChangeFailed
             | Self::Explained
             | Self::Reported => BelongsTo::NamedDomain,
             Self::AppMoved => BelongsTo::BothDomains,

@@ -1,5 +1,6 @@
 //! How operators read the event log, and report events into it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,7 +71,12 @@ impl EventService {
             let (since, until) = (since.unwrap_or(0), until.unwrap_or(u64::MAX));
             let order = Order::Newest;
             let ask = Ask { filter: &filter, since, until, beyond: cursor, order, limit };
-            let (page, reach) = index.page_and_reach(&ask)?;
+            let (mut page, reach) = index.page_and_reach(&ask)?;
+            for record in &mut page.records {
+                if let Cow::Owned(shown) = filter.shown(record) {
+                    *record = shown;
+                }
+            }
             Ok(render(page, reach))
         })
         .await
@@ -215,7 +221,8 @@ impl Stream {
         let (filter, place) = (self.subscription.filter().clone(), self.subscription.place());
         let stretch = self.service.ask(&self.service.catch_ups, move |index| {
             let Stretch { records, place, missing } = index.after(&filter, place, limit)?;
-            Ok((records.iter().map(frame).collect::<Vec<_>>(), place, missing))
+            let frames: Vec<_> = records.iter().map(|record| frame(&filter.shown(record))).collect();
+            Ok((frames, place, missing))
         });
         match stretch.await {
             Ok((frames, to, missing)) if to > place => {

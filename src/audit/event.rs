@@ -961,6 +961,9 @@ pub enum Event {
         by: String,
         /// Where the request came from.
         remote: IpAddr,
+        /// The domain to which it is limited; absent for the whole KMS.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
     },
     /// The holder of an invitation has exchanged it for a secret.
     CredentialActivated {
@@ -970,6 +973,9 @@ pub enum Event {
         by: String,
         /// Where the request came from.
         remote: IpAddr,
+        /// The domain to which it is limited; absent for the whole KMS.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
     },
     /// The new secret of the last owner was used after a rotation, so the old one does not count any more.
     OldSecretEnded {
@@ -993,6 +999,9 @@ pub enum Event {
         by: String,
         /// Where the request came from.
         remote: IpAddr,
+        /// The domain to which it is limited; absent for the whole KMS.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
     },
     /// The change that the record before says was not made: the file of credentials could not be written.
     CredentialChangeFailed {
@@ -1002,6 +1011,9 @@ pub enum Event {
         by: String,
         /// Where the request came from.
         remote: IpAddr,
+        /// The domain to which it is limited; absent for the whole KMS.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
     },
     /// A request had wrong credentials.
     CredentialsRefused {

@@ -373,13 +373,20 @@ impl Record {
             "app_assigned" => {
                 format!("app {} was put into the domain {} by {}", v("app_id"), v("domain"), by())
             }
-            "app_moved" => format!(
-                "app {} was moved from the domain {} to {} by {}, and gets other keys",
-                v("app_id"),
-                v("previous_domain"),
-                v("domain"),
-                by()
-            ),
+            "app_moved" => {
+                // Readers of one domain do not see the name of the other one.
+                let named = |field, told: &str, other: &str| match self.text(field) {
+                    "" => other.to_owned(),
+                    _ => format!("{told}{}", v(field)),
+                };
+                format!(
+                    "app {} was moved from {} to {} by {}, and gets other keys",
+                    v("app_id"),
+                    named("previous_domain", "the domain ", "another domain"),
+                    named("domain", "", "another one"),
+                    by()
+                )
+            }
             "domain_change_failed" => format!(
                 "the change of the domain {} by {} ({}) was not made{}",
                 v("domain"),

@@ -357,7 +357,9 @@ impl NamedCredentials {
         .await?;
         let Author { by, remote } = changer.author.clone();
         let (name, invited) = (name.to_string(), issue_as == Issue::Invitation);
-        let event = Event::CredentialRotated { name, invited, old_secret_until: old_until, by, remote };
+        let domain = old.domain.as_ref().map(ToString::to_string);
+        let event =
+            Event::CredentialRotated { name, invited, old_secret_until: old_until, by, remote, domain };
         self.put(&turn, Some(old.version), &issued.credential, &changer, event, audit).await?;
         Ok(issued)
     }
@@ -486,7 +488,8 @@ impl NamedCredentials {
         })
         .await?;
         let Author { by, remote } = changer.author.clone();
-        let event = Event::CredentialActivated { name: name.clone(), by, remote };
+        let domain = old.domain.as_ref().map(ToString::to_string);
+        let event = Event::CredentialActivated { name: name.clone(), by, remote, domain };
         self.put(&turn, Some(old.version), &issued.credential, &changer, event, audit).await?;
         Ok(issued)
     }
@@ -520,6 +523,7 @@ impl NamedCredentials {
                 false => Ok(Removed::Credential),
             }
         };
+        let domain = self.named.current().get(&name).and_then(|it| Some(it.domain.as_ref()?.to_string()));
         let at_once = self.named.change(|directory| {
             self.expect_live(&changer)?;
             remove(directory)
@@ -536,7 +540,8 @@ impl NamedCredentials {
         }
         let kept = self.keep(&turn.file, &self.named.current()).await;
         let Author { by, remote } = changer.author;
-        let recorded = audit.record(Event::CredentialRevoked { name: name.to_string(), by, remote }).await;
+        let recorded =
+            audit.record(Event::CredentialRevoked { name: name.to_string(), by, remote, domain }).await;
         kept?.map_err(CredentialError::RevokedNotKept)?;
         recorded.map(drop).map_err(CredentialError::RevokedNotRecorded)?;
         turn.unfinished.remove(&name);
@@ -603,7 +608,13 @@ impl NamedCredentials {
         if let Err(error) = self.keep(&turn.file, &directory).await? {
             // The log has the change already.
             let Author { by, remote } = changer.author.clone();
-            audit.note(Event::CredentialChangeFailed { name: credential.name.to_string(), by, remote });
+            let domain = credential.domain.as_ref().map(ToString::to_string);
+            audit.note(Event::CredentialChangeFailed {
+                name: credential.name.to_string(),
+                by,
+                remote,
+                domain,
+            });
             return Err(CredentialError::NotKept(error));
         }
         // A credential revoked meanwhile stays revoked; its revocation then writes the file after this change.

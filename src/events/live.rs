@@ -65,6 +65,8 @@ struct Frame {
     domain: Option<DomainName>,
     left: Option<DomainName>,
     bytes: Bytes,
+    /// The event, if readers of one domain do not see all of it.
+    partly: Option<Box<Record>>,
 }
 
 impl Event {
@@ -82,6 +84,7 @@ impl Event {
                     source: record.source(),
                     domain: record.domain(),
                     left: record.left_domain(),
+                    partly: record.left_domain().map(|_| Box::new(record.clone())),
                     kind: record.kind,
                 }),
             };
@@ -197,10 +200,13 @@ impl Subscription {
                 break;
             }
             self.place = event.seq;
-            if let Some(Frame { kind, app_id, source, domain, left, bytes }) = event.frame()
+            if let Some(Frame { kind, app_id, source, domain, left, bytes, partly }) = event.frame()
                 && self.filter.admits_event(kind, app_id, source, [domain.as_ref(), left.as_ref()])
             {
-                frames.push(bytes.clone());
+                frames.push(match partly {
+                    None => bytes.clone(),
+                    Some(record) => frame(&self.filter.shown(record)),
+                });
             }
         }
         Next::Frames(frames)
@@ -278,6 +284,7 @@ pub fn frame(record: &Record) -> Bytes {
 mod tests {
     use super::*;
     use crate::operator::DomainScope;
+    use crate::operator::scope::Others;
 
     fn record(seq: u64, kind: &str) -> (u64, Vec<u8>) {
         let line = format!(r#"{{"seq":{seq},"time":"2026-01-01T00:00:00Z","event":"{kind}"}}"#);
@@ -359,5 +366,19 @@ mod tests {
         assert!(other.is_empty(), "{other:?}");
         assert_eq!(every.iter().map(|frame| &frame[..6]).collect::<Vec<_>>(), ["id: 1\n", "id: 3\n"]);
         assert_eq!(all.place(), 3);
+    }
+
+    #[test]
+    fn a_move_reaches_streams_of_both_domains_without_the_name_of_the_other_one() {
+        let live = Arc::new(Live::default());
+        let limited = |name: &str| DomainScope::limited(name.parse().unwrap(), Others::Some);
+        let scopes = [limited("prod"), limited("sandbox"), limited("other"), DomainScope::WHOLE_KMS];
+        let mut streams = scopes.map(|scope| live.subscribe(Filter::of(scope), Some(0)));
+        live.publish([record(1, r#"app_moved","domain":"prod","previous_domain":"sandbox"#)]);
+        let got = streams.each_mut().map(|stream| {
+            let text = frames(stream.next(10)).concat();
+            [text.contains("prod"), text.contains("sandbox")]
+        });
+        assert_eq!(got, [[true, false], [false, true], [false, false], [true, true]]);
     }
 }

@@ -1,6 +1,9 @@
 //! Parses the query strings of `/logs`, `/api/v1/events` and `/api/v1/audit-logs`, and `Last-Event-ID`.
 
+use std::borrow::Cow;
+
 use kms_attest::identity::DomainName;
+use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
@@ -64,6 +67,20 @@ impl Filter {
     /// All that a reader of this scope may see.
     pub fn of(scope: DomainScope) -> Self {
         Self { kind: None, app_id: None, source: None, domain: None, kinds: &[], scope }
+    }
+
+    /// A record that matches as the reader may see it: one that belongs to two domains without the name of the other one.
+    pub fn shown<'a>(&self, record: &'a Record) -> Cow<'a, Record> {
+        let (Some(own), Some(_)) = (self.scope.only(), record.left_domain()) else {
+            return Cow::Borrowed(record);
+        };
+        let mut shown = record.clone();
+        for field in ["domain", "previous_domain"] {
+            if shown.fields.get(field).and_then(Value::as_str) != Some(own.as_str()) {
+                shown.fields.remove(field);
+            }
+        }
+        Cow::Owned(shown)
     }
 
     /// Whether a record matches.
@@ -346,7 +363,16 @@ mod tests {
             assert!(of(DomainScope::WHOLE_KMS), "{fields}");
             ["default", "prod", "sandbox"].map(|name| of(scope(name)))
         };
-        for kind in ["frozen", "unfrozen", "app_epoch_set"] {
+        for kind in [
+            "frozen",
+            "unfrozen",
+            "app_epoch_set",
+            "credential_created",
+            "credential_rotated",
+            "credential_activated",
+            "credential_revoked",
+            "credential_change_failed",
+        ] {
             let named = |domain: &str| seen(&format!(r#""event":"{kind}","domain":"{domain}""#));
             assert_eq!(named("sandbox"), [false, false, true], "{kind}");
             assert_eq!(named("default"), [true, false, false], "{kind}");
@@ -364,6 +390,24 @@ mod tests {
         // Whatever an event of another type calls its domain.
         assert_eq!(seen(r#""event":"started","domain":"prod","previous_domain":"prod""#), [false; 3]);
         assert_eq!(seen(r#""event":"keys_received","domain":"prod""#), [false; 3]);
+    }
+
+    #[test]
+    fn a_move_is_shown_without_the_name_of_the_other_domain() {
+        let line = br#"{"seq":1,"time":"2026-01-01T00:00:00Z","event":"app_moved","app_id":"aa","domain":"prod","previous_domain":"sandbox","by":"eve","remote":"::1"}"#;
+        let record = Record::read(line).expect("a record");
+        let shown = |scope| Filter::of(scope).shown(&record).sentence();
+        let limited = |name: &str| DomainScope::limited(name.parse().expect("a name"), Others::Some);
+        let rest = "by eve from ::1, and gets other keys";
+        assert_eq!(
+            shown(DomainScope::WHOLE_KMS),
+            format!("app aa was moved from the domain sandbox to prod {rest}")
+        );
+        assert_eq!(shown(limited("prod")), format!("app aa was moved from another domain to prod {rest}"));
+        assert_eq!(
+            shown(limited("sandbox")),
+            format!("app aa was moved from the domain sandbox to another one {rest}")
+        );
     }
 
     #[test]

@@ -132,7 +132,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_request_of_an_operator_is_the_last_field_and_releases_have_none() {
-        let revoked = || Event::CredentialRevoked { name: "zoe".into(), by: "token".into(), remote: REMOTE };
+        let revoked = || Event::CredentialRevoked {
+            name: "zoe".into(),
+            by: "token".into(),
+            remote: REMOTE,
+            domain: None,
+        };
         let reported =
             Event::Reported { source: "api", message: "m".into(), domain: None, by: None, remote: None };
         let expired = Event::ApprovalExpired { id: "1".into(), action: "unfreeze", reason: "late".into() };
