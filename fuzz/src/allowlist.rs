@@ -86,6 +86,7 @@ fn whole(short: &BootInfo) -> BootInfo {
         os_image_hash: short.os_image_hash.repeat(32),
         compose_hash: short.compose_hash.repeat(32),
         app_id: short.app_id.repeat(20),
+        key_provider_info: br#"{"name":"none","id":""}"#.to_vec(),
         ..short.clone()
     }
 }

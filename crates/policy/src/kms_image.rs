@@ -75,12 +75,9 @@ impl KmsImage {
     }
 }
 
-/// The key provider of a guest, as it has measured it. The outer `None` is one that no entry can name.
+/// The key provider of a guest, as it has measured it. The outer `None` is one that no entry can name, such as that of a
+/// guest that still boots, and has not said yet what its disk is encrypted with.
 fn measured(info: &[u8]) -> Option<Option<KeyProvider>> {
-    // At boot time there is none yet.
-    if info.is_empty() {
-        return Some(None);
-    }
     let written: WrittenProvider = kms_attest::json::from_utf8(info).ok()?;
     written.parse().ok()
 }

@@ -443,6 +443,14 @@ fn provider(name: &str, id: &str) -> Vec<u8> {
     json!({ "name": name, "id": id }).to_string().into_bytes()
 }
 
+/// A KMS as it runs.
+fn running(change: impl FnOnce(&mut BootInfo)) -> BootInfo {
+    with(|boot_info| {
+        boot_info.key_provider_info = provider("none", "");
+        change(boot_info);
+    })
+}
+
 /// The image that the decision depends on, or the reason of the denial.
 fn image_of(rules: &Rules, caller: &BootInfo) -> Result<String, String> {
     match rules.decide(Subject::Kms(caller), EmptyDevices::NoDevice) {
@@ -467,30 +475,35 @@ fn an_entry_by_image_depends_on_the_image_and_on_what_runs_in_it() {
     });
     let none = with_key(&|it| it["keyProvider"] = json!({ "name": "none" }));
     let app = with_key(&|it| it["appId"] = json!(format!("0x{}", "11".repeat(20))));
-    let of_sgx = || with(|b| b.key_provider_info = provider("local-sgx", &"ab".repeat(32)));
+    let of_sgx = || running(|b| b.key_provider_info = provider("local-sgx", &"ab".repeat(32)));
     let cases: [(&Rules, BootInfo, Result<String, String>); 20] = [
-        (&plain, BootInfo::example(), image()),
+        (&plain, running(|_| {}), image()),
         // Another shape or instance has another measurement.
-        (&plain, with(|b| b.mr_aggregated = vec![9; 32]), image()),
-        (&plain, with(|b| b.instance_id = vec![]), image()),
-        (&plain, with(|b| b.app_id = vec![9; 20]), image()),
-        (&plain, with(|b| b.key_provider_info = provider("none", "")), image()),
-        (&none, with(|b| b.key_provider_info = provider("none", "")), image()),
-        (&none, BootInfo::example(), image()),
-        (&plain, with(|b| b.compose_hash = vec![9; 32]), denied()),
-        (&plain, with(|b| b.os_image_hash = vec![9; 32]), Err("OS image is not allowed".to_owned())),
-        (&plain, with(|b| b.os_image_hash = vec![]), Err("OS image is not allowed".to_owned())),
+        (&plain, running(|b| b.mr_aggregated = vec![9; 32]), image()),
+        (&plain, running(|b| b.instance_id = vec![]), image()),
+        (&plain, running(|b| b.app_id = vec![9; 20]), image()),
+        (&none, running(|_| {}), image()),
+        (&plain, running(|b| b.compose_hash = vec![9; 32]), denied()),
+        (&plain, running(|b| b.os_image_hash = vec![9; 32]), Err("OS image is not allowed".to_owned())),
+        (&plain, running(|b| b.os_image_hash = vec![]), Err("OS image is not allowed".to_owned())),
         // The host chose where the key of the disk comes from.
         (&plain, of_sgx(), denied()),
         (&sgx, of_sgx(), image()),
-        (&sgx, BootInfo::example(), denied()),
-        (&sgx, with(|b| b.key_provider_info = provider("local-sgx", &"ac".repeat(32))), denied()),
-        (&sgx, with(|b| b.key_provider_info = provider("kms", &"ab".repeat(32))), denied()),
-        (&plain, with(|b| b.key_provider_info = b"{}".to_vec()), denied()),
-        (&plain, with(|b| b.key_provider_info = br#"{"name":"none","id":"","more":1}"#.to_vec()), denied()),
-        (&app, BootInfo::example(), image()),
-        (&app, with(|b| b.app_id = vec![9; 20]), denied()),
-        (&app, with(|b| b.device_id = vec![9; 32]), image()),
+        (&sgx, running(|_| {}), denied()),
+        (&sgx, running(|b| b.key_provider_info = provider("local-sgx", &"ac".repeat(32))), denied()),
+        (&sgx, running(|b| b.key_provider_info = provider("kms", &"ab".repeat(32))), denied()),
+        // It still boots: its key provider is not known.
+        (&plain, running(|b| b.key_provider_info.clear()), denied()),
+        (&none, running(|b| b.key_provider_info.clear()), denied()),
+        (&plain, running(|b| b.key_provider_info = b"{}".to_vec()), denied()),
+        (
+            &plain,
+            running(|b| b.key_provider_info = br#"{"name":"none","id":"","more":1}"#.to_vec()),
+            denied(),
+        ),
+        (&app, running(|_| {}), image()),
+        (&app, running(|b| b.app_id = vec![9; 20]), denied()),
+        (&app, running(|b| b.device_id = vec![9; 32]), image()),
     ];
     for (index, (rules, caller, expected)) in cases.into_iter().enumerate() {
         assert_eq!(image_of(rules, &caller), expected, "{index}: {caller:?}");
@@ -505,16 +518,16 @@ fn a_listed_measurement_needs_no_image_and_other_rules_come_first() {
     both["kms"]["images"] = json!([entry(), entry()]);
     let rules = Rules::parse(both.to_string().as_bytes()).unwrap();
     assert_eq!(reasons(&rules, &BootInfo::example()), ["", ""]);
-    assert_eq!(image_of(&rules, &with(|b| b.mr_aggregated = vec![9; 32])), Ok("44".repeat(32)));
-    let elsewhere = with(|b| (b.mr_aggregated, b.device_id) = (vec![9; 32], vec![9; 32]));
+    assert_eq!(image_of(&rules, &running(|b| b.mr_aggregated = vec![9; 32])), Ok("44".repeat(32)));
+    let elsewhere = running(|b| (b.mr_aggregated, b.device_id) = (vec![9; 32], vec![9; 32]));
     assert_eq!(image_of(&rules, &elsewhere), Err("KMS is not allowed to boot on this device".to_owned()));
-    let old = with(|b| (b.mr_aggregated, b.tcb_status) = (vec![9; 32], "OutOfDate".to_owned()));
+    let old = running(|b| (b.mr_aggregated, b.tcb_status) = (vec![9; 32], "OutOfDate".to_owned()));
     assert_eq!(image_of(&rules, &old), Err("TCB status is not allowed".to_owned()));
     // An empty device list means any device only where the setting says so, and operators are told.
     both["kms"] = json!({ "images": [entry()] });
     let rules = Rules::parse(both.to_string().as_bytes()).unwrap();
     assert_eq!(
-        image_of(&rules, &BootInfo::example()),
+        image_of(&rules, &running(|_| {})),
         Err("KMS is not allowed to boot on this device".to_owned())
     );
     assert!(rules.relaxation().unwrap().sentence.ends_with("the KMS"));
@@ -563,11 +576,11 @@ fn of_ten_thousand_entries_the_one_that_fits_decides() {
         .map(|n| json!({ "osImageHash": "44".repeat(32), "composeHash": format!("{n:064x}"), "appId": format!("{n:040x}") }))
         .collect();
     let rules = by_image(Value::Array(entries)).unwrap();
-    let last = with(|b| {
+    let last = running(|b| {
         b.compose_hash = hex::decode(format!("{:064x}", 9_999)).unwrap();
         b.app_id = hex::decode(format!("{:040x}", 9_999)).unwrap();
     });
     assert!(image_of(&rules, &last).is_ok());
-    let other = with(|b| b.compose_hash = hex::decode(format!("{:064x}", 9_999)).unwrap());
+    let other = running(|b| b.compose_hash = hex::decode(format!("{:064x}", 9_999)).unwrap());
     assert!(image_of(&rules, &other).is_err());
 }
