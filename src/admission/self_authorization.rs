@@ -109,6 +109,16 @@ struct Booted {
 }
 
 impl Own {
+    /// The comparison of this KMS with its image, if `later` evidence has the same registers and configuration.
+    fn booted_as(&self, later: &Verified, identity: &Identity) -> Option<BootedImage> {
+        let config = |verified: &Verified| verified.evidence().stack.config.clone();
+        // `mr_system` covers MRTD and RTMR0 to 2.
+        let is_same =
+            self.identity.mr_system == identity.mr_system && config(&self.evidence) == config(later);
+        let known = self.booted.try_lock().ok()?;
+        known.as_ref().filter(|_| is_same)?.outcome.clone().ok()
+    }
+
     /// The image that this KMS has booted: compared once, and after a failure again and again.
     async fn booted(&self, image: &ImageCheck) -> Result<BootedImage, NotCompared> {
         let compared = async {
@@ -565,6 +575,8 @@ impl SelfAuthorizer {
                 let identity = own_identity(&verified)?;
                 let until = verified.collateral_expires();
                 let verdict = verified.verdict().clone();
+                let before = own.load_full();
+                let booted = before.and_then(|before| before.booted_as(&verified, &identity));
                 let known = Arc::new(Own {
                     identity,
                     verdict,
@@ -572,7 +584,7 @@ impl SelfAuthorizer {
                     verified: Instant::now(),
                     collateral_generation: verified.collateral_generation(),
                     evidence: verified,
-                    booted: Mutex::default(),
+                    booted: Mutex::new(booted.map(|image| Booted { outcome: Ok(image), at: Instant::now() })),
                 });
                 own.store(Some(Arc::clone(&known)));
                 known
