@@ -362,6 +362,28 @@ async fn collateral_is_fetched_once_and_then_kept() {
 }
 
 #[tokio::test]
+async fn where_images_are_verified_a_denied_kms_is_told_the_entry_that_names_its_image() {
+    let toml = "core.image = { verify = true, download_url = 'http://127.0.0.1:1/x' }";
+    let world = World::onboarding_with(toml).await;
+    world.allowlist.change(|rules| rules["kms"]["mrAggregated"] = json!([]));
+    let found = finding(&world, "authorization", json!({})).await;
+    let entry = json!({
+        "osImageHash": hex::encode(world.cvm.os_image_hash()),
+        "composeHash": hex::encode(world.cvm.compose_hash()),
+    });
+    assert_eq!(found["ok"], false, "{found}");
+    let detail = found["detail"].as_str().expect("a detail");
+    let told = format!(
+        "The policy denies this KMS: aggregated MR not allowed. To allow it, add {entry} to kms.images,"
+    );
+    assert!(detail.starts_with(&told) && detail.contains("to kms.mrAggregated"), "{detail}");
+    // With that entry the decision depends on the image, which cannot be fetched here.
+    world.allowlist.change(|rules| rules["kms"]["images"] = json!([entry]));
+    let found = finding(&world, "authorization", json!({})).await;
+    assert_eq!(found["ok"], false, "{found}");
+}
+
+#[tokio::test]
 async fn each_check_names_what_is_wrong() {
     let mut world = World::onboarding().await;
     world.agent.set_mode(AgentMode::WrongReportData);

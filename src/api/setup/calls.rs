@@ -6,6 +6,7 @@ use kms_attest::attester::Attester;
 use kms_attest::binding::ReportData;
 use kms_attest::collateral::{Collateral, CollateralError};
 use kms_attest::evidence::{Evidence, Platform};
+use kms_attest::identity::BootInfo;
 use kms_attest::verify::{Binding, Verified, Verifier};
 use kms_client::source::{AttestedSource, SourceError};
 use kms_client::url::{KmsUrl, UrlError};
@@ -186,11 +187,28 @@ impl Machine<'_> {
                 "Make sure that the backend of core.auth_api runs and can be reached from here; the log has the cause.",
             )
             .caused_by(error.detail())),
-            Ok(Decision::IfImage(condition)) => Err(denied(condition.otherwise(&NotCompared::IdentityOnly))),
-            Ok(Decision::Denied(denial)) => Err(denied(denial)),
+            Ok(Decision::IfImage(condition)) => {
+                Err(self.denied(condition.otherwise(&NotCompared::IdentityOnly), &tolerated.told))
+            }
+            Ok(Decision::Denied(denial)) => Err(self.denied(denial, &tolerated.told)),
             Ok(Decision::Allowed { .. }) => {
                 Ok(format!("The policy ({}) allows this KMS{}.", self.policy.kind(), self.about_policy().await))
             }
+        }
+    }
+
+    /// Why the policy denies this KMS, with the entry that would allow it on VMs of every shape, where such entries hold.
+    fn denied(&self, denial: Denial, told: &BootInfo) -> Failure {
+        let remedy = match self.image {
+            ImageCheck::Required(_) if denial.code == DenialCode::KmsMeasurement => {
+                self.policy.remedy_by_image(denial.code, Subject::Kms(told))
+            }
+            ImageCheck::Required(_) | ImageCheck::Waived => None,
+        };
+        let failure = denied(denial);
+        match remedy {
+            Some(remedy) => failure.mended_by(&format!("To allow it, {}.", remedy.sentence)),
+            None => failure,
         }
     }
 

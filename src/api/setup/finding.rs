@@ -70,6 +70,11 @@ impl Failure {
         Self { detail: format!("{context}{}", self.detail), ..self }
     }
 
+    /// Adds what would mend it.
+    pub(super) fn mended_by(self, sentence: &str) -> Self {
+        Self { detail: format!("{} {sentence}", self.detail), ..self }
+    }
+
     pub(super) fn caused_by(self, cause: impl Into<String>) -> Self {
         Self { cause: Some(cause.into()), ..self }
     }
