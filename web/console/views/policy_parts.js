@@ -46,6 +46,7 @@ export function Allowed({ document }) {
       { name: 'TCB statuses', value: document.allowedTcbStatuses?.join(', ') || 'as the KMS requires' },
       { name: 'Advisories', value: document.allowedAdvisoryIds?.join(', ') || 'none is tolerated' },
       { name: 'KMS measurements', value: html`<${Hashes} of=${kms.mrAggregated} name="KMS measurement" />` },
+      { name: 'KMSs in a verified OS image', value: kms.images?.length > 0 && html`<${Hashes} of=${kms.images.map((entry) => entry?.composeHash).filter(Boolean)} name="compose hash" />` },
       { name: 'KMS devices', value: kms.allowAnyDevice ? 'any device' : html`<${Hashes} of=${kms.devices} name="device id" />` },
       { name: 'Gateway app', value: document.gatewayAppId && html`<${Id} value=${bare(document.gatewayAppId)} name="gateway app id" />` },
     ]} /><//>`;
