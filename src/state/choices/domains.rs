@@ -366,7 +366,7 @@ mod tests {
         let mut choices =
             Choices { domains: Some(HandedDomains { records, ..handed() }), ..Choices::default() };
         assert_eq!(Choices::parse(choices.to_json().as_bytes()), Ok(choices.clone()));
-        assert!(MAX_DOMAINS_BYTES + (768 << 10) <= MAX_CHOICES_BYTES);
+        const { assert!(MAX_DOMAINS_BYTES + (768 << 10) <= MAX_CHOICES_BYTES) };
         let more = choices.domains.as_mut().unwrap();
         more.records.apps.push(record(u32::MAX));
         assert_eq!(
