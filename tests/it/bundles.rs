@@ -1,5 +1,6 @@
 //! Signed bundles of policies: they decide live requests, serials only grow, and forks change nothing.
 
+mod domains;
 mod signatures;
 
 use std::fs;

@@ -1,0 +1,106 @@
+//! Bundles of several domains: each has its keys, its serials and its activation.
+
+use super::*;
+
+struct Team {
+    world: World,
+    key: SecretKey,
+    sources: [PathBuf; 2],
+}
+
+impl Team {
+    fn bundle(&self, domain: &str, serial: u64, previous: Option<&[u8]>) -> Vec<u8> {
+        let policy = fs::read(self.world.allowlist.path()).expect("allowlist");
+        let times = (unix_now() - 60, unix_now() + 86400);
+        let header = Header::new("prod", domain, serial, times, previous.map(digest)).expect("a header");
+        sign(&header, &policy, &self.key).expect("a bundle")
+    }
+
+    async fn state(&self, domain: &str) -> Value {
+        let answer = send(&self.world, request("GET", "/api/v1/policy/bundles", "")).await;
+        let list = answer.value()["domains"].as_array().expect("domains").clone();
+        list.into_iter().find(|state| state["domain"] == domain).expect("the domain")
+    }
+
+    async fn in_force(&self, domain: &str, serial: u64) {
+        eventually("the bundle in force", async || {
+            (self.state(domain).await["in_force"]["serial"] == serial).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Both domains have bundles, with the first of each in force. `more` is at the end of the section of `team-b`.
+async fn team(more: &str) -> Team {
+    let mut world = World::stopped_with("").await;
+    let key = SecretKey::generate("team/ann".parse().expect("a name")).expect("a key");
+    let sources = [world.path("default.bundle"), world.path("team-b.bundle")];
+    let app = hex::encode(world.app(2).app_id());
+    let of =
+        |source: &PathBuf| format!("keys = ['{}']\nsource = '{}'\n", key.verifying_key(), source.display());
+    world.configure(&format!(
+        "[core.auth_api.bundle]\n{}\n[domains.team-b]\napps = ['{app}']\nallow_dev_images = true\n[domains.team-b.auth_api]\ntype = 'allowlist'\n\
+         [domains.team-b.auth_api.bundle]\n{}{more}",
+        of(&sources[0]),
+        of(&sources[1])
+    ));
+    let mut team = Team { world, key, sources };
+    team.world.allow_app(&team.world.app(1));
+    team.world.allow_app(&team.world.app(2));
+    for (domain, source) in ["default", "team-b"].into_iter().zip(&team.sources) {
+        fs::write(source, team.bundle(domain, 1, None)).expect("source");
+    }
+    team.world.start().await.expect("the KMS starts");
+    team.world.bootstrap().await;
+    team.world.finish().await;
+    team.in_force("default", 1).await;
+    team.in_force("team-b", 1).await;
+    team
+}
+
+#[tokio::test]
+async fn a_domain_has_serials_of_its_own_and_takes_no_bundle_of_another() {
+    let team = team("").await;
+    let [default, other] = &team.sources;
+    let first = fs::read(other).expect("source");
+    // A bundle of the other domain in the source, though its key is pinned here too.
+    fs::write(other, team.bundle("default", 2, Some(&fs::read(default).expect("source")))).expect("source");
+    eventually("the refusal", async || {
+        let problem = team.state("team-b").await["source_problem"].clone();
+        problem
+            .as_str()
+            .is_some_and(|it| it.contains("is for the domain default, not for team-b"))
+            .then_some(())
+    })
+    .await;
+    assert_eq!(team.state("team-b").await["in_force"]["serial"], 1);
+    // Serials of one do not count in the other.
+    let second = team.bundle("team-b", 2, Some(&first));
+    let third = team.bundle("team-b", 3, Some(&second));
+    fs::write(other, &second).expect("source");
+    team.in_force("team-b", 2).await;
+    fs::write(other, &third).expect("source");
+    team.in_force("team-b", 3).await;
+    assert_eq!(team.state("default").await["lowest_serial"], 1);
+    let next = team.bundle("default", 2, Some(&fs::read(default).expect("source")));
+    fs::write(default, &next).expect("source");
+    team.in_force("default", 2).await;
+    // A fork of one is none of the other, and each record says its domain.
+    let stray = team.bundle("team-b", 3, Some(&first));
+    let pushed = with(post("/api/v1/policy/bundles", stray), "content-type", "application/octet-stream");
+    assert_eq!(code(&send(&team.world, pushed).await), (409, "bundle_forked".to_owned()));
+    assert_eq!(team.state("default").await["fork"], Value::Null);
+    assert_eq!(team.state("team-b").await["fork"]["serial"], 3);
+    let activated = team.world.audited("policy_bundle_activated");
+    let of = |domain: &str| activated.iter().filter(|record| record["domain"] == domain).count();
+    assert_eq!((of("default"), of("team-b")), (2, 3));
+    // Each decision has the digest of its domain's bundle.
+    for (number, bundle) in [(1, &next), (2, &third)] {
+        let app = team.world.attested(&team.world.app(number)).await;
+        let caller = team.world.caller().shows(&app);
+        let answer = caller.json("GetAppKey", json!({ "api_version": 1, "vm_config": "" })).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let released = team.world.audited("app_key_released");
+        assert_eq!(released.last().expect("a record")["policy_sha256"], digest(bundle).to_string());
+    }
+}
