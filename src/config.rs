@@ -21,6 +21,7 @@ mod production;
 mod profile;
 mod reader;
 mod sections;
+mod state;
 mod tcb;
 mod traces;
 mod values;
@@ -56,13 +57,14 @@ pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
 pub use oidc::Oidc;
 pub use paths::{
-    APP_EPOCHS, COLLATERAL, COLLATERAL_BUNDLE, DOMAINS, KEY_FILES, NOTIFIED, POLICY_BUNDLES, RECOVERY,
+    APP_EPOCHS, COLLATERAL, COLLATERAL_BUNDLE, DOMAINS, FLEET, KEY_FILES, NOTIFIED, POLICY_BUNDLES, RECOVERY,
     RUNTIME_SETTINGS, STAGED,
 };
 pub use posture::Posture;
 pub use production::{UnsafeConfig, UnsafeSetting};
 pub use profile::Profile;
 pub use reader::{ConfigError, Finding, Notice};
+pub use state::{Database, Postgres, PostgresError, State, WhenStale};
 pub use tcb::{Grace, Tcb};
 pub use traces::{Traces, TracesError};
 
@@ -237,6 +239,8 @@ pub struct Core {
     pub traces: Traces,
     /// `[core.freeze]`
     pub freeze: Freeze,
+    /// `core.state` and `[core.postgres]`
+    pub state: State,
     /// `[core.limits]`
     pub limits: Limits,
 }

@@ -9,16 +9,17 @@ use super::layers::{self, Content, DEFAULTS, Layer, Layers, Table};
 use super::sections::Environment;
 
 /// Keys whose empty value an environment variable replaces.
-const VARIABLES: [(&str, &[&str]); 4] = [
+const VARIABLES: [(&str, &[&str]); 5] = [
     ("core.admin.auth_token", &["DSTACK_KMS_ADMIN_TOKEN", "ADMIN_API_TOKEN"]),
     ("core.onboard.auth_token", &["DSTACK_KMS_ONBOARD_TOKEN"]),
     ("core.auth_api.webhook.bearer_token", &["KMS_WEBHOOK_TOKEN"]),
     ("core.attester.address", &["DSTACK_AGENT_ADDRESS"]),
+    ("core.postgres.url", &["KMS_STATE_URL"]),
 ];
 
 /// Sections and keys that decide who gets keys, by which evidence, or who may administer this KMS. In a CVM the file with
 /// them is measured, so nothing changes them at run time.
-const MEASURED: [&str; 19] = [
+const MEASURED: [&str; 21] = [
     "profile",
     "core.cert_dir",
     "core.enforce_self_authorization",
@@ -37,6 +38,8 @@ const MEASURED: [&str; 19] = [
     "core.auth_api",
     "core.onboard",
     "core.admin",
+    "core.state",
+    "core.postgres",
     "domains",
 ];
 

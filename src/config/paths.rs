@@ -40,6 +40,9 @@ pub const APP_EPOCHS: &str = "app-epochs.json";
 /// What keeps, in the key directory, the domains that operators made, and the apps that they put into one.
 pub const DOMAINS: &str = "domains.json";
 
+/// What keeps, in the key directory, what this node last knew of the state that it shares with others.
+pub const FLEET: &str = "fleet.json";
+
 /// What keeps, in the key directory, which recovery set counts, and what became of drills.
 pub const RECOVERY: &str = "recovery.json";
 
@@ -70,7 +73,15 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     let directory = resolved(&core.cert_dir.join("x"));
     let mut others: Vec<_> = KEY_FILES
         .iter()
-        .chain([&NOTIFIED, &RUNTIME_SETTINGS, &COLLATERAL, &COLLATERAL_BUNDLE, &RECOVERY, &POLICY_BUNDLES])
+        .chain([
+            &NOTIFIED,
+            &RUNTIME_SETTINGS,
+            &COLLATERAL,
+            &COLLATERAL_BUNDLE,
+            &FLEET,
+            &RECOVERY,
+            &POLICY_BUNDLES,
+        ])
         .map(|name| Named { key: "core.cert_dir", path: directory.with_file_name(name) })
         .collect();
     let extensions = ["tree", "node", "archived"];

@@ -14,8 +14,8 @@ use super::{
     Ledger, Limits, LiteAttestation, Metrics, Origin, Profile, Rate, ReleaseStage, RequireFresh, Witnesses,
 };
 use super::{
-    bundle, consistency, domains, effective, ethereum, events, listeners, notify, production, traces, values,
-    webhook,
+    bundle, consistency, domains, effective, ethereum, events, listeners, notify, production, state, traces,
+    values, webhook,
 };
 
 const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
@@ -123,6 +123,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         freeze: section.section("freeze", |section| Freeze {
             file: section.path("file").unwrap_or_else(|| cert_dir.join("frozen.json")),
         }),
+        state: state::read(section, environment),
         limits: section.section("limits", limits),
         cert_dir,
     }

@@ -20,6 +20,9 @@ use crate::operator::chosen::{DOCUMENTED, is_documented};
 /// Keys whose URLs are not called.
 const NOT_CALLED: [&str; 2] = ["rpc.cors_origins", "core.site_name"];
 
+/// The key with the URL of the database, which may hold a password.
+const DATABASE: &str = "core.postgres.url";
+
 /// Tables of the peer without effect.
 const INERT: [&str; 4] = ["default", "debug", "release", "global"];
 
@@ -82,7 +85,9 @@ impl Values {
             if name.ends_with("TOKEN") && (is_webhook || name != "KMS_WEBHOOK_TOKEN") {
                 self.found.extend(token(name, &value));
             }
-            self.found.extend(url(name, &value));
+            if name != super::super::state::VARIABLE {
+                self.found.extend(url(name, &value));
+            }
         }
     }
 
@@ -170,8 +175,13 @@ impl Walk<'_> {
             self.values.found.extend(token_hash(key, text));
         } else if ends(&["token_file", "secret_file", "password_file"]) {
             self.secret_file(key, text, Holds::Token);
-        } else if ends(&["key_file", "htpasswd_file", "header_file"]) {
+        } else if ends(&["key_file", "htpasswd_file", "header_file", "url_file"]) {
             self.secret_file(key, text, Holds::Other);
+        } else if key == DATABASE {
+            // TLS is required beyond this machine, unless a key that is insecure by its name says otherwise.
+            if let Layer::File(index) = layer {
+                self.values.files_with_secrets.extend(self.files.get(index).cloned());
+            }
         } else if !NOT_CALLED.iter().any(|exempt| key.starts_with(exempt)) {
             self.values.found.extend(url(key, text));
         }
