@@ -11,6 +11,7 @@ mod recent;
 mod recovery;
 mod requests;
 mod stages;
+mod state;
 mod upstreams;
 mod watched;
 
@@ -44,6 +45,7 @@ pub use self::requests::{InFlight, Kind, Observed};
 use self::requests::{Method, Requests};
 use self::stages::Stages;
 pub use self::stages::{Durations, RequestStage, StageTimer};
+use self::state::StateMetrics;
 use self::upstreams::Upstreams;
 pub use self::upstreams::{LastError, Upstream, UpstreamState};
 use self::watched::Watched;
@@ -64,6 +66,7 @@ pub struct Metrics {
     recovery: RecoveryMetrics,
     bundles: BundleMetrics,
     domains: DomainMetrics,
+    state: StateMetrics,
     errors: Errors,
     exposition: Exposition,
     watched: Watched,
@@ -146,6 +149,7 @@ impl Metrics {
             recovery: RecoveryMetrics::register(r)?,
             bundles: BundleMetrics::register(r)?,
             domains: DomainMetrics::register(r)?,
+            state: StateMetrics::register(r)?,
             errors: Errors::default(),
             exposition: Exposition::default(),
             watched: Watched::register(r)?,

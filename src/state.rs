@@ -9,6 +9,7 @@ mod domains;
 mod freezes;
 mod recovery;
 mod settings;
+pub mod shared;
 mod staged;
 
 pub use app_epochs::{

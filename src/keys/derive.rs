@@ -158,6 +158,11 @@ pub fn log_keys(root: &RootKeys, origin: &str) -> LogKeys {
     LogKeys { seed: key(label::LOG_KEY), legacy_salts: key(label::LOG_LEGACY_SALTS) }
 }
 
+/// The key that authenticates the state that the nodes of `fleet` share: `KDF(root k256, fleet id ‖ "cvm-kms-state-key", 32)`.
+pub fn state_key(root: &RootKeys, fleet: &[u8; 16]) -> Secret {
+    Secret::new(kdf_32(root.k256().scalar(), &[fleet, label::STATE_KEY]))
+}
+
 /// P-256 child of the root CA key with context `app_id ‖ "app-ca"`; in other domains and at other epochs, with the scalar of
 /// [`KeyScope::info`].
 pub fn app_ca_key<'a>(root: &RootKeys, app: impl Into<AppAt<'a>>) -> Result<P256Key, DeriveError> {
@@ -203,8 +208,8 @@ pub fn p256_child(parent: &P256Key, context: &[&[u8]]) -> Result<P256Key, KeyErr
 }
 
 /// `HKDF-SHA256[salt "RATLS", info c₁ ‖ c₂ ‖ …](ikm, length)`. Nothing separates the context items: every list starts
-/// with an app id of fixed length and ends with its own label, or is the origin of a log and a label that is the
-/// end of no other.
+/// with an app id of fixed length and ends with its own label, or is the origin of a log, or the id of a fleet,
+/// and a label that is the end of no other.
 pub fn kdf(ikm: &[u8], context: &[&[u8]], length: usize) -> Result<Zeroizing<Vec<u8>>, DeriveError> {
     if length > MAX_BYTES {
         return Err(DeriveError::TooLong(length));
@@ -228,6 +233,15 @@ fn expand(salt: &[u8], ikm: &[u8], context: &[&[u8]], okm: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Computed with another implementation of HKDF. With a changed byte, nodes do not believe each other.
+    #[test]
+    fn the_key_of_the_shared_state_has_a_known_answer() {
+        let k256 = K256Key::from_scalar(&[2; 32]).unwrap();
+        let root = RootKeys::from_parts(P256Key::generate(), P256Key::generate(), k256);
+        let key = hex::encode(state_key(&root, &[7; 16]).expose());
+        assert_eq!(key, "c2c2173aabb3202faaabc3fc198f617c4b994699e59306064b987b6f7d5e96c5");
+    }
 
     /// Computed with another implementation of HKDF. A changed byte is another log.
     #[test]

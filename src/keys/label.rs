@@ -17,6 +17,8 @@ pub const APP_KEY: &[u8] = b"app-key";
 pub const LOG_KEY: &[u8] = b"cvm-kms-log-key";
 /// Key of the salts of records that have none of their own. Not of the peer.
 pub const LOG_LEGACY_SALTS: &[u8] = b"cvm-kms-log-legacy-salts";
+/// Key that authenticates the state that the nodes of a fleet share. Not of the peer.
+pub const STATE_KEY: &[u8] = b"cvm-kms-state-key";
 
 /// Prefix of the statement "this secp256k1 key belongs to this app".
 pub const KMS_ISSUED: &[u8] = b"dstack-kms-issued";

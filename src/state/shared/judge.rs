@@ -1,0 +1,148 @@
+//! Whether what the database shows is believed: the one place that decides it, without any input or output.
+
+use std::collections::BTreeMap;
+
+use super::alarm::Alarm;
+use super::beat::{Beat, MAX_NODES};
+use super::head::{Head, HeadId, Kinship, Listed, Sha256Digest};
+use super::seal::{NodeId, Opened, Seal, Sealed, Seals, Unsealed};
+use super::table::{DocumentRow, HeadRow, ReportRow};
+
+/// What was read at one moment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    pub(super) head: Option<HeadRow>,
+    pub(super) documents: Vec<DocumentRow>,
+    pub(super) beats: Vec<ReportRow>,
+}
+
+/// The head and the documents that a node knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before<'a> {
+    pub(super) head: HeadId,
+    pub(super) documents: &'a BTreeMap<String, Listed>,
+}
+
+/// What is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Believed {
+    pub(super) head: Head,
+    pub(super) id: HeadId,
+    /// Whether something is sealed under another root epoch than the current one.
+    pub(super) needs_seals: bool,
+    /// The beats that are authentic, of this node too.
+    pub(super) beats: BTreeMap<NodeId, (u64, Beat)>,
+}
+
+/// Judges what was read. `None` if nothing is there, and nothing was known.
+///
+/// # Errors
+/// Why it is not believed.
+pub(super) fn judge(
+    seals: &Seals,
+    before: Option<Before<'_>>,
+    seen: &Seen,
+) -> Result<Option<Believed>, Alarm> {
+    let beats = authentic_beats(seals, &seen.beats);
+    let known_elsewhere = |shown| {
+        let known = beats.values().filter_map(|(_, beat)| Some((beat, beat.head?)));
+        let newest = known.filter(|(_, head)| head.seq > shown).max_by_key(|(_, head)| head.seq);
+        newest.map(|(beat, head)| Alarm::Hidden { node: beat.name.clone(), known: head.seq, shown })
+    };
+    let Some(row) = &seen.head else {
+        return match (before, known_elsewhere(0)) {
+            (Some(before), _) => Err(Alarm::RolledBack { known: before.head.seq, shown: 0 }),
+            (None, Some(alarm)) => Err(alarm),
+            (None, None) => match seen.documents.first() {
+                Some(row) => Err(Alarm::Mismatched { row: row.name.clone() }),
+                None => Ok(None),
+            },
+        };
+    };
+    let digest = Sha256Digest(seals.head_digest(&row.body));
+    let is_known = before.is_some_and(|before| before.head.digest == digest);
+    let mut needs_seals = opened(seals, &row.seal, Sealed::Head { body: &row.body }, "head", is_known)?;
+    let head =
+        Head::parse(&row.body).map_err(|problem| Alarm::Unreadable { row: "head".to_owned(), problem })?;
+    if u64::try_from(row.seq) != Ok(head.seq) {
+        return Err(Alarm::Altered { row: "head".to_owned() });
+    }
+    if let Some(before) = before {
+        match head.kinship(digest, before.head) {
+            Kinship::Same | Kinship::Newer => {}
+            Kinship::Older => return Err(Alarm::RolledBack { known: before.head.seq, shown: head.seq }),
+            Kinship::Fork => return Err(Alarm::Forked { known: before.head.seq }),
+        }
+    }
+    if let Some(alarm) = known_elsewhere(head.seq) {
+        return Err(alarm);
+    }
+    for (_, beat) in beats.values() {
+        let Some(known) = beat.head else { continue };
+        if head.kinship(digest, known) == Kinship::Fork {
+            return Err(Alarm::ForkedFrom { node: beat.name.clone(), known: known.seq });
+        }
+    }
+    let known = before.map(|before| before.documents);
+    needs_seals |= documents(seals, &head, known, &seen.documents)?;
+    let id = HeadId { seq: head.seq, digest };
+    Ok(Some(Believed { head, id, needs_seals, beats }))
+}
+
+/// Checks that each document is the one that the head lists, and that there is no other. Whether a seal is old.
+fn documents(
+    seals: &Seals,
+    head: &Head,
+    known: Option<&BTreeMap<String, Listed>>,
+    rows: &[DocumentRow],
+) -> Result<bool, Alarm> {
+    let mut is_old = false;
+    for row in rows {
+        let mismatched = || Alarm::Mismatched { row: row.name.clone() };
+        let listed = head.documents.get(&row.name).ok_or_else(mismatched)?;
+        let is_known = known.and_then(|known| known.get(&row.name)) == Some(listed);
+        let version = u64::try_from(row.version).map_err(|_| mismatched())?;
+        let sha256 = <[u8; 32]>::try_from(&row.sha256[..]).map_err(|_| mismatched())?;
+        let sealed = Sealed::Row { document: &row.name, version, sha256: &sha256 };
+        is_old |= opened(seals, &row.seal, sealed, &row.name, is_known)?;
+        if (version, Sha256Digest(sha256)) != (listed.version, listed.sha256) {
+            return Err(mismatched());
+        }
+    }
+    let is_missing = |name: &&String| rows.iter().all(|row| row.name != **name);
+    match head.documents.keys().find(is_missing) {
+        Some(name) => Err(Alarm::Mismatched { row: name.clone() }),
+        None => Ok(is_old),
+    }
+}
+
+/// Whether a seal is of an older root epoch. One of a retired epoch counts only for what was known before.
+fn opened(seals: &Seals, seal: &Seal, what: Sealed<'_>, row: &str, is_known: bool) -> Result<bool, Alarm> {
+    match seals.open(seal, what) {
+        Ok(Opened::Current | Opened::Newer) => Ok(false),
+        Ok(Opened::Older) => Ok(true),
+        Ok(Opened::Retired) if is_known => Ok(true),
+        Ok(Opened::Retired) => Err(Alarm::Epoch { epoch: seal.epoch }),
+        Err(Unsealed::Epoch(epoch)) => Err(Alarm::Epoch { epoch }),
+        Err(Unsealed::Wrong) => Err(Alarm::Altered { row: row.to_owned() }),
+    }
+}
+
+/// The number of the newest state that any node says it knows.
+pub(super) fn newest(seals: &Seals, beats: &[ReportRow]) -> Option<u64> {
+    let beats = authentic_beats(seals, beats);
+    beats.values().filter_map(|(_, beat)| Some(beat.head?.seq)).max()
+}
+
+/// The beats that count; others say nothing.
+fn authentic_beats(seals: &Seals, rows: &[ReportRow]) -> BTreeMap<NodeId, (u64, Beat)> {
+    let beats = rows.iter().filter_map(|row| {
+        let node = NodeId(<[u8; 16]>::try_from(&row.node[..]).ok()?);
+        let counter = u64::try_from(row.counter).ok()?;
+        let sealed = Sealed::Report { node, kind: super::beat::KIND, counter, body: &row.body };
+        let opened = seals.open(&row.seal, sealed).ok().filter(|opened| *opened != Opened::Retired);
+        opened?;
+        Some((node, (counter, Beat::parse(&row.body).ok()?)))
+    });
+    beats.take(MAX_NODES).collect()
+}
