@@ -1,17 +1,192 @@
 //! The state that the nodes of a fleet share, in PostgreSQL. The database is not trusted: everything in it is authenticated, and
 //! each node remembers the newest state that it has seen. So the database can delay what operators change, and allow nothing.
+//!
+//! Each second, and when another node has written something, a node writes its beat with a new challenge, and reads the head, the
+//! documents that changed, and the beats of all nodes. What it has then is as new as that challenge. No request waits for that.
 
 mod alarm;
 mod beat;
 mod client;
+mod document;
 mod head;
 mod judge;
+mod keeper;
+mod memory;
 mod schema;
 mod seal;
 mod table;
 mod view;
+mod write;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use self::alarm::Alarm;
 pub use self::client::{DatabaseError, examine};
+pub use self::document::{AdoptError, Arrival, Document, MAX_DOCUMENT, Provenance};
+pub use self::keeper::{Keeping, Roots};
+use self::memory::Memory;
+pub use self::memory::{MemoryError, check_memory};
 pub use self::seal::{FleetId, NodeId};
 pub use self::view::{Stale, Standing, View};
+use crate::config::Postgres;
+use crate::metrics::Metrics;
+
+/// How long a change waits for the database.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// The most changes that wait.
+const QUEUE: usize = 256;
+
+/// The shared state, as the parts of `control` use it.
+#[derive(Debug)]
+pub struct Shared {
+    view: Arc<View>,
+    requests: mpsc::Sender<Request>,
+    woken: Arc<Notify>,
+}
+
+/// Why a change is not in the shared state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unshared {
+    /// The database does not answer.
+    #[error("{0}")]
+    Database(#[from] DatabaseError),
+    /// What it shows is not believed.
+    #[error("{0}")]
+    Alarm(Alarm),
+    /// Other nodes changed it all the time.
+    #[error("another node changed it meanwhile, nothing was changed: try again")]
+    Conflict,
+    /// It is too large, or what is there cannot be read.
+    #[error("{0}")]
+    Unusable(String),
+    /// The keys are not there yet, or the process ends.
+    #[error("this node does not share its state now")]
+    NotRunning,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// It is in the state with this number.
+    State,
+    /// Nothing had to be changed.
+    Nothing,
+    /// The edit refused.
+    Refused,
+}
+
+/// Makes the new bytes of a document from those that are there.
+type Edit = Box<dyn FnMut(Option<&[u8]>) -> Edited + Send>;
+
+enum Edited {
+    To(Vec<u8>),
+    Unchanged,
+    Refused,
+}
+
+struct Request {
+    what: Wanted,
+    reply: oneshot::Sender<Result<Written, Unshared>>,
+}
+
+enum Wanted {
+    /// What a part of `control` has to say, see [`Document::merge`].
+    Push(&'static str),
+    Change {
+        document: &'static str,
+        operator: String,
+        edit: Edit,
+    },
+    /// The state of this node over whatever is there.
+    Repair {
+        operator: String,
+    },
+}
+
+impl Shared {
+    /// Opens what this node remembers, the file at `memory`. Nothing is shared before [`Keeping::run`].
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn open(
+        settings: Arc<Postgres>,
+        memory: PathBuf,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Arc<Self>, Keeping), MemoryError> {
+        let memory = Memory::open(memory)?;
+        let view = Arc::new(View::new(Arc::clone(&settings)));
+        let (sender, requests) = mpsc::channel(QUEUE);
+        let woken = Arc::new(Notify::new());
+        let shared = Arc::new(Self { view: Arc::clone(&view), requests: sender, woken: Arc::clone(&woken) });
+        Ok((shared, Keeping { settings, view, memory, metrics, requests, woken }))
+    }
+
+    /// How old what this node knows is.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Says that a document has news, which are written soon.
+    pub fn wake(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Waits, up to a bound, until what a document has to say is in the database.
+    ///
+    /// # Errors
+    /// [`Unshared`]: it is not there yet; it is written as soon as possible.
+    pub async fn push(&self, document: &'static str) -> Result<(), Unshared> {
+        self.ask(Wanted::Push(document)).await.map(drop)
+    }
+
+    /// Changes a document for all nodes: `edit` makes its new bytes from those that are there, more than once if others change it
+    /// meanwhile. When this returns, it is in the database, and adopted here.
+    ///
+    /// # Errors
+    /// [`Unshared`]; within, what `edit` refused. Nothing was changed, unless the database does not answer any more.
+    pub async fn change<E: Send + 'static>(
+        &self,
+        document: &'static str,
+        operator: &str,
+        mut edit: impl FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, E> + Send + 'static,
+    ) -> Result<Result<(), E>, Unshared> {
+        let refusal = Arc::new(Mutex::new(None));
+        let kept = Arc::clone(&refusal);
+        let edit = Box::new(move |there: Option<&[u8]>| match edit(there) {
+            Ok(Some(bytes)) => Edited::To(bytes),
+            Ok(None) => Edited::Unchanged,
+            Err(error) => {
+                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Edited::Refused
+            }
+        });
+        let operator = operator.to_owned();
+        let written = self.ask(Wanted::Change { document, operator, edit }).await?;
+        let refused = refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (written, refused) {
+            (Written::Refused, Some(error)) => Ok(Err(error)),
+            _ => Ok(Ok(())),
+        }
+    }
+
+    /// Writes the state of this node over whatever is in the database, for all nodes.
+    ///
+    /// # Errors
+    /// [`Unshared`].
+    pub async fn repair(&self, operator: &str) -> Result<(), Unshared> {
+        self.ask(Wanted::Repair { operator: operator.to_owned() }).await.map(drop)
+    }
+
+    async fn ask(&self, what: Wanted) -> Result<Written, Unshared> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.requests.send(Request { what, reply }).await.map_err(|_| Unshared::NotRunning)?;
+            answer.await.map_err(|_| Unshared::NotRunning)?
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(Unshared::Database(DatabaseError::Slow)))
+    }
+}

@@ -1,0 +1,67 @@
+//! What the parts of `control` give to the shared state, and take from it.
+
+use std::fmt;
+use std::io;
+
+use futures_util::future::BoxFuture;
+
+/// The most bytes of a document.
+pub const MAX_DOCUMENT: usize = 8 << 20;
+
+/// A document that all nodes share, as one part of `control` keeps it.
+pub trait Document: fmt::Debug + Send + Sync {
+    /// Its name in the database.
+    fn name(&self) -> &'static str;
+
+    /// What this node has to say over what is there: `None` if that is nothing. Where nothing is there, the whole document.
+    ///
+    /// # Errors
+    /// What is there cannot be read.
+    fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String>;
+
+    /// Whether [`Document::merge`] has something to say over what was adopted last.
+    fn has_news(&self) -> bool;
+
+    /// Puts what is there in force and on the disk.
+    ///
+    /// # Errors
+    /// [`AdoptError`].
+    fn adopt<'a>(&'a self, body: &'a [u8], from: &'a Provenance) -> BoxFuture<'a, Result<(), AdoptError>>;
+}
+
+/// Why a document is not in force here, or not on the disk.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It cannot be read: nothing was changed.
+    #[error("{0}")]
+    Unreadable(String),
+    /// It is in force, but the disk does not take it.
+    #[error("the disk does not take it")]
+    NotKept(#[source] io::Error),
+}
+
+/// Where a document comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provenance {
+    /// The number of the state that has it.
+    pub state: u64,
+    /// The name or id of the node that wrote that state.
+    pub node: String,
+    /// The operator who changed it; empty if that is not known.
+    pub operator: String,
+    /// How it came.
+    pub arrival: Arrival,
+}
+
+/// How a document came to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// This node wrote it.
+    Own,
+    /// Another node wrote it, while this one ran or before it started.
+    Other,
+    /// An owner wrote it over whatever there was.
+    Repaired,
+    /// This node is new in the fleet.
+    Joined,
+}

@@ -1,0 +1,389 @@
+//! What a node writes to the shared state: one transaction a change, which holds the head, so that no two nodes change it at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::timeout;
+use tokio_postgres::{Client, Transaction};
+
+use super::alarm::Alarm;
+use super::client::DatabaseError;
+use super::document::{AdoptError, Arrival, Document, MAX_DOCUMENT};
+use super::head::{Head, HeadId, Listed, Sha256Digest};
+use super::keeper::{Keeper, Look, provenance};
+use super::seal::{Sealed, Seals};
+use super::table::{self, HeadRow, Hold};
+use super::{Edited, Request, Unshared, Wanted, Written};
+
+/// How often a change is made again because another node was faster.
+const ATTEMPTS: usize = 8;
+/// The end of one transaction.
+const TRANSACTION: Duration = Duration::from_secs(6);
+
+/// One attempt.
+enum Attempt {
+    Done(Written),
+    /// Another node has written meanwhile.
+    Overtaken,
+    Doubted(Alarm),
+    Unusable(String),
+}
+
+/// What is to be written.
+struct New {
+    head: Head,
+    id: HeadId,
+    body: Vec<u8>,
+}
+
+impl Keeper {
+    /// Does what a part of `control` asks for, unless it waits no longer. The error ends the connection.
+    pub(super) async fn serve(&mut self, client: &mut Client, request: Request) -> Result<(), DatabaseError> {
+        let Request { what, reply } = request;
+        if reply.is_closed() {
+            return Ok(());
+        }
+        let done = match what {
+            Wanted::Push(name) => self.push(client, name).await,
+            Wanted::Change { document, operator, mut edit } => {
+                self.write(client, document, &operator, &mut *edit).await
+            }
+            Wanted::Repair { operator } => self.repair(client, &operator).await,
+        };
+        let lost = match &done {
+            Err(Unshared::Database(error)) => Err(error.clone()),
+            Err(_) | Ok(_) => Ok(()),
+        };
+        // Whoever asked may have gone.
+        let _ = reply.send(done);
+        lost
+    }
+
+    /// Writes what each document has to say.
+    pub(super) async fn tell_news(&mut self, client: &mut Client) -> Result<(), DatabaseError> {
+        for document in self.documents.clone() {
+            let is_there =
+                self.head.as_ref().is_some_and(|(head, _)| head.documents.contains_key(document.name()));
+            if is_there && !document.has_news() {
+                continue;
+            }
+            match self.push(client, document.name()).await {
+                Ok(_) => {}
+                Err(Unshared::Database(error)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(document = document.name(), %error, "a change is not shared yet")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn push(&mut self, client: &mut Client, name: &'static str) -> Result<Written, Unshared> {
+        let Some(document) = self.document(name) else { return Ok(Written::Nothing) };
+        let mut unreadable = None;
+        let written = self
+            .write(client, name, "", &mut |there| match document.merge(there) {
+                Ok(Some(body)) => Edited::To(body),
+                Ok(None) => Edited::Unchanged,
+                Err(problem) => {
+                    unreadable = Some(problem);
+                    Edited::Refused
+                }
+            })
+            .await?;
+        match unreadable {
+            None => Ok(written),
+            Some(problem) => Err(Unshared::Unusable(problem)),
+        }
+    }
+
+    fn document(&self, name: &str) -> Option<Arc<dyn Document>> {
+        self.documents.iter().find(|document| document.name() == name).cloned()
+    }
+
+    /// Changes a document. Where another node was faster, adopts what it wrote and tries again.
+    async fn write(
+        &mut self,
+        client: &mut Client,
+        name: &'static str,
+        operator: &str,
+        edit: &mut (dyn FnMut(Option<&[u8]>) -> Edited + Send),
+    ) -> Result<Written, Unshared> {
+        for _ in 0..ATTEMPTS {
+            if self.head.is_none() || self.view.alarm().is_some() {
+                match self.look(client).await? {
+                    Look::Believed { .. } => {}
+                    Look::Empty => self.begin(client).await?,
+                    Look::Doubted => return Err(self.doubt()),
+                }
+            }
+            let attempt = timeout(TRANSACTION, self.attempt(client, name, operator, edit));
+            match attempt.await.unwrap_or(Err(DatabaseError::Slow))? {
+                Attempt::Done(written) => return Ok(written),
+                Attempt::Overtaken => match self.look(client).await? {
+                    Look::Believed { .. } | Look::Empty => {}
+                    Look::Doubted => return Err(self.doubt()),
+                },
+                Attempt::Doubted(alarm) => {
+                    self.raise(alarm);
+                    return Err(self.doubt());
+                }
+                Attempt::Unusable(problem) => return Err(Unshared::Unusable(problem)),
+            }
+        }
+        Err(Unshared::Conflict)
+    }
+
+    fn doubt(&self) -> Unshared {
+        let trouble = || self.view.trouble().unwrap_or_else(|| "the shared state is not believed".to_owned());
+        self.view.alarm().map_or_else(|| Unshared::Unusable(trouble()), Unshared::Alarm)
+    }
+
+    async fn attempt(
+        &mut self,
+        client: &mut Client,
+        name: &'static str,
+        operator: &str,
+        edit: &mut (dyn FnMut(Option<&[u8]>) -> Edited + Send),
+    ) -> Result<Attempt, DatabaseError> {
+        let seals = self.seals();
+        let change = client.transaction().await?;
+        let Some(row) = table::head(&change, seals.fleet, Hold::Head).await? else {
+            return Ok(Attempt::Overtaken);
+        };
+        let digest = Sha256Digest(seals.head_digest(&row.body));
+        let Some((head, id)) = self.head.as_ref().filter(|(_, id)| id.digest == digest) else {
+            return Ok(Attempt::Overtaken);
+        };
+        let listed = head.documents.get(name);
+        let there = match listed {
+            None => None,
+            Some(listed) => {
+                let body = table::body(&change, seals.fleet, name, MAX_DOCUMENT).await?;
+                match body.filter(|body| Sha256Digest(Sha256::digest(body).into()) == listed.sha256) {
+                    Some(body) => Some(body),
+                    None => return Ok(Attempt::Doubted(Alarm::Mismatched { row: name.to_owned() })),
+                }
+            }
+        };
+        let body = match edit(there.as_deref()) {
+            Edited::Refused => return Ok(Attempt::Done(Written::Refused)),
+            Edited::To(body) if Some(&body) != there.as_ref() => body,
+            Edited::To(body) => {
+                // It is there already, which the document does not know yet.
+                let from = provenance(head, Arrival::Own);
+                if let Some(document) = self.document(name)
+                    && let Err(error) = document.adopt(&body, &from).await
+                {
+                    tracing::error!(document = name, %error, "what is shared is not on the disk of this node");
+                }
+                return Ok(Attempt::Done(Written::Nothing));
+            }
+            Edited::Unchanged => return Ok(Attempt::Done(Written::Nothing)),
+        };
+        if body.len() > MAX_DOCUMENT {
+            return Ok(Attempt::Unusable(format!("it must have at most {MAX_DOCUMENT} bytes")));
+        }
+        let version = listed.map_or(1, |listed| listed.version + 1);
+        let mut next = head.next(id.digest, self.writer(operator));
+        next.documents
+            .insert(name.to_owned(), Listed { version, sha256: Sha256Digest(Sha256::digest(&body).into()) });
+        put_document(&change, &seals, &next, name, &body).await?;
+        let id = put_head(&change, &seals, &next).await?;
+        table::tell(&change, seals.fleet).await?;
+        change.commit().await?;
+        self.written(&seals, name, New { head: next, id, body }).await;
+        Ok(Attempt::Done(Written::State))
+    }
+
+    /// Adopts what this node has written.
+    async fn written(&mut self, seals: &Seals, name: &'static str, new: New) {
+        let New { head, id, body } = new;
+        if let Some(document) = self.document(name) {
+            match document.adopt(&body, &provenance(&head, Arrival::Own)).await {
+                Ok(()) => {}
+                Err(AdoptError::Unreadable(problem)) => {
+                    // The next look raises it.
+                    tracing::error!(
+                        document = name,
+                        problem,
+                        "what this node has written cannot be read here"
+                    );
+                }
+                Err(error @ AdoptError::NotKept(_)) => {
+                    tracing::error!(document = name, %error, "a change is shared and in force, but not on the disk of this node");
+                }
+            }
+            if let Some(listed) = head.documents.get(name) {
+                self.adopted.insert(name.to_owned(), *listed);
+            }
+        }
+        self.remember(seals, &head, id).await;
+        self.head = Some((head, id));
+    }
+
+    /// Writes the first state: the documents of this node. Another node may be faster.
+    pub(super) async fn begin(&mut self, client: &mut Client) -> Result<(), DatabaseError> {
+        let seals = self.seals();
+        let mut head = Head::first(self.writer(""));
+        let mut bodies = Vec::new();
+        for document in &self.documents {
+            match document.merge(None) {
+                Ok(Some(body)) => bodies.push((document.name(), body)),
+                Ok(None) => {}
+                Err(problem) => {
+                    tracing::error!(document = document.name(), problem, "a document cannot be shared")
+                }
+            }
+        }
+        for (name, body) in &bodies {
+            let sha256 = Sha256Digest(Sha256::digest(body).into());
+            head.documents.insert((*name).to_owned(), Listed { version: 1, sha256 });
+        }
+        let written = async {
+            let change = client.transaction().await?;
+            let Some(row) = head_row(&seals, &head) else { return Ok(None) };
+            if !table::first_head(&change, seals.fleet, &row).await? {
+                return Ok(None);
+            }
+            for (name, body) in &bodies {
+                put_document(&change, &seals, &head, name, body).await?;
+            }
+            table::tell(&change, seals.fleet).await?;
+            change.commit().await?;
+            Ok::<_, DatabaseError>(Some(HeadId {
+                seq: head.seq,
+                digest: Sha256Digest(seals.head_digest(&row.body)),
+            }))
+        };
+        let Some(id) = timeout(TRANSACTION, written).await.unwrap_or(Err(DatabaseError::Slow))? else {
+            self.wake();
+            return Ok(());
+        };
+        tracing::info!("this node begins the shared state of its fleet");
+        for (name, body) in bodies {
+            self.written(&seals, name, New { head: head.clone(), id, body }).await;
+        }
+        self.head = Some((head, id));
+        self.wake();
+        Ok(())
+    }
+
+    /// Looks again at once.
+    fn wake(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Seals everything under the current root epoch, so that an older one can be retired.
+    pub(super) async fn renew_seals(&mut self, client: &mut Client) -> Result<(), DatabaseError> {
+        let seals = self.seals();
+        let Some((head, id)) = &self.head else { return Ok(()) };
+        let renewed = async {
+            let change = client.transaction().await?;
+            let Some(row) = table::head(&change, seals.fleet, Hold::Head).await? else { return Ok(()) };
+            if seals.head_digest(&row.body) != id.digest.0 {
+                return Ok(());
+            }
+            let Some(seal) = seals.seal(Sealed::Head { body: &row.body }) else { return Ok(()) };
+            table::replace_head(&change, seals.fleet, &HeadRow { seal, ..row }).await?;
+            for (name, listed) in &head.documents {
+                let sealed =
+                    Sealed::Row { document: name, version: listed.version, sha256: &listed.sha256.0 };
+                if let Some(seal) = seals.seal(sealed) {
+                    table::reseal(&change, seals.fleet, name, &seal).await?;
+                }
+            }
+            change.commit().await?;
+            tracing::info!("the shared state is authenticated under the current root epoch now");
+            Ok::<_, DatabaseError>(())
+        };
+        timeout(TRANSACTION, renewed).await.unwrap_or(Err(DatabaseError::Slow))
+    }
+
+    /// Writes the state of this node over whatever is there, with a number above every one that was seen.
+    async fn repair(&mut self, client: &mut Client, operator: &str) -> Result<Written, Unshared> {
+        let seals = self.seals();
+        let known = self.memory.known(seals.fleet).cloned();
+        let mut bodies = Vec::new();
+        for document in &self.documents {
+            let merged = document.merge(None).map_err(Unshared::Unusable)?;
+            bodies.extend(merged.map(|body| (document.name(), body)));
+        }
+        let repaired = async {
+            let change = client.transaction().await?;
+            let row = table::head(&change, seals.fleet, Hold::Head).await?;
+            let beats = table::beats(&change, seals.fleet).await?;
+            let shown = row.and_then(|row| u64::try_from(row.seq).ok());
+            let elsewhere = super::judge::newest(&seals, &beats);
+            let newest =
+                [shown, elsewhere, known.as_ref().map(|known| known.head.seq)].into_iter().flatten().max();
+            // A number that somebody made up must not be the last one.
+            let seq = newest.unwrap_or(0).min(u64::from(u32::MAX) << 16) + 1;
+            let mut head = Head { seq, repaired: seq, ..Head::first(self.writer(operator)) };
+            for (name, body) in &bodies {
+                let listed = known.as_ref().and_then(|known| known.documents.get(*name));
+                let version = listed.map_or(1, |listed| listed.version + 1);
+                let sha256 = Sha256Digest(Sha256::digest(body).into());
+                head.documents.insert((*name).to_owned(), Listed { version, sha256 });
+            }
+            table::clear(&change, seals.fleet).await?;
+            let Some(row) = head_row(&seals, &head) else { return Ok(None) };
+            if !table::first_head(&change, seals.fleet, &row).await? {
+                return Ok(None);
+            }
+            for (name, body) in &bodies {
+                put_document(&change, &seals, &head, name, body).await?;
+            }
+            table::tell(&change, seals.fleet).await?;
+            change.commit().await?;
+            let id = HeadId { seq: head.seq, digest: Sha256Digest(seals.head_digest(&row.body)) };
+            Ok::<_, DatabaseError>(Some((head, id)))
+        };
+        let repaired = timeout(TRANSACTION, repaired).await.unwrap_or(Err(DatabaseError::Slow))?;
+        let Some((head, id)) = repaired else { return Err(Unshared::Conflict) };
+        tracing::warn!(
+            operator,
+            state = head.seq,
+            "the state of this node was written over what was in the database"
+        );
+        for (name, body) in bodies {
+            self.written(&seals, name, New { head: head.clone(), id, body }).await;
+        }
+        self.head = Some((head, id));
+        self.wake();
+        Ok(Written::State)
+    }
+}
+
+fn head_row(seals: &Seals, head: &Head) -> Option<HeadRow> {
+    let body = head.encode();
+    let seal = seals.seal(Sealed::Head { body: &body })?;
+    Some(HeadRow { seq: i64::try_from(head.seq).ok()?, body, seal })
+}
+
+/// Writes the head, which is held.
+async fn put_head(change: &Transaction<'_>, seals: &Seals, head: &Head) -> Result<HeadId, DatabaseError> {
+    let row = head_row(seals, head).ok_or_else(no_keys)?;
+    table::replace_head(change, seals.fleet, &row).await?;
+    Ok(HeadId { seq: head.seq, digest: Sha256Digest(seals.head_digest(&row.body)) })
+}
+
+/// Writes a document with the version that the head lists.
+async fn put_document(
+    change: &Transaction<'_>,
+    seals: &Seals,
+    head: &Head,
+    name: &str,
+    body: &[u8],
+) -> Result<(), DatabaseError> {
+    let listed = head.documents.get(name).ok_or_else(no_keys)?;
+    let sealed = Sealed::Row { document: name, version: listed.version, sha256: &listed.sha256.0 };
+    let seal = seals.seal(sealed).ok_or_else(no_keys)?;
+    let version = i64::try_from(listed.version).unwrap_or(i64::MAX);
+    table::put(change, seals.fleet, (name, version), (body, &seal)).await
+}
+
+fn no_keys() -> DatabaseError {
+    DatabaseError::Settings("there are no keys of the current root epoch".to_owned())
+}
