@@ -15,6 +15,8 @@ mod memory;
 mod schema;
 mod seal;
 mod table;
+#[cfg(test)]
+mod tests;
 mod view;
 mod write;
 
