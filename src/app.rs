@@ -5,6 +5,7 @@ mod background;
 mod conditions;
 mod error;
 mod examination;
+mod fleet;
 mod hot;
 mod leaf;
 mod onboarding;

@@ -12,6 +12,7 @@ mod drain;
 mod freeze;
 mod recovery;
 mod shadow;
+mod store;
 
 pub use self::app_epochs::{Adopted, Adoption, AppChoice, AppEpochError, AppEpochs, Difference, Preference};
 pub use self::approvals::{
@@ -37,7 +38,8 @@ pub use self::domains::{
 pub use self::drain::{Drain, Draining};
 pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Room,
-    SHARE_OF_OPERATORS, Scope, ScopeError, Unfrozen,
+    SHARE_OF_OPERATORS, Scope, ScopeError, SharedFreezes, Stopped, Unfrozen,
 };
 pub use self::recovery::{CurrentSet, Drill, Recovery, RecoverySets, RetiredSet, Standing};
 pub use self::shadow::{CandidateError, CandidateText, Change, Effect, MAX_CANDIDATE, Report, Shadow};
+pub use self::store::{Reach, Store};

@@ -131,6 +131,9 @@ types! {
     Withheld "withheld" Warning,
     Frozen "frozen" Critical,
     Unfrozen "unfrozen" Warning,
+    StateAdopted "state_adopted" Warning,
+    StateAlarm "state_alarm" Critical,
+    StateSetAside "state_set_aside" Critical,
     Explained "explained" Info,
     ShadowStarted "shadow_started" Info,
     ShadowStopped "shadow_stopped" Info,
@@ -200,6 +203,7 @@ impl EventType {
             }
             Self::Frozen
             | Self::Unfrozen
+            | Self::StateAdopted
             | Self::AppEpochSet
             | Self::DomainCreated
             | Self::DomainArchived
@@ -253,6 +257,9 @@ types! {
     Recovery "recovery" Warning,
     PolicyExpires "policy_expires" Warning,
     PolicyFork "policy_fork" Critical,
+    StateStale "state_stale" Critical,
+    StateNotFresh "state_not_fresh" Warning,
+    StateRolledBack "state_rolled_back" Critical,
 }
 
 /// What a notification can be about.

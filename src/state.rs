@@ -26,7 +26,10 @@ pub use domains::{
     ArchivedRecord, DomainFile, DomainFileError, DomainRecord, DomainRecords, DomainText, DomainsTooLarge,
     MemberRecord, parse as parse_domains,
 };
-pub use freezes::{FreezeFile, FreezeFileError, FreezeRecord, Written, write};
+pub use freezes::{
+    FreezeContent, FreezeFile, FreezeFileError, FreezeRecord, KeptIn, Written, content as freezes_content,
+    parse as parse_freezes, write,
+};
 pub use recovery::{RecoveryFile, RecoveryFileError};
 pub use settings::{SettingsFile, SettingsFileError, parse as parse_settings};
 pub use staged::{Durability, StagedFile};

@@ -17,8 +17,9 @@ pub use self::evidence::EvidenceRefusal;
 pub use self::step::Step;
 use super::{DecidedBy, DomainDenial, FreshFault, Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
 use crate::clock::CLOCK_REMEDY;
-use crate::control::Freeze;
+use crate::control::{Freeze, Stopped};
 use crate::os_image::OsImageError;
+use crate::state::shared::Stale;
 
 /// Why a caller gets no permit. The texts are for the caller.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,9 @@ pub enum Refusal {
         /// The caller, if known.
         identity: Option<Box<Identity>>,
     },
+    /// What was frozen on other nodes may be unknown here.
+    #[error("this KMS does not know what is frozen on others now, so nothing is released")]
+    StateStale(Stale),
     /// Policy denies the caller.
     #[error("Boot denied: {}", .denial.reason)]
     Denied {
@@ -159,6 +163,16 @@ impl Refusal {
         match carrier {
             Carrier::ClientCertificate => Self::BadEvidence(bad),
             Carrier::CertificateRequest => Self::BadRequest(bad),
+        }
+    }
+}
+
+impl Refusal {
+    /// The refusal of a caller, if known, that a freeze or an unknown state stops.
+    pub fn stopped(stopped: Stopped, identity: Option<Box<Identity>>) -> Self {
+        match stopped {
+            Stopped::Frozen(frozen) => Self::Frozen { frozen, identity },
+            Stopped::Stale(stale) => Self::StateStale(stale),
         }
     }
 }
@@ -248,6 +262,7 @@ impl Refusal {
             | Self::CollateralUnavailable(_)
             | Self::ClockBehind(_)
             | Self::PolicyUnavailable(_)
+            | Self::StateStale(_)
             | Self::SelfAuthorization(SelfRefusal::Unknown { .. }) => return None,
         })
     }
@@ -273,6 +288,7 @@ impl Refusal {
             Self::PolicyUnavailable(error) => {
                 outage(Step::Policy, RefusalCode::PolicyUnavailable, Some(error.detail()))
             }
+            Self::StateStale(stale) => outage(Step::Frozen, RefusalCode::StateStale, Some(stale.text())),
             Self::CollateralUnavailable(_) => {
                 outage(Step::Collateral, RefusalCode::CollateralUnavailable, None)
             }
@@ -330,6 +346,7 @@ impl Refusal {
             | Self::Fresh { .. }
             | Self::Frozen { .. }
             | Self::PolicyUnavailable(_)
+            | Self::StateStale(_)
             | Self::SelfAuthorization(_) => {
                 PolicyPart { denial: None, stage_rule: None, relaxations: &[], by: None }
             }
@@ -358,6 +375,7 @@ impl Refusal {
             | Self::Frozen { .. }
             | Self::AfterBoot { .. }
             | Self::PolicyUnavailable(_)
+            | Self::StateStale(_)
             | Self::SelfAuthorization(_) => self.to_string(),
         }
     }

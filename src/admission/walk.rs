@@ -332,12 +332,10 @@ impl Walk {
     /// Proof that `identity` is not frozen now.
     ///
     /// # Errors
-    /// [`Refusal::Frozen`].
+    /// [`Refusal::Frozen`], [`Refusal::StateStale`].
     pub(super) fn not_frozen(&self, identity: &Identity) -> Result<NotFrozen, Refusal> {
-        self.foundation
-            .freezes
-            .check(identity)
-            .map_err(|frozen| Refusal::Frozen { frozen, identity: Some(Box::new(identity.clone())) })
+        let checked = self.foundation.freezes.check(identity);
+        checked.map_err(|stopped| Refusal::stopped(stopped, Some(Box::new(identity.clone()))))
     }
 }
 

@@ -475,6 +475,7 @@ impl KmsService {
                 let identity = Some(Box::new(permit.identity().clone()));
                 Err(attempt.refuse(Refusal::Frozen { frozen, identity }))
             }
+            Err((NotReleased::Stale(stale), _)) => Err(attempt.refuse(Refusal::StateStale(stale))),
             Err((NotReleased::Outdated | NotReleased::Moved, _)) => Err(Error::new(
                 Code::Unavailable,
                 "the release took too long to be decided and recorded, try again",

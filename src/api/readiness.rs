@@ -14,8 +14,10 @@ use super::recovery::RecoveryService;
 use crate::admission::{Foundation, Missing, SelfDenialCode, SelfRefusal};
 use crate::audit::{FailureReason, Health};
 use crate::clock::{CLOCK_REMEDY, rfc3339, unix_now};
+use crate::config::WhenStale;
 use crate::metrics::Metrics;
 use crate::proto::ReadinessReason;
+use crate::state::shared::{Standing, View};
 
 /// How often the state is checked when no one requests it.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -63,6 +65,12 @@ pub enum Cause {
     PolicyFork,
     /// No service gives newer collateral; what is kept is used.
     CollateralNotRefreshed,
+    /// What was changed on other nodes may be unknown here.
+    StateStale,
+    /// The same, where the configuration says that releases go on.
+    StateNotFresh,
+    /// The shared state is not as it was.
+    StateRolledBack,
 }
 
 /// The effect of a cause on the release of keys.
@@ -78,7 +86,7 @@ pub enum Effect {
 
 impl Cause {
     /// All causes, in the order in which they are reported.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::NoKeys,
         Self::Frozen,
         Self::AllowlistUnusable,
@@ -89,12 +97,15 @@ impl Cause {
         Self::CollateralUnavailable,
         Self::AuditLogUnavailable,
         Self::Clock,
+        Self::StateStale,
         Self::EpochsLost,
         Self::Draining,
         Self::DiskNearlyFull,
         Self::Recovery,
         Self::PolicyFork,
         Self::PolicyExpires,
+        Self::StateRolledBack,
+        Self::StateNotFresh,
         Self::CollateralNotRefreshed,
     ];
 
@@ -118,6 +129,9 @@ impl Cause {
             Self::PolicyExpires => "policy_expires",
             Self::PolicyFork => "policy_fork",
             Self::CollateralNotRefreshed => "collateral_not_refreshed",
+            Self::StateStale => "state_stale",
+            Self::StateNotFresh => "state_not_fresh",
+            Self::StateRolledBack => "state_rolled_back",
         }
     }
 
@@ -144,6 +158,11 @@ impl Cause {
             Self::PolicyFork => {
                 "signers of the policy have signed two that contradict each other; the one in force stays"
             }
+            Self::StateStale => {
+                "this KMS does not know what operators changed on other nodes, so it releases nothing"
+            }
+            Self::StateNotFresh => "this KMS may not know what operators changed on other nodes",
+            Self::StateRolledBack => "the state that the nodes share is not as it was, so it is not believed",
             Self::CollateralNotRefreshed => {
                 "no newer collateral is available: what is kept is used until it expires"
             }
@@ -159,6 +178,8 @@ impl Cause {
             | Self::Recovery
             | Self::PolicyExpires
             | Self::PolicyFork
+            | Self::StateNotFresh
+            | Self::StateRolledBack
             | Self::CollateralNotRefreshed => Effect::Warns,
             Self::NoKeys
             | Self::PolicyUnavailable
@@ -169,6 +190,7 @@ impl Cause {
             | Self::CollateralUnavailable
             | Self::AuditLogUnavailable
             | Self::Clock
+            | Self::StateStale
             | Self::Frozen => Effect::Stops,
         }
     }
@@ -338,6 +360,9 @@ pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
         let detail = format!("by {}: {}", frozen.author.by, frozen.reason);
         reasons.push(Reason { cause: Cause::Frozen, detail });
     }
+    if let Some(view) = freezes.view() {
+        reasons.extend(of_view(view));
+    }
     if let Err(behind) = verifier.cache().clock().check() {
         reasons.push(Reason { cause: Cause::Clock, detail: format!("{behind}. {CLOCK_REMEDY}") });
     }
@@ -378,6 +403,23 @@ pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
     }
     if let Some(detail) = audit.space().shortage() {
         reasons.push(Reason { cause: Cause::DiskNearlyFull, detail });
+    }
+    reasons
+}
+
+/// What is wrong with the view of the state that the nodes share.
+fn of_view(view: &View) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    if let Some(alarm) = view.alarm() {
+        let detail = format!("{alarm}. {}", alarm.remedy());
+        reasons.push(Reason { cause: Cause::StateRolledBack, detail });
+    }
+    if let Standing::Stale(stale) = view.standing() {
+        let cause = match view.when_stale() {
+            WhenStale::Refuse => Cause::StateStale,
+            WhenStale::Warn => Cause::StateNotFresh,
+        };
+        reasons.push(Reason { cause, detail: stale.to_string() });
     }
     reasons
 }

@@ -238,6 +238,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::CollateralUnavailable(_)
         | Refusal::ClockBehind(_)
         | Refusal::PolicyUnavailable(_)
+        | Refusal::StateStale(_)
         | Refusal::SelfAuthorization(SelfRefusal::Unknown { .. }) => Code::Unavailable,
     };
     Error::new(code, refusal.to_string()).caused_by(detail(&refusal))
@@ -249,6 +250,7 @@ fn concerns(refusal: &Refusal) -> Concerns {
         Refusal::SelfAuthorization(_)
         | Refusal::CollateralUnavailable(_)
         | Refusal::ClockBehind(_)
+        | Refusal::StateStale(_)
         | Refusal::PolicyUnavailable(_) => Concerns::Everyone,
         Refusal::NoAttestation
         | Refusal::BadEvidence(_)
@@ -269,6 +271,7 @@ fn concerns(refusal: &Refusal) -> Concerns {
 pub(super) fn detail(refusal: &Refusal) -> String {
     match refusal {
         Refusal::PolicyUnavailable(error) => error.detail().to_owned(),
+        Refusal::StateStale(stale) => stale.to_string(),
         Refusal::SelfAuthorization(SelfRefusal::Unknown { detail, .. }) => detail.clone(),
         Refusal::CollateralUnavailable(error) => error.to_string(),
         Refusal::ClockBehind(behind) => format!("{behind}. {CLOCK_REMEDY}"),

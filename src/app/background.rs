@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::conditions;
+use super::fleet;
 use super::leaf::Renewal;
 use super::process::Process;
 use super::serving::Serving;
@@ -67,6 +68,7 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     if !process.notifier.is_idle() {
         background.spawn(conditions::look_loop(process, serving, forecast));
     }
+    fleet::spawn(process, serving, &mut background);
     background.spawn(Renewal::of(process, serving).renew_loop());
     background.spawn(reload_loop(serving.reload_service(process), process.reload.subscribe()));
     background

@@ -82,6 +82,9 @@ fn condition(cause: Cause) -> Option<Condition> {
         Cause::Clock => Some(Condition::Clock),
         Cause::PolicyExpires => Some(Condition::PolicyExpires),
         Cause::PolicyFork => Some(Condition::PolicyFork),
+        Cause::StateStale => Some(Condition::StateStale),
+        Cause::StateNotFresh => Some(Condition::StateNotFresh),
+        Cause::StateRolledBack => Some(Condition::StateRolledBack),
         Cause::EpochsLost => Some(Condition::EpochsLost),
         Cause::Recovery => Some(Condition::Recovery),
     }

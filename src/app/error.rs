@@ -18,6 +18,7 @@ use crate::lifecycle::LifecycleError;
 use crate::net::oidc::IssuerError;
 use crate::net::tls::TlsError;
 use crate::notify;
+use crate::state::shared::MemoryError;
 use crate::state::{AppEpochFileError, DomainFileError, FreezeFileError};
 use crate::store::StoreError;
 use crate::traces;
@@ -76,6 +77,9 @@ pub enum AppError {
     /// The issuer of access tokens cannot be used.
     #[error("core.admin.oidc: {0}")]
     Issuer(#[from] IssuerError),
+    /// It is not known what was shared with other nodes.
+    #[error(transparent)]
+    Fleet(#[from] MemoryError),
     /// Another process uses the file of approvals.
     #[error("the file that core.admin.approvals_file names is in use by another process")]
     ApprovalsFileInUse,
@@ -143,6 +147,9 @@ impl AppError {
             Self::Audit(_) | Self::AuditFails(_) => Switch::Lacking("the audit log cannot be written"),
             Self::Freezes(_) | Self::FreezeFileInUse => {
                 Switch::Lacking("the freezes are unknown; the log says why")
+            }
+            Self::Fleet(_) => {
+                Switch::Lacking("what was shared with other nodes is unknown; the log says why")
             }
             Self::Domains(_) => Switch::Lacking("the domains of some apps are unknown; the log says why"),
             Self::Bundles(_) => {

@@ -13,7 +13,7 @@ use super::{AppError, admin_tls, process};
 use crate::admission::ImageCheck;
 use crate::audit::{self, AuditError};
 use crate::clock::{ClockBehind, Floor, unix_now};
-use crate::config::{APP_EPOCHS, Config, DOMAINS, POLICY_BUNDLES, UnsafeSetting};
+use crate::config::{APP_EPOCHS, Config, DOMAINS, POLICY_BUNDLES, State, UnsafeSetting};
 use crate::control::{
     AppEpochs, BundleKeeper, Domains, Freezes, KeeperError, NamedCredentials, WillMakeOwner,
 };
@@ -24,6 +24,7 @@ use crate::notify;
 use crate::operator::Credentials;
 use crate::os_image::ImageCache;
 use crate::state::CredentialFile;
+use crate::state::shared::{self, DatabaseError};
 use crate::store::{self, KeyDirectory, StoreError};
 use crate::traces;
 
@@ -52,6 +53,8 @@ pub struct Preflight {
     pub makes_owner: bool,
     /// What is kept of collateral; `None` if evidence cannot be verified at all.
     pub collateral: Option<CacheStats>,
+    /// Why the database of the shared state cannot be used.
+    pub no_state: Option<DatabaseError>,
     /// What `profile = "production"` refuses, whatever the profile is.
     pub unsafe_settings: Vec<UnsafeSetting>,
 }
@@ -119,6 +122,10 @@ impl Preflight {
         {
             no_issuer = wait_for(async { issuer.check().await.err() }).flatten();
         }
+        let no_state = match &core.state {
+            State::Files => None,
+            State::Postgres(settings) => wait_for(async { shared::examine(settings).await.err() }).flatten(),
+        };
         let unattested = attester.and_then(|attester| unattested(&attester));
         Self {
             problems: problems.0,
@@ -128,6 +135,7 @@ impl Preflight {
             is_running,
             unattested,
             no_issuer,
+            no_state,
             clock_behind,
             damaged_log,
             makes_owner,

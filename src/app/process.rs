@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 use std::{fmt, io};
 
@@ -30,7 +30,9 @@ use crate::api::settings::{LogControl, SettingsService};
 use crate::api::setup::Switch;
 use crate::audit::{Audit, Beginning, Event};
 use crate::clock::Floor;
-use crate::config::{self, APP_EPOCHS, Config, Core, DOMAINS, POLICY_BUNDLES, Posture, RUNTIME_SETTINGS};
+use crate::config::{
+    self, APP_EPOCHS, Config, Core, DOMAINS, FLEET, POLICY_BUNDLES, Posture, RUNTIME_SETTINGS, State,
+};
 use crate::control::{AppEpochs, Approvals, BundleKeeper, Domains, Drain, Freezes};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
@@ -44,6 +46,7 @@ use crate::notify::Notifier;
 use crate::operator::Credentials;
 use crate::os_image::{self, ImageCache};
 use crate::request::Tracer;
+use crate::state::shared::{Keeping, Shared};
 use crate::state::{ApprovalFile, SettingsFile};
 use crate::store::{KeyDirectory, Occupancy, StoreError};
 use crate::traces::Exporter;
@@ -93,6 +96,8 @@ pub(super) struct Process {
     pub(super) bundles: Vec<Arc<BundleKeeper>>,
     /// Asks their sources.
     _polling: JoinSet<()>,
+    /// Shares the state of this node with others, once there are keys; `None` without others, and from then on.
+    keeping: Mutex<Option<Keeping>>,
     /// The process log, if it is ours.
     pub(super) log: Option<ProcessLog>,
 }
@@ -132,9 +137,21 @@ impl Process {
         if let Some(log) = &log {
             watch_log(log, &metrics);
         }
+        let (shared, keeping) = match &core.state {
+            State::Files => (None, None),
+            State::Postgres(settings) => {
+                let memory = core.cert_dir.join(FLEET);
+                let (shared, keeping) = Shared::open(Arc::clone(settings), memory, Arc::clone(&metrics))?;
+                (Some(shared), Some(keeping))
+            }
+        };
         let domains = Arc::new(Domains::open(&config.domains, core.cert_dir.join(DOMAINS))?);
         let (file, of_freezes) = (core.freeze.file.clone(), Arc::clone(&metrics));
-        let freezes = Arc::new(Freezes::open(file, of_freezes, Arc::clone(&domains))?);
+        let freezes = Freezes::open(file, of_freezes, Arc::clone(&domains))?;
+        let freezes = Arc::new(match &shared {
+            Some(shared) => freezes.shared(Arc::clone(shared)),
+            None => freezes,
+        });
         let app_epochs = AppEpochs::open(core.cert_dir.join(APP_EPOCHS), Arc::clone(&domains))?;
         let app_epochs = Arc::new(app_epochs);
         let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
@@ -241,6 +258,7 @@ impl Process {
             _credentials_file: credentials_file,
             _approvals_file: approvals_file,
             approvals: Arc::new(approvals),
+            keeping: Mutex::new(keeping),
             log,
         })
     }
@@ -278,6 +296,11 @@ impl Process {
 
     pub(super) fn limit(&self) -> Arc<RequestLimit> {
         Arc::clone(&self.limit)
+    }
+
+    /// What shares the state of this node; only once.
+    pub(super) fn keeping(&self) -> Option<Keeping> {
+        self.keeping.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The settings, with what owners have changed at run time, which this puts into force.

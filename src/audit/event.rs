@@ -816,6 +816,38 @@ pub enum Event {
         /// No lower serial is used.
         floor: u64,
     },
+    /// What an operator changed on another node of the fleet is in force here too.
+    StateAdopted {
+        /// What was changed: `freezes`.
+        document: &'static str,
+        /// What became of it: `frozen`, `unfrozen` or `changed`.
+        change: &'static str,
+        /// The target, such as `app 0101…`; empty if it is the whole document.
+        target: String,
+        /// The operator; empty if that is not known.
+        by: String,
+        /// The name or id of the node on which it was changed.
+        node: String,
+        /// The number of the state that has it.
+        state: u64,
+        /// The domain of the target, unless it is the default one; `None` also if it is of none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
+    },
+    /// The shared state is not as it was, so it is not believed.
+    StateAlarm {
+        /// A stable code: `rolled_back`.
+        code: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// What was in a file here was replaced by what the fleet has, and kept beside it.
+    StateSetAside {
+        /// What it was.
+        document: &'static str,
+        /// The name of the file that keeps it.
+        file: String,
+    },
     /// An operator refreshed the collateral.
     CollateralRefreshed {
         /// Number of models with collateral.
@@ -1319,6 +1351,9 @@ impl Event {
             Self::PolicySerialsLost { .. } => EventType::PolicySerialsLost,
             Self::CollateralRefreshed { .. } => EventType::CollateralRefreshed,
             Self::CollateralRefused { .. } => EventType::CollateralRefused,
+            Self::StateAdopted { .. } => EventType::StateAdopted,
+            Self::StateAlarm { .. } => EventType::StateAlarm,
+            Self::StateSetAside { .. } => EventType::StateSetAside,
             Self::ActionStarted { .. } => EventType::ActionStarted,
             Self::ActionSucceeded { .. } => EventType::ActionSucceeded,
             Self::ActionFailed { .. } => EventType::ActionFailed,

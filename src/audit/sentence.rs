@@ -483,6 +483,22 @@ impl Record {
                 v("domain"),
                 v("floor")
             ),
+            "state_adopted" => {
+                let by = if self.text("by").is_empty() { String::new() } else { format!(", by {}", by()) };
+                let what = match (self.text("change"), self.text("target")) {
+                    ("frozen", target) => format!("{target} was frozen"),
+                    ("unfrozen", target) => format!("the freeze of {target} was ended"),
+                    (_, "") => format!("the {} were changed", v("document")),
+                    (_, target) => format!("{target} was changed"),
+                };
+                format!("{what} on the node {}{by}; here it is in force too", v("node"))
+            }
+            "state_alarm" => format!("the state that the nodes share is not believed{}", because()),
+            "state_set_aside" => format!(
+                "the {} of this node were replaced by those of the fleet; the file {} keeps them",
+                v("document"),
+                v("file")
+            ),
             "collateral_refreshed" => {
                 format!(
                     "collateral of {} models was fetched again, {} failed; by {}",

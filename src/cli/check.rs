@@ -11,9 +11,10 @@ use super::findings::{Findings, Level};
 use super::policy;
 use crate::app::Preflight;
 use crate::clock::CLOCK_REMEDY;
-use crate::config::{AuthApi, Config, EmptyDevices, Notice, Profile};
+use crate::config::{AuthApi, Config, EmptyDevices, Notice, Postgres, Profile, State, WhenStale};
 use crate::lifecycle::Prospect;
 use crate::os_image;
+use crate::state::shared::DatabaseError;
 
 /// Prints the effective settings and their consequences; status 1 if `run` would refuse to start, or would
 /// release nothing.
@@ -63,6 +64,7 @@ pub(super) fn walk(explicit: Option<&Path>, config: &Config, notices: &[Notice])
         is_running,
         unattested,
         no_issuer,
+        no_state,
         clock_behind,
         damaged_log,
         makes_owner,
@@ -83,6 +85,9 @@ pub(super) fn walk(explicit: Option<&Path>, config: &Config, notices: &[Notice])
         found.warn(format!(
             "the issuer of core.admin.oidc gives no keys, so its users cannot sign in; others can: {error}"
         ));
+    }
+    if let State::Postgres(settings) = &core.state {
+        state(settings, no_state, &mut found);
     }
     if let Some(behind) = clock_behind {
         found.useless(format!("{behind}: its last audit record is newer. {CLOCK_REMEDY}"));
@@ -160,6 +165,15 @@ fn verdict(found: &Findings) -> ExitCode {
             say!("run would refuse to start");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whether the state of the fleet can be shared.
+fn state(settings: &Postgres, trouble: Option<DatabaseError>, found: &mut Findings) {
+    match (trouble, settings.when_stale) {
+        (None, _) => found.fact("state", "the database of the shared state can be used"),
+        (Some(error), WhenStale::Refuse) => found.useless(format!("core.state: {error}")),
+        (Some(error), WhenStale::Warn) => found.warn(format!("core.state: {error}")),
     }
 }
 

@@ -10,7 +10,7 @@ use super::check;
 use super::findings::{Finding, Findings, Level};
 use crate::api::setup::Check;
 use crate::app;
-use crate::config::{Config, Profile};
+use crate::config::{Config, Profile, State, WhenStale};
 
 /// Examine a KMS from its configuration: what `check` finds, what `profile = "production"` refuses, and whether evidence,
 /// collateral and policy can be had from here. Changes nothing
@@ -73,6 +73,10 @@ fn examined(config: &Config, mut found: Findings) -> anyhow::Result<Findings> {
         let stops = match Check::named(finding.what) {
             Ok(Check::Oidc | Check::Notify) => false,
             Ok(Check::Witness) => config.core.ledger.witnesses.require > 0,
+            Ok(Check::State) => match &config.core.state {
+                State::Files => false,
+                State::Postgres(settings) => settings.when_stale == WhenStale::Refuse,
+            },
             Ok(
                 Check::KeyDirectory
                 | Check::Clock

@@ -8,32 +8,37 @@
 //! An expired freeze is not in force, but is kept for a while: the host controls the clock, so the expiry may
 //! be wrong.
 
+mod fleet;
 mod held;
 mod recent;
 mod scope;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex};
 
 use arc_swap::ArcSwap;
 use kms_attest::identity::{DomainName, Identity};
 use tokio::sync::Mutex;
 
-use self::held::{Held, MachineTime, TellTime};
+pub use self::fleet::SharedFreezes;
+use self::held::{Held, MachineTime, Sharing, TellTime};
 use self::recent::Recent;
 pub use self::recent::RecentApps;
 pub use self::scope::{Scope, ScopeError};
 use super::approvals::{Approved, SeenFreeze, Unfreeze};
-use super::{Author, Domains};
+use super::{Author, Domains, Reach, Store};
 use crate::audit::{Audit, AuditError, Event};
 use crate::metrics::Metrics;
-use crate::state::{self, FreezeFile, FreezeFileError, FreezeRecord, Written};
+use crate::state::shared::{Stale, Unshared, View};
+use crate::state::{self, FreezeContent, FreezeFile, FreezeFileError, FreezeRecord, KeptIn, Written};
 
 /// The most freezes, including expired ones, which are removed first. One of the whole KMS may come on top.
 pub const MAX_FREEZES: usize = 1000;
 /// When so many are in force, only owners add further ones: operators cannot use up all the room.
 pub const SHARE_OF_OPERATORS: usize = 900;
+/// The most freezes of a fleet: nodes that freeze at once may exceed [`MAX_FREEZES`].
+const MAX_SHARED: usize = 4 * MAX_FREEZES;
 /// The longest reason in bytes.
 pub const MAX_REASON: usize = 500;
 
@@ -55,6 +60,15 @@ pub struct Freeze {
 /// Proof that an identity was just checked against the freezes; a permit needs one.
 #[derive(Debug)]
 pub struct NotFrozen(());
+
+/// Why nothing is released to an identity.
+#[derive(Debug, Clone)]
+pub enum Stopped {
+    /// This freeze applies to it.
+    Frozen(Arc<Freeze>),
+    /// Whether one does is not known, because other nodes may have set one.
+    Stale(Stale),
+}
 
 /// Why a freeze or an unfreeze failed, wholly or in part.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +127,9 @@ pub enum FreezeError {
     /// An unfreeze that cannot be saved does not happen.
     #[error("it is still frozen: the file that keeps freezes over restarts cannot be written: {0}")]
     UnfreezeNotKept(#[source] std::io::Error),
+    /// An unfreeze that is not in the state of the fleet does not happen.
+    #[error("it is still frozen: {0}")]
+    UnfreezeNotShared(#[source] Unshared),
 }
 
 fn end(freeze: &Freeze) -> String {
@@ -175,6 +192,11 @@ pub struct Freezes {
     recent: Recent,
     /// Records name the domain of an app.
     domains: Arc<Domains>,
+    store: Store,
+    /// Whether the file is that of a node of a fleet.
+    was_shared: bool,
+    /// Those that are being ended on all nodes.
+    lifting: StdMutex<HashSet<Scope>>,
 }
 
 impl Freeze {
@@ -209,11 +231,23 @@ impl Freezes {
     ) -> Result<Self, FreezeFileError> {
         let file = FreezeFile::new(path);
         let now = time.now();
-        let held = |freeze: Freeze| (freeze.scope, Arc::new(Held::new(freeze, now)));
-        let entries: Entries = frozen(&file)?.into_iter().map(held).collect();
+        let Kept { freezes, was_shared } = frozen(&file)?;
+        let held = |(freeze, sharing): (Freeze, Sharing)| {
+            (freeze.scope, Arc::new(Held::new(freeze, now).with(sharing)))
+        };
+        let entries: Entries = freezes.into_iter().map(held).collect();
         let current = ArcSwap::from_pointee(entries);
-        let freezes =
-            Self { current, file: Arc::new(Mutex::new(file)), time, metrics, recent: Recent::new(), domains };
+        let freezes = Self {
+            current,
+            file: Arc::new(Mutex::new(file)),
+            time,
+            metrics,
+            recent: Recent::new(),
+            domains,
+            store: Store::File,
+            was_shared,
+            lifting: StdMutex::default(),
+        };
         for freeze in freezes.list() {
             tracing::warn!(what = %freeze.scope, reason = freeze.reason, "FROZEN: nothing is released to it");
         }
@@ -229,20 +263,34 @@ impl Freezes {
         frozen(&FreezeFile::new(path)).map(drop)
     }
 
-    /// Proof that `identity` is not frozen now.
+    /// How old what this node knows of the freezes of others is; `None` without others.
+    pub fn view(&self) -> Option<&View> {
+        self.store.view()
+    }
+
+    /// Proof that `identity` is not frozen now, on no node of the fleet.
     ///
     /// # Errors
-    /// The freeze that applies to it.
-    pub fn check(&self, identity: &Identity) -> Result<NotFrozen, Arc<Freeze>> {
+    /// [`Stopped`].
+    pub fn check(&self, identity: &Identity) -> Result<NotFrozen, Stopped> {
+        self.here(identity).map_err(Stopped::Frozen)?;
+        match self.view().map(View::check) {
+            Some(Err(stale)) => Err(Stopped::Stale(stale)),
+            Some(Ok(())) | None => Ok(NotFrozen(())),
+        }
+    }
+
+    /// Checks `identity` against the freezes that are known here.
+    fn here(&self, identity: &Identity) -> Result<(), Arc<Freeze>> {
         let current = self.current.load();
         if current.is_empty() {
-            return Ok(NotFrozen(()));
+            return Ok(());
         }
         let now = self.time.now();
         let frozen =
             Scope::all_of(identity).find_map(|scope| current.get(&scope).filter(|it| it.is_live(now)));
         match frozen {
-            None => Ok(NotFrozen(())),
+            None => Ok(()),
             Some(held) => Err(Arc::clone(&held.freeze)),
         }
     }
@@ -293,9 +341,18 @@ impl Freezes {
         earlier: Earlier,
         room: Room,
         audit: &Audit,
-    ) -> Result<(), FreezeError> {
-        let held = Arc::new(Held::new(freeze, self.time.now()));
+    ) -> Result<Reach, FreezeError> {
+        let sharing = match self.store {
+            Store::File => Sharing::Settled,
+            Store::Shared(_) => Sharing::Unshared,
+        };
+        let held = Arc::new(Held::new(freeze, self.time.now()).with(sharing));
         let freeze = &held.freeze;
+        if let (Store::Shared(shared), Earlier::IsReplaced) = (&self.store, earlier)
+            && self.of(freeze.scope).is_some_and(|current| freeze.ends_before(&current))
+        {
+            self.shorten_everywhere(&Arc::clone(shared), freeze).await?;
+        }
         self.insert(&held, earlier, room)?;
         let file = Arc::clone(&self.file).lock_owned().await;
         // Inserts it again: an unfreeze may have run before this change had the file, and this is the later
@@ -310,11 +367,14 @@ impl Freezes {
             remote: freeze.author.remote,
             domain: self.domain_of(freeze.scope),
         };
-        let Written { outcome: kept, turn: _turn } = state::write(file, records(&self.kept())).await;
+        let Written { outcome: kept, turn } = state::write(file, records(&self.kept(), &self.store)).await;
         tracing::warn!(what = %freeze.scope, by = freeze.author.by, reason = freeze.reason, "FROZEN");
         let recorded = audit.record(event).await;
+        // The shared state is adopted with the file.
+        drop(turn);
+        let reach = self.share().await;
         match (kept, recorded) {
-            (Ok(()), Ok(_)) => Ok(()),
+            (Ok(()), Ok(_)) => Ok(reach),
             (Err(kept), Ok(_)) => Err(FreezeError::NotKept(kept)),
             (Ok(()), Err(recorded)) => Err(FreezeError::NotRecorded(recorded)),
             (Err(kept), Err(recorded)) => Err(FreezeError::NeitherKeptNorRecorded { kept, recorded }),
@@ -369,9 +429,10 @@ impl Freezes {
     ) -> Result<Unfrozen, FreezeError> {
         let file = Arc::clone(&self.file).lock_owned().await;
         let mut entries = self.kept();
+        let seen = seen.cloned();
         let thaw = match entries.remove(&scope) {
             None => return Ok(Unfrozen::WasNotFrozen),
-            Some(held) if seen.is_some_and(|seen| *seen != SeenFreeze::from(&*held.freeze)) => {
+            Some(held) if seen.as_ref().is_some_and(|seen| *seen != SeenFreeze::from(&*held.freeze)) => {
                 return Err(FreezeError::Changed { current: Arc::clone(&held.freeze) });
             }
             Some(held) if held.is_live(self.time.now()) => Unfrozen::Done,
@@ -386,7 +447,14 @@ impl Freezes {
             domain: self.domain_of(scope),
         };
         let _ = audit.record(event).await.map_err(FreezeError::UnfreezeNotRecorded)?;
-        let Written { outcome, turn: _turn } = state::write(file, records(&entries)).await;
+        if let Store::Shared(shared) = &self.store {
+            // The shared state is adopted with the file.
+            drop(file);
+            self.lift_everywhere(&Arc::clone(shared), scope, seen, &author).await?;
+            tracing::warn!(what = %scope, by = author.by, "no longer frozen, on all nodes");
+            return Ok(thaw);
+        }
+        let Written { outcome, turn: _turn } = state::write(file, records(&entries, &self.store)).await;
         outcome.map_err(FreezeError::UnfreezeNotKept)?;
         tracing::warn!(what = %scope, by = author.by, "no longer frozen");
         self.current.rcu(|current| {
@@ -420,20 +488,40 @@ impl Freezes {
     }
 }
 
-/// Parses the entries of the file.
-fn frozen(file: &FreezeFile) -> Result<Vec<Freeze>, FreezeFileError> {
-    let records = file.read()?;
-    let found = records.iter().filter(|record| record.scope != Scope::Kms.name()).count();
-    if found > MAX_FREEZES {
-        return Err(FreezeFileError::Damaged(format!(
-            "at most {MAX_FREEZES} entries beside that of the KMS are allowed, got {found}"
-        )));
-    }
-    records.into_iter().map(|record| Freeze::try_from(record).map_err(FreezeFileError::Damaged)).collect()
+/// What the file has.
+struct Kept {
+    freezes: Vec<(Freeze, Sharing)>,
+    was_shared: bool,
 }
 
-fn records(entries: &Entries) -> Vec<FreezeRecord> {
-    entries.values().map(|held| FreezeRecord::from(&*held.freeze)).collect()
+/// Parses the entries of the file.
+fn frozen(file: &FreezeFile) -> Result<Kept, FreezeFileError> {
+    let FreezeContent { shared, frozen, .. } = file.read()?;
+    let found = frozen.iter().filter(|record| record.scope != Scope::Kms.name()).count();
+    let most = if shared { MAX_SHARED } else { MAX_FREEZES };
+    if found > most {
+        return Err(FreezeFileError::Damaged(format!(
+            "at most {most} entries beside that of the KMS are allowed, got {found}"
+        )));
+    }
+    let freezes = frozen.into_iter().map(|record| {
+        let sharing = if record.unshared { Sharing::Unshared } else { Sharing::Settled };
+        Ok((Freeze::try_from(record).map_err(FreezeFileError::Damaged)?, sharing))
+    });
+    Ok(Kept { freezes: freezes.collect::<Result<_, _>>()?, was_shared: shared })
+}
+
+/// The content of the file.
+fn records(entries: &Entries, store: &Store) -> (Vec<FreezeRecord>, KeptIn) {
+    let (kept_in, marks) = match store {
+        Store::File => (KeptIn::ThisMachine, false),
+        Store::Shared(_) => (KeptIn::Fleet, true),
+    };
+    let record = |held: &Arc<Held>| FreezeRecord {
+        unshared: marks && held.sharing == Sharing::Unshared,
+        ..FreezeRecord::from(&*held.freeze)
+    };
+    (entries.values().map(record).collect(), kept_in)
 }
 
 impl From<&Freeze> for FreezeRecord {
@@ -446,6 +534,7 @@ impl From<&Freeze> for FreezeRecord {
             expires_at: freeze.expires_at,
             by: freeze.author.by.clone(),
             remote: freeze.author.remote,
+            unshared: false,
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::keys::keyring::{EpochError, Keyring, Unreadable};
 use crate::keys::{RootKeys, Secret, statement};
 use crate::metrics::CacheState;
 use crate::proto::BootstrapResponse;
+use crate::state::shared::Roots;
 use crate::store::{Derived, KeyDirectory, Stored};
 
 /// What a KMS with its root keys can do.
@@ -450,6 +451,13 @@ impl Ready {
         certificate::der(&self.temp_ca_pem)
             .map(CertificateDer::from)
             .expect("the CA parsed or wrote this text when the node came up")
+    }
+}
+
+/// The keys that authenticate the state of a fleet are those of its root epochs.
+impl Roots for Ready {
+    fn keyring(&self) -> Arc<Keyring> {
+        self.keyring.load_full()
     }
 }
 

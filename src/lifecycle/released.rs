@@ -8,8 +8,9 @@ use kms_wire::method::Method;
 
 use crate::admission::{App, Certificate, Decided, Kms, Permit, SelfAuthorization, StageRule};
 use crate::audit::{Audit, AuditError, Basis, Event, Leaf, Proof, Receipt, Subject};
-use crate::control::{Domains, Freeze, Freezes, NotFrozen};
+use crate::control::{Domains, Freeze, Freezes, NotFrozen, Stopped};
 use crate::keys::epoch::RootEpoch;
+use crate::state::shared::Stale;
 
 /// A recorded permit in the role `R`, whose holder is not frozen. Without a line in the log, no key.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub enum NotReleased {
     Unrecorded(AuditError),
     /// An operator has frozen the caller, or everything, after the permit was made.
     Frozen(Arc<Freeze>),
+    /// Whether one did is not known any more.
+    Stale(Stale),
     /// The domain of the caller was changed or archived, or the app moved to another, after the permit was made.
     Moved,
     /// The decision about the caller or about this KMS is too old: a permission may have been revoked since.
@@ -36,6 +39,15 @@ pub enum NotReleased {
 impl From<AuditError> for NotReleased {
     fn from(error: AuditError) -> Self {
         Self::Unrecorded(error)
+    }
+}
+
+impl From<Stopped> for NotReleased {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Frozen(freeze) => Self::Frozen(freeze),
+            Stopped::Stale(stale) => Self::Stale(stale),
+        }
     }
 }
 
@@ -85,7 +97,7 @@ impl<R> Released<R> {
             if !permit.placed().is_still_in(domains, permit.identity()) {
                 return Err(NotReleased::Moved);
             }
-            freezes.check(permit.identity()).map_err(NotReleased::Frozen)
+            freezes.check(permit.identity()).map_err(NotReleased::from)
         };
         if let Err(refused) = may_go(&permit) {
             return Err((refused, permit));

@@ -103,6 +103,9 @@ fn pauses(condition: Condition) -> (Duration, Duration) {
         | Condition::PlatformOutdatedSoon
         | Condition::PolicyExpires
         | Condition::PolicyFork
+        | Condition::StateStale
+        | Condition::StateNotFresh
+        | Condition::StateRolledBack
         | Condition::EpochsLost
         | Condition::Recovery => (RAISE_AFTER, RESOLVE_AFTER),
     }
@@ -128,6 +131,9 @@ fn about(condition: Condition) -> &'static str {
         Condition::PlatformOutdatedSoon => "platforms were about to be out of date",
         Condition::PolicyExpires => "the policy bundle in force was about to expire, or had expired",
         Condition::PolicyFork => "two policy bundles contradicted each other",
+        Condition::StateStale => "this node did not know what was changed on others, and released nothing",
+        Condition::StateNotFresh => "this node did not know what was changed on others",
+        Condition::StateRolledBack => "the shared state was not as it had been",
         Condition::EpochsLost => "the key directory was older than the audit log",
         Condition::Recovery => "the recovery of the root keys needed an owner",
     }

@@ -31,11 +31,25 @@ pub enum FreezeFileError {
 #[derive(Debug)]
 pub struct FreezeFile(PathBuf);
 
-#[derive(Serialize, Deserialize)]
+/// The content of the file, and of the document that the nodes of a fleet share.
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Content {
+pub struct FreezeContent {
     version: u32,
-    frozen: Vec<FreezeRecord>,
+    /// Whether they are those of a fleet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+    /// All freezes.
+    pub frozen: Vec<FreezeRecord>,
+}
+
+/// Where freezes are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeptIn {
+    /// The file of one machine.
+    ThisMachine,
+    /// The state of a fleet.
+    Fleet,
 }
 
 /// One freeze, as it is in the file.
@@ -57,6 +71,9 @@ pub struct FreezeRecord {
     pub by: String,
     /// The operator's address.
     pub remote: IpAddr,
+    /// Whether it is not in the state that the nodes of a fleet share yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unshared: bool,
 }
 
 impl FreezeFile {
@@ -65,24 +82,37 @@ impl FreezeFile {
         Self(path)
     }
 
-    /// All records; empty if there is no file.
+    /// The content; empty if there is no file.
     ///
     /// # Errors
     /// [`FreezeFileError`]
-    pub fn read(&self) -> Result<Vec<FreezeRecord>, FreezeFileError> {
+    pub fn read(&self) -> Result<FreezeContent, FreezeFileError> {
         let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
             StateFileError::Unreadable(cause) => FreezeFileError::Unreadable(cause),
             StateFileError::TooLarge => FreezeFileError::Damaged(error.to_string()),
         })?;
-        bytes.map_or_else(|| Ok(Vec::new()), |bytes| parse(&bytes).map_err(FreezeFileError::Damaged))
+        let none = || Ok(FreezeContent { version: VERSION, shared: false, frozen: Vec::new() });
+        bytes.map_or_else(none, |bytes| parse(&bytes).map_err(FreezeFileError::Damaged))
     }
 
-    fn replace(&self, mut records: Vec<FreezeRecord>) -> io::Result<()> {
-        records.sort_by_key(|record| record.since);
-        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, frozen: records })?;
-        text.push(b'\n');
-        state_file::replace(&self.0, &text)
+    fn replace(&self, (records, kept_in): (Vec<FreezeRecord>, KeptIn)) -> io::Result<()> {
+        state_file::replace(&self.0, &content(records, kept_in)?)
     }
+}
+
+/// The content of a file, or of the shared document.
+///
+/// # Errors
+/// None that is known: records are texts and numbers.
+pub fn content(mut frozen: Vec<FreezeRecord>, kept_in: KeptIn) -> io::Result<Vec<u8>> {
+    frozen.sort_by(|one, other| {
+        let key = |it: &FreezeRecord| (it.since, it.scope.clone(), it.value.clone());
+        key(one).cmp(&key(other))
+    });
+    let shared = kept_in == KeptIn::Fleet;
+    let mut text = serde_json::to_vec_pretty(&FreezeContent { version: VERSION, shared, frozen })?;
+    text.push(b'\n');
+    Ok(text)
 }
 
 /// The result of replacing the file.
@@ -94,7 +124,7 @@ pub struct Written {
 }
 
 /// Replaces the file, and returns the lock for writing.
-pub async fn write(file: OwnedMutexGuard<FreezeFile>, records: Vec<FreezeRecord>) -> Written {
+pub async fn write(file: OwnedMutexGuard<FreezeFile>, records: (Vec<FreezeRecord>, KeptIn)) -> Written {
     let written = tokio::task::spawn_blocking(move || {
         let outcome = file.replace(records);
         Written { outcome, turn: Some(file) }
@@ -105,10 +135,14 @@ pub async fn write(file: OwnedMutexGuard<FreezeFile>, records: Vec<FreezeRecord>
     })
 }
 
-fn parse(bytes: &[u8]) -> Result<Vec<FreezeRecord>, String> {
-    let content: Content = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
+/// Reads the content of a file, or of the shared document.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(bytes: &[u8]) -> Result<FreezeContent, String> {
+    let content: FreezeContent = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
     if content.version != VERSION {
         return Err(format!("version must be {VERSION}, got {}", content.version));
     }
-    Ok(content.frozen)
+    Ok(content)
 }

@@ -79,6 +79,8 @@ pub enum RefusalCode {
     Clock,
     /// Releases cannot be recorded.
     AuditLogUnavailable,
+    /// What was frozen on other nodes may be unknown here.
+    StateStale,
 }
 
 impl RefusalCode {
@@ -121,6 +123,7 @@ impl RefusalCode {
             Self::CollateralUnavailable => "collateral_unavailable",
             Self::Clock => "clock",
             Self::AuditLogUnavailable => "audit_log_unavailable",
+            Self::StateStale => "state_stale",
         }
     }
 }

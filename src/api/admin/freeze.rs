@@ -10,7 +10,7 @@ use super::AdminService;
 use crate::api::{Caller, Role, other_domain};
 use crate::clock::unix_now;
 use crate::control::{
-    Approved, Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Room, Scope, SeenFreeze, Unfreeze,
+    Approved, Earlier, Freeze, FreezeError, MAX_REASON, Reach, RecentApps, Room, Scope, SeenFreeze, Unfreeze,
     Unfrozen,
 };
 use crate::error::{Code, Error, Result};
@@ -25,7 +25,7 @@ use crate::request;
 const SHARE_OF_DOMAIN: usize = 100;
 
 /// How long a response waits for the file and the audit log.
-const DISK_TIME: Duration = Duration::from_secs(10);
+const DISK_TIME: Duration = Duration::from_secs(20);
 
 impl AdminService {
     /// `Admin.Freeze`: once this returns, nothing is released to the target.
@@ -68,12 +68,20 @@ impl AdminService {
         let frozen = Some(entry(&freeze));
         let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
         let change = request::spawn(async move { freezes.freeze(freeze, earlier, room, &audit).await });
-        finished(
+        let reach = finished(
             change,
             "it is frozen now, but the disk does not respond: the freeze may not survive a restart",
         )
         .await?;
-        Ok(FreezeResponse { frozen })
+        let shared = match reach {
+            Reach::ThisMachine => None,
+            Reach::Fleet => Some(true),
+            Reach::NotYet(why) => {
+                tracing::warn!(%why, "a freeze is in force here, and not on the other nodes yet");
+                Some(false)
+            }
+        };
+        Ok(FreezeResponse { frozen, shared })
     }
 
     /// `Admin.Unfreeze`.
@@ -199,6 +207,7 @@ fn failed(error: FreezeError) -> Error {
         | FreezeError::NotRecorded(_)
         | FreezeError::NeitherKeptNorRecorded { .. }
         | FreezeError::UnfreezeNotRecorded(_)
+        | FreezeError::UnfreezeNotShared(_)
         | FreezeError::UnfreezeNotKept(_) => Code::Unavailable,
     };
     Error::new(code, error.to_string()).caused_by(error)

@@ -41,11 +41,13 @@ pub enum Check {
     Witness,
     /// Each target of notifications can be reached.
     Notify,
+    /// The database of the state that the nodes share can be used.
+    State,
 }
 
 impl Check {
     /// All checks, in the order in which an operator needs them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::KeyDirectory,
         Self::Clock,
         Self::Attester,
@@ -56,6 +58,7 @@ impl Check {
         Self::Oidc,
         Self::Witness,
         Self::Notify,
+        Self::State,
     ];
 
     /// Its name in the API.
@@ -71,6 +74,7 @@ impl Check {
             Self::Oidc => "oidc",
             Self::Witness => "witness",
             Self::Notify => "notify",
+            Self::State => "state",
         }
     }
 
@@ -142,6 +146,7 @@ impl SetupService {
                 }
                 Check::Oidc => self.services.reach(Kind::Issuer).await.into(),
                 Check::Witness => self.services.reach(Kind::Witness).await.into(),
+                Check::State => self.services.state().await.into(),
                 Check::Notify => self.services.reach(Kind::NotifyTarget).await.into(),
                 Check::Domain => calls::domain(&about.domain.ok_or_else(|| missing("domain"))?).into(),
             })

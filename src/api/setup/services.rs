@@ -1,6 +1,7 @@
 //! The services that are asked beside the policy: whether each that the configuration names can be reached.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -11,7 +12,8 @@ use url::Url;
 
 use super::checks::{Check, ended};
 use super::finding::{Failure, Finding};
-use crate::config::Core;
+use crate::config::{Core, Postgres, State};
+use crate::state::shared;
 
 /// Shorter than a check, so that its result names the service.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -112,12 +114,16 @@ impl Service {
 
 /// All services of a configuration.
 #[derive(Default)]
-pub struct Services(Vec<Service>);
+pub struct Services {
+    list: Vec<Service>,
+    /// The database of the shared state.
+    state: Option<Arc<Postgres>>,
+}
 
 /// Without URLs, which may hold credentials.
 impl fmt::Debug for Services {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds = self.0.iter().map(|service| service.kind);
+        let kinds = self.list.iter().map(|service| service.kind);
         f.debug_list().entries(kinds).finish()
     }
 }
@@ -137,11 +143,15 @@ impl Services {
             let (name, url) = (target.name.clone(), target.url.url().clone());
             Service::new(Kind::NotifyTarget, name, &target.url, url, target.certificates())
         });
-        Self(issuer.into_iter().chain(witnesses).chain(targets).collect())
+        let state = match &core.state {
+            State::Files => None,
+            State::Postgres(settings) => Some(Arc::clone(settings)),
+        };
+        Self { list: issuer.into_iter().chain(witnesses).chain(targets).collect(), state }
     }
 
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Service> {
-        self.0.iter().filter(move |service| service.kind == kind)
+        self.list.iter().filter(move |service| service.kind == kind)
     }
 
     /// Asks all services of a kind at once.
@@ -169,6 +179,18 @@ impl Services {
             .collect();
         let text = format!("Of {all} in {key} cannot be reached: {}.", told.join("; "));
         Err(Failure::new(text, kind.advice()).caused_by(logged.join("; ")))
+    }
+
+    /// Whether the database of the shared state can be used.
+    pub(super) async fn state(&self) -> Result<String, Failure> {
+        let Some(settings) = &self.state else {
+            return Ok("core.state is \"files\": nothing has to be reached.".to_owned());
+        };
+        let advice = "Correct core.postgres, or the database: without it this node does not know what is frozen on others.";
+        match shared::examine(settings).await {
+            Ok(()) => Ok("The database of the shared state can be used.".to_owned()),
+            Err(error) => Err(Failure::new(format!("{error}."), advice)),
+        }
     }
 
     /// Runs the checks of the kinds that there are, except that of the issuer, which `kms check` asks for its keys.

@@ -197,6 +197,9 @@ fn of_cause(cause: Cause, detail: &str) -> Attention {
         | Cause::Draining
         | Cause::OwnEvidenceUnavailable
         | Cause::OwnEvidenceRefused
+        | Cause::StateStale
+        | Cause::StateNotFresh
+        | Cause::StateRolledBack
         | Cause::Clock => "diagnostics",
         Cause::EpochsLost => "epochs",
         Cause::Recovery => "recovery",

@@ -113,6 +113,9 @@ impl Event {
             | Self::OldSecretEnded { .. }
             | Self::ApprovalExpired { .. }
             | Self::PolicySerialsLost { .. }
+            | Self::StateAdopted { .. }
+            | Self::StateAlarm { .. }
+            | Self::StateSetAside { .. }
             | Self::CollateralRefused { .. } => false,
         }
     }

@@ -36,10 +36,20 @@ impl TellTime for MachineTime {
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) freeze: Arc<Freeze>,
+    pub(super) sharing: Sharing,
     end: End,
 }
 
-#[derive(Debug)]
+/// Whether a freeze is in the state that the nodes of a fleet share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// It is, or there are no other nodes.
+    Settled,
+    /// Not yet.
+    Unshared,
+}
+
+#[derive(Debug, Clone, Copy)]
 enum End {
     /// It has no end, or one further away than this machine can represent.
     Open,
@@ -58,7 +68,12 @@ impl Held {
             let left = Duration::from_secs(wall.saturating_sub(now.wall));
             Some(End::At { wall, steady: now.steady.checked_add(left)? })
         });
-        Self { freeze: Arc::new(freeze), end: end.unwrap_or(End::Open) }
+        Self { freeze: Arc::new(freeze), sharing: Sharing::Settled, end: end.unwrap_or(End::Open) }
+    }
+
+    /// The same freeze, which ends at the same time.
+    pub(super) fn with(&self, sharing: Sharing) -> Self {
+        Self { freeze: Arc::clone(&self.freeze), sharing, end: self.end }
     }
 
     pub(super) fn is_live(&self, now: Moment) -> bool {

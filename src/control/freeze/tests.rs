@@ -118,7 +118,8 @@ async fn each_scope_stops_who_is_in_it_and_nobody_else() {
         let freezes = disk.open();
         assert!(freezes.check(&Identity::example()).is_ok());
         freezes.freeze(freeze_of(scope), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap();
-        assert_eq!(freezes.check(&Identity::example()).unwrap_err().scope, scope);
+        let Err(Stopped::Frozen(freeze)) = freezes.check(&Identity::example()) else { panic!("not frozen") };
+        assert_eq!(freeze.scope, scope);
         assert_eq!(freezes.check(&other).is_err(), scope == Scope::Kms, "{scope}");
         assert_eq!(freezes.of_kms().is_some(), scope == Scope::Kms);
     }

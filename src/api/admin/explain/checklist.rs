@@ -228,6 +228,7 @@ fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
         | RefusalCode::OwnEvidenceUnavailable
         | RefusalCode::CollateralUnavailable
         | RefusalCode::Clock
+        | RefusalCode::StateStale
         | RefusalCode::AuditLogUnavailable => return None,
     };
     Some(hint.to_owned())

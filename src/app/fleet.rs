@@ -1,0 +1,36 @@
+//! Shares what operators change with the other nodes of a fleet, and records when the shared state is not believed.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::process::Process;
+use super::serving::Serving;
+use crate::audit::{Audit, Event};
+use crate::control::SharedFreezes;
+use crate::lifecycle::Ready;
+use crate::state::shared::{Alarm, Document, Roots};
+
+/// Shares the state, if the configuration says so.
+pub(super) fn spawn(process: &Process, serving: &Serving, background: &mut JoinSet<()>) {
+    let Some(keeping) = process.keeping() else { return };
+    let foundation = process.foundation();
+    let roots: Arc<dyn Roots> = Arc::<Ready>::clone(&serving.ready);
+    let freezes = SharedFreezes::new(Arc::clone(&foundation.freezes), process.audit());
+    let documents: Vec<Arc<dyn Document>> = vec![Arc::new(freezes)];
+    if let Some(view) = foundation.freezes.view() {
+        background.spawn(record_alarms(view.alarms(), process.audit()));
+    }
+    background.spawn(keeping.run(roots, documents));
+}
+
+/// Records each alarm.
+async fn record_alarms(mut alarms: watch::Receiver<Option<Alarm>>, audit: Arc<Audit>) {
+    while alarms.changed().await.is_ok() {
+        let alarm = alarms.borrow_and_update().clone();
+        if let Some(alarm) = alarm {
+            audit.note(Event::StateAlarm { code: alarm.code(), reason: alarm.to_string() });
+        }
+    }
+}
