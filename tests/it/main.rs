@@ -27,6 +27,7 @@ mod epochs;
 mod ethereum;
 mod events;
 mod explain;
+mod fleet;
 mod freeze;
 mod fresh;
 mod fuzz_corpus;

@@ -22,6 +22,7 @@ pub mod images;
 pub mod issuer;
 pub mod kmsctl;
 pub mod operator;
+pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod recovery;
@@ -143,6 +144,28 @@ impl World {
         });
         let config = config::laid_over(config, toml);
         Self { platform, pccs, agent, cvm, allowlist, config, directory, kms: None }
+    }
+
+    /// Another node with the same root keys, which serves: the key files are copied, as a replica would have received them.
+    pub async fn sibling_with(&self, toml: &str) -> Self {
+        let mut sibling = Self::stopped_in(self.replica(), toml).await;
+        let keys = sibling.path("certs");
+        std::fs::create_dir(&keys).expect("a key directory");
+        std::fs::set_permissions(&keys, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("a mode");
+        for entry in std::fs::read_dir(self.path("certs")).expect("a key directory") {
+            let name = entry.expect("an entry").file_name();
+            let is_key = ["key", "crt"]
+                .iter()
+                .any(|end| std::path::Path::new(&name).extension() == Some(end.as_ref()));
+            if is_key
+                || ["rpc-domain", "keyring.json", "root-fingerprints.json"].iter().any(|known| name == *known)
+            {
+                std::fs::copy(self.key_file(name.to_str().expect("text")), keys.join(&name))
+                    .expect("a key file");
+            }
+        }
+        sibling.start().await.expect("a node starts");
+        sibling
     }
 
     /// Starts or restarts the KMS, with its keys if it has any.

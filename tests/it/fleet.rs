@@ -1,0 +1,359 @@
+//! Nodes that share what operators change through PostgreSQL: a freeze on one stops all, whatever becomes of the database, and
+//! what others wrote into it is not believed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::support::operator::Operator;
+use crate::support::postgres::Postgres;
+use crate::support::{Answer, Caller, World, eventually};
+use kms_simulator::Cvm;
+use serde_json::{Value, json};
+
+/// Nodes with the same root keys and one database.
+struct Fleet {
+    postgres: Postgres,
+    nodes: Vec<World>,
+    app: Arc<Cvm>,
+}
+
+/// What an app is told where nothing is known of other nodes.
+const STALE: &str = "this KMS does not know what is frozen on others now, so nothing is released";
+
+impl Fleet {
+    async fn of(size: usize) -> Self {
+        Self::with(size, "").await
+    }
+
+    async fn with(size: usize, toml: &str) -> Self {
+        let postgres = Postgres::start().await;
+        let config = |number: usize| format!("{}\n{toml}", postgres.toml(&format!("node-{number}")));
+        let first = World::ready_with(&config(0)).await;
+        let mut nodes = vec![first];
+        for number in 1..size {
+            let node = nodes[0].sibling_with(&config(number)).await;
+            nodes.push(node);
+        }
+        let app = nodes[0].app(1);
+        for node in &nodes {
+            node.allow_app(&app);
+        }
+        let fleet = Self { postgres, nodes, app };
+        for node in 0..size {
+            fleet.releases(node).await;
+        }
+        fleet
+    }
+
+    async fn ask(&self, node: usize) -> Answer {
+        let world = &self.nodes[node];
+        let caller: Caller = world.caller().shows(&world.attested(&self.app).await);
+        caller.json("GetAppKey", json!({})).await
+    }
+
+    /// Waits until a node answers with this status and code.
+    async fn answers(&self, node: usize, status: u16, code: &str) {
+        let what = format!("{status} {code} of node {node}");
+        eventually(&what, async || {
+            let answer = self.ask(node).await;
+            let found = answer.value()["code"].as_str().unwrap_or_default().to_owned();
+            (answer.status == status && found == code).then_some(())
+        })
+        .await;
+    }
+
+    async fn releases(&self, node: usize) {
+        self.answers(node, 200, "").await;
+    }
+
+    async fn is_frozen(&self, node: usize) {
+        self.answers(node, 403, "frozen").await;
+    }
+
+    async fn is_stale(&self, node: usize) {
+        self.answers(node, 503, "state_stale").await;
+    }
+
+    async fn operator(&self, node: usize) -> Operator {
+        Operator::of(&self.nodes[node]).await
+    }
+
+    /// Freezes the app on a node; whether the others have it.
+    async fn freeze(&self, node: usize) -> Value {
+        let value = hex::encode(self.app.app_id());
+        let request = json!({ "scope": "app", "value": value, "reason": "a test" });
+        self.operator(node).await.done("Freeze", request).await["shared"].clone()
+    }
+
+    async fn unfreeze(&self, node: usize) {
+        assert!(self.operator(node).await.unfreeze("app", self.app.app_id()).await, "it was frozen");
+    }
+
+    /// The codes of alarms in the audit log of a node.
+    fn alarms(&self, node: usize) -> Vec<String> {
+        let alarms = self.nodes[node].audited("state_alarm");
+        alarms.iter().map(|alarm| alarm["code"].as_str().expect("a code").to_owned()).collect()
+    }
+
+    async fn alarmed(&self, node: usize, code: &str) {
+        eventually(&format!("the alarm {code}"), async || {
+            self.alarms(node).last().filter(|last| *last == code).map(|_| ())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_freeze_on_one_node_stops_all_and_an_unfreeze_lifts_it_on_all() {
+    let fleet = Fleet::of(2).await;
+    assert_eq!(fleet.freeze(0).await, true, "the others have it");
+    let began = Instant::now();
+    fleet.is_frozen(1).await;
+    println!("a freeze reached the other node after {:?}", began.elapsed());
+    let adopted = &fleet.nodes[1].audited("state_adopted")[0];
+    assert_eq!(
+        (&adopted["change"], &adopted["node"], &adopted["by"]),
+        (&json!("frozen"), &json!("node-0"), &json!("token"))
+    );
+    assert_eq!(adopted["target"], format!("app {}", hex::encode(fleet.app.app_id())));
+    fleet.unfreeze(1).await;
+    fleet.releases(0).await;
+    fleet.releases(1).await;
+    let ended = fleet.nodes[0].audited("state_adopted");
+    assert_eq!(
+        (&ended[0]["change"], &ended[0]["node"], &ended[0]["by"]),
+        (&json!("unfrozen"), &json!("node-1"), &json!("token"))
+    );
+    let metrics = fleet.nodes[1].caller().get("/metrics").await;
+    assert!(metrics.text().contains("cvm_kms_state_rounds_total{outcome=\"fresh\"}"), "{}", metrics.text());
+    assert!(fleet.alarms(0).is_empty() && fleet.alarms(1).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn without_a_database_nothing_is_released_and_a_freeze_is_not_lost() {
+    let mut fleet = Fleet::of(2).await;
+    fleet.postgres.stop();
+    fleet.is_stale(0).await;
+    fleet.is_stale(1).await;
+    let answer = fleet.ask(1).await;
+    assert!(answer.refusal().1.ends_with(STALE), "{}", answer.text());
+    let ready = fleet.nodes[0].caller().get("/readyz").await;
+    assert!(ready.status == 503 && ready.text().contains("state_stale"), "{}", ready.text());
+    assert_eq!(fleet.freeze(0).await, false, "in force here only");
+    let lifted = json!({ "scope": "app", "value": hex::encode(fleet.app.app_id()) });
+    let refused = fleet.operator(0).await.call("Unfreeze", lifted).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(
+        refused.text().contains("it is still frozen: the database cannot be reached"),
+        "{}",
+        refused.text()
+    );
+    // A restart without a database starts with what was known, and releases nothing.
+    fleet.nodes[0].start().await.expect("it starts");
+    fleet.is_frozen(0).await;
+    fleet.postgres.resume().await;
+    fleet.is_frozen(1).await;
+    fleet.is_frozen(0).await;
+    fleet.unfreeze(0).await;
+    fleet.releases(0).await;
+    fleet.releases(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_backup_of_yesterday_is_noticed_and_not_believed() {
+    let fleet = Fleet::of(2).await;
+    let backup = fleet.postgres.path("backup.sql");
+    fleet.postgres.dump(&backup);
+    fleet.freeze(0).await;
+    fleet.is_frozen(1).await;
+    fleet.postgres.restore(&backup);
+    for node in 0..2 {
+        fleet.alarmed(node, "rolled_back").await;
+        fleet.is_frozen(node).await;
+    }
+    // A caller that is not frozen gets nothing either.
+    let other = fleet.nodes[0].app(2);
+    fleet.nodes[0].allow_app(&other);
+    let caller = fleet.nodes[0].caller().shows(&fleet.nodes[0].attested(&other).await);
+    let answer = caller.json("GetAppKey", json!({})).await;
+    assert_eq!((answer.status, &answer.value()["code"]), (503, &json!("state_stale")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn eight_nodes_under_load_stop_together() {
+    let fleet = Arc::new(Fleet::of(8).await);
+    let (stop, until) = tokio::sync::watch::channel(false);
+    let mut load = tokio::task::JoinSet::new();
+    for node in 0..8 {
+        let (fleet, until) = (Arc::clone(&fleet), until.clone());
+        load.spawn(async move {
+            let (mut released, mut last) = (0, None);
+            while !*until.borrow() {
+                let answer = fleet.ask(node).await;
+                assert!([200, 403].contains(&answer.status), "{}", answer.text());
+                if answer.status == 200 {
+                    released += 1;
+                    last = Some(Instant::now());
+                }
+            }
+            (node, released, last)
+        });
+    }
+    eventually("load", async || {
+        let logs = fleet.nodes.iter().map(|node| node.audited("app_key_released").len());
+        logs.min().filter(|least| *least > 3).map(|_| ())
+    })
+    .await;
+    let frozen = fleet.freeze(3).await;
+    let answered = Instant::now();
+    assert_eq!(frozen, true);
+    for node in 0..8 {
+        fleet.is_frozen(node).await;
+    }
+    stop.send_replace(true);
+    for (node, released, last) in load.join_all().await {
+        let late = last.map(|last| last.saturating_duration_since(answered)).unwrap_or_default();
+        println!("node {node}: {released} releases, the last {late:?} after the answer");
+        assert!(released > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_nodes_freeze_at_once_while_the_database_restarts_and_both_hold() {
+    let mut fleet = Fleet::of(2).await;
+    fleet.postgres.stop();
+    let other = fleet.nodes[0].app(2);
+    let freeze = |node: usize, app: &Cvm| {
+        let value = hex::encode(app.app_id());
+        let operator = fleet.operator(node);
+        async move {
+            operator.await.done("Freeze", json!({ "scope": "app", "value": value, "reason": "a test" })).await
+        }
+    };
+    let (one, two) = tokio::join!(freeze(0, &fleet.app), freeze(1, &other));
+    assert_eq!((&one["shared"], &two["shared"]), (&json!(false), &json!(false)));
+    fleet.postgres.resume().await;
+    for node in 0..2 {
+        eventually("both freezes", async || {
+            let frozen = fleet.operator(node).await.done("ListFrozen", json!({})).await;
+            (frozen["frozen"].as_array().map(Vec::len) == Some(2)).then_some(())
+        })
+        .await;
+    }
+    assert!(fleet.operator(1).await.unfreeze("app", other.app_id()).await);
+    for node in 0..2 {
+        fleet.is_frozen(node).await;
+        eventually("one freeze", async || {
+            let frozen = fleet.operator(node).await.done("ListFrozen", json!({})).await;
+            (frozen["frozen"].as_array().map(Vec::len) == Some(1)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_others_wrote_into_the_database_is_not_believed() {
+    let fleet = Fleet::of(2).await;
+    fleet.freeze(0).await;
+    fleet.is_frozen(1).await;
+    fleet
+        .postgres
+        .run("CREATE TABLE old_head AS TABLE kms_head; CREATE TABLE old_state AS TABLE kms_state")
+        .await;
+    let back = "DELETE FROM kms_head; DELETE FROM kms_state; INSERT INTO kms_head TABLE old_head; INSERT INTO kms_state TABLE old_state";
+    for (change, code) in [
+        (
+            "UPDATE kms_state SET body = set_byte(body, 40, get_byte(body, 40) # 1) WHERE scope = 'freezes'",
+            "altered",
+        ),
+        (
+            "UPDATE kms_state SET mac = set_byte(mac, 3, get_byte(mac, 3) # 1) WHERE scope = 'freezes'",
+            "altered",
+        ),
+        ("UPDATE kms_state SET version = version + 1 WHERE scope = 'freezes'", "altered"),
+        ("UPDATE kms_state SET scope = 'other' WHERE scope = 'freezes'", "mismatched"),
+        ("DELETE FROM kms_state WHERE scope = 'freezes'", "mismatched"),
+        (
+            "INSERT INTO kms_state SELECT fleet, 'other', version, body, epoch, mac FROM kms_state WHERE scope = 'freezes'",
+            "mismatched",
+        ),
+        ("UPDATE kms_head SET body = set_byte(body, 12, get_byte(body, 12) # 1)", "altered"),
+        ("UPDATE kms_head SET seq = seq + 1", "altered"),
+        ("UPDATE kms_head SET epoch = 7", "root_epoch"),
+        ("DELETE FROM kms_head", "rolled_back"),
+        ("DELETE FROM kms_head; DELETE FROM kms_state", "rolled_back"),
+    ] {
+        let before = fleet.alarms(1).len();
+        fleet.postgres.run(&format!("BEGIN; {change}; COMMIT")).await;
+        eventually(change, async || (fleet.alarms(1).len() > before).then_some(())).await;
+        assert_eq!(fleet.alarms(1).last().map(String::as_str), Some(code), "{change}");
+        fleet.is_frozen(1).await;
+        let ready = fleet.nodes[1].caller().get("/readyz").await;
+        assert!(ready.text().contains("state_rolled_back"), "{change}: {}", ready.text());
+        fleet.postgres.run(&format!("BEGIN; {back}; COMMIT")).await;
+        eventually("it is believed again", async || {
+            let ready = fleet.nodes[1].caller().get("/readyz").await;
+            (ready.status == 200).then_some(())
+        })
+        .await;
+    }
+    fleet.unfreeze(1).await;
+    fleet.releases(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_with_other_root_keys_is_invisible_in_the_same_database() {
+    let fleet = Fleet::of(2).await;
+    let stranger = World::ready_with(&fleet.postgres.toml("stranger")).await;
+    let app = stranger.app(1);
+    stranger.allow_app(&app);
+    let operator = Operator::of(&stranger).await;
+    let request = json!({ "scope": "kms", "value": "", "reason": "a test" });
+    assert_eq!(operator.done("Freeze", request).await["shared"], true);
+    assert_eq!(fleet.freeze(0).await, true);
+    fleet.is_frozen(1).await;
+    let frozen = operator.done("ListFrozen", json!({})).await;
+    assert_eq!(frozen["frozen"].as_array().map(Vec::len), Some(1), "{frozen}");
+    fleet.unfreeze(1).await;
+    fleet.releases(0).await;
+    assert!(stranger.audited("state_alarm").is_empty() && fleet.alarms(0).is_empty());
+}
+
+#[tokio::test]
+async fn the_database_is_checked_before_it_is_used() {
+    let postgres = Postgres::start().await;
+    postgres
+        .run("CREATE ROLE guest LOGIN PASSWORD 'guest'; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        .await;
+    let check = async |url: String| {
+        let config = format!("core.state = \"postgres\"\ncore.postgres.url = \"{url}\"");
+        let world = World::onboarding_with(&config).await;
+        let request = crate::support::http::request("POST", "/api/v1/setup/validate/state", "{}".to_owned());
+        let caller = world.caller().plain();
+        let found = caller.send(request).await.value();
+        (found["ok"].as_bool().expect("a word"), found["detail"].as_str().expect("a text").to_owned())
+    };
+    assert_eq!(
+        check(postgres.url()).await,
+        (true, "The database of the shared state can be used.".to_owned())
+    );
+    let tables = "SELECT count(*) FROM pg_class WHERE relname LIKE 'kms_%'";
+    let rows = postgres.client().await.query(tables, &[]).await.expect("a count");
+    assert_eq!(rows[0].get::<_, i64>(0), 0, "a check makes nothing");
+    for (url, problem) in [
+        (postgres.url_of("kms", "wrong"), "refuses the user or the password"),
+        (postgres.url_of("guest", "guest"), "lacks the right to create or to use the tables"),
+        (postgres.url().replace("/postgres", "/nothing"), "no database of that name"),
+        ("postgres://kms@%2Fno%2Fsuch%2Fdirectory/kms".to_owned(), "cannot be reached"),
+        ("postgres://kms@127.0.0.1:1/kms?sslmode=require".to_owned(), "cannot be reached"),
+    ] {
+        let (ok, detail) = check(url.clone()).await;
+        assert!(!ok && detail.contains(problem), "{url}: {detail}");
+        assert!(!detail.contains("no/such") && !detail.contains("127.0.0.1"), "{detail}");
+    }
+    postgres
+        .run("CREATE TABLE kms_schema (version int, min_version int); INSERT INTO kms_schema VALUES (9, 9)")
+        .await;
+    let (ok, detail) = check(postgres.url()).await;
+    assert!(!ok && detail.contains("they need a program that knows version 9"), "{detail}");
+}

@@ -1,0 +1,184 @@
+//! A PostgreSQL server of its own for a test: on a Unix socket in a temporary directory, and gone when the test ends, however it
+//! ends.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio_postgres::{Client, NoTls};
+
+use super::eventually;
+
+/// The user `nobody`: the server does not run as root.
+const NOBODY: u32 = 65_534;
+/// The password of the user `kms`.
+pub const PASSWORD: &str = "a password of the database";
+
+/// Runs a server, and stops it when its standard input ends: also when the test is killed.
+const KEEPER: &str =
+    r#"exec 3<&0; "$@" </dev/null 3<&- & server=$!; read -r _ <&3; kill -QUIT "$server"; wait "$server""#;
+
+/// A server with one database.
+pub struct Postgres {
+    directory: tempfile::TempDir,
+    programs: PathBuf,
+    server: Option<Child>,
+}
+
+/// Where Debian has the programs of the newest version, or else `PATH`.
+fn programs() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest =
+        versions.map(|entry| entry.path().join("bin")).filter(|bin| bin.join("initdb").is_file()).max();
+    let in_path = || super::tools::program("initdb").parent().expect("a directory").to_owned();
+    newest.unwrap_or_else(in_path)
+}
+
+fn is_root() -> bool {
+    rustix::process::getuid().is_root()
+}
+
+impl Postgres {
+    /// Makes a database and starts its server.
+    pub async fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("kms-pg-").tempdir().expect("a directory");
+        if is_root() {
+            chown(directory.path(), Some(NOBODY), Some(NOBODY)).expect("nobody's directory");
+        }
+        let mut postgres = Self { programs: programs(), directory, server: None };
+        let password = postgres.path("password");
+        fs::write(&password, PASSWORD).expect("a file");
+        let made = postgres
+            .command("initdb")
+            .args(["--no-sync", "--username=kms", "--auth=scram-sha-256", "--locale=C", "--encoding=UTF8"])
+            .arg(format!("--pwfile={}", password.display()))
+            .arg(postgres.path("data"))
+            .output()
+            .expect("initdb");
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        postgres.resume().await;
+        postgres
+    }
+
+    /// A program of the server, as a user that may run it.
+    fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.programs.join(name));
+        command.current_dir(self.directory.path());
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    }
+
+    /// A program of the client, with the password.
+    pub fn client_command(&self, name: &str) -> Command {
+        let mut command = self.command(name);
+        command.env("PGPASSWORD", PASSWORD).env("PGHOST", self.directory.path()).env("PGUSER", "kms");
+        command.env("PGDATABASE", "postgres");
+        command
+    }
+
+    /// A file in the server's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Starts the server again.
+    pub async fn resume(&mut self) {
+        let socket = self.directory.path().display().to_string();
+        let log = fs::File::create(self.path("log")).expect("a log");
+        let mut keeper = Command::new("/bin/sh");
+        keeper
+            .args(["-c", KEEPER, "sh"])
+            .arg(self.programs.join("postgres"))
+            .arg("-D")
+            .arg(self.path("data"));
+        for setting in [
+            "listen_addresses=",
+            &format!("unix_socket_directories={socket}"),
+            "fsync=off",
+            "shared_buffers=16MB",
+            "max_connections=60",
+        ] {
+            keeper.args(["-c", setting]);
+        }
+        if is_root() {
+            keeper.uid(NOBODY).gid(NOBODY);
+        }
+        keeper.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        self.server = Some(keeper.spawn().expect("a shell"));
+        eventually("the database", async || self.try_client().await).await;
+    }
+
+    /// Stops the server at once.
+    pub fn stop(&mut self) {
+        let Some(mut server) = self.server.take() else { return };
+        drop(server.stdin.take());
+        server.wait().expect("the server ends");
+    }
+
+    /// Its URL, with the password.
+    pub fn url(&self) -> String {
+        self.url_of("kms", PASSWORD)
+    }
+
+    /// Its URL for another user.
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        let encoded = |text: &str| text.replace('/', "%2F").replace(' ', "%20");
+        let socket = encoded(&self.directory.path().display().to_string());
+        format!("postgres://{user}:{}@{socket}/postgres", encoded(password))
+    }
+
+    /// The TOML by which a KMS uses it.
+    pub fn toml(&self, node: &str) -> String {
+        let url = self.url();
+        format!(
+            "core.state = \"postgres\"\ncore.postgres = {{ url = \"{url}\", node_name = \"{node}\", max_view_age = \"10s\" }}"
+        )
+    }
+
+    async fn try_client(&self) -> Option<Client> {
+        let (client, connection) = tokio_postgres::connect(&self.url(), NoTls).await.ok()?;
+        tokio::spawn(connection);
+        Some(client)
+    }
+
+    /// A connection of the test.
+    pub async fn client(&self) -> Client {
+        eventually("a connection", async || self.try_client().await).await
+    }
+
+    /// Runs statements.
+    pub async fn run(&self, statements: &str) {
+        let ran = tokio::time::timeout(Duration::from_secs(60), async {
+            self.client().await.batch_execute(statements).await
+        });
+        ran.await.expect("the database answers").unwrap_or_else(|error| panic!("{statements}: {error:?}"));
+    }
+
+    /// Writes a backup of everything.
+    pub fn dump(&self, to: &Path) {
+        let dump = self.client_command("pg_dump").args(["--clean", "--if-exists", "-f"]).arg(to).output();
+        let dump = dump.expect("pg_dump");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    }
+
+    /// Restores a backup.
+    pub fn restore(&self, from: &Path) {
+        let restore =
+            self.client_command("psql").args(["-q", "-1", "-v", "ON_ERROR_STOP=1", "-f"]).arg(from).output();
+        let restore = restore.expect("psql");
+        assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let Some(mut server) = self.server.take() else { return };
+        drop(server.stdin.take());
+        let _ = server.wait();
+    }
+}
