@@ -140,6 +140,7 @@ types! {
     PolicyBundleReceived "policy_bundle_received" Info,
     PolicyBundleActivated "policy_bundle_activated" Warning,
     PolicyBundleRefused "policy_bundle_refused" Warning,
+    PolicyBundleHeld "policy_bundle_held" Warning,
     PolicyForked "policy_forked" Critical,
     PolicySerialsLost "policy_serials_lost" Critical,
     CollateralRefreshed "collateral_refreshed" Info,
@@ -213,6 +214,7 @@ impl EventType {
             | Self::PolicyBundleReceived
             | Self::PolicyBundleActivated
             | Self::PolicyBundleRefused
+            | Self::PolicyBundleHeld
             | Self::PolicyForked
             | Self::PolicySerialsLost
             | Self::CredentialCreated
@@ -260,6 +262,7 @@ types! {
     StateStale "state_stale" Critical,
     StateNotFresh "state_not_fresh" Warning,
     StateRolledBack "state_rolled_back" Critical,
+    PolicyHeld "policy_held" Warning,
 }
 
 /// What a notification can be about.

@@ -16,7 +16,9 @@ pub use app_epochs::{
     AppEpochFile, AppEpochFileError, AppEpochRecord, content as app_epochs_content, parse as parse_app_epochs,
 };
 pub use approvals::{ApprovalFile, ApprovalFileError};
-pub use bundles::{BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork, parse as parse_bundles};
+pub use bundles::{
+    BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork, SeenRehearsal, parse as parse_bundles,
+};
 pub use choices::{
     Choices, ChoicesError, ChosenEpochs, HandedDomains, MAX_CHOICES_BYTES, MAX_CHOSEN_APPS,
     MAX_DOMAINS_BYTES, MAX_MADE, MAX_PLACED, StatedDomain, stated_apps,

@@ -6,7 +6,9 @@ use kms_policy::examination::Examination;
 use kms_policy::{AppEpochs, Decision, Policy, Role, Subject};
 
 use super::walk::{Observer, Passed, Until, Walk};
-use super::{AskedEpochs, Placed, Proved, Refusal, Relaxations, StageRule, StageVerdict, Step, asked};
+use super::{
+    AskedEpochs, ImageCheck, Placed, Proved, Refusal, Relaxations, StageRule, StageVerdict, Step, asked,
+};
 use crate::metrics::RequestStage;
 use crate::os_image::OsImageError;
 
@@ -41,6 +43,16 @@ impl Observer for Live<'_> {
         // A candidate is one for core.auth_api, which does not decide in domains with a policy of their own.
         if !foundation.has_policy(&placed.domain().name) {
             shadow.observe(subject, decision.ok(), is_too_late, of_epochs);
+        }
+        if let (Some(bundled), Ok(active)) = (policy.bundled(), decision) {
+            bundled.observe(subject, active, |decision| match decision {
+                Decision::Denied(_) => false,
+                // As for a candidate: every caller is compared with its image, or none is.
+                Decision::IfImage(_) => matches!(self.walk.foundation.image, ImageCheck::Required(_)),
+                Decision::Allowed { release_stage, epochs, .. } => {
+                    !is_too_late(*release_stage) && of_epochs(epochs.as_deref()).is_none()
+                }
+            });
         }
         let answer = match decision {
             // Whether the image is the right one shows later, as for a caller that is allowed.

@@ -63,6 +63,8 @@ pub enum Cause {
     PolicyExpires,
     /// A signed bundle came that contradicts what was seen before.
     PolicyFork,
+    /// A new signed bundle would deny what is allowed, so it waits for an operator.
+    PolicyHeld,
     /// No service gives newer collateral; what is kept is used.
     CollateralNotRefreshed,
     /// What was changed on other nodes may be unknown here.
@@ -86,7 +88,7 @@ pub enum Effect {
 
 impl Cause {
     /// All causes, in the order in which they are reported.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::NoKeys,
         Self::Frozen,
         Self::AllowlistUnusable,
@@ -103,6 +105,7 @@ impl Cause {
         Self::DiskNearlyFull,
         Self::Recovery,
         Self::PolicyFork,
+        Self::PolicyHeld,
         Self::PolicyExpires,
         Self::StateRolledBack,
         Self::StateNotFresh,
@@ -128,6 +131,7 @@ impl Cause {
             Self::Recovery => "recovery",
             Self::PolicyExpires => "policy_expires",
             Self::PolicyFork => "policy_fork",
+            Self::PolicyHeld => "policy_held",
             Self::CollateralNotRefreshed => "collateral_not_refreshed",
             Self::StateStale => "state_stale",
             Self::StateNotFresh => "state_not_fresh",
@@ -155,6 +159,9 @@ impl Cause {
             }
             Self::Recovery => "the recovery of the root keys needs an owner: a set, or a drill of it",
             Self::PolicyExpires => "the signed policy expires soon, or has expired and still decides",
+            Self::PolicyHeld => {
+                "a new signed policy would deny what is allowed now, so it waits for an operator"
+            }
             Self::PolicyFork => {
                 "signers of the policy have signed two that contradict each other; the one in force stays"
             }
@@ -180,6 +187,7 @@ impl Cause {
             | Self::PolicyFork
             | Self::StateNotFresh
             | Self::StateRolledBack
+            | Self::PolicyHeld
             | Self::CollateralNotRefreshed => Effect::Warns,
             Self::NoKeys
             | Self::PolicyUnavailable
@@ -484,6 +492,9 @@ fn of_bundle(bundled: &Bundled, now: u64) -> Vec<Reason> {
     let mut reasons = Vec::new();
     if bundled.is_forked() {
         reasons.push(plain(Cause::PolicyFork));
+    }
+    if bundled.is_held() {
+        reasons.push(plain(Cause::PolicyHeld));
     }
     let Some(in_force) = bundled.bundle() else { return reasons };
     let header = in_force.bundle.header();

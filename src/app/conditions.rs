@@ -85,6 +85,7 @@ fn condition(cause: Cause) -> Option<Condition> {
         Cause::StateStale => Some(Condition::StateStale),
         Cause::StateNotFresh => Some(Condition::StateNotFresh),
         Cause::StateRolledBack => Some(Condition::StateRolledBack),
+        Cause::PolicyHeld => Some(Condition::PolicyHeld),
         Cause::EpochsLost => Some(Condition::EpochsLost),
         Cause::Recovery => Some(Condition::Recovery),
     }

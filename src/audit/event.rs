@@ -801,6 +801,18 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         remote: Option<IpAddr>,
     },
+    /// A bundle of the source waits for an operator: it would deny what is allowed.
+    PolicyBundleHeld {
+        /// The bundle, which is not put in force.
+        #[serde(flatten)]
+        bundle: BundleFacts,
+        /// Requests that it has judged.
+        compared: u64,
+        /// Requests that only the bundle in force allows.
+        newly_denied: u64,
+        /// Whether it denies this KMS itself.
+        denies_this_kms: bool,
+    },
     /// A bundle with enough signatures contradicts one that was seen: its signers have signed two policies.
     PolicyForked {
         /// The bundle, which is not put in force.
@@ -1347,6 +1359,7 @@ impl Event {
             Self::PolicyBundleReceived { .. } => EventType::PolicyBundleReceived,
             Self::PolicyBundleActivated { .. } => EventType::PolicyBundleActivated,
             Self::PolicyBundleRefused { .. } => EventType::PolicyBundleRefused,
+            Self::PolicyBundleHeld { .. } => EventType::PolicyBundleHeld,
             Self::PolicyForked { .. } => EventType::PolicyForked,
             Self::PolicySerialsLost { .. } => EventType::PolicySerialsLost,
             Self::CollateralRefreshed { .. } => EventType::CollateralRefreshed,

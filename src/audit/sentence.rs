@@ -471,6 +471,20 @@ impl Record {
                     because()
                 )
             }
+            "policy_bundle_held" => format!(
+                "policy bundle {} with serial {} waits for an operator in the domain {}: of {} requests it would deny {} that are \
+                 allowed{}",
+                v("bundle"),
+                v("serial"),
+                v("domain"),
+                v("compared"),
+                v("newly_denied"),
+                if self.fields.get("denies_this_kms").and_then(Value::as_bool) == Some(true) {
+                    ", and this KMS itself"
+                } else {
+                    ""
+                }
+            ),
             "policy_forked" => format!(
                 "policy bundle {} with serial {} of the domain {} contradicts one that was seen: its signers have signed \
                  two policies; the one in force stays",

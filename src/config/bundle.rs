@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kms_policy::settings::{Activation, Bundle, BundleSource, OnExpiry, PinnedKeys};
+use kms_policy::settings::{Activation, Bundle, BundleSource, OnExpiry, PinnedKeys, UnattendedShadow};
 use serde_json::Value;
 
 use super::reader::{Report, Section};
@@ -40,6 +40,16 @@ pub(super) fn read(section: &mut Section<'_>, empty_devices: EmptyDevices) -> Op
     let warn_before_expiry = section.required("warn_before_expiry", Duration::ZERO, |value| {
         values::duration(&values::string(value)?)?.ok_or_else(|| "must be a duration, such as 7d".to_owned())
     });
+    let time = section.required("shadow", None, |value| {
+        let text = values::string(value)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let time = values::duration(&text)?.filter(|time| !time.is_zero());
+        time.map(Some).ok_or_else(|| "must be a duration, such as 10m, or empty".to_owned())
+    });
+    let max_denied = section.required("shadow_max_denied", 0, number);
+    let shadow = time.map(|time| UnattendedShadow { time, max_denied });
     let minimum_serial = section.required("minimum_serial", 0, number);
     if keys.is_empty() && minisign_keys.is_empty() {
         return None;
@@ -63,6 +73,7 @@ pub(super) fn read(section: &mut Section<'_>, empty_devices: EmptyDevices) -> Op
         on_expiry,
         warn_before_expiry,
         activation,
+        shadow,
         minimum_serial,
         empty_devices,
     })
@@ -84,6 +95,12 @@ pub(super) fn check(bundle: &Bundle, at: &str, owners: OwnerRule, report: &mut R
             &format!("{at}.bundle.source"),
             "is empty, so operators push bundles, which they can only when keys are served: until then everything is denied, \
              also the bootstrap. Name a source for the first one",
+        );
+    }
+    if bundle.shadow.is_some() && bundle.activation == Activation::Manual {
+        report.notice(
+            &format!("{at}.bundle.shadow"),
+            "has no effect with activation = \"manual\": kmsctl policy activate DIGEST --shadow tries a bundle",
         );
     }
     let is_automatic = bundle.activation == Activation::Automatic && bundle.source != BundleSource::Operators;
@@ -152,6 +169,9 @@ mod tests {
             (format!("{one}, source = 'http://policy.example/x'"), "must be an https URL"),
             (format!("{one}, poll_interval = '1s'"), "must be 10s or longer"),
             (format!("{one}, activation = 'maybe'"), "must be \"automatic\" or \"manual\""),
+            (format!("{one}, shadow = 'soon'"), "must be a duration"),
+            (format!("{one}, shadow = 'never'"), "must be a duration, such as 10m, or empty"),
+            (format!("{one}, shadow_max_denied = -1"), "must be a whole number"),
             (format!("{one}, on_expiry = 'ignore'"), "must be \"warn\" or \"deny\""),
             (format!("{one}, sorce = ''"), "did you mean `source`?"),
         ] {

@@ -5,6 +5,7 @@ mod error;
 mod keeper;
 mod past;
 mod serials;
+mod unattended;
 
 pub use self::error::OfferError;
 pub use self::keeper::{Activated, BundleKeeper, BundleView, KeeperError, Offered, Origin, PendingBundle};

@@ -106,6 +106,7 @@ fn pauses(condition: Condition) -> (Duration, Duration) {
         | Condition::StateStale
         | Condition::StateNotFresh
         | Condition::StateRolledBack
+        | Condition::PolicyHeld
         | Condition::EpochsLost
         | Condition::Recovery => (RAISE_AFTER, RESOLVE_AFTER),
     }
@@ -130,6 +131,7 @@ fn about(condition: Condition) -> &'static str {
         Condition::CollateralExpires => "collateral was about to expire",
         Condition::PlatformOutdatedSoon => "platforms were about to be out of date",
         Condition::PolicyExpires => "the policy bundle in force was about to expire, or had expired",
+        Condition::PolicyHeld => "a new policy bundle waited for an operator",
         Condition::PolicyFork => "two policy bundles contradicted each other",
         Condition::StateStale => "this node did not know what was changed on others, and released nothing",
         Condition::StateNotFresh => "this node did not know what was changed on others",

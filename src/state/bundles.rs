@@ -44,6 +44,9 @@ pub struct BundleRecord {
     pub pending: Option<String>,
     /// Another bundle with a serial that was known, or one that does not follow what was known.
     pub fork: Option<SeenFork>,
+    /// What the bundle that waits would have changed so far, if it is tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsal: Option<SeenRehearsal>,
     /// The bundles that were seen, the highest serial first.
     pub seen: Vec<SeenBundle>,
 }
@@ -70,6 +73,41 @@ pub struct SeenBundle {
     pub activated_at: Option<u64>,
     /// Who put it in force.
     pub activated_by: Option<String>,
+}
+
+/// What a bundle that is tried on live requests would have changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenRehearsal {
+    /// Its digest, hex.
+    pub digest: String,
+    /// For how many seconds it has judged requests.
+    pub ran: u64,
+    /// Requests that both have judged.
+    pub compared: u64,
+    /// Requests that only it allows.
+    pub newly_allowed: u64,
+    /// Requests that only the bundle in force allows.
+    pub newly_denied: u64,
+    /// Whether it denies this KMS itself.
+    pub denies_this_kms: bool,
+    /// Whether it waits for an operator.
+    pub held: bool,
+}
+
+impl SeenRehearsal {
+    /// One that begins.
+    pub fn of(digest: String) -> Self {
+        Self {
+            digest,
+            ran: 0,
+            compared: 0,
+            newly_allowed: 0,
+            newly_denied: 0,
+            denies_this_kms: false,
+            held: false,
+        }
+    }
 }
 
 /// A bundle that contradicts what was known.

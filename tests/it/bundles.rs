@@ -2,6 +2,7 @@
 
 mod domains;
 mod signatures;
+mod unattended;
 
 use std::fs;
 use std::path::PathBuf;

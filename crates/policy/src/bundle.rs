@@ -15,6 +15,7 @@
 mod header;
 mod minisign;
 mod policy;
+mod rehearsal;
 mod sign;
 pub mod source;
 
@@ -29,6 +30,7 @@ pub use self::header::{Header, HeaderError, MAX_SERIAL};
 use self::minisign::Minisignature;
 pub use self::minisign::{is_unsigned, with_minisig};
 pub use self::policy::{BundleInForce, Bundled, Expiry};
+pub use self::rehearsal::Differences;
 pub use self::sign::{SecretKey, SecretKeyError, SignError, add_signature, sign, sign_text, unsigned};
 use crate::rules::{Rules, RulesError};
 use crate::settings::PinnedKeys;
@@ -48,6 +50,12 @@ pub enum BundleError {
     /// Not a signed note.
     #[error("the bundle is not a signed note: {0}")]
     Note(#[source] NoteError),
+    /// It is a bundle of Sigstore.
+    #[error(
+        "a Sigstore bundle is not read, because it needs the keys of a log and of an authority beside the pinned keys: sign the \
+         policy with kms policy sign or minisign"
+    )]
+    Sigstore,
     /// There is a text, and no signature below it.
     #[error(
         "the bundle has no signature: kms policy sign adds one, or put that of minisign beside it in a file with the same name \
@@ -106,9 +114,12 @@ impl BundleError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::TooLarge => "bundle_too_large",
-            Self::Note(_) | Self::Unsigned | Self::Minisign { .. } | Self::FirstLine | Self::Header(_) => {
-                "bundle_malformed"
-            }
+            Self::Note(_)
+            | Self::Sigstore
+            | Self::Unsigned
+            | Self::Minisign { .. }
+            | Self::FirstLine
+            | Self::Header(_) => "bundle_malformed",
             Self::Object | Self::Repeated(_) | Self::Rules(_) => "bundle_policy_invalid",
             Self::Signature(_) | Self::MinisignSignature(_) => "bundle_signature_invalid",
             Self::Threshold { .. } => "bundle_threshold_missed",
@@ -175,6 +186,9 @@ impl UnverifiedBundle {
     pub fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
         if bytes.len() > MAX_BUNDLE {
             return Err(BundleError::TooLarge);
+        }
+        if is_sigstore(bytes) {
+            return Err(BundleError::Sigstore);
         }
         if is_unsigned(bytes) {
             return Err(BundleError::Unsigned);
@@ -262,6 +276,15 @@ impl UnverifiedBundle {
         let rules = rules(self.policy())?;
         Ok(Bundle { unverified: self, signers, rules: Arc::new(rules) })
     }
+}
+
+/// Whether bytes are meant as a bundle of Sigstore: JSON with its media type.
+pub fn is_sigstore(bytes: &[u8]) -> bool {
+    const MEDIA_TYPE: &[u8] = b"application/vnd.dev.sigstore.bundle";
+    // Its first field in what cosign and the actions of GitHub write.
+    let beginning = &bytes[..bytes.len().min(4096)];
+    beginning.trim_ascii_start().starts_with(b"{")
+        && beginning.windows(MEDIA_TYPE.len()).any(|window| window == MEDIA_TYPE)
 }
 
 /// The rules of a policy in a bundle.

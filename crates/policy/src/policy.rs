@@ -68,7 +68,11 @@ impl Policy {
 
     /// Decides about this KMS itself by the newest rules. Requests about others do not delay it.
     pub async fn decide_own(&self, own: &BootInfo) -> Result<Decision, PolicyError> {
-        Ok(self.rule_for(Subject::Kms(own), FairnessKey::Own).await?.decision)
+        let decision = self.rule_for(Subject::Kms(own), FairnessKey::Own).await?.decision;
+        if let Some(bundled) = self.bundled() {
+            bundled.observe_own(own, &decision);
+        }
+        Ok(decision)
     }
 
     async fn rule_for(&self, subject: Subject<'_>, key: FairnessKey) -> Result<Ruling, PolicyError> {

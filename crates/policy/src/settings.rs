@@ -9,7 +9,7 @@ mod webhook;
 
 use std::path::PathBuf;
 
-pub use bundle::{Activation, Bundle, BundleSource, MAX_KEYS, OnExpiry, PinnedKeys};
+pub use bundle::{Activation, Bundle, BundleSource, MAX_KEYS, OnExpiry, PinnedKeys, UnattendedShadow};
 pub use decision_key::DecisionKey;
 pub use ethereum::{BlockChoice, ContractAddress, Ethereum, contract_address};
 pub use minisign::MinisignKey;

@@ -53,6 +53,8 @@ pub struct BundleState {
     source_problem: Option<String>,
     /// What happens to a new bundle of the source: `automatic` or `manual`.
     activation: &'static str,
+    /// What the bundle that waits would have changed so far, if it is tried before it decides by itself.
+    rehearsal: Option<ShownRehearsal>,
     /// What an expired bundle does: `warn` or `deny`.
     on_expiry: &'static str,
     /// A bundle that contradicts what was seen before.
@@ -81,6 +83,26 @@ pub struct ShownBundle {
     rules: String,
     /// When it was put in force, RFC 3339 in UTC.
     since: Option<String>,
+}
+
+/// A bundle that is tried on live requests, without deciding.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownRehearsal {
+    digest: String,
+    /// For how many seconds it has judged requests.
+    ran_seconds: u64,
+    /// After so many it decides, unless it is held.
+    of_seconds: Option<u64>,
+    /// Requests that both have judged.
+    compared: u64,
+    /// Requests that only it allows.
+    would_allow: u64,
+    /// Requests that only the bundle in force allows.
+    would_deny: u64,
+    /// Whether it denies this KMS itself.
+    denies_this_kms: bool,
+    /// Whether it waits for an owner, because of what it would deny.
+    held: bool,
 }
 
 /// A bundle that contradicts what was seen before.
@@ -385,6 +407,16 @@ fn state(view: BundleView, bundled: &kms_policy::bundle::Bundled) -> BundleState
             OnExpiry::Warn => "warn",
             OnExpiry::Deny => "deny",
         },
+        rehearsal: view.record.rehearsal.map(|it| ShownRehearsal {
+            digest: it.digest,
+            ran_seconds: it.ran,
+            of_seconds: settings.shadow.map(|shadow| shadow.time.as_secs()),
+            compared: it.compared,
+            would_allow: it.newly_allowed,
+            would_deny: it.newly_denied,
+            denies_this_kms: it.denies_this_kms,
+            held: it.held,
+        }),
         fork: view.record.fork.map(|fork| ShownFork {
             serial: fork.serial,
             digest: fork.digest,

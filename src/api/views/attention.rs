@@ -190,7 +190,8 @@ fn of_cause(cause: Cause, detail: &str) -> Attention {
         | Cause::PolicyUnavailable
         | Cause::KmsNotAllowed
         | Cause::PolicyExpires
-        | Cause::PolicyFork => "policy",
+        | Cause::PolicyFork
+        | Cause::PolicyHeld => "policy",
         Cause::CollateralUnavailable | Cause::CollateralNotRefreshed => "platforms",
         Cause::AuditLogUnavailable | Cause::DiskNearlyFull => "ledger",
         Cause::NoKeys

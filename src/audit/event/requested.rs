@@ -112,6 +112,7 @@ impl Event {
             | Self::OwnerCreated { .. }
             | Self::OldSecretEnded { .. }
             | Self::ApprovalExpired { .. }
+            | Self::PolicyBundleHeld { .. }
             | Self::PolicySerialsLost { .. }
             | Self::StateAdopted { .. }
             | Self::StateAlarm { .. }

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use anyhow::anyhow;
 use clap::Args;
 use kms_policy::bundle::source::read_file;
-use kms_policy::bundle::{Bundle, BundleError, FIRST_LINE, Header, UnverifiedBundle, is_unsigned};
+use kms_policy::bundle::{
+    Bundle, BundleError, FIRST_LINE, Header, UnverifiedBundle, is_sigstore, is_unsigned,
+};
 use kms_policy::settings::PinnedKeys;
 use serde_json::{Value, json};
 
@@ -53,12 +55,12 @@ impl Show {
 
 /// Whether the content of a file is meant as a bundle.
 pub(super) fn is_bundle(content: &[u8]) -> bool {
-    content.starts_with(FIRST_LINE.as_bytes())
+    content.starts_with(FIRST_LINE.as_bytes()) || is_sigstore(content)
 }
 
 /// The content of a file; if it is the text of a bundle, with the signature of minisign in the file beside it.
 pub(super) fn with_beside(path: &Path, content: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-    match is_bundle(&content) && is_unsigned(&content) {
+    match content.starts_with(FIRST_LINE.as_bytes()) && is_unsigned(&content) {
         true => read_file(path, true).map_err(|_| BundleError::Unsigned.into()),
         false => Ok(content),
     }

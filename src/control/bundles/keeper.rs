@@ -9,17 +9,18 @@ use std::time::{Duration, Instant, SystemTime};
 use kms_policy::Policy;
 use kms_policy::bundle::source::{Fetched, Fetcher, read_file};
 use kms_policy::bundle::{Bundle, BundleDigest, Bundled};
-use kms_policy::settings::{Activation, BundleSource};
+use kms_policy::settings::{Activation, BundleSource, UnattendedShadow};
 use sha2::{Digest as _, Sha256};
 
 use super::OfferError;
 use super::past::last_activated;
 use super::serials::{Standing, compare, highest};
+use super::unattended::{Step, Unattended};
 use crate::audit::{Audit, Beginning, BundleFacts, Event, Receipt};
 use crate::clock::{rfc3339, unix_now};
 use crate::control::Author;
 use crate::metrics::{BundleMeasured, Metrics};
-use crate::state::{BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork};
+use crate::state::{BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork, SeenRehearsal};
 
 /// The most bundles in the record of those that were seen.
 const MAX_SEEN: usize = 100;
@@ -109,6 +110,8 @@ pub struct BundleView {
 struct State {
     record: BundleRecord,
     pending: Option<Bundle>,
+    /// The bundle that waits is tried.
+    unattended: Option<Unattended>,
 }
 
 /// The bundles of one domain.
@@ -119,6 +122,8 @@ pub struct BundleKeeper {
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
     state: tokio::sync::Mutex<State>,
+    /// Times of rehearsals are counted from here.
+    started: Instant,
     source: tokio::sync::Mutex<Fetcher>,
     source_problem: Mutex<Option<String>>,
     /// SHA-256 of what the source gave and was refused, so that it is recorded once.
@@ -177,7 +182,8 @@ impl BundleKeeper {
             files,
             audit: Arc::clone(audit),
             metrics: Arc::clone(metrics),
-            state: tokio::sync::Mutex::new(State { record, pending }),
+            state: tokio::sync::Mutex::new(State { record, pending, unattended: None }),
+            started: Instant::now(),
             source: tokio::sync::Mutex::new(fetcher),
             source_problem: Mutex::default(),
             refused: Mutex::default(),
@@ -218,9 +224,14 @@ impl BundleKeeper {
     /// What is known.
     pub async fn view(&self) -> BundleView {
         let state = self.state.lock().await;
+        let mut record = state.record.clone();
+        if let (Some(unattended), Some(pending)) = (&state.unattended, &state.pending) {
+            let seen = self.bundled().rehearsed(pending.digest()).unwrap_or_default();
+            record.rehearsal = Some(unattended.so_far(self.started.elapsed(), seen));
+        }
         BundleView {
             domain: self.domain.clone(),
-            record: state.record.clone(),
+            record,
             pending: state.pending.clone().map(PendingBundle),
             source_problem: self.source_problem().clone(),
         }
@@ -317,6 +328,7 @@ impl BundleKeeper {
                 self.keep(&bundle).await?;
                 let mut record = state.record.clone();
                 record.pending = Some(digest.to_string());
+                record.rehearsal = None;
                 record.seen.retain(|seen| seen.serial != bundle.header().serial());
                 record.seen.insert(0, seen(&bundle, origin, now));
                 record.seen.truncate(MAX_SEEN);
@@ -326,7 +338,9 @@ impl BundleKeeper {
                     by: author.map(|author| author.by.clone()),
                     remote: author.map(|author| author.remote),
                 });
-                *state = State { record, pending: Some(bundle) };
+                *state = State { record, pending: Some(bundle), unattended: None };
+                self.bundled().end_rehearsal();
+                self.bundled().set_held(false);
                 // The one that waited before: many that are never put in force must not fill the disk.
                 self.forget_others(&state.record).await;
                 Ok((Offered::Waits, digest))
@@ -395,6 +409,7 @@ impl BundleKeeper {
         let mut record = state.record.clone();
         let replaces = record.in_force.replace(digest.to_string());
         record.pending = None;
+        record.rehearsal = None;
         record.fork.take_if(|fork| fork.serial < serial);
         let mut origin = Origin::Operators;
         if let Some(seen) = record.seen.iter_mut().find(|seen| seen.serial == serial) {
@@ -417,7 +432,9 @@ impl BundleKeeper {
         }
         self.bundled().set_forked(record.fork.is_some());
         self.bundled().put_in_force(bundle, SystemTime::now());
-        *state = State { record, pending: None };
+        *state = State { record, pending: None, unattended: None };
+        self.bundled().end_rehearsal();
+        self.bundled().set_held(false);
         self.forget_others(&state.record).await;
         Ok(Activated { changed: true, serial })
     }
@@ -481,7 +498,7 @@ impl BundleKeeper {
             let _ = self.fetch().await;
             if self.bundled().settings().activation == Activation::Automatic {
                 // Its failure is in the log, and it is tried again.
-                let _ = self.activate_due().await;
+                let _ = self.advance(self.started.elapsed()).await;
             }
         };
         if tokio::time::timeout(FIRST_WAIT, first).await.is_err() {
@@ -514,28 +531,94 @@ impl BundleKeeper {
             }
             let may_try = failed.is_none_or(|failed| failed.elapsed() >= TRY_AGAIN);
             if settings.activation == Activation::Automatic && may_try {
-                failed = self.activate_due().await.is_err().then(Instant::now);
+                failed = self.advance(self.started.elapsed()).await.is_err().then(Instant::now);
             }
             self.measure();
         }
     }
 
-    /// Puts a bundle of the source into force when it is valid.
-    async fn activate_due(&self) -> Result<(), OfferError> {
-        let due = {
-            let state = self.state.lock().await;
+    /// Puts a bundle of the source into force when it is valid, after a rehearsal where one is wanted. `now` is the time since the
+    /// keeper began.
+    async fn advance(&self, now: Duration) -> Result<(), OfferError> {
+        let digest = {
+            let mut state = self.state.lock().await;
             let digest = state.record.pending.as_ref();
             let seen = state.record.seen.iter().find(|seen| Some(&seen.digest) == digest);
             let of_source = seen.is_some_and(|seen| Origin::named(&seen.origin) != Origin::Operators);
-            let pending = state.pending.as_ref().filter(|_| of_source);
-            pending.filter(|pending| pending.header().not_before() <= unix_now()).map(Bundle::digest)
+            let pending = state.pending.clone().filter(|_| of_source);
+            let due = pending.filter(|pending| pending.header().not_before() <= unix_now());
+            let Some(bundle) = due else { return Ok(()) };
+            // Where nothing is allowed now, there is nothing to compare with, and every minute counts.
+            let shadow = self.bundled().settings().shadow.filter(|_| self.bundled().can_decide());
+            let digest = bundle.digest();
+            if let Some(shadow) = shadow
+                && !self.rehearsed(&mut state, bundle, shadow, now).await
+            {
+                return Ok(());
+            }
+            digest
         };
-        let Some(digest) = due else { return Ok(()) };
         let activated = self.activate(digest, None).await;
         if let Err(error) = &activated {
             tracing::error!(domain = self.domain, %error, "the policy bundle that waits is not put in force");
         }
         activated.map(|_| ())
+    }
+
+    /// Whether the bundle that waits has judged live requests for long enough.
+    async fn rehearsed(
+        &self,
+        state: &mut State,
+        bundle: Bundle,
+        shadow: UnattendedShadow,
+        now: Duration,
+    ) -> bool {
+        let (bundled, digest) = (self.bundled(), bundle.digest());
+        let text = digest.to_string();
+        if state.unattended.as_ref().is_none_or(|it| it.digest() != text) {
+            let known = state.record.rehearsal.clone().filter(|known| known.digest == text);
+            let before = known.unwrap_or_else(|| SeenRehearsal::of(text));
+            tracing::info!(domain = self.domain, %digest, "a policy bundle judges live requests, without deciding");
+            bundled.set_held(before.held);
+            bundled.rehearse(bundle.clone());
+            self.remember(state, before.clone()).await;
+            state.unattended = Some(Unattended::resume(before, now));
+        }
+        let seen = bundled.rehearsed(digest).unwrap_or_default();
+        let Some(unattended) = &mut state.unattended else { return false };
+        match unattended.step(now, seen, shadow) {
+            Step::Wait => false,
+            Step::Save(so_far) => {
+                self.remember(state, so_far).await;
+                false
+            }
+            Step::Hold(so_far) => {
+                bundled.set_held(true);
+                tracing::warn!(domain = self.domain, %digest, "a policy bundle waits for an operator: it would deny what is allowed");
+                let seen = state.record.seen.iter().find(|seen| seen.digest == so_far.digest);
+                let origin = seen.map_or(Origin::Operators, |seen| Origin::named(&seen.origin));
+                self.audit.note(Event::PolicyBundleHeld {
+                    bundle: self.facts(&bundle, origin),
+                    compared: so_far.compared,
+                    newly_denied: so_far.newly_denied,
+                    denies_this_kms: so_far.denies_this_kms,
+                });
+                self.remember(state, so_far).await;
+                false
+            }
+            Step::Activate => true,
+        }
+    }
+
+    /// Saves what a rehearsal has seen.
+    async fn remember(&self, state: &mut State, so_far: SeenRehearsal) {
+        if state.record.rehearsal.as_ref() == Some(&so_far) {
+            return;
+        }
+        state.record.rehearsal = Some(so_far);
+        if let Err(error) = self.replace(&state.record).await {
+            tracing::error!(%error, "what a policy bundle would change is not remembered over a restart");
+        }
     }
 
     fn measure(&self) {

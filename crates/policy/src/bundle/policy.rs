@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwapOption;
 use kms_attest::clock::unix_now;
 
+use super::rehearsal::Rehearsal;
 use super::{Bundle, BundleDigest};
 use crate::decision::{Decision, Denial, DenialCode, Ruling, Subject};
 use crate::drop_in_background::drop_in_background;
@@ -29,6 +30,9 @@ pub struct Bundled {
     /// Why there is none, where that is known.
     missing: ArcSwapOption<String>,
     is_forked: AtomicBool,
+    /// Judges beside the bundle in force.
+    pub(super) rehearsal: ArcSwapOption<Rehearsal>,
+    is_held: AtomicBool,
 }
 
 /// The bundle that decides.
@@ -60,6 +64,8 @@ impl Bundled {
             nothing: Rules::deny_all(),
             missing: ArcSwapOption::empty(),
             is_forked: AtomicBool::new(false),
+            rehearsal: ArcSwapOption::empty(),
+            is_held: AtomicBool::new(false),
         }
     }
 
@@ -95,6 +101,21 @@ impl Bundled {
     /// Whether a bundle came that contradicts what was known.
     pub fn is_forked(&self) -> bool {
         self.is_forked.load(Ordering::Relaxed)
+    }
+
+    /// Says whether a new bundle waits for an operator, because of what it would deny.
+    pub fn set_held(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
+    }
+
+    /// Whether a new bundle waits for an operator, because of what it would deny.
+    pub fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
+    }
+
+    /// Whether the bundle in force can decide now.
+    pub fn can_decide(&self) -> bool {
+        self.last_error().is_none()
     }
 
     /// The bundle that decides.

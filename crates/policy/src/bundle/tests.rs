@@ -56,6 +56,7 @@ fn bundled(on_expiry: OnExpiry, keys: PinnedKeys) -> Bundled {
         on_expiry,
         warn_before_expiry: Duration::from_secs(500),
         activation: Activation::Automatic,
+        shadow: None,
         minimum_serial: 0,
         empty_devices: EmptyDevices::NoDevice,
     })
@@ -111,6 +112,50 @@ fn a_threshold_counts_keys_and_not_lines() {
     missed(&signed(1, &[&a, &key("team/other", 2)]));
     assert!(Bundle::open(&signed(1, &[&a, &b]), &keys, "default").is_ok());
     assert!(matches!(add_signature(&UnverifiedBundle::parse(&one).unwrap(), &a), Err(SignError::Signed(_))));
+}
+
+#[test]
+fn a_bundle_of_sigstore_is_told_what_to_use_instead() {
+    for text in [
+        r#"{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{},"messageSignature":{}}"#,
+        "\n{ \"mediaType\": \"application/vnd.dev.sigstore.bundle+json;version=0.2\" }\n",
+    ] {
+        let error = UnverifiedBundle::parse(text.as_bytes()).expect_err("not read");
+        assert!(matches!(error, BundleError::Sigstore), "{error}");
+        assert!(error.to_string().contains("kms policy sign or minisign"), "{error}");
+    }
+    // An allowlist that merely speaks of one is another thing.
+    assert!(!is_sigstore(b"{\"apps\":{}}") && !is_sigstore(b"application/vnd.dev.sigstore.bundle"));
+}
+
+#[test]
+fn a_bundle_that_is_rehearsed_counts_differences_and_decides_nothing() {
+    let a = key("team/a", 1);
+    let keys = pinned(&[&a], 1);
+    let policy = bundled(OnExpiry::Warn, keys.clone());
+    policy.put_in_force(Bundle::open(&signed(1, &[&a]), &keys, "default").unwrap(), SystemTime::now());
+    let without = sign(&header("default", 2), b"{\"osImages\":[],\"apps\":{}}", &a).unwrap();
+    let without = Bundle::open(&without, &keys, "default").unwrap();
+    let digest = without.digest();
+    let identity = BootInfo::example();
+    let subject = Subject::App(&identity);
+    let active = || policy.decide_at(subject, NOW).decision;
+    assert_eq!(policy.rehearsed(digest), None);
+    policy.rehearse(without);
+    policy.observe(subject, &active(), Decision::is_allowed);
+    // A guest that gets no keys by either.
+    policy.observe(subject, &active(), |_| false);
+    assert!(active().is_allowed(), "the one in force decides");
+    let expected = Differences { compared: 2, newly_denied: 1, ..Differences::default() };
+    assert_eq!(policy.rehearsed(digest), Some(expected));
+    assert_eq!(policy.rehearsed(BundleDigest([0; 32])), None, "of another bundle");
+    let own = Decision::Allowed { gateway_app_id: String::new(), release_stage: None, epochs: None };
+    policy.observe_own(&identity, &own);
+    assert_eq!(policy.rehearsed(digest), Some(Differences { denies_this_kms: true, ..expected }));
+    policy.rehearse(Bundle::open(&signed(1, &[&a]), &keys, "default").unwrap());
+    assert_eq!(policy.rehearsed(digest), None, "another took its place");
+    policy.end_rehearsal();
+    policy.observe(subject, &active(), Decision::is_allowed);
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub struct Bundle {
     pub warn_before_expiry: Duration,
     /// What happens to a new bundle of the source.
     pub activation: Activation,
+    /// How a new bundle of the source is tried before it decides by itself; `None`: it is not.
+    pub shadow: Option<UnattendedShadow>,
     /// No bundle with a lower serial is used.
     pub minimum_serial: u64,
     /// What an empty `devices` list means.
@@ -61,6 +63,15 @@ pub enum Activation {
     Automatic,
     /// It waits for an owner.
     Manual,
+}
+
+/// How a new bundle of the source is tried on live requests before it is put in force by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnattendedShadow {
+    /// For how long.
+    pub time: Duration,
+    /// If it would deny more requests that are allowed now, an operator decides.
+    pub max_denied: u64,
 }
 
 /// The keys that may sign bundles, and how many of them must.

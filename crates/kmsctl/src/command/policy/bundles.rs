@@ -68,6 +68,8 @@ struct State {
     source_problem: Option<String>,
     activation: String,
     on_expiry: String,
+    #[serde(default)]
+    rehearsal: Option<Rehearsed>,
     fork: Option<Fork>,
     history: Vec<Past>,
 }
@@ -83,6 +85,18 @@ pub(super) struct Bundle {
     signers: Vec<String>,
     rules: String,
     since: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Rehearsed {
+    digest: String,
+    ran_seconds: u64,
+    of_seconds: Option<u64>,
+    compared: u64,
+    would_allow: u64,
+    would_deny: u64,
+    denies_this_kms: bool,
+    held: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -248,6 +262,19 @@ fn of_domain(page: &mut Page, state: &State) {
     }
     if let Some(bundle) = &state.pending {
         of_bundle(page, "waiting", bundle);
+    }
+    if let Some(it) = &state.rehearsal {
+        let Rehearsed { ran_seconds, compared, would_allow, would_deny, .. } = it;
+        let of = it.of_seconds.map_or_else(String::new, |of| format!(" of {of}"));
+        let tried = format!(
+            "{ran_seconds}{of} s, {compared} requests, would allow {would_allow} and deny {would_deny}"
+        );
+        page.field("tried", tried);
+        if it.held {
+            let own = if it.denies_this_kms { "this KMS itself" } else { "what is allowed now" };
+            let text = format!("it would deny {own}: kmsctl policy activate DIGEST decides");
+            page.field("HELD", page.toned(Tone::Bad, &text));
+        }
     }
     for past in &state.history {
         let activated = match (&past.activated_at, &past.activated_by) {

@@ -21,6 +21,7 @@ fn settings(source: BundleSource) -> Bundle {
         on_expiry: OnExpiry::Warn,
         warn_before_expiry: Duration::ZERO,
         activation: Activation::Automatic,
+        shadow: None,
         minimum_serial: 0,
         empty_devices: EmptyDevices::NoDevice,
     }
