@@ -3,6 +3,7 @@
 use kms_attest::verify::Verified;
 use kms_policy::{Decision, NotCompared};
 
+use super::sealed;
 use crate::config::{self, FileError};
 use crate::os_image::{BootedImage, ImageCache, OsImages, ProgressListener, SetupError};
 
@@ -32,11 +33,14 @@ pub enum ImageCheckError {
 pub struct Unsettled(String);
 
 impl ImageCheck {
-    /// The image that a guest has booted, by the VM configuration in its evidence.
+    /// The image that a guest has booted and still runs, by the VM configuration and the events in its evidence.
     ///
     /// # Errors
     /// [`NotCompared`].
     pub(super) async fn booted(&self, verified: &Verified) -> Result<BootedImage, NotCompared> {
+        if let Some(event) = sealed::opened_by(&verified.evidence().stack.runtime_events) {
+            return Err(NotCompared::Opened(event.to_owned()));
+        }
         match self {
             Self::Waived => Err(NotCompared::Disabled),
             Self::Required(images) => {
@@ -58,6 +62,7 @@ impl ImageCheck {
             decided @ (Decision::Allowed { .. } | Decision::Denied(_)) => Ok(decided),
         }
     }
+
     /// As `[core.image]` has it, with images kept in `cache`; `listener` hears of downloads.
     ///
     /// # Errors

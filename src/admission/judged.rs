@@ -10,14 +10,19 @@ use super::{GrantedEpochs, Refusal, Relaxations, StageRule};
 use crate::os_image::{BootedImage, ImageKind, OsImageError};
 
 /// What is known of the OS image that a caller has booted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Compared {
     /// `core.image.verify = false`: nothing.
     Waived,
     /// Nothing yet: the observer does not wait for it.
     NotAwaited,
     /// The registers are those of this image.
-    Booted(BootedImage, ImageKind),
+    Booted {
+        image: BootedImage,
+        kind: ImageKind,
+        /// The event by which the guest may have been opened since.
+        opened_by: Option<String>,
+    },
 }
 
 /// The answer of policy.
@@ -50,7 +55,12 @@ impl Judged {
         let Self { said, by, relaxations, epochs, rule, at } = self;
         let gateway = match (said, compared) {
             (Said::Allowed(gateway), _) => Ok(gateway),
-            (Said::IfImage(condition), Compared::Booted(image, _)) => condition.compared_with(image.hash()),
+            (Said::IfImage(condition), Compared::Booted { opened_by: Some(event), .. }) => {
+                Err(condition.otherwise(&NotCompared::Opened(event.clone())))
+            }
+            (Said::IfImage(condition), Compared::Booted { image, .. }) => {
+                condition.compared_with(image.hash())
+            }
             (Said::IfImage(condition), Compared::Waived) => Err(condition.otherwise(&NotCompared::Disabled)),
             (Said::IfImage(_), Compared::NotAwaited) => {
                 let (identity, by) = (Box::new(identity.clone()), Some(Box::new(by)));
@@ -73,7 +83,7 @@ impl Compared {
         match self {
             Self::Waived => Some(ImageKind::Unknown),
             Self::NotAwaited => None,
-            Self::Booted(_, kind) => Some(*kind),
+            Self::Booted { kind, .. } => Some(*kind),
         }
     }
 }

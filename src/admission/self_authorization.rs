@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, Notify, Semaphore, watch};
 
 use super::image_check::{Unsettled, settled};
 use super::permit::SelfAuthorization;
-use super::{ImageCheck, Relaxations, TcbTolerance, Tolerated, asked};
+use super::{ImageCheck, Relaxations, TcbTolerance, Tolerated, asked, sealed};
 use crate::metrics::Upstream;
 use crate::os_image::BootedImage;
 
@@ -109,12 +109,14 @@ struct Booted {
 }
 
 impl Own {
-    /// The comparison of this KMS with its image, if `later` evidence has the same registers and configuration.
+    /// The comparison of this KMS with its image, if `later` evidence has the same registers and configuration, and shows no
+    /// event that may have opened it.
     fn booted_as(&self, later: &Verified, identity: &Identity) -> Option<BootedImage> {
         let config = |verified: &Verified| verified.evidence().stack.config.clone();
         // `mr_system` covers MRTD and RTMR0 to 2.
-        let is_same =
-            self.identity.mr_system == identity.mr_system && config(&self.evidence) == config(later);
+        let is_same = self.identity.mr_system == identity.mr_system
+            && config(&self.evidence) == config(later)
+            && sealed::opened_by(&later.evidence().stack.runtime_events).is_none();
         let known = self.booted.try_lock().ok()?;
         known.as_ref().filter(|_| is_same)?.outcome.clone().ok()
     }

@@ -14,7 +14,7 @@ use super::permit::{Admitted, Basis, DecidedBy};
 use super::{
     Asked, AskedEpochs, ChosenEpochs, DomainDenial, Foundation, FreshFault, Freshness, GrantedEpochs,
     ImageCheck, Placed, Proved, Refusal, Relaxations, RootEpochs, StageRule, StageVerdict, Step, Tolerated,
-    epochs, vm_config,
+    epochs, sealed, vm_config,
 };
 use crate::config::{ReleaseStage, RequireFresh};
 use crate::control::{NotFrozen, Shadow};
@@ -367,7 +367,8 @@ async fn booted(
         true => images.kind(verified, vm_config).await?,
         false => ImageKind::Unknown,
     };
-    Ok(Compared::Booted(image, kind))
+    let opened_by = sealed::opened_by(&verified.evidence().stack.runtime_events).map(str::to_owned);
+    Ok(Compared::Booted { image, kind, opened_by })
 }
 
 fn of_domain(denial: DomainDenial, identity: &Identity) -> Refusal {

@@ -96,6 +96,18 @@ async fn one_entry_allows_replicas_of_every_shape_and_nothing_else() {
     assert_eq!(kms.world.audited("kms_key_released").len(), 3);
     assert_eq!(kms.downloads(), 1);
 
+    // A guest that somebody may have opened since, in an image and with a compose file that an entry names.
+    let opened = replica(0).build();
+    opened.emit("ssh-enabled", b"");
+    assert_eq!(
+        root_keys(&kms, &opened).await.refusal(),
+        (403, "Boot denied: aggregated MR not allowed".to_owned())
+    );
+    let line = denied(&kms.world, &opened).await;
+    let expected = text(&line["expected"]);
+    assert!(expected.contains(r#"its event log shows "ssh-enabled""#), "{expected}");
+    assert_eq!(kms.world.audited("kms_key_released").len(), 3);
+
     // Lite evidence proves the image by digests that its hash covers.
     let case = &vectors_of("os_image_v4.json")["lite"][0];
     let lite = kms.guest(case, |_| {}).stage(Stage::Ready).build();
@@ -175,12 +187,17 @@ async fn a_fleet_is_allowed_by_one_entry_from_its_bootstrap_on() {
     // A KMS that has booted something else, and names the same image, neither makes keys nor gets them, and its keys are
     // not taken.
     let altered = images.guest(&vectors["legacy"][0], |it| it.rtmr2[0] ^= 1).stage(Stage::Ready).build();
-    let other = world_of(&altered).await;
-    let (status, told) =
-        other.caller().plain().json("Bootstrap", json!({ "domain": DOMAIN })).await.refusal();
-    assert!(status == 403 && told.contains("aggregated MR not allowed"), "{status} {told}");
-    let (status, told) = other.caller().plain().json("Onboard", body).await.refusal();
-    assert_eq!(status, 403, "{told}");
+    // Nor does one that may have been opened.
+    let opened = guest(0).build();
+    opened.emit("ssh-enabled", b"");
+    for other in [altered, opened] {
+        let other = world_of(&other).await;
+        let (status, told) =
+            other.caller().plain().json("Bootstrap", json!({ "domain": DOMAIN })).await.refusal();
+        assert!(status == 403 && told.contains("aggregated MR not allowed"), "{status} {told}");
+        let (status, told) = other.caller().plain().json("Onboard", body.clone()).await.refusal();
+        assert_eq!(status, 403, "{told}");
+    }
     assert_eq!(source.audited("kms_key_released").len(), 1);
 
     // The entry is removed: nothing is released any more.

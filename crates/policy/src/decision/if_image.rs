@@ -4,6 +4,9 @@ use kms_attest::identity::OsImageHash;
 
 use super::Denial;
 
+/// How much of the name of an event is shown.
+const MAX_EVENT: usize = 64;
+
 /// A KMS is allowed because of an entry of `kms.images`, which holds only for a guest whose registers were compared with
 /// those of the OS image. The hash that the guest names is a claim, and is not enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub enum NotCompared {
     Refused(String),
     /// They could not be compared now, for this reason.
     Unavailable(String),
+    /// Its event log shows this event, which its OS does not add while it boots.
+    Opened(String),
 }
 
 impl NotCompared {
@@ -43,6 +48,13 @@ impl NotCompared {
             Self::Refused(why) => format!("its registers are not those of the OS image: {why}"),
             Self::Unavailable(why) => {
                 format!("its registers are not compared with the OS image yet: {why}")
+            }
+            Self::Opened(event) => {
+                let event: String = event.chars().take(MAX_EVENT).collect();
+                format!(
+                    "its event log shows {event:?}, which is not of the boot of its OS, so it may have been opened: if that is \
+                     meant, list the measurement in kms.mrAggregated"
+                )
             }
         }
     }
@@ -110,6 +122,7 @@ mod tests {
             (NotCompared::IdentityOnly, "or let that KMS read the allowlist itself"),
             (NotCompared::Refused("MRTD".to_owned()), "are not those of the OS image: MRTD"),
             (NotCompared::Unavailable("busy".to_owned()), "not compared with the OS image yet: busy"),
+            (NotCompared::Opened("ssh".to_owned()), "list the measurement in kms.mrAggregated"),
         ] {
             let denial = condition().otherwise(&why);
             let expected = denial.expected.expect("what would be allowed");
