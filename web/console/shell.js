@@ -4,7 +4,7 @@ import { useGet, isReachable, on } from './api.js';
 import { liveState, onLive } from './live.js';
 import { can } from './roles.js';
 import { go, link } from './router.js';
-import { Button, Icon, Note, Pill, Time, html, useEffect, useRef, useState } from './ui.js';
+import { Button, Icon, Note, Pill, Time, html, pill, useEffect, useRef, useState } from './ui.js';
 
 /** A KMS without credentials has none to manage. */
 const managesCredentials = (me) => me.kind !== 'anyone' && can(me, 'credential.manage');
@@ -41,10 +41,10 @@ function badges(overview, approvals) {
 }
 
 function State({ overview, error, reach }) {
-  if (!reach) return html`<${Pill} kind="bad">No answer<//>`;
-  if (!overview) return error ? html`<${Pill} kind="warn">State not known<//>` : html`<${Pill}>Connecting<//>`;
-  if (!overview.ready) return html`<${Pill} kind="bad">Not releasing keys<//>`;
-  return overview.reasons?.length > 0 ? html`<${Pill} kind="warn">Degraded<//>` : html`<${Pill} kind="good">Releasing keys<//>`;
+  if (!reach) return pill('No answer', 'bad');
+  if (!overview) return error ? pill('State not known', 'warn') : pill('Connecting');
+  if (!overview.ready) return pill('Not releasing keys', 'bad');
+  return overview.reasons?.length > 0 ? pill('Degraded', 'warn') : pill('Releasing keys', 'good');
 }
 
 function Who({ me, onSignOut }) {

@@ -2,7 +2,7 @@
 
 import { call, get, useCredential, useTask } from './api.js';
 import { go, place } from './router.js';
-import { Button, Copy, Failure, Field, Note, html, useEffect, useRef, useState } from './ui.js';
+import { AS_TYPED, Button, Copy, Failure, Field, Note, Segments, html, useEffect, useRef, useState } from './ui.js';
 
 const WAYS = [['token', 'Token'], ['name', 'Name and secret'], ['invitation', 'Invitation']];
 const isLoopback = /^(localhost|127\.|\[::1\]|.*\.localhost$)/.test(location.hostname);
@@ -79,18 +79,16 @@ export function SignInForm({ onSignedIn, reason }) {
     setMissing('');
     task.run(typed);
   };
-  const secret = { type: 'password', autocomplete: 'off', spellcheck: false, autocapitalize: 'none' };
+  const secret = { type: 'password', ...AS_TYPED };
   const problem = task.error && (task.error.status === 401 ? { ...task.error, status: 401, message: way === 'name' ? 'Name or secret is wrong, or they have expired.' : 'This credential is not valid here: wrong, expired or revoked.', code: '' } : task.error);
   return html`<form class="stack" onSubmit=${submit} novalidate>
     ${reason && html`<${Note} kind="warn" title=${reason}>The place and its filters stay.<//>`}
     ${isClear && html`<${Note} kind="bad" title="This page came without TLS">Anyone on the network between can read what you type here.<//>`}
-    <fieldset class="segments"><legend class="unseen">How do you sign in?</legend>
-      ${WAYS.map(([value, text]) => html`<label key=${value}><input type="radio" name="way" checked=${way === value} onChange=${() => { setWay(value); setMissing(''); task.clear(); }} /><span>${text}</span></label>`)}
-    </fieldset>
+    <${Segments} legend="How do you sign in?" name="way" of=${WAYS} chosen=${way} onChoose=${(value) => { setWay(value); setMissing(''); task.clear(); }} />
     ${way === 'token' && html`<${Field} label="Token" hint="Of the configuration, of a named credential, or an access token of your identity provider." error=${missing === 'token' && 'Type the token first.'}>
       ${(props) => html`<input ...${props} ...${secret} name="token" ref=${first} />`}<//>`}
     ${way === 'name' && html`<${Field} label="Name" error=${missing === 'name' && 'Type the name first.'}>
-        ${(props) => html`<input ...${props} name="name" autocomplete="off" spellcheck=${false} autocapitalize="none" ref=${first} />`}<//>
+        ${(props) => html`<input ...${props} name="name" ...${AS_TYPED} ref=${first} />`}<//>
       <${Field} label="Secret" error=${missing === 'secret' && 'Type the secret first.'}>${(props) => html`<input ...${props} ...${secret} name="secret" />`}<//>`}
     ${way === 'invitation' && html`<${Field} label="Activation token" hint="It works once. You are then shown a credential of your own." error=${missing === 'invitation' && 'Type the activation token first.'}>
       ${(props) => html`<input ...${props} ...${secret} name="invitation" key=${invitation} defaultValue=${invitation} ref=${first} />`}<//>`}

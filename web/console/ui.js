@@ -1,7 +1,7 @@
 // The pieces that views are made of: cards, tables, identifiers, times, notes, dialogs, and the states of what is loaded.
 
 import { html, useCallback, useEffect, useLayoutEffect, useRef, useState } from '../vendor/preact.js';
-import { absolute, ago, sentence, short } from './format.js';
+import { absolute, ago, number, sentence, short } from './format.js';
 
 export { html, useCallback, useEffect, useLayoutEffect, useRef, useState };
 export { useMemo } from '../vendor/preact.js';
@@ -124,7 +124,7 @@ function useClock() {
 export function Time({ at, still = false }) {
   useClock();
   const exact = absolute(at);
-  if (!exact) return html`<span class="soft">—</span>`;
+  if (!exact) return soft();
   return html`<time datetime=${exact.replace(' UTC', 'Z').replace(' ', 'T')} data-tip=${exact} aria-description=${exact} tabindex=${still ? undefined : 0}>${ago(at)}</time>`;
 }
 
@@ -145,18 +145,23 @@ export async function copy(text) {
   return undefined;
 }
 
+/** Copies, and says so; gives whether it worked. */
+async function copied(text, name) {
+  try {
+    await copy(text);
+    toast(`${name} copied`);
+    return true;
+  } catch {
+    toast(`${name} could not be copied; select it by hand`, { kind: 'bad' });
+    return false;
+  }
+}
+
 /** A button that copies `text`; `name` says what that is. */
 export function Copy({ text, name, word = 'Copy', small = true }) {
   const [told, tell] = useState(null);
   const click = async () => {
-    try {
-      await copy(text);
-      tell('Copied');
-      toast(`${name} copied`);
-    } catch {
-      tell('Select it');
-      toast(`${name} could not be copied; select it by hand`, { kind: 'bad' });
-    }
+    tell(await copied(text, name) ? 'Copied' : 'Select it');
     setTimeout(() => tell(null), 2000);
   };
   return html`<button type="button" class="copy ${small ? 'small' : ''}" onClick=${click}>
@@ -169,15 +174,10 @@ export function Copy({ text, name, word = 'Copy', small = true }) {
  */
 export function Id({ value, name = 'identifier', keep = 8, still = false }) {
   const text = String(value ?? '');
-  if (!text) return html`<span class="soft">—</span>`;
-  const click = async (event) => {
+  if (!text) return soft();
+  const click = (event) => {
     event.stopPropagation();
-    try {
-      await copy(text);
-      toast(`${name} copied`);
-    } catch {
-      toast(`${name} could not be copied`, { kind: 'bad' });
-    }
+    copied(text, name);
   };
   return html`<button type="button" class="id" data-tip=${text} aria-description=${text} tabindex=${still ? -1 : undefined} onClick=${click}
     aria-label=${`${short(text, keep)}, copy ${name}`}>${short(text, keep)}</button>`;
@@ -190,7 +190,7 @@ export function Told({ children, asIs = false }) {
 
 /** A whole identifier or other long value, wrapped, with a copy button. */
 export function Whole({ value, name, children }) {
-  if (!value) return html`<span class="soft">—</span>`;
+  if (!value) return soft();
   return html`<span class="whole"><code>${children ?? value}</code><${Copy} text=${value} name=${name} word="" /></span>`;
 }
 
@@ -205,6 +205,11 @@ export function Pill({ kind = 'quiet', children, tip }) {
   const mark = { good: 'check', warn: 'warning', bad: 'cross' }[kind];
   return html`<span class="pill ${kind}" data-tip=${tip} aria-description=${tip}>${mark && html`<${Icon} name=${mark} />`}${children}</span>`;
 }
+
+export const pill = (text, kind) => html`<${Pill} kind=${kind}>${text}<//>`;
+
+/** A state in a capsule; `of` has the kind and the words of each one: `{ state: [kind, text] }`. */
+export const stated = (of, state, [kind, text] = of[state] ?? []) => pill(text ?? state, kind);
 
 /** A button. Kinds: primary, danger, quiet. While `busy` it says so and takes no click. */
 export function Button({ kind = '', busy = false, children, disabled = false, onClick, type = 'button', small = false, ...rest }) {
@@ -232,9 +237,12 @@ export function Page({ title, lead, actions, back, children }) {
   </article>`;
 }
 
+/** An id for an element; the same as long as it is shown. */
+const useId = (given) => useRef(given ?? `id-${Math.random().toString(36).slice(2, 9)}`).current;
+
 /** A section with a heading. `span` is its width in columns of twelve on a wide screen. */
 export function Card({ title, aside, span = 12, children, flush = false, kind = '' }) {
-  const id = useRef(`card-${Math.random().toString(36).slice(2, 9)}`).current;
+  const id = useId();
   return html`<section class="card span${span} ${flush ? 'flush' : ''} ${kind}" aria-labelledby=${title ? id : undefined}>
     ${title && html`<div class="cardhead"><h2 id=${id}>${title}</h2>${aside && html`<div class="aside">${aside}</div>`}</div>`}
     ${children}
@@ -253,6 +261,9 @@ export function Values({ of, wide = false }) {
     .map(({ name, value, hint }) => html`<div key=${name}><dt>${name}${hint && html`<small>${hint}</small>`}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
+/** A row of `Values` with a whole identifier; `what` it is called where it is copied. */
+export const whole = (name, value, what = name.charAt(0).toLowerCase() + name.slice(1), hint = undefined) => ({ name, hint, value: value && html`<${Whole} value=${value} name=${what} />` });
+
 /** A remark in a frame. Kinds: info, good, warn, bad. */
 export function Note({ kind = 'info', title, children, role, actions }) {
   const mark = { info: 'info', good: 'check', warn: 'warning', bad: 'critical' }[kind];
@@ -270,6 +281,9 @@ export function Failure({ error, title, retry }) {
     ${error.message}${error.code && html` <code class="soft">${error.code}</code>`}
     ${error.requestId && html`<div class="soft">Request <${Id} value=${error.requestId} name="request id" keep=${16} /></div>`}<//>`;
 }
+
+/** A text that is not important, or stands for nothing. */
+export const soft = (text = '—') => html`<span class="soft">${text}</span>`;
 
 /** What is shown where there is nothing. */
 export function Empty({ title, children, action }) {
@@ -313,6 +327,19 @@ export function Table({ caption, columns, rows, rowKey, href, empty, mark }) {
         <div>${cell(row)}</div></td>`)}</tr>`)}</tbody></table></div>`;
 }
 
+/** Columns that many tables have, of a field of their rows. `more` is what else the column has; an `id` may `keep` more characters, and a `time` says `none`. */
+export const column = {
+  id: (head, field, name, { keep, ...more } = {}) => ({ head, ...more, cell: (row) => html`<${Id} value=${row[field]} name=${name} keep=${keep} still />` }),
+  time: (head, field, { none = '—', ...more } = {}) => ({ head, ...more, cell: (row) => (row[field] ? html`<${Time} at=${row[field]} still />` : soft(none)) }),
+  number: (head, field) => ({ head, kind: 'num', cell: (row) => number(row[field]) }),
+};
+
+/** A card with nothing but a table. Its rows have names unless `rowKey` says otherwise; with `of`, as `Loaded` takes it, `rows` is a function of the data. */
+export function Listed({ title, caption = title, span, aside, of, lines, rows, rowKey = ({ name }) => name, ...table }) {
+  const show = (all) => html`<${Table} caption=${caption} rows=${all} rowKey=${rowKey} ...${table} />`;
+  return html`<${Card} title=${title} span=${span} aside=${aside} flush>${of ? html`<${Loaded} of=${of} lines=${lines}>${(data) => show(rows(data))}<//>` : show(rows)}<//>`;
+}
+
 /** The way to older entries of a list in pages; `cursor` is that of the place, `next` that of the answer. */
 export function Pages({ cursor, next, navigate, what = 'entries' }) {
   if (!cursor && !next) return null;
@@ -323,12 +350,32 @@ export function Pages({ cursor, next, navigate, what = 'entries' }) {
 
 /** A field with its label, a hint and an error. `children(props)` gives the input, to which the props belong. */
 export function Field({ label, hint, error, children, id: given }) {
-  const id = useRef(given ?? `field-${Math.random().toString(36).slice(2, 9)}`).current;
+  const id = useId(given);
   const described = [hint && `${id}-hint`, error && `${id}-error`].filter(Boolean).join(' ') || undefined;
   return html`<div class="field"><label for=${id}>${label}</label>
     ${children({ id, 'aria-describedby': described, 'aria-invalid': error ? 'true' : undefined })}
     ${hint && html`<p class="hint" id=${`${id}-hint`}>${hint}</p>`}
     ${error && html`<p class="error" id=${`${id}-error`}>${error}</p>`}</div>`;
+}
+
+/** For inputs of names and identifiers: browsers must not correct what is typed. */
+export const AS_TYPED = { autocomplete: 'off', spellcheck: false, autocapitalize: 'none' };
+
+/** A field of one line. */
+export function Typed({ label, hint, error, id, onType, ...rest }) {
+  return html`<${Field} label=${label} hint=${hint} error=${error} id=${id}>${(props) => html`<input ...${props} ...${AS_TYPED} ...${rest} onInput=${(event) => onType(event.target.value)} />`}<//>`;
+}
+
+/** A field with a choice among `of`: `[[value, text], …]`. */
+export function Choose({ label, hint, of, onChoose, ...rest }) {
+  return html`<${Field} label=${label} hint=${hint}>${(props) => html`<select ...${props} ...${rest} onChange=${(event) => onChoose(event.target.value)}>
+    ${of.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}</select>`}<//>`;
+}
+
+/** A choice of which each one is explained: `[[value, word, explanation], …]`; of several with the type `checkbox`. */
+export function Options({ legend, name, of, value, type = 'radio', isChosen = (key) => key === value, onChoose }) {
+  return html`<fieldset class="stack tight"><legend>${legend}</legend>${of.map(([key, word, what]) => html`<label class="choice" key=${key}>
+    <input type=${type} name=${name} value=${key} checked=${isChosen(key)} onChange=${() => onChoose(key)} /><span><strong>${word}</strong> <span class="soft">${what}</span></span></label>`)}</fieldset>`;
 }
 
 /** A filter that is typed; the place follows a moment later. */
@@ -351,7 +398,7 @@ function FilterText({ name, value, placeholder, navigate }) {
       navigate({ [name]: sent.current || null, cursor: null }, { replace: true });
     }, 300);
   };
-  return html`<input type="search" value=${typed} placeholder=${placeholder} spellcheck=${false} autocapitalize="none" autocomplete="off" onInput=${change} />`;
+  return html`<input type="search" value=${typed} placeholder=${placeholder} ...${AS_TYPED} onInput=${change} />`;
 }
 
 /**
@@ -373,7 +420,7 @@ export function Filters({ fields, params, navigate, children }) {
 /** A modal dialog. It closes by Escape and by its button; the focus returns to where it was. */
 export function Dialog({ title, onClose, children, actions, kind = '' }) {
   const box = useRef(null);
-  const id = useRef(`dialog-${Math.random().toString(36).slice(2, 9)}`).current;
+  const id = useId();
   useLayoutEffect(() => {
     const element = box.current;
     const before = document.activeElement;
@@ -405,6 +452,12 @@ export function Confirm({ title, word, task, given, kind = 'primary', onClose, o
       <${Button} onClick=${() => { task.clear(); onClose(); }}>Cancel<//>
       <${Button} kind=${kind} busy=${task.busy} disabled=${disabled} onClick=${act}>${word}<//>`}>
     ${children}<${Failure} error=${task.error} /><//>`;
+}
+
+/** A choice of few: `[[value, text, name], …]`, where the name is for screen readers. */
+export function Segments({ legend, name, of, chosen, onChoose, inline = false }) {
+  return html`<fieldset class="segments ${inline ? 'inline' : ''}"><legend class="unseen">${legend}</legend>${of.map(([value, text, full]) => html`<label key=${value}>
+    <input type="radio" name=${name} checked=${value === chosen} onChange=${() => onChoose(value)} /><span aria-label=${full}>${text}</span></label>`)}</fieldset>`;
 }
 
 /** The steps of a decision: `[{ step, state: passed | failed | not_reached, message }]`. */

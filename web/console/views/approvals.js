@@ -1,22 +1,13 @@
 // Approvals: changes of owners that wait for a second owner.
 
 import { get, post, useGet, useTask } from '../api.js';
-import { words } from '../format.js';
-import { link } from '../router.js';
 import { can } from '../roles.js';
-import {
-  Button, Card, Code, Confirm, Copy, Dialog, Empty, Id, Loaded, Note, Page, Pill, Table, Time, Values, Whole, html, toast, useEffect, useState,
-} from '../ui.js';
+import { Button, Card, Code, Confirm, Copy, Dialog, Empty, Id, Loaded, Note, Page, Table, Time, Values, html, stated, toast, useEffect, useState, whole } from '../ui.js';
 
 const STATES = {
   waiting: ['warn', 'Waiting'], approved: ['quiet', 'Being made'], done: ['good', 'Done'], failed: ['bad', 'Failed'], rejected: ['quiet', 'Rejected'], expired: ['quiet', 'Expired'],
 };
 const EVENTS = ['requested', 'approved', 'rejected', 'expired', 'done', 'failed'].map((what) => `approval_${what}`);
-
-function State({ of }) {
-  const [kind, text] = STATES[of] ?? ['quiet', words(of)];
-  return html`<${Pill} kind=${kind}>${text}<//>`;
-}
 
 const isOwn = (me, approval) => approval.own ?? (approval.requested_by === me.name);
 
@@ -42,7 +33,7 @@ function Decision({ me, approval, onDone }) {
       <p><strong>${approval.detail}</strong></p>
       <p class="soft">It is done at once, in the name of ${approval.requested_by} and of you; both are in the audit log.</p>
       ${approval.document && html`<${Code} text=${approval.document} name="document" />`}
-      ${approval.sha256 && html`<${Values} of=${[{ name: 'SHA-256 of what is done', value: html`<${Whole} value=${approval.sha256} name="SHA-256" />` }]} />`}<//>`}
+      ${approval.sha256 && html`<${Values} of=${[whole('SHA-256 of what is done', approval.sha256, 'SHA-256')]} />`}<//>`}
     ${asking === 'reject' && html`<${Confirm} title=${own ? 'Take this request back' : 'Reject this change'} word=${own ? 'Take it back' : 'Reject'} kind="danger" task=${task} given=${['reject']} onClose=${() => ask(null)} onDone=${done}>
       <p><strong>${approval.detail}</strong></p><p class="soft">Nothing is changed. It can be requested again.</p><//>`}
     ${token && html`<${Half} which="second" token=${token} onClose=${() => { setToken(null); onDone(); }} />`}
@@ -100,7 +91,7 @@ export default function ApprovalsView({ me, params }) {
           { head: 'Change', kind: 'text', cell: (row) => html`${row.detail}${row.result && html`<span class="sub">${row.result}</span>`}${row.own && row.state === 'done' && INVITES.includes(row.action) && html`<div><${OwnHalf} approval=${row} /></div>`}` },
           { head: 'By', cell: (row) => row.requested_by },
           { head: 'Decided by', cell: (row) => row.approved_by ?? '—' },
-          { head: 'State', kind: 'shrink', cell: (row) => html`<${State} of=${row.state} />` },
+          { head: 'State', kind: 'shrink', cell: (row) => stated(STATES, row.state) },
         ]} /><//>`}
       </div>`;
     }}<//><//>`;

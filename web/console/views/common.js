@@ -1,20 +1,40 @@
 // What several views have in common: verdicts on platforms, spans of time, and actions that wait for a second owner.
 
-import { absolute } from '../format.js';
+import { absolute, methodName, number } from '../format.js';
 import { link } from '../router.js';
-import { Pill, html, toast } from '../ui.js';
+import { Pill, Time, Whole, column, html, soft, toast, whole } from '../ui.js';
 
 const GOOD = ['UpToDate'];
 const BAD = ['Revoked', 'OutOfDate', 'OutOfDateConfigurationNeeded'];
 
 /** Intel's verdict on a platform, with its advisories on hover. */
 export function Tcb({ status, advisories = [] }) {
-  if (!status) return html`<span class="soft">—</span>`;
+  if (!status) return soft();
   // Only what is not as it should be catches the eye.
   if (GOOD.includes(status)) return html`<span>${status}</span>`;
   const kind = BAD.includes(status) ? 'bad' : 'warn';
   return html`<${Pill} kind=${kind} tip=${advisories.length > 0 ? advisories.join(', ') : undefined}>${status}<//>`;
 }
+
+/** Columns of releases. */
+export const RELEASE = {
+  when: { head: 'When', kind: 'shrink', cell: ({ seq, at }) => html`<a href=${link('releases', seq)}><${Time} at=${at} still /></a>` },
+  what: { head: 'What', cell: ({ method }) => methodName(method) },
+  tcb: { head: 'TCB status', cell: ({ tcb_status: status, tcb_advisories: advisories }) => html`<${Tcb} status=${status} advisories=${advisories} />` },
+  record: { head: 'Record', kind: 'num', cell: ({ seq }) => `#${number(seq)}` },
+  image: column.id('OS image', 'os_image_hash', 'OS image hash', { kind: 'minor' }),
+  device: column.id('Device', 'device_id', 'device id', { kind: 'minor spare' }),
+};
+
+/** Who a caller was, as rows of `Values`. */
+export const identity = (of) => [
+  { name: 'App id', value: of.app_id && html`<${Whole} value=${of.app_id} name="app id"><a href=${link('releases', null, { app: of.app_id })}>${of.app_id}</a><//>` },
+  whole('Instance id', of.instance_id),
+  whole('Compose hash', of.compose_hash),
+  whole('Aggregated measurement', of.mr_aggregated),
+  whole('OS image', of.os_image_hash, 'OS image hash'),
+  whole('Device', of.device_id, 'device id'),
+];
 
 /** The verdicts to choose from. */
 export const TCB_STATUSES = ['UpToDate', 'SWHardeningNeeded', 'ConfigurationNeeded', 'ConfigurationAndSWHardeningNeeded', 'OutOfDate', 'OutOfDateConfigurationNeeded', 'Revoked'];

@@ -3,7 +3,9 @@
 import { post, useGet, useTask } from '../api.js';
 import { ago } from '../format.js';
 import { can } from '../roles.js';
-import { Button, Card, Code, Confirm, Copy, Dialog, Empty, Failure, Field, Loaded, Note, Page, Pill, Table, Time, html, toast, useState } from '../ui.js';
+import {
+  Button, Card, Choose, Code, Confirm, Copy, Dialog, Empty, Failure, Listed, Note, Options, Page, Time, Typed, column, html, soft, stated, toast, useState,
+} from '../ui.js';
 import { waits } from './common.js';
 
 const PATH = '/api/v1/credentials';
@@ -19,8 +21,7 @@ const ROLE_WORDS = Object.fromEntries(ROLES.map(([role, word]) => [role, word]))
 const ENDS = [['86400', 'In a day'], ['604800', 'In a week'], ['2592000', 'In 30 days'], ['7776000', 'In 90 days'], ['31536000', 'In a year'], ['', 'Never']];
 const STATES = { active: ['good', 'active'], invited: ['warn', 'invited'], ended: ['quiet', 'ended'] };
 
-/** The domain that each KMS has. */
-const DOMAIN = 'default';
+const ISSUES = [['invitation', 'An invitation', 'a link for 15 minutes; only its holder ever sees the token'], ['token', 'The token', 'for a program, or for yourself']];
 
 const invitationLink = (token) => `${location.origin}/#/activate?token=${encodeURIComponent(token)}`;
 
@@ -42,7 +43,8 @@ function Issued({ made, onClose }) {
 function Create({ me, onClose, onMade }) {
   const [values, setValues] = useState({ name: '', role: 'viewer', domain: me.domain ?? '', ends: '7776000', issue: 'invitation' });
   const [tried, setTried] = useState(false);
-  const set = (name) => (event) => setValues({ ...values, [name]: event.target.value });
+  const set = (name) => (value) => setValues({ ...values, [name]: value });
+  const domains = me.domain ? [me.domain] : ['', 'default'];
   const wrong = values.name === '' ? 'Type a name.' : /^[a-z0-9][a-z0-9.-]*$/.test(values.name) ? '' : 'Lower-case letters, digits, “-” and “.” only.';
   const task = useTask(() => post(PATH, {
     name: values.name,
@@ -60,15 +62,11 @@ function Create({ me, onClose, onMade }) {
   };
   return html`<${Dialog} title="New credential" onClose=${onClose} actions=${html`<${Button} onClick=${onClose}>Cancel<//><${Button} kind="primary" busy=${task.busy} onClick=${submit}>${values.issue === 'invitation' ? 'Create the invitation' : 'Create the token'}<//>`}>
     <form class="stack" onSubmit=${submit} novalidate>
-      <${Field} id="credential-name" label="Name" hint="The audit log names its holder by it." error=${(tried || values.name) && wrong}>${(props) => html`<input ...${props} value=${values.name} autocomplete="off" spellcheck=${false} autocapitalize="none" onInput=${set('name')} />`}<//>
-      <fieldset class="stack tight"><legend>Role</legend>${ROLES.map(([role, word, what]) => html`<label class="choice" key=${role}><input type="radio" name="role" value=${role} checked=${values.role === role} onChange=${set('role')} />
-        <span><strong>${word}</strong> <span class="soft">${what}</span></span></label>`)}</fieldset>
-      <${Field} label="It is for" hint="An owner of a domain manages only its credentials.">${(props) => html`<select ...${props} value=${values.domain} onChange=${set('domain')}>
-        ${(me.domain ? [me.domain] : ['', DOMAIN]).map((domain) => html`<option key=${domain} value=${domain}>${domain ? `The domain “${domain}”` : 'The whole KMS'}</option>`)}</select>`}<//>
-      <${Field} label="It ends">${(props) => html`<select ...${props} value=${values.ends} onChange=${set('ends')}>${ENDS.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}</select>`}<//>
-      <fieldset class="stack tight"><legend>What you hand over</legend>
-        <label class="choice"><input type="radio" name="issue" value="invitation" checked=${values.issue === 'invitation'} onChange=${set('issue')} /><span><strong>An invitation</strong> <span class="soft">a link for 15 minutes; only its holder ever sees the token</span></span></label>
-        <label class="choice"><input type="radio" name="issue" value="token" checked=${values.issue === 'token'} onChange=${set('issue')} /><span><strong>The token</strong> <span class="soft">for a program, or for yourself</span></span></label></fieldset>
+      <${Typed} id="credential-name" label="Name" hint="The audit log names its holder by it." error=${(tried || values.name) && wrong} value=${values.name} onType=${set('name')} />
+      <${Options} legend="Role" name="role" of=${ROLES} value=${values.role} onChoose=${set('role')} />
+      <${Choose} label="It is for" hint="An owner of a domain manages only its credentials." of=${domains.map((domain) => [domain, domain ? `The domain “${domain}”` : 'The whole KMS'])} value=${values.domain} onChoose=${set('domain')} />
+      <${Choose} label="It ends" of=${ENDS} value=${values.ends} onChoose=${set('ends')} />
+      <${Options} legend="What you hand over" name="issue" of=${ISSUES} value=${values.issue} onChoose=${set('issue')} />
       <${Failure} error=${task.error} />
       <button type="submit" class="unseen" tabindex="-1" aria-hidden="true">Create</button>
     </form><//>`;
@@ -107,18 +105,18 @@ export default function Credentials({ me }) {
   const columns = [
     { head: 'Name', kind: 'main', cell: ({ name }) => html`${name}${name === me.name && html` <span class="soft">you</span>`}` },
     { head: 'Role', cell: ({ role }) => ROLE_WORDS[role] ?? role },
-    ...(credentials.data?.credentials.some(({ domain }) => domain) ? [{ head: 'Domain', cell: ({ domain }) => domain ?? html`<span class="soft">all</span>` }] : []),
-    { head: 'State', cell: ({ state, invited_until: until, old_secret_until: old }) => html`<${Pill} kind=${STATES[state]?.[0]}>${STATES[state]?.[1] ?? state}<//>${state === 'invited' && html`<span class="sub">until <${Time} at=${until} still /></span>`}${old && html`<span class="sub">old token until <${Time} at=${old} still /></span>`}` },
-    { head: 'Last used', cell: ({ last_used: at }) => (at ? html`<${Time} at=${at} still />` : html`<span class="soft">never</span>`) },
-    { head: 'Ends', cell: ({ expires_at: at }) => (at ? html`<${Time} at=${at} still />` : html`<span class="soft">never</span>`) },
+    ...(credentials.data?.credentials.some(({ domain }) => domain) ? [{ head: 'Domain', cell: ({ domain }) => domain ?? soft('all') }] : []),
+    { head: 'State', cell: ({ state, invited_until: until, old_secret_until: old }) => html`${stated(STATES, state)}${state === 'invited' && html`<span class="sub">until <${Time} at=${until} still /></span>`}${old && html`<span class="sub">old token until <${Time} at=${old} still /></span>`}` },
+    column.time('Last used', 'last_used', { none: 'never' }),
+    column.time('Ends', 'expires_at', { none: 'never' }),
     { head: 'Created', cell: ({ created_at: at, created_by: by }) => html`<${Time} at=${at} still /><span class="sub">${by}</span>` },
     { head: 'Actions', kind: 'hide shrink', cell: (credential) => html`<span class="rowactions"><${Button} small onClick=${() => setOpen({ what: 'rotate', of: credential })}>Replace token<span class="unseen"> of ${credential.name}</span><//>
       <${Button} small onClick=${() => setOpen({ what: 'revoke', of: credential })}>Revoke<span class="unseen"> ${credential.name}</span><//></span>` },
   ];
   const create = html`<${Button} kind="primary" onClick=${() => setOpen({ what: 'create' })}>New credential<//>`;
   return html`<${Page} title="Credentials" lead="People and programs that may call this listener, and what each of them may do." actions=${create}>
-    <${Card} flush><${Loaded} of=${credentials} lines=${5} empty=${(data) => data.credentials.length === 0 && html`<${Empty} title="There are no named credentials">You came with a token of the configuration. Give each person and program a credential of its own, so that the audit log can tell them apart.<//>`}>
-      ${(data) => html`<${Table} caption="Named credentials" columns=${columns} rows=${data.credentials} rowKey=${({ name }) => name} />`}<//><//>
+    <${Listed} caption="Named credentials" of=${credentials} columns=${columns} rows=${(data) => data.credentials}
+      empty=${html`<${Empty} title="There are no named credentials">You came with a token of the configuration. Give each person and program a credential of its own, so that the audit log can tell them apart.<//>`} />
     ${open?.what === 'create' && html`<${Create} me=${me} onClose=${close} onMade=${made} />`}
     ${open?.what === 'issued' && html`<${Issued} made=${open.made} onClose=${close} />`}
     ${open?.what === 'rotate' && html`<${Rotate} of=${open.of} onClose=${close} onDone=${made} />`}

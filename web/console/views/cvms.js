@@ -5,9 +5,9 @@ import { count, methodName, number, short, words } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
 import {
-  Button, ButtonLink, Card, Empty, Failure, Figure, Filters, Id, Loaded, Note, Page, Pages, Table, Time, Values, Whole, html, useState,
+  Button, ButtonLink, Card, Empty, Failure, Figure, Filters, Listed, Loaded, Note, Page, Pages, Table, Time, Values, column, html, soft, useState,
 } from '../ui.js';
-import { SINCE, TCB_STATUSES, Tcb } from './common.js';
+import { RELEASE, SINCE, TCB_STATUSES, Tcb, identity } from './common.js';
 
 const EVENTS = ['app_key_released', 'certificate_issued', 'denied', 'refused'];
 const FILTERS = [
@@ -19,13 +19,13 @@ const FILTERS = [
 
 const COLUMNS = [
   { head: 'Instance', kind: 'main', cell: (cvm) => html`<a class="nowrap" href=${link('cvms', cvm.id)}><code>${short(cvm.instance_id || cvm.id, 12)}</code></a>` },
-  { head: 'App', cell: (cvm) => html`<${Id} value=${cvm.app_id} name="app id" still />` },
-  { head: 'Last release', cell: (cvm) => html`<${Time} at=${cvm.last_at} still />` },
-  { head: 'Releases', kind: 'num', cell: (cvm) => number(cvm.releases) },
-  { head: 'Denials', kind: 'num', cell: (cvm) => (cvm.denials > 0 ? html`<span class="bad">${number(cvm.denials)}</span>` : html`<span class="soft">0</span>`) },
+  column.id('App', 'app_id', 'app id'),
+  column.time('Last release', 'last_at'),
+  column.number('Releases', 'releases'),
+  { head: 'Denials', kind: 'num', cell: (cvm) => (cvm.denials > 0 ? html`<span class="bad">${number(cvm.denials)}</span>` : soft('0')) },
   { head: 'Platform', cell: (cvm) => html`<${Tcb} status=${cvm.tcb_status} advisories=${cvm.advisories} />` },
-  { head: 'OS image', kind: 'minor', cell: (cvm) => html`<${Id} value=${cvm.os_image_hash} name="OS image hash" still />` },
-  { head: 'Device', kind: 'minor spare', cell: (cvm) => html`<${Id} value=${cvm.device_id} name="device id" still />` },
+  RELEASE.image,
+  RELEASE.device,
 ];
 
 function List({ params, navigate }) {
@@ -71,16 +71,8 @@ function Resolved({ app }) {
 function Latest({ cvm }) {
   const releases = useGet(withQuery('/api/v1/releases', { app: cvm.app_id, limit: 50 }), { live: EVENTS });
   const own = (data) => data.releases.filter(({ instance_id: instance }) => !cvm.instance_id || instance === cvm.instance_id).slice(0, 8);
-  const columns = [
-    { head: 'When', kind: 'main', cell: ({ seq, at }) => html`<a href=${link('releases', seq)}><${Time} at=${at} still /></a>` },
-    { head: 'What', cell: ({ method }) => methodName(method) },
-    { head: 'Platform', cell: ({ tcb_status: status, tcb_advisories: advisories }) => html`<${Tcb} status=${status} advisories=${advisories} />` },
-    { head: 'Log entry', kind: 'num', cell: ({ seq }) => number(seq) },
-  ];
-  return html`<${Card} title="Latest releases" flush aside=${html`<a href=${link('releases', null, { app: cvm.app_id })}>All of this app</a>`}>
-    <${Loaded} of=${releases} lines=${4} empty=${(data) => own(data).length === 0 && html`<${Empty} title="None among the latest of this app" />`}>
-      ${(data) => html`<${Table} caption="Latest releases of this CVM" columns=${columns} rows=${own(data)} rowKey=${({ seq }) => seq} href=${({ seq }) => link('releases', seq)} />`}
-    <//><//>`;
+  return html`<${Listed} title="Latest releases" aside=${html`<a href=${link('releases', null, { app: cvm.app_id })}>All of this app</a>`} of=${releases} lines=${4} empty=${html`<${Empty} title="None among the latest of this app" />`}
+    columns=${[RELEASE.when, RELEASE.what, RELEASE.tcb, RELEASE.record]} rows=${own} rowKey=${({ seq }) => seq} href=${({ seq }) => link('releases', seq)} />`;
 }
 
 function One({ id, me }) {
@@ -101,14 +93,7 @@ function One({ id, me }) {
         { name: 'TEE', value: words(data.tee) },
         { name: 'Address', value: data.address && html`<code>${data.address}</code>` },
       ]} /><//>
-      <${Card} title="Identity and measurements"><${Values} wide of=${[
-        { name: 'App', value: html`<${Whole} value=${data.app_id} name="app id" />` },
-        { name: 'Instance', value: html`<${Whole} value=${data.instance_id} name="instance id" />` },
-        { name: 'Compose hash', value: html`<${Whole} value=${data.compose_hash} name="compose hash" />` },
-        { name: 'Measurement', hint: 'all registers', value: data.mr_aggregated && html`<${Whole} value=${data.mr_aggregated} name="measurement" />` },
-        { name: 'OS image', value: html`<${Whole} value=${data.os_image_hash} name="OS image hash" />` },
-        { name: 'Device', value: html`<${Whole} value=${data.device_id} name="device id" />` },
-      ]} />
+      <${Card} title="Identity and measurements"><${Values} wide of=${identity(data)} />
         <p class="line hint below"><a href=${link('cvms', null, { app: data.app_id })}>Other CVMs of this app</a><a href=${link('cvms', null, { image: data.os_image_hash })}>CVMs with this OS image</a></p><//>
       <${Latest} cvm=${data} />
       ${data.app_id && html`<${Resolved} app=${data.app_id} />`}

@@ -1,14 +1,15 @@
 // Denials: who is refused and why; one denial as a chain of checks, what would allow it, and trying that out.
 
 import { get, post, upload, useGet, useTask, withQuery } from '../api.js';
-import { count, methodName, number, sentence, words } from '../format.js';
+import { count, methodName, sentence, words } from '../format.js';
 import { link } from '../router.js';
 import { can } from '../roles.js';
 import {
-  Button, Card, Chain, Code, Confirm, Empty, Failure, Filters, Id, Loaded, Note, Page, Pages, Pill, Table, Time, Told, Values, Whole, html, toast, useState,
+  Button, Card, Chain, Code, Confirm, Empty, Failure, Filters, Loaded, Page, Pages, Pill, Table, Time, Told, Values, column, html, toast, useState, whole,
 } from '../ui.js';
-import { Tcb, waits } from './common.js';
-import { merged } from './policy_document.js';
+import { Tcb, identity, waits } from './common.js';
+import { asText, merged } from './policy_document.js';
+import { Checked, startShadow } from './policy_parts.js';
 
 const EVENTS = ['denied', 'refused', 'withheld'];
 const FIELDS = [{ name: 'app', label: 'App id', placeholder: 'all apps' }, { name: 'code', label: 'Reason (code)', placeholder: 'all reasons' }];
@@ -25,18 +26,14 @@ function List({ params, navigate }) {
         <${Table} caption="Denials" rows=${rows} rowKey=${({ id }) => id} href=${({ id }) => link('denials', id)} columns=${[
           { head: 'Last', kind: 'shrink', cell: ({ id, last_at: at }) => html`<a href=${link('denials', id)}><${Time} at=${at} still /></a>` },
           { head: 'Why', kind: 'why', cell: (row) => html`<span class="clamp" title=${row.message}>${row.message}</span><code class="sub">${row.code}</code>` },
-          { head: 'App', cell: (row) => html`<${Id} value=${row.app_id} name="app id" still />` },
-          { head: 'Instance', cell: (row) => html`<${Id} value=${row.instance_id} name="instance id" still />` },
+          column.id('App', 'app_id', 'app id'),
+          column.id('Instance', 'instance_id', 'instance id'),
           { head: 'What', kind: 'minor nowrap', cell: ({ method }) => (method ? methodName(method) : '—') },
-          { head: 'Times', kind: 'num', cell: (row) => number(row.count) },
-          { head: 'First', kind: 'minor spare shrink', cell: ({ first_at: at }) => html`<${Time} at=${at} still />` },
+          column.number('Times', 'count'),
+          column.time('First', 'first_at', { kind: 'minor spare shrink' }),
         ]} /><${Pages} cursor=${cursor} next=${next} navigate=${navigate} what="denials" />`}<//>
     <//><//>`;
 }
-
-const pretty = (value) => `${JSON.stringify(value, null, 2)}\n`;
-
-const lines = (item) => (typeof item === 'string' ? item : JSON.stringify(item));
 
 const NAMES = { own_standing: 'This KMS', td_attributes: 'TD attributes', tcb_status: 'TCB status', frozen: 'Freezes', os_image: 'OS image', app_device: 'Device of the app', kms_device: 'Device of the KMS' };
 const STEPS = { os_image: 'OS image measured', tcb_status: 'TCB' };
@@ -52,42 +49,28 @@ function step({ step: name, rule, state, message, expected, actual }) {
   };
 }
 
-function Checked({ checked }) {
-  const { valid, problems, difference, decision } = checked;
-  return html`<div class="stack" role="status">
-    ${!valid && html`<${Note} kind="bad" title="The policy would not be valid">${problems.map(({ at, message }) => html`<div key=${at}><code>${at}</code> ${message}</div>`)}<//>`}
-    ${decision && html`<${Note} kind=${decision.allowed ? 'good' : 'bad'} title=${decision.allowed ? 'This request would be allowed' : 'This request would still be refused'}>
-      ${sentence(decision.message)}${!decision.allowed && decision.code && html` <code class="soft">${decision.code}</code>`}<//>`}
-    ${difference && difference.added.length + difference.removed.length > 0 && html`<ul class="difference">
-      ${difference.removed.map((item) => html`<li key=${lines(item)} class="removed"><span class="sign" aria-hidden="true">−</span><span><span class="unseen">removed: </span><${Told}>${lines(item)}<//></span></li>`)}
-      ${difference.added.map((item) => html`<li key=${lines(item)} class="added"><span class="sign" aria-hidden="true">+</span><span><span class="unseen">added: </span><${Told}>${lines(item)}<//></span></li>`)}</ul>`}
-  </div>`;
-}
-
 /** What would allow it, and the ways to try: a dry run, in shadow on live requests, and in force. */
 function Remedy({ me, denial, refresh }) {
   const { remedy } = denial;
   const [checked, setChecked] = useState(null);
   const [asking, ask] = useState(null);
   const policy = useGet(remedy?.fragment ? '/api/v1/policy' : null);
+  /** The policy of now, and the same with the fragment. */
+  const draft = async () => {
+    const { document: before } = await get('/api/v1/policy');
+    return { before, after: merged(before, remedy.fragment) };
+  };
   const dryRun = useTask(async () => {
     setChecked(null);
-    const now = await get('/api/v1/policy');
-    setChecked(await post('/api/v1/policy/check', { document: merged(now.document, remedy.fragment), denial_id: denial.id }));
-    return true;
+    const made = await draft();
+    setChecked({ ...made, result: await post('/api/v1/policy/check', { document: made.after, denial_id: denial.id }) });
   });
-  const shadow = useTask(async () => {
-    const now = await get('/api/v1/policy');
-    await post('/prpc/Admin.StartShadow', { auth_config_json: pretty(merged(now.document, remedy.fragment)), name: `allows denial ${denial.id}` });
-    return true;
-  });
-  const allow = useTask(async () => {
-    const now = await get('/api/v1/policy');
-    return upload('/api/v1/file-upload/auth-config', pretty(merged(now.document, remedy.fragment)));
-  });
+  const shadow = useTask(async () => startShadow(asText((await draft()).after), `allows denial ${denial.id}`));
+  const allow = useTask(async () => upload('/api/v1/file-upload/auth-config', asText((await draft()).after)));
   if (!remedy) {
     return html`<${Card} title="What would allow it"><p class="soft">${denial.explainable ? 'No change of the policy would allow this caller.' : 'The evidence of this request is not kept, so it cannot be judged again. Ask the CVM to try once more.'}</p><//>`;
   }
+  const fragment = html`<${Code} text=${asText(remedy.fragment).trim()} name="fragment of the policy" />`;
   const hasDocument = Boolean(remedy.fragment && policy.data?.document);
   const mayAllow = hasDocument && policy.data.editable && can(me, 'policy.upload');
   const done = (result) => {
@@ -98,21 +81,21 @@ function Remedy({ me, denial, refresh }) {
   return html`<${Card} title="What would allow it">
     <div class="stack">
       ${remedy.text.split('\n').map((text) => html`<p key=${text}><${Told}>${text}<//></p>`)}
-      ${remedy.fragment && html`<${Code} text=${pretty(remedy.fragment).trim()} name="fragment of the policy" />`}
+      ${remedy.fragment && html`${fragment}`}
       ${hasDocument && html`<div class="line">
         ${can(me, 'policy.check') && html`<${Button} kind=${mayAllow ? '' : 'primary'} busy=${dryRun.busy} onClick=${() => dryRun.run()}>Dry run<//>`}
         ${can(me, 'shadow.start') && html`<${Button} onClick=${() => ask('shadow')}>Try in shadow<//>`}
         ${mayAllow && html`<${Button} kind="primary" onClick=${() => ask('allow')}>Allow<//>`}
       </div>`}
       <${Failure} error=${dryRun.error} />
-      ${checked && html`<${Checked} checked=${checked} />`}
+      ${checked && html`<${Checked} ...${checked} />`}
       ${remedy.kmsctl && html`<details><summary>On the command line</summary><${Code} text=${remedy.kmsctl} name="command" /></details>`}
     </div>
     ${asking === 'shadow' && html`<${Confirm} title="Try in shadow" word="Start the shadow" task=${shadow} onClose=${() => ask(null)}
       onDone=${() => { ask(null); toast('The candidate is in shadow', { href: link('policy', 'candidate'), word: 'See the candidate' }); }}>
       <p>The policy with this fragment judges each request beside the policy in force, and decides nothing. It replaces a candidate that is in shadow now.</p><//>`}
     ${asking === 'allow' && html`<${Confirm} title="Allow this" word="Put it in force" task=${allow} onClose=${() => ask(null)} onDone=${done}>
-      <p>This is added to the policy in force. Every caller with these values gets keys from then on:</p><${Code} text=${pretty(remedy.fragment).trim()} name="fragment of the policy" /><//>`}
+      <p>This is added to the policy in force. Every caller with these values gets keys from then on:</p>${fragment}<//>`}
   <//>`;
 }
 
@@ -147,15 +130,11 @@ function One({ me, params }) {
         <${Remedy} me=${me} denial=${one} refresh=${denial.refresh} />
         <${Card} title="Caller"><${Values} of=${[
           { name: 'Asked for', value: one.method && methodName(one.method) },
-          { name: 'App id', value: one.app_id && html`<${Whole} value=${one.app_id} name="app id" />` },
-          { name: 'Instance id', value: one.instance_id && html`<${Whole} value=${one.instance_id} name="instance id" />` },
-          { name: 'Compose hash', value: one.compose_hash && html`<${Whole} value=${one.compose_hash} name="compose hash" />` },
-          { name: 'OS image', value: one.os_image_hash && html`<${Whole} value=${one.os_image_hash} name="OS image hash" />` },
-          { name: 'Device', value: one.device_id && html`<${Whole} value=${one.device_id} name="device id" />` },
+          ...identity(one),
           { name: 'TCB status', value: one.tcb_status && html`<${Tcb} status=${one.tcb_status} advisories=${one.tcb_advisories} />` },
           { name: 'Advisories', value: one.tcb_advisories?.join(', ') },
           { name: 'From', value: one.address },
-          { name: 'Denial id', hint: 'as the caller was told', value: html`<${Whole} value=${one.id} name="denial id" />` },
+          whole('Denial id', one.id, 'denial id', 'as the caller was told'),
         ]} /><//>
       </div></div>`}<//><//>`;
 }

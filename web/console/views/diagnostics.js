@@ -2,7 +2,7 @@
 
 import { useGet } from '../api.js';
 import { bytes, duration, methodName, milliseconds, number, words } from '../format.js';
-import { Button, Card, Empty, Figure, Id, Loaded, Page, Pill, Table, Time, Values, html, useState } from '../ui.js';
+import { Button, Card, Empty, Figure, Listed, Loaded, Page, Time, Values, column, html, pill, soft, stated, useState } from '../ui.js';
 import { save } from './common.js';
 
 const BREAKERS = { closed: ['good', 'closed'], half_open: ['warn', 'trying'], open: ['bad', 'open'] };
@@ -14,37 +14,37 @@ function Meter({ value, limit, name }) {
     <span class="num ${high ? 'bad' : ''}">${number(value)} of ${number(limit)}</span></span>`;
 }
 
+const named = (head) => ({ head, kind: 'main', cell: ({ name }) => words(name) });
+const TIMES = [['Median', 'p50_ms'], ['99th percentile', 'p99_ms']].map(([head, field]) => ({ head, kind: 'num', cell: (row) => milliseconds(row[field]) }));
 const QUEUES = [
-  { head: 'Queue', kind: 'main', cell: ({ name }) => words(name) },
+  named('Queue'),
   { head: 'Waiting', cell: ({ name, waiting, limit }) => html`<${Meter} value=${waiting} limit=${limit} name=${`${words(name)}: waiting`} />` },
-  { head: 'Turned away', kind: 'num', cell: ({ shed }) => (shed > 0 ? html`<span class="bad">${number(shed)}</span>` : html`<span class="soft">0</span>`) },
+  { head: 'Turned away', kind: 'num', cell: ({ shed }) => (shed > 0 ? html`<span class="bad">${number(shed)}</span>` : soft('0')) },
 ];
 const CACHES = [
-  { head: 'Cache', kind: 'main', cell: ({ name }) => words(name) },
+  named('Cache'),
   { head: 'Entries', cell: ({ name, entries, limit }) => html`<${Meter} value=${entries} limit=${limit} name=${`${words(name)}: entries`} />` },
   { head: 'Hits', kind: 'num', cell: ({ hits, misses }) => (hits + misses > 0 ? `${Math.round((100 * hits) / (hits + misses))} %` : '—') },
-  { head: 'Misses', kind: 'num', cell: ({ misses }) => number(misses) },
+  column.number('Misses', 'misses'),
 ];
 const STAGES = [
-  { head: 'Stage', kind: 'main', cell: ({ name }) => words(name) },
-  { head: 'Median', kind: 'num', cell: ({ p50_ms: value }) => milliseconds(value) },
-  { head: '99th percentile', kind: 'num', cell: ({ p99_ms: value }) => milliseconds(value) },
-  { head: 'Requests', kind: 'num', cell: (stage) => number(stage.count) },
+  named('Stage'),
+  ...TIMES,
+  column.number('Requests', 'count'),
 ];
 const UPSTREAMS = [
-  { head: 'Upstream', kind: 'main', cell: ({ name }) => words(name) },
-  { head: 'State', cell: ({ ok }) => (ok ? html`<${Pill} kind="good">answers<//>` : html`<${Pill} kind="bad">fails<//>`) },
-  { head: 'Breaker', cell: ({ breaker }) => (breaker ? html`<${Pill} kind=${BREAKERS[breaker]?.[0]}>${BREAKERS[breaker]?.[1] ?? breaker}<//>` : html`<span class="soft">—</span>`) },
-  { head: 'Median', kind: 'num', cell: ({ p50_ms: value }) => milliseconds(value) },
-  { head: '99th percentile', kind: 'num', cell: ({ p99_ms: value }) => milliseconds(value) },
-  { head: 'Last error', cell: ({ last_error: error }) => (error ? html`${error.message}<span class="sub"><${Time} at=${error.at} still /></span>` : html`<span class="soft">none</span>`) },
+  named('Upstream'),
+  { head: 'State', cell: ({ ok }) => (ok ? pill('answers', 'good') : pill('fails', 'bad')) },
+  { head: 'Breaker', cell: ({ breaker }) => (breaker ? stated(BREAKERS, breaker) : soft()) },
+  ...TIMES,
+  { head: 'Last error', cell: ({ last_error: error }) => (error ? html`${error.message}<span class="sub"><${Time} at=${error.at} still /></span>` : soft('none')) },
 ];
 const ERRORS = [
-  { head: 'When', kind: 'main', cell: ({ at }) => html`<${Time} at=${at} still />` },
+  column.time('When', 'at', { kind: 'main' }),
   { head: 'What', cell: ({ method }) => methodName(method) },
   { head: 'Error', cell: ({ message, code }) => html`${message} <code class="soft">${code}</code>` },
-  { head: 'Times', kind: 'num', cell: (error) => number(error.count) },
-  { head: 'Last request', cell: ({ request_id: id }) => html`<${Id} value=${id} name="request id" keep=${12} still />` },
+  column.number('Times', 'count'),
+  column.id('Last request', 'request_id', 'request id', { keep: 12 }),
 ];
 
 /** Facts about clock or process under their own names, whatever this version of the KMS reports. */
@@ -78,12 +78,12 @@ export default function Diagnostics() {
         <${Figure} name="Waiting" value=${number(sum(data.queues, (queue) => queue.waiting))} more=${`in ${data.queues.length} queues`} />
         <${Figure} name="Turned away" value=${number(shed)} kind=${shed > 0 ? 'bad' : ''} more="since the start, because a queue was full" />
         <${Figure} name="Upstreams" value=${failing > 0 ? `${failing} failing` : 'all answer'} kind=${failing > 0 ? 'bad' : ''} more=${`${data.upstreams.length} in use`} />
-        <${Card} title="Stages of a release" span=${6} flush><${Table} caption="Stages of a release" columns=${STAGES} rows=${data.stages} rowKey=${({ name }) => name} empty=${html`<${Empty} title="No request yet" />`} /><//>
-        <${Card} title="Queues" span=${6} flush><${Table} caption="Queues" columns=${QUEUES} rows=${data.queues} rowKey=${({ name }) => name} empty=${html`<${Empty} title="There are none" />`} /><//>
-        <${Card} title="Upstreams" flush><${Table} caption="Upstreams" columns=${UPSTREAMS} rows=${data.upstreams} rowKey=${({ name }) => name} empty=${html`<${Empty} title="Nothing outside was asked yet" />`} /><//>
-        <${Card} title="Caches" span=${6} flush><${Table} caption="Caches" columns=${CACHES} rows=${data.caches} rowKey=${({ name }) => name} empty=${html`<${Empty} title="There are none" />`} /><//>
+        <${Listed} title="Stages of a release" span=${6} columns=${STAGES} rows=${data.stages} empty=${html`<${Empty} title="No request yet" />`} />
+        <${Listed} title="Queues" span=${6} columns=${QUEUES} rows=${data.queues} empty=${html`<${Empty} title="There are none" />`} />
+        <${Listed} title="Upstreams" columns=${UPSTREAMS} rows=${data.upstreams} empty=${html`<${Empty} title="Nothing outside was asked yet" />`} />
+        <${Listed} title="Caches" span=${6} columns=${CACHES} rows=${data.caches} empty=${html`<${Empty} title="There are none" />`} />
         <${Card} title="Process and clock" span=${6}><${Values} of=${[...facts(data.process), ...facts(data.clock)]} /><//>
-        <${Card} title="Last errors" flush><${Table} caption="Last errors" columns=${ERRORS} rows=${data.last_errors} rowKey=${({ method, code, message }) => `${method}${code}${message}`} empty=${html`<${Empty} title="No errors">Since the start of the process.<//>`} /><//>
+        <${Listed} title="Last errors" columns=${ERRORS} rows=${data.last_errors} rowKey=${({ method, code, message }) => `${method}${code}${message}`} empty=${html`<${Empty} title="No errors">Since the start of the process.<//>`} />
       </div>`;
     }}<//>
   <//>`;

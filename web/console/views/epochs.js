@@ -4,7 +4,9 @@ import { post, useGet, useTask } from '../api.js';
 import { count } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
-import { Button, Card, Confirm, Empty, Field, Id, Loaded, Note, Page, Pill, Table, Time, Told, Whole, html, toast, useState } from '../ui.js';
+import {
+  Button, Card, Choose, Confirm, Empty, Listed, Loaded, Note, Page, Pill, Table, Time, Told, Typed, Whole, column, html, pill, soft, toast, useState,
+} from '../ui.js';
 import { waits } from './common.js';
 
 const PATH = '/api/v1/epochs';
@@ -36,7 +38,7 @@ function State({ of }) {
 
 function Since({ of }) {
   const at = of.destroyed_at ?? of.retired_at ?? of.active_from ?? of.prepared_at;
-  return at ? html`<${Time} at=${at} still />` : html`<span class="soft">the start</span>`;
+  return at ? html`<${Time} at=${at} still />` : soft('the start');
 }
 
 /** A change, after its effect was shown and its name was typed. */
@@ -61,22 +63,22 @@ function Change({ what, of, onClose, onDone }) {
       ${refusal && html`<${Note} kind="bad" title="It cannot be done now"><${Told}>${refusal}<//><//>`}
       ${obstacle && !refusal && (data.warnings.length > 0 ? html`<${Note} kind="warn" title="Know before"><ul>${data.warnings.map((one) => html`<li key=${one}><${Told}>${one}<//></li>`)}</ul><//>`
         : html`<${Note} kind="good" title="Nothing uses it">No CVM got keys of it in the last 30 days.<//>`)}`}<//>`}
-    ${what === 'activate' && html`<${Field} label="It starts" hint="With several KMSs, choose a time ahead and activate it on each for the same time, with kmsctl epoch activate.">${(props) => html`<select ...${props} value=${start} onChange=${(event) => setStart(event.target.value)}>${STARTS.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}</select>`}<//>
+    ${what === 'activate' && html`<${Choose} label="It starts" hint="With several KMSs, choose a time ahead and activate it on each for the same time, with kmsctl epoch activate." of=${STARTS} value=${start} onChoose=${setStart} />
       ${without.length > 0 && html`<label class="choice"><input type="checkbox" checked=${isGone} onChange=${(event) => setGone(event.target.checked)} /><span>${count(without.length, 'replica')} without this epoch ${without.length === 1 ? 'is' : 'are'} gone, or will fetch it before serving again.</span></label>`}`}
-    ${!refusal && html`<${Field} label=${`Type “${phrase}”`}>${(props) => html`<input ...${props} value=${typed} autocomplete="off" autocapitalize="none" spellcheck=${false} onInput=${(event) => type(event.target.value)} />`}<//>`}<//>`;
+    ${!refusal && html`<${Typed} label=${`Type “${phrase}”`} value=${typed} onType=${type} />`}<//>`;
 }
 
 const APPS = [
-  { head: 'App', kind: 'main', cell: ({ app_id: id }) => html`<${Id} value=${id} name="app id" keep=${12} still />` },
-  { head: 'Root keys', cell: ({ follows, root_epoch: root }) => (follows ? html`<${Pill}>follows<//>` : `stays at ${root}`) },
+  column.id('App', 'app_id', 'app id', { kind: 'main', keep: 12 }),
+  { head: 'Root keys', cell: ({ follows, root_epoch: root }) => (follows ? pill('follows') : `stays at ${root}`) },
   { head: 'App epoch', cell: ({ app_epoch: own }) => own },
   { head: 'Chosen', cell: ({ since, by }) => html`<${Time} at=${since} still /><span class="sub">${by}</span>` },
 ];
 
 function Apps() {
   const apps = useGet(`${PATH}/apps`, { every: 60, live: ['app_epoch_set'] });
-  return html`<${Card} title="Apps" flush aside=${html`<code>kmsctl epoch follow|stay APP</code>`}><${Loaded} of=${apps} lines=${3}>${(data) => html`<${Table} caption="Apps whose epochs an operator chose" columns=${APPS} rows=${data.apps} rowKey=${({ app_id: id }) => id}
-    empty=${html`<${Empty} title="No operator chose for an app">Each has the epochs that the policy says, 0 and 0 where it says nothing.<//>`} />`}<//><//>`;
+  return html`<${Listed} title="Apps" caption="Apps whose epochs an operator chose" aside=${html`<code>kmsctl epoch follow|stay APP</code>`} of=${apps} lines=${3} columns=${APPS} rows=${(data) => data.apps} rowKey=${({ app_id: id }) => id}
+    empty=${html`<${Empty} title="No operator chose for an app">Each has the epochs that the policy says, 0 and 0 where it says nothing.<//>`} />`;
 }
 
 /** `#/epochs`. */
@@ -90,8 +92,8 @@ export default function Epochs({ me }) {
     { head: 'Epoch', kind: 'main', cell: ({ epoch }) => epoch },
     { head: 'State', cell: (one) => html`<${State} of=${one} />` },
     { head: 'Since', cell: (one) => html`<${Since} of=${one} />` },
-    { head: 'Root CA', kind: 'minor', cell: ({ ca_fingerprint: hash }) => html`<${Id} value=${hash} name="SHA-256 of the CA key" still />` },
-    { head: 'k256 key', cell: ({ k256_fingerprint: hash }) => html`<${Id} value=${hash} name="SHA-256 of the k256 key" still />` },
+    column.id('Root CA', 'ca_fingerprint', 'SHA-256 of the CA key', { kind: 'minor' }),
+    column.id('k256 key', 'k256_fingerprint', 'SHA-256 of the k256 key'),
     { head: 'Apps that stay', kind: 'num', cell: ({ apps_staying: apps }) => apps },
     ...(isOwner ? [{ head: 'Actions', kind: 'hide shrink', cell: (one) => possible(one).map((what) => html`<${Button} small onClick=${() => setOpen({ what, of: one })}>${CHANGES[what][0]}…<span class="unseen"> epoch ${one.epoch}</span><//>`) }] : []),
   ];
@@ -99,7 +101,7 @@ export default function Epochs({ me }) {
     const rows = data.epochs.flatMap((one) => lacking(one).map((id) => ({ id, epoch: one.epoch })));
     if (data.epochs.some((one) => one.replicas_without === null)) return html`<${Note} title="It is not known which replicas lack an epoch">The index of events is not there.<//>`;
     return rows.length > 0 && html`<${Card} title="Replicas that lack an epoch" flush aside="kmsctl epoch fetch on each of them"><${Table} caption="Replicas that lack an epoch" rows=${rows} rowKey=${({ id, epoch }) => `${id}/${epoch}`} columns=${[
-      { head: 'Replica', kind: 'main', cell: ({ id }) => html`<${Id} value=${id} name="replica" keep=${16} still />` }, { head: 'Lacks epoch', cell: ({ epoch }) => epoch }]} /><//>`;
+      column.id('Replica', 'id', 'replica', { kind: 'main', keep: 16 }), { head: 'Lacks epoch', cell: ({ epoch }) => epoch }]} /><//>`;
   };
   return html`<${Page} title="Epochs" lead="Each epoch has its own root keys. Apps that follow move to the current one."
     actions=${isOwner && html`<${Button} onClick=${() => setOpen({ what: 'prepare' })}>Prepare…<//>`}>

@@ -5,7 +5,7 @@ import { count, number, short } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
 import {
-  Button, ButtonLink, Card, Confirm, Dialog, Empty, Failure, Field, Id, Loaded, Note, Page, Pill, Skeleton, Table, Time, Whole, html, toast, useEffect, useMemo, useState,
+  Button, ButtonLink, Card, Choose, Confirm, Dialog, Empty, Failure, Field, Id, Listed, Note, Page, Skeleton, Time, Typed, Whole, column, html, pill, toast, useEffect, useMemo, useState,
 } from '../ui.js';
 import { waits } from './common.js';
 
@@ -20,11 +20,11 @@ const SCOPES = [
   ['os_image', 'An OS image', 'Image hash', 64],
   ['all', 'The whole KMS', null, 0],
 ];
-const SCOPE_WORDS = { app: 'App', instance: 'CVM', device: 'Machine', os_image: 'OS image', all: 'The whole KMS', kms: 'The whole KMS' };
+const SCOPE_WORDS = { app: 'App', instance: 'CVM', device: 'Machine', os_image: 'OS image', all: 'The whole KMS' };
 const ENDS = [['3600', 'In an hour'], ['14400', 'In 4 hours'], ['86400', 'In a day'], ['604800', 'In a week'], ['', 'When it is lifted']];
 const MAX_REASON = 500;
 
-const isAll = (scope) => scope === 'all' || scope === 'kms';
+const isAll = (scope) => scope === 'all';
 
 function plain(target) {
   return target.trim().toLowerCase().replace(/^0x/, '');
@@ -112,14 +112,11 @@ function Freeze({ params, navigate }) {
   return html`<${Page} title="Freeze" back=${{ href: link('freezes'), text: 'Freezes' }} lead="Nothing that matches gets keys, from the next request on.">
     <form class="grid" onSubmit=${submit} novalidate>
       <${Card} title="What" span=${7}><div class="stack">
-        <${Field} label="What to freeze">${(props) => html`<select ...${props} value=${scope} onChange=${(event) => { setScope(event.target.value); setSure(false); }}>
-          ${SCOPES.map(([key, text]) => html`<option key=${key} value=${key}>${text}</option>`)}</select>`}<//>
-        ${name && html`<${Field} label=${name} error=${(tried || typed) && problem}>${(props) => html`<input ...${props} value=${typed} spellcheck=${false} autocomplete="off" autocapitalize="none"
-          onInput=${(event) => setTyped(event.target.value)} />`}<//>`}
+        <${Choose} label="What to freeze" of=${SCOPES} value=${scope} onChoose=${(key) => { setScope(key); setSure(false); }} />
+        ${name && html`<${Typed} label=${name} error=${(tried || typed) && problem} value=${typed} onType=${setTyped} />`}
         <${Field} label="Reason" hint="Operators see it, and the audit log keeps it." error=${tried && !reason.trim() && 'Say why: the next operator has to know.'}>${(props) => html`<textarea ...${props} class="short"
           maxlength=${MAX_REASON} value=${reason} onInput=${(event) => setReason(event.target.value)}></textarea>`}<//>
-        <${Field} label="It ends">${(props) => html`<select ...${props} value=${ends} onChange=${(event) => setEnds(event.target.value)}>
-          ${ENDS.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}</select>`}<//>
+        <${Choose} label="It ends" of=${ENDS} value=${ends} onChoose=${setEnds} />
       </div><//>
       <${Card} title="What it stops" span=${5}><div class="stack" aria-live="polite">
         ${problem ? html`<p class="soft">The KMS says here what a freeze would stop, before anything is frozen.</p>` : html`<${Stops} preview=${preview} />`}
@@ -143,15 +140,15 @@ function Lift({ freeze, onClose, onDone }) {
       throw error.status === 404 ? new Refusal(409, error.message, error.code, error.requestId) : error;
     }
   });
-  const what = isAll(freeze.scope) ? 'the whole KMS' : `${SCOPE_WORDS[freeze.scope] ?? freeze.scope} ${short(freeze.target, 12)}`;
+  const what = isAll(freeze.scope) ? 'the whole KMS' : `${SCOPE_WORDS[freeze.scope]} ${short(freeze.target, 12)}`;
   return html`<${Confirm} title="Lift this freeze?" word="Lift it" task=${task} onClose=${onClose} onDone=${onDone}>
     <p>Requests of <strong>${what}</strong> are judged by the policy again, at once. It was frozen by ${freeze.by} <${Time} at=${freeze.at} />: “${freeze.reason}”.</p>
-    <${Field} label="Reason" hint="For the audit log; may be empty.">${(props) => html`<input ...${props} value=${reason} maxlength=${MAX_REASON} onInput=${(event) => setReason(event.target.value)} />`}<//>
+    <${Typed} label="Reason" hint="For the audit log; may be empty." spellcheck autocapitalize="sentences" value=${reason} maxlength=${MAX_REASON} onType=${setReason} />
   <//>`;
 }
 
 function Details({ freeze, onClose, actions }) {
-  return html`<${Dialog} title=${SCOPE_WORDS[freeze.scope] ?? freeze.scope} onClose=${onClose} actions=${actions}>
+  return html`<${Dialog} title=${SCOPE_WORDS[freeze.scope]} onClose=${onClose} actions=${actions}>
     ${!isAll(freeze.scope) && html`<${Whole} value=${freeze.target} name="target" />`}
     <p>“${freeze.reason}”</p>
     <p class="soft">Frozen by ${freeze.by} <${Time} at=${freeze.at} />; ${freeze.expires_at ? html`it ends <${Time} at=${freeze.expires_at} />` : 'it does not end by itself'}.</p><//>`;
@@ -165,19 +162,18 @@ function List({ me, params, navigate }) {
   const shown = useMemo(() => freezes.data?.freezes.find(({ id }) => id === params.id), [freezes.data, params.id]);
   const liftButton = (freeze) => can(me, 'freeze.lift') && html`<${Button} small onClick=${() => setLifting(freeze)}>Lift<span class="unseen"> the freeze of ${SCOPE_WORDS[freeze.scope]} ${short(freeze.target)}</span><//>`;
   const columns = [
-    { head: 'Frozen', kind: 'main', cell: (freeze) => html`<a class="nowrap" href=${link('freezes', freeze.id)}>${SCOPE_WORDS[freeze.scope] ?? freeze.scope}</a>` },
-    { head: 'Target', cell: (freeze) => (isAll(freeze.scope) ? html`<${Pill} kind="bad">everything<//>` : html`<${Id} value=${freeze.target} name="target" keep=${12} still />`) },
+    { head: 'Frozen', kind: 'main', cell: (freeze) => html`<a class="nowrap" href=${link('freezes', freeze.id)}>${SCOPE_WORDS[freeze.scope]}</a>` },
+    { head: 'Target', cell: (freeze) => (isAll(freeze.scope) ? pill('everything', 'bad') : html`<${Id} value=${freeze.target} name="target" keep=${12} still />`) },
     { head: 'Reason', cell: (freeze) => freeze.reason },
     { head: 'By', cell: (freeze) => freeze.by },
-    { head: 'Since', cell: (freeze) => html`<${Time} at=${freeze.at} still />` },
-    { head: 'Ends', cell: (freeze) => (freeze.expires_at ? html`<${Time} at=${freeze.expires_at} still />` : html`<span class="soft">when lifted</span>`) },
+    column.time('Since', 'at'),
+    column.time('Ends', 'expires_at', { none: 'when lifted' }),
     ...(can(me, 'freeze.lift') ? [{ head: 'Actions', kind: 'hide shrink', cell: liftButton }] : []),
   ];
   const freezeNow = can(me, 'freeze.create') && html`<${ButtonLink} kind="primary" href=${link('freezes', 'new')}>Freeze now<//>`;
   const nothing = html`<${Empty} title="Nothing is frozen" action=${freezeNow}>A freeze stops the release of keys to an app, a CVM, a machine, an OS image or everything, until it is lifted or ends.<//>`;
   return html`<${Page} title="Freezes" lead="What gets no keys, whatever the policy says." actions=${freezes.data?.freezes.length > 0 && freezeNow}>
-    <${Card} flush><${Loaded} of=${freezes} lines=${4} empty=${(data) => data.freezes.length === 0 && nothing}>
-      ${(data) => html`<${Table} caption="Freezes in force" columns=${columns} rows=${data.freezes} rowKey=${({ id }) => id} href=${({ id }) => link('freezes', id)} />`}<//><//>
+    <${Listed} caption="Freezes in force" of=${freezes} lines=${4} empty=${nothing} columns=${columns} rows=${(data) => data.freezes} rowKey=${({ id }) => id} href=${({ id }) => link('freezes', id)} />
     ${params.id && freezes.data && !shown && html`<${Note} title="This freeze is not in force any more">It was lifted, or it ended. The event log has who did it and why.<//>`}
     ${shown && !lifting && html`<${Details} freeze=${shown} onClose=${() => navigate(link('freezes'))} actions=${liftButton(shown)} />`}
     ${lifting && html`<${Lift} freeze=${lifting} onClose=${close} onDone=${done} />`}

@@ -6,13 +6,10 @@ import { link } from '../router.js';
 import { Button, Card, Chain, Code, Failure, Field, Note, Whole, html, useEffect, useState } from '../ui.js';
 import { ProofError, hexOf, isAble, isIncluded, isSigned, parseCheckpoint, parseKey, proofFromTiles, tilePath, toBase64 } from '../proof.js';
 import { save } from './common.js';
+import { check, tile } from './release_proof.js';
 
 const HASH = 32n;
 const WIDTH = 256n;
-
-async function tile(path) {
-  return new Uint8Array(await get(`/log/${path}`, { raw: true }));
-}
 
 /** Steps as `Chain` takes them, and the proof file. Throws what a call throws. */
 async function prove(index, logKey) {
@@ -20,18 +17,18 @@ async function prove(index, logKey) {
   const note = await get('/log/checkpoint', { accept: 'text/plain' });
   const checkpoint = parseCheckpoint(note);
   const { signed } = await isSigned(checkpoint, await parseKey(logKey));
-  steps.push({ step: 'Checkpoint', state: signed ? 'passed' : 'failed', message: signed ? `signed by the key of the log, over ${number(Number(checkpoint.size))} entries` : 'the signature of the log is missing or wrong' });
+  steps.push(check('Checkpoint', signed, `signed by the key of the log, over ${number(Number(checkpoint.size))} entries`, 'the signature of the log is missing or wrong'));
   if (index >= checkpoint.size) {
-    steps.push({ step: 'Entry', state: 'failed', message: `the log has ${number(Number(checkpoint.size))} entries; the first has the number 0` });
+    steps.push(check('Entry', false, '', `the log has ${number(Number(checkpoint.size))} entries; the first has the number 0`));
     return { steps };
   }
   const leaves = await tile(tilePath(0, index / WIDTH, checkpoint.size));
   const at = Number((index % WIDTH) * HASH);
   const leaf = leaves.slice(at, at + Number(HASH));
-  steps.push({ step: 'Entry', state: 'passed', message: `its hash is ${hexOf(leaf)}` });
+  steps.push(check('Entry', true, `its hash is ${hexOf(leaf)}`));
   const proof = await proofFromTiles(index, checkpoint.size, tile);
   const included = await isIncluded(leaf, index, checkpoint.size, proof, checkpoint.root);
-  steps.push({ step: 'Path', state: included ? 'passed' : 'failed', message: included ? `${number(proof.length)} hashes lead from the entry to the root of the checkpoint` : 'the hashes do not lead to the root of the checkpoint' });
+  steps.push(check('Path', included, `${number(proof.length)} hashes lead from the entry to the root of the checkpoint`, 'the hashes do not lead to the root of the checkpoint'));
   const file = `c2sp.org/tlog-proof@v1\nindex ${index}\n${proof.map((hash) => `${toBase64(hash)}\n`).join('')}\n${note}`;
   return { steps, file, leaf: hexOf(leaf), isProved: signed && included };
 }
@@ -48,7 +45,7 @@ export function Proof({ size, logKey, number: given, navigate }) {
       setProved(await prove(BigInt(text), logKey));
     } catch (error) {
       if (!(error instanceof ProofError)) throw error;
-      setProved({ steps: [{ step: 'Log', state: 'failed', message: error.message }] });
+      setProved({ steps: [check('Log', false, '', error.message)] });
     }
   });
   useEffect(() => {

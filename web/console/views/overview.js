@@ -2,11 +2,12 @@
 
 import { useGet, withQuery } from '../api.js';
 import { Chart } from '../chart.js';
-import { ago, count, duration, methodName, milliseconds, number, sentence, spaced } from '../format.js';
+import { ago, count, duration, milliseconds, number, sentence, spaced } from '../format.js';
 import { link } from '../router.js';
 import {
-  Button, ButtonLink, Card, Empty, Figure, Icon, Id, Loaded, Note, Page, Severity, Table, Time, Told, Values, Whole, html, useState,
+  Button, ButtonLink, Card, Empty, Figure, Icon, Id, Listed, Loaded, Note, Page, Segments, Severity, Time, Told, Values, Whole, column, html, useState, whole,
 } from '../ui.js';
+import { RELEASE } from './common.js';
 
 const RELEASES = ['app_key_released', 'kms_key_released', 'certificate_issued'];
 const WINDOWS = [['1h', '1h', 'hour'], ['6h', '6h', '6 hours'], ['24h', '24h', '24 hours'], ['7d', '7d', '7 days'], ['30d', '30d', '30 days']];
@@ -55,11 +56,6 @@ function Stops({ overview }) {
   })}</div>`;
 }
 
-function Choice({ name, of, chosen, onChoose, legend }) {
-  return html`<fieldset class="segments inline"><legend class="unseen">${legend}</legend>${of.map(([value, text, full]) => html`<label key=${value}>
-    <input type="radio" name=${name} checked=${value === chosen} onChange=${() => onChoose(value)} /><span aria-label=${full}>${text}</span></label>`)}</fieldset>`;
-}
-
 const sum = (list) => list.reduce((total, value) => total + value, 0);
 
 /** The chart of one question: how many requests, or how long releases took. */
@@ -82,8 +78,8 @@ function Traffic({ params, navigate }) {
   const history = useGet(withQuery('/api/v1/history', { window, points: POINTS[window] }), { every: 30, live: [...RELEASES, 'denied', 'refused'] });
   const choose = (change) => navigate(change, { replace: true });
   return html`<${Card} title=${shows === 'latency' ? 'Time of a release' : 'Releases and denials'} span=${8} aside=${html`
-      <${Choice} name="chart" legend="What is shown" of=${[['requests', 'Requests'], ['latency', 'Latency']]} chosen=${shows} onChoose=${(value) => choose({ chart: value === 'requests' ? null : value })} />
-      <${Choice} name="window" legend="Time shown" of=${WINDOWS} chosen=${window} onChoose=${(value) => choose({ window: value === '6h' ? null : value })} />`}>
+      <${Segments} inline name="chart" legend="What is shown" of=${[['requests', 'Requests'], ['latency', 'Latency']]} chosen=${shows} onChoose=${(value) => choose({ chart: value === 'requests' ? null : value })} />
+      <${Segments} inline name="window" legend="Time shown" of=${WINDOWS} chosen=${window} onChoose=${(value) => choose({ window: value === '6h' ? null : value })} />`}>
     <${Loaded} of=${history} lines=${6}>${({ points }) => html`<${Drawn} key=${shows} shows=${shows} points=${points} span=${WINDOWS.find(([value]) => value === window)[2]} />`}<//><//>`;
 }
 
@@ -95,17 +91,13 @@ function Relaxed({ settings }) {
 
 function Latest() {
   const releases = useGet('/api/v1/releases?limit=6', { every: 60, live: RELEASES });
-  return html`<${Card} title="Latest releases" flush aside=${html`<a href=${link('releases')}>All releases</a>`}>
-    <${Loaded} of=${releases} empty=${(data) => data.releases.length === 0 && html`<${Empty} title="No keys released yet">CVMs that your policy allows get their keys here.<//>`}>
-      ${(data) => html`<${Table} caption="Latest releases" rows=${data.releases} rowKey=${({ seq }) => seq} href=${({ seq }) => link('releases', seq)} columns=${[
-        { head: 'When', kind: 'shrink', cell: ({ seq, at }) => html`<a href=${link('releases', seq)}><${Time} at=${at} still /></a>` },
-        { head: 'What', cell: ({ method }) => methodName(method) },
-        { head: 'App', cell: ({ app_id: app }) => html`<${Id} value=${app} name="app id" still />` },
-        { head: 'Instance', kind: 'minor', cell: ({ instance_id: instance }) => html`<${Id} value=${instance} name="instance id" still />` },
-        { head: 'TCB status', cell: ({ tcb_status: tcb }) => tcb || '—' },
-        { head: 'OS image', kind: 'minor', cell: ({ os_image_hash: image }) => html`<${Id} value=${image} name="OS image hash" still />` },
-        { head: 'Record', kind: 'num minor', cell: ({ seq }) => `#${number(seq)}` },
-      ]} />`}<//><//>`;
+  return html`<${Listed} title="Latest releases" aside=${html`<a href=${link('releases')}>All releases</a>`} of=${releases} rows=${(data) => data.releases}
+    empty=${html`<${Empty} title="No keys released yet">CVMs that your policy allows get their keys here.<//>`} rowKey=${({ seq }) => seq} href=${({ seq }) => link('releases', seq)} columns=${[
+        RELEASE.when, RELEASE.what,
+        column.id('App', 'app_id', 'app id'),
+        column.id('Instance', 'instance_id', 'instance id', { kind: 'minor' }),
+        RELEASE.tcb, RELEASE.image, RELEASE.record,
+      ]} />`;
 }
 
 /** The view. */
@@ -116,7 +108,7 @@ export default function OverviewView({ params, navigate }) {
   return html`<${Page} title=${data?.name || 'Overview'} lead=${lead}>
     <${Loaded} of=${overview} lines=${10}>${(now) => html`<div class="grid">
       <${Stops} overview=${now} />
-      ${now.building && html`<div class="span12"><${Note} title="Older records are still being counted">${number(now.building.through)} of ${number(now.building.of)} are; until then the numbers below are lower than they should be.<//></div>`}
+      ${now.building && html`<${Note} title="Older records are still being counted">${number(now.building.through)} of ${number(now.building.of)} are; until then the numbers below are lower than they should be.<//>`}
       <${Card} title="Needs attention" aside=${others(now).length > 0 && count(others(now).length, 'item')}><${Attention} items=${others(now)} /><//>
       <${Figure} name="Released, 24 hours" value=${number(now.last_24h.releases)} href=${link('releases')} more=${now.last_24h.releases === null ? 'not counted yet' : `${count(now.last_24h.cvms, 'CVM')}, ${count(now.last_24h.apps, 'app')}`} />
       <${Figure} name="Denied, 24 hours" value=${number(now.last_24h.denials)} href=${link('denials')} kind=${now.last_24h.denials > 0 ? 'bad' : ''}
@@ -125,7 +117,7 @@ export default function OverviewView({ params, navigate }) {
         more=${now.latency.p99_ms === null ? 'none since the start' : `median ${milliseconds(now.latency.p50_ms)}${now.latency.ledger_p99_ms === null ? '' : ` · ledger ${milliseconds(now.latency.ledger_p99_ms)}`}`} />`}
       ${now.ledger && html`<${Figure} name="Ledger" value=${number(now.ledger.size)} href=${link('ledger')} kind=${now.ledger.witnesses_ok < now.ledger.required ? 'bad' : ''}
         more=${now.ledger.size === null ? 'nothing is signed yet' : `checkpoint ${ago(now.ledger.checkpoint_at)}${now.ledger.witnesses > 0 ? ` · ${now.ledger.witnesses_ok} of ${count(now.ledger.witnesses, 'witness', 'witnesses')}` : ' · no witnesses'}`} />`}
-      ${now.archived && html`<div class="span12"><${Note} kind="warn" title="This domain is archived">Nothing is released in it.<//></div>`}
+      ${now.archived && html`<${Note} kind="warn" title="This domain is archived">Nothing is released in it.<//>`}
       <${Traffic} params=${params} navigate=${navigate} />
       ${now.relaxed && html`<${Relaxed} settings=${now.relaxed} />`}
       <${Latest} />
@@ -133,8 +125,8 @@ export default function OverviewView({ params, navigate }) {
         { name: 'Name', value: now.name },
         { name: 'Root fingerprint', value: html`<${Whole} value=${now.root_fingerprint} name="root fingerprint">${spaced(now.root_fingerprint)}<//>` },
         { name: 'CA fingerprint', value: now.ca_fingerprint && html`<${Whole} value=${now.ca_fingerprint} name="CA fingerprint">${spaced(now.ca_fingerprint)}<//>` },
-        { name: 'OS image of this KMS', value: now.os_image_hash && html`<${Whole} value=${now.os_image_hash} name="OS image hash" />` },
-        { name: 'Boot id', value: now.boot_id && html`<${Whole} value=${now.boot_id} name="boot id" />` },
+        whole('OS image of this KMS', now.os_image_hash, 'OS image hash'),
+        whole('Boot id', now.boot_id),
         { name: 'Version', value: now.version },
         { name: 'Mode', value: now.mode },
         { name: 'Started', value: now.started_at && html`<${Time} at=${now.started_at} />` },

@@ -1,32 +1,18 @@
 // The policy: what is in force, the candidate that judges live requests in shadow, and a change from draft to activation.
 
 import { post, upload, useDraft, useGet, useTask } from '../api.js';
-import { count, number, short, words } from '../format.js';
+import { number, short, words } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
 import {
-  Button, ButtonLink, Card, Confirm, Empty, Failure, Field, Figure, Id, Loaded, Note, Page, Pill, Skeleton, Table, Tabs, Time, Values, Whole, html, toast, useEffect, useMemo, useState,
+  Button, ButtonLink, Card, Confirm, Empty, Failure, Field, Figure, Id, Listed, Loaded, Note, Page, Skeleton, Tabs, Time, Values, column, html, pill, soft, toast, useEffect, useMemo, useState, whole,
 } from '../ui.js';
 import { waits } from './common.js';
-import { difference, merged } from './policy_document.js';
-import { Allowed, Difference, Raw } from './policy_parts.js';
+import { asText, difference, merged } from './policy_document.js';
+import { Allowed, Checked, Difference, Raw, StopsAll, startShadow } from './policy_parts.js';
 
 const EVENTS = ['shadow_started', 'shadow_stopped', 'file_uploaded', 'approval_done', 'policy_bundle_activated'];
 const KINDS = { allowlist: 'an allowlist', webhook: 'a webhook', ethereum: 'a contract on Ethereum', dev: 'nobody: everything is allowed' };
-
-const text = (document) => `${JSON.stringify(document, null, 2)}\n`;
-
-/** Starts a candidate in shadow; gives what the KMS says about it. */
-const startShadow = (config, name) => post('/prpc/Admin.StartShadow', { auth_config_json: config, name });
-
-/** The problems of a document, each with its place. */
-function Problems({ of, more = 0 }) {
-  return html`<ul>${of.map(({ at, message }, index) => html`<li key=${index}>${at && html`<code>${at}</code> `}${message}</li>`)}${more > 0 && html`<li>and ${number(more)} more</li>`}</ul>`;
-}
-
-function StopsAll() {
-  return html`<${Note} kind="bad" role="alert" title="It does not allow this KMS itself">With it no app would get keys from this KMS.<//>`;
-}
 
 function Activate({ before, after, sha256, run, onClose, onDone }) {
   const task = useTask(run);
@@ -39,11 +25,11 @@ function Activate({ before, after, sha256, run, onClose, onDone }) {
 function InForce({ policy }) {
   const { document, bundle } = policy;
   return html`<div class="grid">
-    ${policy.message && html`<div class="span12"><${Note} kind="warn" title="To know">${policy.message}<//></div>`}
-    ${policy.relaxed && html`<div class="span12"><${Note} kind="warn" title="This policy is relaxed">It allows more than a production policy should. The overview says what.<//></div>`}
+    ${policy.message && html`<${Note} kind="warn" title="To know">${policy.message}<//>`}
+    ${policy.relaxed && html`<${Note} kind="warn" title="This policy is relaxed">It allows more than a production policy should. The overview says what.<//>`}
     <${Card} title="In force"><${Values} wide of=${[
       { name: 'Decided by', value: KINDS[policy.kind] ?? words(policy.kind) },
-      { name: 'Digest', hint: 'in each audit record', value: policy.sha256 && html`<${Whole} value=${policy.sha256} name="digest of the policy" />` },
+      whole('Digest', policy.sha256, 'digest of the policy', 'in each audit record'),
       { name: 'Since', value: policy.loaded_at && html`<${Time} at=${policy.loaded_at} />` },
       { name: 'Source', value: policy.source && words(policy.source) },
       ...(bundle ? [
@@ -58,12 +44,12 @@ function InForce({ policy }) {
 }
 
 const CHANGES = [
-  { head: 'Effect', kind: 'main', cell: ({ effect }) => (effect === 'newly_allowed' ? html`<${Pill} kind="good">would be allowed<//>` : html`<${Pill} kind="bad">would be denied<//>`) },
+  { head: 'Effect', kind: 'main', cell: ({ effect }) => (effect === 'newly_allowed' ? pill('would be allowed', 'good') : pill('would be denied', 'bad')) },
   { head: 'App', cell: ({ identity, subject }) => (subject === 'kms' ? 'a KMS' : html`<${Id} value=${identity?.app_id} name="app id" still />`) },
   { head: 'Instance', cell: ({ identity }) => html`<${Id} value=${identity?.instance_id} name="instance id" still />` },
   { head: 'Rule', cell: ({ reason, code }) => html`${reason} <code class="soft">${code}</code>` },
-  { head: 'Times', kind: 'num', cell: (change) => number(change.count) },
-  { head: 'Last', cell: ({ last }) => html`<${Time} at=${last} still />` },
+  column.number('Times', 'count'),
+  column.time('Last', 'last'),
 ];
 
 function Candidate({ policy, me, refresh }) {
@@ -82,7 +68,7 @@ function Candidate({ policy, me, refresh }) {
     <${Figure} span=${4} name="Requests judged" value=${number(shadow.seen)} more=${html`since <${Time} at=${shadow.started_at} />`} />
     <${Figure} span=${4} name="Newly allowed" value=${number(shadow.would_allow)} more="denied by the policy in force" />
     <${Figure} span=${4} name="Newly denied" value=${number(shadow.would_deny)} kind=${denies ? 'bad' : ''} more="allowed by the policy in force" />
-    ${denies && html`<div class="span12"><${Note} kind="warn" title="It would deny what runs today">Look at the decisions below before you activate it.<//></div>`}
+    ${denies && html`<${Note} kind="warn" title="It would deny what runs today">Look at the decisions below before you activate it.<//>`}
     ${shadow.allows_this_kms === false && html`<div class="span12"><${StopsAll} /></div>`}
     <${Card} title="What it changes" aside=${html`<${Id} value=${shadow.sha256} name="digest of the candidate" keep=${12} />`}><div class="stack">
       ${shadow.document && policy.document ? html`<${Difference} of=${difference(policy.document, shadow.document)} />` : html`<p class="soft">Its rules cannot be compared with those in force.</p>`}
@@ -91,51 +77,22 @@ function Candidate({ policy, me, refresh }) {
         ${can(me, 'policy.activate') && policy.editable && html`<${Button} kind="primary" onClick=${() => setActivating(true)}>Activate it<//>`}
         ${can(me, 'shadow.stop') && html`<${Button} busy=${stop.busy} onClick=${end}>Stop the candidate<//>`}
       </div></div><//>
-    <${Card} title="Decisions that differ" flush><${Loaded} of=${report} lines=${4} empty=${(data) => data.changes.length === 0 && html`<${Empty} title="None so far">Candidate and policy in force decided alike.<//>`}>
-      ${(data) => html`<${Table} caption="Decisions that differ" columns=${CHANGES} rows=${data.changes} rowKey=${(change) => `${change.effect}${change.code}${change.identity?.instance_id}${change.actual}`} />`}<//><//>
+    <${Listed} title="Decisions that differ" of=${report} lines=${4} empty=${html`<${Empty} title="None so far">Candidate and policy in force decided alike.<//>`}
+      columns=${CHANGES} rows=${(data) => data.changes} rowKey=${(change) => `${change.effect}${change.code}${change.identity?.instance_id}${change.actual}`} />
     ${activating && html`<${Activate} before=${policy.document ?? {}} after=${shadow.document ?? {}} sha256=${shadow.sha256} onClose=${() => setActivating(false)} onDone=${done}
       run=${() => post('/api/v1/policy/activate', { sha256: shadow.sha256 })} />`}
   </div>`;
 }
 
-/** What the KMS says about a draft. */
-function Checked({ result, before, after, denialId }) {
-  if (!result.valid) {
-    return html`<${Note} kind="bad" role="alert" title=${count(result.problems.length, 'problem')}><${Problems} of=${result.problems} more=${result.more_problems} /><//>`;
-  }
-  const { decision } = result;
-  return html`<div class="stack" role="status">
-    ${result.problems.length > 0 && html`<${Note} kind="warn" title="Valid, with remarks"><${Problems} of=${result.problems} more=${result.more_problems} /><//>`}
-    ${result.allows_this_kms === false && html`<${StopsAll} />`}
-    ${decision && (decision.allowed
-      ? html`<${Note} kind="good" title="The denied request would be allowed">${denialId && html`Denial <a href=${link('denials', denialId)}>${short(denialId, 12)}</a> was judged again by this draft.`}<//>`
-      : html`<${Note} kind="bad" title="The denied request would still be denied">${decision.message} <code class="soft">${decision.code}</code><//>`)}
-    <${Difference} of=${difference(before, after)} /></div>`;
-}
-
-/** The rules that would allow a denied request. */
-function useRemedy(id) {
-  const denial = useGet(id ? `/api/v1/denials/${encodeURIComponent(id)}` : null);
-  const fragment = useMemo(() => {
-    const given = denial.data?.remedy?.fragment;
-    if (!given) return null;
-    try {
-      return typeof given === 'string' ? JSON.parse(given) : given;
-    } catch {
-      return null;
-    }
-  }, [denial.data]);
-  return { denial, fragment };
-}
-
 function Edit({ policy, me, params, navigate, refresh }) {
-  const current = text(policy.document);
-  const { denial, fragment } = useRemedy(params.denial);
+  const current = asText(policy.document);
+  const denial = useGet(params.denial ? `/api/v1/denials/${encodeURIComponent(params.denial)}` : null);
+  const fragment = denial.data?.remedy?.fragment;
   // One draft for each denial, so that another denial does not find the text of the first.
   const [draft, setDraft] = useDraft(`policy-${params.denial ?? ''}`, '');
   const [checked, setChecked] = useState(null);
   const [activating, setActivating] = useState(false);
-  const proposed = useMemo(() => (fragment ? text(merged(policy.document, fragment)) : current), [fragment, current]);
+  const proposed = useMemo(() => (fragment ? asText(merged(policy.document, fragment)) : current), [fragment, current]);
   const written = draft || proposed;
   const parsed = useMemo(() => { try { return JSON.parse(written); } catch { return null; } }, [written]);
   const isSame = written === current;
@@ -164,7 +121,7 @@ function Edit({ policy, me, params, navigate, refresh }) {
     ${params.denial && html`<div class="span12">${denial.data ? html`<${Note} title=${html`To allow denial <a href=${link('denials', params.denial)}>${short(params.denial, 12)}</a>`}>
       ${denial.data.remedy ? html`The policy has to ${denial.data.remedy.text.replace(/\.$/, '')}.` : 'No rule of the policy would allow it: the evidence itself was refused.'}${fragment && !draft ? ' The draft below does that.' : ''}<//>`
       : html`<${Failure} error=${denial.error} retry=${denial.refresh} />`}</div>`}
-    <${Card} title="Draft" span=${7} aside=${isSame ? html`<span class="soft">as in force</span>` : html`<${Button} kind="quiet" small onClick=${() => { setDraft(''); if (params.denial) navigate({ denial: null }); }}>Discard<//>`}><div class="stack">
+    <${Card} title="Draft" span=${7} aside=${isSame ? soft('as in force') : html`<${Button} kind="quiet" small onClick=${() => { setDraft(''); if (params.denial) navigate({ denial: null }); }}>Discard<//>`}><div class="stack">
       <${Field} label="Allowlist, as JSON" hint="Kept in this tab until it is activated or discarded." error=${parsed === null && 'This is not JSON yet.'}>${(props) => html`<textarea ...${props} class="mono tall" spellcheck=${false} autocapitalize="none" value=${written}
         onInput=${(event) => setDraft(event.target.value === current ? '' : event.target.value)}></textarea>`}<//>
     </div><//>

@@ -3,6 +3,9 @@
 const plain = (value) => (typeof value === 'string' ? value.toLowerCase().replace(/^0x/, '') : JSON.stringify(value));
 const isObject = (value) => value !== null && typeof value === 'object' && !Array.isArray(value);
 
+/** A document as its file has it. */
+export const asText = (document) => `${JSON.stringify(document, null, 2)}\n`;
+
 /** Each rule of a document as a line: `{ at, value }`, where `at` is the path of its list or field. */
 function rules(document, at = []) {
   return Object.entries(document ?? {}).flatMap(([name, value]) => {

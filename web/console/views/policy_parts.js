@@ -1,9 +1,11 @@
 // Pieces of the policy view: the rules of an allowlist for people, and the difference of two.
 
+import { post } from '../api.js';
 import { count, number, short } from '../format.js';
 import { link } from '../router.js';
-import { Button, Card, Code, Empty, Id, Table, Values, Whole, html } from '../ui.js';
+import { Button, Card, Code, Empty, Id, Listed, Note, Values, Whole, html, soft } from '../ui.js';
 import { save } from './common.js';
+import { asText, difference } from './policy_document.js';
 
 const bare = (value) => String(value).replace(/^0x/, '');
 
@@ -23,8 +25,36 @@ export function Difference({ of }) {
     <ul class="difference"><${Lines} of=${of.removed} sign="−" word="removed" /><${Lines} of=${of.added} sign="+" word="added" /></ul>`;
 }
 
+/** The problems of a document, each with its place. */
+function Problems({ of, more = 0 }) {
+  return html`<ul>${of.map(({ at, message }, index) => html`<li key=${index}>${at && html`<code>${at}</code> `}${message}</li>`)}${more > 0 && html`<li>and ${number(more)} more</li>`}</ul>`;
+}
+
+/** Said of a candidate that denies this KMS. */
+export function StopsAll() {
+  return html`<${Note} kind="bad" role="alert" title="It does not allow this KMS itself">With it no app would get keys from this KMS.<//>`;
+}
+
+/** Starts a candidate in shadow; gives what the KMS says about it. */
+export const startShadow = (config, name) => post('/prpc/Admin.StartShadow', { auth_config_json: config, name });
+
+/** What the KMS says about a draft. */
+export function Checked({ result, before, after, denialId }) {
+  if (!result.valid) {
+    return html`<${Note} kind="bad" role="alert" title=${count(result.problems.length, 'problem')}><${Problems} of=${result.problems} more=${result.more_problems} /><//>`;
+  }
+  const { decision } = result;
+  return html`<div class="stack" role="status">
+    ${result.problems.length > 0 && html`<${Note} kind="warn" title="Valid, with remarks"><${Problems} of=${result.problems} more=${result.more_problems} /><//>`}
+    ${result.allows_this_kms === false && html`<${StopsAll} />`}
+    ${decision && (decision.allowed
+      ? html`<${Note} kind="good" title="This request would be allowed">${denialId && html`Denial <a href=${link('denials', denialId)}>${short(denialId, 12)}</a> was judged again by this draft.`}<//>`
+      : html`<${Note} kind="bad" title="This request would still be denied">${decision.message} <code class="soft">${decision.code}</code><//>`)}
+    <${Difference} of=${difference(before, after)} /></div>`;
+}
+
 function Hashes({ of, name }) {
-  if (!of || of.length === 0) return html`<span class="soft">none</span>`;
+  if (!of || of.length === 0) return soft('none');
   return html`<span class="line">${of.slice(0, 3).map((hash) => html`<${Id} key=${hash} value=${bare(hash)} name=${name} still />`)}${of.length > 3 && html`<span class="soft">and ${number(of.length - 3)} more</span>`}</span>`;
 }
 
@@ -39,7 +69,7 @@ export function Allowed({ document }) {
   const apps = Object.entries(document.apps ?? {});
   const kms = document.kms ?? {};
   return html`
-    <${Card} title="Apps" flush aside=${count(apps.length, 'app')}><${Table} caption="Allowed apps" columns=${APPS} rows=${apps} rowKey=${([id]) => id} empty=${html`<${Empty} title="No app is allowed" />`} /><//>
+    <${Listed} title="Apps" aside=${count(apps.length, 'app')} columns=${APPS} rows=${apps} rowKey=${([id]) => id} empty=${html`<${Empty} title="No app is allowed" />`} />
     <${Card} title="OS images" span=${6} aside=${count(document.osImages?.length ?? 0, 'image')}>${document.osImages?.length > 0 ? html`<ul class="stack tight">${document.osImages.map((hash) => html`<li key=${hash}><${Whole} value=${bare(hash)} name="OS image hash" /></li>`)}</ul>`
       : html`<p class="soft">No image is allowed.</p>`}<//>
     <${Card} title="Platforms and KMSs" span=${6}><${Values} of=${[
@@ -54,6 +84,6 @@ export function Allowed({ document }) {
 
 /** The whole document. */
 export function Raw({ document }) {
-  const whole = `${JSON.stringify(document, null, 2)}\n`;
-  return html`<details class="raw"><summary>The whole document</summary><${Code} text=${whole} name="policy" /><div class="below"><${Button} onClick=${() => save('auth-config.json', whole, 'application/json')}>Download<//></div></details>`;
+  const all = asText(document);
+  return html`<details class="raw"><summary>The whole document</summary><${Code} text=${all} name="policy" /><div class="below"><${Button} onClick=${() => save('auth-config.json', all, 'application/json')}>Download<//></div></details>`;
 }

@@ -4,7 +4,9 @@ import { call, get, post, useDraft, useGet, useTask } from '../api.js';
 import { ago, count, duration, instant } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
-import { Button, ButtonLink, Card, Code, Confirm, Dialog, Empty, Failure, Field, Figure, Icon, Id, Loaded, Note, Page, Pill, Table, Time, Told, Values, Whole, html, toast, useMemo, useState } from '../ui.js';
+import {
+  Button, ButtonLink, Card, Choose, Code, Confirm, Dialog, Empty, Failure, Field, Figure, Icon, Listed, Loaded, Note, Page, Pill, Table, Time, Told, Values, column, html, pill, soft, toast, useMemo, useState, whole,
+} from '../ui.js';
 import { save, waits } from './common.js';
 
 const PATH = '/api/v1/recovery';
@@ -40,8 +42,14 @@ export function officersOf(text) {
   return { officers, wrong };
 }
 
-const epochs = (list) => (list.length === 0 ? html`<span class="soft">none</span>` : list.join(', '));
+const epochs = (list) => (list.length === 0 ? soft('none') : list.join(', '));
 const recipientKind = (recipient) => (recipient.startsWith('ssh-') ? recipient.split(' ')[0] : /^age1[a-z0-9]+1/.test(recipient.slice(0, 24)) ? 'age plugin' : 'age');
+
+const OFFICERS = [
+  { head: 'Officer', kind: 'main', cell: ({ name }) => name },
+  { head: 'Key', cell: ({ recipient }) => recipientKind(recipient) },
+  column.id('Recipient', 'recipient', 'recipient', { keep: 20 }),
+];
 
 /** Manifest and files of a set, to be saved one by one. */
 function Files({ of, onClose }) {
@@ -54,7 +62,7 @@ function Files({ of, onClose }) {
       : html`<${Note} kind="warn" title="Only the manifest is here">The KMS keeps the officers' files until it starts again. Where they are lost, make a new set.<//>`}
     <ul class="todo">${row('Manifest', of.manifest_name, 'for everybody', () => keep(of.manifest_name, of.manifest, 'application/json'))}
       ${of.files.map(({ officer, name, content }) => row(officer, name, name, () => keep(name, content)))}</ul>
-    <${Values} of=${[{ name: 'Set', value: html`<${Whole} value=${of.set} name="set" />` }, { name: 'SHA-256 of the manifest', value: html`<${Whole} value=${of.manifest_sha256} name="digest" />` }]} />
+    <${Values} of=${[whole('Set', of.set), whole('SHA-256 of the manifest', of.manifest_sha256, 'digest')]} />
     ${of.retires && html`<${Note} kind="warn" title="The set before counts no more">Its shares still open the root keys of then: officers should destroy those files.<//>`}<//>`;
 }
 
@@ -90,23 +98,18 @@ function NewSet({ navigate }) {
     if (waits(answer)) return navigate(link('recovery'));
     return setMade(answer);
   };
-  const columns = [
-    { head: 'Officer', kind: 'main', cell: ({ name }) => name },
-    { head: 'Key', cell: ({ recipient }) => recipientKind(recipient) },
-    { head: 'Recipient', cell: ({ recipient }) => html`<${Id} value=${recipient} name="recipient" keep=${20} still />` },
-  ];
   return html`<${Page} title="New recovery set" back=${{ href: link('recovery'), text: 'Recovery' }} lead="The root keys are split inside the TEE; each share is encrypted to one officer.">
     <form class="grid" onSubmit=${submit} novalidate>
       <${Card} title="Officers" span=${7}><div class="stack">
         <${Field} label="Recipients" hint="One a line: a name and a recipient of age or an SSH public key. Lines that begin with # do not count." error=${(tried || text) && (wrong[0] ?? (tried && few))}>${(props) => html`<textarea ...${props} class="mono"
           placeholder="alice age1…" spellcheck=${false} autocapitalize="none" value=${text} onInput=${(event) => setText(event.target.value)}></textarea>`}<//>
         <${Field} label="Or a file of them" error=${problem}>${(props) => html`<input ...${props} type="file" accept=".txt,text/plain" onChange=${read} />`}<//>
-        <${Field} label="How many of them restore" hint="So many together have every key. The files of all others may be lost.">${(props) => html`<select ...${props} value=${String(needed)} disabled=${officers.length < 2} onChange=${(event) => setThreshold(event.target.value)}>
-          ${Array.from({ length: Math.max(0, officers.length - 1) }, (_, index) => index + 2).map((value) => html`<option key=${value} value=${String(value)}>${value} of ${officers.length}</option>`)}</select>`}<//>
+        <${Choose} label="How many of them restore" hint="So many together have every key. The files of all others may be lost." value=${String(needed)} disabled=${officers.length < 2} onChoose=${setThreshold}
+          of=${officers.slice(1).map((_, index) => [String(index + 2), `${index + 2} of ${officers.length}`])} />
       </div><//>
       <${Card} title="The set" span=${5}><div class="stack" aria-live="polite">
         ${few ? html`<p class="soft">Who is in it is shown here, before anything is made.</p>` : html`
-          <${Table} caption="Officers of the new set" columns=${columns} rows=${officers} rowKey=${({ name }) => name} />
+          <${Table} caption="Officers of the new set" columns=${OFFICERS} rows=${officers} rowKey=${({ name }) => name} />
           <p>Any <strong>${needed}</strong> of ${count(officers.length, 'officer')} restore; up to ${count(officers.length - needed, 'file')} may be lost.</p>`}
         ${wrong.length > 1 && html`<ul>${wrong.slice(1, 6).map((one) => html`<li class="error" key=${one}>${one}</li>`)}</ul>`}
         ${before && html`<${Note} kind="warn" title="It retires the present set">Shares of the present set still open the root keys of now. Its officers should destroy their files.<//>`}
@@ -151,31 +154,26 @@ function SetCard({ set, data, me }) {
   return html`<${Card} title="Set in force" aside=${can(me, 'recovery.manage') && html`<${Button} small busy=${load.busy} onClick=${show}><${Icon} name="download" />Files…<//>`}><div class="stack">
     <${Failure} error=${load.error} />
     <${Values} wide of=${[
-      { name: 'Set', value: html`<${Whole} value=${set.set} name="set" />` },
+      whole('Set', set.set),
       { name: 'Made', value: html`<${Time} at=${set.created_at} /> by ${set.created_by}` },
-      { name: 'Epochs covered', hint: 'of the root keys', value: html`<span class="rowactions">${epochs(set.epochs)}${data.not_covered.length > 0 && html`<${Pill} kind="warn">without ${data.not_covered.join(', ')}<//>`}${data.out_of_date.length > 0 && html`<${Pill} kind="warn">old state of ${data.out_of_date.join(', ')}<//>`}${data.app_epochs_changed && html`<${Pill} kind="warn">old epochs of apps<//>`}</span>` },
-      { name: 'SHA-256 of the manifest', value: html`<${Whole} value=${set.manifest_sha256} name="digest" />` },
+      { name: 'Epochs covered', hint: 'of the root keys', value: html`<span class="rowactions">${epochs(set.epochs)}${data.not_covered.length > 0 && html`<${Pill} kind="warn">without ${data.not_covered.join(', ')}<//>`}${data.out_of_date.length > 0 && html`<${Pill} kind="warn">old state of ${data.out_of_date.join(', ')}<//>`}${data.app_epochs_changed && pill('old epochs of apps', 'warn')}</span>` },
+      whole('SHA-256 of the manifest', set.manifest_sha256, 'digest'),
     ]} />
-    <${Table} caption="Officers" rows=${set.officers} rowKey=${({ index }) => index} columns=${[
-      { head: 'Officer', kind: 'main', cell: ({ name }) => name },
-      { head: 'Share', kind: 'shrink', cell: ({ index }) => index },
-      { head: 'Key', cell: ({ recipient }) => recipientKind(recipient) },
-      { head: 'Recipient', cell: ({ recipient }) => html`<${Id} value=${recipient} name="recipient" keep=${24} still />` },
-    ]} />
+    <${Table} caption="Officers" rows=${set.officers} rowKey=${({ index }) => index} columns=${[OFFICERS[0], { head: 'Share', kind: 'shrink', cell: ({ index }) => index }, ...OFFICERS.slice(1)]} />
     ${files && html`<${Files} of=${files} onClose=${() => setFiles(null)} />`}
   </div><//>`;
 }
 
 const DRILLS = [
-  { head: 'Ended', kind: 'main', cell: ({ at }) => html`<${Time} at=${at} still />` },
-  { head: 'Result', cell: ({ ok }) => (ok ? html`<${Pill} kind="good">gave the root keys<//>` : html`<${Pill} kind="bad">did not<//>`) },
+  column.time('Ended', 'at', { kind: 'main' }),
+  { head: 'Result', cell: ({ ok }) => (ok ? pill('gave the root keys', 'good') : pill('did not', 'bad')) },
   { head: 'Officers', cell: ({ officers, reason }) => html`${officers.join(', ') || '—'}${reason && html`<span class="sub"><${Told}>${reason}<//></span>`}` },
-  { head: 'Set', kind: 'minor', cell: ({ set }) => html`<${Id} value=${set} name="set" still />` },
+  column.id('Set', 'set', 'set', { kind: 'minor' }),
 ];
 const RETIRED = [
-  { head: 'Set', kind: 'main', cell: ({ set }) => html`<${Id} value=${set} name="set" keep=${12} still />` },
-  { head: 'Made', cell: ({ created_at: at }) => html`<${Time} at=${at} still />` },
-  { head: 'Retired', cell: ({ retired_at: at }) => html`<${Time} at=${at} still />` },
+  column.id('Set', 'set', 'set', { kind: 'main', keep: 12 }),
+  column.time('Made', 'created_at'),
+  column.time('Retired', 'retired_at'),
   { head: 'Officers', cell: ({ officers, threshold }) => html`${threshold} of ${officers.length}<span class="sub">${officers.join(', ')}</span>` },
   { head: 'Epochs', cell: ({ epochs: list }) => epochs(list) },
 ];
@@ -196,14 +194,14 @@ function State({ data, me, refresh }) {
     <${Figure} name="Epochs covered" kind=${data.covers_all_epochs && data.out_of_date.length === 0 ? '' : 'warn'} value=${data.covers_all_epochs ? 'all' : `not ${data.not_covered.join(', ')}`} more=${!data.covers_all_epochs ? 'make a new set to cover them' : data.out_of_date.length > 0 ? `but ${data.out_of_date.join(', ')} in an old state: make a new set` : 'of the root keys'} span=${4} />
     ${data.ceremony && html`<div class="span12"><${Ceremony} of=${data.ceremony} me=${me} onEnded=${refresh} notProved=${data.not_covered} /></div>`}
     <div class="span12"><${SetCard} key=${set.set} set=${set} data=${data} me=${me} /></div>
-    <${Card} title="Drills" flush><${Table} caption="Drills that ended" columns=${DRILLS} rows=${data.drills} rowKey=${({ at, set: id }) => `${at}${id}`}
-      empty=${html`<${Empty} title="No drill has ended">In a drill, officers send their shares to this KMS; it puts the root keys together in memory, compares them, and forgets.<//>`} /><//>
+    <${Listed} title="Drills" columns=${DRILLS} rows=${data.drills} rowKey=${({ at, set: id }) => `${at}${id}`}
+      empty=${html`<${Empty} title="No drill has ended">In a drill, officers send their shares to this KMS; it puts the root keys together in memory, compares them, and forgets.<//>`} />
     ${data.retired.length > 0 && html`<${Retired} of=${data.retired} />`}
   </div>`;
 }
 
 function Retired({ of }) {
-  return html`<${Card} title="Retired sets" flush aside="their shares still open the root keys of then"><${Table} caption="Retired sets" columns=${RETIRED} rows=${of} rowKey=${({ set }) => set} /><//>`;
+  return html`<${Listed} title="Retired sets" aside="their shares still open the root keys of then" columns=${RETIRED} rows=${of} rowKey=${({ set }) => set} />`;
 }
 
 function Overview({ me }) {

@@ -1,15 +1,18 @@
 // Verifies in the browser that a release is in the audit log, and says step by step what was verified and what was not.
 
-import { call, get } from '../api.js';
+import { get } from '../api.js';
 import { ago, count, number } from '../format.js';
 import * as proof from '../proof.js';
 
 const passed = (step, message) => ({ step, state: 'passed', message });
 const failed = (step, message) => ({ step, state: 'failed', message });
+/** A step by whether it is right, with a message for either. */
+export const check = (step, isRight, right, wrong) => (isRight ? passed(step, right) : failed(step, wrong));
 const open = (step, message) => ({ step, state: 'not_reached', message });
 const records = (size) => count(Number(size), 'record');
 
-const fetchTile = async (path) => new Uint8Array(await call('GET', `/log/${path}`, { raw: true, accept: 'application/octet-stream' }));
+/** A tile of the log. */
+export const tile = async (path) => new Uint8Array(await get(`/log/${path}`, { raw: true }));
 
 /** Whether the log's key has signed a checkpoint of its log; without a key nothing is known. */
 async function signature(checkpoint, key, what) {
@@ -17,7 +20,7 @@ async function signature(checkpoint, key, what) {
   if (checkpoint.origin !== key.name) return failed(what, `it is of the log ${checkpoint.origin}, and the key is of ${key.name}`);
   try {
     const { signed } = await proof.isSigned(checkpoint, key);
-    return signed ? passed(what, `signed by the log's key ${key.id} (Ed25519)`) : failed(what, `not signed by the log's key ${key.id}`);
+    return check(what, signed, `signed by the log's key ${key.id} (Ed25519)`, `not signed by the log's key ${key.id}`);
   } catch (error) {
     if (error instanceof proof.ProofError) throw error;
     return open(what, 'this browser cannot verify Ed25519 signatures');
@@ -44,14 +47,13 @@ function remember({ origin, size, root }, key) {
 
 async function continues(old, now) {
   if (old.size > now.size) return false;
-  return proof.isConsistent(old.size, old.root, now.size, now.root, await proof.consistencyFromTiles(old.size, now.size, fetchTile));
+  return proof.isConsistent(old.size, old.root, now.size, now.root, await proof.consistencyFromTiles(old.size, now.size, tile));
 }
 
 async function sameLog(last, now, key) {
   const when = ago(last.at / 1000);
   if (last.key !== key) return failed('Same log', `it had another key when this browser verified it, ${when}`);
-  return await continues(last, now) ? passed('Same log', `continues the ${records(last.size)} that this browser verified ${when}`)
-    : failed('Same log', `it does not continue the ${records(last.size)} that this browser verified ${when}`);
+  return check('Same log', await continues(last, now), `continues the ${records(last.size)} that this browser verified ${when}`, `it does not continue the ${records(last.size)} that this browser verified ${when}`);
 }
 
 /**
@@ -80,9 +82,9 @@ async function walk(steps, { record, receipt, leaf }) {
     return step.state !== 'failed';
   };
   const { entry, fits } = await proof.entryOf(record);
-  if (!goesOn(fits ? passed('Record', 'its own hash fits its content') : failed('Record', 'its own hash does not fit its content'))) return;
+  if (!goesOn(check('Record', fits, 'its own hash fits its content', 'its own hash does not fit its content'))) return;
   const hash = await proof.leafHash(entry);
-  if (leaf && !goesOn(proof.hexOf(hash) === leaf.hash ? passed('Leaf', `SHA-256 of the record: ${leaf.hash}`) : failed('Leaf', 'the KMS names another leaf hash'))) return;
+  if (leaf && !goesOn(check('Leaf', proof.hexOf(hash) === leaf.hash, `SHA-256 of the record: ${leaf.hash}`, 'the KMS names another leaf hash'))) return;
   if (!receipt) return void goesOn(open('Receipt', 'there is none: the record is not signed yet, or its file was moved away'));
 
   const vkey = (await get('/api/v1/ledger').catch(() => null))?.log_key ?? null;
@@ -90,17 +92,17 @@ async function walk(steps, { record, receipt, leaf }) {
   const file = proof.parseProofFile(receipt);
   const old = proof.parseCheckpoint(file.checkpoint);
   const isIn = await proof.isIncluded(hash, file.index, old.size, file.proof, old.root);
-  if (!goesOn(isIn ? passed('Receipt', `leaf ${number(Number(file.index))} of a tree of ${records(old.size)}, by ${count(file.proof.length, 'hash', 'hashes')}`) : failed('Receipt', 'its proof leads to another root'))) return;
+  if (!goesOn(check('Receipt', isIn, `leaf ${number(Number(file.index))} of a tree of ${records(old.size)}, by ${count(file.proof.length, 'hash', 'hashes')}`, 'its proof leads to another root'))) return;
   if (!goesOn(await signature(old, key, 'Its checkpoint'))) return;
 
   const now = proof.parseCheckpoint(await get('/log/checkpoint', { accept: 'text/plain' }));
   if (!goesOn(await signature(now, key, 'Log now'))) return;
-  const made = await proof.proofFromTiles(file.index, now.size, fetchTile);
+  const made = await proof.proofFromTiles(file.index, now.size, tile);
   const still = await proof.isIncluded(hash, file.index, now.size, made, now.root);
-  if (!goesOn(still ? passed('Still in it', `the tree of ${records(now.size)} has it, as computed from its tiles`) : failed('Still in it', 'the tiles of the log lead to another root'))) return;
+  if (!goesOn(check('Still in it', still, `the tree of ${records(now.size)} has it, as computed from its tiles`, 'the tiles of the log lead to another root'))) return;
   if (old.origin === now.origin) {
     const grown = await continues(old, now);
-    if (!goesOn(grown ? passed('Only grown', `from ${records(old.size)} to ${number(Number(now.size))}; none before was changed`) : failed('Only grown', 'the log does not continue the tree of the receipt'))) return;
+    if (!goesOn(check('Only grown', grown, `from ${records(old.size)} to ${number(Number(now.size))}; none before was changed`, 'the log does not continue the tree of the receipt'))) return;
   }
   const isSigned = steps.some(({ step, state }) => step === 'Log now' && state === 'passed');
   const last = isSigned ? recall(now.origin) : null;

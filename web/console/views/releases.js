@@ -5,9 +5,9 @@ import { METHODS, methodName, number } from '../format.js';
 import { isAble } from '../proof.js';
 import { link } from '../router.js';
 import {
-  Button, Card, Chain, Code, Empty, Failure, Filters, Icon, Id, Loaded, Note, Page, Pages, Table, Time, Told, Values, Whole, html, useMemo, useRef, useState,
+  Button, Card, Chain, Code, Empty, Failure, Filters, Icon, Loaded, Note, Page, Pages, Table, Time, Told, Values, column, html, useMemo, useRef, useState, whole,
 } from '../ui.js';
-import { SINCE, Tcb, save, start } from './common.js';
+import { RELEASE, SINCE, Tcb, identity, save, start } from './common.js';
 import { verify } from './release_proof.js';
 
 const EVENTS = ['app_key_released', 'kms_key_released', 'certificate_issued'];
@@ -31,15 +31,12 @@ function List({ params, navigate }) {
         : html`<${Empty} title="No keys released yet">The first CVM that your policy allows appears here.<//>`)}>${({ releases: rows, next }) => {
         first.current ??= rows[0]?.seq ?? 0;
         return html`<${Table} caption="Releases" rows=${rows} rowKey=${({ seq }) => seq} href=${({ seq }) => link('releases', seq)} mark=${({ seq }) => (seq > first.current ? 'new' : '')} columns=${[
-          { head: 'When', kind: 'shrink', cell: ({ seq, at }) => html`<a href=${link('releases', seq)}><${Time} at=${at} still /></a>` },
-          { head: 'What', cell: (row) => methodName(row.method) },
-          { head: 'App', cell: (row) => html`<${Id} value=${row.app_id} name="app id" still />` },
-          { head: 'Instance', cell: (row) => html`<${Id} value=${row.instance_id} name="instance id" still />` },
-          { head: 'Device', kind: 'minor spare', cell: (row) => html`<${Id} value=${row.device_id} name="device id" still />` },
-          { head: 'OS image', kind: 'minor', cell: (row) => html`<${Id} value=${row.os_image_hash} name="OS image hash" still />` },
-          { head: 'TCB status', cell: (row) => html`<${Tcb} status=${row.tcb_status} advisories=${row.tcb_advisories} />` },
+          RELEASE.when, RELEASE.what,
+          column.id('App', 'app_id', 'app id'),
+          column.id('Instance', 'instance_id', 'instance id'),
+          RELEASE.device, RELEASE.image, RELEASE.tcb,
           { head: 'From', kind: 'minor spare', cell: (row) => row.address ?? '—' },
-          { head: 'Record', kind: 'num', cell: ({ seq }) => `#${number(seq)}` },
+          RELEASE.record,
         ]} /><${Pages} cursor=${cursor} next=${next} navigate=${navigate} what="releases" />`;
       }}<//>
     <//>
@@ -82,20 +79,15 @@ function One({ params, navigate }) {
     <${Loaded} of=${release} lines=${12}>${(one) => html`<div class="grid">
       <div class="span7 stack"><${Card} title="What was released, and to whom"><${Values} of=${[
         { name: 'What', value: html`${methodName(one.method)} <code class="soft">${one.method}</code>` },
-        { name: 'App id', value: one.app_id && html`<${Whole} value=${one.app_id} name="app id"><a href=${link('releases', null, { app: one.app_id })}>${one.app_id}</a><//>` },
-        { name: 'Instance id', value: one.instance_id && html`<${Whole} value=${one.instance_id} name="instance id" />` },
-        { name: 'Compose hash', value: one.compose_hash && html`<${Whole} value=${one.compose_hash} name="compose hash" />` },
-        { name: 'OS image', value: one.os_image_hash && html`<${Whole} value=${one.os_image_hash} name="OS image hash" />` },
-        { name: 'Aggregated measurement', value: one.mr_aggregated && html`<${Whole} value=${one.mr_aggregated} name="aggregated measurement" />` },
-        { name: 'Device', value: one.device_id && html`<${Whole} value=${one.device_id} name="device id" />` },
+        ...identity(one),
         { name: 'TCB status', value: html`<${Tcb} status=${one.tcb_status} />` },
         { name: 'Advisories', value: one.tcb_advisories?.join(', ') },
         { name: 'Relaxed for it', value: one.relaxations?.join(', ') },
         { name: 'Names in the certificate', value: one.names?.join(', ') },
-        { name: 'Key of the caller', hint: 'SHA-256 of its SPKI', value: one.spki_sha256 && html`<${Whole} value=${one.spki_sha256} name="key of the caller" />` },
+        whole('Key of the caller', one.spki_sha256, 'key of the caller', 'SHA-256 of its SPKI'),
         { name: 'From', value: one.address },
-        { name: 'Policy', hint: 'SHA-256 of the rules', value: one.policy_sha256 && html`<${Whole} value=${one.policy_sha256} name="policy digest" />` },
-        { name: 'Boot of the KMS', value: one.boot_id && html`<${Whole} value=${one.boot_id} name="boot id" />` },
+        whole('Policy', one.policy_sha256, 'policy digest', 'SHA-256 of the rules'),
+        whole('Boot of the KMS', one.boot_id, 'boot id'),
       ]} /><//></div>
       <div class="span5 stack"><${Verification} release=${one} />
         <${Card} title="Record"><${Code} text=${one.record} name="record" /><//></div>

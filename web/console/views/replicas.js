@@ -1,17 +1,17 @@
 // This KMS, and the KMSs that received its root keys, from the audit log.
 
 import { useGet } from '../api.js';
-import { count, number, short, spaced } from '../format.js';
+import { count, short, spaced } from '../format.js';
 import { link } from '../router.js';
-import { Card, Empty, Id, Loaded, Note, Page, Pill, Table, Time, Values, Whole, html } from '../ui.js';
+import { Card, Empty, Id, Listed, Loaded, Note, Page, Values, Whole, column, html, pill } from '../ui.js';
 
 const COLUMNS = [
   { head: 'KMS', kind: 'main', cell: (handover) => html`<a class="nowrap" href=${handover.allowed ? link('releases', handover.seq) : link('denials', handover.denial_id)}><code>${short(handover.mr_aggregated || 'not measured', 12)}</code></a>` },
-  { head: 'Root keys', cell: ({ allowed }) => (allowed ? html`<${Pill} kind="good">received<//>` : html`<${Pill} kind="bad">refused<//>`) },
-  { head: 'Last', cell: ({ at }) => html`<${Time} at=${at} still />` },
-  { head: 'Times', kind: 'num', cell: (handover) => number(handover.count) },
-  { head: 'OS image', kind: 'minor', cell: ({ os_image_hash: hash }) => html`<${Id} value=${hash} name="OS image hash" still />` },
-  { head: 'Device', kind: 'minor', cell: ({ device_id: id }) => html`<${Id} value=${id} name="device id" still />` },
+  { head: 'Root keys', cell: ({ allowed }) => (allowed ? pill('received', 'good') : pill('refused', 'bad')) },
+  column.time('Last', 'at'),
+  column.number('Times', 'count'),
+  column.id('OS image', 'os_image_hash', 'OS image hash', { kind: 'minor' }),
+  column.id('Device', 'device_id', 'device id', { kind: 'minor' }),
   { head: 'Address', cell: ({ address }) => (address ? html`<code>${address}</code>` : '—') },
 ];
 
@@ -22,15 +22,15 @@ export default function Replicas() {
   const nothing = html`<${Empty} title="No other KMS has asked for the root keys">A replica receives them at its setup: choose “Replica” on its setup page, with the address of this KMS as the source.<//>`;
   return html`<${Page} title="Replicas" lead="KMSs with the same root keys release the same keys to the same apps.">
     <${Loaded} of=${replicas} lines=${8}>${(data) => html`<div class="grid">
-      <${Card} title="This KMS" aside=${data.self.ready ? html`<${Pill} kind="good">Releasing keys<//>` : html`<${Pill} kind="bad">Not releasing keys<//>`}><${Values} wide of=${[
+      <${Card} title="This KMS" aside=${data.self.ready ? pill('Releasing keys', 'good') : pill('Not releasing keys', 'bad')}><${Values} wide of=${[
         { name: 'Name', value: data.self.name },
         { name: 'Root fingerprint', hint: 'the same on each replica', value: html`<${Whole} value=${data.self.root_fingerprint} name="root fingerprint">${spaced(data.self.root_fingerprint)}<//>` },
         { name: 'Version', value: data.self.version },
         { name: 'Boot', value: html`<${Id} value=${data.self.boot_id} name="boot id" />` },
       ]} /><//>
-      ${refused(data) > 0 && html`<div class="span12"><${Note} kind="warn" title=${`${count(refused(data), 'KMS', 'KMSs')} asked and did not receive the root keys`}>If one of them is yours, its measurements are missing in the policy; if none is, find out who asked.<//></div>`}
-      <${Card} title="Requests for the root keys" flush aside=${data.handovers.length > 0 && 'from the audit log'}><${Table} caption="KMSs that asked for the root keys" columns=${COLUMNS} rows=${data.handovers}
-        rowKey=${({ seq, denial_id: denial }) => denial ?? seq} empty=${nothing} /><//>
+      ${refused(data) > 0 && html`<${Note} kind="warn" title=${`${count(refused(data), 'KMS', 'KMSs')} asked and did not receive the root keys`}>If one of them is yours, its measurements are missing in the policy; if none is, find out who asked.<//>`}
+      <${Listed} title="Requests for the root keys" aside=${data.handovers.length > 0 && 'from the audit log'} columns=${COLUMNS} rows=${data.handovers}
+        rowKey=${({ seq, denial_id: denial }) => denial ?? seq} empty=${nothing} />
     </div>`}<//>
   <//>`;
 }

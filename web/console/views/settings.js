@@ -4,7 +4,9 @@ import { call, get, patch, useGet, useTask } from '../api.js';
 import { count, sentence, words } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
-import { Button, Card, Confirm, Dialog, Empty, Failure, Field, Filters, Loaded, Note, Page, Pill, Table, Tabs, Values, html, toast, useState } from '../ui.js';
+import {
+  Button, Card, Confirm, Dialog, Empty, Failure, Field, Filters, Loaded, Note, Page, Pill, Table, Tabs, Values, html, pill, soft, toast, useState,
+} from '../ui.js';
 import { waits } from './common.js';
 import { Actions, Files } from './settings_parts.js';
 
@@ -19,8 +21,8 @@ const FILTERS = [
 const MEASURED = 'in kms.toml, then a restart; in a CVM that changes what is measured';
 
 function shown(value) {
-  if (value === null || value === undefined || value === '') return html`<span class="soft">empty</span>`;
-  if (Array.isArray(value) && value.length === 0) return html`<span class="soft">none</span>`;
+  if (value === null || value === undefined || value === '') return soft('empty');
+  if (Array.isArray(value) && value.length === 0) return soft('none');
   const isPlain = Array.isArray(value) && value.every((one) => typeof one !== 'object');
   const text = typeof value === 'string' ? value : isPlain ? value.join(', ') : JSON.stringify(value);
   return html`<code class=${text.length < 24 ? 'nowrap' : ''}>${text}</code>`;
@@ -99,7 +101,7 @@ function Effective({ me, params, navigate, settings }) {
   const columns = [
     { head: 'Setting', kind: 'main', cell: (one) => html`<button type="button" class="plain" onClick=${() => setOpen({ what: 'one', of: one })}><code>${one.key}</code></button>${restart.includes(one.key) && html` <${Pill} kind="warn">restart<//>`}<span class="sub">${sentence(one.message)}</span>` },
     { head: 'Value', cell: ({ value, secret }) => (secret ? html`<span class="soft">${value}</span>` : shown(value)) },
-    { head: 'Source', cell: ({ source }) => (source === 'default' ? html`<span class="soft">default</span>` : SOURCES[source] ?? source) },
+    { head: 'Source', cell: ({ source }) => (source === 'default' ? soft('default') : SOURCES[source] ?? source) },
     { head: 'Change', kind: 'hide shrink', cell: (one) => (one.editable && can(me, 'settings.change') ? html`<${Button} small onClick=${() => setOpen({ what: 'edit', of: one })}>Change<span class="unseen"> ${one.key}</span><//>`
       : one.measured ? html`<span class="soft" data-tip=${sentence(MEASURED)} aria-description=${sentence(MEASURED)} tabindex="0">measured</span>` : null) },
   ];
@@ -123,7 +125,7 @@ function Effective({ me, params, navigate, settings }) {
 function Reloaded({ of, onClose }) {
   const columns = [
     { head: 'What', kind: 'main', cell: ({ name }) => words(name) },
-    { head: 'Result', cell: ({ changed }) => (changed ? html`<${Pill} kind="good">new<//>` : html`<span class="soft">unchanged</span>`) },
+    { head: 'Result', cell: ({ changed }) => (changed ? pill('new', 'good') : soft('unchanged')) },
     { head: 'Details', cell: ({ message }) => message },
   ];
   return html`<${Dialog} title="Read again" kind="wide" onClose=${onClose} actions=${html`<${Button} kind="primary" onClick=${onClose}>Done<//>`}>

@@ -3,7 +3,7 @@
 import { post, upload, useGet, useTask, withQuery } from '../api.js';
 import { bytes, milliseconds, sentence } from '../format.js';
 import { can } from '../roles.js';
-import { Button, Card, Confirm, Empty, Failure, Field, Loaded, Note, Table, Time, Values, Whole, html, toast, useRef, useState } from '../ui.js';
+import { Button, Card, Confirm, Empty, Failure, Field, Listed, Note, Options, Time, Values, Whole, html, soft, toast, useRef, useState, whole } from '../ui.js';
 import { waits } from './common.js';
 
 /** Actions after which requests are handled otherwise; they ask first. */
@@ -11,7 +11,7 @@ const ASKED = {
   drain: 'New requests are turned away, so that a balancer sends them to other KMSs, until it is undone.',
   'reissue-certificate': 'Connections that are open keep the old certificate; new ones get a new one.',
 };
-/** Names of files, words, and the least role's action. */
+/** Names of files, words, and what each is. */
 const KINDS = [
   ['auth-config', 'Allowlist', 'auth-config.json: it decides from the next request on'],
   ['collateral-bundle', 'Collateral bundle', 'signed by Intel, for sites without a way to the network'],
@@ -44,12 +44,11 @@ export function Actions({ me }) {
   const columns = [
     { head: 'Action', kind: 'main', cell: ({ description }) => sentence(description).replace(/\.$/, '') },
     { head: 'Name', cell: ({ name }) => html`<code class="nowrap">${name}</code>` },
-    { head: 'Last time', cell: ({ last }) => (last ? html`<span class=${last.ok ? '' : 'bad'}>${last.ok ? '' : 'failed: '}${last.message}</span><span class="sub"><${Time} at=${last.at} still /></span>` : html`<span class="soft">not since the start</span>`) },
+    { head: 'Last time', cell: ({ last }) => (last ? html`<span class=${last.ok ? '' : 'bad'}>${last.ok ? '' : 'failed: '}${last.message}</span><span class="sub"><${Time} at=${last.at} still /></span>` : soft('not since the start')) },
     ...(can(me, 'action.run') ? [{ head: 'Run', kind: 'hide shrink', cell: (action) => html`<${Button} small busy=${(task.busy && running === action.name) || action.running} onClick=${() => start(action)}>Run<span class="unseen"> ${action.name}</span><//>` }] : []),
   ];
   return html`<div class="stack"><${Failure} error=${task.error} title=${`${running} failed`} />
-    <${Card} flush><${Loaded} of=${actions} lines=${6} empty=${(data) => data.actions.length === 0 && html`<${Empty} title="There are no actions" />`}>
-      ${(data) => html`<${Table} caption="Actions" columns=${columns} rows=${data.actions} rowKey=${({ name }) => name} />`}<//><//>
+    <${Listed} caption="Actions" of=${actions} lines=${6} empty=${html`<${Empty} title="There are no actions" />`} columns=${columns} rows=${(data) => data.actions} />
     ${asked && html`<${Run} of=${asked} onClose=${() => setAsked(null)} onDone=${done} />`}</div>`;
 }
 
@@ -76,12 +75,11 @@ export function Files({ me }) {
   };
   const tooLarge = file && file.size > MAX_FILE;
   return html`<div class="grid"><${Card} title="Replace a file" span=${7}><div class="stack">
-      <fieldset class="stack tight"><legend>Which file</legend>${KINDS.map(([key, word, what]) => html`<label class="choice" key=${key}><input type="radio" name="kind" value=${key} checked=${kind === key} onChange=${() => { setKind(key); clear(); }} />
-        <span><strong>${word}</strong> <span class="soft">${what}</span></span></label>`)}</fieldset>
+      <${Options} legend="Which file" name="kind" of=${KINDS} value=${kind} onChoose=${(key) => { setKind(key); clear(); }} />
       <${Field} label="File" error=${tooLarge && 'It is larger than 16 MB.'}>${(props) => html`<input ...${props} type="file" ref=${input} onChange=${(event) => { setFile(event.target.files[0] ?? null); clear(); }} />`}<//>
     </div><//>
     <${Card} title="What the KMS says" span=${5}><div class="stack" aria-live="polite">
-      ${checked ? html`<${Note} kind="good" title="It can be installed">${checked.message}<//><${Values} of=${[{ name: 'Size', value: bytes(checked.bytes) }, { name: 'SHA-256', value: html`<${Whole} value=${checked.sha256} name="digest" />` }, { name: 'Changes', value: checked.changed ? 'yes' : 'no: it is the one in use' }]} />`
+      ${checked ? html`<${Note} kind="good" title="It can be installed">${checked.message}<//><${Values} of=${[{ name: 'Size', value: bytes(checked.bytes) }, whole('SHA-256', checked.sha256, 'digest'), { name: 'Changes', value: checked.changed ? 'yes' : 'no: it is the one in use' }]} />`
         : html`<p class="soft">${file ? 'It is parsed or verified first; nothing is replaced by that.' : `${about}.`}</p>`}
       <${Failure} error=${check.error} title="It cannot be installed" />
       <div class="line"><${Button} kind=${checked ? '' : 'primary'} disabled=${!file || tooLarge} busy=${check.busy} onClick=${look}>Check<//>
