@@ -22,6 +22,7 @@ mod ethereum_nodes;
 mod js_client;
 mod kmsctl;
 mod kmsctl_audit;
+mod kmsctl_domains;
 mod kmsctl_inventory;
 mod kmsctl_operator;
 mod nginx;

@@ -34,6 +34,10 @@ pub struct DomainShown {
     refuses_dev_images: bool,
     /// Whether it has a policy of its own; otherwise that of the KMS decides.
     own_policy: bool,
+    /// What decides: `allowlist`, `webhook`, `ethereum` or `dev`.
+    policy_kind: &'static str,
+    /// What identifies its rules in the records of releases, hex; null for a kind without one, and before they were read.
+    policy_sha256: Option<String>,
     /// How many apps it names. All that no domain names are in the default one.
     apps: usize,
 }
@@ -64,6 +68,7 @@ impl DomainService {
     pub(super) fn shown(&self, domain: &Domain) -> DomainShown {
         let Domain { name, rules, origin, archived } = domain;
         let (source, made) = of_origin(origin);
+        let policy = self.foundation.policy_of(name);
         DomainShown {
             name: name.to_string(),
             source,
@@ -73,7 +78,9 @@ impl DomainService {
             archived_by: archived.as_ref().map(|archived| archived.by.clone()),
             rules: rules.clone(),
             refuses_dev_images: rules.refuses_dev_images(name),
-            own_policy: self.foundation.domain_policies.contains_key(name),
+            own_policy: self.foundation.has_policy(name),
+            policy_kind: policy.kind(),
+            policy_sha256: policy.in_force().digest.map(hex::encode),
             apps: self.foundation.domains.members(name).len(),
         }
     }

@@ -133,6 +133,8 @@ struct Shown {
     rules: Value,
     refuses_dev_images: bool,
     own_policy: bool,
+    policy_kind: Option<String>,
+    policy_sha256: Option<String>,
     apps: usize,
 }
 
@@ -326,7 +328,14 @@ fn entry(page: &mut Page, shown: &Shown) {
     if let (Some(at), Some(by)) = (&shown.archived_at, &shown.archived_by) {
         page.field("  archived", format_args!("{} by {}", printable(at), printable(by)));
     }
-    page.field("  policy", if shown.own_policy { "its own" } else { "that of the KMS" });
+    let kind = shown.policy_kind.as_deref().map(|kind| format!(", {}", printable(kind))).unwrap_or_default();
+    page.field(
+        "  policy",
+        format_args!("{}{kind}", if shown.own_policy { "its own" } else { "that of the KMS" }),
+    );
+    if let Some(digest) = &shown.policy_sha256 {
+        page.field("  policy digest", printable(digest));
+    }
     for (key, value) in shown.rules.as_object().into_iter().flatten() {
         page.field(&format!("  {}", printable(key)), printable(&value.to_string()));
     }
