@@ -29,6 +29,8 @@ fn views() -> Value {
         ["#/policy/edit", "textarea", 1],
         ["#/freezes", "tbody tr", 1],
         ["#/freezes/new", "form", 1],
+        ["#/domains", "tbody tr", 1],
+        ["#/domains/default", ".card", 2],
         ["#/platforms", "tbody tr", 2],
         ["#/ledger", "tbody tr", 1],
         ["#/ledger/3", ".chain .passed", 3],
@@ -252,6 +254,33 @@ async fn an_epoch_becomes_the_current_one_and_the_first_is_retired_in_the_consol
         assert_eq!(found[0]["epoch"], epoch, "{event}");
     }
     assert!(world.audited("epoch_destroyed").is_empty());
+}
+
+#[tokio::test]
+async fn a_domain_is_made_filled_archived_and_restored_in_the_console() {
+    let (world, console, owner) = small_world("core.admin.approvals = 2").await;
+    let [with_keys, without, refused] = [1, 2, 3].map(|number| world.app(number));
+    world.allow_app(&with_keys);
+    for (app, status) in [(&with_keys, 200), (&refused, 403)] {
+        let caller = world.caller().shows(&world.attested(app).await);
+        assert_eq!(caller.json("GetAppKey", json!({})).await.status, status);
+    }
+    let apps = [&with_keys, &without].map(|app| hex::encode(app.app_id()));
+    play("console/domains", &console, json!({ "owner": owner, "apps": apps })).await;
+    for event in ["domain_created", "domain_archived", "domain_restored"] {
+        let found = world.audited(event);
+        assert_eq!(found.len(), 1, "{event}: {found:?}");
+        assert_eq!(found[0]["domain"], "team", "{event}");
+    }
+    let assigned = world.audited("app_assigned");
+    assert_eq!(assigned.len(), 1, "{assigned:?}");
+    assert_eq!(assigned[0]["app_id"], apps[1].as_str());
+    let moved = world.audited("app_moved");
+    assert_eq!(moved.len(), 1, "{moved:?}");
+    assert_eq!(
+        (&moved[0]["app_id"], &moved[0]["domain"], &moved[0]["previous_domain"]),
+        (&json!(apps[0]), &json!("team"), &json!("default"))
+    );
 }
 
 #[tokio::test]

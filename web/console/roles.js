@@ -23,10 +23,11 @@ export const ACTIONS = {
   'restart': 'owner',
   'recovery.manage': 'owner',
   'epoch.manage': 'owner',
+  'domain.manage': 'owner',
 };
 
 /** What only a credential of the whole KMS may change. */
-const WHOLE = ['freeze.lift', 'policy.upload', 'policy.activate', 'settings.change', 'restart', 'recovery.manage'];
+const WHOLE = ['freeze.lift', 'policy.upload', 'policy.activate', 'settings.change', 'restart', 'recovery.manage', 'domain.manage'];
 
 /** Whether this caller may do it. An unknown action is a mistake of ours, and is refused. */
 export function can(me, action) {

@@ -13,13 +13,13 @@ const managesCredentials = (me) => me.kind !== 'anyone' && can(me, 'credential.m
 export const GROUPS = [
   { name: null, views: [['overview', 'Overview']] },
   { name: 'Activity', views: [['releases', 'Releases'], ['denials', 'Denials'], ['cvms', 'CVMs']] },
-  { name: 'Control', views: [['policy', 'Policy'], ['freezes', 'Freezes'], ['approvals', 'Approvals']] },
+  { name: 'Control', views: [['policy', 'Policy'], ['freezes', 'Freezes'], ['domains', 'Domains'], ['approvals', 'Approvals']] },
   { name: 'Trust', views: [['ledger', 'Ledger'], ['platforms', 'Platforms'], ['replicas', 'Replicas'], ['epochs', 'Epochs'], ['recovery', 'Recovery']] },
   { name: 'System', views: [['credentials', 'Credentials', managesCredentials], ['settings', 'Settings'], ['diagnostics', 'Diagnostics']] },
 ];
 
 /** The views of what a domain has: others are refused to a credential that is limited to one. */
-const OF_DOMAIN = ['overview', 'releases', 'denials', 'cvms', 'policy', 'freezes', 'approvals', 'credentials'];
+const OF_DOMAIN = ['overview', 'releases', 'denials', 'cvms', 'policy', 'freezes', 'domains', 'approvals', 'credentials'];
 
 const EVENTS = ['denied', 'refused', 'frozen', 'unfrozen', 'shadow_started', 'shadow_stopped'];
 

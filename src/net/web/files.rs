@@ -73,6 +73,7 @@ pub(super) const CONSOLE: &[File] = files! {
     "/assets/console/views/cvms.js" Script "console/views/cvms.js",
     "/assets/console/views/denials.js" Script "console/views/denials.js",
     "/assets/console/views/diagnostics.js" Script "console/views/diagnostics.js",
+    "/assets/console/views/domains.js" Script "console/views/domains.js",
     "/assets/console/views/epochs.js" Script "console/views/epochs.js",
     "/assets/console/views/freezes.js" Script "console/views/freezes.js",
     "/assets/console/views/ledger.js" Script "console/views/ledger.js",

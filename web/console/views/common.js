@@ -1,5 +1,6 @@
 // What several views have in common: verdicts on platforms, spans of time, and actions that wait for a second owner.
 
+import { useGet } from '../api.js';
 import { absolute, methodName, number } from '../format.js';
 import { link } from '../router.js';
 import { Pill, Time, Whole, column, html, soft, toast, whole } from '../ui.js';
@@ -28,6 +29,7 @@ export const RELEASE = {
 
 /** Who a caller was, as rows of `Values`. */
 export const identity = (of) => [
+  { name: 'Domain', value: of.domain },
   { name: 'App id', value: of.app_id && html`<${Whole} value=${of.app_id} name="app id"><a href=${link('releases', null, { app: of.app_id })}>${of.app_id}</a><//>` },
   whole('Instance id', of.instance_id),
   whole('Compose hash', of.compose_hash),
@@ -56,6 +58,23 @@ export function waits(answer) {
   if (answer?.code !== 'approval_needed') return false;
   toast('A second owner has to approve this', { href: link('approvals', answer.approval?.id), word: 'Show' });
   return true;
+}
+
+/** Reported where a domain, or the place of an app in one, changes. */
+export const DOMAIN_EVENTS = ['domain_created', 'domain_archived', 'domain_restored', 'app_assigned', 'app_moved'];
+
+/** The domains that this credential sees; none until they are known. */
+export function useDomains() {
+  return useGet('/api/v1/domains', { live: DOMAIN_EVENTS }).data?.domains ?? [];
+}
+
+const DOMAIN = { head: 'Domain', kind: 'minor', cell: ({ domain }) => domain || '—' };
+
+/** What a list has where there is more than one domain, in front of its other `fields`: a filter, and a column. */
+export function useDomainFilter(fields) {
+  const names = useDomains().map(({ name }) => name);
+  if (names.length < 2) return { fields, columns: [] };
+  return { fields: [...fields, { name: 'domain', label: 'Domain', options: [['', 'all'], ...names.map((name) => [name, name])] }], columns: [DOMAIN] };
 }
 
 /** A file of the browser's, saved under `name`. */

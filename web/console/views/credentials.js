@@ -6,7 +6,7 @@ import { can } from '../roles.js';
 import {
   Button, Card, Choose, Code, Confirm, Copy, Dialog, Empty, Failure, Listed, Note, Options, Page, Time, Typed, column, html, soft, stated, toast, useState,
 } from '../ui.js';
-import { waits } from './common.js';
+import { useDomains, waits } from './common.js';
 
 const PATH = '/api/v1/credentials';
 const EVENTS = ['credential_created', 'credential_rotated', 'credential_revoked', 'credential_activated', 'approval_done'];
@@ -44,7 +44,8 @@ function Create({ me, onClose, onMade }) {
   const [values, setValues] = useState({ name: '', role: 'viewer', domain: me.domain ?? '', ends: '7776000', issue: 'invitation' });
   const [tried, setTried] = useState(false);
   const set = (name) => (value) => setValues({ ...values, [name]: value });
-  const domains = me.domain ? [me.domain] : ['', 'default'];
+  const known = useDomains();
+  const domains = me.domain ? [me.domain] : ['', ...known.length > 0 ? known.map(({ name }) => name) : ['default']];
   const wrong = values.name === '' ? 'Type a name.' : /^[a-z0-9][a-z0-9.-]*$/.test(values.name) ? '' : 'Lower-case letters, digits, “-” and “.” only.';
   const task = useTask(() => post(PATH, {
     name: values.name,

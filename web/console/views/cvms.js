@@ -7,7 +7,7 @@ import { link } from '../router.js';
 import {
   Button, ButtonLink, Card, Empty, Failure, Figure, Filters, Listed, Loaded, Note, Page, Pages, Table, Time, Values, column, html, soft, useState,
 } from '../ui.js';
-import { RELEASE, SINCE, TCB_STATUSES, Tcb, identity } from './common.js';
+import { RELEASE, SINCE, TCB_STATUSES, Tcb, identity, useDomainFilter } from './common.js';
 
 const EVENTS = ['app_key_released', 'certificate_issued', 'denied', 'refused'];
 const FILTERS = [
@@ -29,19 +29,20 @@ const COLUMNS = [
 ];
 
 function List({ params, navigate }) {
-  const { app, image, tcb, since, cursor } = params;
-  const path = withQuery('/api/v1/cvms', { app, image, tcb, since, cursor, limit: 50 });
+  const { app, image, tcb, domain, since, cursor } = params;
+  const { fields, columns } = useDomainFilter(FILTERS);
+  const path = withQuery('/api/v1/cvms', { app, image, tcb, domain, since, cursor, limit: 50 });
   const cvms = useGet(path, { every: 30, live: EVENTS });
-  const isFiltered = Boolean(app || image || tcb || since);
+  const isFiltered = Boolean(app || image || tcb || domain || since);
   const nothing = isFiltered
     ? html`<${Empty} title="No CVM matches">Clear a filter to see more of them.<//>`
     : html`<${Empty} title="No CVM has got keys yet">Each CVM appears here with its first release. Those that were refused are under <a href=${link('denials')}>Denials</a>.<//>`;
   return html`<${Page} title="CVMs" lead=${cvms.data?.total ? `${count(cvms.data.total, 'confidential VM')} got keys from this KMS; the latest is first.` : 'The confidential VMs that got keys from this KMS.'}>
     ${cvms.data?.building && html`<${Note} title="The inventory is being built">It counts ${number(cvms.data.building.through)} of ${number(cvms.data.building.of)} records so far.<//>`}
     <${Card} flush>
-      <${Filters} fields=${FILTERS} params=${params} navigate=${navigate}>${cvms.data?.covers_since && html`since <${Time} at=${cvms.data.covers_since} />`}<//>
+      <${Filters} fields=${fields} params=${params} navigate=${navigate}>${cvms.data?.covers_since && html`since <${Time} at=${cvms.data.covers_since} />`}<//>
       <${Loaded} of=${cvms} lines=${8} empty=${(data) => data.cvms.length === 0 && nothing}>
-        ${(data) => html`<${Table} caption="CVMs" columns=${COLUMNS} rows=${data.cvms} rowKey=${({ id }) => id} href=${({ id }) => link('cvms', id)} />
+        ${(data) => html`<${Table} caption="CVMs" columns=${[...COLUMNS.slice(0, 2), ...columns, ...COLUMNS.slice(2)]} rows=${data.cvms} rowKey=${({ id }) => id} href=${({ id }) => link('cvms', id)} />
           <${Pages} cursor=${cursor} next=${data.next} navigate=${navigate} what="CVMs" />`}
       <//>
     <//>

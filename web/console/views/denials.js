@@ -7,7 +7,7 @@ import { can } from '../roles.js';
 import {
   Button, Card, Chain, Code, Confirm, Empty, Failure, Filters, Loaded, Page, Pages, Pill, Table, Time, Told, Values, column, html, toast, useState, whole,
 } from '../ui.js';
-import { Tcb, identity, waits } from './common.js';
+import { Tcb, identity, useDomainFilter, waits } from './common.js';
 import { asText, merged } from './policy_document.js';
 import { Checked, startShadow } from './policy_parts.js';
 
@@ -15,18 +15,20 @@ const EVENTS = ['denied', 'refused', 'withheld'];
 const FIELDS = [{ name: 'app', label: 'App id', placeholder: 'all apps' }, { name: 'code', label: 'Reason (code)', placeholder: 'all reasons' }];
 
 function List({ params, navigate }) {
-  const { app, code, cursor } = params;
-  const denials = useGet(withQuery('/api/v1/denials', { app, code, cursor, limit: 50 }), cursor ? {} : { every: 60, live: EVENTS });
+  const { app, code, domain, cursor } = params;
+  const { fields, columns } = useDomainFilter(FIELDS);
+  const denials = useGet(withQuery('/api/v1/denials', { app, code, domain, cursor, limit: 50 }), cursor ? {} : { every: 60, live: EVENTS });
   return html`<${Page} title="Denials" lead="Requests that were refused. The same caller that is refused again for the same reason is one row.">
     <${Card} flush>
-      <${Filters} fields=${FIELDS} params=${params} navigate=${navigate}>${cursor ? 'An older page; it does not change' : 'Updated as they happen'}<//>
-      <${Loaded} of=${denials} lines=${8} empty=${(data) => data.denials.length === 0 && (app || code
+      <${Filters} fields=${fields} params=${params} navigate=${navigate}>${cursor ? 'An older page; it does not change' : 'Updated as they happen'}<//>
+      <${Loaded} of=${denials} lines=${8} empty=${(data) => data.denials.length === 0 && (app || code || domain
         ? html`<${Empty} title="No denial matches these filters">Wider filters show more.<//>`
         : html`<${Empty} title="Nobody was refused">A request that the policy or a check refuses appears here, with what would allow it.<//>`)}>${({ denials: rows, next }) => html`
         <${Table} caption="Denials" rows=${rows} rowKey=${({ id }) => id} href=${({ id }) => link('denials', id)} columns=${[
           { head: 'Last', kind: 'shrink', cell: ({ id, last_at: at }) => html`<a href=${link('denials', id)}><${Time} at=${at} still /></a>` },
           { head: 'Why', kind: 'why', cell: (row) => html`<span class="clamp" title=${row.message}>${row.message}</span><code class="sub">${row.code}</code>` },
           column.id('App', 'app_id', 'app id'),
+          ...columns,
           column.id('Instance', 'instance_id', 'instance id'),
           { head: 'What', kind: 'minor nowrap', cell: ({ method }) => (method ? methodName(method) : '—') },
           column.number('Times', 'count'),

@@ -15,7 +15,7 @@ const POINTS = { '1h': 60, '6h': 72, '24h': 72, '7d': 84, '30d': 90 };
 
 /** What the button of an item does, by the view that it leads to. */
 const WORDS = {
-  denials: 'Explain', releases: 'See releases', cvms: 'See machines', policy: 'See policy', freezes: 'See freezes', approvals: 'Decide', platforms: 'See platforms', ledger: 'See ledger',
+  denials: 'Explain', releases: 'See releases', cvms: 'See machines', policy: 'See policy', freezes: 'See freezes', domains: 'See domains', approvals: 'Decide', platforms: 'See platforms', ledger: 'See ledger',
   replicas: 'See replicas', credentials: 'See credentials', settings: 'See settings', diagnostics: 'See diagnostics',
 };
 

@@ -7,7 +7,7 @@ import { link } from '../router.js';
 import {
   Button, Card, Chain, Code, Empty, Failure, Filters, Icon, Loaded, Note, Page, Pages, Table, Time, Told, Values, column, html, useMemo, useRef, useState, whole,
 } from '../ui.js';
-import { RELEASE, SINCE, Tcb, identity, save, start } from './common.js';
+import { RELEASE, SINCE, Tcb, identity, save, start, useDomainFilter } from './common.js';
 import { verify } from './release_proof.js';
 
 const EVENTS = ['app_key_released', 'kms_key_released', 'certificate_issued'];
@@ -18,14 +18,15 @@ const FIELDS = [
 ];
 
 function List({ params, navigate }) {
-  const { app, method, period, cursor } = params;
+  const { app, method, domain, period, cursor } = params;
+  const { fields, columns } = useDomainFilter(FIELDS);
   const since = useMemo(() => start(period), [period]);
-  const releases = useGet(withQuery('/api/v1/releases', { app, method, since, cursor, limit: 50 }), cursor ? {} : { every: 60, live: EVENTS });
+  const releases = useGet(withQuery('/api/v1/releases', { app, method, domain, since, cursor, limit: 50 }), cursor ? {} : { every: 60, live: EVENTS });
   const first = useRef(null);
-  const isFiltered = Boolean(app || method || period);
+  const isFiltered = Boolean(app || method || domain || period);
   return html`<${Page} title="Releases" lead="Keys and certificates that this KMS has given out, the newest first. Each is a record of the ledger.">
     <${Card} flush>
-      <${Filters} fields=${FIELDS} params=${params} navigate=${navigate}>${cursor ? 'An older page; it does not change' : 'Updated as they happen'}<//>
+      <${Filters} fields=${fields} params=${params} navigate=${navigate}>${cursor ? 'An older page; it does not change' : 'Updated as they happen'}<//>
       <${Loaded} of=${releases} lines=${10} empty=${(data) => data.releases.length === 0 && (isFiltered
         ? html`<${Empty} title="No release matches these filters">Wider filters show more.<//>`
         : html`<${Empty} title="No keys released yet">The first CVM that your policy allows appears here.<//>`)}>${({ releases: rows, next }) => {
@@ -33,6 +34,7 @@ function List({ params, navigate }) {
         return html`<${Table} caption="Releases" rows=${rows} rowKey=${({ seq }) => seq} href=${({ seq }) => link('releases', seq)} mark=${({ seq }) => (seq > first.current ? 'new' : '')} columns=${[
           RELEASE.when, RELEASE.what,
           column.id('App', 'app_id', 'app id'),
+          ...columns,
           column.id('Instance', 'instance_id', 'instance id'),
           RELEASE.device, RELEASE.image, RELEASE.tcb,
           { head: 'From', kind: 'minor spare', cell: (row) => row.address ?? '—' },
