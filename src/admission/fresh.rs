@@ -9,7 +9,7 @@ use kms_attest::verify::Verified;
 use kms_policy::Role;
 
 use super::session::Challenge;
-use super::{EvidenceRefusal, RefusalCode};
+use super::{EvidenceRefusal, Refusal, RefusalCode, Step};
 use crate::config::RequireFresh;
 
 /// The fresh evidence of a request. Nothing in it is verified.
@@ -40,18 +40,18 @@ pub enum Freshness {
     Verified(Box<Verified>),
     /// It is refused.
     Refused(FreshFault),
-    /// For an explanation: it was verified in the refused request.
-    WasVerified,
-    /// For an explanation: the session in which it could be verified is not known.
+    /// For an explanation: it verifies, and whether it was made in the session of the request is not known.
+    Unbound(Box<Verified>),
+    /// For an explanation: whether the caller brought any is not known.
     Unknown,
 }
 
 impl Freshness {
     /// The evidence by which a caller is judged: the latest. `verified` is that in its certificate or certificate request.
-    pub(super) fn latest<'a>(&'a self, verified: &'a Verified) -> &'a Verified {
+    pub fn latest<'a>(&'a self, verified: &'a Verified) -> &'a Verified {
         match self {
-            Self::Verified(fresh) => fresh,
-            Self::Absent | Self::Refused(_) | Self::WasVerified | Self::Unknown => verified,
+            Self::Verified(fresh) | Self::Unbound(fresh) => fresh,
+            Self::Absent | Self::Refused(_) | Self::Unknown => verified,
         }
     }
 }
@@ -63,7 +63,7 @@ pub enum Proved {
     Fresh,
     /// By the evidence in its certificate or certificate request alone.
     Certificate,
-    /// For an explanation: this is not known, and fresh evidence is required.
+    /// For an explanation: this is not known, because the session of the request is not.
     Unknown,
 }
 
@@ -85,7 +85,7 @@ pub enum FreshFault {
     /// Evidence with other report data.
     #[error("the fresh evidence is not bound to this challenge, connection, key and method")]
     NotBound,
-    /// Evidence that does not decode or verify.
+    /// Evidence that does not decode or verify, or has no valid identity.
     #[error("the fresh evidence is refused: {}", .0.reason)]
     Evidence(Box<EvidenceRefusal>),
     /// Evidence of another guest than that in the certificate or certificate request.
@@ -101,6 +101,22 @@ pub enum FreshFault {
 }
 
 impl FreshFault {
+    /// The fault with this code that only the session of the request shows, which evidence alone does not.
+    pub fn of_session(code: &str) -> Option<Self> {
+        let all = [Self::NoSession, Self::UnknownChallenge, Self::ExpiredChallenge, Self::NotBound];
+        all.into_iter().find(|fault| fault.code().name() == code)
+    }
+
+    /// The refusal of fresh evidence without a valid identity, or with another VM configuration than that of the request.
+    pub(super) fn unidentified(refusal: &Refusal) -> Self {
+        let (reason, detail) = (refusal.to_string(), refusal.fault());
+        let (step, code) =
+            detail.as_ref().map_or((Step::Identity, RefusalCode::IdentityMalformed), |it| (it.step, it.code));
+        let text = |value: Option<&str>| value.map(str::to_owned);
+        let (expected, actual) = detail.map_or((None, None), |it| (text(it.expected), text(it.actual)));
+        Self::Evidence(Box::new(EvidenceRefusal { step, code, reason, expected, actual }))
+    }
+
     /// The code.
     pub fn code(&self) -> RefusalCode {
         match self {

@@ -76,7 +76,7 @@ impl Observer for Live<'_> {
     fn tolerated(&mut self, _: &Relaxations) {}
 
     fn passed(&mut self, passed: Passed<'_>) {
-        let Passed::Session(proved) = passed else { return };
+        let Passed::Session(proved, _) = passed else { return };
         self.walk.foundation.metrics.fresh_evidence(match proved {
             Proved::Fresh => "fresh",
             Proved::Certificate | Proved::Unknown => "absent",

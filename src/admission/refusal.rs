@@ -15,7 +15,9 @@ use kms_policy::{Denial, DenialCode, PolicyError};
 pub use self::code::RefusalCode;
 pub use self::evidence::EvidenceRefusal;
 pub use self::step::Step;
-use super::{DecidedBy, DomainDenial, FreshFault, Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
+use super::{
+    DecidedBy, DomainDenial, FreshFault, Mismatch, Missing, Proved, Relaxations, SelfRefusal, StageRule,
+};
 use crate::clock::CLOCK_REMEDY;
 use crate::control::{Freeze, Stopped};
 use crate::os_image::OsImageError;
@@ -60,6 +62,8 @@ pub enum Refusal {
         denial: DomainDenial,
         /// The caller, as measured.
         identity: Box<Identity>,
+        /// How the caller had passed [`Step::Session`]; `None` before it.
+        proved: Option<Proved>,
     },
     /// The caller brings no fresh evidence where it must, or wrong one.
     #[error("{fault}")]
@@ -211,7 +215,7 @@ impl Refusal {
                 identity: Some(identity),
                 ..plain(Step::Identity, RefusalCode::VmConfigMismatch)
             },
-            Self::Domain { denial, identity } => RefusalDetail {
+            Self::Domain { denial, identity, .. } => RefusalDetail {
                 expected: denial.expected.as_deref(),
                 actual: denial.actual.as_deref(),
                 identity: Some(identity),
@@ -311,6 +315,15 @@ impl Refusal {
 }
 
 impl Refusal {
+    /// Whether the caller's fresh evidence was verified, and found to be of the same guest, before it was refused. A domain judges
+    /// before that and again after it.
+    pub fn is_after_session(&self) -> bool {
+        match self {
+            Self::Domain { proved, .. } => proved.is_some(),
+            other => other.fault().or_else(|| other.outage()).is_some_and(|it| it.step > Step::Session),
+        }
+    }
+
     /// The part of policy in this refusal; empty if policy was not asked.
     fn policy(&self) -> PolicyPart<'_> {
         match self {

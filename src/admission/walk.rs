@@ -37,8 +37,8 @@ pub enum Passed<'a> {
     Identity(&'a Identity),
     /// [`Step::Domain`].
     Domain(&'a Placed),
-    /// [`Step::Session`].
-    Session(Proved),
+    /// [`Step::Session`], with the identity by fresh evidence, by which the later steps judge.
+    Session(Proved, Option<&'a Identity>),
     /// [`Step::Frozen`].
     NotFrozen,
     /// [`Step::Policy`].
@@ -117,10 +117,14 @@ impl Walk {
         let placed = Placed::of(&self.foundation.domains, role, &identity);
         let events = &verified.evidence().stack.runtime_events;
         let admitted_there = placed.admits(asked.domain, &identity, events);
-        let admitted_there = admitted_there.map_err(|denial| of_domain(denial, &identity));
+        let admitted_there = admitted_there.map_err(|denial| of_domain(denial, &identity, None));
         let admitted_there = tell(observer, Step::Domain, admitted_there, |()| Passed::Domain(&placed))?;
         let proved = self.proved((verified, &identity), &placed, role, vm_config, freshness);
-        let proved = tell(observer, Step::Session, proved, |(proved, _)| Passed::Session(*proved))?;
+        match &proved {
+            Ok((how, later)) => observer.passed(Passed::Session(*how, later.as_ref())),
+            Err(refusal) => observer.refused(Step::Session, refusal),
+        }
+        let proved = ends::<O, _>(proved)?;
         // From here on the guest is judged by what it is now.
         let verified = freshness.latest(verified);
         let identity = match &proved {
@@ -128,9 +132,10 @@ impl Walk {
             Ok((_, None)) | Err(_) => identity,
         };
         let admitted_now = match &proved {
-            Ok((_, Some(later))) => {
+            Ok((how, Some(later))) => {
                 let events = &verified.evidence().stack.runtime_events;
-                placed.admits(asked.domain, later, events).map_err(|denial| of_domain(denial, later))
+                let admitted = placed.admits(asked.domain, later, events);
+                admitted.map_err(|denial| of_domain(denial, later, Some(*how)))
             }
             Ok((_, None)) | Err(_) => Ok(()),
         };
@@ -167,7 +172,10 @@ impl Walk {
             }
         };
         let kind = match compared.as_ref().ok().and_then(Compared::kind) {
-            Some(kind) => placed.admits_image(kind).map_err(|denial| of_domain(denial, &identity)),
+            Some(kind) => {
+                let how = proved.as_ref().ok().map(|(how, _)| *how);
+                placed.admits_image(kind).map_err(|denial| of_domain(denial, &identity, how))
+            }
             None => Ok(()),
         };
         if let Err(refusal) = &kind {
@@ -223,7 +231,7 @@ impl Walk {
     /// How the caller proves that it is this guest now, and its identity by fresh evidence.
     ///
     /// # Errors
-    /// [`Refusal::Fresh`], and those of [`identified`].
+    /// [`Refusal::Fresh`].
     fn proved(
         &self,
         (verified, identity): (&Verified, &Identity),
@@ -233,17 +241,18 @@ impl Walk {
         freshness: &Freshness,
     ) -> Result<(Proved, Option<Identity>), Refusal> {
         let is_required = self.requires_fresh(placed, role);
+        let same = |fresh: &Verified| {
+            let later =
+                identified(fresh, role, vm_config).map_err(|refusal| FreshFault::unidentified(&refusal))?;
+            same_guest((verified, identity), (fresh, &later)).map(|()| later)
+        };
         let outcome = match freshness {
             Freshness::Absent if is_required => Err(FreshFault::Required),
             Freshness::Unknown if is_required => Ok((Proved::Unknown, None)),
             Freshness::Absent | Freshness::Unknown => Ok((Proved::Certificate, None)),
-            Freshness::WasVerified => Ok((Proved::Fresh, None)),
             Freshness::Refused(fault) => Err(fault.clone()),
-            Freshness::Verified(fresh) => {
-                let later = identified(fresh, role, vm_config)?;
-                let same = same_guest((verified, identity), (fresh, &later));
-                same.map(|()| (Proved::Fresh, Some(later)))
-            }
+            Freshness::Verified(fresh) => same(fresh).map(|later| (Proved::Fresh, Some(later))),
+            Freshness::Unbound(fresh) => same(fresh).map(|later| (Proved::Unknown, Some(later))),
         };
         outcome.map_err(|fault| Refusal::Fresh { fault, identity: Box::new(identity.clone()) })
     }
@@ -371,8 +380,8 @@ async fn booted(
     Ok(Compared::Booted { image, kind, opened_by })
 }
 
-fn of_domain(denial: DomainDenial, identity: &Identity) -> Refusal {
-    Refusal::Domain { denial, identity: Box::new(identity.clone()) }
+fn of_domain(denial: DomainDenial, identity: &Identity, proved: Option<Proved>) -> Refusal {
+    Refusal::Domain { denial, identity: Box::new(identity.clone()), proved }
 }
 
 /// Reports the outcome of a step. The outer result is whether the walk goes on.

@@ -13,7 +13,7 @@ use super::images::{clear, note_cleared};
 use super::meta::Meta;
 use super::prepared::Prepared;
 use super::quota::ReleaseLimit;
-use super::refusal::{Attempt, Brought};
+use super::refusal::Attempt;
 use super::wrong_credentials::WrongCredentials;
 use super::{Caller, Method};
 use crate::admission::{
@@ -432,7 +432,7 @@ impl KmsService {
             vm_config: asked.vm_config,
             epochs: asked.epochs,
             domain: asked.domain,
-            fresh: asked.fresh.map_or(Brought::Nothing, |_| Brought::Fresh),
+            fresh: asked.fresh,
             csr: None,
         }
     }
@@ -448,7 +448,7 @@ impl KmsService {
             vm_config: "",
             epochs: AskedEpochs::NONE,
             domain: None,
-            fresh: Brought::Nothing,
+            fresh: None,
             csr: None,
         };
         self.foundation.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal.into()))

@@ -1,8 +1,6 @@
 //! How a refusal leaves: counted, recorded, kept for operators, and reported to the caller as far as it may
 //! know.
 
-use std::cmp::Ordering;
-
 use kms_attest::csr::Csr;
 use kms_attest::identity::{BootInfo, DomainName, Identity};
 use kms_policy::Role;
@@ -10,21 +8,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::kms::KmsService;
 use super::{Caller, Method};
-use crate::admission::{AskedEpochs, Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step};
+use crate::admission::{
+    AskedEpochs, AskedFresh, Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step,
+};
 use crate::audit::{AuditError, Event, Proof, Subject, Why};
 use crate::clock::CLOCK_REMEDY;
 use crate::control::{Concerns, FreshEvidence, Novelty, RefusedRequest, Shown};
 use crate::error::{Code, DenialReference, Error};
 use crate::request;
-
-/// Whether a request brings fresh evidence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Brought {
-    /// It does.
-    Fresh,
-    /// It does not.
-    Nothing,
-}
 
 /// A request for something that is only released with permission.
 pub(super) struct Attempt<'a> {
@@ -36,8 +27,8 @@ pub(super) struct Attempt<'a> {
     pub(super) vm_config: &'a str,
     /// The epochs that the request names.
     pub(super) epochs: AskedEpochs,
-    /// Whether it brings fresh evidence.
-    pub(super) fresh: Brought,
+    /// The fresh evidence that it brings.
+    pub(super) fresh: Option<AskedFresh<'a>>,
     /// The domain that the request names.
     pub(super) domain: Option<&'a DomainName>,
     /// The certificate request with its evidence; `None` where the evidence is in the client certificate.
@@ -52,6 +43,7 @@ impl Attempt<'_> {
         let reason = refusal.to_string();
         let remedy = self.remedy(&refusal);
         let place = detail.identity.map(|identity| self.place(identity));
+        let fresh = self.fresh(&refusal);
         let metrics = &self.service.foundation.metrics;
         metrics.denied(detail.code.name());
         if let Some(place) = &place {
@@ -72,7 +64,8 @@ impl Attempt<'_> {
             shown: self.shown(),
             vm_config: self.vm_config,
             epochs: self.epochs.fields(),
-            fresh: self.fresh(detail.step),
+            fresh,
+            fresh_evidence: self.fresh_evidence(),
             domain: self.domain.cloned(),
             place,
         });
@@ -87,20 +80,23 @@ impl Attempt<'_> {
             evidence_sha256: None,
             stage_rule: refusal.stage_rule().map(StageRule::name),
         };
-        self.audit(&refusal, &detail, why, novelty);
+        self.audit(&refusal, &detail, fresh, why, novelty);
         refused(refusal).denied_as(DenialReference { code, id })
     }
 
-    /// What has become of the fresh evidence of a request that was refused at `step`: it is verified before the later ones.
-    fn fresh(&self, step: Step) -> FreshEvidence {
-        match self.fresh {
-            Brought::Nothing => FreshEvidence::Absent,
-            Brought::Fresh => match step.cmp(&Step::Session) {
-                Ordering::Less => FreshEvidence::NotJudged,
-                Ordering::Equal => FreshEvidence::Refused,
-                Ordering::Greater => FreshEvidence::Verified,
-            },
+    /// What has become of the fresh evidence of a request that was refused because of this.
+    fn fresh(&self, refusal: &Refusal) -> FreshEvidence {
+        let step = refusal.fault().or_else(|| refusal.outage()).map(|detail| detail.step);
+        match (self.fresh, step) {
+            (None, _) => FreshEvidence::Absent,
+            (Some(_), Some(Step::Session)) => FreshEvidence::Refused,
+            (Some(_), _) if refusal.is_after_session() => FreshEvidence::Verified,
+            (Some(_), _) => FreshEvidence::NotJudged,
         }
+    }
+
+    fn fresh_evidence(&self) -> Option<Vec<u8>> {
+        self.fresh.map(|fresh| fresh.evidence.to_vec())
     }
 
     /// The domain that the caller is in.
@@ -125,7 +121,7 @@ impl Attempt<'_> {
     /// denial.
     fn outage(&self, refusal: Refusal) -> Error {
         let Some(detail) = refusal.outage() else { return refused(refusal) };
-        let id = self.listed(detail.clone(), &refusal.to_string());
+        let id = self.listed(detail.clone(), &refusal.to_string(), self.fresh(&refusal));
         let code = detail.code.name();
         refused(refusal).denied_as(DenialReference { code, id })
     }
@@ -137,12 +133,13 @@ impl Attempt<'_> {
         let cause = error.to_string();
         let (expected, identity) = (None, None);
         let detail = RefusalDetail { step: Step::AuditLog, code, expected, actual: Some(&cause), identity };
-        let id = self.listed(detail, text);
+        let fresh = self.fresh.map_or(FreshEvidence::Absent, |_| FreshEvidence::Verified);
+        let id = self.listed(detail, text, fresh);
         Error::unavailable(text, error).denied_as(DenialReference { code: code.name(), id })
     }
 
     /// Keeps an outage for operators, and returns its id.
-    fn listed(&self, detail: RefusalDetail<'_>, reason: &str) -> String {
+    fn listed(&self, detail: RefusalDetail<'_>, reason: &str, fresh: FreshEvidence) -> String {
         let (id, _) = self.service.denials.record(RefusedRequest {
             method: self.method.row().name,
             remote: self.caller.remote(),
@@ -158,7 +155,8 @@ impl Attempt<'_> {
             shown: self.shown(),
             vm_config: self.vm_config,
             epochs: self.epochs.fields(),
-            fresh: self.fresh(detail.step),
+            fresh,
+            fresh_evidence: self.fresh_evidence(),
             domain: self.domain.cloned(),
             place: detail.identity.map(|identity| self.place(identity)),
         });
@@ -189,7 +187,14 @@ impl Attempt<'_> {
         Some(Sha256::digest(spki).into())
     }
 
-    fn audit(&self, refusal: &Refusal, detail: &RefusalDetail<'_>, mut why: Why, novelty: Novelty) {
+    fn audit(
+        &self,
+        refusal: &Refusal,
+        detail: &RefusalDetail<'_>,
+        fresh: FreshEvidence,
+        mut why: Why,
+        novelty: Novelty,
+    ) {
         if detail.identity.is_none() && novelty != Novelty::New {
             return;
         }
@@ -199,7 +204,7 @@ impl Attempt<'_> {
         match detail.identity {
             Some(identity) => {
                 let by = refusal.decided_by();
-                let proof = match self.fresh(detail.step) {
+                let proof = match fresh {
                     FreshEvidence::Verified => Proof::Fresh,
                     FreshEvidence::Absent | FreshEvidence::NotJudged | FreshEvidence::Refused => {
                         Proof::Certificate

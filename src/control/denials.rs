@@ -153,10 +153,18 @@ pub struct RefusedRequest<'a> {
     pub epochs: (Option<u32>, Option<u32>),
     /// What has become of its fresh evidence.
     pub fresh: FreshEvidence,
+    /// That evidence, encoded.
+    pub fresh_evidence: Option<Vec<u8>>,
     /// The domain that the request names.
     pub domain: Option<DomainName>,
     /// The domain that the caller is in; `None` if its evidence did not verify.
     pub place: Option<DomainName>,
+}
+
+impl RefusedRequest<'_> {
+    fn size(&self) -> usize {
+        self.shown.size() + self.fresh_evidence.as_ref().map_or(0, Vec::len) + self.vm_config.len()
+    }
 }
 
 /// A refusal in the list.
@@ -192,14 +200,16 @@ pub struct RefusalRecord {
     pub remedy: Option<String>,
     /// The caller's identity, if it was verified.
     pub identity: Option<Identity>,
-    /// What the caller presented; `None` if it was too large to keep.
+    /// What the caller presented in the last request whose evidence is not too large; `None` if it always was.
     pub shown: Option<Shown>,
-    /// The VM configuration of the request.
+    /// The VM configuration of that request.
     pub vm_config: String,
     /// The root epoch and the app epoch that the last request named.
     pub epochs: (Option<u32>, Option<u32>),
-    /// What has become of the fresh evidence of the last request.
+    /// What has become of the fresh evidence of that request.
     pub fresh: FreshEvidence,
+    /// The fresh evidence of that request, encoded.
+    pub fresh_evidence: Option<Vec<u8>>,
     /// The domain that the last request named.
     pub domain: Option<DomainName>,
     /// The domain that the caller is in; `None` if its evidence did not verify.
@@ -213,7 +223,8 @@ impl RefusalRecord {
     }
 
     fn size(&self) -> usize {
-        self.shown.as_ref().map_or(0, Shown::size) + self.vm_config.len()
+        let fresh = self.fresh_evidence.as_ref().map_or(0, Vec::len);
+        self.shown.as_ref().map_or(0, Shown::size) + fresh + self.vm_config.len()
     }
 }
 
@@ -259,16 +270,26 @@ impl Denials {
         lists.sequence += 1;
         let sequence = lists.sequence;
         let list = if refused.identity.is_some() { &mut lists.verified } else { &mut lists.others };
+        let is_kept = refused.size() <= MAX_EVIDENCE;
         if let Some(known) = list.entries.iter_mut().rev().find(|entry| entry.dedup_key == dedup_key) {
             let record = Arc::make_mut(&mut known.record);
             (record.sequence, record.last, record.remote) = (sequence, now, refused.remote);
-            (record.epochs, record.fresh) = (refused.epochs, refused.fresh);
-            record.domain = refused.domain;
+            (record.epochs, record.domain) = (refused.epochs, refused.domain);
             record.count += 1;
-            return (record.id, Novelty::Repeated);
+            let (id, before) = (record.id, record.size());
+            // Together, because fresh evidence is compared with what else the same request has shown.
+            if is_kept {
+                record.vm_config.clear();
+                record.vm_config.push_str(refused.vm_config);
+                record.shown = Some(refused.shown);
+                (record.fresh, record.fresh_evidence) = (refused.fresh, refused.fresh_evidence);
+            }
+            let after = record.size();
+            list.bytes = list.bytes - before + after;
+            list.shrink();
+            return (id, Novelty::Repeated);
         }
         let id = DenialId::random();
-        let is_kept = refused.shown.size() + refused.vm_config.len() <= MAX_EVIDENCE;
         let record = RefusalRecord {
             id,
             sequence,
@@ -287,6 +308,7 @@ impl Denials {
             identity: refused.identity.cloned(),
             epochs: refused.epochs,
             fresh: refused.fresh,
+            fresh_evidence: refused.fresh_evidence.filter(|_| is_kept),
             domain: refused.domain,
             place: refused.place,
             vm_config: if is_kept { refused.vm_config.to_owned() } else { String::new() },
@@ -338,6 +360,11 @@ impl List {
         }
         self.bytes += entry.record.size();
         self.entries.push_back(entry);
+        self.shrink();
+    }
+
+    /// Removes the oldest refusals until the rest is within the limits.
+    fn shrink(&mut self) {
         while self.entries.len() > MAX_ENTRIES || self.bytes > MAX_BYTES {
             self.remove(0);
         }

@@ -1,6 +1,7 @@
 //! Fresh evidence: evidence that is made for one call on one connection, and what is refused instead of it.
 
 mod attacks;
+mod explained;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -16,11 +16,11 @@ use kms_policy::remedy::{self, merged};
 use self::checklist::Checklist;
 use super::denials::record;
 use super::{AdminService, shown};
-use crate::admission::{AskedEpochs, Freshness, RefusalCode, Step};
+use crate::admission::{AskedEpochs, RefusalCode, Step};
 use crate::api::kms::asked_domain;
 use crate::api::{Caller, other_domain};
 use crate::audit::Event;
-use crate::control::{DenialId, FreshEvidence, RefusalRecord, Shown};
+use crate::control::{DenialId, RefusalRecord, Shown};
 use crate::error::{Error, Result};
 use crate::operator::DomainScope;
 use crate::proto::{Difference, ExplainRequest, ExplainResponse, NearestEntry, Remedy};
@@ -37,17 +37,6 @@ struct Question {
     denial: Option<Arc<RefusalRecord>>,
     /// For the audit log.
     input: String,
-}
-
-impl Question {
-    /// What is known of the caller's fresh evidence. Its session is over, so it cannot be verified again.
-    fn freshness(&self) -> Freshness {
-        match self.denial.as_ref().map(|denial| denial.fresh) {
-            Some(FreshEvidence::Absent) => Freshness::Absent,
-            Some(FreshEvidence::Verified) => Freshness::WasVerified,
-            Some(FreshEvidence::Refused | FreshEvidence::NotJudged) | None => Freshness::Unknown,
-        }
-    }
 }
 
 /// The results beside the list of checks.

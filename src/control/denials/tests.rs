@@ -21,6 +21,7 @@ fn refused<'a>(identity: Option<&'a Identity>, remote: [u8; 4], evidence: usize)
         vm_config: "",
         epochs: (None, None),
         fresh: FreshEvidence::Absent,
+        fresh_evidence: None,
         domain: None,
         place: None,
     }
@@ -116,6 +117,60 @@ fn evidence_is_bounded_in_each_and_in_all() {
     let (id, _) = denials.record(refused(None, [9, 9, 9, 9], MAX_EVIDENCE + 1));
     let record = denials.find(id).expect("kept");
     assert_eq!(record.shown, None);
+}
+
+#[test]
+fn a_repeated_refusal_keeps_what_its_last_request_has_shown() {
+    let denials = Denials::default();
+    let identity = Identity::example();
+    let with_fresh = |evidence: usize, fresh: usize| RefusedRequest {
+        fresh: FreshEvidence::Verified,
+        fresh_evidence: Some(vec![8; fresh]),
+        ..refused(Some(&identity), [192, 0, 2, 1], evidence)
+    };
+    let (id, _) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
+    let kept = || {
+        let record = denials.find(id).expect("kept");
+        let lists = denials.0.lock().unwrap();
+        let sizes: usize = lists.verified.entries.iter().map(|entry| entry.record.size()).sum();
+        assert_eq!(sizes, lists.verified.bytes);
+        let shown = record.shown.as_ref().map(Shown::size);
+        (shown, record.fresh, record.fresh_evidence.as_ref().map(Vec::len), record.count)
+    };
+    assert_eq!(kept(), (Some(10), FreshEvidence::Absent, None, 1));
+    denials.record(with_fresh(20, 30));
+    assert_eq!(kept(), (Some(20), FreshEvidence::Verified, Some(30), 2));
+    // What is too large together is not kept in parts.
+    denials.record(with_fresh(40, MAX_EVIDENCE - 39));
+    assert_eq!(kept(), (Some(20), FreshEvidence::Verified, Some(30), 3));
+    denials.record(refused(Some(&identity), [192, 0, 2, 1], 50));
+    assert_eq!(kept(), (Some(50), FreshEvidence::Absent, None, 4));
+}
+
+#[test]
+fn fresh_evidence_counts_against_the_limits() {
+    let denials = Denials::default();
+    let large = |number: u32| RefusedRequest {
+        fresh: FreshEvidence::NotJudged,
+        fresh_evidence: Some(vec![8; 200 << 10]),
+        ..refused(None, number.to_be_bytes(), 10)
+    };
+    let ids: Vec<_> = (0..100).map(|number| denials.record(large(number)).0).collect();
+    assert!(denials.0.lock().unwrap().others.bytes <= MAX_BYTES);
+    assert!(denials.find(ids[0]).is_none() && denials.find(ids[99]).is_some());
+    let small = |number: u32| refused(None, (1000 + number).to_be_bytes(), 10);
+    let ids: Vec<_> = (0..90).map(|number| denials.record(small(number)).0).collect();
+    // Repeated refusals that grow push out the oldest.
+    for number in 0..90 {
+        let grown = RefusedRequest { fresh_evidence: Some(vec![8; 200 << 10]), ..small(number) };
+        denials.record(grown);
+    }
+    let lists = denials.0.lock().unwrap();
+    assert!(lists.others.bytes <= MAX_BYTES);
+    let sizes: usize = lists.others.entries.iter().map(|entry| entry.record.size()).sum();
+    assert_eq!(sizes, lists.others.bytes);
+    drop(lists);
+    assert!(denials.find(ids[89]).is_some());
 }
 
 #[test]

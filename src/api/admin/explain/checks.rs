@@ -11,8 +11,8 @@ use time::format_description::well_known::Rfc3339;
 use super::checklist::{Checklist, KeyBinding, NO_KEY};
 use super::observer::Explanation;
 use super::{AdminService, Found, Question};
-use crate::admission::{Asked, Carrier, EvidenceRefusal, Refusal, Step};
-use crate::control::Shown;
+use crate::admission::{Asked, Carrier, EvidenceRefusal, FreshFault, Freshness, Refusal, Step};
+use crate::control::{FreshEvidence, Shown};
 
 impl Question {
     pub(super) fn binding(&self) -> KeyBinding {
@@ -53,6 +53,35 @@ impl AdminService {
         outcome.map_err(|error| Refusal::unverified(carrier, error))
     }
 
+    /// The fresh evidence of a refused request, verified as in the request, except that its session is over: what only the session
+    /// shows is as it was found then.
+    ///
+    /// # Errors
+    /// [`Refusal::CollateralUnavailable`], [`Refusal::ClockBehind`].
+    async fn freshness(&self, question: &Question) -> Result<Freshness, Refusal> {
+        let Some(denial) = &question.denial else { return Ok(Freshness::Unknown) };
+        let brought = denial.fresh_evidence.as_deref().filter(|_| denial.fresh != FreshEvidence::Absent);
+        let Some(evidence) = brought else { return Ok(Freshness::Absent) };
+        if let Some(fault) = FreshFault::of_session(denial.code) {
+            return Ok(Freshness::Refused(fault));
+        }
+        let refused = |bad| Ok(Freshness::Refused(FreshFault::Evidence(Box::new(bad))));
+        let evidence = match Evidence::decode(evidence) {
+            Ok(evidence) => evidence,
+            Err(error) => return refused(EvidenceRefusal::malformed(&error)),
+        };
+        match self.foundation.verifier.verify(&evidence, Binding::SelfReported).await {
+            Ok(verified) if denial.fresh == FreshEvidence::NotJudged => {
+                Ok(Freshness::Unbound(Box::new(verified)))
+            }
+            Ok(verified) => Ok(Freshness::Verified(Box::new(verified))),
+            Err(error) => match Refusal::unverified(Carrier::ClientCertificate, error) {
+                Refusal::BadEvidence(bad) => refused(bad),
+                outage => Err(outage),
+            },
+        }
+    }
+
     /// Reports a freeze of everything where the identity is unknown.
     pub(super) fn unjudged(&self, list: &mut Checklist) {
         let frozen = self.foundation.freezes.of_kms();
@@ -68,10 +97,15 @@ impl AdminService {
         verified: &Verified,
     ) -> Found {
         evidence_held(list, verified, question.binding());
-        let mut explanation = Explanation::new(list, verified.stage());
+        let freshness = self.freshness(question).await.unwrap_or_else(|refusal| {
+            // A live request ends here.
+            list.refuse(Step::Session, &refusal);
+            Freshness::Unknown
+        });
+        let mut explanation = Explanation::new(list, freshness.latest(verified).stage());
         let (epochs, domain) = (question.epochs, question.domain.as_ref());
         let asked = Asked { vm_config: &question.vm_config, epochs, domain, fresh: None };
-        self.explainer.explain(verified, question.role, asked, question.freshness(), &mut explanation).await;
+        self.explainer.explain(verified, question.role, asked, freshness, &mut explanation).await;
         explanation.found()
     }
 }

@@ -106,19 +106,24 @@ impl Observer for Explanation<'_> {
                     self.list.pass(Step::Domain, name, "the domain of the app admits it");
                 }
             }
-            Passed::Session(Proved::Fresh) => {
-                self.list.pass(
-                    Step::Session,
-                    "",
-                    "fresh evidence was verified in the session of the request",
-                );
+            Passed::Session(proved, later) => {
+                if let Some(later) = later {
+                    self.found.identity = Some(later.clone());
+                }
+                match proved {
+                    Proved::Fresh => self.list.pass(
+                        Step::Session,
+                        "",
+                        "fresh evidence was verified in the session of the request, and is what the later steps judge",
+                    ),
+                    Proved::Unknown => self.list.skip(
+                        Step::Session,
+                        "whether fresh evidence was made in the session of the request is not known here",
+                    ),
+                    // Not listed where nothing is required.
+                    Proved::Certificate => {}
+                }
             }
-            Passed::Session(Proved::Unknown) => {
-                self.list
-                    .skip(Step::Session, "fresh evidence is required, and its session is not known here");
-            }
-            // Not listed where nothing is required.
-            Passed::Session(Proved::Certificate) => {}
             Passed::NotFrozen => self.list.pass(Step::Frozen, "", "not frozen"),
             Passed::Policy if self.rules.is_empty() => {
                 self.list.pass(Step::Policy, "", "the policy allows it");
