@@ -178,16 +178,24 @@ impl Sign {
 /// It could not be used; or it is the list of a release of another system, from which no rule follows.
 fn reviewed(content: &[u8]) -> anyhow::Result<()> {
     let value: Value = kms_attest::json::from_utf8(content).unwrap_or_default();
-    if value.get("quote_measurements").is_some() && value.get("release_tag").is_some() {
+    if is_of_agents(&value) {
         bail!(
-            "this is an agent-attestation-allowlist.json: it has RTMR0 to RTMR3 of one VM, without its MRTD, its compose hash and \
-             an app, so no rule of an auth-config.json follows from it. Name the image in osImages, and the app by its compose \
-             hash"
+            "this is an agent-attestation-allowlist.json, from which no rule of an auth-config.json follows: its \
+             quote_measurements are RTMR0 to RTMR3 of one boot of one VM without its MRTD, so other firmware can bring the same \
+             values; its measurements are what the agent says of itself; and it names neither a compose hash nor an app. Name \
+             the image in osImages, and the app by its compose hash"
         );
     }
     let review = Review::of(content, EmptyDevices::NoDevice);
     super::print(&review);
     if review.is_usable() { Ok(()) } else { bail!("the file could not be used: it would deny everything") }
+}
+
+/// Whether this is the list that EasyEnclave's `generate_allowlist.py` makes of one running agent: `version`, `release_tag`,
+/// `created_at`, `measurements`, `report_data` and, later, `quote_measurements` with `rtmr0` to `rtmr3`.
+fn is_of_agents(value: &Value) -> bool {
+    let has = |name| value.get(name).is_some();
+    has("release_tag") && (has("quote_measurements") || (has("measurements") && has("report_data")))
 }
 
 fn secret_key(path: &Path) -> anyhow::Result<SecretKey> {
@@ -207,4 +215,38 @@ fn time(option: &str, text: &str, now: u64) -> anyhow::Result<u64> {
     seconds.ok_or_else(|| {
         anyhow!("{option}: must be RFC 3339 such as 2026-12-31T00:00:00Z, or a duration such as 90d")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_lists_of_agents_of_another_system_are_told_apart_from_allowlists() {
+        let register = "00".repeat(48);
+        let newer = json!({
+            "version": "1.0",
+            "release_tag": "v0.1.3",
+            "created_at": "2026-01-20T00:00:00+00:00",
+            "measurements": { "vm_image_id": "tag=v0.1.3 sha256=00", "sealed": true },
+            "report_data": "00".repeat(64),
+            "quote_measurements": { "rtmr0": register, "rtmr1": register, "rtmr2": register, "rtmr3": register },
+        });
+        let mut older = newer.clone();
+        older.as_object_mut().expect("an object").remove("quote_measurements");
+        for list in [newer, older] {
+            let refused =
+                reviewed(list.to_string().as_bytes()).expect_err("no rule follows from it").to_string();
+            for part in
+                ["without its MRTD", "says of itself", "neither a compose hash nor an app", "osImages"]
+            {
+                assert!(refused.contains(part), "{part}: {refused}");
+            }
+        }
+        let allowlist = json!({ "osImages": ["00".repeat(32)], "kms": {}, "apps": {}, "release_tag": "v1" });
+        let outcome = reviewed(allowlist.to_string().as_bytes()).map_err(|error| error.to_string());
+        assert!(!outcome.is_err_and(|error| error.contains("agent-attestation")));
+    }
 }
