@@ -316,9 +316,8 @@ impl OnboardService {
         source: String,
         remote: IpAddr,
     ) -> Result<()> {
-        let Some(choices) = prepared.choices().cloned() else {
-            return self.commit(turn, prepared, domain, event).await;
-        };
+        // A source that says nothing of choices has no domains, as a version before them.
+        let choices = prepared.choices().cloned().unwrap_or_default();
         let Foundation { app_epochs, audit, domains, .. } = &*self.foundation;
         let placed = domains.adoption(&choices, source.clone()).await.map_err(domains_differ)?;
         let unadopted =

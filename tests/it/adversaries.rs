@@ -2,6 +2,7 @@
 
 mod answers;
 mod certificates;
+mod choices;
 mod evidence;
 mod network;
 mod servers;

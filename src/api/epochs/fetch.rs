@@ -1,5 +1,6 @@
 //! Epochs from another KMS of the cluster: over the same attested hand-over as in onboarding.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -24,6 +25,9 @@ use crate::keys::keyring::{
 use crate::lifecycle::epoch_parts;
 use crate::request;
 use crate::state::Choices;
+
+/// What a version says that knows no choices.
+static NO_CHOICES: Choices = Choices { app_epochs: BTreeMap::new(), domains: None, domains_sha256: None };
 
 /// The body of `POST /api/v1/epochs/fetch`.
 #[derive(Deserialize, JsonSchema)]
@@ -93,9 +97,9 @@ impl EpochService {
                 let text = format!("the source is not usable here: {error}; nothing was changed");
                 Error::new(Code::Conflict, text).because("choices_unknown")
             })?;
-            if let Some(choices) = &choices {
-                service.foundation.domains.expect(choices).map_err(domains_differ)?;
-            }
+            // A source that says nothing of choices has no domains.
+            let of_domains = choices.as_ref().unwrap_or(&NO_CHOICES);
+            service.foundation.domains.expect(of_domains).map_err(domains_differ)?;
             // Those of other keys are refused: the keys of epoch 0 are those of the cluster.
             let parts = epoch_parts(parts).map_err(refused)?;
             let now = SystemTime::now();
