@@ -1,7 +1,7 @@
 //! Whether the measured registers are compared with the OS image.
 
 use kms_attest::verify::Verified;
-use kms_policy::{Decision, NotCompared};
+use kms_policy::{Decision, Denial, IfImage, NotCompared};
 
 use super::sealed;
 use crate::config::{self, FileError};
@@ -29,8 +29,37 @@ pub enum ImageCheckError {
 
 /// A decision depends on an OS image that cannot be compared now.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the policy depends on the OS image, which cannot be compared now: {0}")]
-pub struct Unsettled(String);
+#[error("the policy depends on the OS image, which cannot be compared now: {why}")]
+pub struct Unsettled {
+    condition: Box<IfImage>,
+    why: String,
+}
+
+impl Unsettled {
+    /// The denial, where nothing waits for the comparison.
+    pub(super) fn denied(self) -> Denial {
+        self.condition.otherwise(&NotCompared::Unavailable(self.why))
+    }
+}
+
+/// A decision about a KMS that depends on nothing more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// It is allowed.
+    Allowed,
+    /// It is denied.
+    Denied(Denial),
+}
+
+impl Settled {
+    /// Whether the KMS is allowed.
+    pub fn is_allowed(&self) -> bool {
+        match self {
+            Self::Allowed => true,
+            Self::Denied(_) => false,
+        }
+    }
+}
 
 impl ImageCheck {
     /// The image that a guest has booted and still runs, by the VM configuration and the events in its evidence.
@@ -52,15 +81,12 @@ impl ImageCheck {
         }
     }
 
-    /// A decision about the guest with this evidence, after the comparison with its OS image if it depends on that.
+    /// A decision about the KMS with this evidence, after the comparison with its OS image if it depends on that.
     ///
     /// # Errors
     /// [`Unsettled`].
-    pub async fn settled(&self, decision: Decision, verified: &Verified) -> Result<Decision, Unsettled> {
-        match decision {
-            Decision::IfImage(_) => settled(decision, self.booted(verified).await),
-            decided @ (Decision::Allowed { .. } | Decision::Denied(_)) => Ok(decided),
-        }
+    pub async fn settled(&self, decision: Decision, verified: &Verified) -> Result<Settled, Unsettled> {
+        settled(decision, || self.booted(verified)).await
     }
 
     /// As `[core.image]` has it, with images kept in `cache`; `listener` hears of downloads.
@@ -79,22 +105,26 @@ impl ImageCheck {
     }
 }
 
-/// A decision about a guest of which this is known.
+/// A decision about a KMS, which is compared with its OS image only if it depends on that.
 ///
 /// # Errors
 /// [`Unsettled`].
-pub(super) fn settled(
+pub(super) async fn settled(
     decision: Decision,
-    booted: Result<BootedImage, NotCompared>,
-) -> Result<Decision, Unsettled> {
-    let Decision::IfImage(condition) = decision else { return Ok(decision) };
-    let gateway = match booted {
+    booted: impl AsyncFnOnce() -> Result<BootedImage, NotCompared>,
+) -> Result<Settled, Unsettled> {
+    let condition = match decision {
+        Decision::Allowed { .. } => return Ok(Settled::Allowed),
+        Decision::Denied(denial) => return Ok(Settled::Denied(denial)),
+        Decision::IfImage(condition) => condition,
+    };
+    let compared = match booted().await {
         Ok(image) => condition.compared_with(image.hash()),
-        Err(NotCompared::Unavailable(why)) => return Err(Unsettled(why)),
+        Err(NotCompared::Unavailable(why)) => return Err(Unsettled { condition, why }),
         Err(why) => Err(condition.otherwise(&why)),
     };
-    Ok(match gateway {
-        Ok(gateway_app_id) => Decision::Allowed { gateway_app_id, release_stage: None, epochs: None },
-        Err(denial) => Decision::Denied(denial),
+    Ok(match compared {
+        Ok(_gateway) => Settled::Allowed,
+        Err(denial) => Settled::Denied(denial),
     })
 }

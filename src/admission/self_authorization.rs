@@ -12,7 +12,7 @@ use kms_attest::verify::{Binding, UnidentifiedError, Verified, Verifier, VerifyE
 use kms_policy::{Decision, Denial, DenialCode, NotCompared, Policy, PolicyError};
 use tokio::sync::{Mutex, Notify, Semaphore, watch};
 
-use super::image_check::{Unsettled, settled};
+use super::image_check::{Settled, Unsettled, settled};
 use super::permit::SelfAuthorization;
 use super::{ImageCheck, Relaxations, TcbTolerance, Tolerated, asked, sealed};
 use crate::metrics::Upstream;
@@ -439,19 +439,15 @@ impl SelfAuthorizer {
 
     /// A decision about this KMS by other rules than those in force, after the comparison with its OS image if it depends
     /// on that.
-    pub async fn settled(&self, decision: Decision) -> Decision {
-        let Decision::IfImage(condition) = decision else { return decision };
-        let booted = match &self.requirement {
+    pub async fn settled(&self, decision: Decision) -> Settled {
+        let booted = async || match &self.requirement {
             Requirement::Waived => Err(NotCompared::IdentityOnly),
             Requirement::Enforced { own, image, .. } => match own.load_full() {
                 None => Err(NotCompared::IdentityOnly),
                 Some(own) => own.booted(image).await,
             },
         };
-        let unknown = condition.clone();
-        settled(Decision::IfImage(condition), booted).unwrap_or_else(|unsettled| {
-            Decision::Denied(unknown.otherwise(&NotCompared::Unavailable(unsettled.to_string())))
-        })
+        settled(decision, booted).await.unwrap_or_else(|unsettled| Settled::Denied(unsettled.denied()))
     }
 
     /// Renews the answer in the background until dropped.
@@ -503,11 +499,8 @@ impl SelfAuthorizer {
         }
         let asked = Instant::now();
         let answer = match self.decide().await {
-            Ok(Decision::Allowed { .. }) => Ok(SelfAuthorization::granted()),
-            Ok(Decision::IfImage(condition)) => {
-                Err(SelfDenial::denied(condition.otherwise(&NotCompared::IdentityOnly)))
-            }
-            Ok(Decision::Denied(denial)) => Err(SelfDenial::denied(denial)),
+            Ok(Settled::Allowed) => Ok(SelfAuthorization::granted()),
+            Ok(Settled::Denied(denial)) => Err(SelfDenial::denied(denial)),
             Err(OwnDecisionError::Evidence(OwnEvidenceError::Verify(error))) if !error.is_unavailable() => {
                 Err(SelfDenial::unproven(&error))
             }
@@ -552,15 +545,11 @@ impl SelfAuthorizer {
         refusal
     }
 
-    async fn decide(&self) -> Result<Decision, OwnDecisionError> {
+    async fn decide(&self) -> Result<Settled, OwnDecisionError> {
         let Requirement::Enforced { attester, verifier, policy, tolerance, image, own, needed } =
             &self.requirement
         else {
-            return Ok(Decision::Allowed {
-                gateway_app_id: String::new(),
-                release_stage: None,
-                epochs: None,
-            });
+            return Ok(Settled::Allowed);
         };
         // Also for a known identity, which a clock that was set back would keep valid.
         verifier.cache().clock().check().map_err(|behind| OwnEvidenceError::Verify(behind.into()))?;
@@ -594,14 +583,11 @@ impl SelfAuthorizer {
         };
         let Tolerated { told, relaxations } = tolerance.apply(&known.verdict, &known.identity);
         let decision = asked(tolerance.metrics(), policy, policy.decide_own(&told)).await;
-        let decision = match decision.map_err(OwnDecisionError::Policy)? {
-            conditional @ Decision::IfImage(_) => {
-                settled(conditional, known.booted(image).await).map_err(OwnDecisionError::OsImage)?
-            }
-            decided @ (Decision::Allowed { .. } | Decision::Denied(_)) => decided,
-        };
+        let decision = decision.map_err(OwnDecisionError::Policy)?;
+        let decision = settled(decision, async || known.booted(image).await).await;
+        let decision = decision.map_err(OwnDecisionError::OsImage)?;
         // Log changes only.
-        if matches!(decision, Decision::Allowed { .. }) && **needed.load() != relaxations {
+        if decision.is_allowed() && **needed.load() != relaxations {
             tolerance.needed(&relaxations, &known.identity, "this KMS");
             needed.store(Arc::new(relaxations));
         }

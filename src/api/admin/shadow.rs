@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use kms_policy::{Decision, NotCompared, Subject};
+use kms_policy::Subject;
 use sha2::{Digest as _, Sha256};
 
 use super::{AdminService, shown};
+use crate::admission::Settled;
 use crate::api::Caller;
 use crate::audit::Event;
 use crate::config::EmptyDevices;
@@ -88,7 +89,7 @@ impl AdminService {
     }
 
     /// Whether the candidate would allow this KMS: one that does not would stop every release.
-    pub(in crate::api) async fn judged_own(&self) -> Option<Decision> {
+    pub(in crate::api) async fn judged_own(&self) -> Option<Settled> {
         let self_authorization = &self.foundation.self_authorization;
         let own = self_authorization.told_identity()?;
         let decision = self.kms.shadow.judge(Subject::Kms(&own))?;
@@ -96,14 +97,11 @@ impl AdminService {
     }
 }
 
-fn response(report: Report, own: Option<Decision>) -> ShadowReportResponse {
+fn response(report: Report, own: Option<Settled>) -> ShadowReportResponse {
     let (allows, because) = match own {
         None => (None, String::new()),
-        Some(Decision::Allowed { .. }) => (Some(true), String::new()),
-        Some(Decision::IfImage(condition)) => {
-            (Some(false), condition.otherwise(&NotCompared::IdentityOnly).reason)
-        }
-        Some(Decision::Denied(denial)) => (Some(false), denial.reason),
+        Some(Settled::Allowed) => (Some(true), String::new()),
+        Some(Settled::Denied(denial)) => (Some(false), denial.reason),
     };
     let Report { allowed_by_both, denied_by_both, newly_allowed, newly_denied, .. } = report;
     ShadowReportResponse {

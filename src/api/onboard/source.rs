@@ -10,11 +10,13 @@ use kms_client::CallError;
 use kms_client::operator::OperatorToken;
 use kms_client::source::{self, RootKeyParts, SourceError};
 use kms_client::url::KmsUrl;
-use kms_policy::{Decision, NotCompared, PolicyError, Subject};
+use kms_policy::{PolicyError, Subject};
 use tokio::time::timeout;
 
 use super::{OnboardService, Tee};
-use crate::admission::{Foundation, OwnEvidenceError, Tolerated, Unsettled, own_evidence, own_identity};
+use crate::admission::{
+    Foundation, OwnEvidenceError, Settled, Tolerated, Unsettled, own_evidence, own_identity,
+};
 use crate::audit::Event;
 use crate::config::Core;
 use crate::error::{Code, Error, Result};
@@ -156,7 +158,7 @@ pub(in crate::api) async fn authorize(
     // A source that names no OS image has none that its registers could be compared with.
     let decision = foundation.image.settled(decision.map_err(Unacceptable::PolicyUnavailable)?, source).await;
     match decision.map_err(Unacceptable::ImageUnavailable)? {
-        Decision::Allowed { .. } => {
+        Settled::Allowed => {
             foundation.tolerance.needed(&relaxations, &identity, "the source of the root keys");
             if !relaxations.is_empty() {
                 foundation.audit.note(Event::SourceRelaxed {
@@ -168,10 +170,7 @@ pub(in crate::api) async fn authorize(
             }
             Ok(())
         }
-        Decision::IfImage(condition) => {
-            Err(Unacceptable::Denied(condition.otherwise(&NotCompared::IdentityOnly).reason))
-        }
-        Decision::Denied(denial) => Err(Unacceptable::Denied(denial.reason)),
+        Settled::Denied(denial) => Err(Unacceptable::Denied(denial.reason)),
     }
 }
 

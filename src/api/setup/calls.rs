@@ -10,13 +10,13 @@ use kms_attest::identity::BootInfo;
 use kms_attest::verify::{Binding, Verified, Verifier};
 use kms_client::source::{AttestedSource, SourceError};
 use kms_client::url::{KmsUrl, UrlError};
-use kms_policy::{Decision, Denial, DenialCode, NotCompared, Policy, Subject};
+use kms_policy::{Denial, DenialCode, Policy, Subject};
 
 use super::SetupService;
 use super::checks::Listener;
 use super::finding::{self, Failure};
 use super::reasons::{date, is_not_current, unattested, unreached, unverified};
-use crate::admission::{Foundation, ImageCheck, TcbTolerance, own_identity};
+use crate::admission::{Foundation, ImageCheck, Settled, TcbTolerance, own_identity};
 use crate::domain::Domain;
 
 /// A time before this version existed (1 January 2026), so an earlier clock is wrong.
@@ -187,11 +187,8 @@ impl Machine<'_> {
                 "Make sure that the backend of core.auth_api runs and can be reached from here; the log has the cause.",
             )
             .caused_by(error.detail())),
-            Ok(Decision::IfImage(condition)) => {
-                Err(self.denied(condition.otherwise(&NotCompared::IdentityOnly), &tolerated.told))
-            }
-            Ok(Decision::Denied(denial)) => Err(self.denied(denial, &tolerated.told)),
-            Ok(Decision::Allowed { .. }) => {
+            Ok(Settled::Denied(denial)) => Err(self.denied(denial, &tolerated.told)),
+            Ok(Settled::Allowed) => {
                 Ok(format!("The policy ({}) allows this KMS{}.", self.policy.kind(), self.about_policy().await))
             }
         }
