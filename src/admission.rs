@@ -36,7 +36,7 @@ pub use self::epochs::{AskedEpochs, ChosenEpochs, GrantedEpochs, RootEpochs, dot
 pub use self::explainer::Explainer;
 pub use self::foundation::Foundation;
 pub use self::fresh::{AskedFresh, FreshFault, Freshness, Proved};
-pub use self::image_check::{ImageCheck, ImageCheckError, Unsettled};
+pub use self::image_check::{ImageCheck, ImageCheckError, Settled, Unsettled};
 use self::live::Live;
 pub use self::peer::Peer;
 use self::permit::{Admitted, Basis};

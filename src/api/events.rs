@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Caller;
 use crate::clock::unix_now;
+use crate::control::Domains;
 use crate::error::{Code, Error, Result};
 use crate::events::{
     Ask, Events, Gap, Index, Live, Message, MessageError, Next, Order, Page, Query, Reach, ReportError,
@@ -33,17 +34,18 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 pub struct EventService {
     events: Arc<Events>,
     reports: Arc<Reports>,
+    domains: Arc<Domains>,
     queries: Arc<Semaphore>,
     catch_ups: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
 
 impl EventService {
-    /// The service over the events of one log.
-    pub fn new(events: Arc<Events>, reports: Arc<Reports>) -> Self {
+    /// The service over the events of one log, of a KMS with these domains.
+    pub fn new(events: Arc<Events>, reports: Arc<Reports>, domains: Arc<Domains>) -> Self {
         let [queries, catch_ups, streams] =
             [QUERIES, CATCH_UPS, MAX_STREAMS].map(|count| Arc::new(Semaphore::new(count)));
-        Self { events, reports, queries, catch_ups, streams }
+        Self { events, reports, domains, queries, catch_ups, streams }
     }
 
     /// The number of the newest event.
@@ -162,8 +164,15 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Waits for the next events, already encoded; `None` at the end.
+    /// Waits for the next events, already encoded; `None` at the end. It also ends once its reader may see less, because there are
+    /// more domains.
     pub async fn next(&mut self) -> Option<Vec<Bytes>> {
+        let frames = self.next_frames().await?;
+        let scope = &self.subscription.filter().scope;
+        scope.is_current(self.service.domains.others()).then_some(frames)
+    }
+
+    async fn next_frames(&mut self) -> Option<Vec<Bytes>> {
         if let Some(gap) = self.subscription.foreign() {
             return Some(vec![gap.frame()]);
         }

@@ -210,7 +210,11 @@ impl Serving {
     ) -> Result<Option<(TcpListener, Phase)>, AppError> {
         let admin = &process.config.core.admin;
         let Some(credentials) = &process.credentials else { return Ok(None) };
-        let events = EventService::new(Arc::clone(&process.events), Arc::clone(&process.reports));
+        let events = EventService::new(
+            Arc::clone(&process.events),
+            Arc::clone(&process.reports),
+            Arc::clone(&process.foundation().domains),
+        );
         let events = Arc::new(events);
         let certificates = Arc::new(Renewal::of(process, self));
         let actions = ActionService::new(

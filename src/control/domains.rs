@@ -19,6 +19,7 @@ pub use self::change::{DomainChange, DomainError};
 pub use self::received::{DomainAdoption, DomainsDiffer};
 
 use crate::config::{DomainRules, DomainSettings};
+use crate::operator::scope::Others;
 use crate::state::{DomainFile, DomainFileError, DomainRecords};
 
 /// A domain.
@@ -117,7 +118,7 @@ impl Domains {
 
     /// The domain of an app as records name it; `None` where there is only the default one, as before there were others.
     pub fn recorded(&self, app: &AppId) -> Option<String> {
-        (self.list().len() > 1).then(|| self.of(app).name.to_string())
+        (self.others() == Others::Some).then(|| self.of(app).name.to_string())
     }
 
     /// The default domain, which is that of every KMS too.
@@ -133,6 +134,11 @@ impl Domains {
     /// Every domain, by name, the default one first.
     pub fn list(&self) -> Vec<Arc<Domain>> {
         self.current.load().domains.values().cloned().collect()
+    }
+
+    /// Whether there are more than the default one.
+    pub fn others(&self) -> Others {
+        if self.current.load().domains.len() > 1 { Others::Some } else { Others::None }
     }
 
     /// The apps that a domain names, by id. Those of the default domain are only the ones that the configuration names.

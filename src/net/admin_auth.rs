@@ -20,7 +20,6 @@ use crate::audit::Audit;
 use crate::control::Domains;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
-use crate::operator::scope::Others;
 use crate::operator::{AccessToken, Credentials, DomainScope, Operator, Password, Shown};
 
 /// `Retry-After` when a password could not be checked.
@@ -122,8 +121,7 @@ impl AdminAuth {
     fn scope(&self, operator: &Operator) -> Result<DomainScope, Refused> {
         let Some(limit) = operator.domain() else { return Ok(DomainScope::WHOLE_KMS) };
         let domain = self.domains.named(limit).ok_or(Refused::OtherDomain)?;
-        let others = if self.domains.list().len() > 1 { Others::Some } else { Others::None };
-        Ok(DomainScope::limited(domain.name.clone(), others))
+        Ok(DomainScope::limited(domain.name.clone(), self.domains.others()))
     }
 
     /// The operator whose credentials these headers show.

@@ -55,6 +55,12 @@ impl DomainScope {
         self.limit.as_ref().is_none_or(|limit| limit.others == Others::None)
     }
 
+    /// Whether it is still right where there are these other domains: one that reads the whole KMS because there was one domain
+    /// is not, once there are more.
+    pub fn is_current(&self, others: Others) -> bool {
+        self.limit.as_ref().is_none_or(|limit| limit.others == others)
+    }
+
     /// Whether a record may be read that belongs to this domain, or to none because it is about the whole KMS.
     pub fn reads(&self, domain: Option<&DomainName>) -> bool {
         match domain {
@@ -80,6 +86,7 @@ mod tests {
         ] {
             let found = (scope.reads(Some(&default)), scope.reads(Some(&sandbox)), scope.reads(None));
             assert_eq!(found, (of_default, of_sandbox, of_none), "{scope:?}");
+            assert_eq!(scope.is_current(Others::Some), scope.limit().is_none() || !of_none, "{scope:?}");
         }
     }
 }

@@ -265,6 +265,47 @@ async fn each_domain_sees_its_own_events_on_pages_and_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_its_reader_may_see_less_because_of_a_new_domain() {
+    let world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    let body = json!({ "name": "team", "role": "viewer", "domain": "default" });
+    let token = admin.done("POST", CREDENTIALS, body).await["token"].as_str().expect("a token").to_owned();
+    let mut stream = TcpStream::connect(admin.0.address()).expect("a connection");
+    stream.set_read_timeout(Some(crate::support::PATIENCE)).expect("a time-out");
+    let call =
+        format!("GET /api/v1/events/stream HTTP/1.0\r\nhost: kms\r\nauthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(call.as_bytes()).expect("sent");
+    let report = async |text: &str| {
+        admin.done("POST", "/api/v1/new_event", json!({ "message": text })).await;
+    };
+    let mut reader = stream.try_clone().expect("the same connection");
+    let (told, read) = std::sync::mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        let mut part = [0; 4096];
+        loop {
+            let length = reader.read(&mut part).expect("the stream, or its end");
+            if length == 0 {
+                return text;
+            }
+            text.push_str(&String::from_utf8_lossy(&part[..length]));
+            let _ = told.send(text.clone());
+        }
+    });
+    // With one domain it reads what is about the whole KMS, once the stream is open.
+    eventually("the first report", async || {
+        report("of one domain").await;
+        read.try_iter().last().filter(|text| text.contains("of one domain"))
+    })
+    .await;
+    let rules = json!({ "name": "prod", "rules": {} });
+    admin.done("POST", "/api/v1/domains", rules).await;
+    report("of the whole KMS").await;
+    let all = tokio::task::spawn_blocking(|| reading.join().expect("it ends")).await.expect("joined");
+    assert!(all.contains("of one domain") && !all.contains("of the whole KMS"), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_owner_of_a_domain_freezes_and_renews_only_its_apps() {
     let teams = Teams::gather().await;
     let token = teams.credential("sandbox", Role::Owner).await;

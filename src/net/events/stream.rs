@@ -111,6 +111,7 @@ mod tests {
 
     use super::*;
     use crate::audit::{Audit, Event};
+    use crate::control::Domains;
     use crate::events::{Events, Query, Reports, Settings};
     use crate::operator::DomainScope;
 
@@ -123,7 +124,7 @@ mod tests {
             Settings { log: path("audit.jsonl"), index: Some(path("events.redb")), keep: 1_000_000 };
         let events = Arc::new(Events::follow(settings, &audit).unwrap());
         let reports = Arc::new(Reports::new(Arc::clone(&audit)));
-        let service = Arc::new(EventService::new(events, reports));
+        let service = Arc::new(EventService::new(events, reports, Domains::default_only()));
         let streams = [(), ()]
             .map(|()| service.stream(Query::read("", 0, DomainScope::WHOLE_KMS).unwrap(), Some(0)).unwrap());
         for events in 0..20 {
