@@ -14,7 +14,9 @@ mod recovery;
 mod shadow;
 mod store;
 
-pub use self::app_epochs::{Adopted, Adoption, AppChoice, AppEpochError, AppEpochs, Difference, Preference};
+pub use self::app_epochs::{
+    Adopted, Adoption, AppChoice, AppEpochError, AppEpochs, Difference, Preference, SharedAppEpochs,
+};
 pub use self::approvals::{
     Accepted, Action, ActivateBundle, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent,
     CreateRecoverySet, EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, LowerClockFloor,
@@ -23,17 +25,18 @@ pub use self::approvals::{
 pub use self::author::Author;
 pub use self::bundles::{
     Activated, BundleKeeper, BundleView, KeeperError, OfferError, Offered, Origin, PendingBundle,
+    SharedBundle,
 };
 pub use self::credentials::{
     Changer, CredentialError, INVITATION, Issue, Issued, NamedCredentials, NewCredential, OpenError, Opened,
-    OwnerSecret, WillMakeOwner,
+    OwnerSecret, SharedCredentials, WillMakeOwner,
 };
 pub use self::denials::{
     Concerns, DenialId, Denials, FreshEvidence, Novelty, RefusalRecord, RefusedRequest, Shown,
 };
 pub use self::domains::{
     ByOperator, Domain, DomainAdoption, DomainChange, DomainError, DomainOrigin, Domains, DomainsDiffer,
-    Membership,
+    Membership, SharedDomains,
 };
 pub use self::drain::{Drain, Draining};
 pub use self::freeze::{

@@ -2,6 +2,7 @@
 
 mod app_epochs;
 mod approvals;
+mod aside;
 mod bundles;
 mod choices;
 mod credentials;
@@ -16,6 +17,7 @@ pub use app_epochs::{
     AppEpochFile, AppEpochFileError, AppEpochRecord, content as app_epochs_content, parse as parse_app_epochs,
 };
 pub use approvals::{ApprovalFile, ApprovalFileError};
+pub use aside::set_aside;
 pub use bundles::{
     BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork, SeenRehearsal, parse as parse_bundles,
 };
@@ -23,7 +25,10 @@ pub use choices::{
     Choices, ChoicesError, ChosenEpochs, HandedDomains, MAX_CHOICES_BYTES, MAX_CHOSEN_APPS,
     MAX_DOMAINS_BYTES, MAX_MADE, MAX_PLACED, StatedDomain, stated_apps,
 };
-pub use credentials::{CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord};
+pub use credentials::{
+    CredentialContent, CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord, RevokedRecord,
+    content as credentials_content, parse as parse_credentials,
+};
 pub use domains::{
     ArchivedRecord, DomainFile, DomainFileError, DomainRecord, DomainRecords, DomainText, DomainsTooLarge,
     MemberRecord, parse as parse_domains,

@@ -350,6 +350,8 @@ fn failed(error: CredentialError) -> Error {
         | CredentialError::NotKept(_)
         | CredentialError::RevokedNotKept(_)
         | CredentialError::RevokedNotRecorded(_)
+        | CredentialError::NotShared(_)
+        | CredentialError::RevokedNotShared(_)
         | CredentialError::Panicked => Code::Unavailable,
     };
     Error::new(code, error.to_string()).caused_by(error)

@@ -311,7 +311,7 @@ fn refused(error: DomainError) -> Error {
         | DomainError::Archived(_)
         | DomainError::Configured { .. }
         | DomainError::Elsewhere { .. } => Error::new(Code::Conflict, text).because("domain_refused"),
-        DomainError::NotRecorded(_) | DomainError::NotKept(_) => {
+        DomainError::NotRecorded(_) | DomainError::NotKept(_) | DomainError::NotShared(_) => {
             Error::new(Code::Unavailable, text).caused_by(error)
         }
     }

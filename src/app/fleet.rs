@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::process::Process;
 use super::serving::Serving;
 use crate::audit::{Audit, Event};
-use crate::control::SharedFreezes;
+use crate::control::{SharedAppEpochs, SharedBundle, SharedCredentials, SharedDomains, SharedFreezes};
 use crate::lifecycle::Ready;
 use crate::state::shared::{Alarm, Document, Roots};
 
@@ -17,8 +17,19 @@ pub(super) fn spawn(process: &Process, serving: &Serving, background: &mut JoinS
     let Some(keeping) = process.keeping() else { return };
     let foundation = process.foundation();
     let roots: Arc<dyn Roots> = Arc::<Ready>::clone(&serving.ready);
-    let freezes = SharedFreezes::new(Arc::clone(&foundation.freezes), process.audit());
-    let documents: Vec<Arc<dyn Document>> = vec![Arc::new(freezes)];
+    let audit = || process.audit();
+    // The domains first: what is recorded of apps names theirs.
+    let mut documents: Vec<Arc<dyn Document>> = vec![
+        Arc::new(SharedDomains::new(Arc::clone(&foundation.domains), audit())),
+        Arc::new(SharedFreezes::new(Arc::clone(&foundation.freezes), audit())),
+        Arc::new(SharedAppEpochs::new(Arc::clone(&foundation.app_epochs), audit())),
+    ];
+    for keeper in &process.bundles {
+        documents.push(Arc::new(SharedBundle::new(Arc::clone(keeper))));
+    }
+    if let Some(named) = serving.named.get() {
+        documents.push(Arc::new(SharedCredentials::new(Arc::clone(named), audit())));
+    }
     if let Some(view) = foundation.freezes.view() {
         background.spawn(record_alarms(view.alarms(), process.audit()));
     }

@@ -96,6 +96,8 @@ pub(super) struct Process {
     pub(super) bundles: Vec<Arc<BundleKeeper>>,
     /// Asks their sources.
     _polling: JoinSet<()>,
+    /// The state that this node shares with others; `None` without others.
+    pub(super) shared: Option<Arc<Shared>>,
     /// Shares the state of this node with others, once there are keys; `None` without others, and from then on.
     keeping: Mutex<Option<Keeping>>,
     /// The process log, if it is ours.
@@ -145,7 +147,11 @@ impl Process {
                 (Some(shared), Some(keeping))
             }
         };
-        let domains = Arc::new(Domains::open(&config.domains, core.cert_dir.join(DOMAINS))?);
+        let domains = Domains::open(&config.domains, core.cert_dir.join(DOMAINS))?;
+        let domains = Arc::new(match &shared {
+            Some(shared) => domains.shared(Arc::clone(shared)),
+            None => domains,
+        });
         let (file, of_freezes) = (core.freeze.file.clone(), Arc::clone(&metrics));
         let freezes = Freezes::open(file, of_freezes, Arc::clone(&domains))?;
         let freezes = Arc::new(match &shared {
@@ -153,7 +159,10 @@ impl Process {
             None => freezes,
         });
         let app_epochs = AppEpochs::open(core.cert_dir.join(APP_EPOCHS), Arc::clone(&domains))?;
-        let app_epochs = Arc::new(app_epochs);
+        let app_epochs = Arc::new(match &shared {
+            Some(shared) => app_epochs.shared(Arc::clone(shared)),
+            None => app_epochs,
+        });
         let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
         let approvals = Approvals::open(
             core.admin.approvals,
@@ -258,6 +267,7 @@ impl Process {
             _credentials_file: credentials_file,
             _approvals_file: approvals_file,
             approvals: Arc::new(approvals),
+            shared,
             keeping: Mutex::new(keeping),
             log,
         })

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -76,6 +76,8 @@ pub(super) struct Serving {
     pub(super) recovery: Arc<RecoveryService>,
     pub(super) lost: Arc<LostEpochs>,
     pub(super) attestation: Arc<AttestationService>,
+    /// The named credentials, where there is an admin listener that needs some.
+    pub(super) named: OnceLock<Arc<NamedCredentials>>,
     phase: Phase,
 }
 
@@ -83,6 +85,7 @@ pub(super) struct Serving {
 async fn named_credentials(
     process: &Process,
     credentials: &Arc<Credentials>,
+    named: &OnceLock<Arc<NamedCredentials>>,
 ) -> Result<Option<Arc<CredentialService>>, AppError> {
     let (core, audit) = (&process.config.core, process.audit());
     let file = CredentialFile::new(core.admin.credentials_file.clone(), &core.cert_dir)
@@ -93,6 +96,10 @@ async fn named_credentials(
         terminal.write_all(text.as_bytes()).and_then(|()| terminal.flush())
     });
     let Some(Opened { credentials, made }) = opened.await? else { return Ok(None) };
+    let credentials = match &process.shared {
+        Some(shared) => credentials.shared(Arc::clone(shared)),
+        None => credentials,
+    };
     if let Some(name) = made {
         tracing::warn!(
             %name,
@@ -101,6 +108,7 @@ async fn named_credentials(
     }
     let credentials = Arc::new(credentials);
     tokio::spawn(NamedCredentials::settle_loop(Arc::downgrade(&credentials), Arc::downgrade(&audit)));
+    let _ = named.set(Arc::clone(&credentials));
     Ok(Some(Arc::new(CredentialService::new(
         credentials,
         Arc::clone(&process.foundation().domains),
@@ -193,6 +201,7 @@ impl Serving {
             recovery,
             lost,
             attestation,
+            named: OnceLock::new(),
             phase,
         })
     }
@@ -232,7 +241,7 @@ impl Serving {
             (Arc::clone(keeper), Arc::clone(policy.unwrap_or(&foundation.policy)))
         });
         let bundles = Arc::new(BundleService::new(bundles.collect(), Arc::clone(&self.admin)));
-        let credentials_service = named_credentials(process, credentials).await?;
+        let credentials_service = named_credentials(process, credentials, &self.named).await?;
         let htpasswd = Arc::new(HtpasswdFile::new(
             admin.htpasswd_file.clone(),
             Arc::clone(credentials),

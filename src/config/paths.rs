@@ -43,6 +43,9 @@ pub const DOMAINS: &str = "domains.json";
 /// What keeps, in the key directory, what this node last knew of the state that it shares with others.
 pub const FLEET: &str = "fleet.json";
 
+/// What the name of a file ends with that was replaced when its node joined a fleet.
+pub const BEFORE_FLEET: &str = "before-fleet";
+
 /// What keeps, in the key directory, which recovery set counts, and what became of drills.
 pub const RECOVERY: &str = "recovery.json";
 

@@ -3,6 +3,7 @@
 //!
 //! A choice is in the audit log before it is on the disk, and on the disk before it takes effect.
 
+mod fleet;
 mod received;
 
 use std::collections::BTreeMap;
@@ -16,10 +17,12 @@ use kms_policy::RootChoice;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
+pub use self::fleet::SharedAppEpochs;
 pub use self::received::{Adopted, Adoption, Difference, Preference};
-use super::{Author, Domains};
+use super::{Author, Domains, Store};
 use crate::audit::{Audit, AuditError, Event, Receipt};
 use crate::clock::unix_now;
+use crate::state::shared::Unshared;
 use crate::state::{AppEpochFile, AppEpochFileError, AppEpochRecord, MAX_CHOSEN_APPS as MAX_APPS};
 
 /// What an operator chose for one app.
@@ -47,6 +50,12 @@ pub enum AppEpochError {
     /// The file could not be written.
     #[error("nothing was changed: the file of the epochs of apps cannot be written: {0}")]
     NotKept(#[source] io::Error),
+    /// Another node has chosen meanwhile.
+    #[error("another node changed the epochs of this app meanwhile, nothing was changed: try again")]
+    Overtaken,
+    /// The state that the nodes of a fleet share could not be changed.
+    #[error("nothing was changed: {0}")]
+    NotShared(#[source] Unshared),
 }
 
 type Choices = BTreeMap<AppId, Arc<AppChoice>>;
@@ -58,7 +67,9 @@ pub struct AppEpochs {
     /// SHA-256 of the choices that it is of.
     digest: ArcSwapOption<(Arc<Choices>, [u8; 32])>,
     /// One change at a time.
+    turn: Mutex<()>,
     file: Arc<Mutex<AppEpochFile>>,
+    store: Store,
     /// Records name the domain of an app.
     domains: Arc<Domains>,
 }
@@ -75,7 +86,9 @@ impl AppEpochs {
         Ok(Self {
             current: ArcSwap::from_pointee(choices),
             digest,
+            turn: Mutex::default(),
             file: Arc::new(Mutex::new(file)),
+            store: Store::File,
             domains,
         })
     }
@@ -123,7 +136,7 @@ impl AppEpochs {
         author: Author,
         audit: &Audit,
     ) -> Result<Option<Arc<AppChoice>>, AppEpochError> {
-        let file = self.file.lock().await;
+        let _turn = self.turn.lock().await;
         let mut choices = Choices::clone(&self.current.load());
         let before = choices.get(&app).cloned();
         let after = choose(before.as_deref());
@@ -153,13 +166,18 @@ impl AppEpochs {
             Some(choice) => drop(choices.insert(app, Arc::clone(choice))),
             None => drop(choices.remove(&app)),
         }
-        let (records, writer) = (choices.iter().map(record).collect(), file.clone());
-        let written = tokio::task::spawn_blocking(move || writer.replace(records)).await;
-        let written = written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
+        let written = match &self.store {
+            // It is adopted from there.
+            Store::Shared(shared) => {
+                let changes = vec![(app, before, after.clone())];
+                self.change_everywhere(&Arc::clone(shared), changes, &author.by).await
+            }
+            Store::File => self.keep(choices).await,
+        };
         if let Err(error) = written {
             // The log must not say last what is not so.
             audit.note(event(after.as_deref().map(epochs), from));
-            return Err(AppEpochError::NotKept(error));
+            return Err(error);
         }
         tracing::warn!(
             app_id = hex::encode(app),
@@ -168,8 +186,18 @@ impl AppEpochs {
             by = author.by,
             "the epochs of an app were chosen"
         );
-        self.current.store(Arc::new(choices));
         Ok(after)
+    }
+
+    /// Writes all choices to the file, and then puts them in force.
+    async fn keep(&self, choices: Choices) -> Result<(), AppEpochError> {
+        let writer = self.file.lock().await;
+        let (records, file) = (choices.iter().map(record).collect(), writer.clone());
+        let written = tokio::task::spawn_blocking(move || file.replace(records)).await;
+        let written = written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
+        written.map_err(AppEpochError::NotKept)?;
+        self.current.store(Arc::new(choices));
+        Ok(())
     }
 }
 

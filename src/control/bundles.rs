@@ -2,10 +2,12 @@
 //! that contradict each other are a fork: the one in force stays.
 
 mod error;
+mod fleet;
 mod keeper;
 mod past;
 mod serials;
 mod unattended;
 
 pub use self::error::OfferError;
+pub use self::fleet::SharedBundle;
 pub use self::keeper::{Activated, BundleKeeper, BundleView, KeeperError, Offered, Origin, PendingBundle};

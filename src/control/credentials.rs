@@ -5,6 +5,7 @@
 
 mod error;
 mod first;
+mod fleet;
 mod issue;
 mod owners;
 mod records;
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex as StdMutex, Weak};
 
 use kms_attest::identity::DomainName;
 use kms_wire::role::Role;
@@ -22,18 +23,21 @@ use zeroize::Zeroizing;
 
 pub use self::error::{CredentialError, OpenError};
 use self::first::{FirstOwner, first_owner};
+pub use self::fleet::SharedCredentials;
+use self::fleet::{DOCUMENT, Revoked};
 use self::issue::{again, invited, issue, overlap, version};
 use self::owners::{counted_owners, lasting_owners, must_stay};
 use self::records::{directory, records_of};
-use super::Author;
 use super::approvals::{OwnerChange, OwnerCredential};
+use super::{Author, Store};
 use crate::audit::{Audit, Event, Health};
 use crate::operator::chosen::ChosenSecret;
 use crate::operator::named::{
-    CredentialName, Directory, Named, NamedCredential, Replaced, SecretHash, Standing,
+    BadName, CredentialName, Directory, Named, NamedCredential, Replaced, SecretHash, Standing,
 };
 use crate::operator::{Credentials, Operator, Users};
-use crate::state::{CredentialFile, CredentialFileError};
+use crate::state::shared::Shared;
+use crate::state::{CredentialContent, CredentialFile, CredentialFileError};
 
 /// The largest number of credentials.
 const MAX_CREDENTIALS: usize = 1000;
@@ -152,12 +156,16 @@ pub struct NamedCredentials {
     configured: Arc<Credentials>,
     /// One change at a time.
     file: Mutex<Kept>,
+    /// The part that survives a restart.
+    disk: Mutex<Arc<CredentialFile>>,
+    store: Store,
+    /// Revoked here, and perhaps not in the state of the fleet.
+    revoked: StdMutex<Revoked>,
 }
 
-/// The part that survives a restart.
+/// What is not finished.
 #[derive(Debug)]
 struct Kept {
-    file: Arc<CredentialFile>,
     /// Revoked in memory, but not on the disk or not in the log. Revoking them again retries both.
     unfinished: BTreeSet<CredentialName>,
 }
@@ -178,7 +186,8 @@ impl NamedCredentials {
     ) -> Result<Option<Opened>, OpenError> {
         let Some(named) = configured.named().cloned() else { return Ok(None) };
         named.not_before(audit.floor().clone());
-        let (mut directory, WillMakeOwner(makes_owner)) = examined(&file, &configured)?;
+        let Examined { mut directory, revoked, makes_owner: WillMakeOwner(makes_owner) } =
+            examined(&file, &configured)?;
         let mut made = None;
         let can_record = !matches!(audit.health(), Health::Failing { .. });
         if makes_owner && !can_record {
@@ -216,8 +225,15 @@ impl NamedCredentials {
             *current = directory;
             Ok::<_, Infallible>(())
         });
-        let file = Mutex::new(Kept { file: Arc::new(file), unfinished: BTreeSet::new() });
-        Ok(Some(Opened { credentials: Self { named, configured, file }, made }))
+        let credentials = Self {
+            named,
+            configured,
+            file: Mutex::new(Kept { unfinished: BTreeSet::new() }),
+            disk: Mutex::new(Arc::new(file)),
+            store: Store::File,
+            revoked: StdMutex::new(revoked),
+        };
+        Ok(Some(Opened { credentials, made }))
     }
 
     /// Whether [`NamedCredentials::open`] would accept the file, and whether it would create an owner.
@@ -225,7 +241,7 @@ impl NamedCredentials {
     /// # Errors
     /// As [`NamedCredentials::open`].
     pub fn inspect(file: &CredentialFile, configured: &Credentials) -> Result<WillMakeOwner, OpenError> {
-        examined(file, configured).map(|(_, makes_owner)| makes_owner)
+        examined(file, configured).map(|examined| examined.makes_owner)
     }
 
     /// All credentials by name, including expired ones.
@@ -449,16 +465,37 @@ impl NamedCredentials {
                 let invitation = credential.invitation.clone();
                 let alone = again(credential, credential.standing.clone(), credential.version);
                 *credential = Arc::new(NamedCredential { invitation, ..alone });
-                settled.push(credential.name.to_string());
+                settled.push(Arc::clone(credential));
             }
             Ok::<_, Infallible>(settled)
         });
-        if let Ok(Err(error)) | Err(error) =
-            self.keep(&turn.file, &self.named.current()).await.map_err(io::Error::other)
-        {
+        let kept = match &self.store {
+            Store::File => {
+                self.keep(&self.named.current()).await.and_then(|kept| kept.map_err(CredentialError::NotKept))
+            }
+            Store::Shared(shared) => {
+                let ended = settled.clone();
+                let change = move |directory: &mut Directory| {
+                    for credential in &ended {
+                        let same = directory.get_mut(&credential.name);
+                        if let Some(same) = same.filter(|it| it.version == credential.version) {
+                            let invitation = same.invitation.clone();
+                            let alone = again(same, same.standing.clone(), same.version);
+                            *same = Arc::new(NamedCredential { invitation, ..alone });
+                        }
+                    }
+                    Ok(())
+                };
+                self.change_everywhere(&Arc::clone(shared), "", change).await
+            }
+        };
+        if let Err(error) = kept {
             tracing::warn!(%error, "the old secret of an owner has ended, but counts again after a restart, until its end");
         }
-        settled.into_iter().for_each(|name| audit.note(Event::OldSecretEnded { name }));
+        drop(turn);
+        for credential in settled {
+            audit.note(Event::OldSecretEnded { name: credential.name.to_string() });
+        }
     }
 
     /// Does not remember that a chosen secret was wrong before it counted.
@@ -504,30 +541,30 @@ impl NamedCredentials {
         changer: Changer,
         audit: &Audit,
     ) -> Result<(), CredentialError> {
-        let remove = |directory: &mut Directory| {
-            let Some(old) = directory.remove(&name) else { return Ok(Removed::Nothing) };
-            changer.expect_covers(old.domain.as_ref())?;
-            if old.role != Role::Owner {
-                return Ok(Removed::Credential);
-            }
-            let revoke = OwnerCredential::Revoke { name: name.to_string(), created_at: old.created_at };
-            let (least, now) = (changer.expect_approval(&revoke)?.least_owners(), self.named.now());
-            let is_one_of_two =
-                old.counts_as_owner(now) && counted_owners(&self.configured, directory, now) < least;
-            if is_one_of_two && least > 1 && !old.is_lasting_owner() {
-                return Err(CredentialError::LastTwo(name.clone()));
-            }
-            match old.is_lasting_owner() && lasting_owners(&self.configured, directory) < least {
-                true if least > 1 => Err(CredentialError::LastTwoOwners(name.clone())),
-                true => Err(CredentialError::LastOwner(name.clone())),
-                false => Ok(Removed::Credential),
-            }
+        let (named, configured) = (Arc::clone(&self.named), Arc::clone(&self.configured));
+        let Author { by, remote } = changer.author.clone();
+        let changer = Arc::new(changer);
+        let remove = {
+            let (name, changer) = (name.clone(), Arc::clone(&changer));
+            move |directory: &mut Directory| removed(directory, &name, &changer, &configured, named.now())
         };
         let domain = self.named.current().get(&name).and_then(|it| Some(it.domain.as_ref()?.to_string()));
+        let (is_owner, created_at) = self.named.current().get(&name).map_or((false, None), |credential| {
+            (credential.role == Role::Owner, Some(credential.created_at))
+        });
+        if let Store::Shared(shared) = &self.store
+            && is_owner
+        {
+            return self.revoke_owner_everywhere(&Arc::clone(shared), name, &changer, remove, audit).await;
+        }
         let at_once = self.named.change(|directory| {
             self.expect_live(&changer)?;
             remove(directory)
         })?;
+        if let (Store::Shared(_), Some(created_at), Removed::Credential) = (&self.store, created_at, at_once)
+        {
+            self.mark_revoked(&name, created_at);
+        }
         let mut turn = self.file.lock().await;
         // The change that had the turn may have put the name in force again.
         let again = self.named.change(remove)?;
@@ -538,24 +575,51 @@ impl NamedCredentials {
         if turn.unfinished.len() < MAX_CREDENTIALS {
             turn.unfinished.insert(name.clone());
         }
-        let kept = self.keep(&turn.file, &self.named.current()).await;
-        let Author { by, remote } = changer.author;
+        let kept = self.keep(&self.named.current()).await;
         let recorded =
             audit.record(Event::CredentialRevoked { name: name.to_string(), by, remote, domain }).await;
+        let shared = match &self.store {
+            Store::File => Ok(()),
+            Store::Shared(shared) => shared.push(DOCUMENT).await,
+        };
         kept?.map_err(CredentialError::RevokedNotKept)?;
         recorded.map(drop).map_err(CredentialError::RevokedNotRecorded)?;
         turn.unfinished.remove(&name);
-        Ok(())
+        shared.map_err(CredentialError::RevokedNotShared)
+    }
+
+    /// Revokes the credential of an owner on all nodes at once: two owners who revoke each other on two nodes must not both succeed.
+    async fn revoke_owner_everywhere(
+        &self,
+        shared: &Shared,
+        name: CredentialName,
+        changer: &Changer,
+        mut remove: impl FnMut(&mut Directory) -> Result<Removed, CredentialError> + Send + 'static,
+        audit: &Audit,
+    ) -> Result<(), CredentialError> {
+        let _turn = self.file.lock().await;
+        self.expect_live(changer)?;
+        let unknown = name.clone();
+        let change = move |directory: &mut Directory| match remove(directory)? {
+            Removed::Credential => Ok(()),
+            Removed::Nothing => Err(CredentialError::Unknown(unknown.clone())),
+        };
+        let Author { by, remote } = changer.author.clone();
+        let domain = self.named.current().get(&name).and_then(|it| Some(it.domain.as_ref()?.to_string()));
+        self.change_everywhere(shared, &by, change).await?;
+        // An owner may be limited to a domain.
+        let event = Event::CredentialRevoked { name: name.to_string(), by, remote, domain };
+        let recorded = audit.record(event).await;
+        recorded.map(drop).map_err(CredentialError::RevokedNotRecorded)
     }
 
     /// Writes the file, and waits for the disk.
-    async fn keep(
-        &self,
-        file: &Arc<CredentialFile>,
-        directory: &Directory,
-    ) -> Result<io::Result<()>, CredentialError> {
-        let (file, records) = (Arc::clone(file), records_of(directory, self.named.now()));
-        tokio::task::spawn_blocking(move || file.replace(records))
+    async fn keep(&self, directory: &Directory) -> Result<io::Result<()>, CredentialError> {
+        let credentials = records_of(directory, self.named.now());
+        let file = self.disk.lock().await;
+        let (writer, content) =
+            (Arc::clone(&*file), CredentialContent { credentials, revoked: self.revoked_records() });
+        tokio::task::spawn_blocking(move || writer.replace(content))
             .await
             .map_err(|_| CredentialError::Panicked)
     }
@@ -578,7 +642,7 @@ impl NamedCredentials {
     /// Records, saves, and then puts in force: replaces the secret `before` if that is still valid.
     async fn put(
         &self,
-        turn: &MutexGuard<'_, Kept>,
+        _turn: &MutexGuard<'_, Kept>,
         before: Option<u64>,
         credential: &Arc<NamedCredential>,
         changer: &Changer,
@@ -587,25 +651,19 @@ impl NamedCredentials {
     ) -> Result<(), CredentialError> {
         // Hashing is slow, and a revocation does not wait for it.
         self.expect_live(changer)?;
-        let put = |directory: &mut Directory| {
-            let replaced = directory.get(&credential.name).map(|old| old.version);
-            if before.is_some() && replaced != before {
-                return Err(CredentialError::Unknown(credential.name.clone()));
-            }
-            if let Some(old) = directory.get(&credential.name) {
-                credential.end_replaced_with(old);
-            }
-            if directory.len() >= MAX_CREDENTIALS {
-                let now = self.named.now();
-                directory.retain(|_, old| must_stay(old, now));
-            }
-            directory.insert(credential.name.clone(), Arc::clone(credential));
-            Ok(())
-        };
+        let (named, new) = (Arc::clone(&self.named), Arc::clone(credential));
+        let put = move |directory: &mut Directory| put(directory, before, &new, named.now());
         let mut directory = Directory::clone(&self.named.current());
         put(&mut directory)?;
         let _ = audit.record(event).await.map_err(CredentialError::NotRecorded)?;
-        if let Err(error) = self.keep(&turn.file, &directory).await? {
+        let kept = match &self.store {
+            // It is adopted from there.
+            Store::Shared(shared) => {
+                self.change_everywhere(&Arc::clone(shared), &changer.author.by, put.clone()).await
+            }
+            Store::File => self.keep(&directory).await?.map_err(CredentialError::NotKept),
+        };
+        if let Err(error) = kept {
             // The log has the change already.
             let Author { by, remote } = changer.author.clone();
             let domain = credential.domain.as_ref().map(ToString::to_string);
@@ -615,21 +673,84 @@ impl NamedCredentials {
                 remote,
                 domain,
             });
-            return Err(CredentialError::NotKept(error));
+            return Err(error);
         }
-        // A credential revoked meanwhile stays revoked; its revocation then writes the file after this change.
-        self.named.change(put)
+        match self.store {
+            Store::Shared(_) => Ok(()),
+            // A credential revoked meanwhile stays revoked; its revocation then writes the file after this change.
+            Store::File => self.named.change(put),
+        }
     }
 }
 
-/// The content of the file, and whether there never was an owner.
-fn examined(
-    file: &CredentialFile,
+/// Puts a credential in the place of the one with the secret `before`, if that is still valid.
+fn put(
+    directory: &mut Directory,
+    before: Option<u64>,
+    credential: &Arc<NamedCredential>,
+    now: u64,
+) -> Result<(), CredentialError> {
+    let old = directory.get(&credential.name);
+    match (before, old) {
+        (Some(before), old) if old.map(|old| old.version) != Some(before) => {
+            return Err(CredentialError::Unknown(credential.name.clone()));
+        }
+        (None, Some(old)) if !old.has_ended(now) => {
+            return Err(CredentialError::Exists(credential.name.clone()));
+        }
+        (_, Some(old)) => credential.end_replaced_with(old),
+        (_, None) => {}
+    }
+    if directory.len() >= MAX_CREDENTIALS {
+        directory.retain(|_, old| must_stay(old, now));
+    }
+    directory.insert(credential.name.clone(), Arc::clone(credential));
+    Ok(())
+}
+
+/// Removes a credential, if its removal was approved and leaves enough owners.
+fn removed(
+    directory: &mut Directory,
+    name: &CredentialName,
+    changer: &Changer,
     configured: &Credentials,
-) -> Result<(Directory, WillMakeOwner), OpenError> {
-    let records = file.read()?;
-    let has_file = records.is_some();
-    let directory = directory(records.unwrap_or_default()).map_err(CredentialFileError::Damaged)?;
+    now: u64,
+) -> Result<Removed, CredentialError> {
+    let Some(old) = directory.remove(name) else { return Ok(Removed::Nothing) };
+    changer.expect_covers(old.domain.as_ref())?;
+    if old.role != Role::Owner {
+        return Ok(Removed::Credential);
+    }
+    let revoke = OwnerCredential::Revoke { name: name.to_string(), created_at: old.created_at };
+    let least = changer.expect_approval(&revoke)?.least_owners();
+    let is_one_of_two = old.counts_as_owner(now) && counted_owners(configured, directory, now) < least;
+    if is_one_of_two && least > 1 && !old.is_lasting_owner() {
+        return Err(CredentialError::LastTwo(name.clone()));
+    }
+    match old.is_lasting_owner() && lasting_owners(configured, directory) < least {
+        true if least > 1 => Err(CredentialError::LastTwoOwners(name.clone())),
+        true => Err(CredentialError::LastOwner(name.clone())),
+        false => Ok(Removed::Credential),
+    }
+}
+
+/// What a file and the configuration say.
+struct Examined {
+    directory: Directory,
+    revoked: Revoked,
+    makes_owner: WillMakeOwner,
+}
+
+/// The content of the file, and whether there never was an owner.
+fn examined(file: &CredentialFile, configured: &Credentials) -> Result<Examined, OpenError> {
+    let content = file.read()?;
+    let has_file = content.is_some();
+    let CredentialContent { credentials, revoked } =
+        content.unwrap_or(CredentialContent { credentials: Vec::new(), revoked: Vec::new() });
+    let directory = directory(credentials).map_err(CredentialFileError::Damaged)?;
+    let revoked = revoked.into_iter().map(|record| Ok((record.name.parse()?, record.created_at)));
+    let revoked = revoked.collect::<Result<Revoked, BadName>>();
+    let revoked = revoked.map_err(|error| CredentialFileError::Damaged(error.to_string()))?;
     if let Some(name) = directory.keys().find(|name| configured.has_user(name.as_str())) {
         return Err(OpenError::IsUser(name.clone()));
     }
@@ -637,12 +758,15 @@ fn examined(
     if file.lacks_users() && has_owner {
         return Err(OpenError::UsersMissing);
     }
-    match (has_owner, has_file) {
-        (true, _) => Ok((directory, WillMakeOwner(false))),
-        (false, true) => Err(OpenError::NoOwner),
-        (false, false) if file.has_begun().map_err(CredentialFileError::Unreadable)? => Err(OpenError::Gone),
-        (false, false) => Ok((directory, WillMakeOwner(true))),
-    }
+    let makes_owner = match (has_owner, has_file) {
+        (true, _) => false,
+        (false, true) => return Err(OpenError::NoOwner),
+        (false, false) if file.has_begun().map_err(CredentialFileError::Unreadable)? => {
+            return Err(OpenError::Gone);
+        }
+        (false, false) => true,
+    };
+    Ok(Examined { directory, revoked, makes_owner: WillMakeOwner(makes_owner) })
 }
 
 /// The credentials of a KMS that starts.

@@ -3,6 +3,7 @@
 //! An app that is named nowhere is in the default domain, so the domain of an app follows from its measured id alone.
 
 mod change;
+mod fleet;
 mod received;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,7 +17,9 @@ use tokio::sync::Mutex;
 
 use self::change::Kept;
 pub use self::change::{DomainChange, DomainError};
+pub use self::fleet::SharedDomains;
 pub use self::received::{DomainAdoption, DomainsDiffer};
+use super::Store;
 
 use crate::config::{DomainRules, DomainSettings};
 use crate::operator::scope::Others;
@@ -65,10 +68,12 @@ pub struct Membership {
 /// The domains of this KMS.
 #[derive(Debug)]
 pub struct Domains {
-    configured: Configured,
+    configured: Arc<Configured>,
     current: ArcSwap<Map>,
     /// One change at a time.
+    turn: Mutex<()>,
     kept: Arc<Mutex<Kept>>,
+    store: Store,
 }
 
 /// What the configuration says: the apps of each domain, and what holds in it.
@@ -85,6 +90,8 @@ struct Map {
     digest: Option<[u8; 32]>,
     /// Of what another KMS is told.
     handed: Option<[u8; 32]>,
+    /// What operators changed.
+    records: Arc<DomainRecords>,
 }
 
 impl Domains {
@@ -100,8 +107,9 @@ impl Domains {
         let records = file.read()?;
         let configured = Configured::of(configured);
         let map = Map::new(&configured, &records).map_err(DomainFileError::Contradiction)?;
-        let kept = Arc::new(Mutex::new(Kept { file, records }));
-        Ok(Self { configured, current: ArcSwap::from_pointee(map), kept })
+        let (configured, kept) = (Arc::new(configured), Arc::new(Mutex::new(Kept { file })));
+        let current = ArcSwap::from_pointee(map);
+        Ok(Self { configured, current, turn: Mutex::default(), kept, store: Store::File })
     }
 
     /// SHA-256 of what decides which domain's keys an app gets, the same at all KMSs that give it the same keys; `None` if all are in
@@ -246,7 +254,8 @@ impl Map {
                 }
             }
         }
-        let mut map = Self { default, domains, members, digest: None, handed: None };
+        let records = Arc::new(records.clone());
+        let mut map = Self { default, domains, members, digest: None, handed: None, records };
         map.digest = map.digest_now();
         map.handed = map.handed_digest_now();
         Ok(map)

@@ -1,7 +1,7 @@
 //! The file of the epochs that operators chose for apps, replaced as a whole by one rename.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kms_attest::state_file::{self, StateFileError};
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,11 @@ impl AppEpochFile {
     /// The file at `path`, which may not exist yet.
     pub fn new(path: PathBuf) -> Self {
         Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// All records; empty if there is no file.

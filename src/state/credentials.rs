@@ -45,6 +45,28 @@ const MARKER: &str = "credentials-created";
 struct Content {
     version: u32,
     credentials: Vec<CredentialRecord>,
+    /// Revoked on this node of a fleet, and perhaps not on the others yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    revoked: Vec<RevokedRecord>,
+}
+
+/// A credential that was revoked on this node of a fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokedRecord {
+    /// Its name.
+    pub name: String,
+    /// When it was created, Unix seconds: a later one of the same name is another one.
+    pub created_at: u64,
+}
+
+/// What the file has.
+#[derive(Debug)]
+pub struct CredentialContent {
+    /// All credentials.
+    pub credentials: Vec<CredentialRecord>,
+    /// Those that were revoked on this node of a fleet, and perhaps not on the others yet.
+    pub revoked: Vec<RevokedRecord>,
 }
 
 /// One credential in the file.
@@ -137,21 +159,26 @@ impl CredentialFile {
     ///
     /// # Errors
     /// [`CredentialFileError`]
-    pub fn read(&self) -> Result<Option<Vec<CredentialRecord>>, CredentialFileError> {
+    pub fn read(&self) -> Result<Option<CredentialContent>, CredentialFileError> {
         let bytes = state_file::read(&self.path, MAX_FILE).map_err(|error| match error {
             StateFileError::Unreadable(cause) => CredentialFileError::Unreadable(cause),
             StateFileError::TooLarge => CredentialFileError::Damaged(error.to_string()),
         })?;
-        bytes.map(|bytes| parse(&bytes).map_err(CredentialFileError::Damaged)).transpose()
+        bytes.map(|bytes| read(&bytes).map_err(CredentialFileError::Damaged)).transpose()
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Replaces all records. Waits for the disk.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn replace(&self, credentials: Vec<CredentialRecord>) -> io::Result<()> {
+    pub fn replace(&self, content: CredentialContent) -> io::Result<()> {
         self.mark()?;
-        self.write(credentials)
+        self.write(content)
     }
 
     /// Writes the first records. If only the marker fails, the file exists, and the next start uses it and writes the marker.
@@ -159,7 +186,7 @@ impl CredentialFile {
     /// # Errors
     /// Those of the system.
     pub fn begin(&self, credentials: Vec<CredentialRecord>) -> io::Result<()> {
-        self.write(credentials)?;
+        self.write(CredentialContent { credentials, revoked: Vec::new() })?;
         self.mark()
     }
 
@@ -174,17 +201,37 @@ impl CredentialFile {
         }
     }
 
-    fn write(&self, credentials: Vec<CredentialRecord>) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, credentials })?;
-        text.push(b'\n');
-        state_file::replace(&self.path, &text)
+    fn write(&self, CredentialContent { credentials, revoked }: CredentialContent) -> io::Result<()> {
+        state_file::replace(&self.path, &text(credentials, revoked)?)
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Vec<CredentialRecord>, String> {
+fn text(credentials: Vec<CredentialRecord>, revoked: Vec<RevokedRecord>) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, credentials, revoked })?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// The document that the nodes of a fleet share.
+///
+/// # Errors
+/// None that is known: records are texts and numbers.
+pub fn content(credentials: Vec<CredentialRecord>) -> io::Result<Vec<u8>> {
+    text(credentials, Vec::new())
+}
+
+/// Reads the document that the nodes of a fleet share.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(bytes: &[u8]) -> Result<Vec<CredentialRecord>, String> {
+    read(bytes).map(|content| content.credentials)
+}
+
+fn read(bytes: &[u8]) -> Result<CredentialContent, String> {
     let content: Content = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
     if content.version != VERSION {
         return Err(format!("version must be {VERSION}, got {}", content.version));
     }
-    Ok(content.credentials)
+    Ok(CredentialContent { credentials: content.credentials, revoked: content.revoked })
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kms_attest::identity::DomainName;
 use kms_attest::state_file::{self, StateFileError};
@@ -131,6 +131,11 @@ impl DomainFile {
     /// The file at `path`, which may not exist yet.
     pub fn new(path: PathBuf) -> Self {
         Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// All records; empty if there is no file.

@@ -97,7 +97,7 @@ struct Request {
 
 enum Wanted {
     /// What a part of `control` has to say, see [`Document::merge`].
-    Push(&'static str),
+    Push(String),
     Change {
         document: &'static str,
         operator: String,
@@ -141,8 +141,8 @@ impl Shared {
     ///
     /// # Errors
     /// [`Unshared`]: it is not there yet; it is written as soon as possible.
-    pub async fn push(&self, document: &'static str) -> Result<(), Unshared> {
-        self.ask(Wanted::Push(document)).await.map(drop)
+    pub async fn push(&self, document: &str) -> Result<(), Unshared> {
+        self.ask(Wanted::Push(document.to_owned())).await.map(drop)
     }
 
     /// Changes a document for all nodes: `edit` makes its new bytes from those that are there, more than once if others change it

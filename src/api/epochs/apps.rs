@@ -244,7 +244,10 @@ fn app_id(text: &str) -> Result<AppId> {
 fn failed(error: AppEpochError) -> Error {
     let code = match error {
         AppEpochError::Full => Code::InvalidRequest,
-        AppEpochError::NotRecorded(_) | AppEpochError::NotKept(_) => Code::Unavailable,
+        AppEpochError::Overtaken => Code::Conflict,
+        AppEpochError::NotRecorded(_) | AppEpochError::NotKept(_) | AppEpochError::NotShared(_) => {
+            Code::Unavailable
+        }
     };
     Error::new(code, error.to_string()).caused_by(error)
 }

@@ -15,7 +15,8 @@ use tokio::sync::OwnedMutexGuard;
 use super::{AppChoice, AppEpochError, AppEpochs, MAX_APPS, record};
 use crate::audit::{Audit, Event};
 use crate::clock::unix_now;
-use crate::control::{Author, Domains};
+use crate::control::{Author, Domains, Store};
+use crate::state::shared::Shared;
 use crate::state::{AppEpochFile, Choices, ChosenEpochs, app_epochs_content};
 
 /// How many events are waited for at the same time.
@@ -204,6 +205,9 @@ impl Adoption {
             return Ok(self.written(epochs));
         }
         self.record(author, audit).await?;
+        if let Store::Shared(shared) = &epochs.store {
+            return self.adopt_everywhere(&Arc::clone(shared), author, audit, epochs).await;
+        }
         let (records, writer) = (self.after.iter().map(record).collect(), self.file.clone());
         let written = tokio::task::spawn_blocking(move || writer.replace(records)).await;
         let written = written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
@@ -215,6 +219,34 @@ impl Adoption {
             return Err(AppEpochError::NotKept(error));
         }
         Ok(self.written(epochs))
+    }
+
+    /// The same on all nodes of a fleet.
+    async fn adopt_everywhere(
+        self,
+        shared: &Shared,
+        author: &Author,
+        audit: &Audit,
+        epochs: &AppEpochs,
+    ) -> Result<Adopted, AppEpochError> {
+        let before = epochs.current.load_full();
+        let changes = self
+            .changed
+            .iter()
+            .map(|it| (it.app, before.get(&it.app).cloned(), self.after.get(&it.app).cloned()));
+        let changes = changes.collect();
+        // They are adopted from there, with the file.
+        let Self { file, after, changed, kept, source, domains } = self;
+        drop(file);
+        if let Err(error) = epochs.change_everywhere(shared, changes, &author.by).await {
+            let file = Arc::clone(&epochs.file).lock_owned().await;
+            let undone = Self { file, after, changed, kept, source, domains };
+            if let Err(error) = undone.record_each(author, audit, |it| (it.received, it.own)).await {
+                tracing::warn!(%error, "the audit log says of apps that they have epochs which they have not");
+            }
+            return Err(error);
+        }
+        Ok(Adopted { source, changed: changed.len(), kept })
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use kms_policy::Policy;
 use kms_policy::bundle::source::{Fetched, Fetcher, read_file};
 use kms_policy::bundle::{Bundle, BundleDigest, Bundled};
-use kms_policy::settings::{Activation, BundleSource, UnattendedShadow};
+use kms_policy::settings::{Activation, BundleSource, PinnedKeys, UnattendedShadow};
 use sha2::{Digest as _, Sha256};
 
 use super::OfferError;
@@ -219,6 +219,21 @@ impl BundleKeeper {
 
     fn bundled(&self) -> &Bundled {
         self.policy.bundled().expect("a keeper is made for such a policy only")
+    }
+
+    /// The serial of the bundle in force.
+    pub(super) fn serial_in_force(&self) -> Option<u64> {
+        self.bundled().bundle().map(|in_force| in_force.bundle.header().serial())
+    }
+
+    /// The bundle in force, with its signatures.
+    pub(super) fn bytes_in_force(&self) -> Option<Vec<u8>> {
+        self.bundled().bundle().map(|in_force| in_force.bundle.bytes().to_vec())
+    }
+
+    /// The keys that sign bundles.
+    pub(super) fn keys(&self) -> PinnedKeys {
+        self.bundled().settings().keys.clone()
     }
 
     /// What is known.

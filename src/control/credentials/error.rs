@@ -7,6 +7,7 @@ use crate::audit::AuditError;
 use crate::operator::BadHtpasswd;
 use crate::operator::named::{CredentialName, NoRandomNumbers};
 use crate::state::CredentialFileError;
+use crate::state::shared::Unshared;
 use kms_attest::identity::DomainName;
 
 /// Why a change failed, or took effect only in part.
@@ -84,6 +85,14 @@ pub enum CredentialError {
         "the credential does not count any more, but the audit log does not take the record: {0}; revoke it again"
     )]
     RevokedNotRecorded(#[source] AuditError),
+    /// The state that the nodes of a fleet share could not be changed.
+    #[error("nothing was changed: {0}")]
+    NotShared(#[source] Unshared),
+    /// Revoked here, and perhaps not on the other nodes of the fleet yet.
+    #[error(
+        "the credential does not count on this node any more, but other nodes may not know yet: {0}; it is written as soon as possible"
+    )]
+    RevokedNotShared(#[source] Unshared),
     /// The task panicked.
     #[error("the change ended in a panic")]
     Panicked,

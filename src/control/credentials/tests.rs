@@ -362,7 +362,7 @@ async fn an_invitation_to_replace_a_secret_leaves_it_until_it_is_used() {
     let read =
         CredentialFile::new(setting.directory.path().join("credentials.json"), setting.directory.path());
     let records = read.read().expect("the file").expect("records");
-    let kept = directory(records).expect("it can be read").remove(&old.name).expect("an owner");
+    let kept = directory(records.credentials).expect("it can be read").remove(&old.name).expect("an owner");
     assert_eq!(kept.invitation.as_ref().map(|it| it.version), Some(version), "over a restart");
 
     // The holder's own rotation takes it back.

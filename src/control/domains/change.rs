@@ -11,7 +11,8 @@ use super::{Domain, DomainOrigin, Domains, Map};
 use crate::audit::{Audit, AuditError, Event, Receipt};
 use crate::clock::unix_now;
 use crate::config::{DomainRules, MAX_DOMAIN_NAME};
-use crate::control::Author;
+use crate::control::{Author, Store};
+use crate::state::shared::Unshared;
 use crate::state::{
     ArchivedRecord, DomainFile, DomainRecord, DomainRecords, DomainsTooLarge, HandedDomains,
     MAX_DOMAINS_BYTES, MAX_MADE, MAX_PLACED, MemberRecord,
@@ -102,13 +103,15 @@ pub enum DomainError {
     /// The file could not be written.
     #[error("nothing was changed: the file of the domains cannot be written: {0}")]
     NotKept(#[source] io::Error),
+    /// The state that the nodes of a fleet share could not be changed.
+    #[error("nothing was changed: {0}")]
+    NotShared(#[source] Unshared),
 }
 
 /// What is on the disk.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) file: DomainFile,
-    pub(super) records: DomainRecords,
 }
 
 impl DomainChange {
@@ -182,11 +185,12 @@ impl Domains {
         author: Author,
         audit: &Audit,
     ) -> Result<bool, DomainError> {
-        let mut kept = self.kept.lock().await;
+        let _turn = self.turn.lock().await;
+        let kept = self.kept.lock().await;
         if !self.foresee(&change)? {
             return Ok(false);
         }
-        let mut records = kept.records.clone();
+        let mut records = DomainRecords::clone(&self.current.load().records);
         change.apply(&mut records, &author)?;
         // What cannot be handed over to a replica is not made.
         if HandedDomains::length(&records) > MAX_DOMAINS_BYTES {
@@ -197,23 +201,35 @@ impl Domains {
             .map_err(|problem| DomainError::NotKept(io::Error::other(problem)))?;
         let text = records.text()?;
         let _: Receipt = audit.record(change.event(&author)).await.map_err(DomainError::NotRecorded)?;
-        let file = kept.file.clone();
-        let written = tokio::task::spawn_blocking(move || file.replace(&text)).await;
-        let written = written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
+        let written = match &self.store {
+            Store::Shared(shared) => {
+                // What is changed is adopted, which takes it.
+                drop(kept);
+                self.change_everywhere(&Arc::clone(shared), &change, &author).await
+            }
+            Store::File => {
+                let file = kept.file.clone();
+                let written = tokio::task::spawn_blocking(move || file.replace(&text)).await;
+                let written =
+                    written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
+                written.map_err(DomainError::NotKept).inspect(|()| self.current.store(Arc::new(map)))
+            }
+        };
         if let Err(error) = written {
             // The log must not say last what is not so.
             audit.note(Event::DomainChangeFailed {
                 domain: change.domain().to_string(),
                 change: change.name(),
                 app_id: change.app().map(hex::encode).unwrap_or_default(),
-                reason: "the file of the domains cannot be written".to_owned(),
+                reason: match &error {
+                    DomainError::NotKept(_) => "the file of the domains cannot be written".to_owned(),
+                    other => other.to_string(),
+                },
                 by: author.by,
                 remote: author.remote,
             });
-            return Err(DomainError::NotKept(error));
+            return Err(error);
         }
-        kept.records = records;
-        self.current.store(Arc::new(map));
         tracing::warn!(
             domain = %change.domain(),
             change = change.name(),
@@ -226,7 +242,7 @@ impl Domains {
 }
 
 impl DomainChange {
-    fn apply(&self, records: &mut DomainRecords, author: &Author) -> Result<(), DomainError> {
+    pub(super) fn apply(&self, records: &mut DomainRecords, author: &Author) -> Result<(), DomainError> {
         let (since, by) = (unix_now(), author.by.clone());
         match self {
             Self::Create(name, rules) => {
@@ -255,7 +271,7 @@ impl DomainChange {
 
 impl Map {
     /// Whether there is something to change.
-    fn admits(&self, change: &DomainChange) -> Result<bool, DomainError> {
+    pub(super) fn admits(&self, change: &DomainChange) -> Result<bool, DomainError> {
         let known =
             |name: &DomainName| self.domains.get(name).ok_or_else(|| DomainError::Unknown(name.clone()));
         match change {

@@ -35,7 +35,7 @@ pub struct DomainsDiffer(String);
 /// Received domains that are not in force yet. While it exists, nobody else changes domains.
 #[derive(Debug)]
 pub struct DomainAdoption {
-    kept: OwnedMutexGuard<Kept>,
+    _kept: OwnedMutexGuard<Kept>,
     /// What will be there, and its map; `None` if nothing changes.
     after: Option<(DomainRecords, Map)>,
     source: String,
@@ -137,12 +137,13 @@ impl Domains {
     /// # Errors
     /// [`DomainsDiffer`]: also with them, apps would get other keys here than there.
     pub async fn adoption(&self, source: &Choices, from: String) -> Result<DomainAdoption, DomainsDiffer> {
-        let kept = Arc::clone(&self.kept).lock_owned().await;
+        let _kept = Arc::clone(&self.kept).lock_owned().await;
         let received = source.domains.as_ref().map(|domains| &domains.records);
-        let received = received.filter(|received| kept.records.is_empty() && !received.is_empty());
+        let received =
+            received.filter(|received| self.current.load().records.is_empty() && !received.is_empty());
         let Some(received) = received else {
             self.expect(source)?;
-            return Ok(DomainAdoption { kept, after: None, source: from });
+            return Ok(DomainAdoption { _kept, after: None, source: from });
         };
         let mut records = received.clone();
         let since = unix_now();
@@ -153,7 +154,7 @@ impl Domains {
         }
         let map = Map::new(&self.configured, &records).map_err(DomainsDiffer)?;
         map.expect(source)?;
-        Ok(DomainAdoption { kept, after: Some((records, map)), source: from })
+        Ok(DomainAdoption { _kept, after: Some((records, map)), source: from })
     }
 }
 
@@ -216,7 +217,6 @@ impl DomainAdoption {
                 source = self.source,
                 "domains were received with the root keys"
             );
-            self.kept.records = records;
             domains.current.store(Arc::new(map));
         }
     }

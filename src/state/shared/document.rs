@@ -11,7 +11,7 @@ pub const MAX_DOCUMENT: usize = 8 << 20;
 /// A document that all nodes share, as one part of `control` keeps it.
 pub trait Document: fmt::Debug + Send + Sync {
     /// Its name in the database.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// What this node has to say over what is there: `None` if that is nothing. Where nothing is there, the whole document.
     ///

@@ -45,7 +45,7 @@ impl Keeper {
             return Ok(());
         }
         let done = match what {
-            Wanted::Push(name) => self.push(client, name).await,
+            Wanted::Push(name) => self.push(client, &name).await,
             Wanted::Change { document, operator, mut edit } => {
                 self.write(client, document, &operator, &mut *edit).await
             }
@@ -65,7 +65,12 @@ impl Keeper {
         for document in self.documents.clone() {
             let is_there =
                 self.head.as_ref().is_some_and(|(head, _)| head.documents.contains_key(document.name()));
-            if is_there && !document.has_news() {
+            let has_news = match is_there {
+                true => document.has_news(),
+                // Such as a bundle where none is in force yet.
+                false => !matches!(document.merge(None), Ok(None)),
+            };
+            if !has_news {
                 continue;
             }
             match self.push(client, document.name()).await {
@@ -79,7 +84,7 @@ impl Keeper {
         Ok(())
     }
 
-    async fn push(&mut self, client: &mut Client, name: &'static str) -> Result<Written, Unshared> {
+    async fn push(&mut self, client: &mut Client, name: &str) -> Result<Written, Unshared> {
         let Some(document) = self.document(name) else { return Ok(Written::Nothing) };
         let mut unreadable = None;
         let written = self
@@ -106,7 +111,7 @@ impl Keeper {
     async fn write(
         &mut self,
         client: &mut Client,
-        name: &'static str,
+        name: &str,
         operator: &str,
         edit: &mut (dyn FnMut(Option<&[u8]>) -> Edited + Send),
     ) -> Result<Written, Unshared> {
@@ -143,7 +148,7 @@ impl Keeper {
     async fn attempt(
         &mut self,
         client: &mut Client,
-        name: &'static str,
+        name: &str,
         operator: &str,
         edit: &mut (dyn FnMut(Option<&[u8]>) -> Edited + Send),
     ) -> Result<Attempt, DatabaseError> {
@@ -198,7 +203,7 @@ impl Keeper {
     }
 
     /// Adopts what this node has written.
-    async fn written(&mut self, seals: &Seals, name: &'static str, new: New) {
+    async fn written(&mut self, seals: &Seals, name: &str, new: New) {
         let New { head, id, body } = new;
         if let Some(document) = self.document(name) {
             match document.adopt(&body, &provenance(&head, Arrival::Own)).await {
@@ -230,7 +235,7 @@ impl Keeper {
         let mut bodies = Vec::new();
         for document in &self.documents {
             match document.merge(None) {
-                Ok(Some(body)) => bodies.push((document.name(), body)),
+                Ok(Some(body)) => bodies.push((document.name().to_owned(), body)),
                 Ok(None) => {}
                 Err(problem) => {
                     tracing::error!(document = document.name(), problem, "a document cannot be shared")
@@ -239,7 +244,7 @@ impl Keeper {
         }
         for (name, body) in &bodies {
             let sha256 = Sha256Digest(Sha256::digest(body).into());
-            head.documents.insert((*name).to_owned(), Listed { version: 1, sha256 });
+            head.documents.insert(name.clone(), Listed { version: 1, sha256 });
         }
         let written = async {
             let change = client.transaction().await?;
@@ -263,7 +268,7 @@ impl Keeper {
         };
         tracing::info!("this node begins the shared state of its fleet");
         for (name, body) in bodies {
-            self.written(&seals, name, New { head: head.clone(), id, body }).await;
+            self.written(&seals, &name, New { head: head.clone(), id, body }).await;
         }
         self.head = Some((head, id));
         self.wake();
@@ -308,7 +313,7 @@ impl Keeper {
         let mut bodies = Vec::new();
         for document in &self.documents {
             let merged = document.merge(None).map_err(Unshared::Unusable)?;
-            bodies.extend(merged.map(|body| (document.name(), body)));
+            bodies.extend(merged.map(|body| (document.name().to_owned(), body)));
         }
         let repaired = async {
             let change = client.transaction().await?;
@@ -322,10 +327,10 @@ impl Keeper {
             let seq = newest.unwrap_or(0).min(u64::from(u32::MAX) << 16) + 1;
             let mut head = Head { seq, repaired: seq, ..Head::first(self.writer(operator)) };
             for (name, body) in &bodies {
-                let listed = known.as_ref().and_then(|known| known.documents.get(*name));
+                let listed = known.as_ref().and_then(|known| known.documents.get(name));
                 let version = listed.map_or(1, |listed| listed.version + 1);
                 let sha256 = Sha256Digest(Sha256::digest(body).into());
-                head.documents.insert((*name).to_owned(), Listed { version, sha256 });
+                head.documents.insert(name.clone(), Listed { version, sha256 });
             }
             table::clear(&change, seals.fleet).await?;
             let Some(row) = head_row(&seals, &head) else { return Ok(None) };
@@ -348,7 +353,7 @@ impl Keeper {
             "the state of this node was written over what was in the database"
         );
         for (name, body) in bodies {
-            self.written(&seals, name, New { head: head.clone(), id, body }).await;
+            self.written(&seals, &name, New { head: head.clone(), id, body }).await;
         }
         self.head = Some((head, id));
         self.wake();

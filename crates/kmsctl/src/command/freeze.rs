@@ -138,8 +138,20 @@ impl Freeze {
                     },
                 ));
                 answer.frozen.iter().for_each(|frozen| entry(page, frozen));
+                match answer.shared {
+                    Some(true) => page.line("It is in the state that the nodes share: it stops all of them."),
+                    Some(false) => page.line(page.toned(
+                        Tone::Bad,
+                        "It is not in the state that the nodes share yet: freeze it at each of them (--admin takes several), \
+                         and see kmsctl fleet status.",
+                    )),
+                    None if self.admin.one().is_ok() => page.line(
+                        "Other KMS nodes are not affected: freeze it at each of them (--admin takes several).",
+                    ),
+                    None => {}
+                }
             },
-            "Other KMS nodes are not affected: freeze it at each of them (--admin takes several).",
+            "",
         )
         .await
     }

@@ -1,0 +1,145 @@
+//! The epochs of apps in a fleet: a choice is made in the shared state, and each node adopts it from there.
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use kms_attest::identity::AppId;
+
+use super::{AppChoice, AppEpochError, AppEpochs, Choices, MAX_APPS, chosen, record};
+use crate::audit::{Audit, Event};
+use crate::control::Store;
+use crate::state;
+use crate::state::shared::{AdoptError, Arrival, Document, Provenance, Shared};
+
+/// Its name in the database.
+const DOCUMENT: &str = "app-epochs";
+/// The most changes of one adoption that are recorded one by one.
+const MAX_RECORDED: usize = 50;
+
+/// The epochs of apps, as the shared state sees them.
+#[derive(Debug)]
+pub struct SharedAppEpochs {
+    epochs: Arc<AppEpochs>,
+    audit: Arc<Audit>,
+}
+
+impl SharedAppEpochs {
+    /// What other nodes change is recorded in `audit`.
+    pub fn new(epochs: Arc<AppEpochs>, audit: Arc<Audit>) -> Self {
+        Self { epochs, audit }
+    }
+
+    fn record(&self, before: &Choices, after: &Choices, from: &Provenance) {
+        let mut apps: Vec<&AppId> = before.keys().chain(after.keys()).collect();
+        apps.sort_unstable();
+        apps.dedup();
+        let differs = |app: &&&AppId| before.get(**app) != after.get(**app);
+        let changed: Vec<_> = apps.iter().filter(differs).collect();
+        let event = |target: String, by: String, domain| Event::StateAdopted {
+            document: DOCUMENT,
+            change: "changed",
+            target,
+            by,
+            node: from.node.clone(),
+            state: from.state,
+            domain,
+        };
+        for app in changed.iter().take(MAX_RECORDED) {
+            let by = after.get(**app).map_or_else(|| from.operator.clone(), |choice| choice.by.clone());
+            let target = format!("the choice of epochs of app {}", hex::encode(app));
+            self.audit.note(event(target, by, self.epochs.domains.recorded(app)));
+        }
+        if changed.len() > MAX_RECORDED {
+            self.audit.note(event(String::new(), from.operator.clone(), None));
+        }
+    }
+}
+
+impl Document for SharedAppEpochs {
+    fn name(&self) -> &'static str {
+        DOCUMENT
+    }
+
+    fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
+        match there {
+            Some(_) => Ok(None),
+            None => content(&self.epochs.current.load()).map(Some).map_err(|error| error.to_string()),
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        false
+    }
+
+    fn adopt<'a>(&'a self, body: &'a [u8], from: &'a Provenance) -> BoxFuture<'a, Result<(), AdoptError>> {
+        Box::pin(async move {
+            let after = parse(body).map_err(AdoptError::Unreadable)?;
+            let file = Arc::clone(&self.epochs.file).lock_owned().await;
+            let before = self.epochs.current.load_full();
+            let is_replaced = from.arrival == Arrival::Joined && !before.is_empty() && *before != after;
+            let records = after.iter().map(record).collect();
+            if from.arrival != Arrival::Own {
+                self.record(&before, &after, from);
+            }
+            self.epochs.current.store(Arc::new(after));
+            let written = tokio::task::spawn_blocking(move || {
+                let aside = is_replaced.then(|| state::set_aside(file.path())).transpose();
+                file.replace(records).map(|()| aside)
+            });
+            let written =
+                written.await.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
+            if let Some(aside) = written.map_err(AdoptError::NotKept)?.map_err(AdoptError::NotKept)? {
+                self.audit.note(Event::StateSetAside { document: DOCUMENT, file: aside });
+            }
+            Ok(())
+        })
+    }
+}
+
+impl AppEpochs {
+    /// Shares them with the other nodes of a fleet.
+    #[must_use]
+    pub fn shared(self, shared: Arc<Shared>) -> Self {
+        Self { store: Store::Shared(shared), ..self }
+    }
+
+    /// Makes choices on all nodes: for each app, what it was, which must still be so, and what it is then.
+    pub(super) async fn change_everywhere(
+        &self,
+        shared: &Shared,
+        changes: Vec<(AppId, Option<Arc<AppChoice>>, Option<Arc<AppChoice>>)>,
+        by: &str,
+    ) -> Result<(), AppEpochError> {
+        let edit = move |there: Option<&[u8]>| {
+            let unreadable = |problem| AppEpochError::NotKept(io::Error::other(problem));
+            let mut choices = there.map_or_else(|| Ok(Choices::new()), parse).map_err(unreadable)?;
+            for (app, before, after) in &changes {
+                if choices.get(app) != before.as_ref() {
+                    return Err(AppEpochError::Overtaken);
+                }
+                match after {
+                    Some(choice) => drop(choices.insert(*app, Arc::clone(choice))),
+                    None => drop(choices.remove(app)),
+                }
+            }
+            match choices.len() > MAX_APPS {
+                true => Err(AppEpochError::Full),
+                false => content(&choices).map(Some).map_err(AppEpochError::NotKept),
+            }
+        };
+        shared.change(DOCUMENT, by, edit).await.map_err(AppEpochError::NotShared)?
+    }
+}
+
+fn parse(body: &[u8]) -> Result<Choices, String> {
+    let records = state::parse_app_epochs(body)?;
+    match records.len() > MAX_APPS {
+        true => Err(format!("at most {MAX_APPS} apps are allowed, got {}", records.len())),
+        false => Ok(records.into_iter().map(chosen).collect()),
+    }
+}
+
+fn content(choices: &Choices) -> io::Result<Vec<u8>> {
+    state::app_epochs_content(choices.iter().map(record).collect())
+}

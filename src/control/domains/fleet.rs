@@ -1,0 +1,138 @@
+//! The domains of a fleet: what operators change at run time is changed in the shared state, and each node adopts it from there.
+
+use std::io;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::change::{DomainChange, DomainError};
+use super::{Domains, Map};
+use crate::audit::{Audit, Event};
+use crate::control::{Author, Store};
+use crate::state::shared::{AdoptError, Arrival, Document, Provenance, Shared};
+use crate::state::{self, DomainRecords, HandedDomains, MAX_DOMAINS_BYTES};
+
+/// Its name in the database.
+const DOCUMENT: &str = "domains";
+
+/// The domains, as the shared state sees them.
+#[derive(Debug)]
+pub struct SharedDomains {
+    domains: Arc<Domains>,
+    audit: Arc<Audit>,
+}
+
+impl SharedDomains {
+    /// What other nodes change is recorded in `audit`.
+    pub fn new(domains: Arc<Domains>, audit: Arc<Audit>) -> Self {
+        Self { domains, audit }
+    }
+}
+
+impl Document for SharedDomains {
+    fn name(&self) -> &'static str {
+        DOCUMENT
+    }
+
+    fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
+        match there {
+            Some(_) => Ok(None),
+            None => text(&self.domains.current.load().records).map(Some),
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        false
+    }
+
+    fn adopt<'a>(&'a self, body: &'a [u8], from: &'a Provenance) -> BoxFuture<'a, Result<(), AdoptError>> {
+        Box::pin(async move {
+            let records = state::parse_domains(body).map_err(AdoptError::Unreadable)?;
+            let content = records.text().map_err(|error| AdoptError::Unreadable(error.to_string()))?;
+            let map = Map::new(&self.domains.configured, &records).map_err(AdoptError::Unreadable)?;
+            let file = self.domains.kept.lock().await.file.clone();
+            let before = Arc::clone(&self.domains.current.load().records);
+            let is_news = *before != records;
+            self.domains.current.store(Arc::new(map));
+            if is_news && from.arrival != Arrival::Own {
+                let domain = changed_domain(&before, &records);
+                self.audit.note(Event::StateAdopted {
+                    document: DOCUMENT,
+                    change: "changed",
+                    target: domain.map(|domain| format!("the domain {domain}")).unwrap_or_default(),
+                    by: from.operator.clone(),
+                    node: from.node.clone(),
+                    state: from.state,
+                    domain: None,
+                });
+            }
+            let is_replaced =
+                is_news && from.arrival == Arrival::Joined && *before != DomainRecords::default();
+            let written = tokio::task::spawn_blocking(move || {
+                let aside = is_replaced.then(|| state::set_aside(file.path())).transpose();
+                file.replace(&content).map(|()| aside)
+            });
+            let written =
+                written.await.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
+            if let Some(aside) = written.map_err(AdoptError::NotKept)?.map_err(AdoptError::NotKept)? {
+                self.audit.note(Event::StateSetAside { document: DOCUMENT, file: aside });
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The domain of which something differs, if it is only one.
+fn changed_domain(before: &DomainRecords, after: &DomainRecords) -> Option<String> {
+    fn differing<'a, T: PartialEq>(one: &'a [T], other: &'a [T]) -> impl Iterator<Item = &'a T> {
+        let only = |some: &'a [T], others: &'a [T]| some.iter().filter(move |it| !others.contains(it));
+        only(one, other).chain(only(other, one))
+    }
+    let mut names: Vec<_> =
+        differing(&before.domains, &after.domains).map(|it| it.name.to_string()).collect();
+    names.extend(differing(&before.archived, &after.archived).map(|it| it.name.to_string()));
+    names.extend(differing(&before.apps, &after.apps).map(|it| it.domain.to_string()));
+    names.sort_unstable();
+    names.dedup();
+    match &names[..] {
+        [only] => Some(only.clone()),
+        _ => None,
+    }
+}
+
+fn text(records: &DomainRecords) -> Result<Vec<u8>, String> {
+    records.text().map(state::DomainText::into_bytes).map_err(|error| error.to_string())
+}
+
+impl Domains {
+    /// Shares them with the other nodes of a fleet.
+    #[must_use]
+    pub fn shared(self, shared: Arc<Shared>) -> Self {
+        Self { store: Store::Shared(shared), ..self }
+    }
+
+    /// Makes a change on all nodes.
+    pub(super) async fn change_everywhere(
+        &self,
+        shared: &Shared,
+        change: &DomainChange,
+        author: &Author,
+    ) -> Result<(), DomainError> {
+        let (configured, change, by) = (Arc::clone(&self.configured), change.clone(), author.clone());
+        let edit = move |there: Option<&[u8]>| {
+            let contradiction = |problem| DomainError::NotKept(io::Error::other(problem));
+            let records = there.map_or_else(|| Ok(DomainRecords::default()), state::parse_domains);
+            let mut records = records.map_err(contradiction)?;
+            if !Map::new(&configured, &records).map_err(contradiction)?.admits(&change)? {
+                return Ok(None);
+            }
+            change.apply(&mut records, &by)?;
+            if HandedDomains::length(&records) > MAX_DOMAINS_BYTES {
+                return Err(DomainError::TooLong);
+            }
+            let _ = Map::new(&configured, &records).map_err(contradiction)?;
+            Ok(Some(records.text()?.into_bytes()))
+        };
+        shared.change(DOCUMENT, &author.by, edit).await.map_err(DomainError::NotShared)?
+    }
+}
