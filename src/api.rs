@@ -11,6 +11,7 @@ pub mod domains;
 mod env_keys;
 pub mod epochs;
 pub mod events;
+pub mod fleet;
 pub mod health;
 pub(crate) mod images;
 pub mod kms;

@@ -134,6 +134,7 @@ types! {
     StateAdopted "state_adopted" Warning,
     StateAlarm "state_alarm" Critical,
     StateSetAside "state_set_aside" Critical,
+    StateRepaired "state_repaired" Critical,
     Explained "explained" Info,
     ShadowStarted "shadow_started" Info,
     ShadowStopped "shadow_stopped" Info,

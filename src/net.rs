@@ -14,6 +14,7 @@ mod dispatch;
 mod domains;
 mod epochs;
 mod events;
+mod fleet;
 pub mod grpc;
 mod grpc_health;
 pub mod handshake;

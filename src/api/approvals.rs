@@ -14,6 +14,7 @@ use super::admin::AdminService;
 use super::credentials::CredentialService;
 use super::domains::DomainService;
 use super::epochs::EpochService;
+use super::fleet::FleetService;
 use super::policy::{BundleService, PolicyService};
 use super::recovery::RecoveryService;
 use super::uploads::HtpasswdFile;
@@ -85,6 +86,8 @@ pub struct Makers {
     pub epochs: Arc<EpochService>,
     /// The domains.
     pub domains: Arc<DomainService>,
+    /// The nodes that share their state.
+    pub fleet: Arc<FleetService>,
     /// The htpasswd file.
     pub htpasswd: Arc<HtpasswdFile>,
     /// Recovery sets.
@@ -282,6 +285,10 @@ impl Makers {
                 )))
             }
             EachApproved::Epoch(approved) => Ok(Made::of(self.epochs.make_approved(approved).await?)),
+            EachApproved::RepairFleet(approved) => {
+                self.fleet.repair_approved(approved).await?;
+                Ok(Made::of("the state of this node is that of its fleet now"))
+            }
             EachApproved::MoveApp(approved) => Ok(Made::of(self.domains.move_approved(approved).await?)),
             EachApproved::OwnerCredential(approved) => {
                 let Some(credentials) = &self.credentials else {

@@ -109,6 +109,8 @@ pub const ROUTES: &[Route] = &{
         of_domains("/readyz", Get, Viewer, 0),
         of_domains("/api/v1/health", Get, Viewer, 0),
         row(Admin, "/api/v1/diagnostics/key-flow", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/fleet", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/fleet/repair", Post, Operator(Owner), 0),
         row(Admin, "/api/v1/actions", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions/{name}", GetAndPost, Operator(Role::Operator), SHORT),
         // A change needs the role owner, which its handler asks for.

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::process::Process;
 use super::serving::Serving;
+use crate::api::fleet::StatusReporter;
 use crate::audit::{Audit, Event};
 use crate::control::{SharedAppEpochs, SharedBundle, SharedCredentials, SharedDomains, SharedFreezes};
 use crate::lifecycle::Ready;
@@ -33,7 +34,13 @@ pub(super) fn spawn(process: &Process, serving: &Serving, background: &mut JoinS
     if let Some(view) = foundation.freezes.view() {
         background.spawn(record_alarms(view.alarms(), process.audit()));
     }
-    background.spawn(keeping.run(roots, documents));
+    let reporter = StatusReporter::new(
+        foundation,
+        Arc::clone(&serving.ready),
+        Arc::clone(&serving.readiness),
+        process.boot_id.clone(),
+    );
+    background.spawn(keeping.run(roots, documents, Arc::new(reporter)));
 }
 
 /// Records each alarm.

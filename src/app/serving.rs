@@ -22,6 +22,7 @@ use crate::api::diagnostics::DiagnosticsService;
 use crate::api::domains::DomainService;
 use crate::api::epochs::{EpochService, LostEpochs};
 use crate::api::events::EventService;
+use crate::api::fleet::FleetService;
 use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
@@ -262,7 +263,10 @@ impl Serving {
             process.gate(),
             Arc::clone(&events),
         ));
+        let fleet = FleetService::new(process.shared.clone(), process.foundation(), process.gate());
+        let fleet = Arc::new(fleet);
         let makers = Makers {
+            fleet: Arc::clone(&fleet),
             epochs: Arc::clone(&epochs),
             domains: Arc::clone(&domains),
             htpasswd: Arc::clone(&htpasswd),
@@ -298,6 +302,7 @@ impl Serving {
             )),
             epochs,
             domains,
+            fleet,
             recovery: Arc::clone(&self.recovery),
             approvals: Arc::new(ApprovalService::new(Arc::clone(&process.approvals), makers)),
             credentials: credentials_service,

@@ -853,6 +853,15 @@ pub enum Event {
         /// What is wrong.
         reason: String,
     },
+    /// An owner wrote the state of this node over that of its fleet.
+    StateRepaired {
+        /// The number of the state that was written.
+        state: u64,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// What was in a file here was replaced by what the fleet has, and kept beside it.
     StateSetAside {
         /// What it was.
@@ -1367,6 +1376,7 @@ impl Event {
             Self::StateAdopted { .. } => EventType::StateAdopted,
             Self::StateAlarm { .. } => EventType::StateAlarm,
             Self::StateSetAside { .. } => EventType::StateSetAside,
+            Self::StateRepaired { .. } => EventType::StateRepaired,
             Self::ActionStarted { .. } => EventType::ActionStarted,
             Self::ActionSucceeded { .. } => EventType::ActionSucceeded,
             Self::ActionFailed { .. } => EventType::ActionFailed,

@@ -508,6 +508,13 @@ impl Record {
                 format!("{what} on the node {}{by}; here it is in force too", v("node"))
             }
             "state_alarm" => format!("the state that the nodes share is not believed{}", because()),
+            "state_repaired" => {
+                format!(
+                    "the state of this node was written over that of its fleet, as number {}, by {}",
+                    v("state"),
+                    by()
+                )
+            }
             "state_set_aside" => format!(
                 "the {} of this node were replaced by those of the fleet; the file {} keeps them",
                 v("document"),

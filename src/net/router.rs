@@ -19,8 +19,9 @@ use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
-    actions, approvals, attestation, body, credentials, diagnostics, domains, epochs, events, grpc, ledger,
-    me, policy, policy_bundles, recovery, restart, restore, settings, setup, status, uploads, views, web,
+    actions, approvals, attestation, body, credentials, diagnostics, domains, epochs, events, fleet, grpc,
+    ledger, me, policy, policy_bundles, recovery, restart, restore, settings, setup, status, uploads, views,
+    web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -31,6 +32,7 @@ use crate::api::diagnostics::DiagnosticsService;
 use crate::api::domains::DomainService;
 use crate::api::epochs::EpochService;
 use crate::api::events::EventService;
+use crate::api::fleet::FleetService;
 use crate::api::health::HealthService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
@@ -172,6 +174,8 @@ pub struct AdminServices {
     pub epochs: Arc<EpochService>,
     /// The domains.
     pub domains: Arc<DomainService>,
+    /// The nodes that share their state.
+    pub fleet: Arc<FleetService>,
     /// The settings.
     pub settings: Arc<SettingsService>,
     /// Reload.
@@ -201,6 +205,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         approvals,
         epochs,
         domains,
+        fleet,
         credentials,
         settings,
         reload,
@@ -225,6 +230,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(approvals::routes(approvals))
         .merge(epochs::routes(epochs))
         .merge(domains::routes(domains))
+        .merge(fleet::routes(fleet))
         .merge(recovery::admin(recovery))
         .merge(credentials)
         .merge(grpc)

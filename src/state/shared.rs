@@ -27,15 +27,27 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use self::alarm::Alarm;
+use self::beat::Beat;
 pub use self::client::{DatabaseError, examine};
 pub use self::document::{AdoptError, Arrival, Document, MAX_DOCUMENT, Provenance};
-pub use self::keeper::{Keeping, Roots};
+use self::head::Head;
+pub use self::keeper::{Keeping, MAX_STATUS, Reporter, Roots};
 use self::memory::Memory;
 pub use self::memory::{MemoryError, check_memory};
 pub use self::seal::{FleetId, NodeId};
-pub use self::view::{Stale, Standing, View};
+pub use self::view::{NodeSeen, Stale, Standing, View};
 use crate::config::Postgres;
 use crate::metrics::Metrics;
+
+/// Reads bytes as each of what nodes write into rows, for tests with arbitrary bytes: what can be read is written the same again.
+///
+/// # Errors
+/// They are none of it.
+pub fn check_rows(bytes: &[u8]) -> Result<(), String> {
+    let head = Head::parse(bytes).map(|head| assert_eq!(Head::parse(&head.encode()), Ok(head)));
+    let beat = Beat::parse(bytes).map(|beat| assert_eq!(Beat::parse(&beat.encode()), Ok(beat)));
+    head.or(beat)
+}
 
 /// How long a change waits for the database.
 const PATIENCE: Duration = Duration::from_secs(8);

@@ -24,6 +24,7 @@ use crate::command::event::Event;
 use crate::command::events::Events;
 use crate::command::explain::Explain;
 use crate::command::finish::Finish;
+use crate::command::fleet::Fleet;
 use crate::command::freeze::{Freeze, Frozen, Unfreeze};
 use crate::command::inventory::{Cvms, Releases, Replicas, Resolve};
 use crate::command::man::Man;
@@ -133,6 +134,8 @@ enum Command {
     /// Show, make, archive and restore domains, and put apps into them
     #[command(subcommand)]
     Domain(Box<Domain>),
+    /// Show the nodes that share their state, or repair that state
+    Fleet(Box<Fleet>),
     /// Stop releases to an app, an instance, a machine, an OS image, or all of them, now
     Freeze(Freeze),
     /// End a freeze
@@ -215,6 +218,7 @@ impl Command {
             Self::Replicas(command) => command.run(terminal).await,
             Self::Epoch(command) => command.run(terminal).await,
             Self::Domain(command) => command.run(terminal).await,
+            Self::Fleet(command) => command.run(terminal).await,
             Self::Freeze(command) => command.run(terminal).await,
             Self::Unfreeze(command) => command.run(terminal).await,
             Self::Frozen(command) => command.run(terminal).await,

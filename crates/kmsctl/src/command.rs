@@ -19,6 +19,7 @@ pub(crate) mod event;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod finish;
+pub(crate) mod fleet;
 pub(crate) mod freeze;
 pub(crate) mod inventory;
 pub(crate) mod man;

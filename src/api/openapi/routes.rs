@@ -17,6 +17,7 @@ use crate::api::epochs::{
     AcceptBody, ActivateEpochBody, AppEpochsBody, AppEpochsList, AppEpochsShown, EpochBody, EpochPreview,
     Epochs, FetchBody,
 };
+use crate::api::fleet::FleetView;
 use crate::api::health::Health;
 use crate::api::me::Me;
 use crate::api::onboard::{RestoreStatus, ShareAccepted};
@@ -542,6 +543,13 @@ fn views(bodies: &mut Bodies) -> Vec<Operation> {
             "/api/v1/diagnostics/key-flow",
             "What requests wait for, and what fails",
             bodies.of::<KeyFlow>(),
+        ),
+        admin("/api/v1/fleet", "The nodes that share their state", bodies.of::<FleetView>()),
+        post(
+            Service::Admin,
+            "/api/v1/fleet/repair",
+            "Write the state of this node over that of its fleet",
+            Answer::Json(bodies.of::<FleetView>()),
         ),
         admin("/api/v1/history", "Releases, denials and latencies over time", bodies.of::<History>())
             .with_query(history),

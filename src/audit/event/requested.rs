@@ -43,6 +43,7 @@ impl Event {
             | Self::DomainsReceived { .. }
             | Self::Frozen { .. }
             | Self::Unfrozen { .. }
+            | Self::StateRepaired { .. }
             | Self::Explained { .. }
             | Self::ShadowStarted { .. }
             | Self::ShadowStopped { .. }

@@ -33,6 +33,16 @@ pub enum Action {
     Epoch(EpochAction),
     /// Moves an app to another domain.
     MoveApp(MoveApp),
+    /// Writes the state of this node over that of its fleet.
+    RepairFleet(RepairFleet),
+}
+
+/// Writes the state of this node over whatever the nodes of its fleet share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepairFleet {
+    /// The number of the newest state that this node knows: with a newer one by then, nothing is written.
+    pub state: u64,
 }
 
 /// Moves an app to another domain, so that it gets other keys.
@@ -293,6 +303,7 @@ impl Action {
             Self::Epoch(EpochAction::Accept { .. }) => "accept_epoch_state",
             Self::Epoch(EpochAction::Follow { .. }) => "follow_epochs",
             Self::MoveApp(_) => "move_app",
+            Self::RepairFleet(_) => "repair_fleet",
         }
     }
 
@@ -310,7 +321,8 @@ impl Action {
             | Self::OwnerCredential(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
-            | Self::MoveApp(_) => None,
+            | Self::MoveApp(_)
+            | Self::RepairFleet(_) => None,
         }
     }
 
@@ -333,7 +345,8 @@ impl Action {
             | Self::OwnerCredential(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
-            | Self::MoveApp(_) => None,
+            | Self::MoveApp(_)
+            | Self::RepairFleet(_) => None,
         }
     }
 
@@ -355,7 +368,8 @@ impl Action {
             | Self::LowerClockFloor(_)
             | Self::OwnerCredential(_)
             | Self::Epoch(_)
-            | Self::MoveApp(_) => None,
+            | Self::MoveApp(_)
+            | Self::RepairFleet(_) => None,
         }
     }
 
@@ -372,7 +386,8 @@ impl Action {
             | Self::OwnerCredential(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
-            | Self::MoveApp(_) => {}
+            | Self::MoveApp(_)
+            | Self::RepairFleet(_) => {}
         }
         action
     }
@@ -441,6 +456,9 @@ impl Action {
             Self::MoveApp(MoveApp { app_id, from, to, loses }) => {
                 format!("move the app {} from the domain {from} to {to}; {loses}", hex::encode(app_id))
             }
+            Self::RepairFleet(RepairFleet { state }) => format!(
+                "write the freezes, credentials, domains and epochs of apps that this node has, as of state {state}, over those of all nodes"
+            ),
         }
     }
 
@@ -462,7 +480,8 @@ impl Action {
             | Self::ReplaceHtpasswd(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
-            | Self::MoveApp(_) => false,
+            | Self::MoveApp(_)
+            | Self::RepairFleet(_) => false,
         }
     }
 
@@ -481,7 +500,8 @@ impl Action {
             | Self::ReplaceHtpasswd(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
-            | Self::MoveApp(_) => false,
+            | Self::MoveApp(_)
+            | Self::RepairFleet(_) => false,
         }
     }
 
@@ -496,7 +516,8 @@ impl Action {
             | Self::ReplaceHtpasswd(_)
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
-            | Self::MoveApp(_) => true,
+            | Self::MoveApp(_)
+            | Self::RepairFleet(_) => true,
         }
     }
 }
@@ -611,6 +632,7 @@ macro_rules! kinds {
 
 kinds!(
     MoveApp,
+    RepairFleet,
     Unfreeze,
     LowerClockFloor,
     ActivatePolicy,

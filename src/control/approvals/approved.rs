@@ -2,7 +2,7 @@
 
 use super::action::{
     Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, LowerClockFloor, MoveApp,
-    OwnerCredential, ReplaceHtpasswd, Unfreeze,
+    OwnerCredential, RepairFleet, ReplaceHtpasswd, Unfreeze,
 };
 use crate::control::{Author, Changer};
 use crate::operator::{Operator, Person};
@@ -52,6 +52,8 @@ pub enum EachApproved {
     Epoch(Approved<EpochAction>),
     /// See [`Action`].
     MoveApp(Approved<MoveApp>),
+    /// See [`Action`].
+    RepairFleet(Approved<RepairFleet>),
 }
 
 impl<A> Approved<A> {
@@ -99,6 +101,7 @@ impl Approved<Action> {
             Action::CreateRecoverySet(action) => EachApproved::CreateRecoverySet(rest.with(|()| action)),
             Action::Epoch(action) => EachApproved::Epoch(rest.with(|()| action)),
             Action::MoveApp(action) => EachApproved::MoveApp(rest.with(|()| action)),
+            Action::RepairFleet(action) => EachApproved::RepairFleet(rest.with(|()| action)),
         }
     }
 }

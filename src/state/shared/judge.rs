@@ -136,13 +136,22 @@ pub(super) fn newest(seals: &Seals, beats: &[ReportRow]) -> Option<u64> {
 
 /// The beats that count; others say nothing.
 fn authentic_beats(seals: &Seals, rows: &[ReportRow]) -> BTreeMap<NodeId, (u64, Beat)> {
-    let beats = rows.iter().filter_map(|row| {
+    let beats = authentic(seals, super::beat::KIND, rows)
+        .filter_map(|(node, counter, body)| Some((node, (counter, Beat::parse(body).ok()?))));
+    beats.take(MAX_NODES).collect()
+}
+
+/// The reports of a kind that are authentic, each with its node and counter.
+pub(super) fn authentic<'a>(
+    seals: &'a Seals,
+    kind: &'a str,
+    rows: &'a [ReportRow],
+) -> impl Iterator<Item = (NodeId, u64, &'a [u8])> {
+    rows.iter().filter_map(move |row| {
         let node = NodeId(<[u8; 16]>::try_from(&row.node[..]).ok()?);
         let counter = u64::try_from(row.counter).ok()?;
-        let sealed = Sealed::Report { node, kind: super::beat::KIND, counter, body: &row.body };
+        let sealed = Sealed::Report { node, kind, counter, body: &row.body };
         let opened = seals.open(&row.seal, sealed).ok().filter(|opened| *opened != Opened::Retired);
-        opened?;
-        Some((node, (counter, Beat::parse(&row.body).ok()?)))
-    });
-    beats.take(MAX_NODES).collect()
+        opened.map(|_| (node, counter, &row.body[..]))
+    })
 }

@@ -16,18 +16,24 @@ use super::beat::{self, Answer, Beat, Challenge, Challenges};
 use super::client::{self, DatabaseError, Session};
 use super::document::{AdoptError, Arrival, Document, MAX_DOCUMENT, Provenance};
 use super::head::{Head, HeadId, Listed, Sha256Digest, Writer};
-use super::judge::{Before, Believed, Seen, judge};
+use super::judge::{Before, Believed, Seen, authentic, judge};
 use super::memory::{Known, Memory};
 use super::schema::Fate;
 use super::seal::{NodeId, Sealed, Seals};
 use super::table::{self, Hold};
-use super::view::View;
+use super::view::{NodeSeen, View};
 use super::{Request, Unshared};
 use crate::clock::unix_now;
 use crate::config::Postgres;
 use crate::keys::keyring::Keyring;
 use crate::metrics::Metrics;
 
+/// The kind of the reports of [`Reporter`].
+const STATUS: &str = "status";
+/// The most bytes of one.
+pub const MAX_STATUS: usize = 64 << 10;
+/// How often they are written and read.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// How often a node looks.
 const ROUND: Duration = Duration::from_secs(1);
 /// Notifications within this time cause one look.
@@ -43,6 +49,12 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 pub trait Roots: fmt::Debug + Send + Sync {
     /// All root epochs.
     fn keyring(&self) -> Arc<Keyring>;
+}
+
+/// Gives what a node says of itself, for people and programs that look at the whole fleet.
+pub trait Reporter: fmt::Debug + Send + Sync {
+    /// The report, at most [`MAX_STATUS`] bytes. Only nodes with the same root keys can write one.
+    fn status(&self) -> Vec<u8>;
 }
 
 /// What shares the state, before it has keys.
@@ -78,6 +90,9 @@ pub(super) struct Keeper {
     pub(super) peers: BTreeMap<NodeId, Peer>,
     challenges: Challenges,
     counter: u64,
+    reporter: Arc<dyn Reporter>,
+    statuses: BTreeMap<NodeId, Arc<[u8]>>,
+    status_at: Option<Instant>,
 }
 
 /// What one look came to.
@@ -92,8 +107,13 @@ pub(super) enum Look {
 }
 
 impl Keeping {
-    /// Shares `documents` with the other nodes that have the root keys of `roots`, until dropped.
-    pub async fn run(self, roots: Arc<dyn Roots>, documents: Vec<Arc<dyn Document>>) {
+    /// Shares `documents` with the other nodes that have the root keys of `roots`, and says what `reporter` gives, until dropped.
+    pub async fn run(
+        self,
+        roots: Arc<dyn Roots>,
+        documents: Vec<Arc<dyn Document>>,
+        reporter: Arc<dyn Reporter>,
+    ) {
         let Self { settings, view, memory, metrics, mut requests, woken } = self;
         let keeper = Keeper {
             counter: memory.first_counter(),
@@ -101,6 +121,9 @@ impl Keeping {
             head: None,
             peers: BTreeMap::new(),
             challenges: Challenges::default(),
+            reporter,
+            statuses: BTreeMap::new(),
+            status_at: None,
             settings,
             view,
             memory,
@@ -193,7 +216,8 @@ impl Keeper {
                 if needs_seals {
                     self.renew_seals(client).await?;
                 }
-                self.tell_news(client).await
+                self.tell_news(client).await?;
+                self.exchange_statuses(client).await
             }
             Look::Doubted => Ok(()),
         }
@@ -308,7 +332,7 @@ impl Keeper {
         let seen = Seen {
             head: table::head(&snapshot, seals.fleet, Hold::Nothing).await?,
             documents: table::documents(&snapshot, seals.fleet).await?,
-            beats: table::beats(&snapshot, seals.fleet).await?,
+            beats: table::reports(&snapshot, seals.fleet, beat::KIND, beat::MAX_BEAT).await?,
         };
         let known = self.memory.known(seals.fleet);
         let before = known.map(|known| Before { head: known.head, documents: &known.documents });
@@ -345,9 +369,37 @@ impl Keeper {
             peer.answered = peer.answered.max(answered);
         }
         self.peers.retain(|node, _| believed.beats.contains_key(node));
+        let nodes = believed.beats.iter().map(|(node, (_, beat))| NodeSeen {
+            id: *node,
+            name: beat.name.clone(),
+            is_self: *node == own,
+            answered: self.peers.get(node).and_then(|peer| peer.answered),
+            state: beat.head.map(|head| head.seq),
+            status: self.statuses.get(node).cloned(),
+        });
+        self.view.show(nodes.collect(), believed.id.seq);
         let mut answered: Vec<_> = self.peers.values().filter_map(|peer| peer.answered).collect();
         answered.sort_unstable_by(|one, other| other.cmp(one));
         answered
+    }
+
+    /// Says what this node is, and reads what the others say, every few seconds.
+    async fn exchange_statuses(&mut self, client: &Client) -> Result<(), DatabaseError> {
+        if self.status_at.is_some_and(|at| at.elapsed() < STATUS_EVERY) {
+            return Ok(());
+        }
+        self.status_at = Some(Instant::now());
+        let (seals, node, body) = (self.seals(), self.memory.node(), self.reporter.status());
+        let sealed = Sealed::Report { node, kind: STATUS, counter: self.counter, body: &body };
+        let Some(seal) = seals.seal(sealed).filter(|_| body.len() <= MAX_STATUS) else { return Ok(()) };
+        let counter = i64::try_from(self.counter).unwrap_or(i64::MAX);
+        let exchange = async {
+            table::report(client, seals.fleet, node, (STATUS, counter), (&body, &seal)).await?;
+            table::reports(client, seals.fleet, STATUS, MAX_STATUS).await
+        };
+        let rows = timeout(EXCHANGE, exchange).await.unwrap_or(Err(DatabaseError::Slow))?;
+        self.statuses = authentic(&seals, STATUS, &rows).map(|(node, _, body)| (node, body.into())).collect();
+        Ok(())
     }
 
     /// The moment as of which the view counts: the start of the look, or where other nodes must answer, of the challenge that enough of

@@ -3,7 +3,7 @@
 use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Row};
 
-use super::beat::{KIND, MAX_NODES};
+use super::beat::MAX_NODES;
 use super::client::DatabaseError;
 use super::head::MAX_HEAD;
 use super::seal::{FleetId, NodeId, Seal};
@@ -99,15 +99,18 @@ pub(super) async fn body(
     Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
 }
 
-pub(super) async fn beats(
+/// The reports of one kind of all nodes, without those of more than `size` bytes.
+pub(super) async fn reports(
     client: &impl GenericClient,
     fleet: FleetId,
+    kind: &str,
+    size: usize,
 ) -> Result<Vec<ReportRow>, DatabaseError> {
     let select = "SELECT node, counter, body, epoch, mac FROM kms_reports WHERE fleet = $1 AND kind = $2 \
                   AND length(body) <= $3 ORDER BY node LIMIT $4";
-    let (size, most) = (i32::try_from(super::beat::MAX_BEAT).unwrap_or(i32::MAX), MAX_NODES as i64 * 2);
+    let (size, most) = (i32::try_from(size).unwrap_or(i32::MAX), MAX_NODES as i64 * 2);
     let values: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] =
-        [(&&fleet.0[..], Type::BYTEA), (&KIND, Type::TEXT), (&size, Type::INT4), (&most, Type::INT8)];
+        [(&&fleet.0[..], Type::BYTEA), (&kind, Type::TEXT), (&size, Type::INT4), (&most, Type::INT8)];
     let rows = client.query_typed(select, &values).await?;
     let read = |row: &Row| {
         let (node, counter, body) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);

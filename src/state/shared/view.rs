@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::alarm::Alarm;
+use super::seal::NodeId;
 use crate::config::{Postgres, WhenStale};
 
 /// No view yet, or none that counts.
@@ -23,6 +25,26 @@ pub struct View {
     alarm: watch::Sender<Option<Alarm>>,
     /// Why the database did not answer the last time.
     trouble: watch::Sender<Option<String>>,
+    nodes: ArcSwap<Vec<NodeSeen>>,
+    /// The number of the newest state that is known.
+    known: AtomicU64,
+}
+
+/// A node of the fleet, as the database showed it last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSeen {
+    /// Its id.
+    pub id: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// Whether it is this node.
+    pub is_self: bool,
+    /// When the last challenge of this node that it has answered was made; `None` without one that is remembered.
+    pub answered: Option<Instant>,
+    /// The number of the state that it has.
+    pub state: Option<u64>,
+    /// What it said of itself, see [`super::Reporter`].
+    pub status: Option<Arc<[u8]>>,
 }
 
 /// Whether a view counts.
@@ -59,7 +81,30 @@ impl View {
             as_of: AtomicU64::new(NEVER),
             alarm: watch::Sender::new(None),
             trouble: watch::Sender::new(None),
+            nodes: ArcSwap::default(),
+            known: AtomicU64::new(0),
         }
+    }
+
+    /// The nodes of the fleet, this one too.
+    pub fn nodes(&self) -> Arc<Vec<NodeSeen>> {
+        self.nodes.load_full()
+    }
+
+    /// Whether a node has answered recently enough.
+    pub fn answers(&self, node: &NodeSeen) -> bool {
+        let is_recent = |at: Instant| at.elapsed() <= self.settings.max_view_age;
+        node.is_self || node.answered.is_some_and(is_recent)
+    }
+
+    /// The number of the newest state that is known here; 0 without one.
+    pub fn known(&self) -> u64 {
+        self.known.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn show(&self, nodes: Vec<NodeSeen>, known: u64) {
+        self.nodes.store(Arc::new(nodes));
+        self.known.store(known, Ordering::Relaxed);
     }
 
     /// What happens while it does not count.

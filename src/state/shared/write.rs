@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Transaction};
 
 use super::alarm::Alarm;
+use super::beat::{KIND, MAX_BEAT};
 use super::client::DatabaseError;
 use super::document::{AdoptError, Arrival, Document, MAX_DOCUMENT};
 use super::head::{Head, HeadId, Listed, Sha256Digest};
@@ -318,7 +319,7 @@ impl Keeper {
         let repaired = async {
             let change = client.transaction().await?;
             let row = table::head(&change, seals.fleet, Hold::Head).await?;
-            let beats = table::beats(&change, seals.fleet).await?;
+            let beats = table::reports(&change, seals.fleet, KIND, MAX_BEAT).await?;
             let shown = row.and_then(|row| u64::try_from(row.seq).ok());
             let elsewhere = super::judge::newest(&seals, &beats);
             let newest =
