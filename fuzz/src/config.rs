@@ -4,7 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use cvm_kms::config::{Config, ConfigError, Hot, HotKey, Notice, Sources};
-use cvm_kms::state::{Choices, parse_app_epochs, parse_domains, parse_settings};
+use cvm_kms::state::shared::{check_memory, check_rows};
+use cvm_kms::state::{
+    Choices, parse_app_epochs, parse_credentials, parse_domains, parse_freezes, parse_settings,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -24,6 +27,7 @@ pub fn config(data: &[u8]) {
     changes(data);
     epochs_of_apps(data);
     domains(data);
+    fleet(data);
     let toml = std::str::from_utf8(data).ok().filter(|text| !text.trim_start().starts_with('{'));
     let Some(text) = toml else {
         check(&from_json(data), serde_json::from_slice(data).ok());
@@ -73,6 +77,20 @@ fn domains(data: &[u8]) {
     let apps: std::collections::BTreeSet<_> = records.apps.iter().map(|record| record.app_id).collect();
     assert_eq!(apps.len(), records.apps.len());
     assert!(records.domains.iter().all(|record| !record.name.is_default()));
+}
+
+/// What a database shows, and what a node remembers of it.
+fn fleet(data: &[u8]) {
+    for outcome in [
+        check_rows(data),
+        check_memory(data),
+        parse_freezes(data).map(drop),
+        parse_credentials(data).map(drop),
+    ] {
+        if let Err(error) = outcome {
+            assert!(error.len() < MAX_MESSAGE);
+        }
+    }
 }
 
 fn from_json(json: &[u8]) -> Outcome {

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::support::http::{request, with};
 use crate::support::operator::Operator;
 use crate::support::postgres::Postgres;
-use crate::support::{Answer, Caller, World, eventually};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 
@@ -356,4 +357,204 @@ async fn the_database_is_checked_before_it_is_used() {
         .await;
     let (ok, detail) = check(postgres.url()).await;
     assert!(!ok && detail.contains("they need a program that knows version 9"), "{detail}");
+}
+
+impl Fleet {
+    /// Sends a request of an operator to a node.
+    async fn send(&self, node: usize, verb: &str, path: &str, body: Value, token: &str) -> Answer {
+        let caller = Caller::new(self.nodes[node].admin_address().await).plain();
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        caller.send(with(request(verb, path, body), "x-admin-token", token)).await
+    }
+
+    async fn done(&self, node: usize, verb: &str, path: &str, body: Value) -> Value {
+        let answer = self.send(node, verb, path, body, ADMIN_TOKEN).await;
+        assert_eq!(answer.status, 200, "{verb} {path}: {}", answer.text());
+        answer.value()
+    }
+
+    /// Waits until a node has adopted so many changes of credentials. A token that does not count must not be tried again and again.
+    async fn adopted(&self, node: usize, changes: usize) {
+        eventually(&format!("change {changes} at node {node}"), async || {
+            let adopted = self.nodes[node].audited("state_adopted");
+            let adopted = adopted.iter().filter(|event| event["document"] == "credentials").count();
+            (adopted >= changes).then_some(())
+        })
+        .await;
+    }
+
+    /// Whether a token may read at a node.
+    async fn counts(&self, node: usize, token: &str) -> bool {
+        self.send(node, "GET", "/api/v1/me", Value::Null, token).await.status == 200
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_credential_counts_on_all_nodes_and_stops_on_all() {
+    let mut fleet = Fleet::of(2).await;
+    let body = json!({ "name": "zoe", "role": "operator" });
+    let made = fleet.done(0, "POST", "/api/v1/credentials", body).await;
+    let token = made["token"].as_str().expect("a token").to_owned();
+    fleet.adopted(1, 1).await;
+    assert!(fleet.counts(0, &token).await && fleet.counts(1, &token).await);
+    let rotated = fleet.done(1, "POST", "/api/v1/credentials/zoe/rotate", json!({})).await;
+    let newer = rotated["token"].as_str().expect("a token").to_owned();
+    fleet.adopted(0, 1).await;
+    assert!(fleet.counts(0, &newer).await && !fleet.counts(0, &token).await);
+    fleet.done(0, "POST", "/api/v1/credentials/zoe/revoke", json!({})).await;
+    fleet.adopted(1, 2).await;
+    assert!(!fleet.counts(0, &newer).await && !fleet.counts(1, &newer).await);
+    // A revocation counts at once where it is made, and is not lost with the database, nor by a restart.
+    let body = json!({ "name": "eve", "role": "viewer" });
+    let made = fleet.done(0, "POST", "/api/v1/credentials", body).await;
+    let token = made["token"].as_str().expect("a token").to_owned();
+    fleet.adopted(1, 3).await;
+    assert!(fleet.counts(1, &token).await);
+    fleet.postgres.stop();
+    let refused = fleet.send(1, "POST", "/api/v1/credentials/eve/revoke", json!({}), ADMIN_TOKEN).await;
+    let told = refused.text();
+    assert!(refused.status == 503 && told.contains("does not count on this node any more"), "{told}");
+    assert!(!fleet.counts(1, &token).await);
+    let body = json!({ "name": "amy", "role": "viewer" });
+    let refused = fleet.send(1, "POST", "/api/v1/credentials", body, ADMIN_TOKEN).await;
+    assert!(refused.status == 503 && refused.text().contains("nothing was changed"), "{}", refused.text());
+    fleet.nodes[1].start().await.expect("it starts");
+    assert!(!fleet.counts(1, &token).await, "a restart brings it back");
+    fleet.postgres.resume().await;
+    fleet.adopted(0, 2).await;
+    assert!(!fleet.counts(0, &token).await && !fleet.counts(1, &token).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn domains_and_epochs_of_apps_are_those_of_the_fleet() {
+    let fleet = Fleet::of(2).await;
+    let app = hex::encode(fleet.app.app_id());
+    fleet.done(0, "POST", "/api/v1/domains", json!({ "name": "team" })).await;
+    let listed = async |node: usize| {
+        let domains = fleet.done(node, "GET", "/api/v1/domains", Value::Null).await;
+        domains.to_string().contains("\"team\"")
+    };
+    eventually("the domain", async || listed(1).await.then_some(())).await;
+    // An app that has received keys is moved by an owner's word only, so another one is put there.
+    let other = hex::encode([7; 20]);
+    fleet.done(1, "POST", "/api/v1/domains/team/apps", json!({ "app_id": other })).await;
+    eventually("the app in its domain", async || {
+        let domains = fleet.done(0, "GET", "/api/v1/domains/team", Value::Null).await;
+        domains.to_string().contains(&other).then_some(())
+    })
+    .await;
+    let chosen = json!({ "root_epoch": "current", "app_epoch": 1 });
+    fleet.done(1, "PUT", &format!("/api/v1/epochs/apps/{app}"), chosen).await;
+    eventually("the choice", async || {
+        let choices = fleet.done(0, "GET", "/api/v1/epochs/apps", Value::Null).await;
+        choices.to_string().contains(&app).then_some(())
+    })
+    .await;
+    for document in ["domains", "app-epochs"] {
+        eventually("records", async || {
+            let adopted = fleet.nodes.iter().flat_map(|node| node.audited("state_adopted"));
+            adopted.into_iter().any(|event| event["document"] == document).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_fleet_shows_its_nodes_and_is_repaired_by_an_owner() {
+    let fleet = Fleet::of(2).await;
+    let backup = fleet.postgres.path("backup.sql");
+    fleet.postgres.dump(&backup);
+    fleet.freeze(0).await;
+    fleet.is_frozen(1).await;
+    let shown = eventually("what both nodes say of themselves", async || {
+        let view = fleet.done(0, "GET", "/api/v1/fleet", Value::Null).await;
+        let nodes = view["nodes"].as_array().expect("nodes").clone();
+        let is_whole = |node: &Value| node["answers"] == true && node["status"]["ready"] == true;
+        (nodes.len() == 2 && nodes.iter().all(is_whole)).then_some(view)
+    })
+    .await;
+    assert_eq!(
+        (&shown["nodes"][0]["name"], &shown["nodes"][1]["name"]),
+        (&json!("node-0"), &json!("node-1"))
+    );
+    assert_eq!((&shown["nodes"][0]["this"], &shown["warnings"]), (&json!(true), &json!([])));
+    assert_eq!(shown["nodes"][0]["state"], shown["nodes"][1]["state"]);
+    fleet.postgres.restore(&backup);
+    fleet.alarmed(1, "rolled_back").await;
+    let view = fleet.done(1, "GET", "/api/v1/fleet", Value::Null).await;
+    assert_eq!(view["alarm"]["code"], "rolled_back", "{view}");
+    fleet.done(1, "POST", "/api/v1/fleet/repair", Value::Null).await;
+    for node in 0..2 {
+        eventually("the repaired state", async || {
+            let view = fleet.done(node, "GET", "/api/v1/fleet", Value::Null).await;
+            (view["alarm"].is_null() && view["stale"].is_null()).then_some(())
+        })
+        .await;
+        fleet.is_frozen(node).await;
+    }
+    assert_eq!(fleet.nodes[1].audited("state_repaired")[0]["by"], "token");
+    fleet.unfreeze(0).await;
+    fleet.releases(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_new_root_epoch_takes_the_shared_state_over_before_the_old_one_is_retired() {
+    let fleet = Fleet::of(2).await;
+    fleet.freeze(0).await;
+    fleet.is_frozen(1).await;
+    let epochs = "/api/v1/epochs";
+    fleet.done(0, "POST", epochs, Value::Null).await;
+    let source = json!({ "source_url": format!("https://{}", fleet.nodes[0].address()) });
+    fleet.done(1, "POST", &format!("{epochs}/fetch"), source.clone()).await;
+    let sealed = async |epoch: i32| {
+        eventually("seals of the new epoch", async || {
+            let rows = fleet.postgres.client().await;
+            let select = "SELECT epoch FROM kms_head UNION ALL SELECT epoch FROM kms_state";
+            let rows = rows.query(select, &[]).await.expect("rows");
+            rows.iter().all(|row| row.get::<_, i32>(0) == epoch).then_some(())
+        })
+        .await;
+    };
+    sealed(0).await;
+    fleet.done(0, "POST", &format!("{epochs}/1/activate"), Value::Null).await;
+    sealed(1).await;
+    fleet.done(1, "POST", &format!("{epochs}/fetch"), source.clone()).await;
+    fleet.done(0, "POST", &format!("{epochs}/0/retire"), Value::Null).await;
+    fleet.done(1, "POST", &format!("{epochs}/fetch"), source).await;
+    fleet.unfreeze(1).await;
+    eventually("no freeze", async || {
+        let frozen = fleet.operator(0).await.done("ListFrozen", json!({})).await;
+        frozen["frozen"].as_array().is_none_or(Vec::is_empty).then_some(())
+    })
+    .await;
+    for node in 0..2 {
+        assert!(fleet.alarms(node).is_empty(), "{:?}", fleet.alarms(node));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn where_other_nodes_must_answer_a_silent_one_makes_the_others_stale() {
+    let mut fleet = Fleet::with(2, "core.postgres.min_peers = 1\ncore.postgres.max_view_age = \"5s\"").await;
+    fleet.nodes[1].stop().await;
+    fleet.is_stale(0).await;
+    let ready = fleet.nodes[0].caller().get("/readyz").await;
+    assert!(ready.status == 503 && ready.text().contains("state_stale"), "{}", ready.text());
+    assert!(fleet.alarms(0).is_empty(), "silence is no alarm");
+    fleet.nodes[1].start().await.expect("it starts");
+    fleet.releases(0).await;
+    fleet.releases(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_may_go_on_and_tell() {
+    let mut fleet =
+        Fleet::with(1, "core.postgres.when_stale = \"warn\"\ncore.postgres.max_view_age = \"3s\"").await;
+    fleet.postgres.stop();
+    eventually("the cause", async || {
+        let health = fleet.done(0, "GET", "/api/v1/health", Value::Null).await;
+        health.to_string().contains("state_not_fresh").then_some(())
+    })
+    .await;
+    assert_eq!(fleet.ask(0).await.status, 200);
+    assert_eq!(fleet.nodes[0].caller().get("/readyz").await.status, 200);
 }

@@ -136,7 +136,7 @@ impl Postgres {
     pub fn toml(&self, node: &str) -> String {
         let url = self.url();
         format!(
-            "core.state = \"postgres\"\ncore.postgres = {{ url = \"{url}\", node_name = \"{node}\", max_view_age = \"10s\" }}"
+            "core.state = \"postgres\"\ncore.postgres.url = \"{url}\"\ncore.postgres.node_name = \"{node}\""
         )
     }
 
