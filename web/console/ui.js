@@ -261,8 +261,8 @@ export function Values({ of, wide = false }) {
     .map(({ name, value, hint }) => html`<div key=${name}><dt>${name}${hint && html`<small>${hint}</small>`}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
-/** A row of `Values` with a whole identifier; `what` it is called where it is copied. */
-export const whole = (name, value, what = name.charAt(0).toLowerCase() + name.slice(1), hint = undefined) => ({ name, hint, value: value && html`<${Whole} value=${value} name=${what} />` });
+/** A row of `Values` with a whole identifier: `what` it is called where it is copied, and how it is `shown`. */
+export const whole = (name, value, what = name.charAt(0).toLowerCase() + name.slice(1), { hint, shown } = {}) => ({ name, hint, value: value && html`<${Whole} value=${value} name=${what}>${shown}<//>` });
 
 /** A remark in a frame. Kinds: info, good, warn, bad. */
 export function Note({ kind = 'info', title, children, role, actions }) {
@@ -311,9 +311,10 @@ export function Loaded({ of, lines = 5, empty, children }) {
 
 /**
  * A table that becomes a list of cards on a phone. `columns` are `{ head, cell(row), kind }`; kinds: `num`, `main`, `shrink`, `minor` (not on a
- * phone), `spare` (not on a small screen), `hide` (its heading is for screen readers only). `href(row)` makes rows open that place; the first cell should then have a link to it.
+ * phone), `spare` (not on a small screen), `hide` (its heading is for screen readers only); false ones are left out. `href(row)` makes rows open that place; the first cell should then have a link to it.
  */
-export function Table({ caption, columns, rows, rowKey, href, empty, mark }) {
+export function Table({ caption, columns: given, rows, rowKey, href, empty, mark }) {
+  const columns = given.filter(Boolean);
   if (rows.length === 0 && empty) return empty;
   const open = (row) => (event) => {
     if (event.target.closest('a, button, input, select, summary') || String(getSelection())) return;
@@ -331,6 +332,7 @@ export function Table({ caption, columns, rows, rowKey, href, empty, mark }) {
 export const column = {
   id: (head, field, name, { keep, ...more } = {}) => ({ head, ...more, cell: (row) => html`<${Id} value=${row[field]} name=${name} keep=${keep} still />` }),
   time: (head, field, { none = '—', ...more } = {}) => ({ head, ...more, cell: (row) => (row[field] ? html`<${Time} at=${row[field]} still />` : soft(none)) }),
+  actions: (cell) => ({ head: 'Actions', kind: 'hide shrink', cell }),
   number: (head, field) => ({ head, kind: 'num', cell: (row) => number(row[field]) }),
 };
 
@@ -417,8 +419,8 @@ export function Filters({ fields, params, navigate, children }) {
   </form>`;
 }
 
-/** A modal dialog. It closes by Escape and by its button; the focus returns to where it was. */
-export function Dialog({ title, onClose, children, actions, kind = '' }) {
+/** A modal dialog. It closes by Escape and by its button, with `done` by one that says so; the focus returns to where it was. */
+export function Dialog({ title, onClose, children, done = false, actions = done && html`<${Button} kind="primary" onClick=${onClose}>Done<//>`, kind = '' }) {
   const box = useRef(null);
   const id = useId();
   useLayoutEffect(() => {

@@ -9,13 +9,14 @@ const STATES = {
 };
 const EVENTS = ['requested', 'approved', 'rejected', 'expired', 'done', 'failed'].map((what) => `approval_${what}`);
 
+const pathOf = ({ id }) => `/api/v1/approvals/${encodeURIComponent(id)}`;
 const isOwn = (me, approval) => approval.own ?? (approval.requested_by === me.name);
 
 /** What the second owner is asked, and the two answers. */
 function Decision({ me, approval, onDone }) {
   const [asking, ask] = useState(null);
   const [token, setToken] = useState(null);
-  const task = useTask((answer) => post(`/api/v1/approvals/${encodeURIComponent(approval.id)}/${answer}`, answer === 'approve' && approval.sha256 ? { sha256: approval.sha256 } : {}));
+  const task = useTask((answer) => post(`${pathOf(approval)}/${answer}`, answer === 'approve' && approval.sha256 ? { sha256: approval.sha256 } : {}));
   const own = isOwn(me, approval);
   const done = (result) => {
     const [kind, text] = { done: ['good', 'Approved and done'], approved: ['good', 'Approved'], rejected: ['good', 'Rejected'], failed: ['bad', 'Approved, but it failed'] }[result.state] ?? ['good', 'Done'];
@@ -54,7 +55,7 @@ const INVITES = ['create_owner', 'rotate_owner'];
 /** The half of the owner who requested a new secret, while the invitation counts. */
 function OwnHalf({ approval }) {
   const [token, setToken] = useState(null);
-  const task = useTask(() => get(`/api/v1/approvals/${encodeURIComponent(approval.id)}`));
+  const task = useTask(() => get(pathOf(approval)));
   const show = async () => {
     const shown = await task.run();
     if (shown?.token) setToken(shown.token);
@@ -65,7 +66,7 @@ function OwnHalf({ approval }) {
 
 function Waiting({ me, approval, refresh, marked }) {
   // A document that will be put in force is part of the answer for one request only.
-  const one = useGet(`/api/v1/approvals/${encodeURIComponent(approval.id)}`);
+  const one = useGet(pathOf(approval));
   const full = { ...approval, ...(one.data ?? {}) };
   return html`<${Card} title=${approval.detail} kind=${marked ? 'marked' : ''}>
     <div class="stack"><p class="soft">Requested by <strong>${approval.requested_by}</strong> <${Time} at=${approval.requested_at} />, ends <${Time} at=${approval.expires_at} /> · <code>${approval.action}</code> · <${Id} value=${approval.id} name="request id" keep=${16} /></p>

@@ -3,7 +3,7 @@
 import { useGet } from '../api.js';
 import { absolute, methodName, number } from '../format.js';
 import { link } from '../router.js';
-import { Pill, Time, Whole, column, html, soft, toast, whole } from '../ui.js';
+import { Pill, Time, column, html, soft, toast, whole } from '../ui.js';
 
 const GOOD = ['UpToDate'];
 const BAD = ['Revoked', 'OutOfDate', 'OutOfDateConfigurationNeeded'];
@@ -30,7 +30,7 @@ export const RELEASE = {
 /** Who a caller was, as rows of `Values`. */
 export const identity = (of) => [
   { name: 'Domain', value: of.domain },
-  { name: 'App id', value: of.app_id && html`<${Whole} value=${of.app_id} name="app id"><a href=${link('releases', null, { app: of.app_id })}>${of.app_id}</a><//>` },
+  whole('App id', of.app_id, 'app id', { shown: html`<a href=${link('releases', null, { app: of.app_id })}>${of.app_id}</a>` }),
   whole('Instance id', of.instance_id),
   whole('Compose hash', of.compose_hash),
   whole('Aggregated measurement', of.mr_aggregated),

@@ -28,7 +28,7 @@ const invitationLink = (token) => `${location.origin}/#/activate?token=${encodeU
 /** A secret, once. It is gone when the dialog closes. */
 function Issued({ made, onClose }) {
   const invited = made.state === 'invited';
-  return html`<${Dialog} title=${invited ? `Invitation for ${made.name}` : `Token of ${made.name}`} onClose=${onClose} actions=${html`<${Button} kind="primary" onClick=${onClose}>Done<//>`}>
+  return html`<${Dialog} title=${invited ? `Invitation for ${made.name}` : `Token of ${made.name}`} done onClose=${onClose}>
     <${Note} kind="warn" title="Shown only now">The KMS keeps no more than a hash of it.<//>
     ${invited
       ? html`<p>Send this link by a channel that you trust. It works once, until <${Time} at=${made.invited_until} />: its holder is then shown a token of their own.</p>
@@ -101,18 +101,20 @@ export default function Credentials({ me }) {
     if (!waits(answer)) toast('Revoked');
     close();
   };
-  if (me.kind === 'anyone') return html`<${Page} title="Credentials"><${Card}><${Empty} title="This KMS asks for no credentials">Everybody who reaches this listener is an owner: <code>core.admin.insecure_no_auth</code> is true.<//><//><//>`;
-  if (!isOwner) return html`<${Page} title="Credentials"><${Card}><${Empty} title="Owners manage credentials">You are signed in as ${me.name}, with the role ${me.role}.<//><//><//>`;
+  if (!isOwner) {
+    return html`<${Page} title="Credentials"><${Card}>${me.kind === 'anyone' ? html`<${Empty} title="This KMS asks for no credentials">Everybody who reaches this listener is an owner: <code>core.admin.insecure_no_auth</code> is true.<//>`
+      : html`<${Empty} title="Owners manage credentials">You are signed in as ${me.name}, with the role ${me.role}.<//>`}<//><//>`;
+  }
   const columns = [
     { head: 'Name', kind: 'main', cell: ({ name }) => html`${name}${name === me.name && html` <span class="soft">you</span>`}` },
     { head: 'Role', cell: ({ role }) => ROLE_WORDS[role] ?? role },
-    ...(credentials.data?.credentials.some(({ domain }) => domain) ? [{ head: 'Domain', cell: ({ domain }) => domain ?? soft('all') }] : []),
+    credentials.data?.credentials.some(({ domain }) => domain) && { head: 'Domain', cell: ({ domain }) => domain ?? soft('all') },
     { head: 'State', cell: ({ state, invited_until: until, old_secret_until: old }) => html`${stated(STATES, state)}${state === 'invited' && html`<span class="sub">until <${Time} at=${until} still /></span>`}${old && html`<span class="sub">old token until <${Time} at=${old} still /></span>`}` },
     column.time('Last used', 'last_used', { none: 'never' }),
     column.time('Ends', 'expires_at', { none: 'never' }),
     { head: 'Created', cell: ({ created_at: at, created_by: by }) => html`<${Time} at=${at} still /><span class="sub">${by}</span>` },
-    { head: 'Actions', kind: 'hide shrink', cell: (credential) => html`<span class="rowactions"><${Button} small onClick=${() => setOpen({ what: 'rotate', of: credential })}>Replace token<span class="unseen"> of ${credential.name}</span><//>
-      <${Button} small onClick=${() => setOpen({ what: 'revoke', of: credential })}>Revoke<span class="unseen"> ${credential.name}</span><//></span>` },
+    column.actions((credential) => html`<span class="rowactions"><${Button} small onClick=${() => setOpen({ what: 'rotate', of: credential })}>Replace token<span class="unseen"> of ${credential.name}</span><//>
+      <${Button} small onClick=${() => setOpen({ what: 'revoke', of: credential })}>Revoke<span class="unseen"> ${credential.name}</span><//></span>`),
   ];
   const create = html`<${Button} kind="primary" onClick=${() => setOpen({ what: 'create' })}>New credential<//>`;
   return html`<${Page} title="Credentials" lead="People and programs that may call this listener, and what each of them may do." actions=${create}>

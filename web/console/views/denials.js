@@ -136,7 +136,7 @@ function One({ me, params }) {
           { name: 'TCB status', value: one.tcb_status && html`<${Tcb} status=${one.tcb_status} advisories=${one.tcb_advisories} />` },
           { name: 'Advisories', value: one.tcb_advisories?.join(', ') },
           { name: 'From', value: one.address },
-          whole('Denial id', one.id, 'denial id', 'as the caller was told'),
+          whole('Denial id', one.id, 'denial id', { hint: 'as the caller was told' }),
         ]} /><//>
       </div></div>`}<//><//>`;
 }

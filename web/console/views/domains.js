@@ -101,7 +101,7 @@ function One({ me, name }) {
     column.id('App', 'app_id', 'app id', { kind: 'main', keep: 12 }),
     column.time('Since', 'since', { none: 'the configuration' }),
     { head: 'By', cell: ({ by }) => by ?? '—' },
-    ...(isOwner ? [{ head: 'Actions', kind: 'hide shrink', cell: ({ app_id: app, source }) => source === 'run_time' && html`<${Button} small onClick=${() => setOpen({ what: 'move', app })}>Move…<span class="unseen"> app ${app.slice(0, 12)}</span><//>` }] : []),
+    isOwner && column.actions(({ app_id: app, source }) => source === 'run_time' && html`<${Button} small onClick=${() => setOpen({ what: 'move', app })}>Move…<span class="unseen"> app ${app.slice(0, 12)}</span><//>`),
   ];
   return html`<${Page} title=${`Domain ${name}`} back=${{ href: link('domains'), text: 'Domains' }}
     actions=${data && isOwner && html`<${Button} onClick=${() => setOpen({ what: 'assign' })}>Put an app into it…<//>

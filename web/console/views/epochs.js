@@ -95,7 +95,7 @@ export default function Epochs({ me }) {
     column.id('Root CA', 'ca_fingerprint', 'SHA-256 of the CA key', { kind: 'minor' }),
     column.id('k256 key', 'k256_fingerprint', 'SHA-256 of the k256 key'),
     { head: 'Apps that stay', kind: 'num', cell: ({ apps_staying: apps }) => apps },
-    ...(isOwner ? [{ head: 'Actions', kind: 'hide shrink', cell: (one) => possible(one).map((what) => html`<${Button} small onClick=${() => setOpen({ what, of: one })}>${CHANGES[what][0]}…<span class="unseen"> epoch ${one.epoch}</span><//>`) }] : []),
+    isOwner && column.actions((one) => possible(one).map((what) => html`<${Button} small onClick=${() => setOpen({ what, of: one })}>${CHANGES[what][0]}…<span class="unseen"> epoch ${one.epoch}</span><//>`)),
   ];
   const replicas = (data) => {
     const rows = data.epochs.flatMap((one) => lacking(one).map((id) => ({ id, epoch: one.epoch })));

@@ -168,7 +168,7 @@ function List({ me, params, navigate }) {
     { head: 'By', cell: (freeze) => freeze.by },
     column.time('Since', 'at'),
     column.time('Ends', 'expires_at', { none: 'when lifted' }),
-    ...(can(me, 'freeze.lift') ? [{ head: 'Actions', kind: 'hide shrink', cell: liftButton }] : []),
+    can(me, 'freeze.lift') && column.actions(liftButton),
   ];
   const freezeNow = can(me, 'freeze.create') && html`<${ButtonLink} kind="primary" href=${link('freezes', 'new')}>Freeze now<//>`;
   const nothing = html`<${Empty} title="Nothing is frozen" action=${freezeNow}>A freeze stops the release of keys to an app, a CVM, a machine, an OS image or everything, until it is lifted or ends.<//>`;

@@ -35,7 +35,7 @@ function Checkpoint({ of, me, refresh }) {
     <${Values} wide of=${[
       { name: 'Origin', value: of.origin && html`<code>${of.origin}</code>` },
       whole('Root hash', of.root),
-      whole('Key of the log', of.log_key, 'key of the log', 'for verifiers'),
+      whole('Key of the log', of.log_key, 'key of the log', { hint: 'for verifiers' }),
       { name: 'Vouched for', value: of.vouched ? pill('by the root key', 'good') : pill('not by the root key', 'warn') },
     ]} />
     ${of.checkpoint && html`<${Code} text=${of.checkpoint} name="checkpoint" />`}

@@ -5,7 +5,7 @@ import { Chart } from '../chart.js';
 import { ago, count, duration, milliseconds, number, sentence, spaced } from '../format.js';
 import { link } from '../router.js';
 import {
-  Button, ButtonLink, Card, Empty, Figure, Icon, Id, Listed, Loaded, Note, Page, Segments, Severity, Time, Told, Values, Whole, column, html, useState, whole,
+  Button, ButtonLink, Card, Empty, Figure, Icon, Id, Listed, Loaded, Note, Page, Segments, Severity, Time, Told, Values, column, html, useState, whole,
 } from '../ui.js';
 import { RELEASE } from './common.js';
 
@@ -123,8 +123,8 @@ export default function OverviewView({ params, navigate }) {
       <${Latest} />
       <${Card} title="Identity"><${Values} wide of=${[
         { name: 'Name', value: now.name },
-        { name: 'Root fingerprint', value: html`<${Whole} value=${now.root_fingerprint} name="root fingerprint">${spaced(now.root_fingerprint)}<//>` },
-        { name: 'CA fingerprint', value: now.ca_fingerprint && html`<${Whole} value=${now.ca_fingerprint} name="CA fingerprint">${spaced(now.ca_fingerprint)}<//>` },
+        whole('Root fingerprint', now.root_fingerprint, 'root fingerprint', { shown: spaced(now.root_fingerprint) }),
+        whole('CA fingerprint', now.ca_fingerprint, 'CA fingerprint', { shown: spaced(now.ca_fingerprint) }),
         whole('OS image of this KMS', now.os_image_hash, 'OS image hash'),
         whole('Boot id', now.boot_id),
         { name: 'Version', value: now.version },

@@ -29,7 +29,7 @@ function InForce({ policy }) {
     ${policy.relaxed && html`<${Note} kind="warn" title="This policy is relaxed">It allows more than a production policy should. The overview says what.<//>`}
     <${Card} title="In force"><${Values} wide of=${[
       { name: 'Decided by', value: KINDS[policy.kind] ?? words(policy.kind) },
-      whole('Digest', policy.sha256, 'digest of the policy', 'in each audit record'),
+      whole('Digest', policy.sha256, 'digest of the policy', { hint: 'in each audit record' }),
       { name: 'Since', value: policy.loaded_at && html`<${Time} at=${policy.loaded_at} />` },
       { name: 'Source', value: policy.source && words(policy.source) },
       ...(bundle ? [

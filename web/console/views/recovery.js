@@ -57,7 +57,7 @@ function Files({ of, onClose }) {
   const keep = (name, text, type) => { save(name, text, type); setSaved([...saved, name]); };
   const row = (title, name, more, act) => html`<li key=${name}><span class="mark ${saved.includes(name) ? 'good' : 'soft'}"><${Icon} name=${saved.includes(name) ? 'check' : 'dash'} /></span>
     <span class="what"><strong>${title}</strong> <span class="soft">${more}</span></span><${Button} small onClick=${act}><${Icon} name="download" />Save<span class="unseen"> ${name}</span><//></li>`;
-  return html`<${Dialog} title="Files of the set" kind="wide" onClose=${onClose} actions=${html`<${Button} kind="primary" onClick=${onClose}>Done<//>`}>
+  return html`<${Dialog} title="Files of the set" kind="wide" done onClose=${onClose}>
     ${of.files.length > 0 ? html`<p>Give each officer the manifest and their own file. A file opens with its officer's key only; the manifest is public.</p>`
       : html`<${Note} kind="warn" title="Only the manifest is here">The KMS keeps the officers' files until it starts again. Where they are lost, make a new set.<//>`}
     <ul class="todo">${row('Manifest', of.manifest_name, 'for everybody', () => keep(of.manifest_name, of.manifest, 'application/json'))}

@@ -86,9 +86,9 @@ function One({ params, navigate }) {
         { name: 'Advisories', value: one.tcb_advisories?.join(', ') },
         { name: 'Relaxed for it', value: one.relaxations?.join(', ') },
         { name: 'Names in the certificate', value: one.names?.join(', ') },
-        whole('Key of the caller', one.spki_sha256, 'key of the caller', 'SHA-256 of its SPKI'),
+        whole('Key of the caller', one.spki_sha256, 'key of the caller', { hint: 'SHA-256 of its SPKI' }),
         { name: 'From', value: one.address },
-        whole('Policy', one.policy_sha256, 'policy digest', 'SHA-256 of the rules'),
+        whole('Policy', one.policy_sha256, 'policy digest', { hint: 'SHA-256 of the rules' }),
         whole('Boot of the KMS', one.boot_id, 'boot id'),
       ]} /><//></div>
       <div class="span5 stack"><${Verification} release=${one} />

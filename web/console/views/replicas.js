@@ -3,7 +3,7 @@
 import { useGet } from '../api.js';
 import { count, short, spaced } from '../format.js';
 import { link } from '../router.js';
-import { Card, Empty, Id, Listed, Loaded, Note, Page, Values, Whole, column, html, pill } from '../ui.js';
+import { Card, Empty, Id, Listed, Loaded, Note, Page, Values, column, html, pill, whole } from '../ui.js';
 
 const COLUMNS = [
   { head: 'KMS', kind: 'main', cell: (handover) => html`<a class="nowrap" href=${handover.allowed ? link('releases', handover.seq) : link('denials', handover.denial_id)}><code>${short(handover.mr_aggregated || 'not measured', 12)}</code></a>` },
@@ -24,7 +24,7 @@ export default function Replicas() {
     <${Loaded} of=${replicas} lines=${8}>${(data) => html`<div class="grid">
       <${Card} title="This KMS" aside=${data.self.ready ? pill('Releasing keys', 'good') : pill('Not releasing keys', 'bad')}><${Values} wide of=${[
         { name: 'Name', value: data.self.name },
-        { name: 'Root fingerprint', hint: 'the same on each replica', value: html`<${Whole} value=${data.self.root_fingerprint} name="root fingerprint">${spaced(data.self.root_fingerprint)}<//>` },
+        whole('Root fingerprint', data.self.root_fingerprint, 'root fingerprint', { hint: 'the same on each replica', shown: spaced(data.self.root_fingerprint) }),
         { name: 'Version', value: data.self.version },
         { name: 'Boot', value: html`<${Id} value=${data.self.boot_id} name="boot id" />` },
       ]} /><//>

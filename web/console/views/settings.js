@@ -83,7 +83,7 @@ function Restart({ me, onClose }) {
     }
     throw new Error('It did not come back within a minute: look at its supervisor.');
   });
-  if (state === 'done') return html`<${Dialog} title="Restarted" onClose=${onClose} actions=${html`<${Button} kind="primary" onClick=${onClose}>Done<//>`}><${Note} kind="good" role="status" title="The KMS is back">It started again with the same keys.<//><//>`;
+  if (state === 'done') return html`<${Dialog} title="Restarted" done onClose=${onClose}><${Note} kind="good" role="status" title="The KMS is back">It started again with the same keys.<//><//>`;
   return html`<${Confirm} title="Restart the KMS?" word="Restart" kind="danger" task=${task} onClose=${onClose}>
     ${state === 'waiting' && !task.error ? html`<${Note} role="status" title="Waiting for it to come back">Requests fail meanwhile; CVMs try again by themselves.<//>`
       : html`<p>It finishes running requests and ends; its supervisor starts it again. Requests fail for some seconds.</p>`}<//>`;
@@ -128,7 +128,7 @@ function Reloaded({ of, onClose }) {
     { head: 'Result', cell: ({ changed }) => (changed ? pill('new', 'good') : soft('unchanged')) },
     { head: 'Details', cell: ({ message }) => message },
   ];
-  return html`<${Dialog} title="Read again" kind="wide" onClose=${onClose} actions=${html`<${Button} kind="primary" onClick=${onClose}>Done<//>`}>
+  return html`<${Dialog} title="Read again" kind="wide" done onClose=${onClose}>
     <${Table} caption="What was read again" columns=${columns} rows=${of.reloaded} rowKey=${({ name }) => name} />
     ${of.restart_required.length > 0 && html`<${Note} kind="warn" title="Some changes need a restart">${of.restart_required.join(', ')}<//>`}<//>`;
 }

@@ -3,7 +3,7 @@
 import { post, upload, useGet, useTask, withQuery } from '../api.js';
 import { bytes, milliseconds, sentence } from '../format.js';
 import { can } from '../roles.js';
-import { Button, Card, Confirm, Empty, Failure, Field, Listed, Note, Options, Time, Values, Whole, html, soft, toast, useRef, useState, whole } from '../ui.js';
+import { Button, Card, Confirm, Empty, Failure, Field, Listed, Note, Options, Time, Values, Whole, column, html, soft, toast, useRef, useState, whole } from '../ui.js';
 import { waits } from './common.js';
 
 /** Actions after which requests are handled otherwise; they ask first. */
@@ -45,7 +45,7 @@ export function Actions({ me }) {
     { head: 'Action', kind: 'main', cell: ({ description }) => sentence(description).replace(/\.$/, '') },
     { head: 'Name', cell: ({ name }) => html`<code class="nowrap">${name}</code>` },
     { head: 'Last time', cell: ({ last }) => (last ? html`<span class=${last.ok ? '' : 'bad'}>${last.ok ? '' : 'failed: '}${last.message}</span><span class="sub"><${Time} at=${last.at} still /></span>` : soft('not since the start')) },
-    ...(can(me, 'action.run') ? [{ head: 'Run', kind: 'hide shrink', cell: (action) => html`<${Button} small busy=${(task.busy && running === action.name) || action.running} onClick=${() => start(action)}>Run<span class="unseen"> ${action.name}</span><//>` }] : []),
+    can(me, 'action.run') && column.actions((action) => html`<${Button} small busy=${(task.busy && running === action.name) || action.running} onClick=${() => start(action)}>Run<span class="unseen"> ${action.name}</span><//>`),
   ];
   return html`<div class="stack"><${Failure} error=${task.error} title=${`${running} failed`} />
     <${Listed} caption="Actions" of=${actions} lines=${6} empty=${html`<${Empty} title="There are no actions" />`} columns=${columns} rows=${(data) => data.actions} />
