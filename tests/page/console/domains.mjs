@@ -69,7 +69,7 @@ await scenario(async (browser) => {
   await dialog.getByRole('alert').filter({ hasText: 'needs_move' }).waitFor();
   await accessible(page, 'an app that has keys');
   await dialog.getByRole('button', { name: 'Move it…' }).click();
-  await dialog.filter({ hasText: 'Keys of the domain default that it loses' }).filter({ hasText: 'disk key' }).waitFor();
+  await dialog.filter({ hasText: 'It loses the disk key' }).filter({ hasText: 'of the domain default' }).waitFor();
   await says(page, 'dialog .note', '1 CVM');
   const move = dialog.getByRole('button', { name: 'Move it', exact: true });
   assert(await move.isDisabled(), 'a move waits until the loss is confirmed');
@@ -105,7 +105,7 @@ await scenario(async (browser) => {
   // Back to the default one, from the row: given up after the loss is shown.
   await row(without.slice(0, 8)).getByRole('button', { name: /^Move…/ }).click();
   await dialog.getByLabel('To the domain').selectOption('default');
-  await dialog.filter({ hasText: 'Keys of the domain team that it loses' }).filter({ hasText: 'no CVM has received any' }).waitFor();
+  await dialog.filter({ hasText: 'of the domain team' }).filter({ hasText: 'no CVM has received any' }).waitFor();
   await page.keyboard.press('Escape');
   await closed();
 

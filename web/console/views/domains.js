@@ -1,7 +1,7 @@
 // Domains: parts of this KMS whose apps have keys of their own, and which apps are in each.
 
 import { post, useGet, useTask } from '../api.js';
-import { words } from '../format.js';
+import { sentence, words } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
 import {
@@ -76,7 +76,7 @@ function Move({ app, from, to: given = '', onClose, onDone }) {
     <${Values} of=${[whole('App id', app)]} />
     ${!given && html`<${Choose} label="To the domain" of=${[['', 'Choose one'], ...others]} value=${to} onChoose=${setTo} />`}
     <div class="stack" aria-live="polite">${to && !told && task.busy && html`<${Skeleton} lines=${2} />`}
-      ${loses && html`<${Note} kind="warn" title=${`Keys of the domain ${loses.domain} that it loses`}><ul>${loses.keys.map((key) => html`<li key=${key}>${key}</li>`)}</ul><p>${told.message}.</p><//>
+      ${loses && html`<${Note} kind="warn" title="It loses keys">${sentence(told.message)}.<//>
         <label class="choice"><input type="checkbox" checked=${sure} onChange=${(event) => setSure(event.target.checked)} /><span>What they encrypt cannot be read while the app is in ${to}.</span></label>`}</div><//>`;
 }
 
