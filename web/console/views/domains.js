@@ -61,7 +61,7 @@ function Assign({ of, onClose, onDone, onMove }) {
 
 /** Moves an app, after the KMS has said which keys it loses. */
 function Move({ app, from, to: given = '', onClose, onDone }) {
-  const others = useDomains().filter(({ name }) => name !== from).map(({ name }) => [name, name]);
+  const others = useDomains().filter(({ name, archived_at: archived }) => name !== from && !archived).map(({ name }) => [name, name]);
   const [to, setTo] = useState(given);
   const [told, tell] = useState(null);
   const [sure, setSure] = useState(false);
