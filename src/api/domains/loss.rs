@@ -24,6 +24,9 @@ const STEPS: usize = 200;
 pub(super) struct Loss {
     domain: DomainName,
     received: Option<Received>,
+    /// How many CVMs of the app were last given keys of another domain: the inventory keeps the last domain of each, so nothing
+    /// is known of what they were given here before.
+    elsewhere: u64,
     /// The time of the oldest record that was counted, milliseconds; `None` without any.
     covers_since: Option<u64>,
     /// Whether the first record of the log was counted.
@@ -45,8 +48,10 @@ pub struct LostKeys {
     domain: String,
     /// Which ones: what was encrypted with them, or trusts them, is lost while the app is elsewhere.
     keys: [&'static str; 4],
-    /// How many CVMs of the app have received some; 0 if there is no record of any.
+    /// How many CVMs of the app have received some, and none of another domain since; 0 if there is no record of any.
     cvms: u64,
+    /// How many have received keys of another domain since, so that it is not known whether they have some of these too.
+    maybe: u64,
     /// The first release there.
     first_at: Option<String>,
     /// The last one.
@@ -58,7 +63,7 @@ pub struct LostKeys {
 impl Loss {
     /// Whether it is known that the app has received no keys from this KMS.
     pub(super) fn is_known_to_be_none(&self) -> bool {
-        self.received.is_none() && self.is_whole
+        self.received.is_none() && self.elsewhere == 0 && self.is_whole
     }
 
     pub(super) fn domain(&self) -> &DomainName {
@@ -72,6 +77,7 @@ impl Loss {
             domain: self.domain.to_string(),
             keys: KEYS,
             cvms: received.map_or(0, |received| received.cvms),
+            maybe: self.elsewhere,
             first_at: received.map(|received| at(received.first)),
             last_at: received.map(|received| at(received.last)),
             covers_since: self.covers_since.map(at),
@@ -84,11 +90,20 @@ impl Loss {
         let lost = format!("it loses the {keys} and {last_key} of the domain {}", self.domain);
         let LostKeys { cvms, first_at, covers_since, .. } = self.shown();
         let covers = covers_since.map(|since| format!(", in records since {since}")).unwrap_or_default();
+        let maybe = match self.elsewhere {
+            0 => String::new(),
+            _ => format!(", and {} more may have, which got keys of another domain since", self.elsewhere),
+        };
         match first_at {
             // Signatures of the root name no domain, as the peer's clients know them.
             Some(first) => format!(
-                "{lost}, which {cvms} CVMs have received since {first}; what they signed, and their certificates, still prove this \
-                 app"
+                "{lost}, which {cvms} CVMs have received since {first}{maybe}; what they signed, and their certificates, still \
+                 prove this app"
+            ),
+            None if self.elsewhere > 0 => format!(
+                "{lost}, which {} CVMs may have received before they got keys of another domain; what they signed, and their \
+                 certificates, still prove this app",
+                self.elsewhere
             ),
             None => format!("{lost}, of which no CVM has received any{covers}"),
         }
@@ -126,16 +141,16 @@ impl DomainService {
         self.events
             .ask_index(move |index| {
                 let inventory = index.inventory()?;
-                let mut ask = CvmAsk {
-                    app_id: Some(app),
-                    domain: Some(domain.clone()),
-                    limit: PAGE,
-                    ..CvmAsk::default()
-                };
+                let mut ask = CvmAsk { app_id: Some(app), limit: PAGE, ..CvmAsk::default() };
                 let mut received: Option<Received> = None;
+                let mut elsewhere = 0;
                 loop {
                     let page = inventory.cvms(&ask)?;
                     for (_, cvm) in page.cvms {
+                        if cvm.subject.domain_name().as_ref() != Some(&domain) {
+                            elsewhere += 1;
+                            continue;
+                        }
                         let (first, last) = (cvm.releases.first, cvm.releases.last);
                         let all = received.get_or_insert(Received { cvms: 0, first, last });
                         all.cvms += 1;
@@ -148,7 +163,8 @@ impl DomainService {
                     }
                 }
                 let coverage = inventory.coverage()?;
-                Ok(Loss { domain, received, covers_since: coverage.since, is_whole: coverage.is_whole() })
+                let is_whole = coverage.is_whole();
+                Ok(Loss { domain, received, elsewhere, covers_since: coverage.since, is_whole })
             })
             .await
     }

@@ -57,7 +57,7 @@ pub(crate) struct One {
 /// Arguments of `kmsctl domain create`.
 #[derive(Args, Debug)]
 pub(crate) struct Create {
-    /// Name of the domain: up to 24 lower-case letters, digits, - or .
+    /// Name of the domain: up to 24 characters of a-z, 0-9, `.` and `-`
     #[arg(value_name = "NAME")]
     name: String,
     /// Admit only guests that nobody can log in to
@@ -170,6 +170,9 @@ struct Lost {
     domain: String,
     keys: Vec<String>,
     cvms: u64,
+    /// An older KMS does not say it.
+    #[serde(default)]
+    maybe: u64,
     first_at: Option<String>,
     last_at: Option<String>,
     covers_since: Option<String>,
