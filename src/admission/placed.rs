@@ -76,6 +76,34 @@ impl DomainDenialCode {
         }
     }
 
+    /// What would allow the request.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Mismatch => {
+                "name the domain that the app is in, or none; the list of domains shows the apps of each"
+            }
+            Self::Archived => {
+                "restore the domain of the app, or move the app to another one, where it gets other keys"
+            }
+            Self::NoInstance => {
+                "run the app with an instance id, or in a domain without instance_scoped, where it gets other keys"
+            }
+            Self::NotSealed => {
+                "request keys before system-ready, in a guest that adds no runtime events of its own; or run the app in a domain \
+                 that is not sealed, where it gets other keys"
+            }
+            Self::DevImage => {
+                "boot a release image with legacy attestation, and let core.image.verify be true; or set allow_dev_images in the \
+                 domain, whose apps can then be read by those who can log in to such an image"
+            }
+            Self::TcbStatus => {
+                "update the machine's firmware, or add its status to tcb_statuses of the domain"
+            }
+            Self::Device => "run the app on a listed machine, or add this one to devices of the domain",
+            Self::OsImage => "boot a listed image, or add this one to os_images of the domain",
+        }
+    }
+
     /// The step that finds it.
     pub fn step(self) -> Step {
         match self {

@@ -59,7 +59,7 @@ pub enum Cause {
     EpochsLost,
     /// There is no recovery set, it lacks root keys, or it was not proved for long.
     Recovery,
-    /// The signed bundle in force expires soon, or has expired and still decides.
+    /// The signed bundle in force expires soon, or has expired.
     PolicyExpires,
     /// A signed bundle came that contradicts what was seen before.
     PolicyFork,
@@ -158,7 +158,7 @@ impl Cause {
                 "the key directory is older than the audit log: root epochs are missing, or retired ones are back"
             }
             Self::Recovery => "the recovery of the root keys needs an owner: a set, or a drill of it",
-            Self::PolicyExpires => "the signed policy expires soon, or has expired and still decides",
+            Self::PolicyExpires => "the signed policy expires soon, or has expired",
             Self::PolicyHeld => {
                 "a new signed policy would deny what is allowed now, so it waits for an operator"
             }
@@ -476,6 +476,12 @@ fn of_self_authorization(refusal: SelfRefusal) -> Reason {
                 SelfDenialCode::AllowlistUnusable => Cause::AllowlistUnusable,
                 SelfDenialCode::EvidenceRefused => Cause::OwnEvidenceRefused,
             };
+            // Nobody's measurements were judged, so only the cause says something.
+            if denial.code == SelfDenialCode::AllowlistUnusable
+                && let Some(problem) = denial.expected
+            {
+                return Reason { cause, detail: problem };
+            }
             let mut detail = denial.reason();
             for (what, value) in [("expected", &denial.expected), ("found", &denial.actual)] {
                 if let Some(value) = value {

@@ -109,8 +109,12 @@ impl Attempt<'_> {
         if let Refusal::Fresh { fault, .. } = refusal {
             return Some(fault.remedy().to_owned());
         }
+        let fault = refusal.fault()?;
+        if let RefusalCode::Domain(code) = fault.code {
+            return Some(code.remedy().to_owned());
+        }
         let denial = refusal.denial()?;
-        let identity = refusal.fault()?.identity?;
+        let identity = fault.identity?;
         let foundation = &self.service.foundation;
         let (_, policy) = foundation.place_of(self.role, &identity.app_id);
         let told = BootInfo::from(identity);

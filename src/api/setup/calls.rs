@@ -262,8 +262,9 @@ fn denied(denial: Denial) -> Failure {
     let advice = match denial.code {
         DenialCode::AllowlistUnusable => {
             return Failure::new(
-                "The policy denies everyone: the allowlist of this KMS is missing or cannot be read.",
-                "Correct the file of core.auth_api.allowlist.path; the log and `kms policy check` have the fault.",
+                "The policy denies everyone: its allowlist is missing or invalid, or no signed bundle can decide.",
+                "Correct the file of core.auth_api.allowlist.path: the log and `kms policy check` have the fault. With \
+                 core.auth_api.bundle, bring a bundle that is valid now.",
             )
             .caused_by(denial.expected.unwrap_or_default());
         }

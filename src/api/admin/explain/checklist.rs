@@ -2,7 +2,7 @@
 
 use kms_policy::DenialCode;
 
-use crate::admission::{DomainDenialCode, Refusal, RefusalCode, SelfDenialCode, Step};
+use crate::admission::{Refusal, RefusalCode, SelfDenialCode, Step};
 use crate::api::refusal::detail;
 use crate::proto::Check;
 
@@ -193,7 +193,7 @@ fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
         RefusalCode::VmConfigMismatch => {
             "send the vm_config that the guest was started with: the request's and the attestation's copy must be equal"
         }
-        RefusalCode::Domain(code) => of_domain(code),
+        RefusalCode::Domain(code) => code.remedy(),
         RefusalCode::Denied(code) => return of_denial(code).map(str::to_owned),
         RefusalCode::OsImageNotVerified => {
             "boot the OS image that the VM configuration names, on a machine as the configuration describes it"
@@ -234,38 +234,8 @@ fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
     Some(hint.to_owned())
 }
 
-const MEND_THE_ALLOWLIST: &str =
-    "correct the allowlist: until it can be read, everything is denied; `kms policy check` shows the fault";
-
-/// The same for a denial by the domain of the app.
-fn of_domain(code: DomainDenialCode) -> &'static str {
-    match code {
-        DomainDenialCode::Mismatch => {
-            "name the domain that the app is in, or none; the list of domains shows the apps of each"
-        }
-        DomainDenialCode::Archived => {
-            "restore the domain of the app, or move the app to another one, where it gets other keys"
-        }
-        DomainDenialCode::NoInstance => {
-            "run the app with an instance id, or in a domain without instance_scoped, where it gets other keys"
-        }
-        DomainDenialCode::NotSealed => {
-            "request keys before system-ready, in a guest that adds no runtime events of its own; or run the app in a domain \
-             that is not sealed, where it gets other keys"
-        }
-        DomainDenialCode::DevImage => {
-            "boot a release image with legacy attestation, and let core.image.verify be true; or set allow_dev_images in the \
-             domain, whose apps can then be read by those who can log in to such an image"
-        }
-        DomainDenialCode::TcbStatus => {
-            "update the machine's firmware, or add its status to tcb_statuses of the domain"
-        }
-        DomainDenialCode::Device => {
-            "run the app on a listed machine, or add this one to devices of the domain"
-        }
-        DomainDenialCode::OsImage => "boot a listed image, or add this one to os_images of the domain",
-    }
-}
+const MEND_THE_ALLOWLIST: &str = "correct the allowlist: until it can be read, everything is denied; `kms policy check` shows the \
+     fault; of signed bundles, push and activate one that is valid now";
 
 /// The same for a denial that no added entry of the policy can avoid.
 fn of_denial(code: DenialCode) -> Option<&'static str> {
