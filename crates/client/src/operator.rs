@@ -97,10 +97,10 @@ pub struct OperatorToken(Zeroizing<String>);
 pub struct TokenError;
 
 impl OperatorToken {
-    /// From the content of a file or an environment variable; surrounding white space is removed.
+    /// From the content of a file or an environment variable; surrounding white space is removed, spaces inside stay.
     pub fn new(text: Zeroizing<String>) -> Result<Self, TokenError> {
         let token = text.trim();
-        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
             return Err(TokenError);
         }
         Ok(Self(Zeroizing::new(token.to_owned())))
@@ -347,6 +347,20 @@ mod tests {
 
     fn token(text: &str) -> Result<OperatorToken, TokenError> {
         OperatorToken::new(Zeroizing::new(text.to_owned()))
+    }
+
+    #[test]
+    fn a_token_is_one_line_and_may_have_spaces_inside() {
+        for (text, expected) in [
+            (" t0ken\n", Some("t0ken")),
+            ("a token of your own", Some("a token of your own")),
+            ("two\nlines", None),
+            ("a\ttab", None),
+            ("t\u{f6}ken", None),
+            (" ", None),
+        ] {
+            assert_eq!(token(text).ok().as_ref().map(OperatorToken::expose), expected, "{text:?}");
+        }
     }
 
     #[test]

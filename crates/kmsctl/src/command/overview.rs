@@ -58,6 +58,9 @@ impl Overview {
         let overview = document(&self.admin, terminal, "/api/v1/overview").await?;
         terminal.show(&overview, |page| {
             let state = match overview["ready"].as_bool() {
+                _ if overview["archived"] == true => {
+                    page.toned(Tone::Bad, "the domain is archived: nothing is released in it")
+                }
                 Some(true) => page.toned(Tone::Good, "ready"),
                 _ => page.toned(Tone::Bad, "NOT READY"),
             };
@@ -65,6 +68,8 @@ impl Overview {
             for name in ["domain", "version", "started_at", "root_fingerprint", "os_image_hash"] {
                 page.field(&name.replace('_', " "), text(&overview, name));
             }
+            // What `status` shows under this name, and relying parties pin.
+            page.field("root SPKI SHA-256", text(&overview, "ca_fingerprint"));
             let day = &overview["last_24h"];
             page.field(
                 "last 24 hours",

@@ -234,6 +234,9 @@ fn show(terminal: &Terminal, told: &Told) -> Outcome {
         page.field("domain", printable(&told.domain));
         page.field("digest", printable(&told.digest));
         page.field("state", printable(&told.state));
+        if told.state == "pending" && told.changed {
+            page.field("next", format_args!("kmsctl policy activate {}", printable(&told.digest)));
+        }
     })?;
     Ok(Exit::Done)
 }
