@@ -10,8 +10,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
+use kms_attest::identity::DomainName;
 use kms_policy::bundle::Bundle;
-use kms_policy::review::{Difference, Review, Severity};
+use kms_policy::review::{Difference, Finding, Review, Severity};
 use kms_policy::settings::PinnedKeys;
 use serde_json::json;
 
@@ -112,7 +113,7 @@ impl Check {
             if let Some(bundle) = &verified {
                 bundle::print(bundle);
             }
-            print(&review);
+            print(&review, verified.as_ref().map(|_| &*self.domain));
             if let (Some(old), Some(difference)) = (&old, &difference) {
                 compare(old, difference);
             }
@@ -144,8 +145,14 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     read().with_context(|| format!("{} cannot be read", path.display()))
 }
 
-fn print(review: &Review) {
-    for finding in review.findings() {
+/// Shows what is wrong with an allowlist, or with that in a bundle of a domain.
+fn print(review: &Review, domain: Option<&str>) {
+    // The policy of another domain is never asked about a KMS.
+    let judges_kms = domain.is_none_or(|domain| domain == DomainName::DEFAULT.as_str());
+    let matters = |finding: &&Finding| {
+        judges_kms || finding.severity == Severity::Error || !finding.at.starts_with("kms.")
+    };
+    for finding in review.findings().iter().filter(matters) {
         let severity = match finding.severity {
             Severity::Error => "ERROR",
             Severity::Warning => "warning",

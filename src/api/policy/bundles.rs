@@ -262,6 +262,14 @@ impl BundleService {
     /// No bundle with this digest waits.
     pub async fn shadow(&self, caller: &Caller, request: BundleRequest) -> Result<BundleOutcome> {
         let (keeper, pending) = self.pending(&request.digest).await?;
+        if keeper.domain() != DomainName::DEFAULT.as_str() {
+            let text = format!(
+                "a shadow evaluates requests that core.auth_api decides, and the bundle is for the domain {}: activate it without \
+                 one; nothing was changed",
+                keeper.domain()
+            );
+            return Err(Error::new(Code::Conflict, text).because("not_configured"));
+        }
         let header = pending.header();
         let name = format!("bundle {} {}", header.name(), header.serial());
         let start = StartShadowRequest {

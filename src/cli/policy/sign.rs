@@ -97,7 +97,7 @@ impl Sign {
         let signed = match bundle::is_bundle(&content) {
             true => self.add(content, &key)?,
             false => {
-                reviewed(&content)?;
+                reviewed(&content, self.domain.as_deref())?;
                 sign(&self.header()?, &content, &key)?
             }
         };
@@ -122,7 +122,7 @@ impl Sign {
                 self.file.display()
             );
         }
-        reviewed(content)?;
+        reviewed(content, self.domain.as_deref())?;
         let header = self.header()?;
         let text = unsigned(&header, content)?;
         std::fs::write(&self.out, &text)
@@ -176,7 +176,7 @@ impl Sign {
 ///
 /// # Errors
 /// It could not be used; or it is the list of a release of another system, from which no rule follows.
-fn reviewed(content: &[u8]) -> anyhow::Result<()> {
+fn reviewed(content: &[u8], domain: Option<&str>) -> anyhow::Result<()> {
     let value: Value = kms_attest::json::from_utf8(content).unwrap_or_default();
     if is_of_agents(&value) {
         bail!(
@@ -187,7 +187,7 @@ fn reviewed(content: &[u8]) -> anyhow::Result<()> {
         );
     }
     let review = Review::of(content, EmptyDevices::NoDevice);
-    super::print(&review);
+    super::print(&review, domain);
     if review.is_usable() { Ok(()) } else { bail!("the file could not be used: it would deny everything") }
 }
 
@@ -238,7 +238,7 @@ mod tests {
         older.as_object_mut().expect("an object").remove("quote_measurements");
         for list in [newer, older] {
             let refused =
-                reviewed(list.to_string().as_bytes()).expect_err("no rule follows from it").to_string();
+                reviewed(list.to_string().as_bytes(), None).expect_err("no rule follows from it").to_string();
             for part in
                 ["without its MRTD", "says of itself", "neither a compose hash nor an app", "osImages"]
             {
@@ -246,7 +246,7 @@ mod tests {
             }
         }
         let allowlist = json!({ "osImages": ["00".repeat(32)], "kms": {}, "apps": {}, "release_tag": "v1" });
-        let outcome = reviewed(allowlist.to_string().as_bytes()).map_err(|error| error.to_string());
+        let outcome = reviewed(allowlist.to_string().as_bytes(), None).map_err(|error| error.to_string());
         assert!(!outcome.is_err_and(|error| error.contains("agent-attestation")));
     }
 }

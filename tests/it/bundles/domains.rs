@@ -104,3 +104,18 @@ async fn a_domain_has_serials_of_its_own_and_takes_no_bundle_of_another() {
         assert_eq!(released.last().expect("a record")["policy_sha256"], digest(bundle).to_string());
     }
 }
+
+#[tokio::test]
+async fn a_bundle_of_another_domain_is_not_tried_on_requests_that_it_would_not_decide() {
+    let team = team("").await;
+    let first = fs::read(&team.sources[1]).expect("source");
+    let second = team.bundle("team-b", 2, Some(&first));
+    let pushed =
+        with(post("/api/v1/policy/bundles", second.clone()), "content-type", "application/octet-stream");
+    assert_eq!(send(&team.world, pushed).await.status, 200);
+    let body = json!({ "digest": digest(&second).to_string() }).to_string();
+    let tried = with(post("/api/v1/policy/bundles/shadow", body), "content-type", "application/json");
+    let answer = send(&team.world, tried).await;
+    assert_eq!(code(&answer), (409, "not_configured".to_owned()), "{}", answer.text());
+    assert!(answer.text().contains("is for the domain team-b"), "{}", answer.text());
+}
