@@ -18,6 +18,8 @@ struct State<'a> {
     apps: usize,
     policy: PolicyState,
     profile: Profile,
+    /// Whether the OS images of guests are verified, so that it is known which are for development.
+    knows_images: bool,
 }
 
 /// What is known of the policy of a domain, if it has one of its own.
@@ -51,6 +53,7 @@ impl Views {
     pub(super) fn of_domains(&self, only: Option<&DomainName>, now: u64) -> Vec<Attention> {
         let foundation = self.foundation();
         let domains = foundation.domains.list();
+        let knows_images = self.sources.meta.relaxed().verifies_os_images();
         let shown = domains.iter().filter(|domain| only.is_none_or(|only| domain.name == *only));
         let of_each = shown.flat_map(|domain| {
             let policy = foundation.domain_policies.get(&domain.name);
@@ -59,6 +62,7 @@ impl Views {
                 apps: foundation.domains.members(&domain.name).len(),
                 policy: policy.map(|policy| PolicyState::of(policy, now)).unwrap_or_default(),
                 profile: self.sources.profile,
+                knows_images,
             };
             state.list()
         });
@@ -105,7 +109,7 @@ fn of_credential(name: &str, limit: &DomainName, known: Option<&Domain>) -> Opti
 
 impl State<'_> {
     fn list(self) -> Vec<Attention> {
-        let Self { domain: Domain { name, rules, archived, .. }, apps, policy, profile } = self;
+        let Self { domain: Domain { name, rules, archived, .. }, apps, policy, profile, knows_images } = self;
         // Nothing is released there, so nothing is urgent.
         if archived.is_some() {
             return Vec::new();
@@ -136,6 +140,15 @@ impl State<'_> {
             let detail = "push a newer one with kmsctl policy push".to_owned();
             list.push(Attention { by: Some(rfc3339(end)), detail, ..ends });
         }
+        if rules.refuses_dev_images(name) && !knows_images && (apps > 0 || name.is_default()) {
+            let message = format!(
+                "Every app of the domain {name} is refused: it is not known which OS images are for development."
+            );
+            let unknown = item("domain_images_unknown", Severity::Warning, message, "domains");
+            let detail = "core.image.verify is false: set it to true, or make a domain with allow_dev_images"
+                .to_owned();
+            list.push(Attention { detail, ..unknown });
+        }
         if profile == Profile::Production && rules.allow_dev_images == Some(true) {
             let message =
                 format!("The domain {name} admits images for development, and the profile is production.");
@@ -146,7 +159,9 @@ impl State<'_> {
         if apps == 0 && !name.is_default() {
             let message = format!("No app is in the domain {name}.");
             let empty = item("domain_empty", Severity::Info, message, "domains");
-            let detail = "put one into it with kmsctl domain assign, or archive it".to_owned();
+            let detail =
+                "an owner of the whole KMS puts one into it with kmsctl domain assign, or archives it"
+                    .to_owned();
             list.push(Attention { detail, ..empty });
         }
         list
@@ -169,7 +184,7 @@ mod tests {
     }
 
     fn codes(domain: &Domain, apps: usize, policy: PolicyState, profile: Profile) -> Vec<String> {
-        let items = State { domain, apps, policy, profile }.list();
+        let items = State { domain, apps, policy, profile, knows_images: true }.list();
         items.into_iter().map(|item| item.code).collect()
     }
 
@@ -198,6 +213,30 @@ mod tests {
             (archived(dev("team")), 0, bad(), Profile::Production, vec![]),
         ] {
             assert_eq!(codes(&domain, apps, policy, profile), expected, "{domain:?} {profile:?}");
+        }
+    }
+
+    #[test]
+    fn a_domain_that_refuses_images_that_nobody_verifies_is_told() {
+        let code = |domain: &Domain| {
+            let state = State {
+                domain,
+                apps: 1,
+                policy: PolicyState::default(),
+                profile: Profile::Standard,
+                knows_images: false,
+            };
+            state.list().into_iter().map(|item| item.code).collect::<Vec<_>>()
+        };
+        let sealed = DomainRules { sealed: true, ..DomainRules::default() };
+        let open = DomainRules { allow_dev_images: Some(true), ..DomainRules::default() };
+        for (name, rules, expected) in [
+            ("team", DomainRules::default(), vec!["domain_images_unknown"]),
+            ("default", sealed, vec!["domain_images_unknown"]),
+            ("team", open, vec![]),
+            ("default", DomainRules::default(), vec![]),
+        ] {
+            assert_eq!(code(&domain(name, rules.clone())), expected, "{name} {rules:?}");
         }
     }
 
