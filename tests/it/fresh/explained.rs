@@ -33,22 +33,20 @@ struct Explained(Value);
 impl Explained {
     /// The verdict, its code, and what is listed of the fresh evidence.
     fn verdict(&self) -> [&str; 3] {
-        let text = |value: &'_ Value| -> &'static str {
-            String::leak(value.as_str().unwrap_or_default().to_owned())
-        };
-        let denial = &self.0["denial"];
-        [text(&self.0["verdict"]), text(&self.0["code"]), text(&denial["fresh_evidence"])]
+        [&self.0["verdict"], &self.0["code"], &self.0["denial"]["fresh_evidence"]].map(text)
     }
 
     /// The results of the checks of this step, and their codes.
     fn checks(&self, step: &str) -> Vec<(&str, &str)> {
         let checks = self.0["checks"].as_array().expect("checks").iter();
         let of_step = checks.filter(|check| check["step"] == step);
-        let text = |check: &'_ Value, key: &str| -> &'static str {
-            String::leak(check[key].as_str().unwrap_or_default().to_owned())
-        };
-        of_step.map(|check| (text(check, "result"), text(check, "code"))).collect()
+        of_step.map(|check| (text(&check["result"]), text(&check["code"]))).collect()
     }
+}
+
+/// A text, empty if it is left out.
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }
 
 #[tokio::test]
@@ -146,13 +144,12 @@ async fn what_was_found_in_the_session_is_explained_as_it_was_found() {
         let explained = operator.explain(&refused).await;
         assert_eq!(explained.verdict(), ["denied", expected, "refused"]);
         assert_eq!(explained.checks("session"), [("fail", expected)]);
-        let said = |value: &Value| value.as_str().map(str::to_owned).unwrap_or_default();
         let denial = &explained.0["denial"];
         let checks = explained.0["checks"].as_array().expect("checks");
         let check = checks.iter().find(|check| check["step"] == "session").expect("the step");
         assert_eq!(
-            (said(&check["expected"]), said(&check["actual"])),
-            (said(&denial["expected"]), said(&denial["actual"])),
+            (text(&check["expected"]), text(&check["actual"])),
+            (text(&denial["expected"]), text(&denial["actual"])),
             "{expected}"
         );
     }
