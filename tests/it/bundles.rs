@@ -1,6 +1,7 @@
 //! Signed bundles of policies: they decide live requests, serials only grow, and forks change nothing.
 
 mod domains;
+mod owners;
 mod signatures;
 mod unattended;
 

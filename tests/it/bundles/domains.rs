@@ -2,27 +2,27 @@
 
 use super::*;
 
-struct Team {
-    world: World,
+pub(super) struct Team {
+    pub(super) world: World,
     key: SecretKey,
-    sources: [PathBuf; 2],
+    pub(super) sources: [PathBuf; 2],
 }
 
 impl Team {
-    fn bundle(&self, domain: &str, serial: u64, previous: Option<&[u8]>) -> Vec<u8> {
+    pub(super) fn bundle(&self, domain: &str, serial: u64, previous: Option<&[u8]>) -> Vec<u8> {
         let policy = fs::read(self.world.allowlist.path()).expect("allowlist");
         let times = (unix_now() - 60, unix_now() + 86400);
         let header = Header::new("prod", domain, serial, times, previous.map(digest)).expect("a header");
         sign(&header, &policy, &self.key).expect("a bundle")
     }
 
-    async fn state(&self, domain: &str) -> Value {
+    pub(super) async fn state(&self, domain: &str) -> Value {
         let answer = send(&self.world, request("GET", "/api/v1/policy/bundles", "")).await;
         let list = answer.value()["domains"].as_array().expect("domains").clone();
         list.into_iter().find(|state| state["domain"] == domain).expect("the domain")
     }
 
-    async fn in_force(&self, domain: &str, serial: u64) {
+    pub(super) async fn in_force(&self, domain: &str, serial: u64) {
         eventually("the bundle in force", async || {
             (self.state(domain).await["in_force"]["serial"] == serial).then_some(())
         })
@@ -31,7 +31,7 @@ impl Team {
 }
 
 /// Both domains have bundles, with the first of each in force. `more` is at the end of the section of `team-b`.
-async fn team(more: &str) -> Team {
+pub(super) async fn team(more: &str) -> Team {
     let mut world = World::stopped_with("").await;
     let key = SecretKey::generate("team/ann".parse().expect("a name")).expect("a key");
     let sources = [world.path("default.bundle"), world.path("team-b.bundle")];
