@@ -264,6 +264,7 @@ types! {
     StateNotFresh "state_not_fresh" Warning,
     StateRolledBack "state_rolled_back" Critical,
     PolicyHeld "policy_held" Warning,
+    DomainPolicyUnavailable "domain_policy_unavailable" Critical,
 }
 
 /// What a notification can be about.

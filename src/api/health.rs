@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::readiness::{Readiness, Reason};
 use crate::clock::{rfc3339, unix, unix_now};
+use crate::operator::DomainScope;
 
 /// One run of the process.
 #[derive(Debug, Clone)]
@@ -27,11 +28,11 @@ pub struct HealthService {
 
 /// The amount of detail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detail {
+pub enum Detail<'a> {
     /// For anyone: no detail that may name hosts or files.
     Public,
-    /// For operators.
-    Operator,
+    /// For operators: also the details of the domains in their scope.
+    Operator(&'a DomainScope),
 }
 
 /// The body of `/health` and `/api/v1/health`.
@@ -103,7 +104,7 @@ impl HealthService {
     }
 
     /// The health now, from memory and without waiting.
-    pub fn health(&self, detail: Detail) -> Health {
+    pub fn health(&self, detail: Detail<'_>) -> Health {
         let report = self.readiness.report();
         let reasons: Vec<_> = report.reasons().iter().map(|reason| shown(reason, detail)).collect();
         let status = match (report.is_ready(), reasons.is_empty()) {
@@ -124,11 +125,12 @@ impl HealthService {
     }
 }
 
-fn shown(reason: &Reason, detail: Detail) -> HealthReason {
+fn shown(reason: &Reason, detail: Detail<'_>) -> HealthReason {
     let text = reason.cause.text();
-    let message = match detail {
-        Detail::Operator if !reason.detail.is_empty() => format!("{text}: {}", reason.detail),
-        Detail::Operator | Detail::Public => text.to_owned(),
+    let detail = match detail {
+        Detail::Operator(scope) => reason.detail_for(scope),
+        Detail::Public => String::new(),
     };
+    let message = if detail.is_empty() { text.to_owned() } else { format!("{text}: {detail}") };
     HealthReason { code: reason.cause.name(), message }
 }

@@ -1,10 +1,15 @@
 //! Whether this KMS can release keys now, and if not, why. `/readyz`, gRPC health, `GetMeta`, the metrics and
 //! the log report what is decided here.
 
+mod domains;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use kms_attest::collateral::{CacheStats, CollateralCache};
+use kms_attest::identity::DomainName;
 use kms_policy::bundle::{Bundled, Expiry};
 use kms_policy::{DenialCode, Policy};
 use tokio::sync::watch;
@@ -16,6 +21,7 @@ use crate::audit::{FailureReason, Health};
 use crate::clock::{CLOCK_REMEDY, rfc3339, unix_now};
 use crate::config::WhenStale;
 use crate::metrics::Metrics;
+use crate::operator::DomainScope;
 use crate::proto::ReadinessReason;
 use crate::state::shared::{Standing, View};
 
@@ -65,6 +71,8 @@ pub enum Cause {
     PolicyFork,
     /// A new signed bundle would deny what is allowed, so it waits for an operator.
     PolicyHeld,
+    /// The policy of a domain cannot decide; the others can.
+    DomainPolicyUnavailable,
     /// No service gives newer collateral; what is kept is used.
     CollateralNotRefreshed,
     /// What was changed on other nodes may be unknown here.
@@ -88,7 +96,7 @@ pub enum Effect {
 
 impl Cause {
     /// All causes, in the order in which they are reported.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::NoKeys,
         Self::Frozen,
         Self::AllowlistUnusable,
@@ -104,6 +112,7 @@ impl Cause {
         Self::Draining,
         Self::DiskNearlyFull,
         Self::Recovery,
+        Self::DomainPolicyUnavailable,
         Self::PolicyFork,
         Self::PolicyHeld,
         Self::PolicyExpires,
@@ -132,6 +141,7 @@ impl Cause {
             Self::PolicyExpires => "policy_expires",
             Self::PolicyFork => "policy_fork",
             Self::PolicyHeld => "policy_held",
+            Self::DomainPolicyUnavailable => "domain_policy_unavailable",
             Self::CollateralNotRefreshed => "collateral_not_refreshed",
             Self::StateStale => "state_stale",
             Self::StateNotFresh => "state_not_fresh",
@@ -170,6 +180,9 @@ impl Cause {
             }
             Self::StateNotFresh => "this KMS may not know what operators changed on other nodes",
             Self::StateRolledBack => "the state that the nodes share is not as it was, so it is not believed",
+            Self::DomainPolicyUnavailable => {
+                "the policy of a domain cannot decide, so nothing is released in that domain"
+            }
             Self::CollateralNotRefreshed => {
                 "no newer collateral is available: what is kept is used until it expires"
             }
@@ -188,6 +201,8 @@ impl Cause {
             | Self::StateNotFresh
             | Self::StateRolledBack
             | Self::PolicyHeld
+            // Other domains are served: a load balancer must not take this KMS from them.
+            | Self::DomainPolicyUnavailable
             | Self::CollateralNotRefreshed => Effect::Warns,
             Self::NoKeys
             | Self::PolicyUnavailable
@@ -210,8 +225,40 @@ pub struct Reason {
     /// The cause.
     pub cause: Cause,
     /// Details for operators only: may name hosts and files, and quote a backend. Empty if the cause says
-    /// everything.
+    /// everything, and if only domains are concerned.
     pub detail: String,
+    /// The domains with a policy of their own that are concerned, each with its details.
+    pub domains: BTreeMap<DomainName, String>,
+}
+
+impl Reason {
+    fn new(cause: Cause, detail: String) -> Self {
+        Self { cause, detail, domains: BTreeMap::new() }
+    }
+
+    /// Whether it is about domains with a policy of their own, and not about the KMS.
+    pub fn is_of_domains_only(&self) -> bool {
+        self.detail.is_empty() && !self.domains.is_empty()
+    }
+
+    /// The details that an operator may read: of domains only those in `scope`.
+    pub fn detail_for(&self, scope: &DomainScope) -> String {
+        let own = Some(self.detail.clone()).filter(|detail| !detail.is_empty());
+        let domains = self.domains.iter().filter(|(name, _)| scope.has(name));
+        let of_domains = domains.map(|(name, detail)| format!("domain {name}: {detail}"));
+        own.into_iter().chain(of_domains).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The cause with the names of the domains, for notifications and the log.
+    pub fn sentence(&self) -> String {
+        let text = self.cause.text();
+        let names: Vec<_> = self.domains.keys().map(DomainName::as_str).collect();
+        match (names.is_empty(), self.is_of_domains_only()) {
+            (true, _) => text.to_owned(),
+            (false, true) => format!("{text} (domain {})", names.join(", ")),
+            (false, false) => format!("{text} (also in the domain {})", names.join(", ")),
+        }
+    }
 }
 
 /// Why the policy cannot decide, in words that a record may have: a backend's own words may name hosts.
@@ -235,7 +282,16 @@ impl Report {
     fn new(mut reasons: Vec<Reason>) -> Self {
         let place = |cause: Cause| Cause::ALL.iter().position(|other| *other == cause);
         reasons.sort_by_key(|reason| place(reason.cause));
-        reasons.dedup_by_key(|reason| reason.cause);
+        reasons.dedup_by(|next, first| {
+            let is_same = next.cause == first.cause;
+            if is_same {
+                if first.detail.is_empty() {
+                    first.detail = std::mem::take(&mut next.detail);
+                }
+                first.domains.append(&mut next.domains);
+            }
+            is_same
+        });
         Self { reasons }
     }
 
@@ -273,9 +329,9 @@ impl Report {
         reasons.map(shown).collect()
     }
 
-    /// Whether both have the same causes, with whatever details.
+    /// Whether both have the same causes in the same domains, with whatever details.
     fn has_causes_of(&self, other: &Self) -> bool {
-        let causes = |report: &Self| report.reasons.iter().map(|reason| reason.cause).collect::<Vec<_>>();
+        let causes = |report: &Self| report.reasons.iter().map(Reason::sentence).collect::<Vec<_>>();
         causes(self) == causes(other)
     }
 }
@@ -320,9 +376,9 @@ impl Readiness {
             Some(foundation) => reasons(foundation),
         };
         let advice = self.recovery.as_ref().and_then(|recovery| recovery.standing().sentence());
-        reasons.extend(advice.map(|detail| Reason { cause: Cause::Recovery, detail }));
+        reasons.extend(advice.map(|detail| Reason::new(Cause::Recovery, detail)));
         let lost = self.lost.as_ref().and_then(|lost| lost.sentence());
-        reasons.extend(lost.map(|detail| Reason { cause: Cause::EpochsLost, detail }));
+        reasons.extend(lost.map(|detail| Reason::new(Cause::EpochsLost, detail)));
         let report = Report::new(reasons);
         self.metrics.set_ready(report.is_ready());
         for cause in Cause::ALL {
@@ -366,13 +422,13 @@ pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
     let mut reasons = Vec::new();
     if let Some(frozen) = freezes.of_kms() {
         let detail = format!("by {}: {}", frozen.author.by, frozen.reason);
-        reasons.push(Reason { cause: Cause::Frozen, detail });
+        reasons.push(Reason::new(Cause::Frozen, detail));
     }
     if let Some(view) = freezes.view() {
         reasons.extend(of_view(view));
     }
     if let Err(behind) = verifier.cache().clock().check() {
-        reasons.push(Reason { cause: Cause::Clock, detail: format!("{behind}. {CLOCK_REMEDY}") });
+        reasons.push(Reason::new(Cause::Clock, format!("{behind}. {CLOCK_REMEDY}")));
     }
     if let Err(refusal) = self_authorization.last_outcome() {
         reasons.push(of_self_authorization(refusal));
@@ -382,9 +438,10 @@ pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
             Policy::Allowlist(_) | Policy::Bundled(_) => Cause::AllowlistUnusable,
             Policy::AllowAll(_) | Policy::Webhook(_) | Policy::Ethereum(_) => Cause::PolicyUnavailable,
         };
-        reasons.push(Reason { cause, detail });
+        reasons.push(Reason::new(cause, detail));
     }
     reasons.extend(policy.bundled().into_iter().flat_map(|bundled| of_bundle(bundled, unix_now())));
+    reasons.extend(domains::of_domains(foundation, unix_now()));
     reasons.extend(of_collateral(verifier.cache()));
     if let Health::Failing { since, reason } = audit.health() {
         let cause = match reason {
@@ -403,14 +460,14 @@ pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
         };
         let progress = audit.imported().map(|(record, of)| format!(" (record {record} of {of})"));
         let detail = format!("{reason}{}, since Unix time {since}", progress.unwrap_or_default());
-        reasons.push(Reason { cause, detail });
+        reasons.push(Reason::new(cause, detail));
     }
     if let Some(draining) = drain.current() {
         let detail = format!("by {} since {}", draining.author.by, rfc3339(draining.since));
-        reasons.push(Reason { cause: Cause::Draining, detail });
+        reasons.push(Reason::new(Cause::Draining, detail));
     }
     if let Some(detail) = audit.space().shortage() {
-        reasons.push(Reason { cause: Cause::DiskNearlyFull, detail });
+        reasons.push(Reason::new(Cause::DiskNearlyFull, detail));
     }
     reasons
 }
@@ -420,14 +477,14 @@ fn of_view(view: &View) -> Vec<Reason> {
     let mut reasons = Vec::new();
     if let Some(alarm) = view.alarm() {
         let detail = format!("{alarm}. {}", alarm.remedy());
-        reasons.push(Reason { cause: Cause::StateRolledBack, detail });
+        reasons.push(Reason::new(Cause::StateRolledBack, detail));
     }
     if let Standing::Stale(stale) = view.standing() {
         let cause = match view.when_stale() {
             WhenStale::Refuse => Cause::StateStale,
             WhenStale::Warn => Cause::StateNotFresh,
         };
-        reasons.push(Reason { cause, detail: stale.to_string() });
+        reasons.push(Reason::new(cause, stale.to_string()));
     }
     reasons
 }
@@ -440,22 +497,33 @@ pub fn collateral_left(cache: &CollateralCache) -> Option<u64> {
     Some(expires.saturating_sub(cache.clock().now())).filter(|left| *left < notice)
 }
 
-/// Asks an otherwise idle policy for its description, to learn whether it responds.
+/// Asks otherwise idle policies for their description, to learn whether they respond. Each at its own pace, so that one that
+/// hangs delays no other.
 async fn probe(foundation: &Foundation) {
-    if foundation.self_authorization.is_enforced() {
-        return;
-    }
+    // That of the KMS is asked about the KMS itself otherwise.
+    let own = (!foundation.self_authorization.is_enforced()).then_some(&*foundation.policy);
+    let of_domains = foundation.domain_policies.keys();
+    let own = own.into_iter().map(|policy| probe_policy(foundation, None, policy));
+    let of_domains =
+        of_domains.map(|domain| probe_policy(foundation, Some(domain), foundation.policy_of(domain)));
+    join_all(own.chain(of_domains)).await;
+}
+
+async fn probe_policy(foundation: &Foundation, domain: Option<&DomainName>, policy: &Policy) {
     let mut tick = tokio::time::interval(PROBE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        // The result is in `last_error`.
-        let _ = foundation.policy.info().await;
+        let is_used = |domain| domains::in_use(foundation).iter().any(|(name, _)| *name == domain);
+        if domain.is_none_or(is_used) {
+            // The result is in `last_error`.
+            let _ = policy.info().await;
+        }
     }
 }
 
 fn plain(cause: Cause) -> Reason {
-    Reason { cause, detail: String::new() }
+    Reason::new(cause, String::new())
 }
 
 fn of_self_authorization(refusal: SelfRefusal) -> Reason {
@@ -468,7 +536,7 @@ fn of_self_authorization(refusal: SelfRefusal) -> Reason {
                 Missing::Collateral => Cause::CollateralUnavailable,
                 Missing::Clock => Cause::Clock,
             };
-            Reason { cause, detail }
+            Reason::new(cause, detail)
         }
         SelfRefusal::Denied(denial) => {
             let cause = match denial.code {
@@ -480,7 +548,7 @@ fn of_self_authorization(refusal: SelfRefusal) -> Reason {
             if denial.code == SelfDenialCode::AllowlistUnusable
                 && let Some(problem) = denial.expected
             {
-                return Reason { cause, detail: problem };
+                return Reason::new(cause, problem);
             }
             let mut detail = denial.reason();
             for (what, value) in [("expected", &denial.expected), ("found", &denial.actual)] {
@@ -488,35 +556,34 @@ fn of_self_authorization(refusal: SelfRefusal) -> Reason {
                     detail.push_str(&format!("; {what} {value}"));
                 }
             }
-            Reason { cause, detail }
+            Reason::new(cause, detail)
         }
     }
 }
 
-/// What operators must know of the signed bundle in force.
+/// What operators must know of the signed bundle in force of the KMS's own policy.
 fn of_bundle(bundled: &Bundled, now: u64) -> Vec<Reason> {
-    let mut reasons = Vec::new();
-    if bundled.is_forked() {
-        reasons.push(plain(Cause::PolicyFork));
-    }
-    if bundled.is_held() {
-        reasons.push(plain(Cause::PolicyHeld));
-    }
-    let Some(in_force) = bundled.bundle() else { return reasons };
+    let fork = bundled.is_forked().then(|| {
+        Reason::new(Cause::PolicyFork, "core.auth_api.bundle: see kmsctl policy history".to_owned())
+    });
+    let end = ending(bundled, now).map(|detail| Reason::new(Cause::PolicyExpires, detail));
+    let held = bundled.is_held().then(|| {
+        Reason::new(Cause::PolicyHeld, "core.auth_api.bundle: see kmsctl policy history".to_owned())
+    });
+    fork.into_iter().chain(held).chain(end).collect()
+}
+
+/// That the bundle in force expires soon, or has expired.
+fn ending(bundled: &Bundled, now: u64) -> Option<String> {
+    let in_force = bundled.bundle()?;
     let header = in_force.bundle.header();
-    let word = match bundled.expiry(now) {
-        None | Some(Expiry::Far) => return reasons,
-        Some(Expiry::Soon) => "expires",
-        Some(Expiry::Expired) => "has expired",
+    let word = match bundled.expiry(now)? {
+        Expiry::Far => return None,
+        Expiry::Soon => "expires",
+        Expiry::Expired => "has expired",
     };
-    let detail = format!(
-        "bundle {} with serial {} {word} at {}",
-        header.name(),
-        header.serial(),
-        rfc3339(header.expires())
-    );
-    reasons.push(Reason { cause: Cause::PolicyExpires, detail });
-    reasons
+    let (name, serial, end) = (header.name(), header.serial(), rfc3339(header.expires()));
+    Some(format!("bundle {name} with serial {serial} {word} at {end}"))
 }
 
 /// What is wrong with collateral: none is valid, or nothing replaces what is kept.
@@ -533,7 +600,7 @@ fn of_collateral(cache: &CollateralCache) -> Option<Reason> {
         let offline =
             if cache.is_offline() { "core.attestation.offline: import newer collateral. " } else { "" };
         let detail = || format!("{offline}{}", of_expired(&stats)).trim_end().to_owned();
-        return is_gone.then(|| Reason { cause: Cause::CollateralUnavailable, detail: detail() });
+        return is_gone.then(|| Reason::new(Cause::CollateralUnavailable, detail()));
     };
     let kept = format!(
         "the collateral of {} models is used; the first expires at {}, the last at {}",
@@ -549,7 +616,7 @@ fn of_collateral(cache: &CollateralCache) -> Option<Reason> {
     } else {
         return None;
     };
-    Some(Reason { cause: Cause::CollateralNotRefreshed, detail })
+    Some(Reason::new(Cause::CollateralNotRefreshed, detail))
 }
 
 /// What is known of collateral that has expired.
@@ -567,7 +634,14 @@ fn of_expired(stats: &CacheStats) -> String {
 /// Logs each change once.
 fn tell(before: &Report, now: &Report) {
     let names = |effect| {
-        let names: Vec<_> = now.with(effect).map(|reason| reason.cause.name()).collect();
+        let name = |reason: &Reason| {
+            let domains: Vec<_> = reason.domains.keys().map(DomainName::as_str).collect();
+            match domains.is_empty() {
+                true => reason.cause.name().to_owned(),
+                false => format!("{} (domain {})", reason.cause.name(), domains.join(", ")),
+            }
+        };
+        let names: Vec<_> = now.with(effect).map(name).collect();
         names.join(", ")
     };
     let (reasons, warnings) = (names(Effect::Stops), names(Effect::Warns));
@@ -618,6 +692,33 @@ mod tests {
         assert_eq!(both.with(Effect::Warns).count(), 1);
         let draining = report(&[Cause::Draining]);
         assert!(draining.releases() && !report(&[Cause::Draining, Cause::Frozen]).releases());
+    }
+
+    #[test]
+    fn what_is_wrong_in_domains_is_one_warning_that_names_them_to_those_who_may_know() {
+        let [one, two]: [DomainName; 2] = ["team-a", "team-b"].map(|name| name.parse().expect("a name"));
+        let of = |cause, domain: &DomainName| Reason {
+            domains: BTreeMap::from([(domain.clone(), "unreadable".to_owned())]),
+            ..plain(cause)
+        };
+        let broken = Cause::DomainPolicyUnavailable;
+        let first = Report::new(vec![of(broken, &one)]);
+        let both = Report::new(vec![of(broken, &two), of(broken, &one)]);
+        assert!(both.is_ready() && both.releases() && both.reasons.len() == 1);
+        assert!(!first.has_causes_of(&both), "another domain is news");
+        let reason = &both.reasons[0];
+        assert!(reason.is_of_domains_only());
+        assert_eq!(
+            reason.detail_for(&DomainScope::WHOLE_KMS),
+            "domain team-a: unreadable; domain team-b: unreadable"
+        );
+        let limited = DomainScope::limited(two.clone(), crate::operator::scope::Others::Some);
+        assert_eq!(reason.detail_for(&limited), "domain team-b: unreadable");
+        assert!(reason.sentence().ends_with("in that domain (domain team-a, team-b)"));
+        let fork = Reason::new(Cause::PolicyFork, "core".to_owned());
+        let forks = Report::new(vec![of(Cause::PolicyFork, &two), fork]);
+        assert_eq!(forks.reasons[0].detail_for(&DomainScope::WHOLE_KMS), "core; domain team-b: unreadable");
+        assert!(forks.reasons[0].sentence().ends_with("(also in the domain team-b)"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::process::Process;
 use super::serving::Serving;
-use crate::api::readiness::{Cause, Report, collateral_left};
+use crate::api::readiness::{Cause, Reason, Report, collateral_left};
 use crate::audit::Audit;
 use crate::event_type::Condition;
 use crate::metrics::TcbForecastState;
@@ -55,12 +55,12 @@ fn name_origin(notifier: &Notifier, audit: &Audit) {
     }
 }
 
-/// Reports causes without their details, which may name hosts.
+/// Reports causes, and the domains that they are about, without their details, which may name hosts.
 fn look_at_causes(notifier: &Notifier, report: &Report) {
     for cause in Cause::ALL {
         let Some(condition) = condition(cause) else { continue };
-        let holds = report.reasons().iter().any(|reason| reason.cause == cause);
-        notifier.look(condition, holds.then(|| cause.text().to_owned()));
+        let reason = report.reasons().iter().find(|reason| reason.cause == cause);
+        notifier.look(condition, reason.map(Reason::sentence));
     }
 }
 
@@ -86,6 +86,7 @@ fn condition(cause: Cause) -> Option<Condition> {
         Cause::StateNotFresh => Some(Condition::StateNotFresh),
         Cause::StateRolledBack => Some(Condition::StateRolledBack),
         Cause::PolicyHeld => Some(Condition::PolicyHeld),
+        Cause::DomainPolicyUnavailable => Some(Condition::DomainPolicyUnavailable),
         Cause::EpochsLost => Some(Condition::EpochsLost),
         Cause::Recovery => Some(Condition::Recovery),
     }

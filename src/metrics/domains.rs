@@ -1,8 +1,8 @@
 //! Metrics by domain. The metrics without one stay as they are; their sums also have what belongs to no domain.
 
-use prometheus::{IntCounterVec, Registry};
+use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
 
-use super::{Metrics, counters};
+use super::{Metrics, counters, register};
 
 /// The domains that a KMS has had since its start bound the labels: names in requests are never one.
 #[derive(Debug)]
@@ -10,6 +10,7 @@ pub(super) struct DomainMetrics {
     releases: IntCounterVec,
     denials: IntCounterVec,
     policy_answers: IntCounterVec,
+    policy_unusable: IntGaugeVec,
 }
 
 impl DomainMetrics {
@@ -33,6 +34,13 @@ impl DomainMetrics {
                 "Requests to the policy that decides in a domain, by result.",
                 &["domain", "answer"],
             )?,
+            policy_unusable: {
+                let opts = Opts::new(
+                    "cvm_kms_domain_policy_unavailable",
+                    "1 while the policy of a domain's own cannot decide, so that nothing is released in the domain.",
+                );
+                register(r, IntGaugeVec::new(opts, &["domain"])?)?
+            },
         })
     }
 }
@@ -51,5 +59,10 @@ impl Metrics {
     /// Counts a decision of the policy of a domain, beside [`Metrics::policy_answer`].
     pub fn policy_answer_in(&self, domain: &str, answer: &'static str) {
         self.domains.policy_answers.with_label_values(&[domain, answer]).inc();
+    }
+
+    /// Sets whether the policy of a domain's own cannot decide.
+    pub fn set_policy_unusable(&self, domain: &str, is_unusable: bool) {
+        self.domains.policy_unusable.with_label_values(&[domain]).set(is_unusable.into());
     }
 }

@@ -10,10 +10,13 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use kms_wire::media;
 use serde_json::{Value, json as value};
 
+use super::prpc;
 use super::router::{json, route};
 use crate::api::Service;
 use crate::api::health::{Detail, HealthService};
 use crate::api::readiness::{Effect, Readiness, Reason};
+use crate::error::Result;
+use crate::operator::DomainScope;
 
 /// The paths here, and the older `/health`. Probes come from the address of a load balancer, which all its
 /// clients share: they are not rate-limited, and need no token.
@@ -47,13 +50,26 @@ pub(super) fn routes(service: Service, health: Arc<HealthService>, reader: Reade
                 false => "OK".into_response(),
             }
         }),
-        Service::Admin => {
-            route(service, ADMIN_HEALTH, move || async move { json(Ok(health.health(Detail::Operator))) })
-        }
+        Service::Admin => route(service, ADMIN_HEALTH, move |request: Request| async move {
+            json(scope(&request).map(|scope| health.health(Detail::Operator(&scope))))
+        }),
     };
     route(service, LIVE, || async { answer(StatusCode::OK, &value!({ "status": "ok" })) })
-        .merge(route(service, READY, move || async move { ready(&readiness, reader) }))
+        .merge(route(service, READY, move |request: Request| async move {
+            match reader {
+                Reader::Anyone => ready(&readiness, None),
+                Reader::Operator => match scope(&request) {
+                    Ok(scope) => ready(&readiness, Some(&scope)),
+                    Err(error) => prpc::route_error(&error).map(Body::new),
+                },
+            }
+        }))
         .merge(health)
+}
+
+/// What an operator may see.
+fn scope(request: &Request) -> Result<DomainScope> {
+    prpc::caller(request.extensions())?.scope().cloned()
 }
 
 /// Whether a client asks for JSON by name; `*/*` is not enough.
@@ -61,11 +77,11 @@ fn accepts_json(headers: &HeaderMap) -> bool {
     media::accepted(headers).any(|kind| kind == "application/json")
 }
 
-/// 200, or 503 with the reasons.
-fn ready(readiness: &Readiness, reader: Reader) -> Response {
+/// 200, or 503 with the reasons; with their details for operators.
+fn ready(readiness: &Readiness, scope: Option<&DomainScope>) -> Response {
     let report = readiness.report();
-    let reasons: Vec<_> = report.not_ready().map(|reason| shown(reason, reader)).collect();
-    let warnings: Vec<_> = report.with(Effect::Warns).map(|reason| shown(reason, reader)).collect();
+    let reasons: Vec<_> = report.not_ready().map(|reason| shown(reason, scope)).collect();
+    let warnings: Vec<_> = report.with(Effect::Warns).map(|reason| shown(reason, scope)).collect();
     let (status, word) = match report.is_ready() {
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
@@ -78,10 +94,11 @@ fn ready(readiness: &Readiness, reader: Reader) -> Response {
     answer
 }
 
-fn shown(reason: &Reason, reader: Reader) -> Value {
+fn shown(reason: &Reason, scope: Option<&DomainScope>) -> Value {
     let mut shown = value!({ "code": reason.cause.name(), "text": reason.cause.text() });
-    if reader == Reader::Operator && !reason.detail.is_empty() {
-        shown["detail"] = reason.detail.as_str().into();
+    let detail = scope.map(|scope| reason.detail_for(scope));
+    if let Some(detail) = detail.filter(|detail| !detail.is_empty()) {
+        shown["detail"] = detail.into();
     }
     shown
 }

@@ -23,6 +23,10 @@ struct Known {
     differs_since: Option<Instant>,
     /// The last sentence about it.
     sentence: Option<String>,
+    /// Since when another sentence holds than the reported one.
+    other_since: Option<Instant>,
+    /// The sentence that was reported, or that held first after a restart.
+    told: Option<String>,
 }
 
 /// A change to report.
@@ -49,6 +53,7 @@ impl Conditions {
         let known = self.0.entry(condition).or_default();
         let is_news = !std::mem::replace(&mut known.is_raised, true);
         (known.sentence, known.differs_since) = (Some(sentence.clone()), None);
+        known.told = Some(sentence.clone());
         is_news.then_some(Change { state: State::Raised, sentence })
     }
 
@@ -64,10 +69,25 @@ impl Conditions {
         if holds {
             known.sentence = sentence;
         }
+        let is_other = holds && known.is_raised && names_domains(condition) && {
+            let told = known.told.get_or_insert_with(|| known.sentence.clone().unwrap_or_default());
+            Some(&*told) != known.sentence.as_ref()
+        };
         if holds == known.is_raised {
             known.differs_since = None;
-            return None;
+            if !is_other {
+                known.other_since = None;
+                return None;
+            }
+            let since = *known.other_since.get_or_insert(now);
+            if now.saturating_duration_since(since) < RESOLVE_AFTER {
+                return None;
+            }
+            (known.other_since, known.told) = (None, known.sentence.clone());
+            let sentence = known.sentence.clone()?;
+            return Some(Change { state: State::Raised, sentence });
         }
+        known.other_since = None;
         let since = *known.differs_since.get_or_insert(now);
         let (raise_after, resolve_after) = pauses(condition);
         let pause = if known.is_raised { resolve_after } else { raise_after };
@@ -75,12 +95,18 @@ impl Conditions {
             return None;
         }
         (known.is_raised, known.differs_since) = (holds, None);
+        known.told = known.sentence.clone().filter(|_| holds);
         let said = known.sentence.clone().unwrap_or_else(|| about(condition).to_owned());
         Some(match holds {
             true => Change { state: State::Raised, sentence: said },
             false => Change { state: State::Resolved, sentence: format!("over: {said}") },
         })
     }
+}
+
+/// Whether its sentence names domains, so that another sentence is news while the condition holds.
+fn names_domains(condition: Condition) -> bool {
+    matches!(condition, Condition::DomainPolicyUnavailable | Condition::PolicyFork | Condition::PolicyExpires)
 }
 
 /// A storm is already counted over time, and a contradiction does not end by itself.
@@ -107,6 +133,7 @@ fn pauses(condition: Condition) -> (Duration, Duration) {
         | Condition::StateNotFresh
         | Condition::StateRolledBack
         | Condition::PolicyHeld
+        | Condition::DomainPolicyUnavailable
         | Condition::EpochsLost
         | Condition::Recovery => (RAISE_AFTER, RESOLVE_AFTER),
     }
@@ -136,6 +163,7 @@ fn about(condition: Condition) -> &'static str {
         Condition::StateStale => "this node did not know what was changed on others, and released nothing",
         Condition::StateNotFresh => "this node did not know what was changed on others",
         Condition::StateRolledBack => "the shared state was not as it had been",
+        Condition::DomainPolicyUnavailable => "the policy of a domain could not decide",
         Condition::EpochsLost => "the key directory was older than the audit log",
         Condition::Recovery => "the recovery of the root keys needed an owner",
     }
@@ -160,6 +188,47 @@ mod tests {
             told.extend(change.map(|change| (second, change.state)));
         }
         assert_eq!(told, [(15, State::Raised), (160, State::Resolved)]);
+    }
+
+    #[test]
+    fn a_further_domain_is_told_while_the_condition_holds() {
+        let mut conditions = Conditions::default();
+        let begin = Instant::now();
+        let mut told = Vec::new();
+        // The second domain comes and goes at first, then it stays for a while.
+        for second in 0..400 {
+            let sentence = match second {
+                30 | 150..250 => "domains a, b",
+                10..300 => "domain a",
+                _ => "",
+            };
+            let sentence = Some(sentence.to_owned()).filter(|sentence| !sentence.is_empty());
+            let now = begin + Duration::from_secs(second);
+            let change = conditions.look(Condition::DomainPolicyUnavailable, sentence, now);
+            told.extend(change.map(|Change { state, sentence }| (second, state, sentence)));
+        }
+        let [raised, of_both] = ["domain a", "domains a, b"].map(str::to_owned);
+        assert_eq!(
+            told,
+            [
+                (15, State::Raised, raised),
+                (210, State::Raised, of_both),
+                (360, State::Resolved, "over: domain a".to_owned())
+            ]
+        );
+        // Others are told once, whatever their sentences say.
+        for second in 0..200 {
+            let sentence = Some(format!("{second} minutes"));
+            let change = conditions.look(DISK, sentence, begin + Duration::from_secs(second));
+            assert_eq!(change.is_some(), second == 5, "{second}");
+        }
+        // After a restart the sentence that holds first was told before.
+        let mut conditions = Conditions::raised([Condition::PolicyFork]);
+        for (second, sentence) in [(0, "domain a"), (100, "domain a"), (101, "domain b"), (161, "domain b")] {
+            let now = begin + Duration::from_secs(second);
+            let change = conditions.look(Condition::PolicyFork, Some(sentence.to_owned()), now);
+            assert_eq!(change.is_some(), second == 161, "{second}");
+        }
     }
 
     #[test]

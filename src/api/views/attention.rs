@@ -94,8 +94,9 @@ pub(super) fn list(
     choices: Vec<Attention>,
     now: u64,
 ) -> Vec<Attention> {
-    let mut list: Vec<Attention> =
-        report.reasons().iter().map(|reason| of_cause(reason.cause, &reason.detail)).collect();
+    // Those of domains are listed by domain below.
+    let reasons = report.reasons().iter().filter(|reason| !reason.is_of_domains_only());
+    let mut list: Vec<Attention> = reasons.map(|reason| of_cause(reason.cause, &reason.detail)).collect();
     list.extend(choices);
     list.extend(of_denials(denials, now));
     list.extend(views.of_collateral(now));
@@ -191,7 +192,8 @@ fn of_cause(cause: Cause, detail: &str) -> Attention {
         | Cause::KmsNotAllowed
         | Cause::PolicyExpires
         | Cause::PolicyFork
-        | Cause::PolicyHeld => "policy",
+        | Cause::PolicyHeld
+        | Cause::DomainPolicyUnavailable => "policy",
         Cause::CollateralUnavailable | Cause::CollateralNotRefreshed => "platforms",
         Cause::AuditLogUnavailable | Cause::DiskNearlyFull => "ledger",
         Cause::NoKeys

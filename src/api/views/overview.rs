@@ -319,7 +319,7 @@ fn reasons(report: &Report) -> Vec<Reason> {
     let reasons = report.reasons().iter().map(|reason| Reason {
         code: reason.cause.name(),
         message: reason.cause.text(),
-        detail: reason.detail.clone(),
+        detail: reason.detail_for(&DomainScope::WHOLE_KMS),
         stops: reason.cause.effect() == Effect::Stops,
     });
     reasons.collect()

@@ -1,6 +1,7 @@
 //! Bundles of several domains: each has its keys, its serials and its activation.
 
 use super::*;
+use crate::support::faults::{Asked, FaultServer, Reply};
 
 pub(super) struct Team {
     pub(super) world: World,
@@ -118,4 +119,78 @@ async fn a_bundle_of_another_domain_is_not_tried_on_requests_that_it_would_not_d
     let answer = send(&team.world, tried).await;
     assert_eq!(code(&answer), (409, "not_configured".to_owned()), "{}", answer.text());
     assert!(answer.text().contains("is for the domain team-b"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_domain_whose_policy_cannot_decide_is_a_warning_with_its_name() {
+    let receiver = FaultServer::answering(|_| Reply::json(&json!({}))).await;
+    let target = format!(
+        "on_expiry = 'deny'\n[[core.notify]]\nname = 'pager'\nurl = '{}'\nsecret = 'sixteen bytes or more'\n",
+        receiver.url()
+    );
+    let team = team(&target).await;
+    let world = &team.world;
+    // To expire, and then forked.
+    let first = fs::read(&team.sources[1]).expect("source");
+    let policy = fs::read(world.allowlist.path()).expect("allowlist");
+    let times = (unix_now() - 60, unix_now() + 4);
+    let header = Header::new("prod", "team-b", 2, times, Some(digest(&first))).expect("a header");
+    let second = sign(&header, &policy, &team.key).expect("a bundle");
+    fs::write(&team.sources[1], &second).expect("source");
+    team.in_force("team-b", 2).await;
+    let stray = team.bundle("team-b", 2, Some(&first));
+    let pushed = with(post("/api/v1/policy/bundles", stray), "content-type", "application/octet-stream");
+    assert_eq!(code(&send(world, pushed).await), (409, "bundle_forked".to_owned()));
+    let codes = ["domain_policy_unavailable", "policy_fork", "policy_expires"];
+    let ready = eventually("the warnings", async || {
+        let ready = world.caller().get("/readyz").await;
+        assert_eq!(ready.status, 200, "other domains are served: {}", ready.text());
+        codes.iter().all(|code| ready.text().contains(code)).then(|| ready.text().to_owned())
+    })
+    .await;
+    assert!(!ready.contains("team-b"), "nobody without a credential is told the names: {ready}");
+    let shown = send(world, request("GET", "/readyz", "")).await.value();
+    for warning in shown["warnings"].as_array().expect("warnings") {
+        let (code, detail) = (warning["code"].as_str().expect("a code"), warning["detail"].as_str());
+        let is_of_domain = detail.is_some_and(|detail| detail.contains("domain team-b: "));
+        assert!(is_of_domain || !codes.contains(&code), "{shown}");
+    }
+    let overview = send(world, request("GET", "/api/v1/overview", "")).await.text().to_owned();
+    assert!(overview.contains("domain team-b: "), "{overview}");
+    // An operator of the other domain is not told.
+    let body = json!({ "name": "other", "role": "viewer", "domain": "default" }).to_string();
+    let created = send(world, post("/api/v1/credentials", body)).await.value();
+    let token = created["token"].as_str().expect("a token").to_owned();
+    for path in ["/readyz", "/api/v1/health"] {
+        let admin = Caller::new(world.admin_address().await).plain();
+        let answer = admin.send(with(request("GET", path, ""), "x-admin-token", &token)).await;
+        assert!(answer.status == 200 && answer.text().contains("policy_fork"), "{}", answer.text());
+        assert!(!answer.text().contains("team-b"), "{}", answer.text());
+    }
+    let metrics = world.caller().get("/metrics").await.text().to_owned();
+    for line in [
+        "cvm_kms_ready 1",
+        "cvm_kms_not_ready{reason=\"domain_policy_unavailable\"} 1",
+        "cvm_kms_domain_policy_unavailable{domain=\"team-b\"} 1",
+        "cvm_kms_policy_forked{domain=\"team-b\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    for code in codes {
+        let said = eventually(code, async || {
+            receiver.asked().iter().map(Asked::json).find(|body| body["type"] == code)
+        })
+        .await;
+        let message = said["message"].as_str().expect("a message");
+        assert!(message.ends_with("domain team-b)"), "{said}");
+    }
+    // A later bundle of the branch in force ends it.
+    let third = team.bundle("team-b", 3, Some(&second));
+    fs::write(&team.sources[1], &third).expect("source");
+    team.in_force("team-b", 3).await;
+    eventually("the end", async || {
+        let ready = world.caller().get("/readyz").await;
+        codes.iter().all(|code| !ready.text().contains(code)).then_some(())
+    })
+    .await;
 }
