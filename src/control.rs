@@ -20,7 +20,8 @@ pub use self::app_epochs::{
 pub use self::approvals::{
     Accepted, Action, ActivateBundle, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent,
     CreateRecoverySet, EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, LowerClockFloor,
-    MoveApp, OwnerChange, OwnerCredential, RepairFleet, ReplaceHtpasswd, SeenFreeze, State, Unfreeze,
+    MoveApp, OwnerChange, OwnerCredential, RepairFleet, ReplaceHtpasswd, RestoreDomain, SeenFreeze, State,
+    Unfreeze,
 };
 pub use self::author::Author;
 pub use self::bundles::{

@@ -290,6 +290,9 @@ impl Makers {
                 Ok(Made::of("the state of this node is that of its fleet now"))
             }
             EachApproved::MoveApp(approved) => Ok(Made::of(self.domains.move_approved(approved).await?)),
+            EachApproved::RestoreDomain(approved) => {
+                Ok(Made::of(self.domains.restore_approved(approved).await?))
+            }
             EachApproved::OwnerCredential(approved) => {
                 let Some(credentials) = &self.credentials else {
                     return Err(Error::invalid("there are no credentials; nothing was changed"));

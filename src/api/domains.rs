@@ -20,7 +20,7 @@ use super::events::EventService;
 use crate::admission::Foundation;
 use crate::clock::unix_now;
 use crate::config::{DefaultEpoch, DomainRules};
-use crate::control::{Approved, Author, DomainChange, DomainError, MoveApp};
+use crate::control::{Approved, Author, DomainChange, DomainError, MoveApp, RestoreDomain};
 use crate::error::{Code, Error, Result};
 use crate::keys::epoch::RootEpoch;
 use crate::lifecycle::Ready;
@@ -150,14 +150,40 @@ impl DomainService {
         self.detail(&name)
     }
 
-    /// Ends that.
+    /// Ends that, as the end of a freeze.
     ///
     /// # Errors
-    /// As [`DomainService::create`].
+    /// `approval_needed`; otherwise as [`DomainService::create`].
     pub async fn restore(self: &Arc<Self>, caller: &Caller, name: &str) -> Result<DomainDetail> {
         let name = parse(name)?;
-        self.change(caller, DomainChange::Restore(name.clone())).await?;
+        caller.expect_whole_kms()?;
+        let domain = self.foundation.domains.named(&name);
+        let domain = domain.ok_or_else(|| refused(DomainError::Unknown(name.clone())))?;
+        if let Some(archived) = &domain.archived {
+            let (archived_at, archived_by) = (archived.since, archived.by.clone());
+            let action = RestoreDomain { name: name.clone(), archived_at, archived_by };
+            let approved = self.gate.pass(caller, action).await?;
+            self.restore_approved(approved).await?;
+        }
         self.detail(&name)
+    }
+
+    /// Restores a domain.
+    ///
+    /// # Errors
+    /// It was archived again since; a disk or an audit log that does not take it.
+    pub async fn restore_approved(self: &Arc<Self>, approved: Approved<RestoreDomain>) -> Result<String> {
+        let RestoreDomain { name, archived_at, .. } = approved.action().clone();
+        let (service, author) = (Arc::clone(self), approved.author().clone());
+        let made = request::spawn(async move {
+            let _turn = service.turn.lock().await;
+            let change = DomainChange::Restore { name: name.clone(), archived_at };
+            Ok(match service.make(change, author).await? {
+                true => format!("keys are released in the domain {name} again"),
+                false => format!("the domain {name} was not archived"),
+            })
+        });
+        made.await.map_err(|error| Error::internal("the change ended in a panic", error))?
     }
 
     async fn change(self: &Arc<Self>, caller: &Caller, change: DomainChange) -> Result<bool> {
@@ -309,6 +335,7 @@ fn refused(error: DomainError) -> Error {
         | DomainError::TooLong
         | DomainError::Default
         | DomainError::Archived(_)
+        | DomainError::ArchivedAgain(_)
         | DomainError::Configured { .. }
         | DomainError::Elsewhere { .. } => Error::new(Code::Conflict, text).because("domain_refused"),
         DomainError::NotRecorded(_) | DomainError::NotKept(_) | DomainError::NotShared(_) => {

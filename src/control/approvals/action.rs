@@ -35,6 +35,8 @@ pub enum Action {
     MoveApp(MoveApp),
     /// Writes the state of this node over that of its fleet.
     RepairFleet(RepairFleet),
+    /// Ends the archival of a domain.
+    RestoreDomain(RestoreDomain),
 }
 
 /// Writes the state of this node over whatever the nodes of its fleet share.
@@ -43,6 +45,18 @@ pub enum Action {
 pub struct RepairFleet {
     /// The number of the newest state that this node knows: with a newer one by then, nothing is written.
     pub state: u64,
+}
+
+/// Lets keys be released in an archived domain again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreDomain {
+    /// The domain.
+    pub name: DomainName,
+    /// When it was archived, Unix seconds: one that was archived again later stays so.
+    pub archived_at: u64,
+    /// Who archived it.
+    pub archived_by: String,
 }
 
 /// Moves an app to another domain, so that it gets other keys.
@@ -304,6 +318,7 @@ impl Action {
             Self::Epoch(EpochAction::Follow { .. }) => "follow_epochs",
             Self::MoveApp(_) => "move_app",
             Self::RepairFleet(_) => "repair_fleet",
+            Self::RestoreDomain(_) => "restore_domain",
         }
     }
 
@@ -322,7 +337,8 @@ impl Action {
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
             | Self::MoveApp(_)
-            | Self::RepairFleet(_) => None,
+            | Self::RepairFleet(_)
+            | Self::RestoreDomain(_) => None,
         }
     }
 
@@ -346,7 +362,8 @@ impl Action {
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
             | Self::MoveApp(_)
-            | Self::RepairFleet(_) => None,
+            | Self::RepairFleet(_)
+            | Self::RestoreDomain(_) => None,
         }
     }
 
@@ -369,7 +386,8 @@ impl Action {
             | Self::OwnerCredential(_)
             | Self::Epoch(_)
             | Self::MoveApp(_)
-            | Self::RepairFleet(_) => None,
+            | Self::RepairFleet(_)
+            | Self::RestoreDomain(_) => None,
         }
     }
 
@@ -387,7 +405,8 @@ impl Action {
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
             | Self::MoveApp(_)
-            | Self::RepairFleet(_) => {}
+            | Self::RepairFleet(_)
+            | Self::RestoreDomain(_) => {}
         }
         action
     }
@@ -459,6 +478,10 @@ impl Action {
             Self::RepairFleet(RepairFleet { state }) => format!(
                 "write the freezes, credentials, domains and epochs of apps that this node has, as of state {state}, over those of all nodes"
             ),
+            Self::RestoreDomain(RestoreDomain { name, archived_at, archived_by }) => format!(
+                "let keys be released in the domain {name} again, archived since {} by {archived_by}",
+                rfc3339(*archived_at)
+            ),
         }
     }
 
@@ -481,7 +504,8 @@ impl Action {
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
             | Self::MoveApp(_)
-            | Self::RepairFleet(_) => false,
+            | Self::RepairFleet(_)
+            | Self::RestoreDomain(_) => false,
         }
     }
 
@@ -501,7 +525,8 @@ impl Action {
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
             | Self::MoveApp(_)
-            | Self::RepairFleet(_) => false,
+            | Self::RepairFleet(_)
+            | Self::RestoreDomain(_) => false,
         }
     }
 
@@ -517,7 +542,8 @@ impl Action {
             | Self::CreateRecoverySet(_)
             | Self::Epoch(_)
             | Self::MoveApp(_)
-            | Self::RepairFleet(_) => true,
+            | Self::RepairFleet(_)
+            | Self::RestoreDomain(_) => true,
         }
     }
 }
@@ -633,6 +659,7 @@ macro_rules! kinds {
 kinds!(
     MoveApp,
     RepairFleet,
+    RestoreDomain,
     Unfreeze,
     LowerClockFloor,
     ActivatePolicy,

@@ -2,7 +2,7 @@
 
 use super::action::{
     Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, LowerClockFloor, MoveApp,
-    OwnerCredential, RepairFleet, ReplaceHtpasswd, Unfreeze,
+    OwnerCredential, RepairFleet, ReplaceHtpasswd, RestoreDomain, Unfreeze,
 };
 use crate::control::{Author, Changer};
 use crate::operator::{Operator, Person};
@@ -54,6 +54,8 @@ pub enum EachApproved {
     MoveApp(Approved<MoveApp>),
     /// See [`Action`].
     RepairFleet(Approved<RepairFleet>),
+    /// See [`Action`].
+    RestoreDomain(Approved<RestoreDomain>),
 }
 
 impl<A> Approved<A> {
@@ -102,6 +104,7 @@ impl Approved<Action> {
             Action::Epoch(action) => EachApproved::Epoch(rest.with(|()| action)),
             Action::MoveApp(action) => EachApproved::MoveApp(rest.with(|()| action)),
             Action::RepairFleet(action) => EachApproved::RepairFleet(rest.with(|()| action)),
+            Action::RestoreDomain(action) => EachApproved::RestoreDomain(rest.with(|()| action)),
         }
     }
 }

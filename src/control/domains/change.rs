@@ -26,7 +26,12 @@ pub enum DomainChange {
     /// Lets nothing be released in a domain any more.
     Archive(DomainName),
     /// Ends that.
-    Restore(DomainName),
+    Restore {
+        /// The domain.
+        name: DomainName,
+        /// Since when it is archived, Unix seconds; a later archival stays.
+        archived_at: u64,
+    },
     /// Puts an app that no domain names into one.
     Assign(AppId, DomainName),
     /// Takes an app from the domain that it is in now to another one.
@@ -78,6 +83,9 @@ pub enum DomainError {
         "the domain {0} is archived, so the app would get nothing there: restore it first; nothing was changed"
     )]
     Archived(DomainName),
+    /// It was restored and archived since.
+    #[error("the domain {0} was archived again since, so it stays archived; nothing was changed")]
+    ArchivedAgain(DomainName),
     /// The configuration names the app.
     #[error(
         "the configuration puts the app {app} into the domain {domain} (domains.{domain}.apps), so only an edit of it moves the \
@@ -120,7 +128,7 @@ impl DomainChange {
         match self {
             Self::Create(..) => "create",
             Self::Archive(_) => "archive",
-            Self::Restore(_) => "restore",
+            Self::Restore { .. } => "restore",
             Self::Assign(..) => "assign",
             Self::Move { .. } => "move",
         }
@@ -131,7 +139,7 @@ impl DomainChange {
         match self {
             Self::Create(domain, _)
             | Self::Archive(domain)
-            | Self::Restore(domain)
+            | Self::Restore { name: domain, .. }
             | Self::Assign(_, domain)
             | Self::Move { to: domain, .. } => domain,
         }
@@ -139,7 +147,7 @@ impl DomainChange {
 
     fn app(&self) -> Option<&AppId> {
         match self {
-            Self::Create(..) | Self::Archive(_) | Self::Restore(_) => None,
+            Self::Create(..) | Self::Archive(_) | Self::Restore { .. } => None,
             Self::Assign(app, _) | Self::Move { app, .. } => Some(app),
         }
     }
@@ -151,7 +159,7 @@ impl DomainChange {
                 Event::DomainCreated { domain: domain.to_string(), rules: rules.clone(), by, remote }
             }
             Self::Archive(domain) => Event::DomainArchived { domain: domain.to_string(), by, remote },
-            Self::Restore(domain) => Event::DomainRestored { domain: domain.to_string(), by, remote },
+            Self::Restore { name, .. } => Event::DomainRestored { domain: name.to_string(), by, remote },
             Self::Assign(app, domain) => {
                 Event::AppAssigned { app_id: hex::encode(app), domain: domain.to_string(), by, remote }
             }
@@ -253,7 +261,7 @@ impl DomainChange {
                 records.domains.push(DomainRecord { name: name.clone(), rules, since, by });
             }
             Self::Archive(name) => records.archived.push(ArchivedRecord { name: name.clone(), since, by }),
-            Self::Restore(name) => records.archived.retain(|record| record.name != *name),
+            Self::Restore { name, .. } => records.archived.retain(|record| record.name != *name),
             Self::Assign(app, domain) | Self::Move { app, to: domain, .. } => {
                 records.apps.retain(|record| record.app_id != app.0);
                 if domain.is_default() {
@@ -286,7 +294,11 @@ impl Map {
             }
             DomainChange::Archive(name) if name.is_default() => Err(DomainError::Default),
             DomainChange::Archive(name) => Ok(known(name)?.archived.is_none()),
-            DomainChange::Restore(name) => Ok(known(name)?.archived.is_some()),
+            DomainChange::Restore { name, archived_at } => match &known(name)?.archived {
+                None => Ok(false),
+                Some(archived) if archived.since == *archived_at => Ok(true),
+                Some(_) => Err(DomainError::ArchivedAgain(name.clone())),
+            },
             DomainChange::Assign(app, domain) => {
                 let to = known(domain)?;
                 let member = self.members.get(app);

@@ -245,6 +245,51 @@ async fn with_two_owners_an_app_moves_when_the_second_one_has_seen_what_it_loses
 }
 
 #[tokio::test]
+async fn with_two_owners_an_archived_domain_is_restored_when_the_second_one_approves() {
+    let mut world = World::ready().await;
+    world.configure("core.admin.approvals = 2");
+    world.start().await.expect("it starts again");
+    let app = world.app(1);
+    world.allow_app(&app);
+    let made = done(&world, "POST", "/api/v1/credentials", json!({ "name": "bob", "role": "owner" })).await;
+    let bob = made["token"].as_str().expect("a token").to_owned();
+    create(&world, "team").await;
+    assign(&world, "team", &app).await;
+    let restore = format!("{DOMAINS}/team/restore");
+    done(&world, "POST", &restore, Value::Null).await;
+    done(&world, "POST", &format!("{DOMAINS}/team/archive"), Value::Null).await;
+    let ask = async || {
+        let answer = send(&world, "POST", &restore, Value::Null).await;
+        assert_eq!(
+            (answer.status, &answer.value()["code"]),
+            (202, &json!("approval_needed")),
+            "{}",
+            answer.text()
+        );
+        answer.value()["approval"]["id"].as_str().expect("an id").to_owned()
+    };
+    let first = ask().await;
+    let is_archived = async || {
+        let shown = done(&world, "GET", &format!("{DOMAINS}/team"), Value::Null).await;
+        !shown["archived_at"].is_null() && world.audited("domain_restored").is_empty()
+    };
+    assert!(is_archived().await, "one owner is not enough");
+    let shown = done(&world, "GET", &format!("/api/v1/approvals/{first}"), Value::Null).await;
+    assert_eq!(shown["action"], "restore_domain");
+    let detail = shown["detail"].as_str().expect("a text");
+    assert!(detail.starts_with("let keys be released in the domain team again, archived since "), "{detail}");
+    let approve = format!("/api/v1/approvals/{first}/approve");
+    let own = send(&world, "POST", &approve, json!({})).await;
+    assert_ne!(own.status, 200, "not by the one who requested it: {}", own.text());
+    assert!(is_archived().await);
+    let approved = send_as(&world, &bob, "POST", &approve, json!({})).await;
+    assert_eq!((approved.status, &approved.value()["state"]), (200, &json!("done")), "{}", approved.text());
+    assert!(is_given(&world, "team", &app).await);
+    let restored = &world.audited("domain_restored")[0];
+    assert!(restored["by"].as_str().is_some_and(|by| by.contains("bob")), "{restored}");
+}
+
+#[tokio::test]
 async fn what_the_configuration_says_is_not_changed_at_run_time_and_refusals_say_why() {
     let mut world = World::ready().await;
     let app = world.app(1);
