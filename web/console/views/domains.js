@@ -44,7 +44,7 @@ function Create({ onClose, onDone }) {
 function Turn({ of, onClose, onDone }) {
   const [word, text] = of.archived_at ? ['Restore', 'Its apps get the same keys again.'] : ['Archive', 'Nothing is released in it until it is restored.'];
   const task = useTask(() => post(`${PATH}/${of.name}/${word.toLowerCase()}`));
-  return html`<${Confirm} title=${`${word} the domain ${of.name}?`} word=${word} kind=${of.archived_at ? 'primary' : 'danger'} task=${task} onClose=${onClose} onDone=${() => onDone(`${word}d`)}><p>${text}</p><//>`;
+  return html`<${Confirm} title=${`${word} the domain ${of.name}?`} word=${word} kind=${of.archived_at ? 'primary' : 'danger'} task=${task} onClose=${onClose} onDone=${(answer) => onDone(waits(answer) ? '' : `${word}d`)}><p>${text}</p><//>`;
 }
 
 /** Puts an app that has no keys into a domain. One that has some can be moved. */
