@@ -29,7 +29,7 @@ pub(super) struct Loss {
     elsewhere: u64,
     /// The time of the oldest record that was counted, milliseconds; `None` without any.
     covers_since: Option<u64>,
-    /// Whether the first record of the log was counted.
+    /// Whether the first record of the log was counted, and no CVM was dropped since.
     is_whole: bool,
 }
 
@@ -58,6 +58,9 @@ pub struct LostKeys {
     last_at: Option<String>,
     /// The time of the oldest record that was counted: an inventory that was built again lacks what was archived.
     covers_since: Option<String>,
+    /// Whether all releases of this KMS are counted: no, where the inventory lacks records, or had to drop CVMs. Those of other
+    /// replicas never are.
+    complete: bool,
 }
 
 impl Loss {
@@ -81,6 +84,7 @@ impl Loss {
             first_at: received.map(|received| at(received.first)),
             last_at: received.map(|received| at(received.last)),
             covers_since: self.covers_since.map(at),
+            complete: self.is_whole,
         }
     }
 

@@ -77,6 +77,8 @@ pub(super) const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("i
 pub(super) const THROUGH: &str = "through";
 /// The record with which the count began.
 pub(super) const FIRST: &str = "first";
+/// Set once CVMs were dropped.
+pub(super) const CVMS_DROPPED: &str = "cvms_dropped";
 /// The time of the oldest record that was counted.
 pub(super) const SINCE: &str = "since";
 
@@ -112,9 +114,9 @@ pub(super) fn note<'a>(
     }
     let new = lines.iter().filter(|(key, _)| key.seq > through);
     let first = new.clone().next().map(|(key, _)| key.seq);
-    let since = count(transaction, growth, new)?;
+    let counted = count(transaction, growth, new)?;
     begin(&mut state, through, first)?;
-    advance(&mut state, last.max(through), since)
+    advance(&mut state, last.max(through), counted)
 }
 
 /// Counts records of the index that are not counted yet, a thousand at most; whether there were any.
@@ -133,9 +135,9 @@ pub(super) fn catch_up(transaction: &WriteTransaction, growth: Growth) -> Result
     let Some(last) = last else { return Ok(false) };
     let read = |line| RecordKey::read(line).map(|key| (key, line));
     let lines: Vec<_> = lines.iter().map(Vec::as_slice).filter_map(read).collect();
-    let since = count(transaction, growth, lines.iter())?;
+    let counted = count(transaction, growth, lines.iter())?;
     begin(&mut state, through, first)?;
-    advance(&mut state, last, since)?;
+    advance(&mut state, last, counted)?;
     Ok(true)
 }
 
@@ -147,9 +149,12 @@ fn begin(state: &mut Table<'_, &str, u64>, through: u64, first: Option<u64>) -> 
     Ok(())
 }
 
-fn advance(state: &mut Table<'_, &str, u64>, last: u64, since: Option<u64>) -> Result<(), IndexError> {
+fn advance(state: &mut Table<'_, &str, u64>, last: u64, counted: Counted) -> Result<(), IndexError> {
     state.insert(THROUGH, last).map_err(unusable)?;
-    if let Some(since) = since
+    if counted.dropped == Dropped::Some {
+        state.insert(CVMS_DROPPED, 1).map_err(unusable)?;
+    }
+    if let Some(since) = counted.since
         && state.get(SINCE).map_err(unusable)?.is_none()
     {
         state.insert(SINCE, since).map_err(unusable)?;
@@ -157,12 +162,26 @@ fn advance(state: &mut Table<'_, &str, u64>, last: u64, since: Option<u64>) -> R
     Ok(())
 }
 
-/// Returns the time of the first of the lines that counts.
+/// What was counted.
+struct Counted {
+    /// The time of the first of the lines that counts.
+    since: Option<u64>,
+    /// Whether CVMs were dropped, because there are too many.
+    dropped: Dropped,
+}
+
+/// Whether a list has lost entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dropped {
+    Nothing,
+    Some,
+}
+
 fn count<'a>(
     transaction: &WriteTransaction,
     growth: Growth,
     lines: impl Iterator<Item = &'a (RecordKey<'a>, &'a [u8])>,
-) -> Result<Option<u64>, IndexError> {
+) -> Result<Counted, IndexError> {
     let mut cvms = Changes::<Cvm>::open(transaction, CVMS, growth)?;
     let mut denied = Changes::<Refusal>::open(transaction, DENIED, growth)?;
     let mut refused = Changes::<Refusal>::open(transaction, REFUSED, growth)?;
@@ -236,7 +255,7 @@ fn count<'a>(
             }
         }
     }
-    cvms.finish()?;
+    let dropped = cvms.finish()?;
     denied.finish()?;
     refused.finish()?;
     handovers.finish()?;
@@ -263,7 +282,7 @@ fn count<'a>(
             table.retain_in(old, |_, _| false).map_err(unusable)?;
         }
     }
-    Ok(since)
+    Ok(Counted { since, dropped })
 }
 
 /// A domain as a number: the name of the default one too.
@@ -328,7 +347,8 @@ impl<'t, E: Entry> Changes<'t, E> {
     }
 
     /// Writes the changed entries, and drops the oldest beyond the most that the list may have.
-    fn finish(mut self) -> Result<(), IndexError> {
+    fn finish(mut self) -> Result<Dropped, IndexError> {
+        let mut dropped = Dropped::Nothing;
         for (key, Changed { before, entry }) in self.changed.drain() {
             for place in before {
                 self.order.remove(place).map_err(unusable)?;
@@ -349,8 +369,9 @@ impl<'t, E: Entry> Changes<'t, E> {
                 self.order.remove(place).map_err(unusable)?;
             }
             self.rows.remove(key).map_err(unusable)?;
+            dropped = Dropped::Some;
         }
-        Ok(())
+        Ok(dropped)
     }
 }
 

@@ -71,6 +71,25 @@ fn an_inventory_that_does_not_begin_with_the_first_record_says_so() {
 }
 
 #[test]
+fn an_inventory_that_has_dropped_cvms_is_not_whole_from_then_on() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("events");
+    let open = index(&path, &[release(1, START, 1, 1), release(2, START, 2, 2)]);
+    let is_whole = |index: &Index| index.inventory().unwrap().coverage().unwrap().is_whole();
+    assert!(is_whole(&open));
+    // Without space the list keeps its length, and the oldest one is dropped.
+    open.add(&[release(3, START, 1, 1)], u64::MAX / 2, Growth::Stopped).unwrap();
+    assert!(is_whole(&open), "a known one needs no space");
+    open.add(&[release(4, START, 3, 3)], u64::MAX / 2, Growth::Stopped).unwrap();
+    assert_eq!(open.inventory().unwrap().count(None).unwrap(), 2);
+    assert!(!is_whole(&open));
+    open.add(&[release(5, START, 4, 4)], u64::MAX / 2, Growth::Bounded).unwrap();
+    assert!(!is_whole(&open), "it does not come back");
+    drop(open);
+    assert!(!is_whole(&Index::open(&path).unwrap()), "nor by a restart");
+}
+
+#[test]
 fn a_cvm_is_counted_by_app_and_instance_and_the_last_release_says_what_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let lines = [
@@ -291,7 +310,8 @@ fn the_inventory_outlives_its_records_and_an_index_without_one_catches_up() {
     assert_eq!(open.inventory().unwrap().coverage().unwrap().through, 1000);
     while open.catch_up(Growth::Bounded).unwrap() {}
     let found = open.inventory().unwrap();
-    assert_eq!(found.coverage().unwrap(), Coverage { through: 5001, since: Some(START + 1), first: 1 });
+    let expected = Coverage { through: 5001, since: Some(START + 1), first: 1, has_dropped_cvms: false };
+    assert_eq!(found.coverage().unwrap(), expected);
     let counts = found.cvms(&ask()).unwrap().cvms.iter().map(|(_, cvm)| cvm.releases.count).sum::<u64>();
     assert_eq!(counts, 5001);
     open.add(&[release(5002, START + 5002, 1, 1)], u64::MAX / 2, Growth::Bounded).unwrap();

@@ -10,11 +10,11 @@ use redb::{ReadTransaction, ReadableTableMetadata as _};
 
 use super::IndexError;
 use super::derived::{
-    CVMS, DENIED, DOMAIN_HOURS, DOMAIN_MINUTES, FIRST, HANDOVERS, HOUR, HOURS, List, MINUTE, MINUTES,
-    REFUSED, SINCE, STATE, THROUGH, of_domain, read,
+    CVMS, CVMS_DROPPED, DENIED, DOMAIN_HOURS, DOMAIN_MINUTES, FIRST, HANDOVERS, HOUR, HOURS, List, MINUTE,
+    MINUTES, REFUSED, SINCE, STATE, THROUGH, of_domain, read,
 };
 use super::error::unusable;
-use crate::events::inventory::{ALL, Cvm, CvmId, Entry, Handover, Refusal, any_domain, property};
+use crate::events::inventory::{ALL, Cvm, CvmId, Entry, Handover, MAX_CVMS, Refusal, any_domain, property};
 
 /// The most entries that are read for one page. A page that ends early has a cursor to continue.
 const MAX_READ: usize = 10_000;
@@ -87,12 +87,14 @@ pub struct Coverage {
     pub since: Option<u64>,
     /// The number of the record with which it began; 0 if none was counted, or by a version that did not note it.
     pub first: u64,
+    /// Whether CVMs were dropped, because there were too many.
+    pub has_dropped_cvms: bool,
 }
 
 impl Coverage {
-    /// Whether it began with the first record of the log, as far as that is known.
+    /// Whether it began with the first record of the log, as far as that is known, and has each CVM that it has counted.
     pub fn is_whole(&self) -> bool {
-        self.first <= 1
+        self.first <= 1 && !self.has_dropped_cvms
     }
 }
 
@@ -125,7 +127,9 @@ impl Inventory {
             Ok(state.get(name).map_err(unusable)?.map(|value| value.value()))
         };
         let (through, first) = (value(THROUGH)?.unwrap_or(0), value(FIRST)?.unwrap_or(0));
-        Ok(Coverage { through, since: value(SINCE)?, first })
+        // A version that did not note it may have dropped some of a full list.
+        let has_dropped_cvms = value(CVMS_DROPPED)?.is_some() || self.count(None)? >= MAX_CVMS;
+        Ok(Coverage { through, since: value(SINCE)?, first, has_dropped_cvms })
     }
 
     /// The number of CVMs, or of those of one domain.

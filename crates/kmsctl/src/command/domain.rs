@@ -176,6 +176,9 @@ struct Lost {
     first_at: Option<String>,
     last_at: Option<String>,
     covers_since: Option<String>,
+    /// Absent of an older KMS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    complete: Option<bool>,
 }
 
 impl Domain {
