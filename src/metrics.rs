@@ -6,6 +6,7 @@ mod collateral;
 mod domains;
 mod errors;
 mod exposition;
+mod lanes;
 mod process;
 mod recent;
 mod recovery;
@@ -36,6 +37,8 @@ use self::domains::DomainMetrics;
 use self::errors::Errors;
 pub use self::errors::ToldError;
 use self::exposition::Exposition;
+use self::lanes::LaneMetrics;
+pub use self::lanes::LaneState;
 use self::process::ProcessMetrics;
 pub use self::process::ProcessState;
 pub use self::recent::Percentiles;
@@ -67,6 +70,7 @@ pub struct Metrics {
     bundles: BundleMetrics,
     domains: DomainMetrics,
     state: StateMetrics,
+    lanes: LaneMetrics,
     errors: Errors,
     exposition: Exposition,
     watched: Watched,
@@ -150,6 +154,7 @@ impl Metrics {
             bundles: BundleMetrics::register(r)?,
             domains: DomainMetrics::register(r)?,
             state: StateMetrics::register(r)?,
+            lanes: LaneMetrics::register(r)?,
             errors: Errors::default(),
             exposition: Exposition::default(),
             watched: Watched::register(r)?,
@@ -455,6 +460,7 @@ impl Metrics {
     pub fn render(&self) -> String {
         self.look_at_process();
         self.look_at_watched();
+        self.look_at_lanes();
         let mut text = Vec::new();
         // Writing to memory does not fail; a metric that cannot be encoded is left out.
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {

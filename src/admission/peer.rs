@@ -22,6 +22,10 @@ pub struct Peer {
     session: Option<Session>,
     memory: Mutex<Memory>,
     admitted: OnceLock<AppId>,
+    /// The app that the evidence names, read when first asked for.
+    claimed: OnceLock<Option<AppId>>,
+    /// Whether the evidence verified; unset until it was looked at.
+    is_verified: OnceLock<bool>,
 }
 
 /// What this connection's evidence turned out to be. Only final outcomes are kept: an outage is not.
@@ -71,6 +75,22 @@ impl Peer {
         self.certificate.as_ref()?.spki().ok()
     }
 
+    /// The app that the evidence in the client certificate names, which is not verified: a hint for sharing work, and nothing
+    /// else. `None` without evidence, and if it is so large that it would have to be decoded again.
+    pub fn claimed_app(&self) -> Option<AppId> {
+        *self.claimed.get_or_init(|| self.certificate.as_ref()?.claimed_app())
+    }
+
+    /// Whether the evidence in the client certificate has verified on this connection.
+    pub fn is_verified(&self) -> bool {
+        self.is_verified.get() == Some(&true)
+    }
+
+    /// Whether the evidence in the client certificate was found invalid.
+    pub fn is_refused(&self) -> bool {
+        self.is_verified.get() == Some(&false)
+    }
+
     pub(super) fn admit(&self, app: AppId) {
         // One certificate is one app; the first permit says which.
         let _ = self.admitted.set(app);
@@ -105,12 +125,14 @@ impl Peer {
         metrics.verification(super::verification_result(&outcome));
         match outcome {
             Ok(verified) => {
+                let _ = self.is_verified.set(true);
                 let verified = Arc::new(verified);
                 *memory = Memory::Verified(Arc::clone(&verified), Instant::now());
                 Ok(verified)
             }
             Err(refusal) => {
                 if let Refusal::BadEvidence(bad) = &refusal {
+                    let _ = self.is_verified.set(false);
                     *memory = Memory::Refused(bad.clone());
                 }
                 Err(refusal)

@@ -173,6 +173,7 @@ impl Serving {
         };
         let router = net::kms(services, &rpc.limits);
         let middleware = Middleware::new(router, process.memory(), process.metrics())
+            .shared_by(Arc::clone(&foundation.domains), process.config.core.limits.max_connections)
             .watched()
             .traced(process.tracer.clone())
             .limited(process.limit())

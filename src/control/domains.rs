@@ -139,6 +139,11 @@ impl Domains {
         self.current.load().domains.get(name).cloned()
     }
 
+    /// Whether there are others beside the default one.
+    pub fn are_several(&self) -> bool {
+        self.current.load().domains.len() > 1
+    }
+
     /// Every domain, by name, the default one first.
     pub fn list(&self) -> Vec<Arc<Domain>> {
         self.current.load().domains.values().cloned().collect()

@@ -117,6 +117,14 @@ impl Activity {
         (state.trust, (state.working == 0).then(|| now.duration_since(state.idle_since)))
     }
 
+    /// The app as which callers from its address were admitted recently, if it is one.
+    pub(super) fn known_app(&self) -> Option<AppId> {
+        if let PeerTrust::Admitted(app) = self.lock().trust {
+            return Some(app);
+        }
+        self.table.upgrade()?.known_app(self.address)
+    }
+
     /// Whether a caller from its address was admitted recently.
     pub(super) fn is_known(&self) -> bool {
         self.lock().is_known

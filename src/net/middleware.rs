@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
@@ -19,16 +19,14 @@ use super::activity::{Activity, PeerTrust, Use};
 use super::admin_auth::AdminAuth;
 use super::body::{HeldBody, RequestBody, Rest};
 use super::cors::Cors;
+use super::lanes::{Asks, Lanes, in_lane};
 use super::limit::{MessageLimit, RequestLimit};
 use super::memory::{Exhausted, Holder, RequestMemory, Reservation};
 use super::oidc::Issuer;
-use super::party::Party;
 use super::prpc::{self, Encoding};
 use super::refusal_log::RefusalLog;
 use super::same_site::OwnNames;
-use super::turns::{Turns, in_turns};
 use super::{events, grpc, probes, status};
-use crate::address::bucket;
 use crate::api::routes::Route;
 use crate::api::{Access, Caller, METHODS, Method, Role, Service};
 use crate::audit::Audit;
@@ -40,6 +38,9 @@ use crate::request::{self, Asked, Context, ErrorBody, Ids, Tracer};
 
 pub(super) type Answer = Response<Body>;
 
+/// How many requests wait for a turn where their number follows from no setting.
+const MAX_WAITING: usize = 4096;
+
 /// The middleware of one phase of one listener.
 #[derive(Debug)]
 pub struct Middleware {
@@ -49,7 +50,9 @@ pub struct Middleware {
     cors: Option<Cors>,
     headers: HeaderMap,
     memory: Arc<RequestMemory>,
-    turns: Turns,
+    lanes: Lanes,
+    /// Whose callers share the turns; `None` where all are one.
+    domains: Option<Arc<Domains>>,
     metrics: Arc<Metrics>,
     log: RefusalLog,
     ids: Ids,
@@ -75,7 +78,8 @@ impl Middleware {
             cors: None,
             headers,
             memory,
-            turns: Turns::new(threads, threads),
+            lanes: Lanes::new(threads, MAX_WAITING, Arc::clone(&metrics)),
+            domains: None,
             metrics,
             log: RefusalLog::default(),
             ids: Ids::default(),
@@ -86,7 +90,17 @@ impl Middleware {
     /// Shows how many requests wait for a turn.
     #[must_use]
     pub fn watched(self) -> Self {
-        self.turns.report_to(&self.metrics, "costly_requests");
+        self.lanes.report("costly_requests");
+        self
+    }
+
+    /// Shares the turns between these domains. As many requests wait in all as there may be `connections`, and half as many in
+    /// each domain if there are several.
+    #[must_use]
+    pub fn shared_by(mut self, domains: Arc<Domains>, connections: usize) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        self.lanes = Lanes::new(threads, connections.max(2), Arc::clone(&self.metrics));
+        self.domains = Some(domains);
         self
     }
 
@@ -265,17 +279,32 @@ impl Middleware {
                 }
             }
         };
-        let (caller_address, admitted_as) = (caller.remote(), caller.peer().admitted_as());
+        let share = asks(request.uri().path())
+            .map(|asks| self.lanes.of(self.domains.as_ref(), &caller, activity, asks));
         request.extensions_mut().insert(caller);
         request.extensions_mut().insert(self.log.clone());
-        let turn = is_costly(request.uri().path()).then(|| {
-            let address = Party::Address(bucket(caller_address));
-            self.turns.share(admitted_as.map_or(address, Party::App))
-        });
+        let is_grpc = grpc::is_grpc(&request);
         let answer = self.router.clone().call(request);
-        let answer = match turn {
+        let answer = match share {
             // Boxed, because most requests wait for no turn and would still carry a future of this size.
-            Some(share) => Box::pin(in_turns(share, answer)).await,
+            Some(mut share) => {
+                Box::pin(async move {
+                    match in_lane(&mut share, answer).await {
+                        Ok(Ok(answer)) => {
+                            share.answered(status::counted(&answer));
+                            Ok(answer)
+                        }
+                        Ok(Err(never)) => match never {},
+                        Err(shed) => {
+                            let mut answer =
+                                refusal(is_grpc, &Error::new(Code::Unavailable, shed.to_string()));
+                            retry_after(&mut answer, self.lanes.retry_after_in(share.lane()));
+                            Ok(answer)
+                        }
+                    }
+                })
+                .await
+            }
             None => answer.await,
         };
         match answer {
@@ -301,19 +330,41 @@ fn is_for_guests(path: &str) -> bool {
     METHODS.iter().any(|row| row.access == Access::AttestedCertificate && row.name == name)
 }
 
-/// Whether the method at this path verifies evidence or signs. Callers of one address or app take turns at
+/// What a method at this path asks for that verifies evidence or signs. Callers of one address or app take turns at
 /// these, so that a flood of them delays others by at most one such request.
-fn is_costly(path: &str) -> bool {
+fn asks(path: &str) -> Option<Asks> {
     // Its check multiplies points of a curve.
     if path == SHARES {
-        return true;
+        return Some(Asks::ForAny);
     }
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
-    METHODS.iter().any(|row| {
-        let has_evidence = matches!(row.access, Access::AttestedCertificate | Access::AttestedMessage);
-        row.name == name && (has_evidence || row.method == Method::GetAppEnvEncryptPubKey)
+    METHODS.iter().filter(|row| row.name == name).find_map(|row| match (row.access, row.method) {
+        (Access::AttestedCertificate, Method::KmsGetKmsKey) => Some(Asks::ForItsKms),
+        (Access::AttestedCertificate, _) => Some(Asks::ForItsApp),
+        (Access::AttestedMessage, _) | (_, Method::GetAppEnvEncryptPubKey) => Some(Asks::ForAny),
+        _ => None,
     })
 }
+
+/// Tells a caller who was turned away to try again after so many seconds at the earliest, in the protocol of the request. A
+/// longer time that the answer names already stays.
+fn retry_after(answer: &mut Answer, seconds: u64) {
+    let headers = answer.headers_mut();
+    let is_grpc = headers.contains_key(tonic::Status::GRPC_STATUS);
+    let named = headers.get(header::RETRY_AFTER).map(|value| value.to_str().ok()?.parse::<u64>().ok());
+    // A probe that answers 503 says nothing of when, and is asked again anyway.
+    if named.is_none() && !is_grpc {
+        return;
+    }
+    let seconds = seconds.max(named.flatten().unwrap_or(0));
+    headers.insert(header::RETRY_AFTER, seconds.into());
+    if is_grpc {
+        headers.insert(PUSHBACK, (1000 * seconds).into());
+    }
+}
+
+/// How gRPC's own retries are told when to try again, in milliseconds (gRFC A6).
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// Collapses repeated slashes and decodes `%2E`: clients append paths to a configured URL, and some encode
 /// the dot of a method's prefix.
@@ -415,6 +466,9 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
                 Cors::mark(origin, &mut answer);
             }
             let counted = status::counted(&answer);
+            if matches!(counted, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+                retry_after(&mut answer, front.lanes.retry_after());
+            }
             let ended = Instant::now();
             front.metrics.answered(observed, counted.as_u16(), ended - started);
             served.finish_trace(front.metrics.label(observed), counted.as_u16());
@@ -480,19 +534,19 @@ mod tests {
 
     #[test]
     fn what_verifies_evidence_or_signs_is_done_in_turns() {
-        for (path, costly) in [
-            ("/prpc/GetAppKey", true),
-            ("/prpc/KMS.KMS.SignCert", true),
-            ("/kms.KMS/GetKmsKey", true),
-            ("/prpc/GetAppEnvEncryptPubKey", true),
-            ("/prpc/GetMeta", false),
-            ("/kms.KMS/GetTempCaCert", false),
-            ("/recovery/shares", true),
-            ("/recovery", false),
-            ("/metrics", false),
-            ("/kms.Admin/Freeze", false),
+        for (path, asked) in [
+            ("/prpc/GetAppKey", Some(Asks::ForItsApp)),
+            ("/prpc/KMS.KMS.SignCert", Some(Asks::ForAny)),
+            ("/kms.KMS/GetKmsKey", Some(Asks::ForItsKms)),
+            ("/prpc/GetAppEnvEncryptPubKey", Some(Asks::ForAny)),
+            ("/prpc/GetMeta", None),
+            ("/kms.KMS/GetTempCaCert", None),
+            ("/recovery/shares", Some(Asks::ForAny)),
+            ("/recovery", None),
+            ("/metrics", None),
+            ("/kms.Admin/Freeze", None),
         ] {
-            assert_eq!(is_costly(path), costly, "{path}");
+            assert_eq!(asks(path), asked, "{path}");
         }
     }
 

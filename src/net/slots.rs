@@ -146,6 +146,15 @@ impl Table {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The app as which callers from this address were admitted recently, if it is one.
+    pub(super) fn known_app(&self, address: IpAddr) -> Option<AppId> {
+        let connections = self.lock();
+        match connections.known.group(address) {
+            Party::App(app) if connections.known.contains(address, Instant::now()) => Some(app),
+            Party::App(_) | Party::Address(_) => None,
+        }
+    }
+
     /// Records that a caller from this address was admitted.
     pub(super) fn knows(&self, address: IpAddr, trust: PeerTrust) {
         let mut connections = self.lock();

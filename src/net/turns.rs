@@ -131,7 +131,7 @@ pub(super) async fn in_turns<F: Future>(share: Share, future: F) -> F::Output {
 }
 
 /// Resolves when the task is woken next.
-async fn woken() {
+pub(super) async fn woken() {
     let mut is_first = true;
     poll_fn(|_| match std::mem::replace(&mut is_first, false) {
         true => Poll::Pending,

@@ -9,7 +9,7 @@ use x509_parser::x509::X509Version;
 
 use crate::certificate::{self, CertificateError, CertificateSpec, Issuer, LONG_AGO, Role, Validity, oid};
 use crate::evidence::{Evidence, EvidenceError, Platform};
-use crate::identity::{AppId, AppIdLength, AppInfo, AppInfoError};
+use crate::identity::{AppId, AppIdLength, AppInfo, AppInfoError, Registers};
 use crate::p256::P256Key;
 
 /// Maximum length of a certificate, bytes. TLS allows at most 64 KiB; responses of a KMS may contain larger
@@ -140,6 +140,12 @@ impl ParsedCertificate {
     /// Whether it contains evidence that decodes.
     pub fn has_evidence(&self) -> bool {
         self.has_evidence
+    }
+
+    /// The app that the evidence names, which is not verified. Only evidence that is small is asked.
+    pub fn claimed_app(&self) -> Option<AppId> {
+        let app_info = self.evidence.as_ref()?.unverified_app_info(Registers::BootTime).ok()?;
+        AppId::try_from(app_info.app_id.as_slice()).ok()
     }
 
     /// The evidence, as [`evidence_in`]. Small evidence is not decoded again.
