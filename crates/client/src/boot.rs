@@ -1,13 +1,14 @@
 //! How a CVM boots: find a KMS, verify it, prove what it runs, receive the keys of its app.
 
 use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
 use kms_attest::attester::Attester;
 use kms_attest::identity::{AppId, Registers};
 use kms_attest::ra_tls;
 use kms_attest::verify::Verified;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::connection::{ConnectError, Connection};
 use crate::epochs::Epochs;
@@ -18,6 +19,11 @@ use crate::rpc::CallError;
 use crate::server::{ServerAttestation, ServerError};
 use crate::tls::{self, ClientIdentity, Trust};
 use crate::url::KmsUrl;
+
+/// How often a KMS that is busy is asked again, when all others have failed.
+const MAX_RETRIES: usize = 5;
+/// The longest pause that a KMS may ask for; the jitter comes on top.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// Time limits of a boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,9 +140,27 @@ pub enum AttemptError {
     OutOfTime,
 }
 
+impl AttemptError {
+    /// When a KMS wants to be asked again that was only busy.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Call(CallError::Refused { retry_after, .. }) => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// `pause`, and up to half of it more, so that guests who were told the same do not all come at the same time.
+fn jittered(pause: Duration) -> Duration {
+    let pause = pause.min(MAX_PAUSE);
+    // A hasher with random keys: what it gives for nothing differs each time.
+    let random = RandomState::new().build_hasher().finish();
+    pause + (pause / 2).mul_f64(random as f64 / u64::MAX as f64)
+}
+
 /// Fetches the keys of the app on this machine, from the first KMS that releases them.
 ///
-/// Each URL is tried once, in order: `GetTempCaCert` over an unverified connection; a client certificate with
+/// Each URL is tried once, in order, and those that were busy (429 or 503 with `Retry-After`) again when they want it, a few times: `GetTempCaCert` over an unverified connection; a client certificate with
 /// a fresh attestation; a second connection whose server must chain to the received root CA, have the host's
 /// name and the usage `kms:rpc`, and whose attestation is verified; then `GetAppKey`, with fresh evidence if the server takes
 /// some. `key_provider_pin` is
@@ -198,19 +222,34 @@ impl Guest<'_> {
             return Err(BootError::NoUrls);
         }
         let end = Instant::now() + altogether;
-        let mut failed = Vec::new();
-        for url in urls {
-            let deadline = end.min(Instant::now() + per_kms);
-            match timeout_at(deadline, self.ask(url)).await.unwrap_or(Err(AttemptError::OutOfTime)) {
-                Ok(mut keys) => {
-                    keys.failed = failed;
-                    return Ok(keys);
-                }
-                Err(error) => {
-                    tracing::warn!(%url, %error, "no keys from this KMS");
-                    failed.push(FailedAttempt { url: url.clone(), error });
+        let mut failed: Vec<FailedAttempt> = Vec::new();
+        let mut asked: Vec<&KmsUrl> = urls.iter().collect();
+        for round in 0.. {
+            for url in asked {
+                let deadline = end.min(Instant::now() + per_kms);
+                match timeout_at(deadline, self.ask(url)).await.unwrap_or(Err(AttemptError::OutOfTime)) {
+                    Ok(mut keys) => {
+                        keys.failed = failed;
+                        return Ok(keys);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%url, %error, "no keys from this KMS");
+                        failed.push(FailedAttempt { url: url.clone(), error });
+                    }
                 }
             }
+            // Only those that were busy are asked again, when the first of them wants it.
+            let pauses = failed.iter().filter_map(|attempt| attempt.error.retry_after());
+            let Some(pause) = pauses.min().map(jittered) else { break };
+            if round >= MAX_RETRIES || Instant::now() + pause >= end {
+                break;
+            }
+            let (busy, others): (Vec<_>, Vec<_>) =
+                failed.into_iter().partition(|attempt| attempt.error.retry_after().is_some());
+            asked = urls.iter().filter(|url| busy.iter().any(|attempt| attempt.url == **url)).collect();
+            failed = others;
+            tracing::info!(?pause, "the KMS is busy and is asked again");
+            sleep(pause).await;
         }
         Err(BootError::AllFailed(failed))
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use serde::Serialize;
@@ -42,6 +42,8 @@ pub enum CallError {
         code: Option<String>,
         /// The id under which the server keeps the refusal, if it has one.
         denial_id: Option<String>,
+        /// After which time the server wants to be asked again, where it is only busy.
+        retry_after: Option<Duration>,
     },
     /// The text cannot be the name of a method.
     #[error("{0:?} is not the name of a method")]
@@ -299,9 +301,19 @@ pub(crate) async fn accepted(
     if status.is_success() {
         return Ok(response);
     }
+    let retry_after = retry_after(status, response.headers());
     let Reason { message, code, denial_id } =
         reason(&read_bounded(method, response, MAX_RESPONSE_BYTES).await?);
-    Err(CallError::Refused { method: method.to_owned(), status, message, code, denial_id })
+    Err(CallError::Refused { method: method.to_owned(), status, message, code, denial_id, retry_after })
+}
+
+/// The `Retry-After` of a server that is busy, in seconds; never a date (RFC 9110, section 10.2.3).
+fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+    if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        return None;
+    }
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse::<u32>().ok()?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 /// Reads the body into memory that is wiped, because it may hold keys.

@@ -196,6 +196,8 @@ pub(crate) struct Call {
 pub(crate) enum Reply {
     Json(Value),
     Status(u16, Vec<u8>),
+    /// 503 with this `Retry-After`.
+    Busy(&'static str),
     Hang,
 }
 
@@ -280,13 +282,21 @@ async fn answer(
         client,
         connection,
     };
+    let mut retry_after = None;
     let (status, body) = match reply(call) {
         Reply::Json(value) => (200, value.to_string().into_bytes()),
         Reply::Status(status, body) => (status, body),
+        Reply::Busy(seconds) => {
+            retry_after = Some(http::HeaderValue::from_static(seconds));
+            (503, br#"{"error": "busy"}"#.to_vec())
+        }
         Reply::Hang => std::future::pending().await,
     };
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = StatusCode::from_u16(status).expect("status");
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(http::header::RETRY_AFTER, seconds);
+    }
     Ok(response)
 }
 

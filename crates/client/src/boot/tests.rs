@@ -266,6 +266,66 @@ async fn the_next_kms_is_asked_when_one_fails_and_each_reason_is_kept() {
 }
 
 #[tokio::test]
+async fn a_busy_kms_is_asked_again_when_it_wants_it_and_not_for_ever() {
+    let world = World::start().await;
+    let refusing =
+        TestServer::answering(|| Reply::Status(403, br#"{"error": "App not allowed"}"#.to_vec())).await;
+    // How often it is busy, what it says of when to come, how often it is asked, and whether it answers in the end.
+    for (busy, seconds, asked, answers) in [
+        (2, "0", 3, true),
+        (MAX_RETRIES, "0", MAX_RETRIES + 1, true),
+        (100, "0", MAX_RETRIES + 1, false),
+        // Longer than all the time that there is.
+        (100, "4294967295", 1, false),
+        (100, "Wed, 21 Oct 2026 07:28:00 GMT", 1, false),
+        (100, "-1", 1, false),
+    ] {
+        let calls = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&calls);
+        let server =
+            TestServer::start(Arc::new(Authority::new()), &[Leaf::kms()], &["h2"], move |_, call| {
+                if call.method != "GetTempCaCert" {
+                    return Reply::Status(404, Vec::new());
+                }
+                let mut count = count.lock().expect("count");
+                *count += 1;
+                match *count <= busy {
+                    true => Reply::Busy(seconds),
+                    // The end of the boot is another test's.
+                    false => Reply::Status(403, br#"{"error": "now it answers"}"#.to_vec()),
+                }
+            })
+            .await;
+        let guest = Guest {
+            epochs: None,
+            attester: &world.attester,
+            attestation: ServerAttestation::IfPresent(&world.verifier),
+            vm_config: VM_CONFIG,
+            key_provider_pin: None,
+        };
+        let altogether = Duration::from_secs(30);
+        let urls = [refusing.url.clone(), server.url.clone()];
+        let error = guest.boot(&urls, altogether, altogether).await.expect_err("no keys");
+        let BootError::AllFailed(attempts) = error else { panic!("{error}") };
+        assert_eq!(*calls.lock().expect("count"), asked, "{busy} {seconds}");
+        let urls: Vec<_> = attempts.iter().map(|attempt| &attempt.url).collect();
+        assert_eq!(urls, [&refusing.url, &server.url], "each once: who only refuses is not asked again");
+        assert_eq!(attempts[1].error.to_string().contains("now it answers"), answers, "{busy} {seconds}");
+    }
+}
+
+#[test]
+fn a_pause_is_what_the_kms_wants_or_up_to_half_more() {
+    for seconds in [0, 1, 10, 60] {
+        let pause = Duration::from_secs(seconds);
+        assert!((0..50).all(|_| (pause..=pause * 3 / 2).contains(&jittered(pause))), "{seconds}");
+    }
+    assert!(jittered(Duration::MAX) <= MAX_PAUSE * 3 / 2);
+    let seen: std::collections::BTreeSet<_> = (0..20).map(|_| jittered(MAX_PAUSE)).collect();
+    assert!(seen.len() > 10, "guests that were told the same come at different times");
+}
+
+#[tokio::test]
 async fn without_urls_nothing_is_tried() {
     let world = World::start().await;
     assert!(matches!(fetch(&[], &world).await, Err(BootError::NoUrls)));

@@ -191,8 +191,8 @@ impl<E> SourceError<E> {
 /// caller asks for with the same credentials.
 pub(super) fn unchallenged<E>(error: CallError) -> SourceError<E> {
     unanswered(HANDOVER)(match error {
-        CallError::Refused { status, message, code, denial_id, .. } => {
-            CallError::Refused { method: HANDOVER.to_owned(), status, message, code, denial_id }
+        CallError::Refused { status, message, code, denial_id, retry_after, .. } => {
+            CallError::Refused { method: HANDOVER.to_owned(), status, message, code, denial_id, retry_after }
         }
         error => error,
     })
