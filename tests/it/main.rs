@@ -51,6 +51,7 @@ mod settings;
 mod setup;
 mod shadow;
 mod sign_cert;
+mod storm;
 mod tcb;
 mod tls;
 mod uploads;
