@@ -34,6 +34,8 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo bench --bench parts", "a measurement, which needs an idle machine"),
     ("cargo bench --bench policy", "a measurement, which needs an idle machine"),
     ("cargo bench --bench ledger", "a measurement, which needs an idle machine"),
+    ("cargo bench --bench storm", "a measurement, which needs an idle machine"),
+    ("cargo bench --bench storm -- --cvms=10000 --nodes=8", "a measurement, which needs an idle machine"),
     (
         "kms auth serve --file auth-config.json --signing-key decision.key",
         "serves until it is stopped; tests/policy_commands.rs runs it",
