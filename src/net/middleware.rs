@@ -335,13 +335,13 @@ fn is_for_guests(path: &str) -> bool {
 fn asks(path: &str) -> Option<Asks> {
     // Its check multiplies points of a curve.
     if path == SHARES {
-        return Some(Asks::ForAny);
+        return Some(Asks::Anything);
     }
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
     METHODS.iter().filter(|row| row.name == name).find_map(|row| match (row.access, row.method) {
-        (Access::AttestedCertificate, Method::KmsGetKmsKey) => Some(Asks::ForItsKms),
-        (Access::AttestedCertificate, _) => Some(Asks::ForItsApp),
-        (Access::AttestedMessage, _) | (_, Method::GetAppEnvEncryptPubKey) => Some(Asks::ForAny),
+        (Access::AttestedCertificate, Method::KmsGetKmsKey) => Some(Asks::ItsKms),
+        (Access::AttestedCertificate, _) => Some(Asks::ItsApp),
+        (Access::AttestedMessage, _) | (_, Method::GetAppEnvEncryptPubKey) => Some(Asks::Anything),
         _ => None,
     })
 }
@@ -535,13 +535,13 @@ mod tests {
     #[test]
     fn what_verifies_evidence_or_signs_is_done_in_turns() {
         for (path, asked) in [
-            ("/prpc/GetAppKey", Some(Asks::ForItsApp)),
-            ("/prpc/KMS.KMS.SignCert", Some(Asks::ForAny)),
-            ("/kms.KMS/GetKmsKey", Some(Asks::ForItsKms)),
-            ("/prpc/GetAppEnvEncryptPubKey", Some(Asks::ForAny)),
+            ("/prpc/GetAppKey", Some(Asks::ItsApp)),
+            ("/prpc/KMS.KMS.SignCert", Some(Asks::Anything)),
+            ("/kms.KMS/GetKmsKey", Some(Asks::ItsKms)),
+            ("/prpc/GetAppEnvEncryptPubKey", Some(Asks::Anything)),
             ("/prpc/GetMeta", None),
             ("/kms.KMS/GetTempCaCert", None),
-            ("/recovery/shares", Some(Asks::ForAny)),
+            ("/recovery/shares", Some(Asks::Anything)),
             ("/recovery", None),
             ("/metrics", None),
             ("/kms.Admin/Freeze", None),

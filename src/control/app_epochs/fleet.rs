@@ -97,6 +97,9 @@ impl Document for SharedAppEpochs {
     }
 }
 
+/// For an app what was chosen, which must still be so, and what is chosen then.
+pub(super) type Change = (AppId, Option<Arc<AppChoice>>, Option<Arc<AppChoice>>);
+
 impl AppEpochs {
     /// Shares them with the other nodes of a fleet.
     #[must_use]
@@ -104,11 +107,11 @@ impl AppEpochs {
         Self { store: Store::Shared(shared), ..self }
     }
 
-    /// Makes choices on all nodes: for each app, what it was, which must still be so, and what it is then.
+    /// Makes choices on all nodes.
     pub(super) async fn change_everywhere(
         &self,
         shared: &Shared,
-        changes: Vec<(AppId, Option<Arc<AppChoice>>, Option<Arc<AppChoice>>)>,
+        changes: Vec<Change>,
         by: &str,
     ) -> Result<(), AppEpochError> {
         let edit = move |there: Option<&[u8]>| {

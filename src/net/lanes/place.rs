@@ -15,11 +15,11 @@ use crate::net::party::Party;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::net) enum Asks {
     /// Something for the app in the evidence of the client certificate, which is verified.
-    ForItsApp,
+    ItsApp,
     /// The root keys, for the KMS in the evidence of the client certificate. Every KMS is in the default domain.
-    ForItsKms,
+    ItsKms,
     /// Something else: the evidence in the client certificate is not looked at.
-    ForAny,
+    Anything,
 }
 
 impl Lanes {
@@ -47,9 +47,9 @@ impl Lanes {
         }
         let known = activity.known_app().map(|app| lane_of(&app));
         let claimed = match asks {
-            Asks::ForItsApp => peer.claimed_app().map(|app| lane_of(&app)),
-            Asks::ForItsKms => peer.claimed_app().map(|_| Lane::Domain(DomainName::DEFAULT)),
-            Asks::ForAny => None,
+            Asks::ItsApp => peer.claimed_app().map(|app| lane_of(&app)),
+            Asks::ItsKms => peer.claimed_app().map(|_| Lane::Domain(DomainName::DEFAULT)),
+            Asks::Anything => None,
         };
         match claimed {
             Some(lane) if peer.is_verified() => proved(lane),

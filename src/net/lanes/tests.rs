@@ -219,7 +219,7 @@ fn the_lane_is_that_of_the_domain_that_was_proved() {
         let caller = Caller::new(address(1), Arc::new(Peer::default()));
         lanes.of(domains, &caller, &activity, asks)
     };
-    for asks in [Asks::ForItsApp, Asks::ForItsKms, Asks::ForAny] {
+    for asks in [Asks::ItsApp, Asks::ItsKms, Asks::Anything] {
         let share = of(None, asks);
         assert_eq!((&share.place, share.limit), (&place("default", 1, Standing::Proved), 100));
         let alone = of(Some(&Domains::default_only()), asks);
@@ -228,6 +228,6 @@ fn the_lane_is_that_of_the_domain_that_was_proved() {
         assert_eq!((share.place.lane, share.limit), (Lane::Unproved, 50), "nobody knows it");
     }
     activity.admit(crate::net::activity::PeerTrust::Admitted(AppId([2; 20])));
-    let share = of(Some(&domains), Asks::ForAny);
+    let share = of(Some(&domains), Asks::Anything);
     assert_eq!(share.place, place("small", 1, Standing::Proved));
 }
