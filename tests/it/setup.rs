@@ -538,8 +538,7 @@ async fn the_services_beside_the_policy_are_reached_or_named_by_their_number() {
 #[tokio::test]
 async fn what_cannot_be_checked_is_refused_with_what_can() {
     let world = World::onboarding().await;
-    let names =
-        "key-directory, clock, attester, collateral, authorization, source, domain, oidc, witness, notify";
+    let names = "key-directory, clock, attester, collateral, authorization, source, domain, oidc, witness, notify, state";
     for what in ["", "no-such", "Clock", "clock/", "clock/x"] {
         let answer = validate(&world, what, json!({})).await;
         assert_eq!(answer.status, 404, "{what}: {answer:?}");

@@ -139,14 +139,14 @@ async fn answers_that_no_source_gives_are_refused_one_by_one() {
             "an endless answer",
             Reply::Endless,
             400,
-            "GetTempCaCert: the response is larger than 1048576 bytes",
+            "GetTempCaCert: the response is larger than 4194304 bytes",
         ),
         (
             "GetKmsKey",
             "endless keys",
             Reply::Endless,
             400,
-            "GetKmsKey: the response is larger than 1048576 bytes",
+            "GetKmsKey: the response is larger than 4194304 bytes",
         ),
         (
             "GetTempCaCert",
