@@ -47,7 +47,7 @@ fn json_form(message: &str, field: &prost_types::FieldDescriptorProto) -> &'stat
             (Type::Bytes, _) => {
                 r#"#[serde(default, with = "crate::message::json::hex_bytes", skip_serializing_if = "Vec::is_empty")]"#
             }
-            (Type::String, _) if field.proto3_optional() => {
+            (Type::String | Type::Bool, _) if field.proto3_optional() => {
                 r#"#[serde(default, skip_serializing_if = "Option::is_none")]"#
             }
             (Type::String, _) => r#"#[serde(default, skip_serializing_if = "String::is_empty")]"#,

@@ -384,6 +384,7 @@ impl BundleKeeper {
     /// The bundle in force stays; operators are told until one with a higher serial is in force.
     async fn remember_fork(&self, state: &mut State, bundle: &Bundle, known: &str, origin: Origin) {
         self.bundled().set_forked(true);
+        self.measure();
         let (serial, digest) = (bundle.header().serial(), bundle.digest().to_string());
         if state.record.fork.as_ref().is_some_and(|fork| fork.digest == digest) {
             return;

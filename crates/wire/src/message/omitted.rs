@@ -1,8 +1,8 @@
 //! The fields that JSON omits while they are empty.
 
-/// Fields of epochs, choices, domains and fresh evidence, in any message: callers that do not know them read and write the same bytes as
-/// before.
-pub const OMITTED_FIELDS: [&str; 11] = [
+/// Fields of epochs, choices, domains, fresh evidence and shared state, in any message: callers that do not know them read and
+/// write the same bytes as before.
+pub const OMITTED_FIELDS: [&str; 12] = [
     "root_epoch",
     "app_epoch",
     "identity_epoch",
@@ -14,4 +14,5 @@ pub const OMITTED_FIELDS: [&str; 11] = [
     "fresh_evidence",
     "app_domain",
     "domains_sha256",
+    "shared",
 ];
