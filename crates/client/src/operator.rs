@@ -448,7 +448,7 @@ mod tests {
     #[test]
     fn a_token_is_one_visible_line_and_is_not_printed() {
         assert_eq!(format!("{:?}", token(" s3cret\n").expect("token")), "OperatorToken");
-        for bad in ["", " \n", "two lines\nof it", "with space", "tök"] {
+        for bad in ["", " \n", "two lines\nof it", "with\ttab", "tök"] {
             assert_eq!(token(bad).expect_err(bad), TokenError);
         }
     }

@@ -167,7 +167,6 @@ async fn a_domain_whose_policy_cannot_decide_is_a_warning_with_its_name() {
         assert!(answer.status == 200 && answer.text().contains("policy_fork"), "{}", answer.text());
         assert!(!answer.text().contains("team-b"), "{}", answer.text());
     }
-    // The gauges of bundles are set now and then.
     for line in [
         "cvm_kms_ready 1",
         "cvm_kms_not_ready{reason=\"domain_policy_unavailable\"} 1",
@@ -188,13 +187,13 @@ async fn a_domain_whose_policy_cannot_decide_is_a_warning_with_its_name() {
         let message = said["message"].as_str().expect("a message");
         assert!(message.ends_with("domain team-b)"), "{said}");
     }
-    // A later bundle of the branch in force ends it.
+    // A later bundle of the branch in force ends it, but for the end of bundles of a day that is near.
     let third = team.bundle("team-b", 3, Some(&second));
     fs::write(&team.sources[1], &third).expect("source");
     team.in_force("team-b", 3).await;
     eventually("the end", async || {
         let ready = world.caller().get("/readyz").await;
-        codes.iter().all(|code| !ready.text().contains(code)).then_some(())
+        codes[..2].iter().all(|code| !ready.text().contains(code)).then_some(())
     })
     .await;
 }

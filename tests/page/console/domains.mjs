@@ -17,6 +17,12 @@ await scenario(async (browser) => {
   // A browser says of each refusal that it was one.
   const { page, seen } = await console_(browser, given.owner, { place: '#/releases', expected: /status of 409/ });
   const dialog = page.locator('dialog[open]');
+  const approve = async (said) => {
+    const { approvals } = await asked(bob.token, 'GET', '/api/v1/approvals');
+    const [{ id, detail, sha256 }] = approvals.filter(({ state }) => state === 'waiting');
+    assert(said.every((text) => detail.includes(text)), detail);
+    await asked(bob.token, 'POST', `/api/v1/approvals/${id}/approve`, sha256 ? { sha256 } : {});
+  };
   const closed = () => page.locator('dialog').waitFor({ state: 'detached' });
   const row = (text) => page.locator('main tbody tr').filter({ hasText: text });
   const heads = () => page.locator('main thead th').allTextContents();
@@ -80,10 +86,7 @@ await scenario(async (browser) => {
   await says(page, '.toast', 'A second owner has to approve this');
   await closed();
   assert(await row(withKeys.slice(0, 8)).count() === 0, 'it is not moved yet');
-  const { approvals } = await asked(bob.token, 'GET', '/api/v1/approvals');
-  const [{ id, detail, sha256 }] = approvals.filter(({ state }) => state === 'waiting');
-  assert(detail.includes(withKeys) && detail.includes('team'), detail);
-  await asked(bob.token, 'POST', `/api/v1/approvals/${id}/approve`, sha256 ? { sha256 } : {});
+  await approve([withKeys, 'team']);
   await row(withKeys.slice(0, 8)).waitFor();
 
   // Nothing is offered to an archived domain's apps; restored, all is as before.
@@ -100,6 +103,8 @@ await scenario(async (browser) => {
   await row('team').getByText('archived').waitFor();
   await go(page, '#/domains/team');
   await turn('Restore');
+  await says(page, '.toast', 'A second owner has to approve this');
+  await approve(['team']);
   await page.locator('main .note', { hasText: 'It is archived' }).waitFor({ state: 'detached' });
 
   // Back to the default one, from the row: given up after the loss is shown.

@@ -75,7 +75,7 @@ async fn onboard_005_root_keys_come_through_the_admin_listener_and_the_token_is_
             (
                 "a token that is none",
                 admin.clone(),
-                Some("two words"),
+                Some("two\nlines"),
                 400,
                 "source_token: a token is one line",
             ),
