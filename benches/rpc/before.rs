@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs::kx_group;
 
-use super::load::{Connections, Load, Numbered};
+use super::load::{Connections, Load, Numbered, Sent};
 use super::servers::{self, Server};
 use super::support::program::KMS;
 use super::support::{Caller, DOMAIN, World};
@@ -61,7 +61,7 @@ pub(super) async fn compare(program: &str, only: Option<&str>) {
     let kept = async |setting: &Setting| Load {
         connections: Connections::Kept,
         workers: GUESTS,
-        request: app_key(),
+        sent: Sent::Bytes(app_key()),
         tls: numbered(setting.guests(GUESTS as u64).await),
         most: u64::MAX,
     };
@@ -90,7 +90,7 @@ pub(super) async fn compare(program: &str, only: Option<&str>) {
             let loads = guests.chunks(COLD_GUESTS).map(|guests| Load {
                 connections: Connections::New,
                 workers: CALLERS,
-                request: app_key(),
+                sent: Sent::Bytes(app_key()),
                 tls: numbered(guests.to_vec()),
                 most: COLD_GUESTS as u64,
             });

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
@@ -20,6 +21,18 @@ const MAX_ANSWER: usize = 128 * 1024;
 
 /// A value for each request number.
 pub(super) type Numbered<T> = Arc<dyn Fn(u64) -> T + Send + Sync>;
+
+/// The request that brings evidence over a challenge, of connection number `n`.
+pub(super) type Answering = Arc<dyn Fn(u64, &ClientConnection, &[u8]) -> Arc<[u8]> + Send + Sync>;
+
+/// What is sent.
+#[derive(Clone)]
+pub(super) enum Sent {
+    /// The bytes of request number `n`.
+    Bytes(Numbered<Arc<[u8]>>),
+    /// First a request for a challenge, and then what answers it; both count as one.
+    Fresh { challenge: Arc<[u8]>, answering: Answering },
+}
 
 /// Whether a connection carries many requests or one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,8 +49,8 @@ pub(super) struct Load {
     pub(super) connections: Connections,
     /// Concurrent requests.
     pub(super) workers: usize,
-    /// The bytes of request number `n`.
-    pub(super) request: Numbered<Arc<[u8]>>,
+    /// What each call sends.
+    pub(super) sent: Sent,
     /// The TLS configuration of connection number `n`; kept connections are numbered by worker.
     pub(super) tls: Numbered<Arc<ClientConfig>>,
     /// Maximum number of requests.
@@ -82,7 +95,7 @@ pub(super) async fn run(
                 Connections::New => None,
                 Connections::Kept => {
                     let mut stream = connect(server, (load.tls)(worker)).await.expect("a connection");
-                    exchange(&mut stream, &(load.request)(worker), &mut buffer)
+                    call(&mut stream, &load.sent, (worker, worker), &mut buffer)
                         .await
                         .expect("a first answer");
                     Some(stream)
@@ -98,12 +111,15 @@ pub(super) async fn run(
                     break;
                 }
                 let asked = Instant::now();
-                let request = (load.request)(number);
                 match &mut kept {
-                    Some(stream) => exchange(stream, &request, &mut buffer).await.expect("an answer"),
+                    Some(stream) => {
+                        call(stream, &load.sent, (worker, number), &mut buffer).await.expect("an answer");
+                    }
                     None => {
                         let mut stream = connect(server, (load.tls)(number)).await.expect("a connection");
-                        exchange(&mut stream, &request, &mut buffer).await.expect("an answer");
+                        call(&mut stream, &load.sent, (number, number), &mut buffer)
+                            .await
+                            .expect("an answer");
                     }
                 }
                 times.push(asked.elapsed());
@@ -142,12 +158,34 @@ async fn connect(server: SocketAddr, tls: Arc<ClientConfig>) -> io::Result<TlsSt
     TlsConnector::from(tls).connect(name, stream).await
 }
 
-/// Sends a request and reads the complete response into `buffer`.
-async fn exchange(stream: &mut TlsStream<TcpStream>, request: &[u8], buffer: &mut [u8]) -> io::Result<()> {
+/// One call, number `number`, on connection number `connection`.
+async fn call(
+    stream: &mut TlsStream<TcpStream>,
+    sent: &Sent,
+    (connection, number): (u64, u64),
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    match sent {
+        Sent::Bytes(request) => exchange(stream, &request(number), buffer).await.map(|_| ()),
+        Sent::Fresh { challenge, answering } => {
+            let given = exchange(stream, challenge, buffer).await?;
+            let request = answering(connection, stream.get_ref().1, &buffer[given]);
+            exchange(stream, &request, buffer).await.map(|_| ())
+        }
+    }
+}
+
+/// Sends a request and reads the complete response into `buffer`; returns where its body is.
+async fn exchange(
+    stream: &mut TlsStream<TcpStream>,
+    request: &[u8],
+    buffer: &mut [u8],
+) -> io::Result<Range<usize>> {
     stream.write_all(request).await?;
     stream.flush().await?;
     let mut filled = 0;
     let mut whole = usize::MAX;
+    let mut head = 0;
     while filled < whole {
         let read = stream.read(&mut buffer[filled..]).await?;
         if read == 0 {
@@ -155,16 +193,16 @@ async fn exchange(stream: &mut TlsStream<TcpStream>, request: &[u8], buffer: &mu
         }
         filled += read;
         if whole == usize::MAX
-            && let Some(length) = length_of(&buffer[..filled])?
+            && let Some(found) = extent_of(&buffer[..filled])?
         {
-            whole = length;
+            (head, whole) = found;
         }
     }
-    Ok(())
+    Ok(head..whole)
 }
 
-/// The length of a response, when its headers have arrived.
-fn length_of(answer: &[u8]) -> io::Result<Option<usize>> {
+/// The lengths of the head of a response and of all of it, when its headers have arrived.
+fn extent_of(answer: &[u8]) -> io::Result<Option<(usize, usize)>> {
     let Some(head) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
     let text = std::str::from_utf8(&answer[..head]).map_err(io::Error::other)?;
     if !text.starts_with("HTTP/1.1 200") {
@@ -174,5 +212,7 @@ fn length_of(answer: &[u8]) -> io::Result<Option<usize>> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
     });
-    length.map(|length| Some(head + 4 + length)).ok_or_else(|| io::Error::other("no content-length"))
+    length
+        .map(|length| Some((head + 4, head + 4 + length)))
+        .ok_or_else(|| io::Error::other("no content-length"))
 }

@@ -4,12 +4,14 @@
 //! Servers are separate processes that share the machine with the load generator. `CVM_KMS_BENCH_SECONDS`
 //! sets the duration of a round (default 2). `--before=PATH` compares the `kms` of this tree with that older
 //! one instead, for the calls with TEXT in their names if there is `--only=TEXT`; `--process` measures start
-//! and memory of the `kms` of this tree, `--process=PATH` those of another.
+//! and memory of the `kms` of this tree, `--process=PATH` those of another; `--fresh` compares calls with fresh
+//! evidence with the same calls without it.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
 mod before;
+mod fresh;
 mod load;
 mod parts;
 mod process;
@@ -27,7 +29,7 @@ use kms_attest::csr::Csr;
 use kms_attest::p256::P256Key;
 use kms_attest::trust::TrustAnchors;
 use kms_simulator::Cvm;
-use load::{Connections, Load, Numbered, Outcome};
+use load::{Connections, Load, Numbered, Outcome, Sent};
 use parts::Parts;
 use prost::Message as _;
 use rustls::ClientConfig;
@@ -84,6 +86,7 @@ fn main() {
         servers::be_bare_if_asked().await;
         let option = |name| std::env::args().find_map(|given| Some(given.strip_prefix(name)?.to_owned()));
         match (option("--process"), option("--before=")) {
+            _ if option("--fresh").is_some() => fresh::compare().await,
             (Some(program), _) => process::measure(program.strip_prefix('=')).await,
             (None, Some(program)) => before::compare(&program, option("--only=").as_deref()).await,
             (None, None) => bench().await,
@@ -147,7 +150,7 @@ async fn bench() {
     let kept = Load {
         connections: Connections::Kept,
         workers: GUESTS,
-        request: app_key.clone(),
+        sent: Sent::Bytes(app_key.clone()),
         tls: numbered(guests),
         most: u64::MAX,
     };
@@ -170,7 +173,7 @@ async fn bench() {
         let load = Load {
             connections: Connections::New,
             workers: CALLERS,
-            request: app_key.clone(),
+            sent: Sent::Bytes(app_key.clone()),
             tls: numbered(guests.to_vec()),
             most: guests.len() as u64,
         };
@@ -318,7 +321,8 @@ fn limits(whose: &[&str]) -> String {
 /// The load of clients without a certificate.
 fn anonymous(connections: Connections, request: Numbered<Arc<[u8]>>) -> Load {
     let tls = Arc::new(Caller::new(([127, 0, 0, 1], 0).into()).http1().tls());
-    Load { connections, workers: CALLERS, request, tls: Arc::new(move |_| Arc::clone(&tls)), most: u64::MAX }
+    let sent = Sent::Bytes(request);
+    Load { connections, workers: CALLERS, sent, tls: Arc::new(move |_| Arc::clone(&tls)), most: u64::MAX }
 }
 
 fn numbered(guests: Vec<Arc<ClientConfig>>) -> Numbered<Arc<ClientConfig>> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::load::{self, Connections, Load};
+use super::load::{self, Connections, Load, Sent};
 use super::servers::Server;
 use super::support::program::KMS;
 use super::{Setting, anonymous, app_key, env_key_request, machine, milliseconds, numbered, request};
@@ -48,7 +48,7 @@ pub(super) async fn measure(program: Option<&str>) {
     let attested = |connections, guests: Vec<_>| Load {
         connections,
         most: if connections == Connections::New { guests.len() as u64 } else { u64::MAX },
-        request: app_key(),
+        sent: Sent::Bytes(app_key()),
         tls: numbered(guests),
         workers: CALLERS,
     };
