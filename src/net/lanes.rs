@@ -95,7 +95,7 @@ struct State {
     order: Order<oneshot::Sender<Told>>,
     false_claims: FalseClaims,
     shed: u64,
-    /// What turns, and what whole requests took lately, on average.
+    /// How long turns, and how long whole requests, have taken on average.
     turn: Duration,
     request: Duration,
 }

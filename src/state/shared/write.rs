@@ -56,7 +56,7 @@ impl Keeper {
             Err(Unshared::Database(error)) => Err(error.clone()),
             Err(_) | Ok(_) => Ok(()),
         };
-        // Whoever asked may have gone.
+        // The caller may have gone.
         let _ = reply.send(done);
         lost
     }

@@ -16,7 +16,7 @@ const EVENTS = [...DOMAIN_EVENTS, 'approval_done'];
 const RULES = [
   ['sealed', 'Sealed', 'only guests that nobody can log in to'],
   ['instance_scoped', 'Keys of each instance', 'each CVM has an app key and an app CA of its own'],
-  ['allow_dev_images', 'Development images', 'whoever makes one can log in'],
+  ['allow_dev_images', 'Development images', 'anyone who makes one can log in'],
 ];
 
 /** What holds in a domain: columns of the list, and rows of one. */
