@@ -55,7 +55,7 @@ pub enum AppEpochError {
     Overtaken,
     /// The state that the nodes of a fleet share could not be changed.
     #[error("nothing was changed: {0}")]
-    NotShared(#[source] Unshared),
+    NotShared(#[from] Unshared),
 }
 
 type Choices = BTreeMap<AppId, Arc<AppChoice>>;

@@ -129,7 +129,7 @@ pub enum FreezeError {
     UnfreezeNotKept(#[source] std::io::Error),
     /// An unfreeze that is not in the state of the fleet does not happen.
     #[error("it is still frozen: {0}")]
-    UnfreezeNotShared(#[source] Unshared),
+    UnfreezeNotShared(#[from] Unshared),
 }
 
 fn end(freeze: &Freeze) -> String {

@@ -29,7 +29,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 pub use self::alarm::Alarm;
 use self::beat::Beat;
 pub use self::client::{DatabaseError, examine};
-pub use self::document::{AdoptError, Arrival, Document, MAX_DOCUMENT, Provenance};
+pub use self::document::{AdoptError, Arrival, Document, Edit, Format, MAX_DOCUMENT, Provenance};
 use self::head::Head;
 pub use self::keeper::{Keeping, MAX_STATUS, Reporter, Roots};
 use self::memory::Memory;
@@ -94,7 +94,7 @@ enum Written {
 }
 
 /// Makes the new bytes of a document from those that are there.
-type Edit = Box<dyn FnMut(Option<&[u8]>) -> Edited + Send>;
+type EditBytes = Box<dyn FnMut(Option<&[u8]>) -> Edited + Send>;
 
 enum Edited {
     To(Vec<u8>),
@@ -113,7 +113,7 @@ enum Wanted {
     Change {
         document: &'static str,
         operator: String,
-        edit: Edit,
+        edit: EditBytes,
     },
     /// The state of this node over whatever is there.
     Repair {
@@ -185,6 +185,27 @@ impl Shared {
             (Written::Refused, Some(error)) => Ok(Err(error)),
             _ => Ok(Ok(())),
         }
+    }
+
+    /// [`Shared::change`] of what a document says, in its [`Format`].
+    ///
+    /// # Errors
+    /// Those of the format and of `edit`. Nothing was changed, unless the database does not answer any more.
+    pub async fn edit<F: Format>(
+        &self,
+        document: &'static str,
+        operator: &str,
+        format: F,
+        mut edit: impl FnMut(&mut F::Content) -> Result<Edit, F::Error> + Send + 'static,
+    ) -> Result<(), F::Error> {
+        let edit = move |there: Option<&[u8]>| {
+            let mut content = there.map_or_else(|| Ok(F::Content::default()), |there| format.parse(there))?;
+            match edit(&mut content)? {
+                Edit::Changed => format.encode(&content).map(Some),
+                Edit::Unchanged => Ok(None),
+            }
+        };
+        self.change(document, operator, edit).await?
     }
 
     /// Writes the state of this node over whatever is in the database, for all nodes.

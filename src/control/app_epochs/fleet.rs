@@ -10,7 +10,7 @@ use super::{AppChoice, AppEpochError, AppEpochs, Choices, MAX_APPS, chosen, reco
 use crate::audit::{Audit, Event};
 use crate::control::Store;
 use crate::state;
-use crate::state::shared::{AdoptError, Arrival, Document, Provenance, Shared};
+use crate::state::shared::{AdoptError, Arrival, Document, Edit, Format, Provenance, Shared};
 
 /// Its name in the database.
 const DOCUMENT: &str = "app-epochs";
@@ -114,9 +114,7 @@ impl AppEpochs {
         changes: Vec<Change>,
         by: &str,
     ) -> Result<(), AppEpochError> {
-        let edit = move |there: Option<&[u8]>| {
-            let unreadable = |problem| AppEpochError::NotKept(io::Error::other(problem));
-            let mut choices = there.map_or_else(|| Ok(Choices::new()), parse).map_err(unreadable)?;
+        let edit = move |choices: &mut Choices| {
             for (app, before, after) in &changes {
                 if choices.get(app) != before.as_ref() {
                     return Err(AppEpochError::Overtaken);
@@ -126,12 +124,28 @@ impl AppEpochs {
                     None => drop(choices.remove(app)),
                 }
             }
-            match choices.len() > MAX_APPS {
-                true => Err(AppEpochError::Full),
-                false => content(&choices).map(Some).map_err(AppEpochError::NotKept),
-            }
+            Ok(Edit::Changed)
         };
-        shared.change(DOCUMENT, by, edit).await.map_err(AppEpochError::NotShared)?
+        shared.edit(DOCUMENT, by, InFile, edit).await
+    }
+}
+
+/// As in the file.
+struct InFile;
+
+impl Format for InFile {
+    type Content = Choices;
+    type Error = AppEpochError;
+
+    fn parse(&self, body: &[u8]) -> Result<Choices, AppEpochError> {
+        parse(body).map_err(|problem| AppEpochError::NotKept(io::Error::other(problem)))
+    }
+
+    fn encode(&self, choices: &Choices) -> Result<Vec<u8>, AppEpochError> {
+        match choices.len() > MAX_APPS {
+            true => Err(AppEpochError::Full),
+            false => content(choices).map_err(AppEpochError::NotKept),
+        }
     }
 }
 

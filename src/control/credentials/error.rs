@@ -87,7 +87,7 @@ pub enum CredentialError {
     RevokedNotRecorded(#[source] AuditError),
     /// The state that the nodes of a fleet share could not be changed.
     #[error("nothing was changed: {0}")]
-    NotShared(#[source] Unshared),
+    NotShared(#[from] Unshared),
     /// Revoked here, and perhaps not on the other nodes of the fleet yet.
     #[error(
         "the credential does not count on this node any more, but other nodes may not know yet: {0}; it is written as soon as possible"

@@ -13,8 +13,8 @@ use futures_util::future::BoxFuture;
 use super::{CredentialError, NamedCredentials, directory, records_of};
 use crate::audit::{Audit, Event};
 use crate::control::Store;
-use crate::operator::named::{CredentialName, Directory};
-use crate::state::shared::{AdoptError, Arrival, Document, Provenance, Shared};
+use crate::operator::named::{CredentialName, Directory, Named};
+use crate::state::shared::{AdoptError, Arrival, Document, Edit, Format, Provenance, Shared};
 use crate::state::{self, RevokedRecord};
 
 /// Its name in the database.
@@ -167,20 +167,30 @@ impl NamedCredentials {
         by: &str,
         mut change: impl FnMut(&mut Directory) -> Result<(), CredentialError> + Send + 'static,
     ) -> Result<(), CredentialError> {
-        let named = Arc::clone(&self.named);
-        let edit = move |there: Option<&[u8]>| {
-            let unreadable = |problem| CredentialError::NotKept(io::Error::other(problem));
-            let mut directory = there.map_or_else(|| Ok(Directory::new()), parse).map_err(unreadable)?;
-            change(&mut directory)?;
-            let records = records_of(&directory, named.now());
-            state::credentials_content(records).map(Some).map_err(CredentialError::NotKept)
-        };
-        shared.change(DOCUMENT, by, edit).await.map_err(CredentialError::NotShared)?
+        let edit = move |directory: &mut Directory| change(directory).map(|()| Edit::Changed);
+        shared.edit(DOCUMENT, by, InFile(Arc::clone(&self.named)), edit).await
     }
 
     fn encoded(&self, directory: &Directory) -> Result<Vec<u8>, String> {
         let records = records_of(directory, self.named.now());
         state::credentials_content(records).map_err(|error| error.to_string())
+    }
+}
+
+/// As in the file, without the replaced secrets that have ended by the clock of these.
+struct InFile(Arc<Named>);
+
+impl Format for InFile {
+    type Content = Directory;
+    type Error = CredentialError;
+
+    fn parse(&self, body: &[u8]) -> Result<Directory, CredentialError> {
+        parse(body).map_err(|problem| CredentialError::NotKept(io::Error::other(problem)))
+    }
+
+    fn encode(&self, directory: &Directory) -> Result<Vec<u8>, CredentialError> {
+        let records = records_of(directory, self.0.now());
+        state::credentials_content(records).map_err(CredentialError::NotKept)
     }
 }
 

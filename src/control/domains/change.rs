@@ -113,7 +113,7 @@ pub enum DomainError {
     NotKept(#[source] io::Error),
     /// The state that the nodes of a fleet share could not be changed.
     #[error("nothing was changed: {0}")]
-    NotShared(#[source] Unshared),
+    NotShared(#[from] Unshared),
 }
 
 /// What is on the disk.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::change::{DomainChange, DomainError};
-use super::{Domains, Map};
+use super::{Configured, Domains, Map};
 use crate::audit::{Audit, Event};
 use crate::control::{Author, Store};
-use crate::state::shared::{AdoptError, Arrival, Document, Provenance, Shared};
+use crate::state::shared::{AdoptError, Arrival, Document, Edit, Format, Provenance, Shared};
 use crate::state::{self, DomainRecords, HandedDomains, MAX_DOMAINS_BYTES};
 
 /// Its name in the database.
@@ -119,20 +119,38 @@ impl Domains {
         author: &Author,
     ) -> Result<(), DomainError> {
         let (configured, change, by) = (Arc::clone(&self.configured), change.clone(), author.clone());
-        let edit = move |there: Option<&[u8]>| {
-            let contradiction = |problem| DomainError::NotKept(io::Error::other(problem));
-            let records = there.map_or_else(|| Ok(DomainRecords::default()), state::parse_domains);
-            let mut records = records.map_err(contradiction)?;
-            if !Map::new(&configured, &records).map_err(contradiction)?.admits(&change)? {
-                return Ok(None);
+        let format = InFile(Arc::clone(&configured));
+        let edit = move |records: &mut DomainRecords| {
+            if !Map::new(&configured, records).map_err(contradiction)?.admits(&change)? {
+                return Ok(Edit::Unchanged);
             }
-            change.apply(&mut records, &by)?;
-            if HandedDomains::length(&records) > MAX_DOMAINS_BYTES {
-                return Err(DomainError::TooLong);
-            }
-            let _ = Map::new(&configured, &records).map_err(contradiction)?;
-            Ok(Some(records.text()?.into_bytes()))
+            change.apply(records, &by)?;
+            Ok(Edit::Changed)
         };
-        shared.change(DOCUMENT, &author.by, edit).await.map_err(DomainError::NotShared)?
+        shared.edit(DOCUMENT, &author.by, format, edit).await
+    }
+}
+
+fn contradiction(problem: String) -> DomainError {
+    DomainError::NotKept(io::Error::other(problem))
+}
+
+/// As in the file, where the domains contradict no other and not those of this configuration.
+struct InFile(Arc<Configured>);
+
+impl Format for InFile {
+    type Content = DomainRecords;
+    type Error = DomainError;
+
+    fn parse(&self, body: &[u8]) -> Result<DomainRecords, DomainError> {
+        state::parse_domains(body).map_err(contradiction)
+    }
+
+    fn encode(&self, records: &DomainRecords) -> Result<Vec<u8>, DomainError> {
+        if HandedDomains::length(records) > MAX_DOMAINS_BYTES {
+            return Err(DomainError::TooLong);
+        }
+        let _ = Map::new(&self.0, records).map_err(contradiction)?;
+        Ok(records.text()?.into_bytes())
     }
 }

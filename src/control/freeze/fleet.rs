@@ -11,7 +11,9 @@ use super::held::{Held, Sharing};
 use super::{Author, Entries, Freeze, FreezeError, Freezes, MAX_SHARED, Scope, SeenFreeze, records};
 use crate::audit::{Audit, Event};
 use crate::control::{Reach, Store};
-use crate::state::shared::{AdoptError, Arrival, DatabaseError, Document, Provenance, Shared, Unshared};
+use crate::state::shared::{
+    AdoptError, Arrival, DatabaseError, Document, Edit, Format, Provenance, Shared, Unshared,
+};
 use crate::state::{self, FreezeRecord, Written};
 
 /// Its name in the database.
@@ -207,17 +209,14 @@ impl Freezes {
         author: &Author,
     ) -> Result<(), FreezeError> {
         let _lifting = Lifting::begin(self, scope);
-        let edit = move |there: Option<&[u8]>| {
-            let mut freezes = there.map_or_else(|| Ok(BTreeMap::new()), parse).map_err(unusable)?;
-            match freezes.remove(&scope) {
-                None => Ok(None),
-                Some(freeze) if seen.as_ref().is_some_and(|seen| *seen != SeenFreeze::from(&freeze)) => {
-                    Err(FreezeError::Changed { current: Arc::new(freeze) })
-                }
-                Some(_) => encode(freezes.values()).map(Some).map_err(unusable),
+        let edit = move |freezes: &mut BTreeMap<Scope, Freeze>| match freezes.remove(&scope) {
+            None => Ok(Edit::Unchanged),
+            Some(freeze) if seen.as_ref().is_some_and(|seen| *seen != SeenFreeze::from(&freeze)) => {
+                Err(FreezeError::Changed { current: Arc::new(freeze) })
             }
+            Some(_) => Ok(Edit::Changed),
         };
-        shared.change(DOCUMENT, &author.by, edit).await.map_err(FreezeError::UnfreezeNotShared)??;
+        shared.edit(DOCUMENT, &author.by, InFile, edit).await?;
         // What no other node has seen is not in the shared state, so it is not adopted from there.
         let file = Arc::clone(&self.file).lock_owned().await;
         self.current.rcu(|current| {
@@ -239,17 +238,28 @@ impl Freezes {
         let (scope, by) = (freeze.scope, freeze.author.by.clone());
         let _lifting = Lifting::begin(self, scope);
         let freeze = freeze.clone();
-        let edit = move |there: Option<&[u8]>| {
-            let mut freezes = there.map_or_else(|| Ok(BTreeMap::new()), parse).map_err(unusable)?;
+        let edit = move |freezes: &mut BTreeMap<Scope, Freeze>| {
             freezes.insert(freeze.scope, freeze.clone());
-            encode(freezes.values()).map(Some).map_err(unusable)
+            Ok(Edit::Changed)
         };
-        shared.change(DOCUMENT, &by, edit).await.map_err(FreezeError::UnfreezeNotShared)?
+        shared.edit(DOCUMENT, &by, InFile, edit).await
     }
 }
 
-fn unusable(problem: String) -> FreezeError {
-    FreezeError::UnfreezeNotShared(Unshared::Unusable(problem))
+/// As in the file.
+struct InFile;
+
+impl Format for InFile {
+    type Content = BTreeMap<Scope, Freeze>;
+    type Error = FreezeError;
+
+    fn parse(&self, body: &[u8]) -> Result<BTreeMap<Scope, Freeze>, FreezeError> {
+        parse(body).map_err(|problem| Unshared::Unusable(problem).into())
+    }
+
+    fn encode(&self, freezes: &BTreeMap<Scope, Freeze>) -> Result<Vec<u8>, FreezeError> {
+        encode(freezes.values()).map_err(|problem| Unshared::Unusable(problem).into())
+    }
 }
 
 /// A scope whose freeze is being ended on all nodes: what this node has of it is not written there again.

@@ -5,6 +5,8 @@ use std::io;
 
 use futures_util::future::BoxFuture;
 
+use super::Unshared;
+
 /// The most bytes of a document.
 pub const MAX_DOCUMENT: usize = 8 << 20;
 
@@ -27,6 +29,35 @@ pub trait Document: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`AdoptError`].
     fn adopt<'a>(&'a self, body: &'a [u8], from: &'a Provenance) -> BoxFuture<'a, Result<(), AdoptError>>;
+}
+
+/// How a part of `control` reads and writes what its document says, to change it for all nodes.
+pub trait Format: Send + 'static {
+    /// What it says; the default where there is no document yet.
+    type Content: Default;
+    /// Why nothing was changed.
+    type Error: From<Unshared> + Send + 'static;
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It cannot be read here.
+    fn parse(&self, body: &[u8]) -> Result<Self::Content, Self::Error>;
+
+    /// Its bytes.
+    ///
+    /// # Errors
+    /// It is more than may be shared.
+    fn encode(&self, content: &Self::Content) -> Result<Vec<u8>, Self::Error>;
+}
+
+/// What an edit did to what a document says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edit {
+    /// It says something else now.
+    Changed,
+    /// It said so already: nothing is written.
+    Unchanged,
 }
 
 /// Why a document is not in force here, or not on the disk.

@@ -6,7 +6,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_postgres::{Client, IsolationLevel};
@@ -14,8 +13,8 @@ use tokio_postgres::{Client, IsolationLevel};
 use super::alarm::Alarm;
 use super::beat::{self, Answer, Beat, Challenge, Challenges};
 use super::client::{self, DatabaseError, Session};
-use super::document::{AdoptError, Arrival, Document, MAX_DOCUMENT, Provenance};
-use super::head::{Head, HeadId, Listed, Sha256Digest, Writer};
+use super::document::{AdoptError, Arrival, Document, Provenance};
+use super::head::{Head, HeadId, Listed, Writer};
 use super::judge::{Before, Believed, Seen, authentic, judge};
 use super::memory::{Known, Memory};
 use super::schema::Fate;
@@ -348,8 +347,7 @@ impl Keeper {
             if self.adopted.get(name) == Some(listed) {
                 continue;
             }
-            let body = table::body(&snapshot, seals.fleet, name, MAX_DOCUMENT).await?;
-            match body.filter(|body| Sha256Digest(Sha256::digest(body).into()) == listed.sha256) {
+            match table::body(&snapshot, seals.fleet, name, listed.sha256).await? {
                 Some(body) => bodies.push((name.to_owned(), body)),
                 None => return Ok(Err(Alarm::Mismatched { row: name.to_owned() })),
             }

@@ -5,7 +5,8 @@ use tokio_postgres::{GenericClient, Row};
 
 use super::beat::MAX_NODES;
 use super::client::DatabaseError;
-use super::head::MAX_HEAD;
+use super::document::MAX_DOCUMENT;
+use super::head::{MAX_HEAD, Sha256Digest};
 use super::seal::{FleetId, NodeId, Seal};
 
 /// The most rows of documents that are read: a fleet has few.
@@ -85,18 +86,20 @@ pub(super) async fn documents(
     rows.iter().map(read).collect()
 }
 
+/// The bytes of a document, if they have this digest.
 pub(super) async fn body(
     client: &impl GenericClient,
     fleet: FleetId,
     name: &str,
-    limit: usize,
+    sha256: Sha256Digest,
 ) -> Result<Option<Vec<u8>>, DatabaseError> {
-    let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+    let limit = i32::try_from(MAX_DOCUMENT).unwrap_or(i32::MAX);
     let select = "SELECT body FROM kms_state WHERE fleet = $1 AND scope = $2 AND length(body) <= $3";
     let values: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
         [(&&fleet.0[..], Type::BYTEA), (&name, Type::TEXT), (&limit, Type::INT4)];
     let rows = client.query_typed(select, &values).await?;
-    Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+    let body: Option<Vec<u8>> = rows.first().map(|row| row.try_get(0)).transpose()?;
+    Ok(body.filter(|body| Sha256Digest::of(body) == sha256))
 }
 
 /// The reports of one kind of all nodes, without those of more than `size` bytes.

@@ -1,9 +1,9 @@
 //! What a node writes to the shared state: one transaction a change, which holds the head, so that no two nodes change it at once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Transaction};
 
@@ -165,13 +165,10 @@ impl Keeper {
         let listed = head.documents.get(name);
         let there = match listed {
             None => None,
-            Some(listed) => {
-                let body = table::body(&change, seals.fleet, name, MAX_DOCUMENT).await?;
-                match body.filter(|body| Sha256Digest(Sha256::digest(body).into()) == listed.sha256) {
-                    Some(body) => Some(body),
-                    None => return Ok(Attempt::Doubted(Alarm::Mismatched { row: name.to_owned() })),
-                }
-            }
+            Some(listed) => match table::body(&change, seals.fleet, name, listed.sha256).await? {
+                Some(body) => Some(body),
+                None => return Ok(Attempt::Doubted(Alarm::Mismatched { row: name.to_owned() })),
+            },
         };
         let body = match edit(there.as_deref()) {
             Edited::Refused => return Ok(Attempt::Done(Written::Refused)),
@@ -193,8 +190,7 @@ impl Keeper {
         }
         let version = listed.map_or(1, |listed| listed.version + 1);
         let mut next = head.next(id.digest, self.writer(operator));
-        next.documents
-            .insert(name.to_owned(), Listed { version, sha256: Sha256Digest(Sha256::digest(&body).into()) });
+        next.documents.insert(name.to_owned(), Listed { version, sha256: Sha256Digest::of(&body) });
         put_document(&change, &seals, &next, name, &body).await?;
         let id = put_head(&change, &seals, &next).await?;
         table::tell(&change, seals.fleet).await?;
@@ -232,7 +228,6 @@ impl Keeper {
     /// Writes the first state: the documents of this node. Another node may be faster.
     pub(super) async fn begin(&mut self, client: &mut Client) -> Result<(), DatabaseError> {
         let seals = self.seals();
-        let mut head = Head::first(self.writer(""));
         let mut bodies = Vec::new();
         for document in &self.documents {
             match document.merge(None) {
@@ -243,37 +238,28 @@ impl Keeper {
                 }
             }
         }
-        for (name, body) in &bodies {
-            let sha256 = Sha256Digest(Sha256::digest(body).into());
-            head.documents.insert(name.clone(), Listed { version: 1, sha256 });
-        }
+        let head = Head::first(self.writer(""));
         let written = async {
             let change = client.transaction().await?;
-            let Some(row) = head_row(&seals, &head) else { return Ok(None) };
-            if !table::first_head(&change, seals.fleet, &row).await? {
-                return Ok(None);
-            }
-            for (name, body) in &bodies {
-                put_document(&change, &seals, &head, name, body).await?;
-            }
-            table::tell(&change, seals.fleet).await?;
-            change.commit().await?;
-            Ok::<_, DatabaseError>(Some(HeadId {
-                seq: head.seq,
-                digest: Sha256Digest(seals.head_digest(&row.body)),
-            }))
+            write_all(change, &seals, head, &bodies, None).await
         };
-        let Some(id) = timeout(TRANSACTION, written).await.unwrap_or(Err(DatabaseError::Slow))? else {
-            self.wake();
-            return Ok(());
-        };
-        tracing::info!("this node begins the shared state of its fleet");
-        for (name, body) in bodies {
-            self.written(&seals, &name, New { head: head.clone(), id, body }).await;
+        match timeout(TRANSACTION, written).await.unwrap_or(Err(DatabaseError::Slow))? {
+            Some((head, id)) => {
+                tracing::info!("this node begins the shared state of its fleet");
+                self.written_all(&seals, &head, id, bodies).await;
+            }
+            None => self.wake(),
         }
-        self.head = Some((head, id));
-        self.wake();
         Ok(())
+    }
+
+    /// Adopts a whole state that this node has written.
+    async fn written_all(&mut self, seals: &Seals, head: &Head, id: HeadId, bodies: Vec<(String, Vec<u8>)>) {
+        for (name, body) in bodies {
+            self.written(seals, &name, New { head: head.clone(), id, body }).await;
+        }
+        self.head = Some((head.clone(), id));
+        self.wake();
     }
 
     /// Looks again at once.
@@ -326,25 +312,9 @@ impl Keeper {
                 [shown, elsewhere, known.as_ref().map(|known| known.head.seq)].into_iter().flatten().max();
             // A number that somebody made up must not be the last one.
             let seq = newest.unwrap_or(0).min(u64::from(u32::MAX) << 16) + 1;
-            let mut head = Head { seq, repaired: seq, ..Head::first(self.writer(operator)) };
-            for (name, body) in &bodies {
-                let listed = known.as_ref().and_then(|known| known.documents.get(name));
-                let version = listed.map_or(1, |listed| listed.version + 1);
-                let sha256 = Sha256Digest(Sha256::digest(body).into());
-                head.documents.insert(name.clone(), Listed { version, sha256 });
-            }
+            let head = Head { seq, repaired: seq, ..Head::first(self.writer(operator)) };
             table::clear(&change, seals.fleet).await?;
-            let Some(row) = head_row(&seals, &head) else { return Ok(None) };
-            if !table::first_head(&change, seals.fleet, &row).await? {
-                return Ok(None);
-            }
-            for (name, body) in &bodies {
-                put_document(&change, &seals, &head, name, body).await?;
-            }
-            table::tell(&change, seals.fleet).await?;
-            change.commit().await?;
-            let id = HeadId { seq: head.seq, digest: Sha256Digest(seals.head_digest(&row.body)) };
-            Ok::<_, DatabaseError>(Some((head, id)))
+            write_all(change, &seals, head, &bodies, known.as_ref().map(|known| &known.documents)).await
         };
         let repaired = timeout(TRANSACTION, repaired).await.unwrap_or(Err(DatabaseError::Slow))?;
         let Some((head, id)) = repaired else { return Err(Unshared::Conflict) };
@@ -353,13 +323,35 @@ impl Keeper {
             state = head.seq,
             "the state of this node was written over what was in the database"
         );
-        for (name, body) in bodies {
-            self.written(&seals, &name, New { head: head.clone(), id, body }).await;
-        }
-        self.head = Some((head, id));
-        self.wake();
+        self.written_all(&seals, &head, id, bodies).await;
         Ok(Written::State)
     }
+}
+
+/// Writes a first head with all documents, each with the version after the one that is known. `None` if there is a head, or no key.
+async fn write_all(
+    change: Transaction<'_>,
+    seals: &Seals,
+    mut head: Head,
+    bodies: &[(String, Vec<u8>)],
+    known: Option<&BTreeMap<String, Listed>>,
+) -> Result<Option<(Head, HeadId)>, DatabaseError> {
+    for (name, body) in bodies {
+        let listed = known.and_then(|known| known.get(name));
+        let version = listed.map_or(1, |listed| listed.version + 1);
+        head.documents.insert(name.clone(), Listed { version, sha256: Sha256Digest::of(body) });
+    }
+    let Some(row) = head_row(seals, &head) else { return Ok(None) };
+    if !table::first_head(&change, seals.fleet, &row).await? {
+        return Ok(None);
+    }
+    for (name, body) in bodies {
+        put_document(&change, seals, &head, name, body).await?;
+    }
+    table::tell(&change, seals.fleet).await?;
+    change.commit().await?;
+    let id = HeadId { seq: head.seq, digest: Sha256Digest(seals.head_digest(&row.body)) };
+    Ok(Some((head, id)))
 }
 
 fn head_row(seals: &Seals, head: &Head) -> Option<HeadRow> {
