@@ -161,7 +161,13 @@ async fn the_request_decides_between_json_and_protobuf_for_both_directions() {
 #[tokio::test]
 async fn a_message_whose_field_and_length_are_line_feeds_is_not_taken_for_json() {
     let world = World::ready().await;
-    let request = GetKmsKeyRequest { vm_config: r#"{"a":"bc"}"#.to_owned(), ..Default::default() };
+    let request = GetKmsKeyRequest {
+        vm_config: r#"{"a":"bc"}"#.to_owned(),
+        epochs: false,
+        challenge: Vec::new(),
+        fresh_evidence: Vec::new(),
+        join_token: String::new(),
+    };
     assert!(request.encode_to_vec().starts_with(b"\n\n{"));
     for call in [
         post("/prpc/GetKmsKey", request.encode_to_vec()),

@@ -28,8 +28,16 @@ impl ClientIdentity {
         temp_ca: &GetTempCaCertResponse,
         attester: &Attester,
     ) -> Result<Self, IdentityError> {
+        Self::attested_with(P256Key::generate(), temp_ca, attester).await
+    }
+
+    /// As [`ClientIdentity::attested`], over a key that the caller has already.
+    pub async fn attested_with(
+        key: P256Key,
+        temp_ca: &GetTempCaCertResponse,
+        attester: &Attester,
+    ) -> Result<Self, IdentityError> {
         let ca_key = P256Key::from_pem(&temp_ca.temp_ca_key).map_err(|_| IdentityError::TempCaKey)?;
-        let key = P256Key::generate();
         let evidence = attester.attest(ReportData::ra_tls(&key.spki_der())).await?;
         let certificate = ra_tls::client_certificate(&temp_ca.temp_ca_cert, &ca_key, &key, &evidence)
             .map_err(IdentityError::Certificate)?;

@@ -4,15 +4,18 @@
 mod epochs;
 mod error;
 mod handover;
+mod join;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
 use kms_attest::attester::Attester;
+use kms_attest::p256::P256Key;
 use kms_attest::ra_tls;
 use kms_attest::verify::{Binding, Verified, Verifier};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use sha2::{Digest as _, Sha256};
 use webpki::{EndEntityCert, KeyUsage};
 
 pub use self::epochs::{EpochKeyParts, EpochPart};
@@ -20,6 +23,7 @@ pub use self::error::SourceError;
 use self::error::{unanswered, unchallenged};
 pub use self::handover::RootKeyParts;
 use self::handover::Shown;
+pub use self::join::{JoinStage, JoinToken, Joined, NotAJoinToken, Unreported};
 use crate::connection::Connection;
 use crate::fresh::Fresh;
 use crate::operator::OperatorToken;
@@ -48,12 +52,54 @@ pub async fn receive_root_keys<E>(
     vm_config: &str,
     authorize: impl AsyncFnOnce(&Verified) -> Result<(), E>,
 ) -> Result<RootKeyParts, SourceError<E>> {
+    let asked = Asked { root: None, invitation: None };
+    let received = receive(source, asked, attester, verifier, vm_config, authorize).await?;
+    Ok(received.0)
+}
+
+/// What a replica knows of the source before it connects.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// SHA-256 of the public key of its root CA (SubjectPublicKeyInfo DER); `None` if any is right.
+    pub root: Option<[u8; 32]>,
+    /// The invitation by which it asks.
+    pub invitation: Option<Invited<'a>>,
+}
+
+/// An invitation, and the key to which the source binds it.
+#[derive(Debug, Clone, Copy)]
+pub struct Invited<'a> {
+    /// Its token, which goes to an attested and authorized source only, over the attested connection.
+    pub token: &'a JoinToken,
+    /// The key that this process attests: always the same, so that the source knows it again when a call is repeated.
+    pub key: &'a P256Key,
+}
+
+/// Like [`receive_root_keys`], from a source with a root that is known before, or by an invitation. With an invitation there
+/// is also a way to tell the source what became of it.
+///
+/// # Errors
+/// [`SourceError`]; nothing has been received then.
+pub async fn receive<E>(
+    source: &KmsUrl,
+    asked: Asked<'_>,
+    attester: &Attester,
+    verifier: &Verifier,
+    vm_config: &str,
+    authorize: impl AsyncFnOnce(&Verified) -> Result<(), E>,
+) -> Result<(RootKeyParts, Option<Joined>), SourceError<E>> {
+    let Asked { root, invitation } = asked;
     let first = AttestedSource::open(source, verifier).await?;
     authorize(first.verified()).await.map_err(SourceError::NotAllowed)?;
     let temp_ca = first.temp_ca_cert().await?;
+    expect_root(&temp_ca, root)?;
     let meta = described(&first.connection).await;
 
-    let identity = ClientIdentity::attested(&temp_ca, attester).await?;
+    let key = match invitation {
+        None => P256Key::generate(),
+        Some(Invited { key, .. }) => P256Key::from_pkcs8_der(&*key.pkcs8_der()).expect("its own encoding"),
+    };
+    let identity = ClientIdentity::attested_with(key, &temp_ca, attester).await?;
     let attested = Trust::PublicKey(first.connection.server_public_key());
     let second = open(source, "GetKmsKey", attested, Some(&identity)).await?;
     // A source that describes itself without a word about fresh evidence takes none. One that does not respond is asked.
@@ -64,10 +110,29 @@ pub async fn receive_root_keys<E>(
         }
         _ => Fresh::default(),
     };
-    let request = request(vm_config, fresh);
+    let mut request = request(vm_config, fresh);
+    if let Some(Invited { token, .. }) = invitation {
+        token.expose().clone_into(&mut request.join_token);
+    }
     let response: KmsKeyResponse =
         second.call("GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
-    RootKeyParts::parse(&response, &Shown::Answers { temp_ca: &temp_ca, meta: meta.as_ref() })
+    let parts = RootKeyParts::parse(&response, &Shown::Answers { temp_ca: &temp_ca, meta: meta.as_ref() })?;
+    let joined = invitation.map(|Invited { token, .. }| Joined {
+        source: source.clone(),
+        server: first.connection.server_public_key().to_vec(),
+        identity,
+        token: token.again(),
+    });
+    Ok((parts, joined))
+}
+
+/// Requires the root that was said before, if one was.
+fn expect_root<E>(temp_ca: &GetTempCaCertResponse, root: Option<[u8; 32]>) -> Result<(), SourceError<E>> {
+    let Some(expected) = root else { return Ok(()) };
+    let certificate = tls::single_certificate(&temp_ca.ca_cert).map_err(|_| SourceError::RootCa)?;
+    let spki = tls::public_key_of(&certificate).map_err(|_| SourceError::RootCa)?;
+    let found: [u8; 32] = Sha256::digest(spki).into();
+    if found == expected { Ok(()) } else { Err(SourceError::UnexpectedRoot { found }) }
 }
 
 /// Receives the root keys of a running KMS from its admin listener, with the token of an operator there.
@@ -99,8 +164,13 @@ pub async fn receive_root_keys_as_operator<E>(
 }
 
 fn request(vm_config: &str, fresh: Fresh) -> GetKmsKeyRequest {
-    let vm_config = vm_config.to_owned();
-    GetKmsKeyRequest { vm_config, epochs: true, challenge: fresh.challenge, fresh_evidence: fresh.evidence }
+    GetKmsKeyRequest {
+        vm_config: vm_config.to_owned(),
+        epochs: true,
+        challenge: fresh.challenge,
+        fresh_evidence: fresh.evidence,
+        join_token: String::new(),
+    }
 }
 
 /// A running KMS with a verified certificate, and the connection that showed it. Nothing has been requested

@@ -7,7 +7,7 @@ use prost_types::field_descriptor_proto::{Label, Type};
 use crate::omitted::OMITTED_FIELDS;
 
 /// Messages with secrets: no derived `Debug`, wiped on drop (`src/message.rs`).
-const SECRET_MESSAGES: [&str; 7] = [
+const SECRET_MESSAGES: [&str; 9] = [
     "AppKeyResponse",
     "KmsKeys",
     "KmsKeyResponse",
@@ -15,6 +15,8 @@ const SECRET_MESSAGES: [&str; 7] = [
     "GetTempCaCertResponse",
     "LegacyClearImageCacheRequest",
     "OnboardRequest",
+    "GetKmsKeyRequest",
+    "ReportJoinRequest",
 ];
 
 /// Writes `kms.rs`.

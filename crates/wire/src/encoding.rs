@@ -157,7 +157,14 @@ mod tests {
     #[test]
     fn protobuf_that_begins_with_line_feeds_and_a_brace_is_not_json() {
         let vm_config = r#"{"a":"bc"}"#.to_owned();
-        let body = GetKmsKeyRequest { vm_config, ..Default::default() }.encode_to_vec();
+        let body = GetKmsKeyRequest {
+            vm_config,
+            epochs: false,
+            challenge: Vec::new(),
+            fresh_evidence: Vec::new(),
+            join_token: String::new(),
+        }
+        .encode_to_vec();
         assert_eq!(body[..3], *b"\n\n{");
         assert_eq!(Encoding::of_body(&body), Encoding::Protobuf);
     }

@@ -40,6 +40,8 @@ secret_message! {
     GetTempCaCertResponse { temp_ca_key }
     LegacyClearImageCacheRequest { token }
     OnboardRequest { source_token }
+    GetKmsKeyRequest { join_token }
+    ReportJoinRequest { join_token }
 }
 
 #[cfg(test)]

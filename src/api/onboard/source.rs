@@ -190,6 +190,7 @@ fn unreceived(error: SourceError<Unacceptable>) -> Error {
         | SourceError::NoAttestation
         | SourceError::Attestation(_)
         | SourceError::RootCa
+        | SourceError::UnexpectedRoot { .. }
         | SourceError::OtherRoot(_)
         | SourceError::Call(_)
         | SourceError::Broken { .. }
@@ -240,6 +241,7 @@ fn reason(error: &SourceError<Unacceptable>) -> &'static str {
         SourceError::OtherRoot(_) | SourceError::OtherServer | SourceError::CertificateRefused(_) => {
             "source_ambiguous"
         }
+        SourceError::UnexpectedRoot { .. } => "source_root_differs",
         SourceError::RootCa
         | SourceError::InvalidKeys
         | SourceError::CaKey

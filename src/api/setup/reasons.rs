@@ -117,6 +117,7 @@ pub(super) fn unreached(error: SourceError<String>) -> Failure {
         }
         SourceError::StolenCertificate { .. }
         | SourceError::RootCa
+        | SourceError::UnexpectedRoot { .. }
         | SourceError::Call(_)
         | SourceError::Broken { .. }
         | SourceError::Identity(_)

@@ -146,6 +146,7 @@ impl Fixtures {
                 source_url: source_url(),
                 domain: DOMAIN.to_owned(),
                 source_token: String::new(),
+                source_root_sha256: Vec::new(),
             }),
             (AdminClearImageCache, Ask::Valid) => Message::of(&ClearImageCacheRequest::default()),
             (Explain, Ask::Valid) => {

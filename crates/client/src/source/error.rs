@@ -61,6 +61,15 @@ pub enum SourceError<E> {
     /// The source names no usable root CA.
     #[error("GetTempCaCert: ca_cert is not exactly one CA certificate in PEM")]
     RootCa,
+    /// Its root CA is another one than was said.
+    #[error(
+        "the root CA of the source KMS is not the one that was asked for: the SHA-256 of its public key is {}",
+        hex::encode(found)
+    )]
+    UnexpectedRoot {
+        /// SHA-256 of its public key.
+        found: [u8; 32],
+    },
     /// The certificate of the source does not belong to the cluster that it claims.
     #[error("the certificate of the source KMS is not issued by the root CA that it shows: {0}")]
     OtherRoot(#[source] webpki::Error),
@@ -174,6 +183,7 @@ impl<E> SourceError<E> {
             | Self::NoAttestation
             | Self::NotAllowed(_)
             | Self::RootCa
+            | Self::UnexpectedRoot { .. }
             | Self::OtherRoot(_)
             | Self::OtherServer
             | Self::CertificateRefused(_)

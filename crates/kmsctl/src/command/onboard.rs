@@ -46,6 +46,7 @@ impl Onboard {
             source_url: self.source.to_string(),
             domain: self.domain,
             source_token: source_token.map(|token| token.expose().to_owned()).unwrap_or_default(),
+            source_root_sha256: Vec::new(),
         };
         let keys: OnboardResponse = match connection.call(CALL_TIME, "Onboard.Onboard", &request).await {
             Ok(keys) => keys,

@@ -1,8 +1,8 @@
 //! The fields that JSON omits while they are empty.
 
-/// Fields of epochs, choices, domains, fresh evidence and shared state, in any message: callers that do not know them read and
+/// Fields of epochs, choices, domains, fresh evidence, shared state and invitations, in any message: callers that do not know them read and
 /// write the same bytes as before.
-pub const OMITTED_FIELDS: [&str; 12] = [
+pub const OMITTED_FIELDS: [&str; 14] = [
     "root_epoch",
     "app_epoch",
     "identity_epoch",
@@ -15,4 +15,6 @@ pub const OMITTED_FIELDS: [&str; 12] = [
     "app_domain",
     "domains_sha256",
     "shared",
+    "join_token",
+    "source_root_sha256",
 ];
