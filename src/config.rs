@@ -57,7 +57,7 @@ pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
 pub use oidc::Oidc;
 pub use paths::{
-    APP_EPOCHS, BEFORE_FLEET, COLLATERAL, COLLATERAL_BUNDLE, DOMAINS, FLEET, KEY_FILES, NOTIFIED,
+    APP_EPOCHS, BEFORE_FLEET, COLLATERAL, COLLATERAL_BUNDLE, DOMAINS, FLEET, JOINS, KEY_FILES, NOTIFIED,
     POLICY_BUNDLES, RECOVERY, RUNTIME_SETTINGS, STAGED,
 };
 pub use posture::Posture;

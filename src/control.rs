@@ -10,6 +10,7 @@ mod denials;
 mod domains;
 mod drain;
 mod freeze;
+mod joins;
 mod recovery;
 mod shadow;
 mod store;
@@ -43,6 +44,10 @@ pub use self::drain::{Drain, Draining};
 pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Room,
     SHARE_OF_OPERATORS, Scope, ScopeError, SharedFreezes, Stopped, Unfrozen,
+};
+pub use self::joins::{
+    Bound, Claimed, InvitedReplica, JoinError, JoinLabel, Joins, MAX_VALID as MAX_JOIN_VALID, NewJoin,
+    REPORTS as JOIN_REPORTS, SharedJoins, Shown as ShownJoinToken,
 };
 pub use self::recovery::{CurrentSet, Drill, Recovery, RecoverySets, RetiredSet, Standing};
 pub use self::shadow::{CandidateError, CandidateText, Change, Effect, MAX_CANDIDATE, Report, Shadow};

@@ -8,6 +8,7 @@ mod choices;
 mod credentials;
 mod domains;
 mod freezes;
+mod joins;
 mod recovery;
 mod settings;
 pub mod shared;
@@ -36,6 +37,10 @@ pub use domains::{
 pub use freezes::{
     FreezeContent, FreezeFile, FreezeFileError, FreezeRecord, KeptIn, Written, content as freezes_content,
     parse as parse_freezes, write,
+};
+pub use joins::{
+    JoinFile, JoinFileError, JoinRecord, JoinStage, MAX_JOINS, MAX_LABEL, StepRecord,
+    content as joins_content, fitting as fitting_in_join, parse as parse_joins,
 };
 pub use recovery::{RecoveryFile, RecoveryFileError};
 pub use settings::{SettingsFile, SettingsFileError, parse as parse_settings};

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use cvm_kms::config::{Config, ConfigError, Hot, HotKey, Notice, Sources};
 use cvm_kms::state::shared::{check_memory, check_rows};
 use cvm_kms::state::{
-    Choices, parse_app_epochs, parse_credentials, parse_domains, parse_freezes, parse_settings,
+    Choices, joins_content, parse_app_epochs, parse_credentials, parse_domains, parse_freezes, parse_joins,
+    parse_settings,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -27,6 +28,7 @@ pub fn config(data: &[u8]) {
     changes(data);
     epochs_of_apps(data);
     domains(data);
+    joins(data);
     fleet(data);
     let toml = std::str::from_utf8(data).ok().filter(|text| !text.trim_start().starts_with('{'));
     let Some(text) = toml else {
@@ -77,6 +79,17 @@ fn domains(data: &[u8]) {
     let apps: std::collections::BTreeSet<_> = records.apps.iter().map(|record| record.app_id).collect();
     assert_eq!(apps.len(), records.apps.len());
     assert!(records.domains.iter().all(|record| !record.name.is_default()));
+}
+
+/// The file of invitations: what is read is written the same again.
+fn joins(data: &[u8]) {
+    match parse_joins(data) {
+        Ok(records) => {
+            let text = joins_content(&records).expect("texts and numbers");
+            assert_eq!(parse_joins(&text), Ok(records));
+        }
+        Err(error) => assert!(error.len() < MAX_MESSAGE),
+    }
 }
 
 /// What a database shows, and what a node remembers of it.

@@ -713,6 +713,62 @@ pub enum Event {
         /// The name of the file that keeps it.
         file: String,
     },
+    /// An owner invited a replica.
+    ReplicaInvited {
+        /// The id of the invitation.
+        invitation: String,
+        /// The name in the certificate of the replica.
+        domain: String,
+        /// What people call it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        label: Option<String>,
+        /// Until when its token can be used, Unix seconds.
+        expires_at: u64,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// A replica that was invited has come further.
+    ReplicaProgress {
+        /// The id of the invitation.
+        invitation: String,
+        /// The name in the certificate of the replica.
+        domain: String,
+        /// `started`, `attested`, `allowed`, `keys`, `committed` or `serving`.
+        stage: &'static str,
+        /// Where the replica called from.
+        remote: IpAddr,
+    },
+    /// A replica that was invited was refused.
+    ReplicaRefused {
+        /// The id of the invitation.
+        invitation: String,
+        /// The name in the certificate of the replica.
+        domain: String,
+        /// A stable code; `join_used_by_another`: another machine has used the invitation first.
+        code: String,
+        /// The id of the denial, if it is kept.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        denial_id: Option<String>,
+        /// Where the replica called from.
+        remote: IpAddr,
+    },
+    /// An invitation can be used no more, and nobody got keys by it.
+    InvitationEnded {
+        /// The id of the invitation.
+        invitation: String,
+        /// The name in the certificate of the replica.
+        domain: String,
+        /// `cancelled` or `expired`.
+        reason: &'static str,
+        /// The operator who cancelled it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// Where the operator's request came from.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        remote: Option<IpAddr>,
+    },
     /// An operator refreshed the collateral.
     CollateralRefreshed {
         /// Number of models with collateral.
@@ -1197,6 +1253,10 @@ impl Event {
             Self::StateAlarm { .. } => EventType::StateAlarm,
             Self::StateSetAside { .. } => EventType::StateSetAside,
             Self::StateRepaired { .. } => EventType::StateRepaired,
+            Self::ReplicaInvited { .. } => EventType::ReplicaInvited,
+            Self::ReplicaProgress { .. } => EventType::ReplicaProgress,
+            Self::ReplicaRefused { .. } => EventType::ReplicaRefused,
+            Self::InvitationEnded { .. } => EventType::InvitationEnded,
             Self::ActionStarted { .. } => EventType::ActionStarted,
             Self::ActionSucceeded { .. } => EventType::ActionSucceeded,
             Self::ActionFailed { .. } => EventType::ActionFailed,

@@ -515,6 +515,37 @@ impl Record {
                     by()
                 )
             }
+            "replica_invited" => {
+                format!(
+                    "the replica {} was invited, by {}; invitation {}",
+                    v("domain"),
+                    by(),
+                    v("invitation")
+                )
+            }
+            "replica_progress" => match self.text("stage") {
+                "started" => {
+                    format!("the invited replica {} has called; invitation {}", v("domain"), v("invitation"))
+                }
+                stage => {
+                    format!("the invited replica {} is {stage}; invitation {}", v("domain"), v("invitation"))
+                }
+            },
+            "replica_refused" => format!(
+                "the invited replica {} was refused: {}; invitation {}",
+                v("domain"),
+                v("code"),
+                v("invitation")
+            ),
+            "invitation_ended" => {
+                let by = if self.text("by").is_empty() { String::new() } else { format!(", by {}", by()) };
+                format!(
+                    "the invitation {} of the replica {} has ended: {}{by}",
+                    v("invitation"),
+                    v("domain"),
+                    v("reason")
+                )
+            }
             "state_set_aside" => format!(
                 "the {} of this node were replaced by those of the fleet; the file {} keeps them",
                 v("document"),

@@ -40,6 +40,9 @@ pub const APP_EPOCHS: &str = "app-epochs.json";
 /// What keeps, in the key directory, the domains that operators made, and the apps that they put into one.
 pub const DOMAINS: &str = "domains.json";
 
+/// What keeps, in the key directory, the invitations of replicas.
+pub const JOINS: &str = "joins.json";
+
 /// What keeps, in the key directory, what this node last knew of the state that it shares with others.
 pub const FLEET: &str = "fleet.json";
 
@@ -82,6 +85,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
             &COLLATERAL,
             &COLLATERAL_BUNDLE,
             &FLEET,
+            &JOINS,
             &RECOVERY,
             &POLICY_BUNDLES,
         ])
@@ -169,6 +173,7 @@ mod tests {
                 "core.events.index: is a file of core.admin.htpasswd_file too",
             ),
             ("events.index = 'ROOT/keys/settings.json'", "core.events.index: is a file of core.cert_dir too"),
+            ("events.index = 'ROOT/keys/joins.json'", "core.events.index: is a file of core.cert_dir too"),
             (
                 "events.index = 'ROOT/keys/app-epochs.json'",
                 "core.events.index: is a file of core.cert_dir too",

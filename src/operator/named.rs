@@ -158,6 +158,11 @@ impl SecretHash {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether `secret` has this hash: as long as [`SecretHash::of`], and compared in constant time.
+    pub fn is_of(&self, secret: &str) -> bool {
+        is_hash_of(&self.0, secret)
+    }
 }
 
 impl FromStr for SecretHash {

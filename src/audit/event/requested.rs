@@ -44,6 +44,7 @@ impl Event {
             | Self::Frozen { .. }
             | Self::Unfrozen { .. }
             | Self::StateRepaired { .. }
+            | Self::ReplicaInvited { .. }
             | Self::Explained { .. }
             | Self::ShadowStarted { .. }
             | Self::ShadowStopped { .. }
@@ -118,6 +119,9 @@ impl Event {
             | Self::StateAdopted { .. }
             | Self::StateAlarm { .. }
             | Self::StateSetAside { .. }
+            | Self::ReplicaProgress { .. }
+            | Self::ReplicaRefused { .. }
+            | Self::InvitationEnded { .. }
             | Self::CollateralRefused { .. } => false,
         }
     }

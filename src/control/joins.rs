@@ -1,0 +1,580 @@
+//! Invitations of replicas: a token, used by one machine, once, within minutes. It opens the hand-over of root keys to a machine
+//! that evidence and policy allow, and nothing else.
+//!
+//! An invitation is bound to the attested key of the machine that uses it first, and it is used up, on the disk or in the shared
+//! state, before the keys leave.
+
+mod error;
+mod fleet;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use kms_client::source::JoinToken;
+use tokio::sync::{Mutex, Semaphore};
+
+pub use self::error::JoinError;
+pub use self::fleet::SharedJoins;
+use self::record::{Turn, open, prune, step};
+use super::{Author, Store};
+use crate::audit::{Audit, Event, Receipt};
+use crate::clock::unix_now;
+use crate::domain::Domain;
+use crate::operator::named::{NoRandomNumbers, Secret, SecretHash};
+use crate::request;
+use crate::state::{JoinFile, JoinFileError, JoinRecord, JoinStage, MAX_LABEL, fitting_in_join};
+
+/// The longest time for which an invitation counts, in seconds.
+pub const MAX_VALID: u64 = 15 * 60;
+/// The most invitations that wait for their replicas.
+const MAX_OPEN: usize = 32;
+/// How long the reports of a replica are accepted after it has the keys, in seconds.
+pub const REPORTS: u64 = 60 * 60;
+/// How many tokens are compared at once, and how long others wait.
+const COMPARED: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A refusal for the same reason is noted again after so many seconds.
+const REFUSED_AGAIN: u64 = 3;
+
+/// An invitation to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJoin {
+    /// The name in the certificate of the replica.
+    pub domain: Domain,
+    /// What people call it.
+    pub label: Option<JoinLabel>,
+    /// For how many seconds it counts, at most [`MAX_VALID`].
+    pub valid_for: u64,
+}
+
+/// What people call an invitation: up to 100 bytes without control characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinLabel(String);
+
+impl JoinLabel {
+    /// Reads a label; `None` if it is empty.
+    ///
+    /// # Errors
+    /// [`JoinError::Label`].
+    pub fn parse(text: &str) -> Result<Option<Self>, JoinError> {
+        match text.trim() {
+            "" => Ok(None),
+            text if text.len() > MAX_LABEL || text.chars().any(char::is_control) => Err(JoinError::Label),
+            text => Ok(Some(Self(text.to_owned()))),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A new invitation. The token is shown once and not stored.
+#[derive(Debug)]
+pub struct InvitedReplica {
+    /// The invitation.
+    pub record: JoinRecord,
+    /// Its token.
+    pub token: JoinToken,
+}
+
+/// Proof that a caller has shown the token of an invitation. It says nothing about whether that counts.
+#[derive(Debug)]
+pub struct Shown {
+    id: String,
+    remote: IpAddr,
+}
+
+/// Proof that an invitation is bound to the attested key of the caller.
+#[derive(Debug)]
+pub struct Bound {
+    shown: Shown,
+    key: String,
+}
+
+impl Bound {
+    /// The invitation.
+    pub fn shown(&self) -> &Shown {
+        &self.shown
+    }
+}
+
+/// Proof that an invitation is used up by the caller: it may get the keys.
+#[derive(Debug)]
+pub struct Claimed {
+    bound: Bound,
+    domain: String,
+}
+
+/// The invitations of a KMS.
+#[derive(Debug)]
+pub struct Joins {
+    current: ArcSwap<Vec<JoinRecord>>,
+    /// The ends of those that this process has seen, which no clock can move.
+    ends: Arc<StdMutex<BTreeMap<String, Instant>>>,
+    /// One change at a time.
+    turn: Mutex<()>,
+    file: Arc<Mutex<JoinFile>>,
+    store: Store,
+    audit: Arc<Audit>,
+    compared: Arc<Semaphore>,
+}
+
+impl Joins {
+    /// Reads the invitations; a missing file means there are none.
+    ///
+    /// # Errors
+    /// [`JoinFileError`]
+    pub fn open(path: PathBuf, audit: Arc<Audit>) -> Result<Self, JoinFileError> {
+        let file = JoinFile::new(path);
+        let records = file.read()?;
+        let joins = Self {
+            current: ArcSwap::default(),
+            ends: Arc::default(),
+            turn: Mutex::default(),
+            file: Arc::new(Mutex::new(file)),
+            store: Store::File,
+            audit,
+            compared: Arc::new(Semaphore::new(COMPARED)),
+        };
+        joins.put(records);
+        Ok(joins)
+    }
+
+    /// Whether [`Joins::open`] would accept the existing file.
+    ///
+    /// # Errors
+    /// [`JoinFileError`]
+    pub fn inspect(path: PathBuf) -> Result<(), JoinFileError> {
+        JoinFile::new(path).read().map(drop)
+    }
+
+    /// All that are known, oldest first.
+    pub fn list(&self) -> Arc<Vec<JoinRecord>> {
+        self.current.load_full()
+    }
+
+    /// The one with this id.
+    pub fn get(&self, id: &str) -> Option<JoinRecord> {
+        self.current.load().iter().find(|record| record.id == id).cloned()
+    }
+
+    /// The time by which invitations end, Unix seconds.
+    pub fn now(&self) -> u64 {
+        unix_now().max(self.audit.floor().newest())
+    }
+
+    /// Makes an invitation.
+    ///
+    /// # Errors
+    /// [`JoinError`]; there is none then.
+    pub async fn invite(
+        self: &Arc<Self>,
+        new: NewJoin,
+        author: &Author,
+    ) -> Result<InvitedReplica, JoinError> {
+        if !(1..=MAX_VALID).contains(&new.valid_for) {
+            return Err(JoinError::Validity);
+        }
+        let made = tokio::task::spawn_blocking(|| {
+            let secret = Secret::generate()?;
+            let mut id = [0; 8];
+            SystemRandom::new().fill(&mut id).map_err(|_| NoRandomNumbers)?;
+            Ok::<_, NoRandomNumbers>((hex::encode(id), SecretHash::of(&secret)?, secret))
+        });
+        let (id, hash, secret) =
+            made.await.map_err(|_| JoinError::Random(NoRandomNumbers))?.map_err(JoinError::Random)?;
+        let token = JoinToken::of(&id, secret.password()).expect("hex digits");
+        let now = self.now();
+        let record = JoinRecord {
+            id,
+            domain: new.domain.as_str().to_owned(),
+            label: new.label.map(|label| label.0),
+            hash: hash.as_str().to_owned(),
+            created_at: now,
+            created_by: fitting_in_join(&author.by),
+            expires_at: now + new.valid_for,
+            key: None,
+            steps: Vec::new(),
+        };
+        let turn = self.turn();
+        if self.current.load().iter().filter(|it| open(it, &turn).is_ok()).count() >= MAX_OPEN {
+            return Err(JoinError::Full);
+        }
+        let event = Event::ReplicaInvited {
+            invitation: record.id.clone(),
+            domain: record.domain.clone(),
+            label: record.label.clone(),
+            expires_at: record.expires_at,
+            by: author.by.clone(),
+            remote: author.remote,
+        };
+        let _: Receipt = self.audit.record(event).await.map_err(JoinError::NotRecorded)?;
+        let made = record.clone();
+        let changed = self
+            .change(&author.by, move |records, turn| {
+                if records.iter().filter(|it| open(it, turn).is_ok()).count() >= MAX_OPEN {
+                    return Err(JoinError::Full);
+                }
+                records.push(made.clone());
+                Ok(true)
+            })
+            .await;
+        if let Err(error) = changed {
+            // The log must not say last what is not so.
+            self.audit.note(Event::InvitationEnded {
+                invitation: record.id,
+                domain: record.domain,
+                reason: "cancelled",
+                by: None,
+                remote: None,
+            });
+            return Err(error);
+        }
+        tracing::warn!(
+            invitation = record.id,
+            domain = record.domain,
+            by = author.by,
+            "a replica was invited"
+        );
+        Ok(InvitedReplica { record, token })
+    }
+
+    /// Ends an invitation that nobody got keys by.
+    ///
+    /// # Errors
+    /// [`JoinError`]; nothing has changed then.
+    pub async fn cancel(self: &Arc<Self>, id: &str, author: &Author) -> Result<JoinRecord, JoinError> {
+        let wanted = id.to_owned();
+        self.change(&author.by, move |records, turn| {
+            let record = find(records, &wanted)?;
+            open(record, turn)?;
+            step(record, JoinStage::Cancelled, turn.now);
+            Ok(true)
+        })
+        .await?;
+        let record = self.get(id).ok_or_else(|| JoinError::Unknown(id.to_owned()))?;
+        self.audit.note(Event::InvitationEnded {
+            invitation: record.id.clone(),
+            domain: record.domain.clone(),
+            reason: "cancelled",
+            by: Some(author.by.clone()),
+            remote: Some(author.remote),
+        });
+        Ok(record)
+    }
+
+    /// Compares a token. One of an unknown invitation is wrong at once: ids are no secret.
+    ///
+    /// # Errors
+    /// [`JoinError::Wrong`], or it could not be compared now.
+    pub async fn compare(&self, token: &JoinToken, remote: IpAddr) -> Result<Shown, JoinError> {
+        let record = self.get(token.id()).ok_or(JoinError::Wrong)?;
+        let hash: SecretHash = record.hash.parse().map_err(|_| JoinError::Wrong)?;
+        let waiting = tokio::time::timeout(PATIENCE, Arc::clone(&self.compared).acquire_owned());
+        let slot = waiting.await.ok().and_then(Result::ok).ok_or(JoinError::Busy)?;
+        let secret = zeroize::Zeroizing::new(token.secret().to_owned());
+        let is_right = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            hash.is_of(&secret)
+        });
+        match is_right.await {
+            Ok(true) => Ok(Shown { id: record.id, remote }),
+            Ok(false) => Err(JoinError::Wrong),
+            Err(_) => Err(JoinError::Busy),
+        }
+    }
+
+    /// A machine has shown the token.
+    ///
+    /// # Errors
+    /// [`JoinError`]: the invitation does not count.
+    pub async fn begin(self: &Arc<Self>, shown: &Shown) -> Result<(), JoinError> {
+        let record = self.get(&shown.id).ok_or(JoinError::Wrong)?;
+        open(&record, &self.turn())?;
+        if record.step(JoinStage::Started).is_some() {
+            return Ok(());
+        }
+        let id = shown.id.clone();
+        self.change("", move |records, turn| {
+            let record = find(records, &id)?;
+            open(record, turn)?;
+            Ok(step(record, JoinStage::Started, turn.now))
+        })
+        .await?;
+        self.progress(shown, &record.domain, JoinStage::Started);
+        Ok(())
+    }
+
+    /// Binds the invitation to a machine, by SHA-256 of its attested public key.
+    ///
+    /// # Errors
+    /// [`JoinError::UsedByAnother`], or the invitation does not count any more.
+    pub async fn bind(self: &Arc<Self>, shown: Shown, key: [u8; 32]) -> Result<Bound, JoinError> {
+        let key = hex::encode(key);
+        let (id, wanted) = (shown.id.clone(), key.clone());
+        let before = self.get(&id).ok_or(JoinError::Wrong)?;
+        // A second machine is noted once.
+        let outcome = Arc::new(StdMutex::new(None));
+        let told = Arc::clone(&outcome);
+        self.change("", move |records, turn| {
+            let record = find(records, &id)?;
+            open(record, turn)?;
+            let (is_ours, is_new) = match &record.key {
+                None => {
+                    record.key = Some(wanted.clone());
+                    (true, step(record, JoinStage::Attested, turn.now))
+                }
+                Some(bound) if *bound == wanted => (true, false),
+                Some(_) => (false, step(record, JoinStage::UsedByAnother, turn.now)),
+            };
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some((is_ours, is_new));
+            Ok(is_new)
+        })
+        .await?;
+        let outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match outcome {
+            Some((true, is_new)) => {
+                if is_new {
+                    self.progress(&shown, &before.domain, JoinStage::Attested);
+                }
+                Ok(Bound { shown, key })
+            }
+            Some((false, is_new)) => {
+                if is_new {
+                    self.audit.note(Event::ReplicaRefused {
+                        invitation: before.id,
+                        domain: before.domain,
+                        code: JoinError::UsedByAnother.code().to_owned(),
+                        denial_id: None,
+                        remote: shown.remote,
+                    });
+                }
+                Err(JoinError::UsedByAnother)
+            }
+            None => Err(JoinError::Wrong),
+        }
+    }
+
+    /// Uses the invitation up, before the keys leave.
+    ///
+    /// # Errors
+    /// [`JoinError`]: no keys may leave.
+    pub async fn claim(self: &Arc<Self>, bound: Bound) -> Result<Claimed, JoinError> {
+        let (id, key) = (bound.shown.id.clone(), bound.key.clone());
+        self.change("", move |records, turn| {
+            let record = find(records, &id)?;
+            open(record, turn)?;
+            if record.key.as_ref() != Some(&key) {
+                return Err(JoinError::UsedByAnother);
+            }
+            step(record, JoinStage::Allowed, turn.now);
+            step(record, JoinStage::Keys, turn.now);
+            Ok(true)
+        })
+        .await?;
+        let domain = self.get(&bound.shown.id).map(|record| record.domain).unwrap_or_default();
+        self.progress(&bound.shown, &domain, JoinStage::Allowed);
+        Ok(Claimed { bound, domain })
+    }
+
+    /// The keys are about to leave.
+    pub fn handed_over(&self, claimed: &Claimed) {
+        self.progress(&claimed.bound.shown, &claimed.domain, JoinStage::Keys);
+    }
+
+    /// No keys have left after all: the same machine may try again.
+    pub async fn give_back(self: &Arc<Self>, claimed: Claimed) -> Shown {
+        let Claimed { bound: Bound { shown, key }, .. } = claimed;
+        let id = shown.id.clone();
+        let given = self.change("", move |records, _| {
+            let record = find(records, &id)?;
+            if record.key.as_ref() != Some(&key) {
+                return Ok(false);
+            }
+            let before = record.steps.len();
+            record.steps.retain(|step| step.stage != JoinStage::Keys);
+            Ok(record.steps.len() < before)
+        });
+        if let Err(error) = given.await {
+            tracing::warn!(invitation = shown.id, %error, "an invitation stays used up, though no keys were sent");
+        }
+        shown
+    }
+
+    /// Notes that the machine was refused, for this reason and with this denial.
+    pub async fn refused(self: &Arc<Self>, shown: &Shown, code: &str, denial: Option<&str>) {
+        let (id, reason) = (shown.id.clone(), (fitting_in_join(code), denial.map(fitting_in_join)));
+        let Some(before) = self.get(&id) else { return };
+        let now = self.now();
+        let is_again = before.step(JoinStage::Refused).is_some_and(|last| {
+            last.code.as_deref() == Some(code) && now < last.at.saturating_add(REFUSED_AGAIN)
+        });
+        if is_again {
+            return;
+        }
+        let (code, denial_id) = reason.clone();
+        let noted = self.change("", move |records, turn| {
+            let record = find(records, &id)?;
+            record.steps.retain(|step| step.stage != JoinStage::Refused);
+            step(record, JoinStage::Refused, turn.now);
+            if let Some(last) = record.steps.last_mut() {
+                (last.code, last.denial) = (Some(reason.0.clone()), reason.1.clone());
+            }
+            Ok(true)
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!(invitation = shown.id, %error, "the refusal of an invited replica is not noted");
+        }
+        let (invitation, domain, remote) = (before.id, before.domain, shown.remote);
+        self.audit.note(Event::ReplicaRefused { invitation, domain, code, denial_id, remote });
+    }
+
+    /// The machine that got the keys says what became of them.
+    ///
+    /// # Errors
+    /// [`JoinError`]: it got none, or it is another one, or it is too late.
+    pub async fn report(
+        self: &Arc<Self>,
+        shown: &Shown,
+        key: [u8; 32],
+        stage: JoinStage,
+    ) -> Result<(), JoinError> {
+        let (id, key) = (shown.id.clone(), hex::encode(key));
+        let before = self.get(&id).ok_or(JoinError::Wrong)?;
+        let is_new = before.step(stage).is_none();
+        self.change("", move |records, turn| {
+            let record = find(records, &id)?;
+            if record.key.as_ref() != Some(&key) {
+                return Err(JoinError::UsedByAnother);
+            }
+            let Some(keys) = record.step(JoinStage::Keys) else { return Err(JoinError::NoKeys) };
+            if turn.now > keys.at.saturating_add(REPORTS) {
+                return Err(JoinError::Late);
+            }
+            // Who serves has committed, even if that was not heard.
+            let committed = step(record, JoinStage::Committed, turn.now);
+            let serving = stage == JoinStage::Serving && step(record, JoinStage::Serving, turn.now);
+            Ok(committed || serving)
+        })
+        .await?;
+        if is_new {
+            self.progress(shown, &before.domain, stage);
+        }
+        Ok(())
+    }
+
+    /// Ends the invitations whose time is over.
+    pub async fn expire(self: &Arc<Self>) {
+        let turn = self.turn();
+        let is_over = |record: &JoinRecord, turn: &Turn| {
+            matches!(open(record, turn), Err(JoinError::Expired)) && record.step(JoinStage::Expired).is_none()
+        };
+        if !self.current.load().iter().any(|record| is_over(record, &turn)) {
+            return;
+        }
+        let ended = Arc::new(StdMutex::new(Vec::new()));
+        let told = Arc::clone(&ended);
+        let outcome = self.change("", move |records, turn| {
+            let mut ended = Vec::new();
+            for record in records.iter_mut().filter(|record| is_over(record, turn)) {
+                step(record, JoinStage::Expired, turn.now);
+                ended.push((record.id.clone(), record.domain.clone()));
+            }
+            let is_changed = !ended.is_empty();
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = ended;
+            Ok(is_changed)
+        });
+        if let Err(error) = outcome.await {
+            tracing::warn!(%error, "invitations that have expired are not marked so yet; none of them counts");
+            return;
+        }
+        for (invitation, domain) in ended.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let (by, remote) = (None, None);
+            self.audit.note(Event::InvitationEnded { invitation, domain, reason: "expired", by, remote });
+        }
+    }
+
+    fn progress(&self, shown: &Shown, domain: &str, stage: JoinStage) {
+        let (invitation, domain) = (shown.id.clone(), domain.to_owned());
+        self.audit.note(Event::ReplicaProgress {
+            invitation,
+            domain,
+            stage: stage.name(),
+            remote: shown.remote,
+        });
+    }
+
+    /// The times of one change.
+    fn turn(&self) -> Turn {
+        Turn { now: self.now(), ends: Arc::clone(&self.ends) }
+    }
+
+    /// Makes a change and keeps it, where it is kept first; `edit` says whether it changed anything, and may be called again.
+    /// It is made as a whole even if the caller does not wait for it any more.
+    async fn change(
+        self: &Arc<Self>,
+        by: &str,
+        edit: impl FnMut(&mut Vec<JoinRecord>, &Turn) -> Result<bool, JoinError> + Send + 'static,
+    ) -> Result<(), JoinError> {
+        let (joins, by) = (Arc::clone(self), by.to_owned());
+        let changed = request::spawn(async move { joins.changed(&by, edit).await });
+        changed
+            .await
+            .unwrap_or_else(|_| Err(JoinError::NotKept(io::Error::other("the change ended in a panic"))))
+    }
+
+    async fn changed(
+        &self,
+        by: &str,
+        mut edit: impl FnMut(&mut Vec<JoinRecord>, &Turn) -> Result<bool, JoinError> + Send + 'static,
+    ) -> Result<(), JoinError> {
+        match &self.store {
+            // It is adopted from there.
+            Store::Shared(shared) => self.change_everywhere(shared, by, edit, self.turn()).await,
+            Store::File => {
+                let _turn = self.turn.lock().await;
+                let times = self.turn();
+                let mut records = Vec::clone(&self.current.load());
+                if !edit(&mut records, &times)? {
+                    return Ok(());
+                }
+                prune(&mut records, &times);
+                let file = Arc::clone(&self.file).lock_owned().await;
+                let written =
+                    tokio::task::spawn_blocking(move || file.replace(&records).map(|()| records)).await;
+                let written =
+                    written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
+                self.put(written.map_err(JoinError::NotKept)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts records in force.
+    fn put(&self, records: Vec<JoinRecord>) {
+        let (now, wall) = (Instant::now(), self.now());
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.retain(|id, _| records.iter().any(|record| record.id == *id));
+        for record in &records {
+            let left = record.expires_at.saturating_sub(wall).min(MAX_VALID);
+            ends.entry(record.id.clone()).or_insert(now + Duration::from_secs(left));
+        }
+        drop(ends);
+        self.current.store(Arc::new(records));
+    }
+}
+
+fn find<'a>(records: &'a mut [JoinRecord], id: &str) -> Result<&'a mut JoinRecord, JoinError> {
+    records.iter_mut().find(|record| record.id == id).ok_or_else(|| JoinError::Unknown(id.to_owned()))
+}

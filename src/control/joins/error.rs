@@ -1,0 +1,109 @@
+//! Why an invitation does not count, or was not changed.
+
+use std::io;
+
+use super::MAX_OPEN;
+use crate::audit::AuditError;
+use crate::error::Code;
+use crate::operator::named::NoRandomNumbers;
+use crate::state::MAX_LABEL;
+use crate::state::shared::Unshared;
+
+/// Why an invitation does not count, or was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// Too many wait.
+    #[error("{MAX_OPEN} invitations wait for their replicas, the maximum: cancel one first")]
+    Full,
+    /// A time that is not allowed.
+    #[error("valid_for must be from 1 to 900 seconds")]
+    Validity,
+    /// A label that is not allowed.
+    #[error("label must have at most {MAX_LABEL} bytes and no control characters")]
+    Label,
+    /// No random numbers.
+    #[error("no invitation was made: {0}")]
+    Random(#[source] NoRandomNumbers),
+    /// The audit log could not be written.
+    #[error("no invitation was made: the audit log does not take the record: {0}")]
+    NotRecorded(#[source] AuditError),
+    /// The file could not be written.
+    #[error("the invitation was not changed: joins.json of the key directory cannot be written: {0}")]
+    NotKept(#[source] io::Error),
+    /// The state that the nodes of a fleet share could not be changed.
+    #[error("the invitation was not changed: {0}")]
+    NotShared(#[from] Unshared),
+    /// There is none with this id.
+    #[error("there is no invitation {0}; it may be forgotten, after a week")]
+    Unknown(String),
+    /// The token is wrong.
+    #[error("the join token is wrong: no invitation of this KMS has it")]
+    Wrong,
+    /// Too many tokens are being compared.
+    #[error("too many join tokens are being checked, try again")]
+    Busy,
+    /// Its time is over.
+    #[error("the invitation has expired: an owner invites the replica again")]
+    Expired,
+    /// An owner has cancelled it.
+    #[error("the invitation was cancelled")]
+    Cancelled,
+    /// The keys were handed over.
+    #[error(
+        "the invitation is used up: the root keys were sent to a replica by it; if that has none, an owner invites it again"
+    )]
+    Used,
+    /// Another machine has used it.
+    #[error(
+        "the invitation belongs to another machine, or to an earlier run of this one, which used it first; an owner invites the \
+         replica again"
+    )]
+    UsedByAnother,
+    /// A report of a machine that got no keys.
+    #[error("no root keys were sent by this invitation")]
+    NoKeys,
+    /// A report after the last time.
+    #[error("the report comes too late, an hour after the keys were sent")]
+    Late,
+}
+
+impl JoinError {
+    /// Whose fault it is.
+    pub fn class(&self) -> Code {
+        match self {
+            Self::Validity | Self::Label | Self::Unknown(_) => Code::InvalidRequest,
+            Self::Wrong => Code::Unauthenticated,
+            Self::Expired
+            | Self::Cancelled
+            | Self::Used
+            | Self::UsedByAnother
+            | Self::NoKeys
+            | Self::Late => Code::Denied,
+            Self::Full => Code::Conflict,
+            Self::Busy | Self::Random(_) | Self::NotRecorded(_) | Self::NotKept(_) | Self::NotShared(_) => {
+                Code::Unavailable
+            }
+        }
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Full => "joins_full",
+            Self::Validity | Self::Label => "invalid_request",
+            Self::Random(_) => "internal",
+            Self::NotRecorded(_) => "audit_unavailable",
+            Self::NotKept(_) => "join_not_kept",
+            Self::NotShared(_) => "state_unavailable",
+            Self::Unknown(_) => "join_unknown",
+            Self::Wrong => "join_token_wrong",
+            Self::Busy => "join_busy",
+            Self::Expired => "join_expired",
+            Self::Cancelled => "join_cancelled",
+            Self::Used => "join_used",
+            Self::UsedByAnother => "join_used_by_another",
+            Self::NoKeys => "join_no_keys",
+            Self::Late => "join_late",
+        }
+    }
+}
