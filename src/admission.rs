@@ -179,6 +179,17 @@ impl Admission {
         self.peer(peer, Role::Kms, Kms(()), asked, verified).await
     }
 
+    /// SHA-256 of the caller's public key, after its evidence was verified. Whether the caller is allowed is not asked.
+    ///
+    /// # Errors
+    /// As [`Admission::kms`], as far as it is about the evidence.
+    pub async fn attested_key(&self, peer: &Peer) -> Result<[u8; 32], Refusal> {
+        let Foundation { verifier, metrics, .. } = &*self.0.foundation;
+        let _: Arc<Verified> = peer.evidence(verifier, metrics).await?;
+        let key = peer.spki().ok_or(Refusal::NoAttestation)?;
+        Ok(Sha256::digest(key).into())
+    }
+
     async fn peer<R>(
         &self,
         peer: &Peer,

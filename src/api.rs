@@ -14,6 +14,7 @@ pub mod events;
 pub mod fleet;
 pub mod health;
 pub(crate) mod images;
+pub mod joins;
 pub mod kms;
 pub mod lockout;
 pub mod me;

@@ -20,9 +20,9 @@ pub use self::app_epochs::{
 };
 pub use self::approvals::{
     Accepted, Action, ActivateBundle, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent,
-    CreateRecoverySet, EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, LowerClockFloor,
-    MoveApp, OwnerChange, OwnerCredential, RepairFleet, ReplaceHtpasswd, RestoreDomain, SeenFreeze, State,
-    Unfreeze,
+    CreateRecoverySet, EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, InviteReplica,
+    LowerClockFloor, MoveApp, OwnerChange, OwnerCredential, RepairFleet, ReplaceHtpasswd, RestoreDomain,
+    SeenFreeze, State, Unfreeze,
 };
 pub use self::author::Author;
 pub use self::bundles::{

@@ -18,6 +18,7 @@ mod fleet;
 pub mod grpc;
 mod grpc_health;
 pub mod handshake;
+mod joins;
 mod lanes;
 mod ledger;
 pub mod limit;

@@ -13,7 +13,7 @@ use cvm_kms::operator::Operator;
 use cvm_kms::proto::{
     AppId, BootstrapRequest, ClearImageCacheRequest, ExplainRequest, FreezeRequest, GetAppKeyRequest,
     GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, LowerClockFloorRequest,
-    OnboardRequest, PrpcError, SignCertRequest, StartShadowRequest, UnfreezeRequest,
+    OnboardRequest, PrpcError, ReportJoinRequest, SignCertRequest, StartShadowRequest, UnfreezeRequest,
 };
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
@@ -147,6 +147,7 @@ async fn echo(method: Method, call: Call) -> Result<Bytes> {
     match method {
         Method::GetAppKey => again::<GetAppKeyRequest>(call).await,
         Method::KmsGetKmsKey | Method::AdminGetKmsKey => again::<GetKmsKeyRequest>(call).await,
+        Method::ReportJoin => again::<ReportJoinRequest>(call).await,
         Method::GetAppEnvEncryptPubKey => again::<AppId>(call).await,
         Method::SignCert => again::<SignCertRequest>(call).await,
         Method::KmsClearImageCache => again::<LegacyClearImageCacheRequest>(call).await,

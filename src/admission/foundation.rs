@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{ImageCheck, SelfAuthorizer, TcbTolerance};
 use crate::audit::Audit;
-use crate::control::{AppEpochs, Domains, Drain, Freezes};
+use crate::control::{AppEpochs, Domains, Drain, Freezes, Joins};
 use crate::metrics::Metrics;
 use crate::os_image::ImageCache;
 use crate::state::Choices;
@@ -42,6 +42,8 @@ pub struct Foundation {
     pub domains: Arc<Domains>,
     /// The epochs that operators chose for apps.
     pub app_epochs: Arc<AppEpochs>,
+    /// The invitations of replicas.
+    pub joins: Arc<Joins>,
     /// Whether load balancers are told to send requests elsewhere.
     pub drain: Arc<Drain>,
     /// Where releases, denials and changes are recorded.

@@ -15,6 +15,7 @@ use super::credentials::CredentialService;
 use super::domains::DomainService;
 use super::epochs::EpochService;
 use super::fleet::FleetService;
+use super::joins::JoinService;
 use super::policy::{BundleService, PolicyService};
 use super::recovery::RecoveryService;
 use super::uploads::HtpasswdFile;
@@ -88,6 +89,8 @@ pub struct Makers {
     pub domains: Arc<DomainService>,
     /// The nodes that share their state.
     pub fleet: Arc<FleetService>,
+    /// The invitations of replicas.
+    pub joins: Arc<JoinService>,
     /// The htpasswd file.
     pub htpasswd: Arc<HtpasswdFile>,
     /// Recovery sets.
@@ -288,6 +291,13 @@ impl Makers {
             EachApproved::RepairFleet(approved) => {
                 self.fleet.repair_approved(approved).await?;
                 Ok(Made::of("the state of this node is that of its fleet now"))
+            }
+            EachApproved::InviteReplica(approved) => {
+                let invited = self.joins.invite_approved(approved).await?;
+                let (id, token) = (&invited.record.id, Zeroizing::new(invited.token.expose().to_owned()));
+                let domain = &invited.record.domain;
+                let result = format!("{domain} is invited; show its command with kmsctl replica show {id}");
+                Ok(Made { result, token: Some(token) })
             }
             EachApproved::MoveApp(approved) => Ok(Made::of(self.domains.move_approved(approved).await?)),
             EachApproved::RestoreDomain(approved) => {

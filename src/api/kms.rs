@@ -1,5 +1,7 @@
 //! The KMS service. Each handler is a ladder: parse, admit, record, reply.
 
+mod joining;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -193,10 +195,14 @@ impl KmsService {
     /// `KMS.GetKmsKey`: the root keys, for an allowed replica.
     ///
     /// # Errors
-    /// No self-authorization, missing or bad evidence, denied by policy, audit log not writable.
+    /// No self-authorization, missing or bad evidence, denied by policy, audit log not writable, an invitation that does not count.
     pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
         match self.public_handover {
             PublicHandover::Enabled => self.hand_over(Method::KmsGetKmsKey, caller, request).await,
+            // An owner has invited it, which is what the setting asks for.
+            PublicHandover::Disabled if !request.join_token.is_empty() => {
+                self.hand_over(Method::KmsGetKmsKey, caller, request).await
+            }
             PublicHandover::Disabled => Err(Error::new(Code::Denied, NO_PUBLIC_HANDOVER)),
         }
     }
@@ -215,11 +221,17 @@ impl KmsService {
         let (epochs, domain) = (AskedEpochs::NONE, None);
         let asked = Asked { vm_config: &request.vm_config, epochs, domain, fresh };
         let attempt = self.attempt(method, Role::Kms, caller, asked);
-        let (self_authorization, permit) =
-            self.beside(async |verified| self.admission.kms(caller.peer(), asked, verified).await).await;
-        let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
-        let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
-        self.within_limits(&permit)?;
+        let mut joining = self.joining(caller, &request.join_token, &attempt).await?;
+        let permitted = async {
+            let (self_authorization, permit) =
+                self.beside(async |verified| self.admission.kms(caller.peer(), asked, verified).await).await;
+            let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
+            let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
+            self.within_limits(&permit)?;
+            Ok((self_authorization, permit))
+        };
+        let (self_authorization, permit) = joining.refused_if(permitted.await).await?;
+        joining.claim().await?;
         let released = {
             let _measured = self.foundation.metrics.stage(RequestStage::Record);
             // Not more than it gets: epochs that are made meanwhile are handed over too.
@@ -227,7 +239,8 @@ impl KmsService {
             let (remote, operator) = (caller.remote(), caller.operator());
             Released::kms(self.guards(), permit, &self_authorization, remote, operator, up_to).await
         };
-        let released = self.recorded(released, &attempt)?;
+        let released = joining.refused_if(self.recorded(released, &attempt)).await?;
+        joining.handed_over();
         let handover = self.ready.handover(&released);
         tell(&self.root_releases, "ROOT KEYS given to a replica", &released, caller);
         let keys = KmsKeys {

@@ -1,5 +1,6 @@
 //! The onboarding service: creates or receives the root keys.
 
+mod joined;
 mod restore;
 mod source;
 mod wrong_shares;
@@ -10,14 +11,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use kms_attest::p256::P256Key;
 use kms_attest::verify::Verified;
 use kms_client::operator::OperatorToken;
+use kms_client::source::{Invited, JoinToken};
 use kms_client::url::KmsUrl;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 use zeroize::Zeroizing;
 
+pub use self::joined::JoinReports;
 pub use self::restore::{EmptyKms, RestorePlan, RestoreStatus, Restored, RestoredEpoch, ShareAccepted};
+use self::source::Brought;
 use crate::admission::{
     Foundation, OwnEvidenceError, Refusal, SelfDenialCode, SelfRefusal, own_evidence, own_identity,
 };
@@ -83,6 +88,9 @@ pub struct OnboardService {
     wrong: wrong_shares::WrongShares,
     checks: Arc<Semaphore>,
     finished: watch::Sender<bool>,
+    /// The key that invitations are bound to.
+    join_key: P256Key,
+    join_reports: Arc<JoinReports>,
 }
 
 /// The result of `Finish`.
@@ -120,7 +128,14 @@ impl OnboardService {
             wrong: wrong_shares::WrongShares::default(),
             checks: Arc::new(Semaphore::new(CHECKS)),
             finished: watch::Sender::new(false),
+            join_key: P256Key::generate(),
+            join_reports: Arc::default(),
         }
+    }
+
+    /// What the source of an invitation is told.
+    pub fn join_reports(&self) -> Arc<JoinReports> {
+        Arc::clone(&self.join_reports)
     }
 
     /// Becomes true when keys exist and onboarding is finished.
@@ -206,8 +221,18 @@ impl OnboardService {
     /// Invalid domain or URL, keys exist, source not attested or not allowed, this KMS not allowed by the
     /// source; nothing is saved then.
     pub async fn onboard(&self, caller: &Caller, request: OnboardRequest) -> Result<OnboardResponse> {
-        let credential =
-            source_credential(&request.source_token).map_err(|error| error.within("Failed to onboard"))?;
+        let within = |error: Error| error.within("Failed to onboard");
+        let root = source_root(&request.source_root_sha256).map_err(within)?;
+        let (mut operator, mut invitation) = (None, None);
+        match JoinToken::is_meant(request.source_token.trim()) {
+            true => invitation = Some(join_token(&request.source_token).map_err(within)?),
+            false => operator = source_credential(&request.source_token).map_err(within)?,
+        }
+        let brought = match (&operator, &invitation) {
+            (_, Some(token)) => Brought::Invitation(Invited { token, key: &self.join_key }),
+            (Some(token), None) => Brought::Operator(token),
+            (None, None) => Brought::Nothing,
+        };
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
         let url: KmsUrl = request.source_url.parse().map_err(|error: kms_client::url::UrlError| {
             Error::invalid(error.to_string()).within("Failed to onboard")
@@ -218,8 +243,8 @@ impl OnboardService {
         let receiving = self.receiving.try_acquire().map_err(|_| {
             Error::new(Code::NotReady, "other Onboard calls are waiting for their source KMS; try again")
         })?;
-        let received = source::receive(self, &url, credential.as_ref()).await;
-        let prepared = received.map_err(|error| error.within("Failed to onboard"))?;
+        let received = source::receive(self, &url, brought, root).await;
+        let (prepared, joined) = received.map_err(|error| error.within("Failed to onboard"))?;
         drop(receiving);
         let turn = self.turn().await;
         self.refuse_if_committed(ONBOARDED)?;
@@ -234,6 +259,9 @@ impl OnboardService {
         };
         let name = domain.as_str().to_owned();
         self.commit_with_choices(turn, prepared, domain, event, url.to_string(), caller.remote()).await?;
+        if let Some(joined) = joined {
+            self.join_reports.committed(joined);
+        }
         let shown = hex::encode(&k256_pubkey);
         tracing::info!(domain = name, k256_pubkey = shown, "root keys received from another KMS");
         Ok(OnboardResponse { k256_pubkey })
@@ -391,6 +419,23 @@ pub(super) fn source_credential(source_token: &str) -> Result<Option<OperatorTok
     let text = Zeroizing::new(source_token.to_owned());
     let token = OperatorToken::new(text);
     token.map(Some).map_err(|error| Error::invalid(format!("source_token: {error}")))
+}
+
+/// The token of an invitation.
+fn join_token(text: &str) -> Result<JoinToken> {
+    JoinToken::parse(text.trim()).map_err(|error| Error::invalid(format!("source_token: {error}")))
+}
+
+/// SHA-256 of the public key of the root CA, if it is said.
+fn source_root(bytes: &[u8]) -> Result<Option<[u8; 32]>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let length = bytes.len();
+    let root = bytes
+        .try_into()
+        .map_err(|_| Error::invalid(format!("source_root_sha256 must be 32 bytes, got {length}")))?;
+    Ok(Some(root))
 }
 
 /// Scheme, host and port only, because the path of a chain endpoint is often a key.

@@ -21,6 +21,8 @@ pub enum Verbs {
     GetAndPost,
     /// GET, and PATCH for those that may change something.
     GetAndPatch,
+    /// GET, and DELETE for those that may change something.
+    GetAndDelete,
     /// GET, and PUT and DELETE for those that may change something.
     GetPutAndDelete,
     /// GET, and POST and DELETE for those that may change something.
@@ -54,7 +56,7 @@ pub const ROUTES: &[Route] = &{
     use Access::{Invitation, Onboarding, Open, Operator};
     use Role::{Auditor, EventsWriter, Owner, Viewer};
     use Service::{Admin, Kms, Onboard};
-    use Verbs::{Get, GetAndPatch, GetAndPost, GetPostAndDelete, GetPutAndDelete, Post};
+    use Verbs::{Get, GetAndDelete, GetAndPatch, GetAndPost, GetPostAndDelete, GetPutAndDelete, Post};
     const fn row(
         service: Service,
         path: &'static str,
@@ -111,6 +113,9 @@ pub const ROUTES: &[Route] = &{
         row(Admin, "/api/v1/diagnostics/key-flow", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/fleet", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/fleet/repair", Post, Operator(Owner), 0),
+        // An invitation needs the role owner, which its handler asks for.
+        row(Admin, "/api/v1/replica-joins", GetAndPost, Operator(Viewer), SHORT),
+        row(Admin, "/api/v1/replica-joins/{id}", GetAndDelete, Operator(Viewer), SHORT),
         row(Admin, "/api/v1/actions", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions/{name}", GetAndPost, Operator(Role::Operator), SHORT),
         // A change needs the role owner, which its handler asks for.

@@ -42,6 +42,14 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
             approvals.expire().await;
         }
     });
+    let joins = Arc::clone(&foundation.joins);
+    background.spawn(async move {
+        let mut tick = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            tick.tick().await;
+            joins.expire().await;
+        }
+    });
     let latency = Arc::clone(&serving.latency);
     background.spawn(async move { latency.refresh_loop().await });
     let witnesses = &process.config.core.ledger.witnesses;

@@ -19,7 +19,7 @@ use crate::net::oidc::IssuerError;
 use crate::net::tls::TlsError;
 use crate::notify;
 use crate::state::shared::MemoryError;
-use crate::state::{AppEpochFileError, DomainFileError, FreezeFileError};
+use crate::state::{AppEpochFileError, DomainFileError, FreezeFileError, JoinFileError};
 use crate::store::StoreError;
 use crate::traces;
 
@@ -92,6 +92,9 @@ pub enum AppError {
     /// The epochs of apps cannot be read.
     #[error(transparent)]
     AppEpochs(#[from] AppEpochFileError),
+    /// It is not known which invitations of replicas were used.
+    #[error(transparent)]
+    Joins(#[from] JoinFileError),
     /// It is unknown which apps are in which domain.
     #[error(transparent)]
     Domains(#[from] DomainFileError),
@@ -156,6 +159,7 @@ impl AppError {
                 Switch::Lacking("the serials of policy bundles are unknown; the log says why")
             }
             Self::AppEpochs(_) => Switch::Lacking("the epochs of some apps are unknown; the log says why"),
+            Self::Joins(_) => Switch::Lacking("the invitations of replicas are unknown; the log says why"),
             Self::NamedCredentials(_)
             | Self::CredentialsFileInUse
             | Self::CredentialsFileNotLocked(_)

@@ -9,7 +9,9 @@ use super::process::Process;
 use super::serving::Serving;
 use crate::api::fleet::StatusReporter;
 use crate::audit::{Audit, Event};
-use crate::control::{SharedAppEpochs, SharedBundle, SharedCredentials, SharedDomains, SharedFreezes};
+use crate::control::{
+    SharedAppEpochs, SharedBundle, SharedCredentials, SharedDomains, SharedFreezes, SharedJoins,
+};
 use crate::lifecycle::Ready;
 use crate::state::shared::{Alarm, Document, Roots};
 
@@ -24,6 +26,7 @@ pub(super) fn spawn(process: &Process, serving: &Serving, background: &mut JoinS
         Arc::new(SharedDomains::new(Arc::clone(&foundation.domains), audit())),
         Arc::new(SharedFreezes::new(Arc::clone(&foundation.freezes), audit())),
         Arc::new(SharedAppEpochs::new(Arc::clone(&foundation.app_epochs), audit())),
+        Arc::new(SharedJoins::new(Arc::clone(&foundation.joins))),
     ];
     for keeper in &process.bundles {
         documents.push(Arc::new(SharedBundle::new(Arc::clone(keeper))));

@@ -16,7 +16,7 @@ use super::process::{Process, address_of, bind};
 use super::running::Running;
 use super::serving::{MainListener, Serving};
 use crate::api::health::HealthService;
-use crate::api::onboard::OnboardService;
+use crate::api::onboard::{JoinReports, OnboardService};
 use crate::api::readiness::Readiness;
 use crate::api::setup::{Console, Services, SetupService, Switch, Token};
 use crate::lifecycle::Onboarding;
@@ -37,6 +37,7 @@ struct Phases {
     accepting: JoinHandle<()>,
     attesting: JoinHandle<()>,
     finished: watch::Receiver<bool>,
+    join_reports: Arc<JoinReports>,
 }
 
 /// Serves onboarding until an operator calls `Finish`, then the keys.
@@ -52,7 +53,7 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
     }
     let needed = if token.is_some() { Token::Required } else { Token::NotConfigured };
     let service = Arc::new(OnboardService::new(core, process.posture(), process.foundation(), onboarding));
-    let finished = service.finished();
+    let (finished, join_reports) = (service.finished(), service.join_reports());
     let setup = SetupService::new(
         Arc::clone(&service),
         process.switch.subscribe(),
@@ -79,7 +80,7 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
     let accepting = tokio::spawn(process.listen(listener, phase));
     process.note_start("onboarding");
     tracing::info!(%address, "onboarding: open the page, or call Bootstrap or Onboard, then Finish");
-    let phases = Phases { sender, accepting, attesting, finished };
+    let phases = Phases { sender, accepting, attesting, finished, join_reports };
     Ok(Running::new(address, process, async move |process| phases.live(&process).await))
 }
 
@@ -114,7 +115,19 @@ impl Phases {
                 MainListener::Bound(listener)
             }
         };
-        serving.live(process, listener, admin).await
+        let (mut switched, readiness) = (process.switch.subscribe(), Arc::clone(&serving.readiness));
+        let join_reports = self.join_reports;
+        let reporting = tokio::spawn(async move {
+            if switched.wait_for(|switch| *switch == Switch::Done).await.is_ok() {
+                while !readiness.report().is_ready() {
+                    tokio::time::sleep(SWITCH_RETRY).await;
+                }
+                join_reports.serving().await;
+            }
+        });
+        let outcome = serving.live(process, listener, admin).await;
+        reporting.abort();
+        outcome
     }
 }
 

@@ -31,9 +31,9 @@ use crate::api::setup::Switch;
 use crate::audit::{Audit, Beginning, Event};
 use crate::clock::Floor;
 use crate::config::{
-    self, APP_EPOCHS, Config, Core, DOMAINS, FLEET, POLICY_BUNDLES, Posture, RUNTIME_SETTINGS, State,
+    self, APP_EPOCHS, Config, Core, DOMAINS, FLEET, JOINS, POLICY_BUNDLES, Posture, RUNTIME_SETTINGS, State,
 };
-use crate::control::{AppEpochs, Approvals, BundleKeeper, Domains, Drain, Freezes};
+use crate::control::{AppEpochs, Approvals, BundleKeeper, Domains, Drain, Freezes, Joins};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
 use crate::log::ProcessLog;
@@ -164,6 +164,11 @@ impl Process {
             None => app_epochs,
         });
         let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
+        let joins = Joins::open(core.cert_dir.join(JOINS), Arc::clone(&audit))?;
+        let joins = Arc::new(match &shared {
+            Some(shared) => joins.shared(Arc::clone(shared)),
+            None => joins,
+        });
         let approvals = Approvals::open(
             core.admin.approvals,
             ApprovalFile::new(core.admin.approvals_file.clone()),
@@ -249,6 +254,7 @@ impl Process {
                 freezes,
                 domains,
                 app_epochs,
+                joins,
                 drain: Arc::<Drain>::default(),
                 audit,
                 metrics,

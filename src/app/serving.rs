@@ -24,6 +24,7 @@ use crate::api::epochs::{EpochService, LostEpochs};
 use crate::api::events::EventService;
 use crate::api::fleet::FleetService;
 use crate::api::health::HealthService;
+use crate::api::joins::JoinService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::meta::Meta;
@@ -266,7 +267,11 @@ impl Serving {
         ));
         let fleet = FleetService::new(process.shared.clone(), process.foundation(), process.gate());
         let fleet = Arc::new(fleet);
+        let joins =
+            JoinService::new(&process.config, process.foundation(), Arc::clone(&self.ready), process.gate());
+        let joins = Arc::new(joins);
         let makers = Makers {
+            joins: Arc::clone(&joins),
             fleet: Arc::clone(&fleet),
             epochs: Arc::clone(&epochs),
             domains: Arc::clone(&domains),
@@ -304,6 +309,7 @@ impl Serving {
             epochs,
             domains,
             fleet,
+            joins,
             recovery: Arc::clone(&self.recovery),
             approvals: Arc::new(ApprovalService::new(Arc::clone(&process.approvals), makers)),
             credentials: credentials_service,

@@ -18,8 +18,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::action::{
     Accepted, Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, FollowedEpoch,
-    FollowedState, LowerClockFloor, MoveApp, OwnerCredential, RepairFleet, ReplaceHtpasswd, RestoreDomain,
-    SeenFreeze, Unfreeze,
+    FollowedState, InviteReplica, LowerClockFloor, MoveApp, OwnerCredential, RepairFleet, ReplaceHtpasswd,
+    RestoreDomain, SeenFreeze, Unfreeze,
 };
 pub use self::approved::{Approved, Consent, EachApproved, OwnerChange};
 use super::{Author, Changer};

@@ -20,8 +20,8 @@ use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
     actions, approvals, attestation, body, credentials, diagnostics, domains, epochs, events, fleet, grpc,
-    ledger, me, policy, policy_bundles, recovery, restart, restore, settings, setup, status, uploads, views,
-    web,
+    joins, ledger, me, policy, policy_bundles, recovery, restart, restore, settings, setup, status, uploads,
+    views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -34,6 +34,7 @@ use crate::api::epochs::EpochService;
 use crate::api::events::EventService;
 use crate::api::fleet::FleetService;
 use crate::api::health::HealthService;
+use crate::api::joins::JoinService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::onboard::{Finished, OnboardService};
@@ -176,6 +177,8 @@ pub struct AdminServices {
     pub domains: Arc<DomainService>,
     /// The nodes that share their state.
     pub fleet: Arc<FleetService>,
+    /// The invitations of replicas.
+    pub joins: Arc<JoinService>,
     /// The settings.
     pub settings: Arc<SettingsService>,
     /// Reload.
@@ -206,6 +209,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         epochs,
         domains,
         fleet,
+        joins,
         credentials,
         settings,
         reload,
@@ -231,6 +235,7 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(epochs::routes(epochs))
         .merge(domains::routes(domains))
         .merge(fleet::routes(fleet))
+        .merge(joins::routes(joins))
         .merge(recovery::admin(recovery))
         .merge(credentials)
         .merge(grpc)
@@ -270,6 +275,7 @@ pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Hand
         Verbs::Post => MethodFilter::POST,
         Verbs::GetAndPost => MethodFilter::GET.or(MethodFilter::POST),
         Verbs::GetAndPatch => MethodFilter::GET.or(MethodFilter::PATCH),
+        Verbs::GetAndDelete => MethodFilter::GET.or(MethodFilter::DELETE),
         Verbs::GetPutAndDelete => MethodFilter::GET.or(MethodFilter::PUT).or(MethodFilter::DELETE),
         Verbs::GetPostAndDelete => MethodFilter::GET.or(MethodFilter::POST).or(MethodFilter::DELETE),
     };

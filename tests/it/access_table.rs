@@ -49,6 +49,7 @@ const APP_UNREGISTERED: Outcome = Refused(Code::Denied, "App not allowed: Boot d
 const NO_KMS: Outcome = Refused(Code::Denied, "Boot denied: aggregated MR not allowed");
 const UNBOUND: Outcome = Refused(Code::Unauthenticated, "Quote verification failed: report data mismatch");
 const NO_VERSION: Outcome = Refused(Code::InvalidRequest, "Unsupported API version: 0");
+const NO_STAGE: Outcome = Refused(Code::InvalidRequest, "stage must be committed or serving");
 const BAD_TOKEN: Outcome = Refused(Code::InvalidRequest, "Invalid token");
 const BOOTSTRAPPED: Outcome = Refused(Code::AlreadyOnboarded, "KMS has already been bootstrapped");
 const ONBOARDED: Outcome = Refused(Code::AlreadyOnboarded, "KMS has already been onboarded");
@@ -56,9 +57,10 @@ const NO_TOKEN: Outcome = Refused(Code::Unauthenticated, "this KMS asks for its 
 const WRONG_TOKEN: Outcome = Refused(Code::Unauthenticated, "this is not the onboarding token of this KMS");
 
 /// The main listener of a KMS with keys. Columns: no certificate, an unattested one, an attested app, an attested KMS.
-const SERVING: [Row<{ Certificate::ALL.len() }>; 13] = [
+const SERVING: [Row<{ Certificate::ALL.len() }>; 14] = [
     row(GetAppKey, Ask::Valid, [APP_WITHOUT_EVIDENCE, APP_WITHOUT_EVIDENCE, Answered, APP_UNREGISTERED]),
     row(KmsGetKmsKey, Ask::Valid, [NO_EVIDENCE, NO_EVIDENCE, NO_KMS, Answered]),
+    row(ReportJoin, Ask::Empty, [NO_STAGE, NO_STAGE, NO_STAGE, NO_STAGE]),
     row(GetAppEnvEncryptPubKey, Ask::Valid, [Answered, Answered, Answered, Answered]),
     row(GetMeta, Ask::Valid, [Answered, Answered, Answered, Answered]),
     row(GetTempCaCert, Ask::Valid, [Answered, Answered, Answered, Answered]),
@@ -187,6 +189,10 @@ fn the_access_that_a_method_declares_is_the_access_that_its_lines_show() {
             (Access::AttestedMessage, Service::Kms) => {
                 assert_eq!(line(&SERVING, method, Ask::Valid), [Answered; 4]);
                 assert!(line(&SERVING, method, Ask::Unbound).iter().all(is_unauthenticated));
+            }
+            // Its token is that of an invitation, which tests/it/joins.rs has.
+            (Access::TokenInMessage, Service::Kms) if method == ReportJoin => {
+                assert_eq!(line(&SERVING, method, Ask::Empty), [NO_STAGE; 4]);
             }
             (Access::TokenInMessage, Service::Kms) => {
                 assert_eq!(line(&SERVING, method, Ask::Valid), [Answered; 4]);
@@ -491,6 +497,7 @@ async fn every_route_asks_for_what_its_row_says_and_is_served_nowhere_else() {
                         Verbs::Get | Verbs::GetAndPatch => verb == "GET",
                         Verbs::Post => verb == "POST",
                         Verbs::GetAndPost | Verbs::GetPostAndDelete => verb != "PUT",
+                        Verbs::GetAndDelete => verb != "POST" && verb != "PUT",
                         Verbs::GetPutAndDelete => verb != "POST",
                     };
                     match (is_let_in(service, row.access, credential, is_served), is_served) {

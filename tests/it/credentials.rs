@@ -163,6 +163,8 @@ fn each_method_and_route_needs_the_role_that_it_should() {
             ("/api/v1/diagnostics/key-flow", of(Viewer)),
             ("/api/v1/fleet", of(Viewer)),
             ("/api/v1/fleet/repair", of(Owner)),
+            ("/api/v1/replica-joins", of(Viewer)),
+            ("/api/v1/replica-joins/{id}", of(Viewer)),
             ("/api/v1/actions", of(Viewer)),
             ("/api/v1/actions/{name}", of(Operator)),
             ("/api/v1/settings", of(Viewer)),

@@ -111,6 +111,7 @@ async fn an_owner_of_a_domain_uses_nothing_that_is_about_the_whole_kms() {
                 Verbs::Post => &["POST"],
                 Verbs::GetAndPost => &["GET", "POST"],
                 Verbs::GetAndPatch => &["GET", "PATCH"],
+                Verbs::GetAndDelete => &["GET", "DELETE"],
                 Verbs::GetPutAndDelete => &["GET", "PUT", "DELETE"],
                 Verbs::GetPostAndDelete => &["GET", "POST", "DELETE"],
             };

@@ -8,9 +8,10 @@ use kms_attest::identity::{Registers, WidthError};
 use kms_attest::verify::{UnidentifiedError, Verified};
 use kms_client::CallError;
 use kms_client::operator::OperatorToken;
-use kms_client::source::{self, RootKeyParts, SourceError};
+use kms_client::source::{self, Asked, Invited, Joined, RootKeyParts, SourceError};
 use kms_client::url::KmsUrl;
 use kms_policy::{PolicyError, Subject};
+use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
 use super::{OnboardService, Tee};
@@ -88,14 +89,32 @@ impl HandoverTerms {
     }
 }
 
-/// The root keys of the KMS at `url`, from its admin listener if a token is given; saves nothing.
+/// What a replica brings to its source.
+pub(in crate::api) enum Brought<'a> {
+    /// Nothing but evidence.
+    Nothing,
+    /// The token of an operator, for the admin listener.
+    Operator(&'a OperatorToken),
+    /// An invitation.
+    Invitation(Invited<'a>),
+}
+
+/// The root keys of the KMS at `url`, from its admin listener if a token of an operator is given; saves nothing.
 pub(super) async fn receive(
     service: &OnboardService,
     url: &KmsUrl,
-    token: Option<&OperatorToken>,
-) -> Result<Prepared> {
-    let handover = root_keys(&service.foundation, service.terms, url, token).await?;
-    service.onboarding.receive(handover).map_err(|error| Error::invalid(error.to_string()).caused_by(error))
+    brought: Brought<'_>,
+    root: Option<[u8; 32]>,
+) -> Result<(Prepared, Option<Joined>)> {
+    let (handover, joined) = from_source(&service.foundation, service.terms, url, brought, root).await?;
+    let received = service.onboarding.receive(handover);
+    let prepared = received.map_err(|error| Error::invalid(error.to_string()).caused_by(error))?;
+    // The admin listener shows no root before its keys.
+    if root.is_some_and(|root| <[u8; 32]>::from(Sha256::digest(prepared.ca_public_key())) != root) {
+        let text = "the root keys that were received are not those of source_root_sha256; nothing was stored";
+        return Err(Error::invalid(text).because("source_root_differs"));
+    }
+    Ok((prepared, joined))
 }
 
 /// The root keys of the KMS at `url`, parsed and nothing more.
@@ -105,13 +124,24 @@ pub(in crate::api) async fn root_keys(
     url: &KmsUrl,
     token: Option<&OperatorToken>,
 ) -> Result<RootKeyParts> {
+    let brought = token.map_or(Brought::Nothing, Brought::Operator);
+    from_source(foundation, terms, url, brought, None).await.map(|(keys, _)| keys)
+}
+
+async fn from_source(
+    foundation: &Foundation,
+    terms: HandoverTerms,
+    url: &KmsUrl,
+    brought: Brought<'_>,
+    root: Option<[u8; 32]>,
+) -> Result<(RootKeyParts, Option<Joined>)> {
     let HandoverTerms { timeout: limit, tee } = terms;
     if tee == Tee::InsecureAbsent {
         return Err(Error::invalid(
             "this KMS runs without a TEE (core.insecure_no_tee) and cannot prove itself to a source; use Bootstrap",
         ));
     }
-    timeout(limit, handed_over(foundation, url, token)).await.unwrap_or_else(|_| {
+    timeout(limit, handed_over(foundation, url, brought, root)).await.unwrap_or_else(|_| {
         let seconds = limit.as_secs_f32();
         Err(Error::new(
             Code::Unavailable,
@@ -126,20 +156,25 @@ pub(in crate::api) async fn root_keys(
 async fn handed_over(
     foundation: &Foundation,
     url: &KmsUrl,
-    token: Option<&OperatorToken>,
-) -> Result<RootKeyParts> {
+    brought: Brought<'_>,
+    root: Option<[u8; 32]>,
+) -> Result<(RootKeyParts, Option<Joined>)> {
     let vm_config = foundation.attester.vm_config().await.map_err(|error| {
         Error::unavailable("Failed to get VM info", error).because("attester_unavailable")
     })?;
     let authorize = async |source: &Verified| authorize(foundation, source).await;
     let (attester, verifier) = (&*foundation.attester, &*foundation.verifier);
-    let handover = match token {
-        None => source::receive_root_keys(url, attester, verifier, &vm_config, authorize).await,
-        Some(token) => {
-            source::receive_root_keys_as_operator(url, token, attester, verifier, &vm_config, authorize).await
+    let invitation = match brought {
+        Brought::Operator(token) => {
+            let keys =
+                source::receive_root_keys_as_operator(url, token, attester, verifier, &vm_config, authorize);
+            return keys.await.map(|keys| (keys, None)).map_err(unreceived);
         }
+        Brought::Nothing => None,
+        Brought::Invitation(invitation) => Some(invitation),
     };
-    handover.map_err(unreceived)
+    let asked = Asked { root, invitation };
+    source::receive(url, asked, attester, verifier, &vm_config, authorize).await.map_err(unreceived)
 }
 
 /// Asks our policy about the source. An older source that names no OS image is assumed to run ours.

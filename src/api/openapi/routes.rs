@@ -19,6 +19,7 @@ use crate::api::epochs::{
 };
 use crate::api::fleet::FleetView;
 use crate::api::health::Health;
+use crate::api::joins::{InviteBody, InvitedShown, JoinList, JoinShown};
 use crate::api::me::Me;
 use crate::api::onboard::{RestoreStatus, ShareAccepted};
 use crate::api::policy::{
@@ -551,6 +552,20 @@ fn views(bodies: &mut Bodies) -> Vec<Operation> {
             "Write the state of this node over that of its fleet",
             Answer::Json(bodies.of::<FleetView>()),
         ),
+        admin("/api/v1/replica-joins", "Invitations of replicas", bodies.of::<JoinList>()),
+        post(
+            Service::Admin,
+            "/api/v1/replica-joins",
+            "Invite a replica",
+            Answer::Json(bodies.of::<InvitedShown>()),
+        )
+        .taking("application/json", bodies.request::<InviteBody>())
+        .described("The token is shown only now."),
+        admin("/api/v1/replica-joins/{id}", "How far an invited replica has come", bodies.of::<JoinShown>()),
+        Operation {
+            verb: Verb::Delete,
+            ..admin("/api/v1/replica-joins/{id}", "Cancel an invitation", bodies.of::<JoinShown>())
+        },
         admin("/api/v1/history", "Releases, denials and latencies over time", bodies.of::<History>())
             .with_query(history),
         admin("/api/v1/releases", "Releases, newest first", bodies.of::<ReleaseList>()).with_query(releases),

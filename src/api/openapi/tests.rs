@@ -20,6 +20,7 @@ fn every_route_and_every_method_is_described() {
             Verbs::Post => &["post"],
             Verbs::GetAndPost => &["get", "post"],
             Verbs::GetAndPatch => &["get", "patch"],
+            Verbs::GetAndDelete => &["get", "delete"],
             Verbs::GetPutAndDelete => &["get", "put", "delete"],
             Verbs::GetPostAndDelete => &["get", "post", "delete"],
         };

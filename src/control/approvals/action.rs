@@ -37,6 +37,21 @@ pub enum Action {
     RepairFleet(RepairFleet),
     /// Ends the archival of a domain.
     RestoreDomain(RestoreDomain),
+    /// Invites a replica.
+    InviteReplica(InviteReplica),
+}
+
+/// Makes an invitation by which one more KMS may get the root keys, if evidence and policy allow it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InviteReplica {
+    /// The name in its certificate.
+    pub domain: String,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// For how many seconds it counts, from its approval on.
+    pub valid_for: u64,
 }
 
 /// Writes the state of this node over whatever the nodes of its fleet share.
@@ -319,6 +334,7 @@ impl Action {
             Self::MoveApp(_) => "move_app",
             Self::RepairFleet(_) => "repair_fleet",
             Self::RestoreDomain(_) => "restore_domain",
+            Self::InviteReplica(_) => "invite_replica",
         }
     }
 
@@ -338,7 +354,8 @@ impl Action {
             | Self::Epoch(_)
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
-            | Self::RestoreDomain(_) => None,
+            | Self::RestoreDomain(_)
+            | Self::InviteReplica(_) => None,
         }
     }
 
@@ -363,7 +380,8 @@ impl Action {
             | Self::Epoch(_)
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
-            | Self::RestoreDomain(_) => None,
+            | Self::RestoreDomain(_)
+            | Self::InviteReplica(_) => None,
         }
     }
 
@@ -387,7 +405,8 @@ impl Action {
             | Self::Epoch(_)
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
-            | Self::RestoreDomain(_) => None,
+            | Self::RestoreDomain(_)
+            | Self::InviteReplica(_) => None,
         }
     }
 
@@ -406,7 +425,8 @@ impl Action {
             | Self::Epoch(_)
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
-            | Self::RestoreDomain(_) => {}
+            | Self::RestoreDomain(_)
+            | Self::InviteReplica(_) => {}
         }
         action
     }
@@ -482,6 +502,10 @@ impl Action {
                 "let keys be released in the domain {name} again, archived since {} by {archived_by}",
                 rfc3339(*archived_at)
             ),
+            Self::InviteReplica(InviteReplica { domain, label, valid_for }) => {
+                let label = label.as_ref().map_or_else(String::new, |label| format!(" ({label})"));
+                format!("invite {domain}{label} to get the root keys, within {valid_for} s of the approval")
+            }
         }
     }
 
@@ -505,7 +529,8 @@ impl Action {
             | Self::Epoch(_)
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
-            | Self::RestoreDomain(_) => false,
+            | Self::RestoreDomain(_)
+            | Self::InviteReplica(_) => false,
         }
     }
 
@@ -526,7 +551,8 @@ impl Action {
             | Self::Epoch(_)
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
-            | Self::RestoreDomain(_) => false,
+            | Self::RestoreDomain(_)
+            | Self::InviteReplica(_) => false,
         }
     }
 
@@ -543,7 +569,8 @@ impl Action {
             | Self::Epoch(_)
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
-            | Self::RestoreDomain(_) => true,
+            | Self::RestoreDomain(_)
+            | Self::InviteReplica(_) => true,
         }
     }
 }
@@ -660,6 +687,7 @@ kinds!(
     MoveApp,
     RepairFleet,
     RestoreDomain,
+    InviteReplica,
     Unfreeze,
     LowerClockFloor,
     ActivatePolicy,

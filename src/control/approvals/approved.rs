@@ -1,8 +1,8 @@
 //! The proof that an owner's change may be made now.
 
 use super::action::{
-    Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, LowerClockFloor, MoveApp,
-    OwnerCredential, RepairFleet, ReplaceHtpasswd, RestoreDomain, Unfreeze,
+    Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, InviteReplica, LowerClockFloor,
+    MoveApp, OwnerCredential, RepairFleet, ReplaceHtpasswd, RestoreDomain, Unfreeze,
 };
 use crate::control::{Author, Changer};
 use crate::operator::{Operator, Person};
@@ -56,6 +56,8 @@ pub enum EachApproved {
     RepairFleet(Approved<RepairFleet>),
     /// See [`Action`].
     RestoreDomain(Approved<RestoreDomain>),
+    /// See [`Action`].
+    InviteReplica(Approved<InviteReplica>),
 }
 
 impl<A> Approved<A> {
@@ -105,6 +107,7 @@ impl Approved<Action> {
             Action::MoveApp(action) => EachApproved::MoveApp(rest.with(|()| action)),
             Action::RepairFleet(action) => EachApproved::RepairFleet(rest.with(|()| action)),
             Action::RestoreDomain(action) => EachApproved::RestoreDomain(rest.with(|()| action)),
+            Action::InviteReplica(action) => EachApproved::InviteReplica(rest.with(|()| action)),
         }
     }
 }
