@@ -32,6 +32,7 @@ mod freeze;
 mod fresh;
 mod fuzz_corpus;
 mod inventory;
+mod joins;
 mod key_directory;
 mod key_epochs;
 mod key_release;

@@ -25,6 +25,7 @@ mod kmsctl_audit;
 mod kmsctl_domains;
 mod kmsctl_inventory;
 mod kmsctl_operator;
+mod kmsctl_replicas;
 mod nginx;
 mod notify_command;
 mod observability;
