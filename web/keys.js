@@ -69,7 +69,7 @@ let shownBySource = '';
 
 /** What the check of the source is asked: the admin listener has other methods. */
 function aboutSource(form) {
-  return { source_url: form.source_url, source_listener: form.source_token ? 'admin' : 'main' };
+  return { source_url: form.source_url, source_listener: form.source_token && !form.source_token.startsWith('ckmsjoin_') ? 'admin' : 'main' };
 }
 
 async function checkedSource(form) {

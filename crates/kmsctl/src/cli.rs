@@ -33,6 +33,7 @@ use crate::command::onboard::Onboard;
 use crate::command::overview::{Health, History, Ledger, Overview, Platforms};
 use crate::command::policy::{Policy, Upload};
 use crate::command::recovery::Recovery;
+use crate::command::replica::Replica;
 use crate::command::settings::{Settings, Whole};
 use crate::command::shadow::Shadow;
 use crate::command::sign_cert::SignCert;
@@ -128,6 +129,8 @@ enum Command {
     Ledger(Ledger),
     /// List the KMSs that have received the root keys
     Replicas(Replicas),
+    /// Invite a new node to get the root keys, and follow it
+    Replica(Box<Replica>),
     /// Show and change the epochs of keys
     #[command(subcommand)]
     Epoch(Box<Epoch>),
@@ -219,6 +222,7 @@ impl Command {
             Self::Epoch(command) => command.run(terminal).await,
             Self::Domain(command) => command.run(terminal).await,
             Self::Fleet(command) => command.run(terminal).await,
+            Self::Replica(command) => command.run(terminal).await,
             Self::Freeze(command) => command.run(terminal).await,
             Self::Unfreeze(command) => command.run(terminal).await,
             Self::Frozen(command) => command.run(terminal).await,

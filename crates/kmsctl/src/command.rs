@@ -28,6 +28,7 @@ pub(crate) mod onboard;
 pub(crate) mod overview;
 pub(crate) mod policy;
 pub(crate) mod recovery;
+pub(crate) mod replica;
 pub(crate) mod settings;
 pub(crate) mod shadow;
 pub(crate) mod sign_cert;

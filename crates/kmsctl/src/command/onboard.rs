@@ -8,6 +8,7 @@ use kms_client::KmsUrl;
 use kms_client::proto::{OnboardRequest, OnboardResponse};
 
 use crate::exit::{Exit, Failure, Outcome};
+use crate::input::Hex;
 use crate::output::Terminal;
 use crate::pin::Pin;
 use crate::target::{Operated, Pinned, token_in};
@@ -27,9 +28,13 @@ pub(crate) struct Onboard {
     /// URL of a running KMS, as the new one reaches it
     #[arg(long, value_name = "URL")]
     source: KmsUrl,
-    /// File with the token of an operator of the running KMS; --source is then its admin listener
+    /// File with the token of an invitation (`kmsctl replica invite`), or of an operator of the running KMS: --source is then
+    /// its admin listener; `-` for standard input
     #[arg(long, value_name = "FILE")]
     source_token_file: Option<PathBuf>,
+    /// SHA-256 of the public key of the root CA: the new KMS takes no other root keys
+    #[arg(long, value_name = "HEX")]
+    source_root_sha256: Option<Hex<32>>,
     /// DNS name or IPv4 address under which CVMs will reach the new KMS
     #[arg(long)]
     domain: String,
@@ -46,7 +51,7 @@ impl Onboard {
             source_url: self.source.to_string(),
             domain: self.domain,
             source_token: source_token.map(|token| token.expose().to_owned()).unwrap_or_default(),
-            source_root_sha256: Vec::new(),
+            source_root_sha256: self.source_root_sha256.map(|root| root.0.to_vec()).unwrap_or_default(),
         };
         let keys: OnboardResponse = match connection.call(CALL_TIME, "Onboard.Onboard", &request).await {
             Ok(keys) => keys,
