@@ -46,6 +46,10 @@ soak seconds="120":
 kills seconds="120":
     cargo bench -p cvm-kms --bench attack -- --seconds={{seconds}} kill
 
+# A fleet with a seed of faults for ten minutes: no wrong key, no release after a freeze, whole audit logs (--seed=N --minutes=N --nodes=N)
+chaos *args:
+    cargo bench -p cvm-kms --bench chaos -- {{args}}
+
 # Run every fuzz target for some minutes (needs cargo-fuzz; the stable compiler is enough); fails on a finding
 fuzz-all minutes:
     fuzz/all.sh {{minutes}}

@@ -25,6 +25,7 @@ pub mod operator;
 pub mod postgres;
 pub mod process;
 pub mod program;
+pub mod proxy;
 pub mod recovery;
 pub mod source;
 pub mod tools;
@@ -149,21 +150,7 @@ impl World {
     /// Another node with the same root keys, which serves: the key files are copied, as a replica would have received them.
     pub async fn sibling_with(&self, toml: &str) -> Self {
         let mut sibling = Self::stopped_in(self.replica(), toml).await;
-        let keys = sibling.path("certs");
-        std::fs::create_dir(&keys).expect("a key directory");
-        std::fs::set_permissions(&keys, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("a mode");
-        for entry in std::fs::read_dir(self.path("certs")).expect("a key directory") {
-            let name = entry.expect("an entry").file_name();
-            let is_key = ["key", "crt"]
-                .iter()
-                .any(|end| std::path::Path::new(&name).extension() == Some(end.as_ref()));
-            if is_key
-                || ["rpc-domain", "keyring.json", "root-fingerprints.json"].iter().any(|known| name == *known)
-            {
-                std::fs::copy(self.key_file(name.to_str().expect("text")), keys.join(&name))
-                    .expect("a key file");
-            }
-        }
+        copy_keys(&self.path("certs"), &sibling.path("certs"));
         sibling.start().await.expect("a node starts");
         sibling
     }
@@ -311,6 +298,22 @@ impl World {
         let k256 = std::fs::read(self.key_file("root-k256.key")).expect("key file");
         let k256 = cvm_kms::keys::K256Key::from_bytes(&k256).expect("secp256k1 key");
         cvm_kms::keys::RootKeys::from_parts(pem("root-ca.key"), pem("tmp-ca.key"), k256)
+    }
+}
+
+/// Makes a key directory with the root keys of another, as a replica would have received them.
+pub fn copy_keys(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).expect("a key directory");
+    std::fs::set_permissions(to, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("a mode");
+    for entry in std::fs::read_dir(from).expect("a key directory") {
+        let name = entry.expect("an entry").file_name();
+        let is_key =
+            ["key", "crt"].iter().any(|end| std::path::Path::new(&name).extension() == Some(end.as_ref()));
+        if is_key
+            || ["rpc-domain", "keyring.json", "root-fingerprints.json"].iter().any(|known| name == *known)
+        {
+            std::fs::copy(from.join(&name), to.join(&name)).expect("a key file");
+        }
     }
 }
 

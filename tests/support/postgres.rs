@@ -2,12 +2,14 @@
 //! ends.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Client, NoTls};
 
 use super::eventually;
@@ -44,11 +46,7 @@ fn is_root() -> bool {
 impl Postgres {
     /// Makes a database and starts its server.
     pub async fn start() -> Self {
-        let directory = tempfile::Builder::new().prefix("kms-pg-").tempdir().expect("a directory");
-        if is_root() {
-            chown(directory.path(), Some(NOBODY), Some(NOBODY)).expect("nobody's directory");
-        }
-        let mut postgres = Self { programs: programs(), directory, server: None };
+        let mut postgres = Self::in_new_directory();
         let password = postgres.path("password");
         fs::write(&password, PASSWORD).expect("a file");
         let made = postgres
@@ -61,6 +59,14 @@ impl Postgres {
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         postgres.resume().await;
         postgres
+    }
+
+    fn in_new_directory() -> Self {
+        let directory = tempfile::Builder::new().prefix("kms-pg-").tempdir().expect("a directory");
+        if is_root() {
+            chown(directory.path(), Some(NOBODY), Some(NOBODY)).expect("nobody's directory");
+        }
+        Self { programs: programs(), directory, server: None }
     }
 
     /// A program of the server, as a user that may run it.
@@ -113,11 +119,91 @@ impl Postgres {
         eventually("the database", async || self.try_client().await).await;
     }
 
-    /// Stops the server at once.
+    /// Stops the server at once, as a crash would.
     pub fn stop(&mut self) {
+        self.go_on();
         let Some(mut server) = self.server.take() else { return };
         drop(server.stdin.take());
         server.wait().expect("the server ends");
+    }
+
+    /// Stops the server in order: connections are closed first.
+    pub async fn shut_down(&mut self) {
+        if let Some(server) = self.processes().first() {
+            kill_process(*server, Signal::INT).expect("it runs");
+        }
+        eventually("the server ends", async || self.processes().is_empty().then_some(())).await;
+        self.stop();
+    }
+
+    /// Suspends all processes of the server: connections stay open, and nobody answers.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Ends [`Postgres::pause`].
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        for process in self.processes() {
+            // A process of a connection may have ended.
+            let _ = kill_process(process, signal);
+        }
+    }
+
+    /// The server's processes while it runs, the first of them first.
+    fn processes(&self) -> Vec<Pid> {
+        let pid = |text: &str| text.trim().parse().ok().and_then(Pid::from_raw);
+        let file = fs::read_to_string(self.path("data/postmaster.pid")).unwrap_or_default();
+        let Some(first) = file.lines().next().and_then(pid) else { return Vec::new() };
+        let number = first.as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/{number}/task/{number}/children"));
+        let children = children.unwrap_or_default();
+        std::iter::once(first).chain(children.split_whitespace().filter_map(pid)).collect()
+    }
+
+    /// A server that follows this one, and knows a change before this one confirms it.
+    pub async fn standby(&self) -> Self {
+        let mut standby = Self::in_new_directory();
+        let copied = standby
+            .client_command("pg_basebackup")
+            .env("PGHOST", self.directory.path())
+            .args(["--no-sync", "--checkpoint=fast", "--write-recovery-conf", "-D"])
+            .arg(standby.path("data"))
+            .output()
+            .expect("pg_basebackup");
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        standby.resume().await;
+        self.run("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+        self.run("SELECT pg_reload_conf()").await;
+        eventually("the standby follows", async || {
+            let state = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'";
+            let rows = self.client().await.query(state, &[]).await.ok()?;
+            (!rows.is_empty()).then_some(())
+        })
+        .await;
+        standby
+    }
+
+    /// Makes a standby the server.
+    pub async fn promote(&self) {
+        self.run("SELECT pg_promote()").await;
+        // It has no standby itself.
+        self.run("ALTER SYSTEM RESET synchronous_standby_names").await;
+        self.run("SELECT pg_reload_conf()").await;
+    }
+
+    /// The socket on which it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.path(".s.PGSQL.5432")
+    }
+
+    /// Its URL through proxies, tried in this order.
+    pub fn url_through(&self, proxies: &[SocketAddr]) -> String {
+        let hosts: Vec<_> = proxies.iter().map(SocketAddr::to_string).collect();
+        format!("postgres://kms:{}@{}/postgres", PASSWORD.replace(' ', "%20"), hosts.join(","))
     }
 
     /// Its URL, with the password.
@@ -177,6 +263,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        self.go_on();
         let Some(mut server) = self.server.take() else { return };
         drop(server.stdin.take());
         let _ = server.wait();
