@@ -10,6 +10,7 @@ mod domains;
 mod freezes;
 mod joins;
 mod recovery;
+pub mod rollout;
 mod settings;
 pub mod shared;
 mod staged;

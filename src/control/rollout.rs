@@ -1,0 +1,404 @@
+//! Rollouts of an OS image over the nodes of a fleet: one at a time, one node at a time, and never below the number of nodes that
+//! must serve. Who decides is [`machine`]; this file makes its decisions those of all nodes.
+
+mod facts;
+mod fleet;
+mod lease;
+mod machine;
+#[cfg(test)]
+mod properties;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use self::facts::Observer;
+pub use self::facts::{Facts, NodeFact};
+pub use self::fleet::SharedRollout;
+pub use self::lease::LEASE;
+use self::lease::LeaseSeen;
+pub use self::machine::{Begin, Moved, Order, OrderError};
+use super::{Author, Drain};
+use crate::clock::unix_now;
+use crate::metrics::Metrics;
+use crate::state::rollout::{self, Rollout, RolloutHook, RolloutLease, RolloutState, RolloutStep};
+use crate::state::shared::{Shared, Unshared};
+
+/// Its name in the database.
+const DOCUMENT: &str = "rollout";
+/// The most steps that one call takes.
+const MAX_STEPS: usize = 8;
+/// A time-out that no driver notices is noted this much later by any node, in seconds.
+const UNATTENDED: u64 = 15;
+
+/// The rollout of a fleet.
+#[derive(Debug)]
+pub struct Rollouts {
+    shared: Arc<Shared>,
+    current: ArcSwap<Current>,
+    observer: Observer,
+    lease: Mutex<LeaseSeen>,
+    drain: Arc<Drain>,
+    metrics: Arc<Metrics>,
+    boot_id: String,
+}
+
+/// What this node knows of the document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Current {
+    /// There never was a rollout.
+    #[default]
+    None,
+    /// The last one.
+    Known(Box<Rollout>),
+    /// A later version wrote it.
+    Unreadable(String),
+}
+
+/// Why nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RolloutError {
+    /// It is not in the shared state.
+    #[error("nothing was changed: {0}")]
+    NotShared(#[from] Unshared),
+    /// There is none.
+    #[error("there is no rollout")]
+    None,
+    /// The document cannot be read here.
+    #[error("this node cannot read the rollout, which a later version may have written: {0}")]
+    Unreadable(String),
+    /// Another one goes on.
+    #[error("the rollout {0} is {1}: there is never more than one")]
+    Another(String, &'static str),
+    /// Another driver acts.
+    #[error("another driver acts, started by {0}; it may be replaced when it has been silent for {1} s")]
+    Driven(String, u64),
+    /// An order cannot be carried out.
+    #[error("nothing was changed: {0}")]
+    Order(#[from] OrderError),
+    /// The report of a driver about its program does not fit.
+    #[error("the program must not be started: {0}")]
+    Hook(String),
+    /// It is not what it was.
+    #[error("{0}; nothing was changed")]
+    Changed(String),
+    /// What would be written is beyond a bound.
+    #[error("nothing was changed: {0}")]
+    TooLarge(String),
+}
+
+/// What a driver says of the program that replaces a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookReport {
+    /// The node.
+    pub node: String,
+    /// Its attempt, as the driver was told.
+    pub attempt: u32,
+    /// What is said.
+    pub says: HookSays,
+}
+
+/// See [`HookReport`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookSays {
+    /// It will be started, and may run for so many seconds.
+    Starts(u64),
+    /// It has ended well.
+    Succeeded,
+    /// It has not, or was ended.
+    Failed(String),
+}
+
+/// A driver that asks for the next steps.
+#[derive(Debug, Clone)]
+pub struct Driver {
+    /// Its random id, 32 hex digits.
+    pub id: String,
+    /// Whose credential it has.
+    pub by: String,
+    /// Whether it replaces another one that is not over yet.
+    pub takes_over: bool,
+    /// What its program does.
+    pub hook: Option<HookReport>,
+    /// Whether anything may be begun.
+    pub begin: Begin,
+}
+
+impl Rollouts {
+    /// Of this run of the process.
+    pub fn new(shared: Arc<Shared>, drain: Arc<Drain>, metrics: Arc<Metrics>, boot_id: String) -> Self {
+        Self {
+            shared,
+            current: ArcSwap::default(),
+            observer: Observer::default(),
+            lease: Mutex::default(),
+            drain,
+            metrics,
+            boot_id,
+        }
+    }
+
+    /// The rollout as this node knows it.
+    pub fn current(&self) -> Arc<Current> {
+        self.current.load_full()
+    }
+
+    /// What is known of the nodes now.
+    pub fn facts(&self) -> Facts {
+        self.observer.look(self.shared.view())
+    }
+
+    /// Whether a driver acts now, as far as this node knows.
+    pub fn is_driven(&self, lease: &RolloutLease) -> bool {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner).holds(lease)
+    }
+
+    /// Starts a rollout.
+    ///
+    /// # Errors
+    /// [`RolloutError`]; `agree` looks at what is known in the moment of the start.
+    pub async fn start(
+        self: &Arc<Self>,
+        rollout: Rollout,
+        agree: impl Fn(&Facts) -> Result<(), String> + Send + 'static,
+    ) -> Result<Rollout, RolloutError> {
+        let by = rollout.by.clone();
+        self.change(&by, move |there, facts| {
+            if let Some(there) = there.as_ref().filter(|there| !there.state.is_over()) {
+                return Err(RolloutError::Another(there.id.clone(), there.state.name()));
+            }
+            agree(facts).map_err(RolloutError::Changed)?;
+            *there = Some(rollout.clone());
+            Ok(rollout.clone())
+        })
+        .await
+    }
+
+    /// Does what an operator asks for.
+    ///
+    /// # Errors
+    /// [`RolloutError`].
+    pub async fn order(
+        self: &Arc<Self>,
+        order: Order,
+        author: &Author,
+    ) -> Result<(Rollout, Option<Moved>), RolloutError> {
+        let by = author.by.clone();
+        self.change(&author.by, move |there, _| {
+            let rollout = there.as_mut().ok_or(RolloutError::None)?;
+            let moved = rollout.order(&order, &by, unix_now())?;
+            Ok((rollout.clone(), moved))
+        })
+        .await
+    }
+
+    /// Takes the steps that can be taken now, for the driver that has the lease.
+    ///
+    /// # Errors
+    /// [`RolloutError`]: another driver has it.
+    pub async fn step(self: &Arc<Self>, driver: Driver) -> Result<(Rollout, Vec<Moved>), RolloutError> {
+        let (by, rollouts) = (driver.by.clone(), Arc::clone(self));
+        self.change(&by, move |there, facts| {
+            let rollout = there.as_mut().ok_or(RolloutError::None)?;
+            let mut moved = Vec::new();
+            if rollout.state.is_over() {
+                return Ok((rollout.clone(), moved));
+            }
+            let is_renewed = rollouts.lease(rollout, &driver)?;
+            let before = rollout.clone();
+            if let Some(report) = &driver.hook {
+                moved.extend(reported(rollout, report, facts)?);
+            }
+            for _ in 0..MAX_STEPS {
+                match rollout.advance(unix_now(), facts, driver.begin) {
+                    Some(step) => moved.push(step),
+                    None => break,
+                }
+            }
+            // Each change of the document is one of all nodes, so the lease is renewed with others, or when it is needed.
+            if (is_renewed || *rollout != before)
+                && let Some(lease) = &mut rollout.lease
+            {
+                lease.serial += 1;
+            }
+            Ok((rollout.clone(), moved))
+        })
+        .await
+    }
+
+    /// Gives the lease to this driver. Whether it must be written.
+    fn lease(&self, rollout: &mut Rollout, driver: &Driver) -> Result<bool, RolloutError> {
+        let mut seen = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        let serial = match &rollout.lease {
+            Some(lease) if lease.driver == driver.id => return Ok(seen.is_due(lease)),
+            Some(lease) => {
+                seen.note(Some(lease));
+                if seen.holds(lease) && !driver.takes_over {
+                    return Err(RolloutError::Driven(lease.by.clone(), lease.ttl));
+                }
+                lease.serial
+            }
+            None => 0,
+        };
+        // What the one before was doing is not known.
+        for node in rollout.nodes.iter_mut().filter(|node| node.hook == RolloutHook::Running) {
+            node.hook = RolloutHook::Unknown;
+        }
+        let lease = RolloutLease {
+            driver: driver.id.clone(),
+            by: driver.by.chars().take(60).collect(),
+            serial,
+            ttl: LEASE.as_secs(),
+        };
+        rollout.lease = Some(lease);
+        Ok(true)
+    }
+
+    /// Notes what time alone has brought, where no driver does: a node that is not done in time. Gives what was changed.
+    ///
+    /// # Errors
+    /// [`RolloutError`].
+    pub async fn attend(self: &Arc<Self>) -> Result<Option<(Rollout, Moved)>, RolloutError> {
+        let facts = self.facts();
+        let is_late = |rollout: &Rollout| {
+            let late = rollout.node_timeout.saturating_add(UNATTENDED);
+            let in_work = rollout.in_work().filter(|_| !rollout.state.is_over());
+            in_work.is_some_and(|node| unix_now().saturating_sub(node.began) > late)
+        };
+        let Current::Known(rollout) = &*self.current() else { return Ok(None) };
+        if facts.stale.is_some() || !is_late(rollout) {
+            return Ok(None);
+        }
+        self.change("", move |there, facts| {
+            let rollout = there.as_mut().ok_or(RolloutError::None)?;
+            let moved = match is_late(rollout) {
+                true => rollout.advance(unix_now(), facts, Begin::Never),
+                false => None,
+            };
+            Ok(moved.map(|moved| (rollout.clone(), moved)))
+        })
+        .await
+    }
+
+    /// Changes the document for all nodes. `edit` may be called more than once, each time with what is there and what is known then.
+    async fn change<T: Clone + Send + 'static>(
+        self: &Arc<Self>,
+        by: &str,
+        edit: impl Fn(&mut Option<Rollout>, &Facts) -> Result<T, RolloutError> + Send + 'static,
+    ) -> Result<T, RolloutError> {
+        let made = Arc::new(Mutex::new(None));
+        let (kept, rollouts) = (Arc::clone(&made), Arc::clone(self));
+        let changed = self.shared.change(DOCUMENT, by, move |there: Option<&[u8]>| {
+            let facts = rollouts.facts();
+            let mut rollout = there.map(rollout::parse).transpose().map_err(RolloutError::Unreadable)?;
+            let before = rollout.clone();
+            let result = edit(&mut rollout, &facts)?;
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            match rollout {
+                Some(rollout) if Some(&rollout) != before.as_ref() => {
+                    rollout::content(&rollout).map(Some).map_err(RolloutError::TooLarge)
+                }
+                _ => Ok(None),
+            }
+        });
+        changed.await??;
+        let made = made.lock().unwrap_or_else(PoisonError::into_inner).take();
+        made.ok_or(RolloutError::NotShared(Unshared::NotRunning))
+    }
+
+    /// Puts a document in force here: this node drains if it is to be replaced.
+    fn put(&self, current: Current) {
+        let known = match &current {
+            Current::Known(rollout) => Some(&**rollout),
+            Current::None | Current::Unreadable(_) => None,
+        };
+        self.lease
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .note(known.and_then(|it| it.lease.as_ref()));
+        let drains = known.filter(|rollout| rollout.drains(&self.boot_id));
+        self.drain.of_rollout(drains.map(|rollout| Author {
+            by: format!("rollout {}, started by {}", rollout.id, rollout.by),
+            remote: std::net::Ipv4Addr::UNSPECIFIED.into(),
+        }));
+        let count = |name: &str| {
+            known.map_or(0, |rollout| rollout.nodes.iter().filter(|node| node.step.name() == name).count())
+        };
+        let is_failed =
+            known.is_some_and(|rollout| matches!(rollout.state, RolloutState::Paused { failed: true, .. }));
+        self.metrics.set_rollout(RolloutStep::NAMES.map(|name| (name, count(name))), is_failed);
+        self.current.store(Arc::new(current));
+    }
+
+    /// Why a rollout has paused by itself.
+    pub fn failure(&self) -> Option<String> {
+        match &*self.current() {
+            Current::Known(rollout) => match &rollout.state {
+                RolloutState::Paused { reason, failed: true, .. } => Some(reason.clone()),
+                _ => None,
+            },
+            Current::None | Current::Unreadable(_) => None,
+        }
+    }
+}
+
+/// Notes what a driver says of its program.
+fn reported(
+    rollout: &mut Rollout,
+    report: &HookReport,
+    facts: &Facts,
+) -> Result<Option<Moved>, RolloutError> {
+    let HookReport { node: name, attempt, says } = report;
+    let is_meant = |node: &crate::state::rollout::RolloutNode| {
+        node.name == *name && node.attempt == *attempt && node.step == RolloutStep::Replacing
+    };
+    // What ends after the rollout changes nothing any more.
+    let at = rollout.nodes.iter().position(is_meant).filter(|_| !rollout.state.is_over());
+    let now = unix_now();
+    match (at, says) {
+        (Some(at), HookSays::Starts(seconds)) => {
+            if rollout.state != RolloutState::Running {
+                return Err(RolloutError::Hook(format!("the rollout is {}", rollout.state.name())));
+            }
+            if rollout.nodes[at].hook != RolloutHook::None {
+                return Err(RolloutError::Hook("it was started before".to_owned()));
+            }
+            if let Some(stale) = &facts.stale {
+                return Err(RolloutError::Hook(stale.clone()));
+            }
+            let serving = Rollout::others_that_serve(name, facts);
+            if serving < rollout.min_serving {
+                let least = rollout.min_serving;
+                return Err(RolloutError::Hook(format!("{serving} other nodes serve, {least} are needed")));
+            }
+            rollout.nodes[at].hook = RolloutHook::Running;
+            let most = rollout.node_timeout + LEASE.as_secs();
+            if let Some(lease) = &mut rollout.lease {
+                lease.ttl = (*seconds).saturating_add(LEASE.as_secs()).min(most);
+            }
+            Ok(None)
+        }
+        (None, HookSays::Starts(_)) => {
+            Err(RolloutError::Hook("the node is not to be replaced any more".to_owned()))
+        }
+        (Some(at), HookSays::Succeeded | HookSays::Failed(_)) => {
+            if let Some(lease) = &mut rollout.lease {
+                lease.ttl = LEASE.as_secs();
+            }
+            match says {
+                HookSays::Failed(reason) => Ok(Some(rollout.fail(at, reason.clone(), now))),
+                HookSays::Starts(_) | HookSays::Succeeded => {
+                    rollout.nodes[at].hook = RolloutHook::Succeeded;
+                    Ok(Some(rollout.replaced(at, now)))
+                }
+            }
+        }
+        // It went on without it.
+        (None, HookSays::Succeeded | HookSays::Failed(_)) => {
+            if let Some(lease) = &mut rollout.lease {
+                lease.ttl = LEASE.as_secs();
+            }
+            Ok(None)
+        }
+    }
+}
