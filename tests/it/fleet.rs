@@ -470,14 +470,16 @@ async fn a_fleet_shows_its_nodes_and_is_repaired_by_an_owner() {
         let view = fleet.done(0, "GET", "/api/v1/fleet", Value::Null).await;
         let nodes = view["nodes"].as_array().expect("nodes").clone();
         let is_whole = |node: &Value| node["answers"] == true && node["status"]["ready"] == true;
-        (nodes.len() == 2 && nodes.iter().all(is_whole)).then_some(view)
+        // Until each has said what it decides by, they seem to differ.
+        let is_alike = view["warnings"] == json!([]);
+        (nodes.len() == 2 && nodes.iter().all(is_whole) && is_alike).then_some(view)
     })
     .await;
     assert_eq!(
         (&shown["nodes"][0]["name"], &shown["nodes"][1]["name"]),
         (&json!("node-0"), &json!("node-1"))
     );
-    assert_eq!((&shown["nodes"][0]["this"], &shown["warnings"]), (&json!(true), &json!([])));
+    assert_eq!(shown["nodes"][0]["this"], true);
     assert_eq!(shown["nodes"][0]["state"], shown["nodes"][1]["state"]);
     fleet.postgres.restore(&backup);
     fleet.alarmed(1, "rolled_back").await;
