@@ -98,6 +98,10 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("kmsctl policy fetch", "as above"),
     ("kmsctl policy activate DIGEST --shadow 10m", "as above"),
     (
+        "kmsctl replica watch 0123456789abcdef",
+        "an invitation that is not there; tests/programs/kmsctl_replicas.rs follows one",
+    ),
+    (
         "kmsctl explain --denial 8d41f0c2a97b",
         "the id of a refusal that happened elsewhere; tests/kmsctl_operator.rs explains one",
     ),
