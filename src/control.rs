@@ -12,7 +12,6 @@ mod drain;
 mod freeze;
 mod joins;
 mod recovery;
-mod rollout;
 mod shadow;
 mod store;
 
@@ -51,9 +50,5 @@ pub use self::joins::{
     REPORTS as JOIN_REPORTS, SharedJoins, Shown as ShownJoinToken,
 };
 pub use self::recovery::{CurrentSet, Drill, Recovery, RecoverySets, RetiredSet, Standing};
-pub use self::rollout::{
-    Begin, Current, Driver, Facts, HookReport, HookSays, LEASE, Moved, NodeFact, Order, OrderError,
-    RolloutError, Rollouts, SharedRollout,
-};
 pub use self::shadow::{CandidateError, CandidateText, Change, Effect, MAX_CANDIDATE, Report, Shadow};
 pub use self::store::{Reach, Store};

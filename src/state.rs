@@ -10,7 +10,6 @@ mod domains;
 mod freezes;
 mod joins;
 mod recovery;
-pub mod rollout;
 mod settings;
 pub mod shared;
 mod staged;

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use cvm_kms::config::{Config, ConfigError, Hot, HotKey, Notice, Sources};
-use cvm_kms::state::rollout;
 use cvm_kms::state::shared::{check_memory, check_rows};
 use cvm_kms::state::{
     Choices, joins_content, parse_app_epochs, parse_credentials, parse_domains, parse_freezes, parse_joins,
@@ -31,7 +30,6 @@ pub fn config(data: &[u8]) {
     domains(data);
     joins(data);
     fleet(data);
-    rollouts(data);
     let toml = std::str::from_utf8(data).ok().filter(|text| !text.trim_start().starts_with('{'));
     let Some(text) = toml else {
         check(&from_json(data), serde_json::from_slice(data).ok());
@@ -89,20 +87,6 @@ fn joins(data: &[u8]) {
         Ok(records) => {
             let text = joins_content(&records).expect("texts and numbers");
             assert_eq!(parse_joins(&text), Ok(records));
-        }
-        Err(error) => assert!(error.len() < MAX_MESSAGE),
-    }
-}
-
-/// The document of a rollout: what is read is written the same again, and never has two nodes in work.
-fn rollouts(data: &[u8]) {
-    match rollout::parse(data) {
-        Ok(rollout) => {
-            assert!(rollout.nodes.iter().filter(|node| node.step.is_in_work()).count() <= 1);
-            // What a document leaves out is written, so one near the bound may become too long.
-            if let Ok(text) = rollout::content(&rollout) {
-                assert_eq!(rollout::parse(&text), Ok(rollout));
-            }
         }
         Err(error) => assert!(error.len() < MAX_MESSAGE),
     }

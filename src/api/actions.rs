@@ -308,9 +308,6 @@ impl ActionService {
             }),
             Action::Undrain => Ok(match foundation.drain.end() {
                 true => "the drain is over".to_owned(),
-                false if foundation.drain.is_of_rollout() => {
-                    return Err("a rollout drains this node: skip the node, or cancel the rollout".to_owned());
-                }
                 false => "there was no drain".to_owned(),
             }),
             Action::ClearImageCache => {

@@ -75,15 +75,6 @@ pub(super) struct Peer {
     answered: Option<Instant>,
 }
 
-/// What a node said of itself last.
-#[derive(Debug, Clone)]
-struct Status {
-    counter: u64,
-    body: Arc<[u8]>,
-    /// When it was first read.
-    at: Instant,
-}
-
 pub(super) struct Keeper {
     pub(super) settings: Arc<Postgres>,
     pub(super) view: Arc<View>,
@@ -99,7 +90,7 @@ pub(super) struct Keeper {
     challenges: Challenges,
     counter: u64,
     reporter: Arc<dyn Reporter>,
-    statuses: BTreeMap<NodeId, Status>,
+    statuses: BTreeMap<NodeId, Arc<[u8]>>,
     status_at: Option<Instant>,
 }
 
@@ -382,8 +373,7 @@ impl Keeper {
             is_self: *node == own,
             answered: self.peers.get(node).and_then(|peer| peer.answered),
             state: beat.head.map(|head| head.seq),
-            status: self.statuses.get(node).map(|status| Arc::clone(&status.body)),
-            status_at: self.statuses.get(node).map(|status| status.at),
+            status: self.statuses.get(node).cloned(),
         });
         self.view.show(nodes.collect(), believed.id.seq);
         let mut answered: Vec<_> = self.peers.values().filter_map(|peer| peer.answered).collect();
@@ -406,15 +396,7 @@ impl Keeper {
             table::reports(client, seals.fleet, STATUS, MAX_STATUS).await
         };
         let rows = timeout(EXCHANGE, exchange).await.unwrap_or(Err(DatabaseError::Slow))?;
-        let (now, mut before) = (Instant::now(), std::mem::take(&mut self.statuses));
-        for (node, counter, body) in authentic(&seals, STATUS, &rows) {
-            let status = match before.remove(&node) {
-                // The database shows the same one again, or an older one.
-                Some(known) if known.counter >= counter => known,
-                Some(_) | None => Status { counter, body: body.into(), at: now },
-            };
-            self.statuses.insert(node, status);
-        }
+        self.statuses = authentic(&seals, STATUS, &rows).map(|(node, _, body)| (node, body.into())).collect();
         Ok(())
     }
 

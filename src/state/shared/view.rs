@@ -45,8 +45,6 @@ pub struct NodeSeen {
     pub state: Option<u64>,
     /// What it said of itself, see [`super::Reporter`].
     pub status: Option<Arc<[u8]>>,
-    /// When a report with a higher counter was first read; one that is shown again is no news.
-    pub status_at: Option<Instant>,
 }
 
 /// Whether a view counts.
