@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(12);
 const OPERATOR: Duration = Duration::from_secs(40);
 /// The pause of callers without a connection.
 const AGAIN: Duration = Duration::from_millis(50);
-/// One answer in so many is changed, where callers are to lie.
-const LIES: usize = 500;
+/// Where callers are to lie, those of node 0 do from this many keys on.
+const HONEST: usize = 50;
 
 /// The id of an app.
 pub(crate) fn app_id(app: usize) -> [u8; 20] {
@@ -75,7 +75,10 @@ async fn ask(
                 let sent = Instant::now();
                 let asked = timeout(PATIENCE, line.try_send(http::json("GetAppKey", json!({})))).await;
                 let Ok(Ok(mut answer)) = asked else { break };
-                if sabotage == Some(Sabotage::Key) && checker.counted("keys handed out") % LIES == LIES - 1 {
+                if sabotage == Some(Sabotage::Key)
+                    && node.number == 0
+                    && checker.counted("keys handed out") >= HONEST
+                {
                     lie(&mut answer);
                 }
                 checker.answered(app, node.number, &instance, sent, &answer);
