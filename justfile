@@ -46,7 +46,7 @@ soak seconds="120":
 kills seconds="120":
     cargo bench -p cvm-kms --bench attack -- --seconds={{seconds}} kill
 
-# A fleet with a seed of faults for ten minutes: no wrong key, no release after a freeze, whole audit logs (--seed=N --minutes=N --nodes=N)
+# A fleet with a seed of faults for ten minutes: no wrong key, no release after a freeze, whole audit logs (--seed=N --minutes=N --nodes=N; --figures measures freezes)
 chaos *args:
     cargo bench -p cvm-kms --bench chaos -- {{args}}
 

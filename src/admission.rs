@@ -36,10 +36,10 @@ pub use self::epochs::{AskedEpochs, ChosenEpochs, GrantedEpochs, RootEpochs, dot
 pub use self::explainer::Explainer;
 pub use self::foundation::Foundation;
 pub use self::fresh::{AskedFresh, FreshFault, Freshness, Proved};
-pub use self::image_check::{ImageCheck, ImageCheckError, Settled, Unsettled};
+pub use self::image_check::{ImageCheck, ImageCheckError, Settled};
 use self::live::Live;
 pub use self::peer::Peer;
-use self::permit::{Admitted, Basis};
+use self::permit::Admitted;
 pub use self::permit::{App, Certificate, DecidedBy, Kms, Permit, SelfAuthorization, Shown};
 pub use self::placed::{DomainDenial, DomainDenialCode, Placed, would_admit};
 pub use self::refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step};
@@ -268,9 +268,7 @@ impl Admission {
         asked: Asked<'_>,
         freshness: &Freshness,
     ) -> Result<Admitted, Refusal> {
-        let stage = freshness.latest(verified).stage();
-        let mut live = Live { walk: &self.0, role, stage, epochs: asked.epochs };
-        self.0.run(verified, role, asked, freshness, &mut live).await
+        self.0.run(verified, role, asked, freshness, &mut Live { walk: &self.0 }).await
     }
 
     /// Verifies fresh evidence, whose challenge was taken before.
@@ -322,10 +320,8 @@ impl Admission {
     pub async fn renewed<R>(&self, permit: Permit<R>) -> Result<Permit<R>, Refusal> {
         let (admitted, shown, grant) = permit.into_admitted();
         let Admitted { identity, placed, compared, basis, .. } = &admitted;
-        let Basis { role, stage, asked: epochs, .. } = *basis;
-        let mut live = Live { walk: &self.0, role, stage, epochs };
-        self.0.still_proved(identity, placed, role, admitted.proved)?;
-        let judged = self.0.judge(basis, identity, placed, &mut live).await?;
+        self.0.still_proved(identity, placed, basis.role, admitted.proved)?;
+        let judged = self.0.judge(basis, identity, placed, &mut Live { walk: &self.0 }).await?;
         // The registers are those of the same evidence.
         let allowed = judged.proven(compared, identity)?;
         self.permit(Admitted { allowed, ..admitted }, shown, grant)

@@ -21,6 +21,7 @@ pub mod me;
 pub mod meta;
 pub mod onboard;
 pub mod openapi;
+pub mod operations;
 pub mod policy;
 pub mod prepared;
 pub mod quota;
@@ -30,6 +31,7 @@ pub mod recovery;
 mod refusal;
 pub mod reload;
 pub mod restart;
+pub mod rollout;
 pub mod routes;
 pub mod settings;
 pub mod setup;
@@ -40,7 +42,7 @@ pub mod wrong_credentials;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use kms_wire::method::{Access, ByGet, METHODS, Method, Reach, Row, Service};
+pub use kms_wire::method::{Access, ByGet, METHODS, Method, Reach, Row, Service, WhileStale};
 pub use kms_wire::role::Role;
 
 use crate::admission::Peer;
@@ -116,18 +118,21 @@ impl Caller {
         self.scope.as_ref().ok_or_else(|| Error::internal("no operator", "caller is not identified"))
     }
 
-    /// As [`Caller::authorize`]; and a caller whose credential is limited to a domain uses nothing that is about the whole KMS.
+    /// As [`Caller::authorize`]; and a caller whose credential is limited to a domain uses nothing that is about the whole KMS,
+    /// except that it reads, where the KMS has no other domain, what viewers and auditors may.
     ///
     /// # Errors
     /// Those of [`Caller::authorize`]; `other_domain`.
     pub fn admit(&self, access: Access, reach: Reach) -> Result<()> {
         self.authorize(access)?;
-        let is_of_operators =
-            matches!(access, Access::Operator(_) | Access::OperatorAndAttestedCertificate(_));
-        if reach == Reach::Domain || !is_of_operators || self.scope()?.reads_whole_kms() {
-            return Ok(());
+        let Some(role) = access.role().filter(|_| reach == Reach::WholeKms) else { return Ok(()) };
+        if !self.scope()?.reads_whole_kms() {
+            return Err(other_domain(self.scope()?, "this is about the whole KMS"));
         }
-        Err(other_domain(self.scope()?, "this is about the whole KMS"))
+        match role.includes(Role::Operator) {
+            true => self.expect_whole_kms(),
+            false => Ok(()),
+        }
     }
 
     /// Whether the credential that the caller has shown still counts.

@@ -30,7 +30,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 pub use archived::{ArchivedFile, note_archived};
-pub use event::{Basis, BundleFacts, Event, Proof, Subject, Why};
+pub use event::{Basis, BundleFacts, Event, OnNode, Proof, ROLE_OF_KMS, Subject, Why};
 pub use health::{FailureReason, Health, Reserve, Space};
 pub use kms_ledger::chain::LinkProblem;
 pub use kms_ledger::walk::{Chain, Damage};

@@ -1,5 +1,7 @@
 //! Time in the protocol and in files, and what to do about a clock that is slow.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -9,6 +11,12 @@ pub use kms_attest::clock_floor::{ClockBehind, Floor, MAX_BEHIND};
 /// Advice to the operator of a machine whose clock is slow.
 pub const CLOCK_REMEDY: &str =
     "Set the clock. If it is right and an earlier one was ahead, kmsctl clock-floor lower says so";
+
+/// Unix time in milliseconds.
+pub fn unix_now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Unix seconds as RFC 3339 in UTC; a time after the year 9999 is the last one before it.
 pub fn rfc3339(seconds: u64) -> String {

@@ -57,8 +57,8 @@ pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
 pub use oidc::Oidc;
 pub use paths::{
-    APP_EPOCHS, BEFORE_FLEET, COLLATERAL, COLLATERAL_BUNDLE, DOMAINS, FLEET, JOINS, KEY_FILES, NOTIFIED,
-    POLICY_BUNDLES, RECOVERY, RUNTIME_SETTINGS, STAGED,
+    APP_EPOCHS, BEFORE_FLEET, COLLATERAL, COLLATERAL_BUNDLE, DOMAINS, DRAINS, FLEET, JOINS, KEY_FILES,
+    NOTIFIED, POLICY_BUNDLES, RECOVERY, RUNTIME_SETTINGS, STAGED,
 };
 pub use posture::Posture;
 pub use production::{UnsafeConfig, UnsafeSetting};

@@ -12,6 +12,7 @@ mod drain;
 mod freeze;
 mod joins;
 mod recovery;
+mod rollout;
 mod shadow;
 mod store;
 
@@ -20,14 +21,14 @@ pub use self::app_epochs::{
 };
 pub use self::approvals::{
     Accepted, Action, ActivateBundle, ActivatePolicy, Approval, ApprovalError, Approvals, Approved, Consent,
-    CreateRecoverySet, EachApproved, EpochAction, FollowedEpoch, FollowedState, Gate, InviteReplica,
-    LowerClockFloor, MoveApp, OwnerChange, OwnerCredential, RepairFleet, ReplaceHtpasswd, RestoreDomain,
-    SeenFreeze, State, Unfreeze,
+    CreateRecoverySet, EachApproved, EpochAction, FollowedEpoch, FollowedState, ForgetNode, Gate,
+    InviteReplica, LowerClockFloor, MoveApp, OwnerChange, OwnerCredential, RepairFleet, ReplaceHtpasswd,
+    RestoreDomain, SeenFreeze, StartRollout, State, Unfreeze,
 };
 pub use self::author::Author;
 pub use self::bundles::{
     Activated, BundleKeeper, BundleView, KeeperError, OfferError, Offered, Origin, PendingBundle,
-    SharedBundle,
+    SharedBundle, SharedSerials, bundle_document, parse_serials,
 };
 pub use self::credentials::{
     Changer, CredentialError, INVITATION, Issue, Issued, NamedCredentials, NewCredential, OpenError, Opened,
@@ -40,7 +41,7 @@ pub use self::domains::{
     ByOperator, Domain, DomainAdoption, DomainChange, DomainError, DomainOrigin, Domains, DomainsDiffer,
     Membership, SharedDomains,
 };
-pub use self::drain::{Drain, Draining};
+pub use self::drain::{Begun, Drain, DrainError, Draining, Ended, SharedDrains};
 pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Room,
     SHARE_OF_OPERATORS, Scope, ScopeError, SharedFreezes, Stopped, Unfrozen,
@@ -50,5 +51,9 @@ pub use self::joins::{
     REPORTS as JOIN_REPORTS, SharedJoins, Shown as ShownJoinToken,
 };
 pub use self::recovery::{CurrentSet, Drill, Recovery, RecoverySets, RetiredSet, Standing};
+pub use self::rollout::{
+    Begin, Current, Driver, Facts, HookReport, HookSays, LEASE, Moved, NodeFact, Order, OrderError,
+    RolloutError, Rollouts, SharedRollout,
+};
 pub use self::shadow::{CandidateError, CandidateText, Change, Effect, MAX_CANDIDATE, Report, Shadow};
 pub use self::store::{Reach, Store};

@@ -102,6 +102,7 @@ types! {
     Suppressed "suppressed" Warning,
     KeysBootstrapped "keys_bootstrapped" Critical,
     KeysReceived "keys_received" Critical,
+    KeysNotReceived "keys_not_received" Warning,
     RestoreOpened "restore_opened" Warning,
     RestoreCancelled "restore_cancelled" Warning,
     KeysRestored "keys_restored" Critical,
@@ -131,14 +132,22 @@ types! {
     Withheld "withheld" Warning,
     Frozen "frozen" Critical,
     Unfrozen "unfrozen" Warning,
+    UnfreezeFailed "unfreeze_failed" Warning,
     StateAdopted "state_adopted" Warning,
     StateAlarm "state_alarm" Critical,
+    FleetAlarm "fleet_alarm" Critical,
+    NodeForgotten "node_forgotten" Warning,
     StateSetAside "state_set_aside" Critical,
     StateRepaired "state_repaired" Critical,
     ReplicaInvited "replica_invited" Warning,
     ReplicaProgress "replica_progress" Info,
     ReplicaRefused "replica_refused" Warning,
     InvitationEnded "invitation_ended" Warning,
+    RolloutStarted "rollout_started" Warning,
+    RolloutChanged "rollout_changed" Warning,
+    RolloutNode "rollout_node" Info,
+    RolloutFailed "rollout_failed" Warning,
+    RolloutEnded "rollout_ended" Info,
     Explained "explained" Info,
     ShadowStarted "shadow_started" Info,
     ShadowStopped "shadow_stopped" Info,
@@ -209,6 +218,7 @@ impl EventType {
             }
             Self::Frozen
             | Self::Unfrozen
+            | Self::UnfreezeFailed
             | Self::StateAdopted
             | Self::AppEpochSet
             | Self::DomainCreated
@@ -267,6 +277,13 @@ types! {
     StateStale "state_stale" Critical,
     StateNotFresh "state_not_fresh" Warning,
     StateRolledBack "state_rolled_back" Critical,
+    FleetRoots "fleet_roots" Critical,
+    FleetDomains "fleet_domains" Critical,
+    FleetPolicies "fleet_policies" Critical,
+    FleetLedger "fleet_ledger" Critical,
+    FleetCloned "fleet_cloned" Critical,
+    FleetClock "fleet_clock" Warning,
+    RolloutPaused "rollout_paused" Warning,
     PolicyHeld "policy_held" Warning,
     DomainPolicyUnavailable "domain_policy_unavailable" Critical,
 }

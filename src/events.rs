@@ -11,6 +11,7 @@ mod offsets;
 mod outside;
 mod pipe;
 mod query;
+mod reported;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,6 +33,7 @@ pub use self::live::{Gap, Live, Next, Subscription, frame, waiting};
 pub use self::outside::{MAX_MESSAGE, Message, MessageError, ReportError, Reports};
 pub use self::pipe::{Lines, Pipe, PipeError};
 pub use self::query::{A_TIME, Filter, Format, MAX_LIMIT, MAX_QUERY, Query, QueryError, last_event_id, time};
+pub use self::reported::{MAX_REPORTED, Reported, Told, check_reported};
 use crate::audit::{Audit, Progress, Record};
 use crate::config;
 

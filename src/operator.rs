@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use self::named::{Named, NamedCredential, Standing};
+use self::named::{Directory, Named, NamedCredential, Standing};
 pub use self::person::Person;
 pub use self::scope::DomainScope;
 pub use self::users::{BadHtpasswd, UserChanges, Users};
@@ -345,6 +345,11 @@ impl Credentials {
     /// Whether the secret with which `operator` was identified still counts, for the same role. A request may wait or run for
     /// long after that.
     pub fn is_live(&self, operator: &Operator) -> bool {
+        self.named().is_none_or(|named| self.is_live_in(operator, &named.current()))
+    }
+
+    /// Whether it would still count if these were the named credentials.
+    pub fn is_live_in(&self, operator: &Operator, directory: &Directory) -> bool {
         let Self::Needed { users, named, .. } = self else { return true };
         let now = named.now();
         match operator {
@@ -353,11 +358,13 @@ impl Credentials {
             Operator::Oidc { expires_at, .. } => now < *expires_at,
             Operator::User { name, generation } => {
                 let users = users.load();
-                *generation == users.generation && users.has(name) && named.get(name, now).is_none()
+                *generation == users.generation
+                    && users.has(name)
+                    && named::counting(directory, name, now).is_none()
             }
             Operator::Named { name, version, .. } | Operator::Invited { name, version, .. } => {
-                let credential = named.get(name, now);
-                credential.and_then(|credential| of_version(&credential, *version, now)).as_ref()
+                let credential = named::counting(directory, name, now);
+                credential.and_then(|credential| of_version(credential, *version, now)).as_ref()
                     == Some(operator)
             }
         }

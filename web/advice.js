@@ -28,8 +28,12 @@ const ADVICE = {
   source_not_genuine: 'Do not take keys from it: it cannot prove what it runs.',
   source_not_allowed: 'Allow the source in the policy of this KMS: its mrAggregated, OS image hash and device. Nothing was stored.',
   source_denies: 'Allow the values of step 1 in the policy that refused, which is that of the source, then try again. If the '
-    + 'source hands keys over on its admin listener only, give that URL and a token. Nothing was stored.',
-  source_token_needed: 'This is the admin listener of the source: give a token of one of its operators.',
+    + 'source hands keys over on its admin listener only, give that URL and a token. If it does so by invitation only, have one of its '
+    + 'owners invite this KMS (kmsctl replica invite). Nothing was stored.',
+  source_invitation_over: 'The invitation is used up, expired, cancelled, unknown to the source, or was used by another machine or an earlier '
+    + 'run of this one: have one of the owners of the source make a new one (kmsctl replica invite). Nothing was stored.',
+  source_token_needed: 'This is the admin listener of the source: give a token of one of its operators, or with an invitation the '
+    + 'URL of its main listener.',
   source_token_refused: 'The source does not accept this token, or does not see the certificate of this KMS: give a token of one '
     + 'of its operators, and the URL of the source itself, without a proxy in between.',
   source_ambiguous: 'Use the address of one KMS: several that are unrelated seem to answer there.',

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::support::Answer;
 
@@ -14,9 +15,11 @@ pub(crate) struct Checker {
     began: Instant,
     /// How long after a shared freeze a node that does not reach the database may still release.
     bound: Duration,
+    /// After this time without faults, all nodes must agree and release.
+    pub(crate) patience: Duration,
     apps: Vec<Mutex<App>>,
-    /// How often each instance got keys, by node.
-    handed: Mutex<HashMap<(usize, String), usize>>,
+    /// The records that receipts show, by their SHA-256: the node and the instance.
+    handed: Mutex<HashMap<[u8; 32], (usize, String)>>,
     counts: Mutex<BTreeMap<String, usize>>,
     violations: Mutex<Vec<String>>,
     is_over: AtomicBool,
@@ -43,10 +46,11 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Checker {
-    pub(crate) fn new(apps: usize, bound: Duration) -> Self {
+    pub(crate) fn new(apps: usize, bound: Duration, patience: Duration) -> Self {
         Self {
             began: Instant::now(),
             bound,
+            patience,
             apps: (0..apps).map(|_| Mutex::default()).collect(),
             handed: Mutex::default(),
             counts: Mutex::default(),
@@ -143,15 +147,22 @@ impl Checker {
             self.violated(format!("node {node} gave app {app} other keys than the first"));
         }
         drop(state);
-        *held(&self.handed).entry((node, instance.to_owned())).or_default() += 1;
+        let entry = answer.value()["receipt"]["entry"].as_str().and_then(|entry| hex::decode(entry).ok());
+        let record = entry.map(|entry| Sha256::digest(&entry).into());
+        let before = record.map(|record| held(&self.handed).insert(record, (node, instance.to_owned())));
+        match before {
+            Some(None) => {}
+            Some(Some(_)) => self.violated(format!("node {node} gave the same receipt twice")),
+            None => self.violated(format!("node {node} gave app {app} keys without a receipt")),
+        }
         self.count("keys handed out");
         self.count(&format!("keys handed out by node {node}"));
     }
 
-    /// How often a node gave keys to each instance.
-    pub(crate) fn handed_by(&self, node: usize) -> HashMap<String, usize> {
+    /// The SHA-256 of each record of which a node gave a receipt, with its instance.
+    pub(crate) fn handed_by(&self, node: usize) -> HashMap<[u8; 32], String> {
         let handed = held(&self.handed);
-        let of_node = handed.iter().filter(|((by, _), _)| *by == node);
-        of_node.map(|((_, instance), count)| (instance.clone(), *count)).collect()
+        let of_node = handed.iter().filter(|(_, (by, _))| *by == node);
+        of_node.map(|(record, (_, instance))| (*record, instance.clone())).collect()
     }
 }

@@ -1,10 +1,10 @@
-//! The audit logs of the nodes: they only grow, they verify, and every key that was handed out has its record.
+//! The audit logs of the nodes: they only grow, they verify, and have each record of which a receipt was given.
 
-use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::Mutex;
 
 use cvm_kms::audit::segments;
+use kms_ledger::chain;
 use kms_ledger::compressed::Stored;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -48,9 +48,9 @@ impl Ledgers {
         }
     }
 
-    /// Checks all logs; the nodes have ended. The number of releases in them.
-    pub(crate) async fn check(&self, nodes: &Nodes, checker: &Checker) -> usize {
-        let mut released = 0;
+    /// Checks all logs; the nodes have ended. The number of releases in them, and of the bytes of these records.
+    pub(crate) async fn check(&self, nodes: &Nodes, checker: &Checker) -> (usize, usize) {
+        let (mut released, mut bytes) = (0, 0);
         for node in &nodes.nodes {
             let path = node.ledger();
             let verified = nodes.setting.run(&["audit", "verify", path.to_str().expect("text")]).await;
@@ -70,24 +70,30 @@ impl Ledgers {
                     checker.violated(format!("the log of node {} lost what it held at a kill", node.number));
                 }
             }
-            let mut records: HashMap<&str, usize> = HashMap::new();
-            let parsed: Vec<Value> =
-                text.lines().map(|line| serde_json::from_str(line).unwrap_or_default()).collect();
-            for record in parsed.iter().filter(|record| record["event"] == "app_key_released") {
-                *records.entry(record["instance_id"].as_str().unwrap_or_default()).or_default() += 1;
+            let mut missing = checker.handed_by(node.number);
+            for line in text.lines() {
+                let record: Value = serde_json::from_str(line).unwrap_or_default();
+                if record["event"] != "app_key_released" {
+                    continue;
+                }
                 released += 1;
-            }
-            for (instance, handed) in checker.handed_by(node.number) {
-                let recorded = records.get(&*instance).copied().unwrap_or_default();
-                if recorded < handed {
-                    let number = node.number;
-                    checker.violated(format!(
-                        "node {number} gave {instance} its keys {handed} times and has {recorded} records of it"
-                    ));
+                bytes += line.len() + 1;
+                let entry = chain::content(line.as_bytes()).unwrap_or_default();
+                let sha256: [u8; 32] = Sha256::digest(&entry).into();
+                if let Some(instance) = missing.remove(&sha256)
+                    && record["instance_id"] != *instance
+                {
+                    checker.violated(format!("a receipt of node {} is of another instance", node.number));
                 }
             }
+            if !missing.is_empty() {
+                let (number, count) = (node.number, missing.len());
+                checker.violated(format!(
+                    "the log of node {number} lacks {count} records of which it gave receipts"
+                ));
+            }
         }
-        released
+        (released, bytes)
     }
 
     /// How many kills were noted.

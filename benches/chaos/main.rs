@@ -4,24 +4,29 @@
 //! Checked all the time: no app ever gets other keys than its first; a node that answered that it has frozen an app does not release
 //! its keys any more; no other node does so for a request that is sent later than `max_view_age` after a freeze that all have.
 //! Checked in the end: all nodes are ready, agree and release again; their audit logs verify, hold what they held at each kill, and
-//! have a record of each key that was handed out. Faults come from a seed, which is printed first and replays them:
+//! have each record of which a receipt was given, one for each key that was handed out. Faults come from a seed, which is printed
+//! first and replays them:
 //!
 //! - `--seed=N`, `--minutes=N` (may be a fraction), `--nodes=N` (default 4);
 //! - `--schedule`: prints the faults, and does nothing;
 //! - `--sabotage=NAME`: makes the run fail, to show that it can: `warn` (nodes release although they are stale), `key` (callers say
-//!   that they got other keys), `ledger` (records are removed from the audit log of a killed node).
+//!   that they got other keys), `ledger` (records are removed from the audit log of a killed node), `record` (one is removed from a
+//!   log whose node has ended), `freeze` (a node does not share the state).
+//!
+//! `--figures` measures freezes instead: see `figures.rs`.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
 mod checker;
+mod databases;
+mod figures;
 mod ledgers;
 mod nodes;
 mod people;
 mod schedule;
 
 use std::fmt::Debug;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -29,13 +34,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rustix::process::Signal;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
 
 use checker::Checker;
+use databases::{Databases, unreachable};
 use ledgers::Ledgers;
-use nodes::Nodes;
-use schedule::{Database, Fault, Planned, Random, schedule};
+use nodes::{Nodes, Sharing};
+use schedule::{Fault, Planned, Random, schedule};
 use support::postgres::Postgres;
 use support::proxy::Network;
 
@@ -57,6 +63,10 @@ pub(crate) enum Sabotage {
     Key,
     /// Records are removed from the log of a killed node.
     Ledger,
+    /// The last release is removed from the log of a node that has ended, with what follows.
+    Record,
+    /// A node does not share the state, and so ignores what is frozen on others.
+    Freeze,
 }
 
 impl FromStr for Sabotage {
@@ -67,7 +77,9 @@ impl FromStr for Sabotage {
             "warn" => Ok(Self::Warn),
             "key" => Ok(Self::Key),
             "ledger" => Ok(Self::Ledger),
-            _ => Err("warn, key or ledger"),
+            "record" => Ok(Self::Record),
+            "freeze" => Ok(Self::Freeze),
+            _ => Err("warn, key, ledger, record or freeze"),
         }
     }
 }
@@ -94,6 +106,12 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    if std::env::args().any(|given| given == "--figures") {
+        return match runtime.block_on(figures::measure(nodes)) {
+            0 => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        };
+    }
     let violations = runtime.block_on(run(seed, nodes, planned, sabotage));
     match violations {
         0 => ExitCode::SUCCESS,
@@ -104,15 +122,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The databases of a run.
-struct Databases {
-    main: Mutex<Postgres>,
-    /// What nodes reach instead, at times.
-    other: Postgres,
-    /// An older dump of the first.
-    backup: Mutex<PathBuf>,
 }
 
 struct Run {
@@ -131,10 +140,10 @@ async fn run(seed: u64, count: usize, planned: Vec<Planned>, sabotage: Option<Sa
         "core.postgres.max_view_age = \"{}s\"\ncore.postgres.when_stale = \"{when_stale}\"",
         MAX_VIEW_AGE.as_secs()
     );
-    let nodes = Arc::new(Nodes::start(count, &[&main], &toml).await);
-    let backup = main.path("backup.sql");
-    block_in_place(|| main.dump(&backup));
-    let checker = Arc::new(Checker::new(APPS, MAX_VIEW_AGE));
+    let sharing = if sabotage == Some(Sabotage::Freeze) { Sharing::AllButFirst } else { Sharing::All };
+    let nodes = Arc::new(Nodes::start(count, &[&main], &toml, sharing).await);
+    let patience = if sabotage.is_some() { Duration::from_secs(5) } else { RECOVERY };
+    let checker = Arc::new(Checker::new(APPS, MAX_VIEW_AGE, patience));
     let callers = people::callers(&nodes, &checker, APPS, PAUSE, sabotage).await;
     let (stop, stopped) = watch::channel(false);
     let mut operators = JoinSet::new();
@@ -143,7 +152,7 @@ async fn run(seed: u64, count: usize, planned: Vec<Planned>, sabotage: Option<Sa
         let random = Random::stream(seed, app as u64 + 1);
         operators.spawn(people::operator(nodes, checker, app, random, MAX_VIEW_AGE, stopped));
     }
-    let databases = Databases { main: Mutex::new(main), other, backup: Mutex::new(backup) };
+    let databases = Databases::new(main, other);
     let ledgers = Ledgers::default();
     let run = Run { nodes, databases, checker, ledgers, sabotage };
     let faults = planned.into_iter().map(|planned| {
@@ -174,7 +183,7 @@ impl Run {
                 block_in_place(|| process.kill());
                 self.ledgers.note(node, &self.checker);
                 if self.sabotage == Some(Sabotage::Ledger) {
-                    remove_a_record(node);
+                    remove_from(node, "");
                 }
                 tokio::time::sleep(lasts).await;
                 node.start_process(&mut process);
@@ -189,9 +198,15 @@ impl Run {
                 let proxy = &self.nodes.nodes[node].proxies[0];
                 proxy.set(network);
                 tokio::time::sleep(lasts).await;
+                if !matches!(network, Network::Slow(_)) {
+                    let what = format!("Network {network:?}");
+                    unreachable(&self.nodes, &[node], lasts, &what, &self.checker).await;
+                }
                 proxy.set(Network::Whole);
             }
-            Fault::Database(database) => self.database(database, lasts).await,
+            Fault::Database(database) => {
+                self.databases.fail(database, lasts, &self.nodes, &self.checker).await
+            }
         }
         let kind = format!("{fault:?}");
         let kind = kind.split(['(', ' ']).next().unwrap_or_default();
@@ -199,60 +214,6 @@ impl Run {
             Fault::Database(database) => format!("faults: Database {database:?}"),
             Fault::Killed(_) | Fault::Paused(_) | Fault::Network(..) => format!("faults: {kind}"),
         });
-    }
-
-    async fn database(&self, fault: Database, lasts: Duration) {
-        let Databases { main, other, backup } = &self.databases;
-        let mut main = main.lock().await;
-        match fault {
-            Database::Paused => {
-                main.pause();
-                tokio::time::sleep(lasts).await;
-                main.go_on();
-            }
-            Database::Restarted => {
-                main.shut_down().await;
-                tokio::time::sleep(lasts).await;
-                main.resume().await;
-            }
-            Database::Crashed => {
-                block_in_place(|| main.stop());
-                tokio::time::sleep(lasts).await;
-                main.resume().await;
-            }
-            Database::Replaced => {
-                let backup = backup.lock().await;
-                block_in_place(|| {
-                    // Another user's directory.
-                    std::fs::copy(&*backup, other.path("backup.sql")).expect("a copy");
-                    other.restore(&other.path("backup.sql"));
-                });
-                self.reach(other);
-                tokio::time::sleep(lasts).await;
-                self.reach(&main);
-                block_in_place(|| main.dump(&backup));
-            }
-            Database::RolledBack => {
-                let backup = backup.lock().await;
-                block_in_place(|| main.restore(&backup));
-                tokio::time::sleep(lasts).await;
-                let began = Instant::now();
-                while !people::repair(&self.nodes).await {
-                    if began.elapsed() > RECOVERY {
-                        return self.checker.violated("the fleet could not be repaired".to_owned());
-                    }
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                block_in_place(|| main.dump(&backup));
-            }
-        }
-    }
-
-    /// All nodes reach this database from now on.
-    fn reach(&self, database: &Postgres) {
-        for node in &self.nodes.nodes {
-            node.proxies[0].forward_to(&database.socket());
-        }
     }
 
     /// Without faults, all nodes agree, and release what is not frozen.
@@ -264,7 +225,7 @@ impl Run {
                 if node.agreed(nodes.len()).await.is_some() && node.is_ready().await {
                     break;
                 }
-                if began.elapsed() > RECOVERY {
+                if began.elapsed() > self.checker.patience {
                     let said = node.said();
                     return checker.violated(format!("node {} does not agree: {said}", node.number));
                 }
@@ -291,7 +252,7 @@ impl Run {
         for app in 0..APPS {
             for node in &self.nodes.nodes {
                 while people::status(&self.nodes, node, app).await != Some(status) {
-                    if began.elapsed() > RECOVERY {
+                    if began.elapsed() > self.checker.patience {
                         let number = node.number;
                         return self
                             .checker
@@ -315,12 +276,16 @@ impl Run {
                 checker.violated(format!("node {} handed out no key: nothing was tested", node.number));
             }
         }
-        let recorded = self.ledgers.check(&self.nodes, checker).await;
+        if self.sabotage == Some(Sabotage::Record) {
+            remove_from(&self.nodes.nodes[0], "app_key_released");
+        }
+        let (recorded, bytes) = self.ledgers.check(&self.nodes, checker).await;
         for (what, count) in checker.counts() {
             println!("{count:>8} {what}");
         }
         println!(
-            "{recorded:>8} releases in the audit logs, which were looked at after {} kills",
+            "{recorded:>8} releases in the audit logs, of {} bytes each, which were looked at after {} kills",
+            bytes / recorded.max(1),
             self.ledgers.noted()
         );
         for needed in ["freezes that all nodes have", "refused where it must be"] {
@@ -331,9 +296,10 @@ impl Run {
     }
 }
 
-/// Removes the last complete record from the log of a node that does not run.
-fn remove_a_record(node: &nodes::Node) {
+/// Removes the last record with these words from the log of a node that does not run, and all that follow.
+fn remove_from(node: &nodes::Node, words: &str) {
     let text = std::fs::read_to_string(node.ledger()).expect("a log");
-    let end = text.trim_end().rfind('\n').map_or(0, |end| end + 1);
+    let found = text.trim_end().rfind(words).unwrap_or_default();
+    let end = text[..found].rfind('\n').map_or(0, |end| end + 1);
     std::fs::write(node.ledger(), &text[..end]).expect("a log");
 }

@@ -30,7 +30,7 @@ pub(crate) fn app_id(app: usize) -> [u8; 20] {
 }
 
 /// A CVM of an app.
-fn instance(nodes: &Nodes, app: usize, number: u8) -> Arc<Cvm> {
+pub(crate) fn instance(nodes: &Nodes, app: usize, number: u8) -> Arc<Cvm> {
     let id = app_id(app);
     let builder = Cvm::builder(&nodes.world().platform).app_id(id).compose_hash([id[0]; 32]);
     let mut instance = id;
@@ -98,11 +98,16 @@ fn lie(answer: &mut Answer) {
     answer.body = text.into();
 }
 
+/// Freezes an app by its id on a node; whether the others have it. `None` if the node did not answer so.
+pub(crate) async fn freeze_id(node: &Node, id: [u8; 20]) -> Option<bool> {
+    let request = json!({ "scope": "app", "value": hex::encode(id), "reason": "a run of chaos" });
+    let answer = timeout(OPERATOR, node.operate("Freeze", request)).await.ok()?.ok()?;
+    (answer.status == 200).then(|| answer.value()["shared"] == true)
+}
+
 /// Freezes an app on a node; whether the others have it. `None` if the node did not answer so.
 pub(crate) async fn freeze(node: &Node, app: usize, checker: &Checker) -> Option<bool> {
-    let request = json!({ "scope": "app", "value": hex::encode(app_id(app)), "reason": "a run of chaos" });
-    let answer = timeout(OPERATOR, node.operate("Freeze", request)).await.ok()?.ok()?;
-    let is_shared = (answer.status == 200).then(|| answer.value()["shared"] == true)?;
+    let is_shared = freeze_id(node, app_id(app)).await?;
     checker.frozen(app, node.number, is_shared);
     checker.count(match is_shared {
         true => "freezes that all nodes have",
@@ -114,13 +119,18 @@ pub(crate) async fn freeze(node: &Node, app: usize, checker: &Checker) -> Option
 /// Unfreezes an app on a node. Whether it answered that it has.
 pub(crate) async fn unfreeze(node: &Node, app: usize, checker: &Checker) -> bool {
     checker.may_thaw(app);
-    let request = json!({ "scope": "app", "value": hex::encode(app_id(app)) });
-    let answer = timeout(OPERATOR, node.operate("Unfreeze", request)).await;
-    let is_done = answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200));
+    let is_done = unfreeze_id(node, app_id(app)).await;
     if is_done {
         checker.count("freezes that were lifted");
     }
     is_done
+}
+
+/// Unfreezes an app by its id on a node. Whether it answered that it has.
+pub(crate) async fn unfreeze_id(node: &Node, id: [u8; 20]) -> bool {
+    let request = json!({ "scope": "app", "value": hex::encode(id) });
+    let answer = timeout(OPERATOR, node.operate("Unfreeze", request)).await;
+    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200))
 }
 
 /// The operator of an app, who alone changes its state: freezes it on any node, again until the others have it, leaves it so for

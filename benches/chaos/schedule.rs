@@ -62,7 +62,19 @@ pub(crate) enum Database {
     Replaced,
     /// An older dump is restored over it; in the end an operator repairs the fleet.
     RolledBack,
+    /// It is shut down at once, and a standby takes over; in the end all nodes reach the old one for a while.
+    FailedOver,
 }
+
+/// All of them, in the order of a run.
+const DATABASES: [Database; 6] = [
+    Database::Paused,
+    Database::Replaced,
+    Database::Crashed,
+    Database::FailedOver,
+    Database::RolledBack,
+    Database::Restarted,
+];
 
 /// A fault with its time.
 #[derive(Debug, Clone, Copy)]
@@ -97,7 +109,7 @@ pub(crate) fn schedule(seed: u64, nodes: usize, time: Duration) -> Vec<Planned> 
     let (mut processes, mut networks) = (vec![QUIET; nodes], vec![QUIET; nodes]);
     let mut database = QUIET;
     // Each of them in turn, beginning anywhere, so that a short run has most of them.
-    let mut database_turn = random.below(5);
+    let mut database_turn = random.below(DATABASES.len());
     let (mut planned, mut at) = (Vec::new(), QUIET);
     while at < time {
         let node = random.below(nodes);
@@ -120,14 +132,7 @@ pub(crate) fn schedule(seed: u64, nodes: usize, time: Duration) -> Vec<Planned> 
                 (fault, random.millis(1_000, 12_000), &mut networks[node], Duration::from_secs(1))
             }
             _ => {
-                let kinds = [
-                    Database::Paused,
-                    Database::Replaced,
-                    Database::Crashed,
-                    Database::RolledBack,
-                    Database::Restarted,
-                ];
-                let fault = Fault::Database(kinds[database_turn % kinds.len()]);
+                let fault = Fault::Database(DATABASES[database_turn % DATABASES.len()]);
                 (fault, random.millis(500, 8_000), &mut database, RECOVERY)
             }
         };

@@ -4,10 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 
 use cvm_kms::config::{Config, ConfigError, Hot, HotKey, Notice, Sources};
+use cvm_kms::control::parse_serials;
+use cvm_kms::events::check_reported;
+use cvm_kms::state::rollout;
 use cvm_kms::state::shared::{check_memory, check_rows};
 use cvm_kms::state::{
-    Choices, joins_content, parse_app_epochs, parse_credentials, parse_domains, parse_freezes, parse_joins,
-    parse_settings,
+    Choices, drains_content, joins_content, parse_app_epochs, parse_credentials, parse_domains, parse_drains,
+    parse_freezes, parse_joins, parse_settings,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -29,7 +32,9 @@ pub fn config(data: &[u8]) {
     epochs_of_apps(data);
     domains(data);
     joins(data);
+    drains(data);
     fleet(data);
+    rollouts(data);
     let toml = std::str::from_utf8(data).ok().filter(|text| !text.trim_start().starts_with('{'));
     let Some(text) = toml else {
         check(&from_json(data), serde_json::from_slice(data).ok());
@@ -92,11 +97,38 @@ fn joins(data: &[u8]) {
     }
 }
 
+/// The file of drained nodes: what is read is written the same again.
+fn drains(data: &[u8]) {
+    match parse_drains(data) {
+        Ok(records) => {
+            let text = drains_content(records.clone()).expect("texts and numbers");
+            assert_eq!(parse_drains(&text), Ok(records));
+        }
+        Err(error) => assert!(error.len() < MAX_MESSAGE),
+    }
+}
+
+/// The document of a rollout: what is read is written the same again, and never has two nodes in work.
+fn rollouts(data: &[u8]) {
+    match rollout::parse(data) {
+        Ok(rollout) => {
+            assert!(rollout.nodes.iter().filter(|node| node.step.is_in_work()).count() <= 1);
+            // What a document leaves out is written, so one near the bound may become too long.
+            if let Ok(text) = rollout::content(&rollout) {
+                assert_eq!(rollout::parse(&text), Ok(rollout));
+            }
+        }
+        Err(error) => assert!(error.len() < MAX_MESSAGE),
+    }
+}
+
 /// What a database shows, and what a node remembers of it.
 fn fleet(data: &[u8]) {
+    check_reported(data);
     for outcome in [
         check_rows(data),
         check_memory(data),
+        parse_serials(data).map(drop),
         parse_freezes(data).map(drop),
         parse_credentials(data).map(drop),
     ] {

@@ -1,7 +1,7 @@
 //! Whether the measured registers are compared with the OS image.
 
 use kms_attest::verify::Verified;
-use kms_policy::{Decision, Denial, IfImage, NotCompared};
+use kms_policy::{Decision, Denial, NotCompared, Unmet, Unsettled};
 
 use super::sealed;
 use crate::config::{self, FileError};
@@ -27,21 +27,6 @@ pub enum ImageCheckError {
     Client(#[from] SetupError),
 }
 
-/// A decision depends on an OS image that cannot be compared now.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the policy depends on the OS image, which cannot be compared now: {why}")]
-pub struct Unsettled {
-    condition: Box<IfImage>,
-    why: String,
-}
-
-impl Unsettled {
-    /// The denial, where nothing waits for the comparison.
-    pub(super) fn denied(self) -> Denial {
-        self.condition.otherwise(&NotCompared::Unavailable(self.why))
-    }
-}
-
 /// A decision about a KMS that depends on nothing more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
@@ -62,17 +47,25 @@ impl Settled {
 }
 
 impl ImageCheck {
+    /// Why a guest that this event may have opened is not allowed by its image, whichever that is; `None` if the comparison tells.
+    pub fn is_ruled_out(&self, opened_by: Option<&str>) -> Option<NotCompared> {
+        match (self, opened_by) {
+            (Self::Waived, _) => Some(NotCompared::Disabled),
+            (Self::Required(_), Some(event)) => Some(NotCompared::Opened(event.to_owned())),
+            (Self::Required(_), None) => None,
+        }
+    }
+
     /// The image that a guest has booted and still runs, by the VM configuration and the events in its evidence.
     ///
     /// # Errors
     /// [`NotCompared`].
     pub(super) async fn booted(&self, verified: &Verified) -> Result<BootedImage, NotCompared> {
-        if let Some(event) = sealed::opened_by(&verified.evidence().stack.runtime_events) {
-            return Err(NotCompared::Opened(event.to_owned()));
-        }
-        match self {
-            Self::Waived => Err(NotCompared::Disabled),
-            Self::Required(images) => {
+        let opened_by = sealed::opened_by(&verified.evidence().stack.runtime_events);
+        match (self, self.is_ruled_out(opened_by)) {
+            (_, Some(why)) => Err(why),
+            (Self::Waived, None) => Err(NotCompared::Disabled),
+            (Self::Required(images), None) => {
                 images.verify(verified, "").await.map_err(|error| match error.is_unavailable() {
                     true => NotCompared::Unavailable(error.to_string()),
                     false => NotCompared::Refused(error.to_string()),
@@ -118,13 +111,9 @@ pub(super) async fn settled(
         Decision::Denied(denial) => return Ok(Settled::Denied(denial)),
         Decision::IfImage(condition) => condition,
     };
-    let compared = match booted().await {
-        Ok(image) => condition.compared_with(image.hash()),
-        Err(NotCompared::Unavailable(why)) => return Err(Unsettled { condition, why }),
-        Err(why) => Err(condition.otherwise(&why)),
-    };
-    Ok(match compared {
-        Ok(_gateway) => Settled::Allowed,
-        Err(denial) => Settled::Denied(denial),
-    })
+    match condition.settled(booted().await.as_ref().map(BootedImage::hash)) {
+        Ok(_gateway) => Ok(Settled::Allowed),
+        Err(Unmet::Denied(denial)) => Ok(Settled::Denied(denial)),
+        Err(Unmet::Unknown(unsettled)) => Err(unsettled),
+    }
 }

@@ -3,27 +3,15 @@
 use std::time::Instant;
 
 use kms_attest::identity::Identity;
-use kms_policy::{IfImage, NotCompared};
+use kms_policy::{IfImage, NotCompared, Unmet};
 
 use super::permit::{Allowed, DecidedBy};
 use super::{GrantedEpochs, Refusal, Relaxations, StageRule};
 use crate::os_image::{BootedImage, ImageKind, OsImageError};
 
-/// What is known of the OS image that a caller has booted.
+/// What is known of the OS image that a caller has booted: its registers are those of this image, of this kind.
 #[derive(Debug, Clone)]
-pub(super) enum Compared {
-    /// `core.image.verify = false`: nothing.
-    Waived,
-    /// Nothing yet: the observer does not wait for it.
-    NotAwaited,
-    /// The registers are those of this image.
-    Booted {
-        image: BootedImage,
-        kind: ImageKind,
-        /// The event by which the guest may have been opened since.
-        opened_by: Option<String>,
-    },
-}
+pub(super) struct Compared(pub(super) Result<(BootedImage, ImageKind), NotCompared>);
 
 /// The answer of policy.
 #[derive(Debug)]
@@ -53,37 +41,40 @@ impl Judged {
     /// [`Refusal::OsImage`]: the same, and it may become known.
     pub(super) fn proven(self, compared: &Compared, identity: &Identity) -> Result<Allowed, Refusal> {
         let Self { said, by, relaxations, epochs, rule, at } = self;
-        let gateway = match (said, compared) {
-            (Said::Allowed(gateway), _) => Ok(gateway),
-            (Said::IfImage(condition), Compared::Booted { opened_by: Some(event), .. }) => {
-                Err(condition.otherwise(&NotCompared::Opened(event.clone())))
-            }
-            (Said::IfImage(condition), Compared::Booted { image, .. }) => {
-                condition.compared_with(image.hash())
-            }
-            (Said::IfImage(condition), Compared::Waived) => Err(condition.otherwise(&NotCompared::Disabled)),
-            (Said::IfImage(_), Compared::NotAwaited) => {
-                let (identity, by) = (Box::new(identity.clone()), Some(Box::new(by)));
-                return Err(Refusal::OsImage { error: OsImageError::Stopped, identity, relaxations, by });
-            }
+        let gateway = match said {
+            Said::Allowed(gateway) => Ok(gateway),
+            Said::IfImage(condition) => condition.settled(compared.0.as_ref().map(|(image, _)| image.hash())),
         };
         match gateway {
             Ok(gateway_app_id) => Ok(Allowed { gateway_app_id, by, relaxations, epochs, rule, at }),
-            Err(denial) => {
+            Err(unmet) => {
                 let (identity, by) = (Box::new(identity.clone()), Some(Box::new(by)));
-                Err(Refusal::Denied { denial, identity, relaxations, by })
+                Err(match unmet {
+                    Unmet::Denied(denial) => Refusal::Denied { denial, identity, relaxations, by },
+                    Unmet::Unknown(_) => {
+                        Refusal::OsImage { error: OsImageError::Stopped, identity, relaxations, by }
+                    }
+                })
             }
         }
     }
 }
 
 impl Compared {
+    /// `core.image.verify = false`: nothing is known.
+    pub(super) const WAIVED: Self = Self(Err(NotCompared::Disabled));
+
+    /// Nothing is known yet: the observer does not wait for it.
+    pub(super) fn not_awaited() -> Self {
+        Self(Err(NotCompared::Unavailable(OsImageError::Stopped.to_string())))
+    }
+
     /// The kind of the image; `None` if it is not awaited.
     pub(super) fn kind(&self) -> Option<ImageKind> {
-        match self {
-            Self::Waived => Some(ImageKind::Unknown),
-            Self::NotAwaited => None,
-            Self::Booted { kind, .. } => Some(*kind),
+        match &self.0 {
+            Ok((_, kind)) => Some(*kind),
+            Err(NotCompared::Unavailable(_)) => None,
+            Err(_) => Some(ImageKind::Unknown),
         }
     }
 }

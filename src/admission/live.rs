@@ -1,58 +1,40 @@
 //! Looks on at a live request: tells the candidate allowlist and the metrics what policy decided.
 
-use kms_attest::identity::AppId;
-use kms_attest::measurement::Stage;
 use kms_policy::examination::Examination;
-use kms_policy::{AppEpochs, Decision, Policy, Role, Subject};
+use kms_policy::{Decision, Denial, Policy, Subject};
 
 use super::walk::{Observer, Passed, Until, Walk};
-use super::{
-    AskedEpochs, ImageCheck, Placed, Proved, Refusal, Relaxations, StageRule, StageVerdict, Step, asked,
-};
+use super::{Placed, Proved, Refusal, Relaxations, Step, asked};
 use crate::metrics::RequestStage;
 use crate::os_image::OsImageError;
 
 /// The observer whose walk can lead to a permit: it ends with the first refusal.
 pub(super) struct Live<'a> {
     pub(super) walk: &'a Walk,
-    pub(super) role: Role,
-    pub(super) stage: Stage,
-    pub(super) epochs: AskedEpochs,
 }
 
 impl Observer for Live<'_> {
     const UNTIL: Until = Until::Refused;
 
-    async fn policy(&mut self, policy: &Policy, placed: &Placed, subject: Subject<'_>) -> Examination {
-        let Walk { foundation, shadow, release_stage, .. } = self.walk;
-        let app = match self.role {
-            Role::App | Role::Certificate => AppId::try_from(&subject.boot_info().app_id[..]).ok(),
-            Role::Kms => None,
-        };
+    async fn policy(
+        &mut self,
+        policy: &Policy,
+        placed: &Placed,
+        subject: Subject<'_>,
+        denial: &(dyn Fn(&Decision) -> Option<Denial> + Send + Sync),
+    ) -> Examination {
+        let Walk { foundation, shadow, .. } = self.walk;
         let ruling = {
             let _measured = foundation.metrics.stage(RequestStage::Policy);
             asked(&foundation.metrics, policy, policy.rule_on(subject)).await
         };
         let decision = ruling.as_ref().map(|ruling| &ruling.decision);
-        let is_too_late =
-            |by_policy| match StageRule::of(by_policy, *release_stage).judge(self.role, self.stage) {
-                StageVerdict::TooLate(_) => true,
-                StageVerdict::Released(_) => false,
-            };
-        let of_epochs = |said: Option<&AppEpochs>| self.walk.epochs(self.epochs, said, &app?, placed).err();
         // A candidate is one for core.auth_api, which does not decide in domains with a policy of their own.
         if !foundation.has_policy(&placed.domain().name) {
-            shadow.observe(subject, decision.ok(), is_too_late, of_epochs);
+            shadow.observe(subject, decision.ok(), denial);
         }
         if let (Some(bundled), Ok(active)) = (policy.bundled(), decision) {
-            bundled.observe(subject, active, |decision| match decision {
-                Decision::Denied(_) => false,
-                // As for a candidate: every caller is compared with its image, or none is.
-                Decision::IfImage(_) => matches!(self.walk.foundation.image, ImageCheck::Required(_)),
-                Decision::Allowed { release_stage, epochs, .. } => {
-                    !is_too_late(*release_stage) && of_epochs(epochs.as_deref()).is_none()
-                }
-            });
+            bundled.observe(subject, active, |decision| denial(decision).is_none());
         }
         let answer = match decision {
             // Whether the image is the right one shows later, as for a caller that is allowed.

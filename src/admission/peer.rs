@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use kms_attest::identity::AppId;
 use kms_attest::ra_tls::ParsedCertificate;
 use kms_attest::verify::{Binding, Verified, Verifier};
@@ -20,19 +21,18 @@ const MEMORY: Duration = Duration::from_secs(3600);
 pub struct Peer {
     certificate: Option<ParsedCertificate>,
     session: Option<Session>,
-    memory: Mutex<Memory>,
+    /// What the evidence turned out to be; unset until it was looked at. An outage is not kept.
+    outcome: ArcSwapOption<Outcome>,
+    /// Held by the one who verifies.
+    verifying: Mutex<()>,
     admitted: OnceLock<AppId>,
     /// The app that the evidence names, read when first asked for.
     claimed: OnceLock<Option<AppId>>,
-    /// Whether the evidence verified; unset until it was looked at.
-    is_verified: OnceLock<bool>,
 }
 
-/// What this connection's evidence turned out to be. Only final outcomes are kept: an outage is not.
-#[derive(Debug, Default)]
-enum Memory {
-    #[default]
-    Unasked,
+/// What this connection's evidence turned out to be.
+#[derive(Debug)]
+enum Outcome {
     Verified(Arc<Verified>, Instant),
     Refused(EvidenceRefusal),
 }
@@ -81,19 +81,23 @@ impl Peer {
         *self.claimed.get_or_init(|| self.certificate.as_ref()?.claimed_app())
     }
 
-    /// Whether the evidence in the client certificate has verified on this connection.
+    /// Whether the evidence in the client certificate verified when this connection's was looked at last.
     pub fn is_verified(&self) -> bool {
-        self.is_verified.get() == Some(&true)
+        matches!(self.outcome.load().as_deref(), Some(Outcome::Verified(..)))
     }
 
     /// Whether the evidence in the client certificate was found invalid.
     pub fn is_refused(&self) -> bool {
-        self.is_verified.get() == Some(&false)
+        matches!(self.outcome.load().as_deref(), Some(Outcome::Refused(_)))
     }
 
     pub(super) fn admit(&self, app: AppId) {
         // One certificate is one app; the first permit says which.
         let _ = self.admitted.set(app);
+    }
+
+    fn keep(&self, outcome: Outcome) {
+        self.outcome.store(Some(Arc::new(outcome)));
     }
 
     /// The evidence in the client certificate, verified when first asked for and remembered for the connection: for an
@@ -106,16 +110,16 @@ impl Peer {
         let Some(certificate) = &self.certificate else { return Err(Refusal::NoAttestation) };
         // Also of what is remembered: a clock that was set back would keep it valid.
         verifier.cache().clock().check().map_err(Refusal::ClockBehind)?;
-        let mut memory = self.memory.lock().await;
-        match &*memory {
-            Memory::Verified(verified, at)
+        let _verifying = self.verifying.lock().await;
+        match self.outcome.load().as_deref() {
+            Some(Outcome::Verified(verified, at))
                 if is_current(verified.collateral_expires(), *at)
                     && verified.collateral_generation() == verifier.cache().generation() =>
             {
                 return Ok(Arc::clone(verified));
             }
-            Memory::Refused(bad) => return Err(Refusal::BadEvidence(bad.clone())),
-            Memory::Verified(..) | Memory::Unasked => {}
+            Some(Outcome::Refused(bad)) => return Err(Refusal::BadEvidence(bad.clone())),
+            Some(Outcome::Verified(..)) | None => {}
         }
         // On the heap: it is done once for a connection.
         let outcome = {
@@ -125,19 +129,30 @@ impl Peer {
         metrics.verification(super::verification_result(&outcome));
         match outcome {
             Ok(verified) => {
-                let _ = self.is_verified.set(true);
                 let verified = Arc::new(verified);
-                *memory = Memory::Verified(Arc::clone(&verified), Instant::now());
+                self.keep(Outcome::Verified(Arc::clone(&verified), Instant::now()));
                 Ok(verified)
             }
             Err(refusal) => {
                 if let Refusal::BadEvidence(bad) = &refusal {
-                    let _ = self.is_verified.set(false);
-                    *memory = Memory::Refused(bad.clone());
+                    self.keep(Outcome::Refused(bad.clone()));
                 }
                 Err(refusal)
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Peer {
+    /// One whose evidence names `app`.
+    pub(crate) fn claiming(app: AppId) -> Self {
+        Self { claimed: Some(app).into(), ..Self::default() }
+    }
+
+    /// Policy gives it a permit.
+    pub(crate) fn permitted(&self, app: AppId) {
+        self.admit(app);
     }
 }
 

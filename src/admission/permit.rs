@@ -84,6 +84,8 @@ pub(super) struct Basis {
     pub(super) verdict: TcbVerdict,
     pub(super) role: Role,
     pub(super) stage: Stage,
+    /// The event by which the guest may have been opened since its boot.
+    pub(super) opened_by: Option<String>,
     pub(super) asked: AskedEpochs,
 }
 
@@ -202,7 +204,7 @@ impl Permit<App> {
                 rule: None,
                 at,
             },
-            compared: Compared::Waived,
+            compared: Compared::WAIVED,
             basis: Basis {
                 verdict: TcbVerdict {
                     status: TcbStatus::UpToDate,
@@ -212,6 +214,7 @@ impl Permit<App> {
                 },
                 role: Role::App,
                 stage: Stage::Boot,
+                opened_by: None,
                 asked: AskedEpochs::NONE,
             },
         };

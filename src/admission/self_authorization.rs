@@ -1,22 +1,26 @@
 //! Self-authorization: this KMS asks policy about itself before it serves requests.
 
+mod own;
+mod refusal;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use kms_attest::attester::{Attester, AttesterError};
-use kms_attest::binding::ReportData;
-use kms_attest::identity::{BootInfo, Identity, Registers};
-use kms_attest::tcb::TcbVerdict;
-use kms_attest::verify::{Binding, UnidentifiedError, Verified, Verifier, VerifyError};
-use kms_policy::{Decision, Denial, DenialCode, NotCompared, Policy, PolicyError};
+use kms_attest::attester::Attester;
+use kms_attest::identity::BootInfo;
+use kms_attest::verify::Verifier;
+use kms_policy::{Decision, NotCompared, Policy, PolicyError, Unsettled};
 use tokio::sync::{Mutex, Notify, Semaphore, watch};
 
-use super::image_check::{Settled, Unsettled, settled};
+use self::own::{Booted, Own};
+use super::image_check::{Settled, settled};
 use super::permit::SelfAuthorization;
-use super::{ImageCheck, Relaxations, TcbTolerance, Tolerated, asked, sealed};
+use super::{ImageCheck, Relaxations, TcbTolerance, Tolerated, asked};
 use crate::metrics::Upstream;
-use crate::os_image::BootedImage;
+
+pub use self::own::{OwnEvidenceError, own_evidence, own_identity};
+pub use self::refusal::{Missing, SelfDenial, SelfDenialCode, SelfRefusal};
 
 /// The interval of background requests to policy. After a revocation, methods that anyone may call go on
 /// answering for at most this interval and the time of one request.
@@ -36,25 +40,6 @@ const LIFETIME: Duration = Duration::from_secs(15);
 const AT_A_TIME: usize = 8;
 /// How long the start of the KMS phase waits for the first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
-
-/// How long a decision about this KMS waits for the comparison with its OS image, which continues without it.
-const WAIT_FOR_IMAGE: Duration = Duration::from_secs(5);
-/// How long a comparison without success is remembered, so that the image is not requested for each decision.
-const IMAGE_MEMORY: Duration = Duration::from_secs(30);
-
-/// Why there is no identity of this KMS.
-#[derive(Debug, thiserror::Error)]
-pub enum OwnEvidenceError {
-    /// The attester returned no evidence.
-    #[error("failed to get attestation: {0}")]
-    Attester(#[from] AttesterError),
-    /// The evidence does not verify.
-    #[error("failed to verify attestation: {0}")]
-    Verify(#[from] VerifyError),
-    /// The evidence contains no valid identity.
-    #[error("failed to decode app info: {0}")]
-    Identity(#[from] UnidentifiedError),
-}
 
 /// Asks policy about this KMS and keeps the answer for some seconds.
 #[derive(Debug)]
@@ -88,203 +73,10 @@ enum Requirement {
     },
 }
 
-/// The verified identity of this KMS, valid as long as the collateral that it was verified with.
-#[derive(Debug)]
-struct Own {
-    identity: Identity,
-    verdict: TcbVerdict,
-    until: u64,
-    verified: Instant,
-    collateral_generation: u64,
-    evidence: Verified,
-    /// The comparison with the OS image, if a decision has depended on it.
-    booted: Mutex<Option<Booted>>,
-}
-
-/// The last comparison with the OS image.
-#[derive(Debug)]
-struct Booted {
-    outcome: Result<BootedImage, NotCompared>,
-    at: Instant,
-}
-
-impl Own {
-    /// The comparison of this KMS with its image, if `later` evidence has the same registers and configuration, and shows no
-    /// event that may have opened it.
-    fn booted_as(&self, later: &Verified, identity: &Identity) -> Option<BootedImage> {
-        let config = |verified: &Verified| verified.evidence().stack.config.clone();
-        // `mr_system` covers MRTD and RTMR0 to 2.
-        let is_same = self.identity.mr_system == identity.mr_system
-            && config(&self.evidence) == config(later)
-            && sealed::opened_by(&later.evidence().stack.runtime_events).is_none();
-        let known = self.booted.try_lock().ok()?;
-        known.as_ref().filter(|_| is_same)?.outcome.clone().ok()
-    }
-
-    /// The image that this KMS has booted: compared once, and after a failure again and again.
-    async fn booted(&self, image: &ImageCheck) -> Result<BootedImage, NotCompared> {
-        let compared = async {
-            let mut known = self.booted.lock().await;
-            if let Some(Booted { outcome, at }) = &*known
-                && (outcome.is_ok() || at.elapsed() < IMAGE_MEMORY)
-            {
-                return outcome.clone();
-            }
-            let outcome = Box::pin(image.booted(&self.evidence)).await;
-            *known = Some(Booted { outcome: outcome.clone(), at: Instant::now() });
-            outcome
-        };
-        tokio::time::timeout(WAIT_FOR_IMAGE, compared).await.unwrap_or_else(|_| {
-            Err(NotCompared::Unavailable("it is still being fetched or measured".to_owned()))
-        })
-    }
-}
-
 #[derive(Debug)]
 struct Recent {
     answer: Result<SelfAuthorization, SelfDenial>,
     asked: Instant,
-}
-
-/// Why this KMS may not serve.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum SelfRefusal {
-    /// Policy denies it, or its own evidence is refused.
-    #[error("{}", .0.reason())]
-    Denied(SelfDenial),
-    /// It is not known whether it may.
-    #[error("{}", missing.words())]
-    Unknown {
-        /// What does not respond.
-        missing: Missing,
-        /// The cause, for the log only.
-        detail: String,
-    },
-}
-
-/// Why policy or the verification of our own evidence denies this KMS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SelfDenial {
-    /// For metrics and machines.
-    pub code: SelfDenialCode,
-    /// The reason of the policy, or the error of the verification.
-    pub cause: String,
-    /// The expected value, for operators.
-    pub expected: Option<String>,
-    /// The value that was found, for operators.
-    pub actual: Option<String>,
-}
-
-/// The code of a [`SelfDenial`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SelfDenialCode {
-    /// Policy denies it.
-    NotAllowed,
-    /// The allowlist is missing or invalid, so it denies everything.
-    AllowlistUnusable,
-    /// Its own evidence does not verify.
-    EvidenceRefused,
-}
-
-impl SelfDenialCode {
-    /// The stable name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NotAllowed => "kms_not_allowed",
-            Self::AllowlistUnusable => DenialCode::AllowlistUnusable.name(),
-            Self::EvidenceRefused => "own_evidence_refused",
-        }
-    }
-}
-
-impl From<DenialCode> for SelfDenialCode {
-    fn from(code: DenialCode) -> Self {
-        match code {
-            DenialCode::AllowlistUnusable => Self::AllowlistUnusable,
-            DenialCode::TcbStatus
-            | DenialCode::Advisory
-            | DenialCode::OsImage
-            | DenialCode::KmsMeasurement
-            | DenialCode::Device
-            | DenialCode::AppNotRegistered
-            | DenialCode::ComposeHash
-            | DenialCode::AppNotDeployed
-            | DenialCode::InvalidRequest
-            | DenialCode::GuestHasBooted
-            | DenialCode::EpochTooNew
-            | DenialCode::EpochNotReadable
-            | DenialCode::EpochNotActive
-            | DenialCode::EpochRetired
-            | DenialCode::EpochDestroyed
-            | DenialCode::EpochUnknown
-            | DenialCode::Backend => Self::NotAllowed,
-        }
-    }
-}
-
-impl SelfDenial {
-    fn denied(denial: Denial) -> Self {
-        let Denial { code, reason, expected, actual } = denial;
-        Self { code: code.into(), cause: reason, expected, actual }
-    }
-
-    fn unproven(error: &VerifyError) -> Self {
-        let code = SelfDenialCode::EvidenceRefused;
-        Self { code, cause: error.to_string(), expected: None, actual: None }
-    }
-
-    /// The text for callers.
-    pub fn reason(&self) -> String {
-        let what = match self.code {
-            SelfDenialCode::NotAllowed | SelfDenialCode::AllowlistUnusable => "KMS is not allowed",
-            SelfDenialCode::EvidenceRefused => NO_BOOT_INFO,
-        };
-        format!("{what}: {}", self.cause)
-    }
-}
-
-/// Why it is unknown whether this KMS may serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
-    /// The policy does not respond.
-    Policy,
-    /// The attester returns no usable evidence.
-    Evidence,
-    /// No collateral to verify our evidence with.
-    Collateral,
-    /// Our clock is behind a time that is known to be past.
-    Clock,
-    /// The policy depends on the OS image of this KMS, which cannot be compared.
-    OsImage,
-}
-
-impl Missing {
-    fn of(error: &OwnEvidenceError) -> Self {
-        match error {
-            OwnEvidenceError::Verify(VerifyError::Clock(_)) => Self::Clock,
-            OwnEvidenceError::Verify(_) => Self::Collateral,
-            OwnEvidenceError::Attester(_) | OwnEvidenceError::Identity(_) => Self::Evidence,
-        }
-    }
-
-    /// The cause in one or two words.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Policy => "no decision",
-            Self::Evidence => "no evidence",
-            Self::Collateral => "no collateral",
-            Self::Clock => "clock behind",
-            Self::OsImage => "no OS image",
-        }
-    }
-
-    /// The peer's text.
-    fn words(self) -> &'static str {
-        match self {
-            Self::Policy => NO_CHECK,
-            Self::Evidence | Self::Collateral | Self::Clock | Self::OsImage => NO_BOOT_INFO,
-        }
-    }
 }
 
 /// The last request to the policy that had no response.
@@ -595,11 +387,6 @@ impl SelfAuthorizer {
     }
 }
 
-/// The peer's text if there is no own evidence.
-const NO_BOOT_INFO: &str = "failed to build local KMS boot info";
-/// The peer's text if the backend does not respond.
-const NO_CHECK: &str = "failed to call KMS auth check: the authorization backend does not answer";
-
 /// Why there is no decision about this KMS.
 enum OwnDecisionError {
     Evidence(OwnEvidenceError),
@@ -611,25 +398,6 @@ impl From<OwnEvidenceError> for OwnDecisionError {
     fn from(error: OwnEvidenceError) -> Self {
         Self::Evidence(error)
     }
-}
-
-/// Verified evidence of this KMS over 64 zero bytes.
-///
-/// # Errors
-/// [`OwnEvidenceError`].
-pub async fn own_evidence(attester: &Attester, verifier: &Verifier) -> Result<Verified, OwnEvidenceError> {
-    let zero = ReportData::ZERO;
-    let evidence = attester.attest(zero).await?;
-    Ok(verifier.verify(&evidence, Binding::ReportData(&zero)).await?)
-}
-
-/// The identity of this KMS, or of another one that has shown its evidence: with the registers at run time
-/// and the VM configuration in the evidence.
-///
-/// # Errors
-/// [`OwnEvidenceError::Identity`].
-pub fn own_identity(verified: &Verified) -> Result<Identity, OwnEvidenceError> {
-    Ok(verified.identity(Registers::RunTime, "")?)
 }
 
 #[cfg(test)]

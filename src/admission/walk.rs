@@ -6,7 +6,7 @@ use std::time::Instant;
 use kms_attest::identity::{AppId, Identity};
 use kms_attest::verify::Verified;
 use kms_policy::examination::Examination;
-use kms_policy::{AppEpochs, Decision, Denial, NotCompared, Policy, Role, Subject};
+use kms_policy::{AppEpochs, Decision, Denial, DenialCode, Policy, Role, Subject};
 
 use super::fresh::{is_required, same_guest};
 use super::judged::{Compared, Judged, Said};
@@ -58,12 +58,14 @@ pub trait Observer: Send {
     /// Where the walk ends.
     const UNTIL: Until;
 
-    /// Asks policy about `subject`, a caller of this place: for the decision alone, or with every rule.
+    /// Asks policy about `subject`, a caller of this place: for the decision alone, or with every rule. `denial` tells to which denial
+    /// another decision about the same caller would lead.
     fn policy(
         &mut self,
         policy: &Policy,
         placed: &Placed,
         subject: Subject<'_>,
+        denial: &(dyn Fn(&Decision) -> Option<Denial> + Send + Sync),
     ) -> impl Future<Output = Examination> + Send;
 
     /// Awaits the comparison with the OS image; `None` if the observer does not wait for it.
@@ -146,19 +148,25 @@ impl Walk {
         // Policy is not asked about a frozen caller. The check is repeated before a permit is made.
         let not_frozen = self.not_frozen(&identity);
         let not_frozen = tell(observer, Step::Frozen, not_frozen, |_| Passed::NotFrozen)?;
-        let basis =
-            Basis { verdict: verified.verdict().clone(), role, stage: verified.stage(), asked: epochs };
+        let opened_by = sealed::opened_by(&verified.evidence().stack.runtime_events);
+        let basis = Basis {
+            verdict: verified.verdict().clone(),
+            role,
+            stage: verified.stage(),
+            opened_by: opened_by.map(str::to_owned),
+            asked: epochs,
+        };
         let judged = ends::<O, _>(self.judge(&basis, &identity, &placed, observer).await)?;
         // After policy, so that a denial costs no download. The age of the decision limits the time that this
         // may take.
         let compared = match &self.foundation.image {
             ImageCheck::Waived => {
                 observer.passed(Passed::OsImageWaived);
-                Ok(Compared::Waived)
+                Ok(Compared::WAIVED)
             }
             ImageCheck::Required(images) => {
                 match observer.image(Box::pin(booted(images, verified, vm_config, &placed))).await {
-                    None => Ok(Compared::NotAwaited),
+                    None => Ok(Compared::not_awaited()),
                     Some(compared) => {
                         let compared = compared.map_err(|error| Refusal::OsImage {
                             error,
@@ -191,7 +199,7 @@ impl Walk {
                 }
                 ends::<O, _>(allowed)?
             }
-            (Ok(judged), Err(_)) => judged.proven(&Compared::NotAwaited, &identity),
+            (Ok(judged), Err(_)) => judged.proven(&Compared::not_awaited(), &identity),
             (Err(refusal), _) => Err(refusal),
         };
         admitted_there?;
@@ -272,7 +280,8 @@ impl Walk {
         let policy = self.foundation.policy_of(&placed.domain().name);
         let Tolerated { told, relaxations } = tolerance.apply(&basis.verdict, identity);
         observer.tolerated(&relaxations);
-        let examined = observer.policy(policy, placed, basis.role.subject(&told)).await;
+        let denial = |decision: &Decision| self.denial(decision, basis, identity, placed);
+        let examined = observer.policy(policy, placed, basis.role.subject(&told), &denial).await;
         let at = Instant::now();
         drop(told);
         let Examination { decision, release_stage, epochs: of_app, digest, .. } = examined;
@@ -284,9 +293,9 @@ impl Walk {
         };
         let said = match decision {
             Ok(Decision::Allowed { gateway_app_id, .. }) => Ok(Said::Allowed(gateway_app_id)),
-            Ok(Decision::IfImage(condition)) => match image {
-                ImageCheck::Required(_) => Ok(Said::IfImage(condition)),
-                ImageCheck::Waived => denied(condition.otherwise(&NotCompared::Disabled)),
+            Ok(Decision::IfImage(condition)) => match image.is_ruled_out(basis.opened_by.as_deref()) {
+                None => Ok(Said::IfImage(condition)),
+                Some(why) => denied(condition.otherwise(&why)),
             },
             Ok(Decision::Denied(denial)) => denied(denial),
             Err(error) => Err(Refusal::PolicyUnavailable(error)),
@@ -316,6 +325,34 @@ impl Walk {
             }
         };
         Ok(Judged { said: said?, by, rule: rule?, epochs: epochs?, relaxations, at })
+    }
+
+    /// The denial to which a decision about a caller leads, by what is known without another service; an image that would be
+    /// compared counts as the right one.
+    fn denial(
+        &self,
+        decision: &Decision,
+        basis: &Basis,
+        identity: &Identity,
+        placed: &Placed,
+    ) -> Option<Denial> {
+        match decision {
+            Decision::Denied(denial) => Some(denial.clone()),
+            Decision::IfImage(condition) => {
+                let why = self.foundation.image.is_ruled_out(basis.opened_by.as_deref())?;
+                Some(condition.clone().otherwise(&why))
+            }
+            Decision::Allowed { release_stage, epochs, .. } => {
+                let rule = StageRule::of(*release_stage, self.release_stage);
+                match (rule.judge(basis.role, basis.stage), basis.role) {
+                    (StageVerdict::TooLate(_), _) => Some(too_late()),
+                    (StageVerdict::Released(_), Role::Kms) => None,
+                    (StageVerdict::Released(_), Role::App | Role::Certificate) => {
+                        self.epochs(basis.asked, epochs.as_deref(), &identity.app_id, placed).err()
+                    }
+                }
+            }
+        }
     }
 
     /// The epochs of an app's keys, by what the policy says of it.
@@ -376,8 +413,17 @@ async fn booted(
         true => images.kind(verified, vm_config).await?,
         false => ImageKind::Unknown,
     };
-    let opened_by = sealed::opened_by(&verified.evidence().stack.runtime_events).map(str::to_owned);
-    Ok(Compared::Booted { image, kind, opened_by })
+    Ok(Compared(Ok((image, kind))))
+}
+
+/// The denial of a guest that has booted, to which keys are released while it boots.
+fn too_late() -> Denial {
+    Denial {
+        code: DenialCode::GuestHasBooted,
+        reason: "keys are released to a guest that boots".to_owned(),
+        expected: Some("boot".to_owned()),
+        actual: Some("running".to_owned()),
+    }
 }
 
 fn of_domain(denial: DomainDenial, identity: &Identity, proved: Option<Proved>) -> Refusal {

@@ -1,5 +1,6 @@
 //! Actions of operators: a closed set, each recorded by two events. None runs a program.
 
+mod drain;
 mod self_test;
 
 use std::collections::BTreeMap;
@@ -9,13 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use self::drain::Target;
 use super::Caller;
 use super::admin::AdminService;
 use super::readiness::policy_problem;
 use super::recovery::RecoveryService;
-use crate::audit::{Event, Receipt};
+use crate::audit::{Event, OnNode, Receipt};
 use crate::clock::{rfc3339, unix_now};
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::Ready;
@@ -102,6 +104,17 @@ impl Action {
         }
     }
 
+    /// Whether it may run several times at once: drains may be of several nodes, and one that waits for the database keeps no
+    /// node from its own.
+    fn may_overlap(self) -> bool {
+        self == Self::Drain
+    }
+
+    /// Whether the body of its request is read, an [`ActionRequest`].
+    pub fn has_body(self) -> bool {
+        matches!(self, Self::Drain | Self::Undrain)
+    }
+
     /// The action with this name.
     ///
     /// # Errors
@@ -135,7 +148,7 @@ pub struct ActionService {
 
 #[derive(Debug, Clone, Default)]
 struct State {
-    is_running: bool,
+    running: usize,
     last: Option<Last>,
 }
 
@@ -178,6 +191,18 @@ pub struct Done {
     /// What was done.
     message: String,
     took_ms: u64,
+    /// Whether the other nodes of the fleet know it; absent without any, and for what is about one node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared: Option<bool>,
+}
+
+/// What an action is about.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ActionRequest {
+    /// The node of the fleet that is drained or undrained, by its id or name; this one if it is absent.
+    #[serde(default)]
+    node: Option<String>,
 }
 
 /// Marks an action as running until dropped.
@@ -189,12 +214,26 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.service.change(self.action, |state| state.is_running = false);
+        self.service.change(self.action, |state| state.running -= 1);
     }
 }
 
 /// How an action ends: a sentence about what was done, or why it failed.
-type Ended = std::result::Result<String, String>;
+type Ended<T = String> = std::result::Result<T, String>;
+
+/// What was done.
+#[derive(Debug)]
+struct Made {
+    /// As a sentence.
+    message: String,
+    shared: Option<bool>,
+}
+
+impl From<String> for Made {
+    fn from(message: String) -> Self {
+        Self { message, shared: None }
+    }
+}
 
 impl ActionService {
     /// The actions of a KMS with keys.
@@ -211,12 +250,12 @@ impl ActionService {
     pub fn list(&self) -> Actions {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         let listed = |action: Action| {
-            let State { is_running, last } = states.get(&action).cloned().unwrap_or_default();
+            let State { running, last } = states.get(&action).cloned().unwrap_or_default();
             Listed {
                 name: action.name(),
                 description: action.description(),
                 role: super::Role::Operator.name(),
-                running: is_running,
+                running: running > 0,
                 last,
             }
         };
@@ -226,22 +265,24 @@ impl ActionService {
     /// Runs an action to its end, also if the caller disconnects.
     ///
     /// # Errors
-    /// `unknown_action`; `action_running`, if it runs already; `action_failed`, with the reason.
-    pub async fn run(self: Arc<Self>, caller: &Caller, name: &str) -> Result<Done> {
-        let action = Action::parse(name)?;
+    /// `action_running`, if it runs already; `action_failed`, with the reason; it is about a node that is not known.
+    pub async fn run(self: Arc<Self>, caller: &Caller, action: Action, asked: ActionRequest) -> Result<Done> {
+        let target =
+            asked.node.map(|node| drain::target(&self.admin.foundation().drain, &node)).transpose()?;
         let running = Arc::clone(&self).begin(action)?;
         let caller = caller.clone();
         let task = request::spawn(async move {
             let began = Instant::now();
-            let ended = running.service.carry_out(action, &caller).await;
+            let ended = running.service.carry_out(action, &caller, target).await;
             (ended, began.elapsed())
         });
         let ended = task.await.map_err(|error| Error::internal("the action ended in a panic", error))?;
         match ended {
-            (Ok(message), took) => Ok(Done {
+            (Ok(Made { message, shared }), took) => Ok(Done {
                 name: action.name(),
                 ok: true,
                 message,
+                shared,
                 took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             }),
             (Err(reason), _) => Err(Error::new(Code::Unavailable, reason)
@@ -251,7 +292,11 @@ impl ActionService {
     }
 
     fn begin(self: Arc<Self>, action: Action) -> Result<Running> {
-        let begins = self.change(action, |state| !std::mem::replace(&mut state.is_running, true));
+        let begins = self.change(action, |state| {
+            let begins = state.running == 0 || action.may_overlap();
+            state.running += usize::from(begins);
+            begins
+        });
         match begins {
             true => Ok(Running { service: self, action }),
             false => Err(Error::new(Code::Conflict, format!("{} runs already", action.name()))
@@ -264,27 +309,35 @@ impl ActionService {
         change(states.entry(action).or_default())
     }
 
-    async fn carry_out(&self, action: Action, caller: &Caller) -> Ended {
+    async fn carry_out(&self, action: Action, caller: &Caller, target: Option<Target>) -> Ended<Made> {
         let (by, remote) = (caller.author().by, caller.remote());
         let name = action.name();
-        let receipt =
-            self.admin.recorded(Event::ActionStarted { action: name, by: by.clone(), remote }).await;
-        let ended = tokio::time::timeout(MAX_TIME, self.perform(action, caller, receipt.as_ref())).await;
+        let on = target.as_ref().map(|it| OnNode { node: it.id.to_string(), name: it.name.clone() });
+        let started = Event::ActionStarted { action: name, on: on.clone(), by: by.clone(), remote };
+        let receipt = self.admin.recorded(started).await;
+        let performed = self.perform(action, caller, target.as_ref(), receipt.as_ref());
+        let ended = tokio::time::timeout(MAX_TIME, performed).await;
         let ended = ended.unwrap_or_else(|_| Err(format!("it did not end within {} s", MAX_TIME.as_secs())));
         let event = match &ended {
-            Ok(_) => Event::ActionSucceeded { action: name, by, remote },
-            Err(reason) => Event::ActionFailed { action: name, reason: reason.clone(), by, remote },
+            Ok(_) => Event::ActionSucceeded { action: name, on, by, remote },
+            Err(reason) => Event::ActionFailed { action: name, on, reason: reason.clone(), by, remote },
         };
         self.admin.recorded(event).await;
-        let (Ok(message) | Err(message)) = &ended;
+        let (Ok(Made { message, .. }) | Err(message)) = &ended;
         let last = Last { at: rfc3339(unix_now()), ok: ended.is_ok(), message: message.clone() };
         self.change(action, |state| state.last = Some(last));
         ended
     }
 
-    async fn perform(&self, action: Action, caller: &Caller, receipt: Option<&Receipt>) -> Ended {
+    async fn perform(
+        &self,
+        action: Action,
+        caller: &Caller,
+        target: Option<&Target>,
+        receipt: Option<&Receipt>,
+    ) -> Ended<Made> {
         let foundation = self.admin.foundation();
-        match action {
+        let done: Ended = match action {
             Action::RefreshCollateral => {
                 let refreshed =
                     self.admin.refresh_collateral(caller, ()).await.map_err(|error| text(&error))?;
@@ -302,14 +355,8 @@ impl ActionService {
                 self.certificates.reissue().await?;
                 Ok("new connections get the new certificates".to_owned())
             }
-            Action::Drain => Ok(match foundation.drain.begin(caller.author()) {
-                true => "draining: not ready, and requests that arrive are served".to_owned(),
-                false => "it was draining already".to_owned(),
-            }),
-            Action::Undrain => Ok(match foundation.drain.end() {
-                true => "the drain is over".to_owned(),
-                false => "there was no drain".to_owned(),
-            }),
+            Action::Drain => return drain::begin(&foundation.drain, target, &caller.author().by).await,
+            Action::Undrain => return drain::end(&foundation.drain, target, &caller.author().by).await,
             Action::ClearImageCache => {
                 let all = || "all".to_owned();
                 let request = ClearImageCacheRequest { image_hash: all(), config_hash: all() };
@@ -326,7 +373,8 @@ impl ActionService {
                 let _ = foundation.audit.record(event).await.map_err(|error| error.to_string())?;
                 Ok(reason)
             }
-        }
+        };
+        done.map(Made::from)
     }
 
     /// The checkpoint that has the record of the action itself: each record is in a signed tree when it counts.

@@ -18,6 +18,7 @@ use super::fleet::FleetService;
 use super::joins::JoinService;
 use super::policy::{BundleService, PolicyService};
 use super::recovery::RecoveryService;
+use super::rollout::RolloutService;
 use super::uploads::HtpasswdFile;
 use crate::clock::rfc3339;
 use crate::control::{
@@ -91,6 +92,8 @@ pub struct Makers {
     pub fleet: Arc<FleetService>,
     /// The invitations of replicas.
     pub joins: Arc<JoinService>,
+    /// Rollouts.
+    pub rollout: Arc<RolloutService>,
     /// The htpasswd file.
     pub htpasswd: Arc<HtpasswdFile>,
     /// Recovery sets.
@@ -212,6 +215,9 @@ impl ApprovalService {
     /// # Errors
     /// It was not approved.
     pub async fn approve(&self, caller: &Caller, id: &str, request: ApproveRequest) -> Result<Shown> {
+        if self.approvals.find(id).is_some_and(|approval| !approval.action.counts_while_stale()) {
+            self.makers.fleet.expect_known(caller)?;
+        }
         let (changer, approvals, makers) =
             (caller.changer()?, Arc::clone(&self.approvals), self.makers.clone());
         let (id, caller, halves) = (id.to_owned(), caller.clone(), Arc::clone(&self.halves));
@@ -275,7 +281,7 @@ impl Makers {
             }
             EachApproved::ActivateBundle(approved) => {
                 let outcome = Arc::clone(&self.bundles).activate_approved(&approved).await?;
-                Ok(Made::of(outcome.message()))
+                Ok(Made::of(outcome.message))
             }
             EachApproved::ReplaceHtpasswd(approved) => {
                 let placed = Arc::clone(&self.htpasswd).place_approved(approved).await?;
@@ -291,6 +297,13 @@ impl Makers {
             EachApproved::RepairFleet(approved) => {
                 self.fleet.repair_approved(approved).await?;
                 Ok(Made::of("the state of this node is that of its fleet now"))
+            }
+            EachApproved::StartRollout(approved) => {
+                Ok(Made::of(self.rollout.start_approved(approved).await?))
+            }
+            EachApproved::ForgetNode(approved) => {
+                self.fleet.forget_approved(approved).await?;
+                Ok(Made::of("the node is forgotten"))
             }
             EachApproved::InviteReplica(approved) => {
                 let invited = self.joins.invite_approved(approved).await?;
@@ -375,9 +388,10 @@ fn failed(error: ApprovalError) -> Error {
         | ApprovalError::Unknown(_)
         | ApprovalError::Ended { .. }
         | ApprovalError::OtherPayload { .. } => Code::InvalidRequest,
-        ApprovalError::NotRecorded(_) | ApprovalError::NotKept(_) | ApprovalError::NoRandomNumbers => {
-            Code::Unavailable
-        }
+        ApprovalError::NotRecorded(_)
+        | ApprovalError::NotKept(_)
+        | ApprovalError::Unsynced(_)
+        | ApprovalError::NoRandomNumbers => Code::Unavailable,
     };
     Error::new(code, error.to_string()).caused_by(error)
 }

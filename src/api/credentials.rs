@@ -151,6 +151,7 @@ impl CredentialService {
     /// As [`CredentialService::create`].
     pub async fn rotate(&self, caller: &Caller, credential: &str) -> Result<Shown> {
         let credential = name(credential)?;
+        self.credentials.look_for(&credential).await;
         self.expect_covered(caller, &credential)?;
         let changer = match self.owner(&credential) {
             Some(created_at) => {
@@ -168,6 +169,7 @@ impl CredentialService {
     /// As [`CredentialService::create`]; also if it is revoked in memory, but not on the disk.
     pub async fn revoke(&self, caller: &Caller, credential: &str) -> Result<()> {
         let credential = name(credential)?;
+        self.credentials.look_for(&credential).await;
         self.expect_covered(caller, &credential)?;
         let changer = match self.owner(&credential) {
             Some(created_at) => {

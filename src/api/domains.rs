@@ -157,7 +157,11 @@ impl DomainService {
     pub async fn restore(self: &Arc<Self>, caller: &Caller, name: &str) -> Result<DomainDetail> {
         let name = parse(name)?;
         caller.expect_whole_kms()?;
-        let domain = self.foundation.domains.named(&name);
+        let mut domain = self.foundation.domains.named(&name);
+        if domain.as_ref().is_none_or(|domain| domain.archived.is_none()) {
+            self.foundation.domains.see_newest().await.map_err(refused)?;
+            domain = self.foundation.domains.named(&name);
+        }
         let domain = domain.ok_or_else(|| refused(DomainError::Unknown(name.clone())))?;
         if let Some(archived) = &domain.archived {
             let (archived_at, archived_by) = (archived.since, archived.by.clone());
@@ -217,7 +221,7 @@ impl DomainService {
     async fn assigned(&self, app: AppId, domain: DomainName, author: Author) -> Result<PlacedApp> {
         let _turn = self.turn.lock().await;
         let change = DomainChange::Assign(app, domain.clone());
-        if !self.foundation.domains.foresee(&change).map_err(refused)? {
+        if !self.foundation.domains.foresee(&change).await.map_err(refused)? {
             return Ok(PlacedApp::unchanged(&app, &domain));
         }
         let before = self.loss(&app).await?;
@@ -228,10 +232,12 @@ impl DomainService {
             );
             return Err(Error::new(Code::Conflict, text).because("needs_move"));
         }
-        let changed = self.make(change, author).await?;
+        if !self.make(change, author).await? {
+            return Ok(PlacedApp::unchanged(&app, &domain));
+        }
         // A release that was under way when the app was looked up is either withheld or recorded by now.
         let loss = self.loss_of(&app, before.domain()).await.unwrap_or(before);
-        Ok(PlacedApp::of(&app, &domain, changed, &loss))
+        Ok(PlacedApp::of(&app, &domain, true, &loss))
     }
 
     /// Moves an app to another domain, or says what it would lose.
@@ -246,9 +252,12 @@ impl DomainService {
         body: MoveBody,
     ) -> Result<PlacedApp> {
         let (to, app) = (parse(name)?, app_id(app)?);
+        if self.foundation.domains.of(&app).name == to {
+            self.foundation.domains.see_newest().await.map_err(refused)?;
+        }
         let from = self.foundation.domains.of(&app).name.clone();
         let change = DomainChange::Move { app, from: from.clone(), to: to.clone() };
-        if !self.foundation.domains.foresee(&change).map_err(refused)? {
+        if !self.foundation.domains.foresee(&change).await.map_err(refused)? {
             return Ok(PlacedApp::unchanged(&app, &to));
         }
         let loss = self.loss_of(&app, &from).await?;
@@ -338,8 +347,9 @@ fn refused(error: DomainError) -> Error {
         | DomainError::ArchivedAgain(_)
         | DomainError::Configured { .. }
         | DomainError::Elsewhere { .. } => Error::new(Code::Conflict, text).because("domain_refused"),
-        DomainError::NotRecorded(_) | DomainError::NotKept(_) | DomainError::NotShared(_) => {
-            Error::new(Code::Unavailable, text).caused_by(error)
-        }
+        DomainError::NotRecorded(_)
+        | DomainError::NotKept(_)
+        | DomainError::NotShared(_)
+        | DomainError::Unsynced(_) => Error::new(Code::Unavailable, text).caused_by(error),
     }
 }

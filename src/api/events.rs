@@ -26,6 +26,8 @@ pub const MAX_STREAMS: usize = 1024;
 const STEP: usize = 64;
 /// How often a stream checks for what is not available yet.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// How often it is looked whether the inventory counts what was recorded.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long a stream waits for a missing index. For one that is being built it waits without a limit.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
@@ -93,6 +95,21 @@ impl EventService {
         question: impl FnOnce(&Index) -> std::result::Result<T, crate::events::IndexError> + Send + 'static,
     ) -> Result<T> {
         self.ask(&self.queries, question).await
+    }
+
+    /// Waits, for this long at most, until the inventory counts every record that is acknowledged now. Whether it does then.
+    ///
+    /// # Errors
+    /// The index is not available.
+    pub(super) async fn inventory_reaches_now(&self, patience: Duration) -> Result<bool> {
+        let (newest, began) = (self.acknowledged(), Instant::now());
+        loop {
+            let through = self.ask_index(|index| Ok(index.inventory()?.coverage()?.through)).await?;
+            if through >= newest || began.elapsed() >= patience {
+                return Ok(through >= newest);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Asks on a thread that may block.

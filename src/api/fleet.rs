@@ -1,24 +1,35 @@
 //! `/api/v1/fleet`: the nodes that share their state, what each says of itself, and the repair of a state that is not believed.
 
-use std::collections::BTreeMap;
+mod lists;
+mod report;
+
 use std::sync::Arc;
 
+pub use kms_wire::fleet::FleetView;
+use kms_wire::fleet::{AlarmShown, DrainShown, FleetAlarm, NodeShown, NodeStatus, Skew};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+pub use self::lists::show_lists;
+pub use self::report::StatusReporter;
 use super::Caller;
 use super::approvals::ApprovalGate;
-use super::readiness::Readiness;
 use crate::admission::Foundation;
 use crate::audit::Event;
-use crate::clock::unix_now;
-use crate::control::{Approved, RepairFleet};
+use crate::control::{Approved, ForgetNode, RepairFleet};
 use crate::error::{Code, Error, Result};
-use crate::lifecycle::Ready;
-use crate::state::shared::{NodeSeen, Reporter, Shared, Standing, Unshared};
+use crate::operator::Operator;
+use crate::request;
+use crate::state::DrainRecord;
+use crate::state::shared::{NodeSeen, Shared, Split, Stale, Standing, Unshared};
 
-/// Clocks that differ by more seconds are worth a warning: what a node says is a few seconds old.
-const MAX_SKEW: u64 = 30;
+/// The body of `POST /api/v1/fleet/forget`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForgetBody {
+    /// The id of the node, or its name.
+    node: String,
+}
 
 /// The nodes of a fleet.
 #[derive(Debug)]
@@ -26,90 +37,6 @@ pub struct FleetService {
     shared: Option<Arc<Shared>>,
     foundation: Arc<Foundation>,
     gate: ApprovalGate,
-}
-
-/// The body of `GET /api/v1/fleet`.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct FleetView {
-    /// Whether this node shares its state: `core.state = "postgres"`.
-    shared: bool,
-    /// Milliseconds since what this node knows was true; absent without a view.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    view_age_ms: Option<u64>,
-    /// Why this node is stale; absent if it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stale: Option<String>,
-    /// Why the shared state is not believed; absent if it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alarm: Option<AlarmShown>,
-    /// What is wrong with the fleet as a whole.
-    warnings: Vec<String>,
-    /// All nodes that were ever in the fleet, by name.
-    nodes: Vec<NodeShown>,
-}
-
-/// Why the shared state is not believed.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct AlarmShown {
-    /// A stable code: `rolled_back`.
-    code: &'static str,
-    /// What is wrong.
-    text: String,
-    /// What to do.
-    remedy: &'static str,
-}
-
-/// A node.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct NodeShown {
-    /// Its id, hex.
-    id: String,
-    /// What people call it.
-    name: String,
-    /// Whether it is the node that answers.
-    this: bool,
-    /// Whether it has answered a challenge of this node within `max_view_age`.
-    answers: bool,
-    /// The number of the shared state that it has; absent before it has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<u64>,
-    /// What it last said of itself; absent if it never did, or if a later version did.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<NodeStatus>,
-}
-
-/// What a node says of itself every few seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NodeStatus {
-    /// The version of its program.
-    version: String,
-    /// Different after each start of its process.
-    boot_id: String,
-    /// Its clock, Unix seconds.
-    time: u64,
-    /// Whether it is ready.
-    ready: bool,
-    /// Why it is not, or will not be: the codes of `/readyz`.
-    reasons: Vec<String>,
-    /// What it runs, hex; absent without evidence.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    mr_aggregated: Option<String>,
-    /// How many records its log has signed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ledger_size: Option<u64>,
-    /// The signed checkpoint of its log.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    checkpoint: Option<String>,
-    /// SHA-256 of the rules in force, hex, by domain.
-    #[serde(default)]
-    policies: BTreeMap<String, String>,
-    /// SHA-256 of what decides which domain's keys an app gets, hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    domains_sha256: Option<String>,
-    /// The newest epoch that apps get keys of.
-    root_epoch: u32,
-    /// The states of all root epochs, from 0.
-    root_epochs: Vec<String>,
 }
 
 impl FleetService {
@@ -120,18 +47,11 @@ impl FleetService {
 
     /// The nodes, from memory and without waiting.
     pub fn view(&self) -> FleetView {
-        let Some(shared) = &self.shared else {
-            return FleetView {
-                shared: false,
-                view_age_ms: None,
-                stale: None,
-                alarm: None,
-                warnings: Vec::new(),
-                nodes: Vec::new(),
-            };
-        };
+        let Some(shared) = &self.shared else { return FleetView::default() };
         let view = shared.view();
         let mut nodes: Vec<_> = view.nodes().iter().map(|node| shown(node, view.answers(node))).collect();
+        compare_canaries(&mut nodes);
+        let drained_unseen = show_drains(&mut nodes, self.foundation.drain.nodes());
         nodes.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         FleetView {
             shared: true,
@@ -141,11 +61,18 @@ impl FleetService {
                 Standing::Stale(stale) => Some(stale.text().to_owned()),
             },
             alarm: view.alarm().map(|alarm| AlarmShown {
-                code: alarm.code(),
+                code: alarm.code().to_owned(),
                 text: alarm.to_string(),
-                remedy: alarm.remedy(),
+                remedy: alarm.remedy().to_owned(),
             }),
-            warnings: warnings(&nodes),
+            alarms: view.splits().into_iter().map(alarm).collect(),
+            warnings: view
+                .trouble()
+                .into_iter()
+                .chain(view.lacks().map(str::to_owned))
+                .chain(warnings(&nodes))
+                .chain(drained_unseen)
+                .collect(),
             nodes,
         }
     }
@@ -154,10 +81,14 @@ impl FleetService {
     ///
     /// # Errors
     /// Nothing is shared; the database does not answer; a second owner must approve it.
-    pub async fn repair(&self, caller: &Caller) -> Result<FleetView> {
+    pub async fn repair(self: &Arc<Self>, caller: &Caller) -> Result<FleetView> {
         let shared = self.shared()?;
         let known = shared.view().known();
-        self.repair_approved(self.gate.pass(caller, RepairFleet { state: known }).await?).await?;
+        let approved = self.gate.pass(caller, RepairFleet { state: known }).await?;
+        let service = Arc::clone(self);
+        // A caller who goes away does not end it between the change and its record.
+        let made = request::spawn(async move { service.repair_approved(approved).await });
+        made.await.map_err(|error| Error::internal("the repair ended in a panic", error))??;
         Ok(self.view())
     }
 
@@ -172,7 +103,7 @@ impl FleetService {
                 "this node knows another state than when the repair was asked for; nothing was changed",
             ));
         }
-        shared.repair(&author.by).await.map_err(failed)?;
+        shared.repair(&author.by).await.map_err(|error| failed(error, "nothing was repaired"))?;
         let event = Event::StateRepaired {
             state: shared.view().known(),
             by: author.by.clone(),
@@ -184,25 +115,163 @@ impl FleetService {
         })
     }
 
+    /// Checks that the caller's credential, if it is a named one, was not revoked on another node.
+    ///
+    /// # Errors
+    /// `state_stale`: that is not known.
+    pub(in crate::api) fn expect_known(&self, caller: &Caller) -> Result<()> {
+        match (&self.shared, caller.identity()) {
+            (Some(shared), Some(Operator::Named { .. })) => {
+                shared.view().check().map_err(|stale| perhaps_revoked(&stale))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets a node that does not answer, by its id or its name.
+    ///
+    /// # Errors
+    /// There is no such node, there are two, or it is not known to be silent; the database does not answer; a second owner must approve it.
+    pub async fn forget(self: &Arc<Self>, caller: &Caller, body: ForgetBody) -> Result<FleetView> {
+        let shared = self.shared()?;
+        let nodes = shared.view().nodes();
+        let node = the_node(&nodes, &body.node)?;
+        is_silent(shared, node)?;
+        let action = ForgetNode { node: node.id.to_string(), name: node.name.clone() };
+        let (approved, service) = (self.gate.pass(caller, action).await?, Arc::clone(self));
+        let made = request::spawn(async move { service.forget_approved(approved).await });
+        made.await.map_err(|error| Error::internal("the change ended in a panic", error))??;
+        Ok(self.view())
+    }
+
+    /// Makes the change.
+    pub(in crate::api) async fn forget_approved(&self, approved: Approved<ForgetNode>) -> Result<()> {
+        let shared = self.shared()?;
+        let (author, nodes) = (approved.author(), shared.view().nodes());
+        let node = the_node(&nodes, &approved.action().node)?;
+        is_silent(shared, node)?;
+        shared.forget(node.id).await.map_err(|error| failed(error, "nothing was forgotten"))?;
+        let event = Event::NodeForgotten {
+            node: node.id.to_string(),
+            name: node.name.clone(),
+            by: author.by.clone(),
+            remote: author.remote,
+        };
+        let recorded = self.foundation.audit.record(event).await;
+        self.foundation.drain.end(Some(node.id), &author.by).await.map_err(|error| {
+            let text =
+                format!("it was forgotten, but its drain may not be over (undrain {}): {error}", node.id);
+            Error::new(Code::Unavailable, text).caused_by(error)
+        })?;
+        recorded.map(drop).map_err(|error| {
+            Error::unavailable("it was forgotten, but the audit log does not take the record", error)
+        })
+    }
+
     fn shared(&self) -> Result<&Arc<Shared>> {
         let nothing = || Error::invalid("core.state is \"files\": this node shares nothing");
         self.shared.as_ref().ok_or_else(nothing)
     }
 }
 
-fn failed(error: Unshared) -> Error {
-    Error::new(Code::Unavailable, format!("nothing was repaired: {error}")).caused_by(error)
+/// The refusal of a named credential on a node that does not know what was changed on others.
+pub fn perhaps_revoked(stale: &Stale) -> Error {
+    let text = format!(
+        "your credential may have been revoked on another node, which this one cannot know now: {stale}. Until it does, the \
+         credential still reads, freezes, revokes, repairs the fleet, and reloads or restarts this node. Try again, ask another \
+         node, or use the token of this node's configuration"
+    );
+    Error::new(Code::Unavailable, text).because("state_stale")
+}
+
+/// The node with this id or name.
+///
+/// # Errors
+/// There is none, or there are several.
+pub(in crate::api) fn the_node<'a>(nodes: &'a [NodeSeen], wanted: &str) -> Result<&'a NodeSeen> {
+    let by_id = nodes.iter().find(|node| node.id.to_string() == wanted);
+    let mut by_name = nodes.iter().filter(|node| node.name == wanted);
+    match (by_id, by_name.next(), by_name.next()) {
+        (Some(node), _, _) | (None, Some(node), None) => Ok(node),
+        (None, Some(_), Some(_)) => Err(Error::invalid("several nodes have this name: give the id")),
+        (None, None, _) => {
+            let text = "no node of the fleet has this id or name";
+            Err(Error::new(Code::UnknownMethod, text).because("not_found"))
+        }
+    }
+}
+
+fn is_silent(shared: &Shared, node: &NodeSeen) -> Result<()> {
+    let view = shared.view();
+    let problem = match (view.answers(node), view.standing()) {
+        (true, _) => "this node answers: stop it first, or it is there again at once".to_owned(),
+        (false, _) if view.is_silent(node) => return Ok(()),
+        (false, Standing::Stale(stale)) => {
+            let text = format!("the node that you ask cannot know whether {} answers: {stale}", node.name);
+            return Err(Error::new(Code::Unavailable, text).because("state_stale"));
+        }
+        (false, Standing::Fresh(_)) => format!(
+            "whether {} answers is not known yet, because the node that you ask has not watched for {} s without a gap: try again",
+            node.name,
+            view.settles_after().as_secs()
+        ),
+    };
+    Err(Error::new(Code::Conflict, problem))
+}
+
+fn failed(error: Unshared, so: &str) -> Error {
+    let code = match error {
+        Unshared::Behind | Unshared::Conflict => Code::Conflict,
+        _ => Code::Unavailable,
+    };
+    Error::new(code, error.after(so)).caused_by(error)
+}
+
+fn alarm(split: Split) -> FleetAlarm {
+    FleetAlarm {
+        kind: split.kind.name().to_owned(),
+        nodes: split.nodes.iter().map(ToString::to_string).collect(),
+        text: split.text,
+        remedy: split.kind.remedy().to_owned(),
+        since: split.since,
+    }
 }
 
 fn shown(node: &NodeSeen, answers: bool) -> NodeShown {
-    let status = node.status.as_deref().and_then(|body| kms_attest::json::from_utf8(body).ok());
     NodeShown {
         id: node.id.to_string(),
         name: node.name.clone(),
         this: node.is_self,
         answers,
+        drained: None,
         state: node.state,
-        status,
+        skew: node.skew.map(|(min_ms, max_ms)| Skew { min_ms, max_ms }),
+        last_seen: node.written_ms.map(|millis| millis / 1000),
+        canary_equal: None,
+        status_age: node.status_at.map(|at| at.elapsed().as_secs()),
+        status: node.status.as_deref().cloned(),
+    }
+}
+
+/// Shows which nodes operators drain, and gives those that are not known any more as warnings.
+fn show_drains(nodes: &mut [NodeShown], drains: Vec<DrainRecord>) -> Vec<String> {
+    let mut unseen = Vec::new();
+    for DrainRecord { node, by, since, unshared } in drains {
+        let id = node.to_string();
+        match nodes.iter_mut().find(|node| node.id == id) {
+            Some(node) => node.drained = Some(DrainShown { by, since, shared: !unshared }),
+            None => unseen.push(format!("the node {id} is drained by {by}, and is not in the fleet")),
+        }
+    }
+    unseen
+}
+
+/// Compares the root keys of each node with those of this one.
+fn compare_canaries(nodes: &mut [NodeShown]) {
+    let own = nodes.iter().find(|node| node.this).and_then(|node| node.status.clone());
+    let Some(own) = own else { return };
+    for node in nodes {
+        node.canary_equal = node.status.as_ref().and_then(|status| status.has_roots_of(&own));
     }
 }
 
@@ -225,65 +294,5 @@ fn warnings(nodes: &[NodeShown]) -> Vec<String> {
     if differ(|status| status.root_epoch.to_string()) {
         warnings.push("nodes have different current root epochs".to_owned());
     }
-    for (node, status) in &answering {
-        let skew = status.time.abs_diff(unix_now());
-        if skew > MAX_SKEW {
-            warnings.push(format!("the clock of {} differs by about {skew} s", node.name));
-        }
-    }
     warnings
-}
-
-/// Says what this node is.
-#[derive(Debug)]
-pub struct StatusReporter {
-    foundation: Arc<Foundation>,
-    ready: Arc<Ready>,
-    readiness: Arc<Readiness>,
-    boot_id: String,
-}
-
-impl StatusReporter {
-    /// Of this run of the process.
-    pub fn new(
-        foundation: Arc<Foundation>,
-        ready: Arc<Ready>,
-        readiness: Arc<Readiness>,
-        boot_id: String,
-    ) -> Self {
-        Self { foundation, ready, readiness, boot_id }
-    }
-
-    fn now(&self) -> NodeStatus {
-        let Foundation { policy, domain_policies, domains, audit, self_authorization, .. } =
-            &*self.foundation;
-        let report = self.readiness.report();
-        let head = audit.head();
-        let policies = [("default".to_owned(), policy)]
-            .into_iter()
-            .chain(domain_policies.iter().map(|(name, policy)| (name.to_string(), policy)));
-        let policies =
-            policies.filter_map(|(name, policy)| Some((name, hex::encode(policy.in_force().digest?))));
-        let now = unix_now();
-        NodeStatus {
-            version: env!("CVM_KMS_VERSION").to_owned(),
-            boot_id: self.boot_id.clone(),
-            time: now,
-            ready: report.is_ready(),
-            reasons: report.reasons().iter().map(|reason| reason.cause.name().to_owned()).collect(),
-            mr_aggregated: self_authorization.told_identity().map(|told| hex::encode(&told.mr_aggregated)),
-            ledger_size: head.as_ref().map(|head| head.size.get()),
-            checkpoint: head.map(|head| head.checkpoint.to_string()),
-            policies: policies.collect(),
-            domains_sha256: domains.digest().map(hex::encode),
-            root_epoch: self.ready.current_epoch(now).0,
-            root_epochs: self.ready.epochs().iter().map(|epoch| epoch.state.name().to_owned()).collect(),
-        }
-    }
-}
-
-impl Reporter for StatusReporter {
-    fn status(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.now()).expect("texts and numbers")
-    }
 }

@@ -1,5 +1,8 @@
 //! `/api/v1/replica-joins`: invitations by which replicas get the root keys, and how far each has come.
 
+mod advice;
+mod operation;
+
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -19,7 +22,7 @@ use crate::domain::Domain;
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::Ready;
 use crate::request;
-use crate::state::{JoinRecord, JoinStage};
+use crate::state::{JoinRecord, JoinStage, SourceUrl};
 
 /// Invites replicas.
 #[derive(Debug)]
@@ -27,8 +30,8 @@ pub struct JoinService {
     foundation: Arc<Foundation>,
     ready: Arc<Ready>,
     gate: ApprovalGate,
-    /// The ports of the main listener and of onboarding.
-    ports: (u16, u16),
+    /// Of the main listener.
+    port: u16,
 }
 
 /// The body of `POST /api/v1/replica-joins`.
@@ -40,6 +43,9 @@ pub struct InviteBody {
     /// What people call it; at most 100 bytes.
     #[serde(default)]
     label: Option<String>,
+    /// The URL by which the new node reaches this KMS, if not by the name and port of its main listener; `https` without a query.
+    #[serde(default)]
+    source_url: Option<String>,
     /// For how many seconds it counts: from 1 to 900, which is the default.
     #[serde(default)]
     valid_for: Option<u64>,
@@ -81,7 +87,11 @@ pub struct JoinShown {
     key_sha256: Option<String>,
     /// What happened, oldest first.
     stages: Vec<StageShown>,
-    /// What to run on the new node; the token goes to its standard input.
+    /// What to do now, for people; absent while the next step is that of the new node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+    /// What brings the new node the keys: `NEW-NODE:8000` stands for the address of its onboarding, and the token goes to standard
+    /// input.
     command: String,
     /// SHA-256 of the public key of the root CA, hex: the replica takes no other keys.
     source_root_sha256: String,
@@ -106,13 +116,13 @@ pub struct StageShown {
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct JoinList {
     /// Newest first.
-    joins: Vec<JoinShown>,
+    pub(super) joins: Vec<JoinShown>,
 }
 
 impl JoinService {
     /// Over the configuration, for the addresses in commands.
     pub fn new(config: &Config, foundation: Arc<Foundation>, ready: Arc<Ready>, gate: ApprovalGate) -> Self {
-        Self { foundation, ready, gate, ports: (config.rpc.port, config.core.onboard.port) }
+        Self { foundation, ready, gate, port: config.rpc.port }
     }
 
     /// Invites a replica.
@@ -120,8 +130,9 @@ impl JoinService {
     /// # Errors
     /// An invalid body; a second owner must approve it; too many invitations; a disk, database or audit log that does not take it.
     pub async fn invite(&self, caller: &Caller, body: InviteBody) -> Result<InvitedShown> {
-        let InviteBody { domain, label, valid_for } = body;
-        let action = InviteReplica { domain, label, valid_for: valid_for.unwrap_or(MAX_JOIN_VALID) };
+        let InviteBody { domain, label, source_url, valid_for } = body;
+        let valid_for = valid_for.unwrap_or(MAX_JOIN_VALID);
+        let action = InviteReplica { domain, label, source_url, valid_for };
         let _: NewJoin = asked(&action)?;
         let invited = self.invite_approved(self.gate.pass(caller, action).await?).await?;
         let token = invited.token.expose().to_owned();
@@ -161,7 +172,8 @@ impl JoinService {
     /// It is over, or its keys were sent.
     pub async fn cancel(&self, author: Author, id: &str) -> Result<JoinShown> {
         let (joins, id) = (Arc::clone(&self.foundation.joins), id.to_owned());
-        if joins.get(&id).is_none() {
+        // Another node may just have made it.
+        if id.len() != 16 || !id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(failed(unknown(&id)));
         }
         let cancelled = request::spawn(async move { joins.cancel(&id, &author).await });
@@ -182,6 +194,7 @@ impl JoinService {
         };
         let unheard = record.step(JoinStage::Keys).is_some_and(|keys| now > keys.at + JOIN_REPORTS);
         let root = hex::encode(Sha256::digest(self.ready.ca_public_key()));
+        let over = is_late || unheard || has(JoinStage::Cancelled) || has(JoinStage::Serving);
         JoinShown {
             id: record.id.clone(),
             domain: record.domain.clone(),
@@ -190,7 +203,7 @@ impl JoinService {
             created_at: rfc3339(record.created_at),
             expires_at: rfc3339(record.expires_at),
             state,
-            over: is_late || unheard || has(JoinStage::Cancelled) || has(JoinStage::Serving),
+            over,
             confirmed: has(JoinStage::Serving),
             key_sha256: record.key.clone(),
             stages: record
@@ -203,31 +216,38 @@ impl JoinService {
                     denial_id: step.denial.clone(),
                 })
                 .collect(),
+            advice: advice::now(record, over, now),
             command: self.command(record, &root),
             source_root_sha256: root,
         }
     }
 
-    /// What an operator runs on the new node. Names have no characters that a shell reads otherwise.
+    /// What an operator runs, with the address of the new node, which nobody knows here. Names have no characters that a shell
+    /// reads otherwise.
     fn command(&self, record: &JoinRecord, root: &str) -> String {
-        let (main, onboarding) = self.ports;
+        let by_name = || format!("https://{}:{}", self.ready.domain(), self.port);
+        let source = record.source_url.as_ref().map_or_else(by_name, SourceUrl::quoted);
         format!(
-            "kmsctl onboard --kms http://127.0.0.1:{onboarding} --source https://{}:{main} --source-root-sha256 {root} \
+            "kmsctl onboard --kms http://NEW-NODE:8000 --source {source} --source-root-sha256 {root} \
              --source-token-file - --domain {}",
-            self.ready.domain(),
             record.domain
         )
     }
 }
 
 fn asked(action: &InviteReplica) -> Result<NewJoin> {
-    let InviteReplica { domain, label, valid_for } = action;
+    let InviteReplica { domain, label, source_url, valid_for } = action;
     if !(1..=MAX_JOIN_VALID).contains(valid_for) {
         return Err(failed(JoinError::Validity));
     }
     Ok(NewJoin {
         domain: Domain::parse(domain).map_err(|error| Error::invalid(error.to_string()))?,
         label: JoinLabel::parse(label.as_deref().unwrap_or_default()).map_err(failed)?,
+        source_url: source_url
+            .clone()
+            .map(SourceUrl::try_from)
+            .transpose()
+            .map_err(|error| Error::invalid(error.to_string()))?,
         valid_for: *valid_for,
     })
 }

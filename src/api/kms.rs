@@ -19,8 +19,8 @@ use super::refusal::Attempt;
 use super::wrong_credentials::WrongCredentials;
 use super::{Caller, Method};
 use crate::admission::{
-    Admission, Asked, AskedEpochs, AskedFresh, CHALLENGE_LIFETIME, Explainer, Foundation, ImageCheck,
-    OwnSeal, Permit, Refusal, ReleaseRules, SelfAuthorization, Verification, both,
+    Admission, Asked, AskedEpochs, AskedFresh, CHALLENGE_LIFETIME, Explainer, Foundation, OwnSeal, Permit,
+    Refusal, ReleaseRules, SelfAuthorization, Verification, both,
 };
 use crate::ca::{CaError, Restricted};
 use crate::clock::unix_now;
@@ -80,10 +80,7 @@ impl KmsService {
     pub fn new(core: &Core, foundation: Arc<Foundation>, ready: Arc<Ready>, meta: Arc<Meta>) -> Self {
         let [releases, root_releases] = [LINES; 2].map(LogLimit::per_second);
         let (audit, metrics) = (Arc::clone(&foundation.audit), Arc::clone(&foundation.metrics));
-        let shadow = Arc::new(match foundation.image {
-            ImageCheck::Required(_) => Shadow::beside_compared_images(),
-            ImageCheck::Waived => Shadow::default(),
-        });
+        let shadow = Arc::<Shadow>::default();
         let env_keys = Arc::<EnvKeys>::default();
         let watched = Arc::downgrade(&env_keys);
         metrics.watch_cache("env_keys", move || Some(watched.upgrade()?.state()));

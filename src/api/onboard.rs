@@ -244,6 +244,15 @@ impl OnboardService {
             Error::new(Code::NotReady, "other Onboard calls are waiting for their source KMS; try again")
         })?;
         let received = source::receive(self, &url, brought, root).await;
+        if let Err(error) = &received {
+            // Before there is a credential, anyone may ask.
+            self.foundation.audit.note_of_strangers(Event::KeysNotReceived {
+                domain: domain.as_str().to_owned(),
+                source: url.to_string(),
+                code: error.reason(),
+                remote: caller.remote(),
+            });
+        }
         let (prepared, joined) = received.map_err(|error| error.within("Failed to onboard"))?;
         drop(receiving);
         let turn = self.turn().await;

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use kms_attest::identity::DomainName;
 use kms_attest::small_file::small_file;
 use kms_policy::Policy;
+use kms_wire::bundles::ShownBundle;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
-pub use self::bundles::{
-    BundleList, BundleOutcome, BundleRequest, BundleService, BundleState, FetchRequest, ShownBundle,
-};
+use self::bundles::shown;
+pub use self::bundles::{BundleRequest, BundleService, FetchRequest};
 pub use self::check::{CheckRequest, Checked, Problem};
 pub use self::placing::Placed;
 use super::Caller;
@@ -144,7 +144,7 @@ impl PolicyService {
             editable: false,
             message: policy_problem(policy).filter(|_| is_own).or_else(shared),
             document: None,
-            bundle: bundle.filter(|_| is_own || domain.is_default()).map(|it| ShownBundle::of(&it.bundle)),
+            bundle: bundle.filter(|_| is_own || domain.is_default()).map(|it| shown(&it.bundle)),
             shadow: None,
             relaxed: policy.is_dev() || policy.relaxation().is_some(),
         }
@@ -172,10 +172,7 @@ impl PolicyService {
             source,
             editable: self.file.is_some(),
             message: policy_problem(policy).or(refusal.map(str::to_owned)),
-            bundle: policy
-                .bundled()
-                .and_then(|bundled| bundled.bundle())
-                .map(|it| ShownBundle::of(&it.bundle)),
+            bundle: policy.bundled().and_then(|bundled| bundled.bundle()).map(|it| shown(&it.bundle)),
             document: self.document().await,
             shadow: self.shadow().await,
             relaxed: policy.is_dev() || policy.relaxation().is_some(),

@@ -4,8 +4,8 @@
 mod domains;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use kms_attest::collateral::{CacheStats, CollateralCache};
@@ -23,7 +23,7 @@ use crate::config::WhenStale;
 use crate::metrics::Metrics;
 use crate::operator::DomainScope;
 use crate::proto::ReadinessReason;
-use crate::state::shared::{Standing, View};
+use crate::state::shared::{SplitKind, Standing, View};
 
 /// How often the state is checked when no one requests it.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -81,6 +81,8 @@ pub enum Cause {
     StateNotFresh,
     /// The shared state is not as it was.
     StateRolledBack,
+    /// There is something in the fleet that must not be.
+    Fleet(SplitKind),
 }
 
 /// The effect of a cause on the release of keys.
@@ -96,7 +98,7 @@ pub enum Effect {
 
 impl Cause {
     /// All causes, in the order in which they are reported.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 28] = [
         Self::NoKeys,
         Self::Frozen,
         Self::AllowlistUnusable,
@@ -117,6 +119,12 @@ impl Cause {
         Self::PolicyHeld,
         Self::PolicyExpires,
         Self::StateRolledBack,
+        Self::Fleet(SplitKind::Roots),
+        Self::Fleet(SplitKind::Domains),
+        Self::Fleet(SplitKind::Policies),
+        Self::Fleet(SplitKind::Ledger),
+        Self::Fleet(SplitKind::Cloned),
+        Self::Fleet(SplitKind::Clock),
         Self::StateNotFresh,
         Self::CollateralNotRefreshed,
     ];
@@ -146,6 +154,7 @@ impl Cause {
             Self::StateStale => "state_stale",
             Self::StateNotFresh => "state_not_fresh",
             Self::StateRolledBack => "state_rolled_back",
+            Self::Fleet(kind) => kind.name(),
         }
     }
 
@@ -180,6 +189,18 @@ impl Cause {
             }
             Self::StateNotFresh => "this KMS may not know what operators changed on other nodes",
             Self::StateRolledBack => "the state that the nodes share is not as it was, so it is not believed",
+            Self::Fleet(SplitKind::Roots) => "nodes of the fleet have different root keys",
+            Self::Fleet(SplitKind::Domains) => {
+                "nodes of the fleet have different domains, so they give apps different keys"
+            }
+            Self::Fleet(SplitKind::Policies) => "nodes of the fleet decide by different policies",
+            Self::Fleet(SplitKind::Ledger) => {
+                "the audit log of a node of the fleet is not the one that it was"
+            }
+            Self::Fleet(SplitKind::Cloned) => {
+                "two nodes of the fleet have one id: the disk of a node was copied"
+            }
+            Self::Fleet(SplitKind::Clock) => "the clocks of nodes of the fleet differ",
             Self::DomainPolicyUnavailable => {
                 "the policy of a domain cannot decide, so nothing is released in that domain"
             }
@@ -200,6 +221,7 @@ impl Cause {
             | Self::PolicyFork
             | Self::StateNotFresh
             | Self::StateRolledBack
+            | Self::Fleet(_)
             | Self::PolicyHeld
             // Other domains are served: a load balancer must not take this KMS from them.
             | Self::DomainPolicyUnavailable
@@ -345,12 +367,14 @@ pub struct Readiness {
     lost: Option<Arc<LostEpochs>>,
     metrics: Arc<Metrics>,
     current: watch::Sender<Report>,
+    /// Since when each report said that it is ready.
+    ready_since: Mutex<Option<Instant>>,
 }
 
 impl Readiness {
     /// For a KMS without keys.
     pub fn onboarding(metrics: Arc<Metrics>) -> Self {
-        Self { foundation: None, recovery: None, lost: None, metrics, current: watch::Sender::default() }
+        Self::new(None, None, None, metrics)
     }
 
     /// For a KMS with keys.
@@ -360,8 +384,17 @@ impl Readiness {
         lost: Arc<LostEpochs>,
     ) -> Self {
         let metrics = Arc::clone(&foundation.metrics);
-        let (foundation, recovery, lost) = (Some(foundation), Some(recovery), Some(lost));
-        Self { foundation, recovery, lost, metrics, current: watch::Sender::default() }
+        Self::new(Some(foundation), Some(recovery), Some(lost), metrics)
+    }
+
+    fn new(
+        foundation: Option<Arc<Foundation>>,
+        recovery: Option<Arc<RecoveryService>>,
+        lost: Option<Arc<LostEpochs>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (current, ready_since) = (watch::Sender::default(), Mutex::default());
+        Self { foundation, recovery, lost, metrics, current, ready_since }
     }
 
     /// Whether this is the phase without keys.
@@ -381,6 +414,7 @@ impl Readiness {
         reasons.extend(lost.map(|detail| Reason::new(Cause::EpochsLost, detail)));
         let report = Report::new(reasons);
         self.metrics.set_ready(report.is_ready());
+        self.note_ready(report.is_ready(), Instant::now());
         for cause in Cause::ALL {
             let applies = report.reasons.iter().any(|reason| reason.cause == cause);
             self.metrics.set_not_ready(cause.name(), applies);
@@ -394,6 +428,17 @@ impl Readiness {
             is_news
         });
         report
+    }
+
+    fn note_ready(&self, is_ready: bool, now: Instant) {
+        let mut since = self.ready_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = is_ready.then(|| since.unwrap_or(now));
+    }
+
+    /// How long it has been ready without a gap in what was reported; `None` if it is not.
+    pub fn ready_for(&self) -> Option<Duration> {
+        let since = self.ready_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| since.elapsed())
     }
 
     /// Notifies when the causes change.
@@ -463,7 +508,7 @@ pub(super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
         reasons.push(Reason::new(cause, detail));
     }
     if let Some(draining) = drain.current() {
-        let detail = format!("by {} since {}", draining.author.by, rfc3339(draining.since));
+        let detail = format!("by {} since {}", draining.by, rfc3339(draining.since));
         reasons.push(Reason::new(Cause::Draining, detail));
     }
     if let Some(detail) = audit.space().shortage() {
@@ -478,6 +523,10 @@ fn of_view(view: &View) -> Vec<Reason> {
     if let Some(alarm) = view.alarm() {
         let detail = format!("{alarm}. {}", alarm.remedy());
         reasons.push(Reason::new(Cause::StateRolledBack, detail));
+    }
+    for split in view.splits() {
+        let detail = format!("{}. {}", split.text, split.kind.remedy());
+        reasons.push(Reason::new(Cause::Fleet(split.kind), detail));
     }
     if let Standing::Stale(stale) = view.standing() {
         let cause = match view.when_stale() {

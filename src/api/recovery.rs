@@ -107,7 +107,7 @@ impl RecoveryService {
         })
     }
 
-    /// Refuses an address that has sent too many wrong shares lately.
+    /// Refuses an address that has sent too many wrong shares recently.
     fn expect_few_wrong(&self, remote: IpAddr) -> Result<()> {
         let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         if wrong.may_send(remote, Instant::now()) {

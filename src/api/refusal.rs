@@ -42,7 +42,7 @@ impl Attempt<'_> {
         let Some(detail) = refusal.fault() else { return self.outage(refusal) };
         let reason = refusal.to_string();
         let remedy = self.remedy(&refusal);
-        let place = detail.identity.map(|identity| self.place(identity));
+        let place = detail.identity.and_then(|identity| self.place(identity));
         let fresh = self.fresh(&refusal);
         let metrics = &self.service.foundation.metrics;
         metrics.denied(detail.code.name());
@@ -99,9 +99,10 @@ impl Attempt<'_> {
         self.fresh.map(|fresh| fresh.evidence.to_vec())
     }
 
-    /// The domain that the caller is in.
-    fn place(&self, identity: &Identity) -> DomainName {
-        self.service.foundation.place_of(self.role, &identity.app_id).0
+    /// The domain that the caller is in: a KMS is in none.
+    fn place(&self, identity: &Identity) -> Option<DomainName> {
+        let (domain, _) = self.service.foundation.place_of(self.role, &identity.app_id);
+        Some(domain).filter(|_| self.role != Some(Role::Kms))
     }
 
     /// What would allow the request: a change to the policy, or fresh evidence.
@@ -162,7 +163,7 @@ impl Attempt<'_> {
             fresh,
             fresh_evidence: self.fresh_evidence(),
             domain: self.domain.cloned(),
-            place: detail.identity.map(|identity| self.place(identity)),
+            place: detail.identity.and_then(|identity| self.place(identity)),
         });
         id.to_string()
     }
@@ -214,8 +215,12 @@ impl Attempt<'_> {
                         Proof::Certificate
                     }
                 };
-                let subject = Subject::new(identity, remote)
-                    .in_domain(&self.place(identity))
+                let subject = Subject::new(identity, remote);
+                let subject = match self.place(identity) {
+                    Some(domain) => subject.in_domain(&domain),
+                    None => subject.of_kms(),
+                };
+                let subject = subject
                     .relaxed(refusal.relaxations())
                     .by(self.caller.operator())
                     .holding(self.spki_sha256())

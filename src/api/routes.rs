@@ -1,13 +1,16 @@
 //! The routes that are not methods of the proto file: the page and the JSON API of setup, and paths for
 //! probes and monitoring.
 
+use std::sync::LazyLock;
+
 use kms_policy::bundle::MAX_BUNDLE;
 use kms_recovery::MAX_MANIFEST;
 use kms_wire::role::Role;
+use matchit::Router;
 
 use super::recovery::MAX_CREATE;
 use super::uploads::MAX_UPLOAD;
-use super::{Access, Reach, Service};
+use super::{Access, Reach, Service, WhileStale};
 use crate::control::MAX_CANDIDATE;
 
 /// The HTTP methods that a route is served for.
@@ -42,6 +45,8 @@ pub struct Route {
     pub access: Access,
     /// Whether credentials of one domain may.
     pub reach: Reach,
+    /// What operators and owners with a named credential may do with it while the node is stale.
+    pub while_stale: WhileStale,
     /// The largest request body in bytes.
     pub body_limit: usize,
 }
@@ -64,11 +69,20 @@ pub const ROUTES: &[Route] = &{
         access: Access,
         body_limit: usize,
     ) -> Route {
-        Route { path, service, verbs, access, reach: Reach::WholeKms, body_limit }
+        let (reach, while_stale) = (Reach::WholeKms, WhileStale::Reads);
+        Route { path, service, verbs, access, reach, while_stale, body_limit }
     }
     /// A row for credentials of one domain too: its function asks for a `DomainScope`, and needs no more than that.
     const fn of_domains(path: &'static str, verbs: Verbs, role: Role, body_limit: usize) -> Route {
         Route { reach: Reach::Domain, ..row(Admin, path, verbs, Operator(role), body_limit) }
+    }
+    /// A row for named credentials on a stale node too: it changes nothing, only stops something, or ends that the node is stale.
+    const fn always(row: Route) -> Route {
+        Route { while_stale: WhileStale::All, ..row }
+    }
+    /// A row that changes something by GET too.
+    const fn changing(row: Route) -> Route {
+        Route { while_stale: WhileStale::Nothing, ..row }
     }
     [
         row(Kms, "/health", Get, Open, 0),
@@ -112,20 +126,28 @@ pub const ROUTES: &[Route] = &{
         of_domains("/api/v1/health", Get, Viewer, 0),
         row(Admin, "/api/v1/diagnostics/key-flow", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/fleet", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/fleet/repair", Post, Operator(Owner), 0),
+        always(row(Admin, "/api/v1/fleet/repair", Post, Operator(Owner), 0)),
+        // A start needs the role owner, which its handler asks for.
+        row(Admin, "/api/v1/rollout", GetAndPost, Operator(Viewer), 4 * SHORT),
+        row(Admin, "/api/v1/rollout/step", Post, Operator(Role::Operator), SHORT),
+        row(Admin, "/api/v1/rollout/{order}", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/fleet/forget", Post, Operator(Owner), SHORT),
         // An invitation needs the role owner, which its handler asks for.
         row(Admin, "/api/v1/replica-joins", GetAndPost, Operator(Viewer), SHORT),
         row(Admin, "/api/v1/replica-joins/{id}", GetAndDelete, Operator(Viewer), SHORT),
+        row(Admin, "/api/v1/operations", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/operations/{id}", Get, Operator(Viewer), 0),
+        row(Admin, "/status/{id}", Get, Operator(Viewer), 0),
         row(Admin, "/api/v1/actions", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/actions/{name}", GetAndPost, Operator(Role::Operator), SHORT),
+        changing(row(Admin, "/api/v1/actions/{name}", GetAndPost, Operator(Role::Operator), SHORT)),
         // A change needs the role owner, which its handler asks for.
         row(Admin, "/api/v1/settings", GetAndPatch, Operator(Viewer), SHORT),
-        row(Admin, "/api/v1/reload", Post, Operator(Role::Operator), 0),
-        row(Admin, "/api/v1/restart", Post, Operator(Owner), 0),
+        always(row(Admin, "/api/v1/reload", Post, Operator(Role::Operator), 0)),
+        always(row(Admin, "/api/v1/restart", Post, Operator(Owner), 0)),
         row(Admin, "/api/v1/setup/status", Get, Operator(Viewer), 0),
         of_domains("/api/v1/policy", Get, Viewer, 0),
         // A text as a JSON string is longer than the text.
-        of_domains("/api/v1/policy/check", Post, Role::Operator, MAX_CANDIDATE * 2),
+        always(of_domains("/api/v1/policy/check", Post, Role::Operator, MAX_CANDIDATE * 2)),
         row(Admin, "/api/v1/policy/activate", Post, Operator(Owner), SHORT),
         // A bundle that an operator brings waits for an owner; its signers vouch for it.
         of_domains("/api/v1/policy/bundles", GetAndPost, Viewer, MAX_BUNDLE),
@@ -139,16 +161,16 @@ pub const ROUTES: &[Route] = &{
         of_domains("/logs", Get, Viewer, 0),
         of_domains("/api/v1/events", Get, Viewer, 0),
         of_domains("/api/v1/events/stream", Get, Viewer, 0),
-        of_domains("/api/v1/new_event", GetAndPost, EventsWriter, SHORT),
+        always(of_domains("/api/v1/new_event", GetAndPost, EventsWriter, SHORT)),
         of_domains("/api/v1/audit-logs", Get, Auditor, 0),
         of_domains("/api/v1/me", Get, Viewer, 0),
         of_domains("/api/v1/approvals", Get, Viewer, 0),
         of_domains("/api/v1/approvals/{id}", Get, Viewer, 0),
-        row(Admin, "/api/v1/approvals/{id}/approve", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/approvals/{id}/reject", Post, Operator(Owner), SHORT),
+        always(row(Admin, "/api/v1/approvals/{id}/approve", Post, Operator(Owner), SHORT)),
+        always(row(Admin, "/api/v1/approvals/{id}/reject", Post, Operator(Owner), SHORT)),
         of_domains("/api/v1/credentials", GetAndPost, Owner, SHORT),
         of_domains("/api/v1/credentials/{name}/rotate", Post, Owner, SHORT),
-        of_domains("/api/v1/credentials/{name}/revoke", Post, Owner, SHORT),
+        always(of_domains("/api/v1/credentials/{name}/revoke", Post, Owner, SHORT)),
         row(Admin, "/api/v1/set-basic-auth", Post, Operator(Owner), SHORT),
         row(Admin, "/api/v1/activate", Post, Invitation, SHORT),
         of_domains("/api/v1/overview", Get, Viewer, 0),
@@ -157,14 +179,14 @@ pub const ROUTES: &[Route] = &{
         of_domains("/api/v1/releases/{seq}", Get, Viewer, 0),
         of_domains("/api/v1/denials", Get, Viewer, 0),
         of_domains("/api/v1/denials/{id}", Get, Viewer, 0),
-        of_domains("/api/v1/explain", Post, Viewer, EVIDENCE),
+        always(of_domains("/api/v1/explain", Post, Viewer, EVIDENCE)),
         of_domains("/api/v1/cvms", Get, Viewer, 0),
         of_domains("/api/v1/cvms/{id}", Get, Viewer, 0),
         of_domains("/api/v1/resolve/{app}", Get, Viewer, 0),
         of_domains("/v1/resolve/{app}", Get, Viewer, 0),
         // A freeze needs the role operator, which its handler asks for.
-        of_domains("/api/v1/freezes", GetAndPost, Viewer, SHORT),
-        of_domains("/api/v1/freezes/preview", Post, Viewer, SHORT),
+        always(of_domains("/api/v1/freezes", GetAndPost, Viewer, SHORT)),
+        always(of_domains("/api/v1/freezes/preview", Post, Viewer, SHORT)),
         row(Admin, "/api/v1/freezes/{id}/lift", Post, Operator(Owner), SHORT),
         // New root keys need the role owner, which the handler asks for.
         row(Admin, "/api/v1/epochs", GetAndPost, Operator(Viewer), SHORT),
@@ -198,6 +220,17 @@ pub const ROUTES: &[Route] = &{
     ]
 };
 
+/// The routes of each service by path, matched as axum matches them.
+static BY_PATH: LazyLock<[Router<&'static Route>; 3]> = LazyLock::new(|| {
+    let mut services = [(); 3].map(|()| Router::new());
+    for route in ROUTES {
+        services[route.service as usize]
+            .insert(route.path, route)
+            .expect("no path twice, which a test shows");
+    }
+    services
+});
+
 impl Route {
     /// The route of `service` with exactly this `path`.
     ///
@@ -212,26 +245,15 @@ impl Route {
 
     /// The route that matches a request's `path`.
     pub fn serving(service: Service, path: &str) -> Option<&'static Self> {
-        ROUTES.iter().find(|route| route.service == service && route.matches(path))
+        let at = BY_PATH[service as usize].at(path).ok()?;
+        // Between two slashes, the matcher takes nothing for a part.
+        at.params.iter().all(|(_, part)| !part.is_empty()).then_some(*at.value)
     }
 
     /// The paths of all routes, in braces what differs between requests. One that several listeners have is there as
     /// often.
     pub fn paths() -> impl Iterator<Item = &'static str> {
         ROUTES.iter().map(|route| route.path)
-    }
-
-    fn matches(&self, path: &str) -> bool {
-        let mut parts = path.split('/');
-        for pattern in self.path.split('/') {
-            match parts.next() {
-                Some(part) if pattern.starts_with("{*") => return !part.is_empty() || parts.next().is_some(),
-                Some(part) if pattern.starts_with('{') && !part.is_empty() => {}
-                Some(part) if part == pattern => {}
-                Some(_) | None => return false,
-            }
-        }
-        parts.next().is_none()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::config::{Config, Effective, Hot, HotKey, Origin, Presence, Shown, Sou
 use crate::control::Author;
 use crate::error::{Code, Error, Result};
 use crate::request;
-use crate::state::SettingsFile;
+use crate::state::{self, SettingsFile};
 
 use super::Role;
 
@@ -303,19 +303,24 @@ impl SettingsService {
         }
         let kept = runtime.iter().map(|(key, value)| (key.name().to_owned(), value.clone())).collect();
         let file = Arc::clone(&self.file);
-        let written = tokio::task::spawn_blocking(move || file.replace(kept)).await;
-        let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        if let Err(error) = written {
+        let replaced = state::written(move || file.replace(kept)).await.map_err(|error| {
             for key in changed {
                 self.audit.note(event(key, &before.hot, &hot));
             }
             let text = format!("the change cannot be kept: {error}; nothing was changed");
-            return Err(Error::new(Code::Unavailable, text));
-        }
+            Error::new(Code::Unavailable, text)
+        })?;
         self.apply.apply(&hot);
-        let mut known = self.known();
-        (known.runtime, known.hot) = (runtime, hot);
-        Ok(())
+        {
+            let mut known = self.known();
+            (known.runtime, known.hot) = (runtime, hot);
+        }
+        replaced.safely().map_err(|error| {
+            let text = format!(
+                "the change is in force, but the key directory cannot be synced, so it may be lost if the machine stops: {error}"
+            );
+            Error::new(Code::Unavailable, text)
+        })
     }
 }
 
@@ -333,4 +338,50 @@ fn laid_over(of_files: Hot, runtime: &BTreeMap<HotKey, Value>) -> Result<Hot> {
 /// A value without quotes, for people.
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use kms_attest::state_file::StateFile;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Applied(Arc<Mutex<Option<Value>>>);
+
+    impl Apply for Applied {
+        fn apply(&self, hot: &Hot) {
+            *self.0.lock().unwrap() = Some(hot.value(HotKey::LogLevel));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_setting_whose_directory_is_not_synced_is_what_the_next_start_reads() {
+        let home = tempfile::tempdir().unwrap();
+        let audit = Arc::new(Audit::open(&home.path().join("audit.jsonl")).unwrap());
+        let file = StateFile::from(home.path().join("settings.json"));
+        let applied = Arc::new(Mutex::new(None));
+        let (config, _) = Config::from_toml("").unwrap();
+        let open = |file| {
+            let apply = Box::new(Applied(Arc::clone(&applied)));
+            SettingsService::open(
+                &config,
+                SettingsFile::new(file),
+                Arc::clone(&audit),
+                apply,
+                LogControl::Changeable,
+            )
+        };
+        let unsynced = file.clone().synced_by(|_| Err(std::io::Error::other("no sync")));
+        let settings = open(unsynced);
+        let author = Author { by: "token".to_owned(), remote: Ipv4Addr::LOCALHOST.into() };
+        let changes = BTreeMap::from([(HotKey::LogLevel, Value::from("debug"))]);
+        let error = settings.put(changes, author).await.unwrap_err();
+        assert!(error.to_string().contains("the change is in force, but"), "{error}");
+        let is_debug = |settings: &SettingsService| settings.known().hot.value(HotKey::LogLevel) == "debug";
+        assert!(is_debug(&settings) && applied.lock().unwrap().take() == Some("debug".into()));
+        assert!(is_debug(&open(file)));
+    }
 }

@@ -52,8 +52,9 @@ use crate::admission::{Foundation, TcbWarning};
 use crate::clock::rfc3339;
 use crate::config::Profile;
 use crate::error::{Code, Error, Result};
-use crate::events::{IndexError, Inventory};
+use crate::events::{IndexError, Inventory, Reported, Told};
 use crate::lifecycle::Ready;
+use crate::state::shared::ListKind;
 
 /// How long the counts of the overview are shown again, so that many open consoles cost no more than one.
 const SHOWN_AGAIN: Duration = Duration::from_secs(2);
@@ -117,6 +118,24 @@ impl Views {
 
     fn foundation(&self) -> &Foundation {
         &self.sources.kms.foundation
+    }
+
+    /// What this node is called in its fleet; `None` without one.
+    fn node_name(&self) -> Option<String> {
+        let nodes = self.foundation().freezes.view()?.nodes();
+        nodes.iter().find(|node| node.is_self).map(|node| node.name.clone())
+    }
+
+    /// What the other nodes of the fleet have told of a list, each entry with the name of its node.
+    fn told_by_others<T: Told>(&self, kind: ListKind) -> Vec<(String, T)> {
+        let Some(view) = self.foundation().freezes.view() else { return Vec::new() };
+        let nodes = view.nodes();
+        let name = |id| nodes.iter().find(|node| node.id == id).map(|node| node.name.clone());
+        let lists = view.lists().of_others(kind).into_iter();
+        let lists = lists.filter_map(|(id, body)| Some((name(id)?, Reported::read(&body)?)));
+        lists
+            .flat_map(|(name, list)| list.entries.into_iter().map(move |entry| (name.clone(), entry)))
+            .collect()
     }
 
     /// Asks the inventory, on a thread that may block.

@@ -12,6 +12,7 @@ use crate::audit::Audit;
 use crate::event_type::Condition;
 use crate::metrics::TcbForecastState;
 use crate::notify::Notifier;
+use crate::state::shared::SplitKind;
 
 /// How often conditions are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,7 +24,7 @@ pub(super) fn look_loop(
     forecast: Option<watch::Receiver<TcbForecastState>>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let (notifier, foundation) = (Arc::clone(&process.notifier), process.foundation());
-    let readiness = Arc::clone(&serving.readiness);
+    let (readiness, rollouts) = (Arc::clone(&serving.readiness), process.rollouts.clone());
     async move {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -43,6 +44,9 @@ pub(super) fn look_loop(
                 )
             });
             notifier.look(Condition::PlatformOutdatedSoon, sentence);
+            let failure = rollouts.as_ref().and_then(|rollouts| rollouts.failure());
+            let sentence = failure.map(|failure| format!("the rollout has paused: {failure}"));
+            notifier.look(Condition::RolloutPaused, sentence);
         }
     }
 }
@@ -85,6 +89,12 @@ fn condition(cause: Cause) -> Option<Condition> {
         Cause::StateStale => Some(Condition::StateStale),
         Cause::StateNotFresh => Some(Condition::StateNotFresh),
         Cause::StateRolledBack => Some(Condition::StateRolledBack),
+        Cause::Fleet(SplitKind::Roots) => Some(Condition::FleetRoots),
+        Cause::Fleet(SplitKind::Domains) => Some(Condition::FleetDomains),
+        Cause::Fleet(SplitKind::Policies) => Some(Condition::FleetPolicies),
+        Cause::Fleet(SplitKind::Ledger) => Some(Condition::FleetLedger),
+        Cause::Fleet(SplitKind::Cloned) => Some(Condition::FleetCloned),
+        Cause::Fleet(SplitKind::Clock) => Some(Condition::FleetClock),
         Cause::PolicyHeld => Some(Condition::PolicyHeld),
         Cause::DomainPolicyUnavailable => Some(Condition::DomainPolicyUnavailable),
         Cause::EpochsLost => Some(Condition::EpochsLost),

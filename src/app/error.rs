@@ -19,7 +19,7 @@ use crate::net::oidc::IssuerError;
 use crate::net::tls::TlsError;
 use crate::notify;
 use crate::state::shared::MemoryError;
-use crate::state::{AppEpochFileError, DomainFileError, FreezeFileError, JoinFileError};
+use crate::state::{AppEpochFileError, DomainFileError, DrainFileError, FreezeFileError, JoinFileError};
 use crate::store::StoreError;
 use crate::traces;
 
@@ -95,6 +95,9 @@ pub enum AppError {
     /// It is not known which invitations of replicas were used.
     #[error(transparent)]
     Joins(#[from] JoinFileError),
+    /// It is not known whether this node is drained.
+    #[error(transparent)]
+    Drains(#[from] DrainFileError),
     /// It is unknown which apps are in which domain.
     #[error(transparent)]
     Domains(#[from] DomainFileError),
@@ -159,6 +162,9 @@ impl AppError {
                 Switch::Lacking("the serials of policy bundles are unknown; the log says why")
             }
             Self::AppEpochs(_) => Switch::Lacking("the epochs of some apps are unknown; the log says why"),
+            Self::Drains(_) => {
+                Switch::Lacking("it is not known whether this node is drained; the log says why")
+            }
             Self::Joins(_) => Switch::Lacking("the invitations of replicas are unknown; the log says why"),
             Self::NamedCredentials(_)
             | Self::CredentialsFileInUse

@@ -75,7 +75,8 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
     // So that the first callers can already verify this KMS, without waiting long for a missing attester.
     let _ = timeout(ATTEST_TIME, &mut attesting).await;
     let middleware = Middleware::new(router, process.memory(), process.metrics()).limited(process.limit());
-    let phase = Phase { number: 0, tls: Some(tls), plain: PlainHttp::Served, front: Arc::new(middleware) };
+    let phase =
+        Phase { number: 0, tls: Some(tls), plain: PlainHttp::Served, middleware: Arc::new(middleware) };
     let (sender, phase) = watch::channel(phase);
     let accepting = tokio::spawn(process.listen(listener, phase));
     process.note_start("onboarding");
@@ -105,14 +106,24 @@ impl Phases {
             return Ok(());
         };
         let listener = match main {
-            None => MainListener::Inherited { phases: self.sender, accepting: self.accepting },
-            Some(listener) => {
+            Main::Onboardings => MainListener::Inherited { phases: self.sender, accepting: self.accepting },
+            Main::Bound(listener) => {
                 // The new listener is bound and queues connections, so callers can already be told that the
                 // switch is done.
                 process.switch.send_replace(Switch::Done);
                 drop(self.sender);
                 let _ = self.accepting.await;
                 MainListener::Bound(listener)
+            }
+            Main::Overlaps(address) => {
+                process.switch.send_replace(Switch::Done);
+                drop(self.sender);
+                let _ = self.accepting.await;
+                let bound = tokio::select! {
+                    () = process.stopping() => return Ok(()),
+                    bound = bound(address) => bound,
+                };
+                MainListener::Bound(bound)
             }
         };
         let (mut switched, readiness) = (process.switch.subscribe(), Arc::clone(&serving.readiness));
@@ -134,9 +145,35 @@ impl Phases {
 /// The KMS phase with its bound listeners.
 struct Prepared {
     serving: Serving,
-    /// The main listener, if onboarding used another address.
-    main: Option<TcpListener>,
+    main: Main,
     admin: Option<(TcpListener, Phase)>,
+}
+
+/// The main listener.
+enum Main {
+    /// That of onboarding, which has the same address.
+    Onboardings,
+    /// Another one.
+    Bound(TcpListener),
+    /// That of onboarding has the port and part of its addresses, so it must close first.
+    Overlaps(SocketAddr),
+}
+
+/// Whether only one of two different addresses can be listened on: one of them is all addresses with the same port.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_all = |address: SocketAddr| address.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && (is_all(one) || is_all(other))
+}
+
+/// A listener, as soon as the port is free.
+async fn bound(address: SocketAddr) -> TcpListener {
+    loop {
+        match bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => tracing::error!(%error, "keys exist but cannot be served yet; trying again"),
+        }
+        tokio::time::sleep(SWITCH_RETRY).await;
+    }
 }
 
 /// Prepares the KMS phase. The keys are saved by now, so this retries until everything it needs (the
@@ -158,11 +195,33 @@ async fn switched(process: &Process) -> Prepared {
 async fn prepared(process: &Process) -> Result<Prepared, AppError> {
     let serving = Serving::prepare(process, process.reopen()?).await?;
     let onboard = &process.config.core.onboard;
-    let main = process.main_address();
-    let main = match main == SocketAddr::new(onboard.address, onboard.port) {
-        true => None,
-        false => Some(bind(main).await?),
+    let (main, onboarding) = (process.main_address(), SocketAddr::new(onboard.address, onboard.port));
+    let main = match main == onboarding {
+        true => Main::Onboardings,
+        false if overlap(main, onboarding) => Main::Overlaps(main),
+        false => Main::Bound(bind(main).await?),
     };
     let admin = serving.bind_admin(process).await?;
     Ok(Prepared { serving, main, admin })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_overlap_each_one_with_the_same_port() {
+        for (one, other, overlaps) in [
+            ("127.0.0.1:8000", "0.0.0.0:8000", true),
+            ("0.0.0.0:8000", "10.0.0.5:8000", true),
+            ("[::1]:8000", "[::]:8000", true),
+            ("127.0.0.1:8000", "[::]:8000", true),
+            ("127.0.0.1:8000", "0.0.0.0:8001", false),
+            ("127.0.0.1:8000", "10.0.0.5:8000", false),
+            ("127.0.0.1:0", "0.0.0.0:0", false),
+        ] {
+            let [one, other] = [one, other].map(|text| text.parse().unwrap());
+            assert_eq!((overlap(one, other), overlap(other, one)), (overlaps, overlaps), "{one} {other}");
+        }
+    }
 }

@@ -13,9 +13,9 @@ use super::{AppError, admin_tls, process};
 use crate::admission::ImageCheck;
 use crate::audit::{self, AuditError};
 use crate::clock::{ClockBehind, Floor, unix_now};
-use crate::config::{APP_EPOCHS, Config, DOMAINS, JOINS, POLICY_BUNDLES, State, UnsafeSetting};
+use crate::config::{APP_EPOCHS, Config, DOMAINS, DRAINS, JOINS, POLICY_BUNDLES, State, UnsafeSetting};
 use crate::control::{
-    AppEpochs, BundleKeeper, Domains, Freezes, Joins, KeeperError, NamedCredentials, WillMakeOwner,
+    AppEpochs, BundleKeeper, Domains, Drain, Freezes, Joins, KeeperError, NamedCredentials, WillMakeOwner,
 };
 use crate::events::Pipe;
 use crate::lifecycle::{Node, Prospect};
@@ -110,6 +110,9 @@ impl Preflight {
         problems.note(Domains::open(&config.domains, core.cert_dir.join(DOMAINS)).map_err(AppError::from));
         problems.note(AppEpochs::inspect(core.cert_dir.join(APP_EPOCHS)).map_err(AppError::from));
         problems.note(Joins::inspect(core.cert_dir.join(JOINS)).map_err(AppError::from));
+        if matches!(core.state, State::Postgres(_)) {
+            problems.note(Drain::inspect(core.cert_dir.join(DRAINS)).map_err(AppError::from));
+        }
         if let Some(fifo) = &core.events.fifo {
             problems.note(Pipe::check(fifo).map_err(AppError::from));
         }

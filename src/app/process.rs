@@ -31,9 +31,10 @@ use crate::api::setup::Switch;
 use crate::audit::{Audit, Beginning, Event};
 use crate::clock::Floor;
 use crate::config::{
-    self, APP_EPOCHS, Config, Core, DOMAINS, FLEET, JOINS, POLICY_BUNDLES, Posture, RUNTIME_SETTINGS, State,
+    self, APP_EPOCHS, Config, Core, DOMAINS, DRAINS, FLEET, JOINS, POLICY_BUNDLES, Posture, RUNTIME_SETTINGS,
+    State,
 };
-use crate::control::{AppEpochs, Approvals, BundleKeeper, Domains, Drain, Freezes, Joins};
+use crate::control::{AppEpochs, Approvals, BundleKeeper, Domains, Drain, Freezes, Joins, Rollouts};
 use crate::events::{Events, Pipe, PipeError, Reports, Settings};
 use crate::lifecycle::{Node, Ready};
 use crate::log::ProcessLog;
@@ -100,6 +101,8 @@ pub(super) struct Process {
     pub(super) shared: Option<Arc<Shared>>,
     /// Shares the state of this node with others, once there are keys; `None` without others, and from then on.
     keeping: Mutex<Option<Keeping>>,
+    /// The rollout over the nodes of the fleet; `None` without others.
+    pub(super) rollouts: Option<Arc<Rollouts>>,
     /// The process log, if it is ours.
     pub(super) log: Option<ProcessLog>,
 }
@@ -210,6 +213,14 @@ impl Process {
         let events = Events::follow(Settings::from(core), &audit).map_err(AppError::Events)?;
         let reports = Arc::new(Reports::new(Arc::clone(&audit)));
         let boot_id = boot_id();
+        let drain = Arc::new(match &shared {
+            Some(shared) => Drain::of_fleet(core.cert_dir.join(DRAINS), Arc::clone(shared))?,
+            None => Drain::default(),
+        });
+        let rollouts = shared.as_ref().map(|shared| {
+            let (drain, metrics) = (Arc::clone(&drain), Arc::clone(&metrics));
+            Arc::new(Rollouts::new(Arc::clone(shared), drain, metrics, boot_id.clone()))
+        });
         let notifier = Notifier::start(core.into(), &core.notify, &audit, &metrics, boot_id.clone())?;
         let mut exporter = JoinSet::new();
         let mut tracer = None;
@@ -255,7 +266,7 @@ impl Process {
                 domains,
                 app_epochs,
                 joins,
-                drain: Arc::<Drain>::default(),
+                drain,
                 audit,
                 metrics,
             }),
@@ -275,6 +286,7 @@ impl Process {
             approvals: Arc::new(approvals),
             shared,
             keeping: Mutex::new(keeping),
+            rollouts,
             log,
         })
     }

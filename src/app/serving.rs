@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::admin_tls::AdminCertificate;
 use super::leaf::Renewal;
 use super::process::{Process, bind};
-use super::{AppError, background, leaf};
+use super::{AppError, background, fleet, leaf};
 use crate::admission::{Foundation, TcbWarning};
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -28,11 +28,13 @@ use crate::api::joins::JoinService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::meta::Meta;
+use crate::api::operations::OperationService;
 use crate::api::policy::{BundleService, PolicyService};
 use crate::api::readiness::Readiness;
 use crate::api::recovery::RecoveryService;
 use crate::api::reload::ReloadService;
 use crate::api::restart::RestartService;
+use crate::api::rollout::RolloutService;
 use crate::api::settings::SettingsService;
 use crate::api::setup::Switch;
 use crate::api::uploads::{CollateralFile, HtpasswdFile, UploadService};
@@ -80,6 +82,8 @@ pub(super) struct Serving {
     pub(super) attestation: Arc<AttestationService>,
     /// The named credentials, where there is an admin listener that needs some.
     pub(super) named: OnceLock<Arc<NamedCredentials>>,
+    /// Starts, drives and shows rollouts: one service, so that what it learns as it looks after one is shown.
+    pub(super) rollout: Arc<RolloutService>,
     phase: Phase,
 }
 
@@ -184,7 +188,7 @@ impl Serving {
             number: 1,
             tls: Some(tls::serving(Arc::clone(&leaf), &ready.temp_ca_der(), rpc.client_certificates.into())?),
             plain: PlainHttp::Closed,
-            front: Arc::new(middleware),
+            middleware: Arc::new(middleware),
         };
         let latency = Arc::new(LatencyLog::new(Arc::clone(metrics)));
         let forecast = watch::Sender::default();
@@ -205,6 +209,7 @@ impl Serving {
             lost,
             attestation,
             named: OnceLock::new(),
+            rollout: fleet::rollout_service(process),
             phase,
         })
     }
@@ -243,7 +248,8 @@ impl Serving {
             let policy = keeper.domain().parse().map(|domain| foundation.policy_of(&domain));
             (Arc::clone(keeper), Arc::clone(policy.unwrap_or(&foundation.policy)))
         });
-        let bundles = Arc::new(BundleService::new(bundles.collect(), Arc::clone(&self.admin)));
+        let bundles =
+            Arc::new(BundleService::new(bundles.collect(), process.shared.clone(), Arc::clone(&self.admin)));
         let credentials_service = named_credentials(process, credentials, &self.named).await?;
         let htpasswd = Arc::new(HtpasswdFile::new(
             admin.htpasswd_file.clone(),
@@ -267,12 +273,14 @@ impl Serving {
         ));
         let fleet = FleetService::new(process.shared.clone(), process.foundation(), process.gate());
         let fleet = Arc::new(fleet);
+        let rollout = Arc::clone(&self.rollout);
         let joins =
             JoinService::new(&process.config, process.foundation(), Arc::clone(&self.ready), process.gate());
         let joins = Arc::new(joins);
         let makers = Makers {
             joins: Arc::clone(&joins),
             fleet: Arc::clone(&fleet),
+            rollout: Arc::clone(&rollout),
             epochs: Arc::clone(&epochs),
             domains: Arc::clone(&domains),
             htpasswd: Arc::clone(&htpasswd),
@@ -309,6 +317,8 @@ impl Serving {
             epochs,
             domains,
             fleet,
+            operations: OperationService::new(Arc::clone(&joins), Arc::clone(&rollout)),
+            rollout,
             joins,
             recovery: Arc::clone(&self.recovery),
             approvals: Arc::new(ApprovalService::new(Arc::clone(&process.approvals), makers)),
@@ -334,7 +344,8 @@ impl Serving {
                 names,
                 process.audit(),
             )
-            .trusting(issuer);
+            .trusting(issuer)
+            .sharing(process.shared.as_ref().map(|shared| Arc::clone(shared.view())));
         let (tls, plain) = match &self.admin_certificate {
             // Client certificates are optional: a replica shows its attested one, operators have none.
             Some(AdminCertificate { leaf, .. }) => {
@@ -343,7 +354,7 @@ impl Serving {
             }
             None => (None, PlainHttp::Served),
         };
-        let phase = Phase { number: 1, tls, plain, front: Arc::new(middleware) };
+        let phase = Phase { number: 1, tls, plain, middleware: Arc::new(middleware) };
         let address = SocketAddr::new(admin.address, admin.port);
         let listener = bind(address).await?;
         let actual = listener.local_addr().map_err(|source| AppError::Listen { address, source })?;

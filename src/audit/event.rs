@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use self::requested::Requested;
-pub use self::subject::{Basis, Proof, Subject, Why};
+pub use self::subject::{Basis, Proof, ROLE_OF_KMS, Subject, Why};
 use super::AuditError;
 use super::chain::MAX_LINE;
 use crate::config::DomainRules;
@@ -16,6 +16,15 @@ use crate::event_type::EventType;
 
 /// Space in a line for the fields that the chain adds to an event.
 const CHAIN_FIELDS: usize = 512;
+
+/// A node of a fleet that an operator names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OnNode {
+    /// Its id, hex.
+    pub node: String,
+    /// What people call it.
+    pub name: String,
+}
 
 /// One event; its name and fields are the file's JSON, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -189,6 +198,17 @@ pub enum Event {
         /// For how many apps operators had chosen epochs there; absent if the source does not tell.
         #[serde(skip_serializing_if = "Option::is_none")]
         apps_with_epochs: Option<usize>,
+    },
+    /// Another KMS was asked for its root keys, and they were not received.
+    KeysNotReceived {
+        /// Domain that the server certificate would have had.
+        domain: String,
+        /// Which KMS was asked.
+        source: String,
+        /// A stable code; `source_invitation_over`: the invitation is used up, expired, cancelled or unknown there.
+        code: &'static str,
+        /// Where the request came from.
+        remote: IpAddr,
     },
     /// Officers may bring shares of a recovery set to a KMS without keys.
     RestoreOpened {
@@ -559,6 +579,22 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         domain: Option<String>,
     },
+    /// The removal of a freeze that is in the log was not made.
+    UnfreezeFailed {
+        /// As in `frozen`.
+        scope: &'static str,
+        /// Hex; empty for `kms`.
+        value: String,
+        /// Why.
+        reason: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+        /// The domain of the app; absent if it is about none, and where there is only the default one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
+    },
     /// An operator asked for the reason of a refusal. Nothing was released.
     Explained {
         /// `evidence`, `certificate` or `denial <id>`.
@@ -697,6 +733,24 @@ pub enum Event {
         /// What is wrong.
         reason: String,
     },
+    /// There is something in the fleet that must not be, such as two sets of root keys.
+    FleetAlarm {
+        /// A stable code: `fleet_roots`.
+        code: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An owner said that a node is in the fleet no more.
+    NodeForgotten {
+        /// Its id, hex.
+        node: String,
+        /// What people call it.
+        name: String,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// An owner wrote the state of this node over that of its fleet.
     StateRepaired {
         /// The number of the state that was written.
@@ -746,7 +800,8 @@ pub enum Event {
         invitation: String,
         /// The name in the certificate of the replica.
         domain: String,
-        /// A stable code; `join_used_by_another`: another machine has used the invitation first.
+        /// A stable code; `join_used_by_another`: another machine has used the invitation first; `join_used`, `join_expired` or
+        /// `join_cancelled`: it is over.
         code: String,
         /// The id of the denial, if it is kept.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -768,6 +823,74 @@ pub enum Event {
         /// Where the operator's request came from.
         #[serde(skip_serializing_if = "Option::is_none")]
         remote: Option<IpAddr>,
+    },
+    /// An owner started a rollout.
+    RolloutStarted {
+        /// Its id.
+        rollout: String,
+        /// The hash of the OS image, hex.
+        image: String,
+        /// The names of the nodes in their order.
+        nodes: Vec<String>,
+        /// How many other nodes must serve whenever one is taken out of service.
+        min_serving: u32,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An operator changed how a rollout goes on.
+    RolloutChanged {
+        /// Its id.
+        rollout: String,
+        /// `pause`, `resume`, `retry`, `skip` or `cancel`.
+        change: &'static str,
+        /// The name of the node; empty if it is about the whole rollout.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        node: String,
+        /// Whether the database did not confirm it: it may not have been done.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        unconfirmed: bool,
+        /// The operator.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// A node took a step of a rollout.
+    RolloutNode {
+        /// The id of the rollout.
+        rollout: String,
+        /// The name of the node.
+        node: String,
+        /// The step that it left.
+        from: &'static str,
+        /// The step that it is in.
+        to: &'static str,
+        /// Why, if it did not go well.
+        #[serde(skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+    /// A rollout has paused because a node failed.
+    RolloutFailed {
+        /// Its id.
+        rollout: String,
+        /// The name of the node.
+        node: String,
+        /// Why it failed.
+        reason: String,
+    },
+    /// A rollout has ended.
+    RolloutEnded {
+        /// Its id.
+        rollout: String,
+        /// `done` or `cancelled`.
+        state: &'static str,
+        /// How many nodes are done.
+        done: usize,
+        /// How many failed.
+        failed: usize,
+        /// How many were skipped.
+        skipped: usize,
     },
     /// An operator refreshed the collateral.
     CollateralRefreshed {
@@ -791,6 +914,9 @@ pub enum Event {
     ActionStarted {
         /// Its name.
         action: &'static str,
+        /// The node of the fleet that it is about, if an operator named one.
+        #[serde(flatten)]
+        on: Option<OnNode>,
         /// The operator.
         by: String,
         /// Where the request came from.
@@ -800,6 +926,9 @@ pub enum Event {
     ActionSucceeded {
         /// Its name.
         action: &'static str,
+        /// The node of the fleet that it is about, if an operator named one.
+        #[serde(flatten)]
+        on: Option<OnNode>,
         /// The operator.
         by: String,
         /// Where the request came from.
@@ -809,6 +938,9 @@ pub enum Event {
     ActionFailed {
         /// Its name.
         action: &'static str,
+        /// The node of the fleet that it is about, if an operator named one.
+        #[serde(flatten)]
+        on: Option<OnNode>,
         /// Why.
         reason: String,
         /// The operator.
@@ -1209,6 +1341,7 @@ impl Event {
             Self::Suppressed { .. } => EventType::Suppressed,
             Self::KeysBootstrapped { .. } => EventType::KeysBootstrapped,
             Self::KeysReceived { .. } => EventType::KeysReceived,
+            Self::KeysNotReceived { .. } => EventType::KeysNotReceived,
             Self::RestoreOpened { .. } => EventType::RestoreOpened,
             Self::RestoreCancelled { .. } => EventType::RestoreCancelled,
             Self::KeysRestored { .. } => EventType::KeysRestored,
@@ -1238,6 +1371,7 @@ impl Event {
             Self::Withheld { .. } => EventType::Withheld,
             Self::Frozen { .. } => EventType::Frozen,
             Self::Unfrozen { .. } => EventType::Unfrozen,
+            Self::UnfreezeFailed { .. } => EventType::UnfreezeFailed,
             Self::Explained { .. } => EventType::Explained,
             Self::ShadowStarted { .. } => EventType::ShadowStarted,
             Self::ShadowStopped { .. } => EventType::ShadowStopped,
@@ -1251,12 +1385,19 @@ impl Event {
             Self::CollateralRefused { .. } => EventType::CollateralRefused,
             Self::StateAdopted { .. } => EventType::StateAdopted,
             Self::StateAlarm { .. } => EventType::StateAlarm,
+            Self::FleetAlarm { .. } => EventType::FleetAlarm,
+            Self::NodeForgotten { .. } => EventType::NodeForgotten,
             Self::StateSetAside { .. } => EventType::StateSetAside,
             Self::StateRepaired { .. } => EventType::StateRepaired,
             Self::ReplicaInvited { .. } => EventType::ReplicaInvited,
             Self::ReplicaProgress { .. } => EventType::ReplicaProgress,
             Self::ReplicaRefused { .. } => EventType::ReplicaRefused,
             Self::InvitationEnded { .. } => EventType::InvitationEnded,
+            Self::RolloutStarted { .. } => EventType::RolloutStarted,
+            Self::RolloutChanged { .. } => EventType::RolloutChanged,
+            Self::RolloutNode { .. } => EventType::RolloutNode,
+            Self::RolloutFailed { .. } => EventType::RolloutFailed,
+            Self::RolloutEnded { .. } => EventType::RolloutEnded,
             Self::ActionStarted { .. } => EventType::ActionStarted,
             Self::ActionSucceeded { .. } => EventType::ActionSucceeded,
             Self::ActionFailed { .. } => EventType::ActionFailed,

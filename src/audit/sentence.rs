@@ -7,6 +7,7 @@ use kms_attest::identity::DomainName;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::event::ROLE_OF_KMS;
 use crate::event_type::{BelongsTo, EventType, Severity};
 
 /// Maximum length of a value in a sentence; the record has it in full.
@@ -44,6 +45,8 @@ pub struct RecordKey<'a> {
     #[serde(borrow, default)]
     source: Cow<'a, str>,
     #[serde(borrow, default)]
+    role: Cow<'a, str>,
+    #[serde(borrow, default)]
     domain: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     previous_domain: Option<Cow<'a, str>>,
@@ -62,7 +65,7 @@ impl<'a> RecordKey<'a> {
 
     /// As [`Record::domain`].
     pub fn domain(&self) -> Option<DomainName> {
-        domain(&self.kind, self.domain.as_deref())
+        domain(&self.kind, &self.role, self.domain.as_deref())
     }
 
     /// As [`Record::left_domain`].
@@ -81,14 +84,15 @@ fn source(kind: &str, named: &str) -> &'static str {
     }
 }
 
-/// The domain that a record belongs to. A name that is none is that of no domain.
-fn domain(kind: &str, named: Option<&str>) -> Option<DomainName> {
+/// The domain that a record belongs to. A text that is not a name is that of no domain.
+fn domain(kind: &str, role: &str, named: Option<&str>) -> Option<DomainName> {
     let named = match named.filter(|name| !name.is_empty()) {
         None => None,
         Some(name) => Some(name.parse().ok()?),
     };
     match EventType::parse(kind)?.belongs_to() {
         BelongsTo::WholeKms => None,
+        BelongsTo::DomainOfApp if role == ROLE_OF_KMS => None,
         BelongsTo::DomainOfApp => Some(named.unwrap_or_default()),
         BelongsTo::NamedDomain | BelongsTo::BothDomains => named,
     }
@@ -127,7 +131,7 @@ impl Record {
 
     /// The domain that it belongs to; `None` if it is about the whole KMS.
     pub fn domain(&self) -> Option<DomainName> {
-        domain(&self.kind, self.fields.get("domain").and_then(Value::as_str))
+        domain(&self.kind, self.text("role"), self.fields.get("domain").and_then(Value::as_str))
     }
 
     /// The domain that an app has left by what it says; it belongs to that one too.
@@ -178,6 +182,10 @@ impl Record {
     fn known_sentence(&self) -> Option<String> {
         let v = |field| self.value(field);
         let by = || format!("{} from {}", self.value("by"), self.value("remote"));
+        let on_node = || match self.text("node") {
+            "" => String::new(),
+            _ => format!(" of the node {} ({})", self.value("name"), self.value("node")),
+        };
         let because = || match self.text("reason") {
             "" => String::new(),
             reason => format!(": {}", short(&printable(reason))),
@@ -253,6 +261,18 @@ impl Record {
             "keys_bootstrapped" => format!("root keys were generated for domain {}", v("domain")),
             "keys_received" => {
                 format!("root keys for domain {} were received from {}", v("domain"), v("source"))
+            }
+            "keys_not_received" => {
+                let what_to_do = match self.text("code") {
+                    "source_invitation_over" => "; ask one of its owners for a new invitation",
+                    _ => "",
+                };
+                format!(
+                    "root keys for domain {} were not received from {}: {}{what_to_do}",
+                    v("domain"),
+                    v("source"),
+                    v("code")
+                )
             }
             "restore_opened" => format!(
                 "officers may restore root keys for domain {} from the recovery set {}: {} shares are needed; opened from {}",
@@ -436,6 +456,16 @@ impl Record {
                     because()
                 ),
             },
+            "unfreeze_failed" => match self.text("scope") {
+                "kms" => format!("the unfreeze of the whole KMS by {} was not made{}", by(), because()),
+                scope => format!(
+                    "the unfreeze of {} {} by {} was not made{}",
+                    short(&printable(scope)),
+                    v("value"),
+                    by(),
+                    because()
+                ),
+            },
             "explained" => format!("it was explained to {} how a caller is judged: {}", by(), v("verdict")),
             "shadow_started" => {
                 format!("candidate allowlist {} began to run in shadow mode, by {}", v("name"), by())
@@ -502,12 +532,18 @@ impl Record {
                 let what = match (self.text("change"), self.text("target")) {
                     ("frozen", target) => format!("{target} was frozen"),
                     ("unfrozen", target) => format!("the freeze of {target} was ended"),
+                    ("drained", target) => format!("{target} was drained"),
+                    ("undrained", target) => format!("the drain of {target} was ended"),
                     (_, "") => format!("the {} were changed", v("document")),
                     (_, target) => format!("{target} was changed"),
                 };
                 format!("{what} on the node {}{by}; here it is in force too", v("node"))
             }
             "state_alarm" => format!("the state that the nodes share is not believed{}", because()),
+            "fleet_alarm" => format!("there is something in the fleet that must not be{}", because()),
+            "node_forgotten" => {
+                format!("the node {} was forgotten, which is in the fleet no more, by {}", v("name"), by())
+            }
             "state_repaired" => {
                 format!(
                     "the state of this node was written over that of its fleet, as number {}, by {}",
@@ -546,6 +582,37 @@ impl Record {
                     v("reason")
                 )
             }
+            "rollout_started" => {
+                format!(
+                    "the rollout {} of the OS image {} was started, by {}",
+                    v("rollout"),
+                    v("image"),
+                    by()
+                )
+            }
+            "rollout_changed" => {
+                let of =
+                    if self.text("node").is_empty() { String::new() } else { format!(" {} of", v("node")) };
+                let perhaps = match self.fields.get("unconfirmed") {
+                    Some(Value::Bool(true)) => "; the database did not confirm it",
+                    _ => "",
+                };
+                format!("{}:{of} the rollout {}, by {}{perhaps}", v("change"), v("rollout"), by())
+            }
+            "rollout_node" => {
+                format!("{} is {} now{}; rollout {}", v("node"), v("to"), because(), v("rollout"))
+            }
+            "rollout_failed" => {
+                format!("the rollout {} has paused: {} failed{}", v("rollout"), v("node"), because())
+            }
+            "rollout_ended" => format!(
+                "the rollout {} is {}: {} nodes done, {} failed, {} skipped",
+                v("rollout"),
+                v("state"),
+                v("done"),
+                v("failed"),
+                v("skipped")
+            ),
             "state_set_aside" => format!(
                 "the {} of this node were replaced by those of the fleet; the file {} keeps them",
                 v("document"),
@@ -566,9 +633,9 @@ impl Record {
                 };
                 format!("{from} was refused{}", because())
             }
-            "action_started" => format!("executing action: {}, by {}", v("action"), by()),
-            "action_succeeded" => format!("action {} succeeded", v("action")),
-            "action_failed" => format!("action {} failed{}", v("action"), because()),
+            "action_started" => format!("executing action: {}{}, by {}", v("action"), on_node(), by()),
+            "action_succeeded" => format!("action {}{} succeeded", v("action"), on_node()),
+            "action_failed" => format!("action {}{} failed{}", v("action"), on_node(), because()),
             "setting_changed" => format!(
                 "setting {} was changed from {} to {} by {}",
                 v("setting"),
@@ -798,6 +865,16 @@ mod tests {
                 "frozen",
                 r#","scope":"app","value":"aa","reason":"stolen","by":"user eve","remote":"::1""#,
                 "app aa was frozen by user eve from ::1: stolen",
+            ),
+            (
+                "unfreeze_failed",
+                r#","scope":"app","value":"aa","reason":"no disk","by":"user eve","remote":"::1""#,
+                "the unfreeze of app aa by user eve from ::1 was not made: no disk",
+            ),
+            (
+                "keys_not_received",
+                r#","domain":"d","source":"https://s","code":"source_invitation_over","remote":"::1""#,
+                "root keys for domain d were not received from https://s: source_invitation_over; ask one of its owners for a new invitation",
             ),
             ("suppressed", r#","events":3"#, "3 events came too fast to be recorded"),
             ("suppressed", r#","events":3,"source":"pipe""#, "[pipe] 3 events came too fast to be recorded"),

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use kms_attest::certificate::LAST_SECOND;
 use kms_attest::csr::{ApiVersion, Csr};
 use kms_attest::identity::Registers;
+use kms_attest::test_vectors;
+pub(super) use kms_attest::test_vectors::bytes;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
@@ -20,15 +22,11 @@ const DAY: u64 = 24 * 60 * 60;
 const THEN: u64 = 2_110_670_501 - 3650 * DAY;
 
 pub(super) fn vectors() -> Value {
-    serde_json::from_str(include_str!("../../tests/vectors/certs.json")).unwrap()
+    test_vectors::json("certs.json")
 }
 
 pub(super) fn at(unix: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(unix)
-}
-
-pub(super) fn bytes(value: &Value) -> Vec<u8> {
-    hex::decode(value.as_str().unwrap()).unwrap()
 }
 
 pub(super) fn request(vectors: &Value, name: &str) -> Csr {

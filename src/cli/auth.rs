@@ -131,8 +131,8 @@ async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<Exit
     let metrics = Arc::new(Metrics::new([("bootAuth", Kind::Other)]));
     let memory = RequestMemory::new(RequestMemory::default_total());
     let handshakes = Arc::new(Handshakes::new(Arc::clone(&metrics)));
-    let front = Arc::new(Middleware::new(auth_backend::router(backend), memory, Arc::clone(&metrics)));
-    let phase = Phase { number: 0, tls: None, plain: PlainHttp::Served, front };
+    let middleware = Arc::new(Middleware::new(auth_backend::router(backend), memory, Arc::clone(&metrics)));
+    let phase = Phase { number: 0, tls: None, plain: PlainHttp::Served, middleware };
     let (phases, phase) = watch::channel(phase);
     let serving = tokio::spawn(listener::serve(listener, phase, BOUNDS, handshakes, metrics));
     // The caller may have closed the pipe.

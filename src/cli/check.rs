@@ -172,8 +172,8 @@ fn verdict(found: &Findings) -> ExitCode {
 fn state(settings: &Postgres, trouble: Option<DatabaseError>, found: &mut Findings) {
     match (trouble, settings.when_stale) {
         (None, _) => found.fact("state", "the database of the shared state can be used"),
-        (Some(error), WhenStale::Refuse) => found.useless(format!("core.state: {error}")),
-        (Some(error), WhenStale::Warn) => found.warn(format!("core.state: {error}")),
+        (Some(error), WhenStale::Refuse) => found.useless(format!("core.state: {}", error.detailed())),
+        (Some(error), WhenStale::Warn) => found.warn(format!("core.state: {}", error.detailed())),
     }
 }
 

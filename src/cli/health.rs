@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use kms_attest::outgoing::{self, BodyError, ResponseTimeout, Timeouts};
+use kms_client::Trust;
 use reqwest::StatusCode;
+use reqwest::redirect::Policy;
 use serde::Deserialize;
 
 use crate::config::Config;
@@ -81,14 +84,10 @@ impl Health {
 
     /// The HTTP status, and the body if it is one of `/readyz`.
     async fn probe(&self, url: &str) -> anyhow::Result<(StatusCode, Option<Answer>)> {
-        // The TLS provider is installed here only, because one process makes one client.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .danger_accept_invalid_certs(true)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(Duration::from_secs(self.timeout))
-            .build()?;
+        let limit = Duration::from_secs(self.timeout);
+        let timeouts = Timeouts { connect: limit, response: ResponseTimeout::Total(limit) };
+        let tls = Trust::DangerousAnyServer.client_config()?;
+        let client = outgoing::client(tls, timeouts, Policy::none()).no_proxy().build()?;
         let path = if self.live { "livez" } else { "readyz" };
         let mut response = client
             .get(format!("{}/{path}", url.trim_end_matches('/')))
@@ -96,11 +95,10 @@ impl Health {
             .await
             .map_err(reqwest::Error::without_url)?;
         let status = response.status();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-            anyhow::ensure!(body.len() + chunk.len() <= MAX_ANSWER, "the response is too long");
-            body.extend_from_slice(&chunk);
-        }
+        let body = outgoing::read_at_most(&mut response, MAX_ANSWER).await.map_err(|error| match error {
+            BodyError::TooLarge => anyhow::anyhow!("the response is too long"),
+            BodyError::Connection(error) => error.without_url().into(),
+        })?;
         let answer = if self.live { None } else { kms_attest::json::from_utf8(&body).ok() };
         Ok((status, answer))
     }

@@ -29,7 +29,6 @@ const SIGXFSZ: i32 = 25;
 
 /// Serves with the layered configuration, overridden by `explicit`.
 pub(super) fn run(explicit: Option<&Path>) -> anyhow::Result<ExitCode> {
-    prepare_randomness();
     let log = ProcessLog::to_stderr().context("the process log cannot be started")?;
     log.install();
     // Reported here and not in `main`, because stderr may block.
@@ -39,14 +38,6 @@ pub(super) fn run(explicit: Option<&Path>) -> anyhow::Result<ExitCode> {
     });
     log.flush(LAST_LINES);
     Ok(code)
-}
-
-/// Asks for the first random byte on another thread, since the start waits for it otherwise: the cryptographic library
-/// seeds itself from the jitter of the CPU, which takes about 20 ms.
-fn prepare_randomness() {
-    let ask = || _ = aws_lc_rs::rand::fill(&mut [0]);
-    // Without the thread, the first caller that needs randomness waits.
-    drop(thread::Builder::new().name("entropy".to_owned()).spawn(ask));
 }
 
 fn lived(explicit: Option<&Path>, log: &ProcessLog) -> anyhow::Result<ExitCode> {

@@ -34,7 +34,7 @@ pub enum VerifierError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RequireFresh {
-    /// Nobody. Whoever brings some is judged by it.
+    /// Nobody. A caller that brings some is judged by it.
     Off,
     /// Apps, for keys and certificates.
     Apps,

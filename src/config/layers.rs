@@ -65,15 +65,22 @@ enum Presence {
 
 pub(super) fn read(sources: &Sources<'_>) -> Layers {
     let mut layers = Layers::defaults();
-    for directory in [sources.system, sources.working] {
-        for name in ["kms.toml", "kms.json"] {
-            layers.add_file(&directory.join(name), Presence::Optional);
+    let usual = [sources.system, sources.working]
+        .map(|directory| ["kms.toml", "kms.json"].map(|name| (directory.join(name), Presence::Optional)));
+    let explicit = sources.explicit.map(|path| (path.to_owned(), Presence::Required));
+    let files: Vec<_> = usual.into_iter().flatten().chain(explicit).collect();
+    for (at, (path, presence)) in files.iter().enumerate() {
+        // One file in two places is read once, in the last.
+        if !files[at + 1..].iter().any(|(later, _)| is_same(path, later)) {
+            layers.add_file(path, *presence);
         }
     }
-    if let Some(path) = sources.explicit {
-        layers.add_file(path, Presence::Required);
-    }
     layers
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let found = one.canonicalize();
+    found.is_ok_and(|found| other.canonicalize().is_ok_and(|other| found == other))
 }
 
 pub(super) fn from_toml(text: &str) -> Layers {

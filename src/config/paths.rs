@@ -43,6 +43,9 @@ pub const DOMAINS: &str = "domains.json";
 /// What keeps, in the key directory, the invitations of replicas.
 pub const JOINS: &str = "joins.json";
 
+/// What keeps, in the key directory, the nodes of the fleet that operators drain.
+pub const DRAINS: &str = "drains.json";
+
 /// What keeps, in the key directory, what this node last knew of the state that it shares with others.
 pub const FLEET: &str = "fleet.json";
 
@@ -86,6 +89,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
             &COLLATERAL_BUNDLE,
             &FLEET,
             &JOINS,
+            &DRAINS,
             &RECOVERY,
             &POLICY_BUNDLES,
         ])

@@ -197,6 +197,19 @@ fn later_layers_win_key_by_key() {
 }
 
 #[test]
+fn one_file_in_two_places_is_read_once() {
+    let machine = Machine::new()
+        .with("cwd/kms.toml", "core.audit.fil = 'x'\nrpc.port = 3")
+        .with("cwd/kms.json", r#"{"rpc": {"port": 4}}"#);
+    let text = machine.load(Some("cwd/kms.toml"), &[]).err().unwrap().to_string();
+    assert_eq!(text.matches("core.audit.fil").count(), 1, "{text}");
+    let machine = machine.with("cwd/kms.toml", "rpc.port = 3");
+    let (config, _) = machine.load(Some("cwd/../cwd/kms.toml"), &[]).unwrap();
+    assert_eq!((config.rpc.port, config.files.len()), (3, 2), "{:?}", config.files);
+    assert!(config.files[1].ends_with("cwd/../cwd/kms.toml"), "as it was named: {:?}", config.files);
+}
+
+#[test]
 fn a_missing_file_is_skipped_unless_it_was_asked_for() {
     assert!(Machine::new().load(None, &[]).is_ok());
     let error = Machine::new().load(Some("absent.toml"), &[]).err().unwrap();

@@ -13,17 +13,20 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use kms_attest::identity::AppId;
+use kms_attest::state_file::Replaced;
 use kms_policy::RootChoice;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
+use self::fleet::DOCUMENT;
 pub use self::fleet::SharedAppEpochs;
 pub use self::received::{Adopted, Adoption, Difference, Preference};
+use super::store::see_newest;
 use super::{Author, Domains, Store};
 use crate::audit::{Audit, AuditError, Event, Receipt};
 use crate::clock::unix_now;
 use crate::state::shared::Unshared;
-use crate::state::{AppEpochFile, AppEpochFileError, AppEpochRecord, MAX_CHOSEN_APPS as MAX_APPS};
+use crate::state::{self, AppEpochFile, AppEpochFileError, AppEpochRecord, MAX_CHOSEN_APPS as MAX_APPS};
 
 /// What an operator chose for one app.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,11 +53,16 @@ pub enum AppEpochError {
     /// The file could not be written.
     #[error("nothing was changed: the file of the epochs of apps cannot be written: {0}")]
     NotKept(#[source] io::Error),
+    /// It is in force, and the disk does not say that it stays so.
+    #[error(
+        "the epochs were chosen, but the key directory cannot be synced, so the choice may be lost if the machine stops: {0}"
+    )]
+    Unsynced(#[source] io::Error),
     /// Another node has chosen meanwhile.
     #[error("another node changed the epochs of this app meanwhile, nothing was changed: try again")]
     Overtaken,
     /// The state that the nodes of a fleet share could not be changed.
-    #[error("nothing was changed: {0}")]
+    #[error("{}", .0.after("nothing was changed"))]
     NotShared(#[from] Unshared),
 }
 
@@ -67,7 +75,6 @@ pub struct AppEpochs {
     /// SHA-256 of the choices that it is of.
     digest: ArcSwapOption<(Arc<Choices>, [u8; 32])>,
     /// One change at a time.
-    turn: Mutex<()>,
     file: Arc<Mutex<AppEpochFile>>,
     store: Store,
     /// Records name the domain of an app.
@@ -86,7 +93,6 @@ impl AppEpochs {
         Ok(Self {
             current: ArcSwap::from_pointee(choices),
             digest,
-            turn: Mutex::default(),
             file: Arc::new(Mutex::new(file)),
             store: Store::File,
             domains,
@@ -128,19 +134,28 @@ impl AppEpochs {
     /// nothing is recorded.
     ///
     /// # Errors
-    /// [`AppEpochError`]; nothing has changed then.
+    /// [`AppEpochError`]; nothing has changed then, except for [`AppEpochError::Unsynced`].
     pub async fn change(
         &self,
         app: AppId,
-        choose: impl FnOnce(Option<&AppChoice>) -> Option<(RootChoice, u32)>,
+        choose: impl Fn(Option<&AppChoice>) -> Option<(RootChoice, u32)>,
         author: Author,
         audit: &Audit,
     ) -> Result<Option<Arc<AppChoice>>, AppEpochError> {
-        let _turn = self.turn.lock().await;
+        let epochs = |choice: &AppChoice| (choice.root, choice.app);
+        if let Store::Shared(shared) = &self.store {
+            let before = self.of(&app);
+            let would_change = before.as_deref().map(epochs) != choose(before.as_deref());
+            let has_room = before.is_some() || self.current.load().len() < MAX_APPS;
+            // Another node may have chosen otherwise.
+            if !would_change || !has_room {
+                see_newest(shared, DOCUMENT).await?;
+            }
+        }
+        let file = self.file.lock().await;
         let mut choices = Choices::clone(&self.current.load());
         let before = choices.get(&app).cloned();
         let after = choose(before.as_deref());
-        let epochs = |choice: &AppChoice| (choice.root, choice.app);
         if before.as_deref().map(epochs) == after {
             return Ok(before);
         }
@@ -167,18 +182,19 @@ impl AppEpochs {
             None => drop(choices.remove(&app)),
         }
         let written = match &self.store {
-            // It is adopted from there.
+            // It is adopted from there, with the file.
             Store::Shared(shared) => {
+                drop(file);
                 let changes = vec![(app, before, after.clone())];
-                self.change_everywhere(&Arc::clone(shared), changes, &author.by).await
+                let changed = self.change_everywhere(&Arc::clone(shared), changes, &author.by).await;
+                changed.map(|()| Replaced::Safely)
             }
-            Store::File => self.keep(choices).await,
+            Store::File => self.keep(&file, choices).await,
         };
-        if let Err(error) = written {
+        let replaced = written.inspect_err(|_| {
             // The log must not say last what is not so.
             audit.note(event(after.as_deref().map(epochs), from));
-            return Err(error);
-        }
+        })?;
         tracing::warn!(
             app_id = hex::encode(app),
             root_epoch = after.as_ref().map(|choice| choice.root.to_string()),
@@ -186,18 +202,16 @@ impl AppEpochs {
             by = author.by,
             "the epochs of an app were chosen"
         );
+        replaced.safely().map_err(AppEpochError::Unsynced)?;
         Ok(after)
     }
 
     /// Writes all choices to the file, and then puts them in force.
-    async fn keep(&self, choices: Choices) -> Result<(), AppEpochError> {
-        let writer = self.file.lock().await;
-        let (records, file) = (choices.iter().map(record).collect(), writer.clone());
-        let written = tokio::task::spawn_blocking(move || file.replace(records)).await;
-        let written = written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
-        written.map_err(AppEpochError::NotKept)?;
+    async fn keep(&self, file: &AppEpochFile, choices: Choices) -> Result<Replaced, AppEpochError> {
+        let (records, file) = (choices.iter().map(record).collect(), file.clone());
+        let replaced = state::written(move || file.replace(records)).await.map_err(AppEpochError::NotKept)?;
         self.current.store(Arc::new(choices));
-        Ok(())
+        Ok(replaced)
     }
 }
 
@@ -225,7 +239,11 @@ fn record((app, choice): (&AppId, &Arc<AppChoice>)) -> AppEpochRecord {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use futures_util::FutureExt as _;
+    use kms_attest::state_file::StateFile;
+
     use super::*;
+    use crate::state::ChosenEpochs;
 
     const APP: AppId = AppId([7; 20]);
 
@@ -274,6 +292,52 @@ mod tests {
             ],
             "what changes nothing is not recorded"
         );
+    }
+
+    #[tokio::test]
+    async fn a_choice_that_is_made_while_others_are_received_loses_none_of_them() {
+        let home = tempfile::tempdir().unwrap();
+        let audit = Audit::open(&home.path().join("audit.jsonl")).unwrap();
+        let path = home.path().join("app-epochs.json");
+        let epochs = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
+        let mut received = epochs.choices();
+        received.app_epochs.insert(AppId([8; 20]), ChosenEpochs { root: None, app: 3 });
+        let adoption = epochs.adoption(&received, "there".to_owned(), Preference::Own).await.unwrap();
+        let mut change = Box::pin(epochs.change(APP, |_| Some((RootChoice::Current, 2)), author(), &audit));
+        for _ in 0..100 {
+            assert!((&mut change).now_or_never().is_none(), "what is received has the turn");
+            tokio::task::yield_now().await;
+        }
+        adoption.adopt(&author(), &audit, &epochs).await.unwrap();
+        change.await.unwrap();
+        assert_eq!(epochs.list().len(), 2);
+        assert_eq!(AppEpochs::open(path, Domains::default_only()).unwrap().list(), epochs.list());
+    }
+
+    #[tokio::test]
+    async fn a_choice_whose_directory_is_not_synced_is_what_the_next_start_reads() {
+        let home = tempfile::tempdir().unwrap();
+        let (log, path) = (home.path().join("audit.jsonl"), home.path().join("app-epochs.json"));
+        let audit = Audit::open(&log).unwrap();
+        let epochs = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
+        let unsynced = StateFile::from(path.clone()).synced_by(|_| Err(io::Error::other("no sync")));
+        *epochs.file.lock().await = AppEpochFile::new(unsynced);
+        let outcome = epochs.change(APP, |_| Some((RootChoice::Current, 2)), author(), &audit).await;
+        assert!(matches!(outcome, Err(AppEpochError::Unsynced(_))), "{outcome:?}");
+        let again = AppEpochs::open(path, Domains::default_only()).unwrap();
+        assert_eq!((epochs.of(&APP).unwrap().app, epochs.of(&APP)), (2, again.of(&APP)));
+
+        // The same of choices that were received.
+        let (other, preference) = (AppId([8; 20]), Preference::Own);
+        let mut received = epochs.choices();
+        received.app_epochs.insert(other, received.app_epochs[&APP]);
+        let adoption = epochs.adoption(&received, "there".to_owned(), preference).await.unwrap();
+        let outcome = adoption.adopt(&author(), &audit, &epochs).await;
+        assert!(matches!(outcome, Err(AppEpochError::Unsynced(_))), "{outcome:?}");
+        let again = AppEpochs::open(home.path().join("app-epochs.json"), Domains::default_only()).unwrap();
+        assert_eq!((again.list().len(), again.list()), (2, epochs.list()));
+        drop(audit);
+        assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 2, "nothing was taken back");
     }
 
     #[tokio::test]

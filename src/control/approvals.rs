@@ -5,6 +5,8 @@
 
 mod action;
 mod approved;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,14 +14,15 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use arc_swap::ArcSwap;
+use kms_attest::state_file::Replaced;
 use kms_wire::role::Role;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, MutexGuard};
 
 pub use self::action::{
     Accepted, Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, FollowedEpoch,
-    FollowedState, InviteReplica, LowerClockFloor, MoveApp, OwnerCredential, RepairFleet, ReplaceHtpasswd,
-    RestoreDomain, SeenFreeze, Unfreeze,
+    FollowedState, ForgetNode, InviteReplica, LowerClockFloor, MoveApp, OwnerCredential, RepairFleet,
+    ReplaceHtpasswd, RestoreDomain, SeenFreeze, StartRollout, Unfreeze,
 };
 pub use self::approved::{Approved, Consent, EachApproved, OwnerChange};
 use super::{Author, Changer};
@@ -27,7 +30,7 @@ use crate::audit::{Audit, AuditError, Event};
 use crate::clock::{MAX_BEHIND, unix_now};
 use crate::config::OwnerRule;
 use crate::operator::{Credentials, Operator, Person};
-use crate::state::ApprovalFile;
+use crate::state::{self, ApprovalFile};
 
 /// The most requests that wait.
 const MAX_WAITING: usize = 32;
@@ -152,6 +155,12 @@ pub enum ApprovalError {
     /// The file could not be written.
     #[error("nothing was changed: the file of approvals cannot be written: {0}")]
     NotKept(#[source] io::Error),
+    /// It is so, and the disk does not say that it stays so.
+    #[error(
+        "the request was changed, but the directory of the file of approvals cannot be synced, so it may be as before if the \
+         machine stops: {0}"
+    )]
+    Unsynced(#[source] io::Error),
     /// No random numbers for an id.
     #[error("the system random number generator failed")]
     NoRandomNumbers,
@@ -219,7 +228,7 @@ impl Approvals {
     /// Lets a change pass, or makes a request for a second owner.
     ///
     /// # Errors
-    /// [`ApprovalError`]; nothing was changed then.
+    /// [`ApprovalError`]; nothing was changed then, except for [`ApprovalError::Unsynced`], after which the request waits.
     pub async fn gate<A: Into<Action> + Clone>(
         &self,
         action: A,
@@ -286,13 +295,14 @@ impl Approvals {
         };
         let _ = self.audit.record(event).await.map_err(ApprovalError::NotRecorded)?;
         let requests = requests.into_iter().chain([Arc::clone(&approval)]).collect();
-        self.put(&file, requests).await.map_err(|error| self.not_kept(&approval, error))?;
+        let replaced = self.put(&file, requests).await.map_err(|error| self.not_kept(&approval, error))?;
         tracing::warn!(
             id = approval.id,
             what = approval.detail,
             by = approval.requested_by,
             "waits for a second owner"
         );
+        replaced.safely().map_err(ApprovalError::Unsynced)?;
         Ok(Gate::Wait(approval))
     }
 
@@ -332,7 +342,18 @@ impl Approvals {
         self.owner(&operator)?;
         let approved = State::Approved { by: author.by.clone() };
         let changed = with_state(&requests, &approval.id, approved);
-        self.put(&file, changed).await.map_err(|error| self.not_kept(approval, error))?;
+        let replaced = self.put(&file, changed).await.map_err(|error| self.not_kept(approval, error))?;
+        if let Err(error) = replaced.safely() {
+            // If the machine stops, the request waits again: a change that is made now could be made twice.
+            let result =
+                "the file of approvals cannot be synced, so nothing was changed: request it again".to_owned();
+            let failed = with_state(&requests, &approval.id, State::Failed { by: author.by, result });
+            self.current.store(Arc::new(failed.clone()));
+            if let Err(error) = self.put(&file, failed).await {
+                tracing::error!(%error, "the file of approvals cannot be written");
+            }
+            return Err(self.not_kept(approval, error));
+        }
         let author =
             Author { by: format!("{} with {}", approval.requested_by, author.by), remote: author.remote };
         let approved = Approved::new(approval.action.clone(), operator, author, Consent::Second);
@@ -359,7 +380,8 @@ impl Approvals {
         if let Err(error) = self.audit.record(event).await {
             tracing::error!(%error, id, "the end of an approved change could not be written to the audit log");
         }
-        if let Err(error) = self.put(&file, with_state(&requests, &id, state)).await {
+        let kept = self.put(&file, with_state(&requests, &id, state)).await;
+        if let Err(error) = kept.and_then(Replaced::safely) {
             tracing::error!(%error, id, "the end of an approved change could not be written to the file of approvals");
         }
         self.find(&id)
@@ -368,8 +390,7 @@ impl Approvals {
     /// Rejects a request, or takes it back.
     ///
     /// # Errors
-    /// [`ApprovalError`]; it still waits then, except after [`ApprovalError::NotKept`], when it would wait again after a
-    /// restart.
+    /// [`ApprovalError`]; it still waits then, except for [`ApprovalError::Unsynced`].
     pub async fn reject(&self, id: &str, changer: Changer) -> Result<Arc<Approval>, ApprovalError> {
         let Changer { operator, author, .. } = changer;
         let file = self.file.lock().await;
@@ -385,7 +406,8 @@ impl Approvals {
         };
         let _ = self.audit.record(event).await.map_err(ApprovalError::NotRecorded)?;
         let changed = with_state(&requests, id, State::Rejected { by: author.by });
-        self.put(&file, changed).await.map_err(ApprovalError::NotKept)?;
+        let replaced = self.put(&file, changed).await.map_err(ApprovalError::NotKept)?;
+        replaced.safely().map_err(ApprovalError::Unsynced)?;
         self.find(id).ok_or_else(|| ApprovalError::Unknown(id.to_owned()))
     }
 
@@ -410,7 +432,7 @@ impl Approvals {
         let before = self.current.load_full();
         let requests = self.swept();
         if *before != requests
-            && let Err(error) = self.put(&file, requests).await
+            && let Err(error) = self.put(&file, requests).await.and_then(Replaced::safely)
         {
             tracing::error!(%error, "the file of approvals cannot be written");
         }
@@ -476,14 +498,17 @@ impl Approvals {
     }
 
     /// Writes the requests, and then puts them in force.
-    async fn put(&self, file: &MutexGuard<'_, Arc<ApprovalFile>>, requests: Requests) -> io::Result<()> {
+    async fn put(
+        &self,
+        file: &MutexGuard<'_, Arc<ApprovalFile>>,
+        requests: Requests,
+    ) -> io::Result<Replaced> {
         let (file, requests) = (Arc::clone(file), Arc::new(requests));
         let written = Arc::clone(&requests);
         let replace = move || file.replace(written.iter().map(|approval| &**approval).collect::<Vec<_>>());
-        let written = tokio::task::spawn_blocking(replace).await;
-        written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")))?;
+        let replaced = state::written(replace).await?;
         self.current.store(requests);
-        Ok(())
+        Ok(replaced)
     }
 
     /// Says in the audit log that what it says before did not happen.

@@ -5,9 +5,11 @@ mod error;
 mod fleet;
 mod keeper;
 mod past;
+mod seen;
 mod serials;
 mod unattended;
 
 pub use self::error::OfferError;
-pub use self::fleet::SharedBundle;
+pub use self::fleet::{SharedBundle, bundle_document};
 pub use self::keeper::{Activated, BundleKeeper, BundleView, KeeperError, Offered, Origin, PendingBundle};
+pub use self::seen::{SharedSerials, parse_serials};

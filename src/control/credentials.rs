@@ -9,14 +9,17 @@ mod fleet;
 mod issue;
 mod owners;
 mod records;
+mod revoke;
+mod room;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex as StdMutex, Weak};
 
 use kms_attest::identity::DomainName;
+use kms_attest::state_file;
 use kms_wire::role::Role;
 use tokio::sync::{Mutex, MutexGuard};
 use zeroize::Zeroizing;
@@ -24,10 +27,11 @@ use zeroize::Zeroizing;
 pub use self::error::{CredentialError, OpenError};
 use self::first::{FirstOwner, first_owner};
 pub use self::fleet::SharedCredentials;
-use self::fleet::{DOCUMENT, Revoked};
+use self::fleet::{Asker, Revoked};
 use self::issue::{again, invited, issue, overlap, version};
-use self::owners::{counted_owners, lasting_owners, must_stay};
+use self::owners::{lasting_owners, must_stay};
 use self::records::{directory, records_of};
+use self::room::{expect_room, expect_share};
 use super::approvals::{OwnerChange, OwnerCredential};
 use super::{Author, Store};
 use crate::audit::{Audit, Event, Health};
@@ -36,8 +40,7 @@ use crate::operator::named::{
     BadName, CredentialName, Directory, Named, NamedCredential, Replaced, SecretHash, Standing,
 };
 use crate::operator::{Credentials, Operator, Users};
-use crate::state::shared::Shared;
-use crate::state::{CredentialContent, CredentialFile, CredentialFileError};
+use crate::state::{self, CredentialContent, CredentialFile, CredentialFileError};
 
 /// The largest number of credentials.
 const MAX_CREDENTIALS: usize = 1000;
@@ -139,13 +142,6 @@ impl Changer {
             Some(_) | None => Ok(()),
         }
     }
-}
-
-/// What a revocation found in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Removed {
-    Nothing,
-    Credential,
 }
 
 /// All named credentials, and the right to change them.
@@ -320,24 +316,10 @@ impl NamedCredentials {
                 return Err(CredentialError::WasOwner(new.name.clone()));
             }
         }
-        self.expect_share(new, changer)?;
-        self.expect_room(&new.name)
-    }
-
-    /// Checks that one domain does not take the room of the others.
-    fn expect_share(&self, new: &NewCredential, changer: &Changer) -> Result<(), CredentialError> {
-        let Some(own) = changer.operator.domain() else { return Ok(()) };
-        let (directory, now) = (self.named.current(), self.named.now());
-        let of_domain = |it: &&NamedCredential| it.domain.as_ref() == Some(own) && it.name != new.name;
-        let others = directory.values().map(|it| &**it).filter(of_domain).filter(|it| must_stay(it, now));
-        if others.count() >= SHARE_OF_DOMAIN { Err(CredentialError::ShareFull(own.clone())) } else { Ok(()) }
-    }
-
-    /// Checks that the directory has room for a credential of this name.
-    fn expect_room(&self, name: &CredentialName) -> Result<(), CredentialError> {
-        let (directory, now) = (self.named.current(), self.named.now());
-        let others = directory.values().filter(|it| it.name != *name && must_stay(it, now)).count();
-        if others >= MAX_CREDENTIALS { Err(CredentialError::Full) } else { Ok(()) }
+        if let Some(own) = changer.operator.domain() {
+            expect_share(&directory, &new.name, own, now)?;
+        }
+        expect_room(&directory, &new.name, now)
     }
 
     /// Replaces the secret of a credential; the old one is invalid at once. Only that of the last owner counts until the new
@@ -396,7 +378,9 @@ impl NamedCredentials {
                 Err(CredentialError::NotOwner(name))
             }
             Some(old) => Ok(OwnerSecret { name, hash, created_at: Some(old.created_at) }),
-            None => self.expect_room(&name).map(|()| OwnerSecret { name, hash, created_at: None }),
+            None => {
+                expect_room(&directory, &name, now).map(|()| OwnerSecret { name, hash, created_at: None })
+            }
         }
     }
 
@@ -471,7 +455,8 @@ impl NamedCredentials {
         });
         let kept = match &self.store {
             Store::File => {
-                self.keep(&self.named.current()).await.and_then(|kept| kept.map_err(CredentialError::NotKept))
+                let kept = self.keep(&self.named.current()).await.and_then(state_file::Replaced::safely);
+                kept.map_err(CredentialError::NotKept)
             }
             Store::Shared(shared) => {
                 let ended = settled.clone();
@@ -486,7 +471,7 @@ impl NamedCredentials {
                     }
                     Ok(())
                 };
-                self.change_everywhere(&Arc::clone(shared), "", change).await
+                self.change_everywhere(&Arc::clone(shared), "", None, change).await
             }
         };
         if let Err(error) = kept {
@@ -531,97 +516,16 @@ impl NamedCredentials {
         Ok(issued)
     }
 
-    /// Revokes a credential at once, without waiting for another change.
-    ///
-    /// # Errors
-    /// [`CredentialError`]
-    pub async fn revoke(
-        &self,
-        name: CredentialName,
-        changer: Changer,
-        audit: &Audit,
-    ) -> Result<(), CredentialError> {
-        let (named, configured) = (Arc::clone(&self.named), Arc::clone(&self.configured));
-        let Author { by, remote } = changer.author.clone();
-        let changer = Arc::new(changer);
-        let remove = {
-            let (name, changer) = (name.clone(), Arc::clone(&changer));
-            move |directory: &mut Directory| removed(directory, &name, &changer, &configured, named.now())
-        };
-        let domain = self.named.current().get(&name).and_then(|it| Some(it.domain.as_ref()?.to_string()));
-        let (is_owner, created_at) = self.named.current().get(&name).map_or((false, None), |credential| {
-            (credential.role == Role::Owner, Some(credential.created_at))
-        });
-        if let Store::Shared(shared) = &self.store
-            && is_owner
-        {
-            return self.revoke_owner_everywhere(&Arc::clone(shared), name, &changer, remove, audit).await;
-        }
-        let at_once = self.named.change(|directory| {
-            self.expect_live(&changer)?;
-            remove(directory)
-        })?;
-        if let (Store::Shared(_), Some(created_at), Removed::Credential) = (&self.store, created_at, at_once)
-        {
-            self.mark_revoked(&name, created_at);
-        }
-        let mut turn = self.file.lock().await;
-        // The change that had the turn may have put the name in force again.
-        let again = self.named.change(remove)?;
-        let is_removed = at_once == Removed::Credential || again == Removed::Credential;
-        if !is_removed && !turn.unfinished.contains(&name) {
-            return Err(CredentialError::Unknown(name));
-        }
-        if turn.unfinished.len() < MAX_CREDENTIALS {
-            turn.unfinished.insert(name.clone());
-        }
-        let kept = self.keep(&self.named.current()).await;
-        let recorded =
-            audit.record(Event::CredentialRevoked { name: name.to_string(), by, remote, domain }).await;
-        let shared = match &self.store {
-            Store::File => Ok(()),
-            Store::Shared(shared) => shared.push(DOCUMENT).await,
-        };
-        kept?.map_err(CredentialError::RevokedNotKept)?;
-        recorded.map(drop).map_err(CredentialError::RevokedNotRecorded)?;
-        turn.unfinished.remove(&name);
-        shared.map_err(CredentialError::RevokedNotShared)
-    }
-
-    /// Revokes the credential of an owner on all nodes at once: two owners who revoke each other on two nodes must not both succeed.
-    async fn revoke_owner_everywhere(
-        &self,
-        shared: &Shared,
-        name: CredentialName,
-        changer: &Changer,
-        mut remove: impl FnMut(&mut Directory) -> Result<Removed, CredentialError> + Send + 'static,
-        audit: &Audit,
-    ) -> Result<(), CredentialError> {
-        let _turn = self.file.lock().await;
-        self.expect_live(changer)?;
-        let unknown = name.clone();
-        let change = move |directory: &mut Directory| match remove(directory)? {
-            Removed::Credential => Ok(()),
-            Removed::Nothing => Err(CredentialError::Unknown(unknown.clone())),
-        };
-        let Author { by, remote } = changer.author.clone();
-        let domain = self.named.current().get(&name).and_then(|it| Some(it.domain.as_ref()?.to_string()));
-        self.change_everywhere(shared, &by, change).await?;
-        // An owner may be limited to a domain.
-        let event = Event::CredentialRevoked { name: name.to_string(), by, remote, domain };
-        let recorded = audit.record(event).await;
-        recorded.map(drop).map_err(CredentialError::RevokedNotRecorded)
+    fn content(&self, directory: &Directory) -> CredentialContent {
+        let credentials = records_of(directory, self.named.now());
+        CredentialContent { credentials, revoked: self.revoked_records() }
     }
 
     /// Writes the file, and waits for the disk.
-    async fn keep(&self, directory: &Directory) -> Result<io::Result<()>, CredentialError> {
-        let credentials = records_of(directory, self.named.now());
+    async fn keep(&self, directory: &Directory) -> io::Result<state_file::Replaced> {
         let file = self.disk.lock().await;
-        let (writer, content) =
-            (Arc::clone(&*file), CredentialContent { credentials, revoked: self.revoked_records() });
-        tokio::task::spawn_blocking(move || writer.replace(content))
-            .await
-            .map_err(|_| CredentialError::Panicked)
+        let (writer, content) = (Arc::clone(&*file), self.content(directory));
+        state::written(move || writer.replace(content)).await
     }
 
     /// Whether nobody else could manage credentials without an end.
@@ -651,17 +555,28 @@ impl NamedCredentials {
     ) -> Result<(), CredentialError> {
         // Hashing is slow, and a revocation does not wait for it.
         self.expect_live(changer)?;
-        let (named, new) = (Arc::clone(&self.named), Arc::clone(credential));
-        let put = move |directory: &mut Directory| put(directory, before, &new, named.now());
+        let (named, new, limit) =
+            (Arc::clone(&self.named), Arc::clone(credential), changer.operator.domain().cloned());
+        let put = move |directory: &mut Directory| put(directory, before, &new, limit.as_ref(), named.now());
         let mut directory = Directory::clone(&self.named.current());
         put(&mut directory)?;
         let _ = audit.record(event).await.map_err(CredentialError::NotRecorded)?;
         let kept = match &self.store {
             // It is adopted from there.
             Store::Shared(shared) => {
-                self.change_everywhere(&Arc::clone(shared), &changer.author.by, put.clone()).await
+                let asker = Asker::of(&self.configured, changer);
+                self.change_everywhere(&Arc::clone(shared), &changer.author.by, Some(asker), put.clone())
+                    .await
             }
-            Store::File => self.keep(&directory).await?.map_err(CredentialError::NotKept),
+            Store::File => match self.keep(&directory).await {
+                Ok(state_file::Replaced::Safely) => Ok(()),
+                // The next start reads it, so it counts, and its secret is shown: nobody else has it.
+                Ok(state_file::Replaced::Unsynced(error)) => {
+                    tracing::error!(%error, name = %credential.name, "the change of a credential may be lost if the machine stops");
+                    Ok(())
+                }
+                Err(error) => Err(CredentialError::NotKept(error)),
+            },
         };
         if let Err(error) = kept {
             // The log has the change already.
@@ -683,55 +598,34 @@ impl NamedCredentials {
     }
 }
 
-/// Puts a credential in the place of the one with the secret `before`, if that is still valid.
+/// Puts a credential in the place of the one with the secret `before`, if that is still valid. `limit` is the domain to which the
+/// one who does it is limited.
 fn put(
     directory: &mut Directory,
     before: Option<u64>,
     credential: &Arc<NamedCredential>,
+    limit: Option<&DomainName>,
     now: u64,
 ) -> Result<(), CredentialError> {
     let old = directory.get(&credential.name);
     match (before, old) {
-        (Some(before), old) if old.map(|old| old.version) != Some(before) => {
-            return Err(CredentialError::Unknown(credential.name.clone()));
-        }
+        (Some(_), None) => return Err(CredentialError::Unknown(credential.name.clone())),
+        (Some(before), Some(old)) if old.version != before => return Err(CredentialError::OfOwner),
         (None, Some(old)) if !old.has_ended(now) => {
             return Err(CredentialError::Exists(credential.name.clone()));
         }
         (_, Some(old)) => credential.end_replaced_with(old),
-        (_, None) => {}
+        (None, None) => {}
     }
+    if let (None, Some(own)) = (before, limit) {
+        expect_share(directory, &credential.name, own, now)?;
+    }
+    expect_room(directory, &credential.name, now)?;
     if directory.len() >= MAX_CREDENTIALS {
         directory.retain(|_, old| must_stay(old, now));
     }
     directory.insert(credential.name.clone(), Arc::clone(credential));
     Ok(())
-}
-
-/// Removes a credential, if its removal was approved and leaves enough owners.
-fn removed(
-    directory: &mut Directory,
-    name: &CredentialName,
-    changer: &Changer,
-    configured: &Credentials,
-    now: u64,
-) -> Result<Removed, CredentialError> {
-    let Some(old) = directory.remove(name) else { return Ok(Removed::Nothing) };
-    changer.expect_covers(old.domain.as_ref())?;
-    if old.role != Role::Owner {
-        return Ok(Removed::Credential);
-    }
-    let revoke = OwnerCredential::Revoke { name: name.to_string(), created_at: old.created_at };
-    let least = changer.expect_approval(&revoke)?.least_owners();
-    let is_one_of_two = old.counts_as_owner(now) && counted_owners(configured, directory, now) < least;
-    if is_one_of_two && least > 1 && !old.is_lasting_owner() {
-        return Err(CredentialError::LastTwo(name.clone()));
-    }
-    match old.is_lasting_owner() && lasting_owners(configured, directory) < least {
-        true if least > 1 => Err(CredentialError::LastTwoOwners(name.clone())),
-        true => Err(CredentialError::LastOwner(name.clone())),
-        false => Ok(Removed::Credential),
-    }
 }
 
 /// What a file and the configuration say.
@@ -749,8 +643,9 @@ fn examined(file: &CredentialFile, configured: &Credentials) -> Result<Examined,
         content.unwrap_or(CredentialContent { credentials: Vec::new(), revoked: Vec::new() });
     let directory = directory(credentials).map_err(CredentialFileError::Damaged)?;
     let revoked = revoked.into_iter().map(|record| Ok((record.name.parse()?, record.created_at)));
-    let revoked = revoked.collect::<Result<Revoked, BadName>>();
+    let revoked = revoked.collect::<Result<BTreeMap<_, _>, BadName>>();
     let revoked = revoked.map_err(|error| CredentialFileError::Damaged(error.to_string()))?;
+    let revoked = Revoked::of(revoked);
     if let Some(name) = directory.keys().find(|name| configured.has_user(name.as_str())) {
         return Err(OpenError::IsUser(name.clone()));
     }

@@ -269,7 +269,11 @@ impl Map {
 
 #[cfg(test)]
 mod tests {
+    use kms_attest::state_file::{Replaced, StateFile};
+
     use super::*;
+    use crate::audit::Audit;
+    use crate::control::Author;
     use crate::state::{ArchivedRecord, DomainRecord, MemberRecord};
 
     fn name(text: &str) -> DomainName {
@@ -314,7 +318,8 @@ mod tests {
     ) -> Result<Domains, String> {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("domains.json");
-        DomainFile::new(path.clone()).replace(&records.text().unwrap()).unwrap();
+        let file = DomainFile::new(path.clone());
+        file.replace(&records.text().unwrap()).and_then(Replaced::safely).unwrap();
         Domains::open(configured, path).map_err(|error| error.to_string())
     }
 
@@ -395,5 +400,29 @@ mod tests {
         assert!(opened(&config, other.clone()).is_ok(), "the configuration has taken it over");
         other.domains[0].rules.instance_scoped = true;
         assert!(opened(&config, other).unwrap_err().contains("another instance_scoped"));
+    }
+
+    #[tokio::test]
+    async fn a_change_whose_directory_is_not_synced_is_what_the_next_start_reads() {
+        let home = tempfile::tempdir().unwrap();
+        let audit = Audit::open(&home.path().join("audit.jsonl")).unwrap();
+        let path = home.path().join("domains.json");
+        let config = configured(&[("prod", &[])]);
+        let domains = Domains::open(&config, path.clone()).unwrap();
+        let archive = || {
+            let author = Author { by: "ann".to_owned(), remote: std::net::Ipv4Addr::LOCALHOST.into() };
+            domains.change(DomainChange::Archive(name("prod")), author, &audit)
+        };
+        let is_archived = |domains: &Domains| domains.named(&name("prod")).unwrap().archived.is_some();
+        {
+            let unsynced = StateFile::from(path.clone()).synced_by(|_| Err(std::io::Error::other("no sync")));
+            domains.kept.lock().await.file = DomainFile::new(unsynced);
+        }
+        let outcome = archive().await;
+        assert!(matches!(outcome, Err(DomainError::Unsynced(_))), "{outcome:?}");
+        assert!(is_archived(&Domains::open(&config, path.clone()).unwrap()) && is_archived(&domains));
+        let log = std::fs::read_to_string(home.path().join("audit.jsonl")).unwrap();
+        assert!(log.contains("domain_archived") && !log.contains("domain_change_failed"), "{log}");
+        assert!(!archive().await.unwrap(), "there is nothing to change");
     }
 }

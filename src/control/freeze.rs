@@ -13,15 +13,17 @@ mod held;
 mod recent;
 mod scope;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use kms_attest::identity::{DomainName, Identity};
 use tokio::sync::Mutex;
 
 pub use self::fleet::SharedFreezes;
+use self::fleet::{Lift, Lifting};
 use self::held::{Held, MachineTime, Sharing, TellTime};
 use self::recent::Recent;
 pub use self::recent::RecentApps;
@@ -30,15 +32,17 @@ use super::approvals::{Approved, SeenFreeze, Unfreeze};
 use super::{Author, Domains, Reach, Store};
 use crate::audit::{Audit, AuditError, Event};
 use crate::metrics::Metrics;
-use crate::state::shared::{Stale, Unshared, View};
+use crate::state::shared::{DatabaseError, Stale, Unshared, View};
 use crate::state::{self, FreezeContent, FreezeFile, FreezeFileError, FreezeRecord, KeptIn, Written};
 
 /// The most freezes, including expired ones, which are removed first. One of the whole KMS may come on top.
 pub const MAX_FREEZES: usize = 1000;
 /// When so many are in force, only owners add further ones: operators cannot use up all the room.
 pub const SHARE_OF_OPERATORS: usize = 900;
-/// The most freezes of a fleet: nodes that freeze at once may exceed [`MAX_FREEZES`].
+/// The most freezes of a fleet, as [`MAX_FREEZES`]: nodes that freeze at once may exceed that.
 const MAX_SHARED: usize = 4 * MAX_FREEZES;
+/// How long an unfreeze waits to learn what other nodes have frozen.
+const LEARN_TIME: Duration = Duration::from_secs(5);
 /// The longest reason in bytes.
 pub const MAX_REASON: usize = 500;
 
@@ -81,6 +85,18 @@ pub enum FreezeError {
     Shortens {
         /// The one in force.
         earlier: Arc<Freeze>,
+    },
+    /// As [`FreezeError::Shortens`], and other nodes may have ended the one in force here, which is kept.
+    #[error(
+        "it is frozen already until {}, by {} ({}), which stays; whether the other nodes have that freeze is not known now ({why}), \
+         and they get it as soon as possible",
+        end(earlier), earlier.author.by, earlier.reason
+    )]
+    ShortensHere {
+        /// The one in force.
+        earlier: Arc<Freeze>,
+        /// Why it is not known.
+        why: Unshared,
     },
     /// Too many freezes are in force.
     #[error("{MAX_FREEZES} freezes are in force, the maximum; nothing was changed")]
@@ -127,8 +143,35 @@ pub enum FreezeError {
     /// An unfreeze that cannot be saved does not happen.
     #[error("it is still frozen: the file that keeps freezes over restarts cannot be written: {0}")]
     UnfreezeNotKept(#[source] std::io::Error),
+    /// It is no longer frozen, and the disk does not say that it stays so.
+    #[error(
+        "it is no longer frozen, but the directory of the file that keeps freezes cannot be synced, so the freeze may be back if \
+         the machine stops: {0}"
+    )]
+    UnfreezeUnsynced(#[source] std::io::Error),
+    /// It is no longer frozen on any node, but the disk does not say so.
+    #[error(
+        "it is no longer frozen, but the file that keeps freezes over restarts cannot be written, so the freeze may be back after \
+         a restart: {0}"
+    )]
+    UnfreezeLeftOnDisk(#[source] std::io::Error),
+    /// Another operator froze it while it was being unfrozen.
+    #[error(
+        "it is still frozen: it was frozen again meanwhile; in force is the freeze by {} ({})",
+        current.author.by, current.reason
+    )]
+    FrozenAgain {
+        /// The one in force.
+        current: Arc<Freeze>,
+    },
+    /// Whether other nodes have frozen it is not known.
+    #[error(
+        "it is not frozen on this node, and whether it is on another one is not known now: the shared state was not read in time. \
+         Nothing was changed: try again, or ask another node"
+    )]
+    NotSeen,
     /// An unfreeze that is not in the state of the fleet does not happen.
-    #[error("it is still frozen: {0}")]
+    #[error("{}", .0.after("it is still frozen"))]
     UnfreezeNotShared(#[from] Unshared),
 }
 
@@ -195,8 +238,8 @@ pub struct Freezes {
     store: Store,
     /// Whether the file is that of a node of a fleet.
     was_shared: bool,
-    /// Those that are being ended on all nodes.
-    lifting: StdMutex<HashSet<Scope>>,
+    /// The freezes that are being ended on all nodes.
+    lifts: StdMutex<Vec<Arc<Lift>>>,
 }
 
 impl Freeze {
@@ -246,7 +289,7 @@ impl Freezes {
             domains,
             store: Store::File,
             was_shared,
-            lifting: StdMutex::default(),
+            lifts: StdMutex::default(),
         };
         for freeze in freezes.list() {
             tracing::warn!(what = %freeze.scope, reason = freeze.reason, "FROZEN: nothing is released to it");
@@ -307,6 +350,13 @@ impl Freezes {
         Some(Arc::clone(&held.freeze))
     }
 
+    /// Whether the freeze of exactly this scope is in the state that the nodes of a fleet share; `None` without one, and without
+    /// other nodes.
+    pub fn is_shared(&self, scope: Scope) -> Option<bool> {
+        self.view()?;
+        Some(self.current.load().get(&scope)?.sharing == Sharing::Settled)
+    }
+
     /// Notes that an app of a domain received keys or a certificate by a method.
     pub fn note_release(&self, identity: &Identity, domain: &DomainName, method: &'static str) {
         self.metrics.released_in(domain.as_str(), method);
@@ -333,12 +383,12 @@ impl Freezes {
     /// other fails.
     ///
     /// # Errors
-    /// [`FreezeError`]. After all but [`FreezeError::Full`], [`FreezeError::ShareFull`] and [`FreezeError::Shortens`]
-    /// the freeze is in force nevertheless.
+    /// [`FreezeError`]. After all but [`FreezeError::Full`], [`FreezeError::ShareFull`], [`FreezeError::Shortens`],
+    /// [`FreezeError::ShortensHere`] and [`FreezeError::UnfreezeNotShared`] the freeze is in force nevertheless.
     pub async fn freeze(
         &self,
         freeze: Freeze,
-        earlier: Earlier,
+        mut earlier: Earlier,
         room: Room,
         audit: &Audit,
     ) -> Result<Reach, FreezeError> {
@@ -348,16 +398,27 @@ impl Freezes {
         };
         let held = Arc::new(Held::new(freeze, self.time.now()).with(sharing));
         let freeze = &held.freeze;
-        if let (Store::Shared(shared), Earlier::IsReplaced) = (&self.store, earlier)
-            && self.of(freeze.scope).is_some_and(|current| freeze.ends_before(&current))
-        {
-            self.shorten_everywhere(&Arc::clone(shared), freeze).await?;
+        let is_shared = match &self.store {
+            Store::Shared(shared)
+                if self.of(freeze.scope).is_some_and(|current| freeze.ends_before(&current)) =>
+            {
+                let shared = Arc::clone(shared);
+                match std::mem::replace(&mut earlier, Earlier::MayBeExtended) {
+                    Earlier::IsReplaced => self.shorten_everywhere(&shared, freeze).await?,
+                    Earlier::MayBeExtended => self.freeze_again(&shared, freeze).await?,
+                }
+            }
+            Store::Shared(_) | Store::File => false,
+        };
+        if !is_shared {
+            self.insert(&held, earlier, room)?;
         }
-        self.insert(&held, earlier, room)?;
         let file = Arc::clone(&self.file).lock_owned().await;
-        // Inserts it again: an unfreeze may have run before this change had the file, and this is the later
-        // of the two. A freeze that came in between and lasts longer stays.
-        self.insert(&held, earlier, room)?;
+        if !is_shared {
+            // Inserts it again: an unfreeze may have run before this change had the file, and this is the later
+            // of the two. A freeze that came in between and lasts longer stays.
+            self.insert(&held, earlier, room)?;
+        }
         let event = Event::Frozen {
             scope: freeze.scope.name(),
             value: hex::encode(freeze.scope.value()),
@@ -372,7 +433,7 @@ impl Freezes {
         let recorded = audit.record(event).await;
         // The shared state is adopted with the file.
         drop(turn);
-        let reach = self.share().await;
+        let reach = if is_shared { Reach::Fleet } else { self.share(freeze.scope).await };
         match (kept, recorded) {
             (Ok(()), Ok(_)) => Ok(reach),
             (Err(kept), Ok(_)) => Err(FreezeError::NotKept(kept)),
@@ -381,9 +442,12 @@ impl Freezes {
         }
     }
 
-    /// Compares and inserts in one step, so that no other freeze comes in between.
+    /// Compares and inserts in one step, so that no other freeze comes in between. An unfreeze that has begun is the earlier of the two.
     fn insert(&self, new: &Arc<Held>, earlier: Earlier, room: Room) -> Result<(), FreezeError> {
         let now = self.time.now();
+        // What is refused ends no unfreeze.
+        held::with(&self.current.load(), new, earlier, room, now)?;
+        self.overtake_lifts(new.freeze.scope);
         let mut outcome = Ok(());
         self.current.rcu(|current| match held::with(current, new, earlier, room, now) {
             Ok(entries) => {
@@ -407,7 +471,8 @@ impl Freezes {
     /// Removes a freeze, even an expired one, so that no change of the clock revives it.
     ///
     /// # Errors
-    /// [`FreezeError`]; the freeze then stays.
+    /// [`FreezeError`]; the freeze then stays, except for [`FreezeError::UnfreezeUnsynced`] and
+    /// [`FreezeError::UnfreezeLeftOnDisk`].
     pub async fn unfreeze(
         &self,
         approved: &Approved<Unfreeze>,
@@ -416,6 +481,16 @@ impl Freezes {
         let Unfreeze { reason, freeze, .. } = approved.action();
         let scope = approved.action().scope()?;
         self.lift(scope, freeze.as_ref(), approved.author().clone(), reason.clone(), audit).await
+    }
+
+    /// Waits until this node knows whether another one has frozen `scope`, unless that is in force here.
+    ///
+    /// # Errors
+    /// [`FreezeError::NotSeen`].
+    pub async fn learn(&self, scope: Scope) -> Result<(), FreezeError> {
+        let Some(view) = self.view() else { return Ok(()) };
+        let is_known = self.of(scope).is_some() || view.reaches_now(LEARN_TIME).await;
+        if is_known || self.of(scope).is_some() { Ok(()) } else { Err(FreezeError::NotSeen) }
     }
 
     /// Removes the freeze of `scope`; only the one that was `seen`, if one was.
@@ -427,6 +502,7 @@ impl Freezes {
         reason: String,
         audit: &Audit,
     ) -> Result<Unfrozen, FreezeError> {
+        self.learn(scope).await?;
         let file = Arc::clone(&self.file).lock_owned().await;
         let mut entries = self.kept();
         let seen = seen.cloned();
@@ -438,6 +514,11 @@ impl Freezes {
             Some(held) if held.is_live(self.time.now()) => Unfrozen::Done,
             Some(_) => Unfrozen::WasNotFrozen,
         };
+        // A freeze from now on is the later of the two.
+        let shared = match &self.store {
+            Store::File => None,
+            Store::Shared(shared) => Some((Arc::clone(shared), Lifting::begin(self, scope))),
+        };
         let event = Event::Unfrozen {
             scope: scope.name(),
             value: hex::encode(scope.value()),
@@ -447,15 +528,24 @@ impl Freezes {
             domain: self.domain_of(scope),
         };
         let _ = audit.record(event).await.map_err(FreezeError::UnfreezeNotRecorded)?;
-        if let Store::Shared(shared) = &self.store {
+        if let Some((shared, lifting)) = shared {
             // The shared state is adopted with the file.
             drop(file);
-            self.lift_everywhere(&Arc::clone(shared), scope, seen, &author).await?;
+            let lifted = self.lift_everywhere(&shared, lifting, seen, &author).await;
+            let was_there =
+                lifted.inspect_err(|error| self.note_failure(scope, because(error), &author, audit))?;
+            if !was_there {
+                self.note_failure(scope, Some("it had ended already".to_owned()), &author, audit);
+                return Ok(Unfrozen::WasNotFrozen);
+            }
             tracing::warn!(what = %scope, by = author.by, "no longer frozen, on all nodes");
             return Ok(thaw);
         }
-        let Written { outcome, turn: _turn } = state::write(file, records(&entries, &self.store)).await;
-        outcome.map_err(FreezeError::UnfreezeNotKept)?;
+        let Written { outcome, turn: _turn } =
+            state::write_and_tell(file, records(&entries, &self.store)).await;
+        let replaced = outcome.map_err(FreezeError::UnfreezeNotKept);
+        let replaced =
+            replaced.inspect_err(|error| self.note_failure(scope, because(error), &author, audit))?;
         tracing::warn!(what = %scope, by = author.by, "no longer frozen");
         self.current.rcu(|current| {
             let mut entries = Entries::clone(current);
@@ -463,7 +553,21 @@ impl Freezes {
             entries
         });
         self.count();
+        replaced.safely().map_err(FreezeError::UnfreezeUnsynced)?;
         Ok(thaw)
+    }
+
+    /// Notes that an unfreeze that is in the log was not made: the log must not say last what is not so.
+    fn note_failure(&self, scope: Scope, reason: Option<String>, author: &Author, audit: &Audit) {
+        let Some(reason) = reason else { return };
+        audit.note(Event::UnfreezeFailed {
+            scope: scope.name(),
+            value: hex::encode(scope.value()),
+            reason,
+            by: author.by.clone(),
+            remote: author.remote,
+            domain: self.domain_of(scope),
+        });
     }
 
     /// The domain of a target as records name it; a machine or an OS image has none.
@@ -488,6 +592,20 @@ impl Freezes {
     }
 }
 
+/// Why an unfreeze was not made, for the log; `None` if it was, or if that is not known.
+fn because(error: &FreezeError) -> Option<String> {
+    match error {
+        FreezeError::UnfreezeLeftOnDisk(_)
+        | FreezeError::UnfreezeNotShared(Unshared::Database(DatabaseError::Unconfirmed)) => None,
+        FreezeError::UnfreezeNotKept(_) => Some("the file that keeps freezes cannot be written".to_owned()),
+        FreezeError::UnfreezeNotShared(unshared) => Some(unshared.to_string()),
+        FreezeError::Changed { .. } | FreezeError::FrozenAgain { .. } => {
+            Some("another operator froze it again".to_owned())
+        }
+        other => Some(other.to_string()),
+    }
+}
+
 /// What the file has.
 struct Kept {
     freezes: Vec<(Freeze, Sharing)>,
@@ -498,7 +616,8 @@ struct Kept {
 fn frozen(file: &FreezeFile) -> Result<Kept, FreezeFileError> {
     let FreezeContent { shared, frozen, .. } = file.read()?;
     let found = frozen.iter().filter(|record| record.scope != Scope::Kms.name()).count();
-    let most = if shared { MAX_SHARED } else { MAX_FREEZES };
+    // Beside those of the fleet, what this node could not share.
+    let most = if shared { 2 * MAX_SHARED } else { MAX_FREEZES };
     if found > most {
         return Err(FreezeFileError::Damaged(format!(
             "at most {most} entries beside that of the KMS are allowed, got {found}"

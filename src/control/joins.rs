@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use kms_client::source::JoinToken;
+use kms_wire::join::JoinReport;
 use tokio::sync::{Mutex, Semaphore};
 
 pub use self::error::JoinError;
@@ -31,7 +32,9 @@ use crate::clock::unix_now;
 use crate::domain::Domain;
 use crate::operator::named::{NoRandomNumbers, Secret, SecretHash};
 use crate::request;
-use crate::state::{JoinFile, JoinFileError, JoinRecord, JoinStage, MAX_LABEL, fitting_in_join};
+use crate::state::{
+    self, JoinFile, JoinFileError, JoinRecord, JoinStage, SourceUrl, fitting_in_join, is_join_label,
+};
 
 /// The longest time for which an invitation counts, in seconds.
 pub const MAX_VALID: u64 = 15 * 60;
@@ -42,6 +45,8 @@ pub const REPORTS: u64 = 60 * 60;
 /// How many tokens are compared at once, and how long others wait.
 const COMPARED: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many callers at once wait for invitations that another node may just have made.
+const LOOKING: usize = 8;
 /// A refusal for the same reason is noted again after so many seconds.
 const REFUSED_AGAIN: u64 = 3;
 
@@ -52,6 +57,8 @@ pub struct NewJoin {
     pub domain: Domain,
     /// What people call it.
     pub label: Option<JoinLabel>,
+    /// How it reaches this KMS, where that is not as CVMs do.
+    pub source_url: Option<SourceUrl>,
     /// For how many seconds it counts, at most [`MAX_VALID`].
     pub valid_for: u64,
 }
@@ -68,8 +75,8 @@ impl JoinLabel {
     pub fn parse(text: &str) -> Result<Option<Self>, JoinError> {
         match text.trim() {
             "" => Ok(None),
-            text if text.len() > MAX_LABEL || text.chars().any(char::is_control) => Err(JoinError::Label),
-            text => Ok(Some(Self(text.to_owned()))),
+            text if is_join_label(text) => Ok(Some(Self(text.to_owned()))),
+            _ => Err(JoinError::Label),
         }
     }
 
@@ -123,11 +130,11 @@ pub struct Joins {
     /// The ends of those that this process has seen, which no clock can move.
     ends: Arc<StdMutex<BTreeMap<String, Instant>>>,
     /// One change at a time.
-    turn: Mutex<()>,
     file: Arc<Mutex<JoinFile>>,
     store: Store,
     audit: Arc<Audit>,
     compared: Arc<Semaphore>,
+    looking: Semaphore,
 }
 
 impl Joins {
@@ -141,11 +148,11 @@ impl Joins {
         let joins = Self {
             current: ArcSwap::default(),
             ends: Arc::default(),
-            turn: Mutex::default(),
             file: Arc::new(Mutex::new(file)),
             store: Store::File,
             audit,
             compared: Arc::new(Semaphore::new(COMPARED)),
+            looking: Semaphore::new(LOOKING),
         };
         joins.put(records);
         Ok(joins)
@@ -200,6 +207,7 @@ impl Joins {
             id,
             domain: new.domain.as_str().to_owned(),
             label: new.label.map(|label| label.0),
+            source_url: new.source_url,
             hash: hash.as_str().to_owned(),
             created_at: now,
             created_by: fitting_in_join(&author.by),
@@ -230,6 +238,14 @@ impl Joins {
                 Ok(true)
             })
             .await;
+        let changed = match changed {
+            // It counts, and nobody else has its token.
+            Err(JoinError::Unsynced(error)) => {
+                tracing::error!(%error, invitation = record.id, "the invitation of a replica may be lost if the machine stops");
+                Ok(())
+            }
+            changed => changed,
+        };
         if let Err(error) = changed {
             // The log must not say last what is not so.
             self.audit.note(Event::InvitationEnded {
@@ -253,16 +269,19 @@ impl Joins {
     /// Ends an invitation that nobody got keys by.
     ///
     /// # Errors
-    /// [`JoinError`]; nothing has changed then.
+    /// [`JoinError`]; nothing has changed then, except for [`JoinError::Unsynced`].
     pub async fn cancel(self: &Arc<Self>, id: &str, author: &Author) -> Result<JoinRecord, JoinError> {
         let wanted = id.to_owned();
-        self.change(&author.by, move |records, turn| {
+        let changed = self.change(&author.by, move |records, turn| {
             let record = find(records, &wanted)?;
             open(record, turn)?;
             step(record, JoinStage::Cancelled, turn.now);
             Ok(true)
-        })
-        .await?;
+        });
+        let unsynced = match changed.await {
+            Err(JoinError::Unsynced(error)) => Err(JoinError::Unsynced(error)),
+            changed => Ok(changed?),
+        };
         let record = self.get(id).ok_or_else(|| JoinError::Unknown(id.to_owned()))?;
         self.audit.note(Event::InvitationEnded {
             invitation: record.id.clone(),
@@ -271,15 +290,18 @@ impl Joins {
             by: Some(author.by.clone()),
             remote: Some(author.remote),
         });
-        Ok(record)
+        unsynced.map(|()| record)
     }
 
-    /// Compares a token. One of an unknown invitation is wrong at once: ids are no secret.
+    /// Compares a token. One of an unknown invitation is wrong: ids are no secret.
     ///
     /// # Errors
     /// [`JoinError::Wrong`], or it could not be compared now.
     pub async fn compare(&self, token: &JoinToken, remote: IpAddr) -> Result<Shown, JoinError> {
-        let record = self.get(token.id()).ok_or(JoinError::Wrong)?;
+        let record = match self.get(token.id()) {
+            Some(record) => record,
+            None => self.made_elsewhere(token.id()).await?,
+        };
         let hash: SecretHash = record.hash.parse().map_err(|_| JoinError::Wrong)?;
         let waiting = tokio::time::timeout(PATIENCE, Arc::clone(&self.compared).acquire_owned());
         let slot = waiting.await.ok().and_then(Result::ok).ok_or(JoinError::Busy)?;
@@ -295,13 +317,34 @@ impl Joins {
         }
     }
 
+    /// An invitation that was unknown here a moment ago. Only the caller waits for the shared state.
+    async fn made_elsewhere(&self, id: &str) -> Result<JoinRecord, JoinError> {
+        let Store::Shared(shared) = &self.store else { return Err(JoinError::Wrong) };
+        shared.view().check().map_err(|_| JoinError::NotSeen)?;
+        let _looks = self.looking.try_acquire().map_err(|_| JoinError::Busy)?;
+        match shared.view().reaches_now(PATIENCE).await {
+            true => self.get(id).ok_or(JoinError::Wrong),
+            false => Err(JoinError::NotSeen),
+        }
+    }
+
     /// A machine has shown the token.
     ///
     /// # Errors
     /// [`JoinError`]: the invitation does not count.
     pub async fn begin(self: &Arc<Self>, shown: &Shown) -> Result<(), JoinError> {
         let record = self.get(&shown.id).ok_or(JoinError::Wrong)?;
-        open(&record, &self.turn())?;
+        if let Err(dead) = open(&record, &self.turn()) {
+            // Its owner has shown it to somebody who is late, or to more than one.
+            self.audit.note_of_strangers(Event::ReplicaRefused {
+                invitation: record.id,
+                domain: record.domain,
+                code: dead.code().to_owned(),
+                denial_id: None,
+                remote: shown.remote,
+            });
+            return Err(dead);
+        }
         if record.step(JoinStage::Started).is_some() {
             return Ok(());
         }
@@ -372,7 +415,7 @@ impl Joins {
     /// [`JoinError`]: no keys may leave.
     pub async fn claim(self: &Arc<Self>, bound: Bound) -> Result<Claimed, JoinError> {
         let (id, key) = (bound.shown.id.clone(), bound.key.clone());
-        self.change("", move |records, turn| {
+        let used = self.change("", move |records, turn| {
             let record = find(records, &id)?;
             open(record, turn)?;
             if record.key.as_ref() != Some(&key) {
@@ -381,11 +424,19 @@ impl Joins {
             step(record, JoinStage::Allowed, turn.now);
             step(record, JoinStage::Keys, turn.now);
             Ok(true)
-        })
-        .await?;
+        });
+        let used = used.await;
         let domain = self.get(&bound.shown.id).map(|record| record.domain).unwrap_or_default();
-        self.progress(&bound.shown, &domain, JoinStage::Allowed);
-        Ok(Claimed { bound, domain })
+        let claimed = Claimed { bound, domain };
+        if let Err(error) = used {
+            if matches!(error, JoinError::Unsynced(_)) {
+                // If the machine stops, it may be open again: nothing leaves, so it is open here too.
+                self.give_back(claimed).await;
+            }
+            return Err(error);
+        }
+        self.progress(&claimed.bound.shown, &claimed.domain, JoinStage::Allowed);
+        Ok(claimed)
     }
 
     /// The keys are about to leave.
@@ -406,8 +457,11 @@ impl Joins {
             record.steps.retain(|step| step.stage != JoinStage::Keys);
             Ok(record.steps.len() < before)
         });
-        if let Err(error) = given.await {
-            tracing::warn!(invitation = shown.id, %error, "an invitation stays used up, though no keys were sent");
+        match given.await {
+            Ok(()) | Err(JoinError::Unsynced(_)) => {}
+            Err(error) => {
+                tracing::warn!(invitation = shown.id, %error, "an invitation stays used up, though no keys were sent");
+            }
         }
         shown
     }
@@ -448,8 +502,9 @@ impl Joins {
         self: &Arc<Self>,
         shown: &Shown,
         key: [u8; 32],
-        stage: JoinStage,
+        report: JoinReport,
     ) -> Result<(), JoinError> {
+        let stage = JoinStage::from(report);
         let (id, key) = (shown.id.clone(), hex::encode(key));
         let before = self.get(&id).ok_or(JoinError::Wrong)?;
         let is_new = before.step(stage).is_none();
@@ -464,7 +519,7 @@ impl Joins {
             }
             // Who serves has committed, even if that was not heard.
             let committed = step(record, JoinStage::Committed, turn.now);
-            let serving = stage == JoinStage::Serving && step(record, JoinStage::Serving, turn.now);
+            let serving = report == JoinReport::Serving && step(record, JoinStage::Serving, turn.now);
             Ok(committed || serving)
         })
         .await?;
@@ -495,9 +550,13 @@ impl Joins {
             *told.lock().unwrap_or_else(PoisonError::into_inner) = ended;
             Ok(is_changed)
         });
-        if let Err(error) = outcome.await {
-            tracing::warn!(%error, "invitations that have expired are not marked so yet; none of them counts");
-            return;
+        match outcome.await {
+            // If the machine stops, the next start marks them again.
+            Ok(()) | Err(JoinError::Unsynced(_)) => {}
+            Err(error) => {
+                tracing::warn!(%error, "invitations that have expired are not marked so yet; none of them counts");
+                return;
+            }
         }
         for (invitation, domain) in ended.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let (by, remote) = (None, None);
@@ -543,20 +602,18 @@ impl Joins {
             // It is adopted from there.
             Store::Shared(shared) => self.change_everywhere(shared, by, edit, self.turn()).await,
             Store::File => {
-                let _turn = self.turn.lock().await;
+                let file = self.file.lock().await;
                 let times = self.turn();
                 let mut records = Vec::clone(&self.current.load());
                 if !edit(&mut records, &times)? {
                     return Ok(());
                 }
                 prune(&mut records, &times);
-                let file = Arc::clone(&self.file).lock_owned().await;
-                let written =
-                    tokio::task::spawn_blocking(move || file.replace(&records).map(|()| records)).await;
-                let written =
-                    written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
-                self.put(written.map_err(JoinError::NotKept)?);
-                Ok(())
+                let (writer, kept) = (file.clone(), records.clone());
+                let replaced = state::written(move || writer.replace(&kept)).await;
+                let replaced = replaced.map_err(JoinError::NotKept)?;
+                self.put(records);
+                replaced.safely().map_err(JoinError::Unsynced)
             }
         }
     }

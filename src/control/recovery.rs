@@ -4,12 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use kms_attest::state_file::Replaced;
 use kms_recovery::{EpochFingerprint, SignedManifest};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::clock::unix_now;
-use crate::state::RecoveryFile;
+use crate::state::{self, RecoveryFile};
 
 /// How many retired sets are remembered: all of them still open the root keys that they were made of.
 const MAX_RETIRED: usize = 256;
@@ -165,13 +166,14 @@ impl RecoverySets {
     /// From now on this set counts. `choices` is the SHA-256 of what operators had chosen for apps.
     ///
     /// # Errors
-    /// The file cannot be written; the set before still counts.
+    /// The file cannot be written; the set before still counts. Where it was written and its directory cannot be synced, this set
+    /// counts, and the one before may again if the machine stops.
     pub async fn replace(
         &self,
         manifest: SignedManifest,
         by: String,
         choices: Option<[u8; 32]>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Replaced> {
         let file = self.file.lock().await;
         let mut next = Recovery::clone(&self.state());
         if let Some(before) = next.current.take() {
@@ -188,18 +190,17 @@ impl RecoverySets {
         let file = self.file.lock().await;
         let mut next = Recovery::clone(&self.state());
         next.add_drill(drill);
-        if let Err(error) = self.put(&file, next.clone()).await {
+        if let Err(error) = self.put(&file, next.clone()).await.and_then(Replaced::safely) {
             tracing::error!(%error, "the end of a drill cannot be kept over a restart; the audit log has it");
             self.current.store(Arc::new(next));
         }
     }
 
-    async fn put(&self, file: &Arc<RecoveryFile>, next: Recovery) -> io::Result<()> {
+    async fn put(&self, file: &Arc<RecoveryFile>, next: Recovery) -> io::Result<Replaced> {
         let (file, kept) = (Arc::clone(file), next.kept());
-        let written = tokio::task::spawn_blocking(move || file.replace(&kept)).await;
-        written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")))?;
+        let replaced = state::written(move || file.replace(&kept)).await?;
         self.current.store(Arc::new(next));
-        Ok(())
+        Ok(replaced)
     }
 }
 

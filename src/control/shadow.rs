@@ -8,13 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
-use kms_policy::{
-    AppEpochs, Decision, Denial, DenialCode, NotCompared, RulesError, Ruleset, Subject, SubjectKind,
-};
+use kms_policy::{Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind};
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::unix_now;
-use crate::config::{EmptyDevices, ReleaseStage};
+use crate::config::EmptyDevices;
 
 /// The most distinct changes in the list.
 const MAX_CHANGES: usize = 256;
@@ -140,15 +138,6 @@ struct ChangeKey {
 #[derive(Default)]
 pub struct Shadow {
     running: ArcSwapOption<Candidate>,
-    images: Images,
-}
-
-/// Whether the callers' registers are compared with OS images after the policy has decided.
-#[derive(Default, Clone, Copy)]
-enum Images {
-    #[default]
-    NotCompared,
-    Compared,
 }
 
 impl fmt::Debug for Shadow {
@@ -158,12 +147,6 @@ impl fmt::Debug for Shadow {
 }
 
 impl Shadow {
-    /// Where the registers of callers are compared with OS images after the policy has decided. There a decision that depends
-    /// on the image counts as the allowance that it then is.
-    pub fn beside_compared_images() -> Self {
-        Self { images: Images::Compared, ..Self::default() }
-    }
-
     /// Starts a candidate in place of the running one; returns a summary of what it allows, and the last
     /// report of the other. Parsing ten thousand apps takes tens of milliseconds, so call it on a blocking
     /// thread.
@@ -197,19 +180,16 @@ impl Shadow {
         Ok((summary, before.map(|candidate| candidate.report())))
     }
 
-    /// Compares the candidate with a decision of the active policy; `None` if there was none. With
-    /// `is_too_late` an allowed caller still counts as denied, because the policy does not release keys at
-    /// this stage of the guest; or with a denial of `of_epochs`, because there are no keys for it at the epochs that
-    /// the policy says.
+    /// Compares the candidate with a decision of the active policy; `None` if there was none. `denial` tells to which denial a
+    /// decision leads, which depends on more than the policy: on the guest's stage and its events, and on the epochs.
     pub fn observe(
         &self,
         subject: Subject<'_>,
         active: Option<&Decision>,
-        is_too_late: impl Fn(Option<ReleaseStage>) -> bool,
-        of_epochs: impl Fn(Option<&AppEpochs>) -> Option<Denial>,
+        denial: impl Fn(&Decision) -> Option<Denial>,
     ) {
         if let Some(candidate) = &*self.running.load() {
-            candidate.observe(subject, active, self.images, is_too_late, of_epochs);
+            candidate.observe(subject, active, denial);
         }
     }
 
@@ -243,38 +223,16 @@ impl Shadow {
     }
 }
 
-/// The denial of a guest that has booted, as in a live request.
-fn too_late() -> Denial {
-    Denial {
-        code: DenialCode::GuestHasBooted,
-        reason: "keys are released to a guest that boots".to_owned(),
-        expected: Some("boot".to_owned()),
-        actual: Some("running".to_owned()),
-    }
-}
-
 impl Candidate {
     fn observe(
         &self,
         subject: Subject<'_>,
         active: Option<&Decision>,
-        images: Images,
-        is_too_late: impl Fn(Option<ReleaseStage>) -> bool,
-        of_epochs: impl Fn(Option<&AppEpochs>) -> Option<Denial>,
+        denial: impl Fn(&Decision) -> Option<Denial>,
     ) {
         let Some(active) = active else {
             self.without_answer.fetch_add(1, Ordering::Relaxed);
             return;
-        };
-        let denial = |decision: &Decision| match decision {
-            Decision::Denied(denial) => Some(denial.clone()),
-            Decision::IfImage(condition) => match images {
-                Images::Compared => None,
-                Images::NotCompared => Some(condition.clone().otherwise(&NotCompared::Disabled)),
-            },
-            Decision::Allowed { release_stage, epochs, .. } => {
-                is_too_late(*release_stage).then(too_late).or_else(|| of_epochs(epochs.as_deref()))
-            }
         };
         let candidate = self.rules.decide(subject);
         let counter = match (denial(active), denial(&candidate)) {
@@ -354,6 +312,15 @@ mod tests {
         Decision::Allowed { gateway_app_id: String::new(), release_stage: None, epochs: None }
     }
 
+    /// The denial that is in the decision itself.
+    fn as_it_is(decision: &Decision) -> Option<Denial> {
+        match decision {
+            Decision::Denied(denial) => Some(denial.clone()),
+            Decision::Allowed { .. } => None,
+            Decision::IfImage(condition) => panic!("{condition:?}"),
+        }
+    }
+
     fn denied() -> Decision {
         Decision::Denied(Denial {
             code: DenialCode::AppNotRegistered,
@@ -368,17 +335,17 @@ mod tests {
         let shadow = Shadow::default();
         let identity = BootInfo::example();
         let other = BootInfo { app_id: vec![0x99; 20], ..BootInfo::example() };
-        shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false, |_| None);
+        shadow.observe(Subject::App(&identity), Some(&allowed()), as_it_is);
         assert!(shadow.report().is_none());
         let (rules, before) =
             shadow.start("next".to_owned(), candidate(0x11).as_bytes(), EmptyDevices::AnyDevice).unwrap();
         assert!(rules.starts_with("1 apps") && before.is_none());
         for _ in 0..3 {
-            shadow.observe(Subject::App(&identity), Some(&denied()), |_| false, |_| None);
-            shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false, |_| None);
-            shadow.observe(Subject::App(&other), Some(&allowed()), |_| false, |_| None);
-            shadow.observe(Subject::App(&other), Some(&denied()), |_| false, |_| None);
-            shadow.observe(Subject::Kms(&identity), None, |_| false, |_| None);
+            shadow.observe(Subject::App(&identity), Some(&denied()), as_it_is);
+            shadow.observe(Subject::App(&identity), Some(&allowed()), as_it_is);
+            shadow.observe(Subject::App(&other), Some(&allowed()), as_it_is);
+            shadow.observe(Subject::App(&other), Some(&denied()), as_it_is);
+            shadow.observe(Subject::Kms(&identity), None, as_it_is);
         }
         let report = shadow.stop().expect("running");
         assert_eq!((report.newly_allowed, report.newly_denied), (3, 3));
@@ -399,7 +366,7 @@ mod tests {
 
     #[test]
     fn the_stage_of_a_guest_counts_for_both_sides() {
-        use crate::config::ReleaseStage::{Any, Boot};
+        use crate::config::ReleaseStage::{self, Any, Boot};
         let of = |stage: Option<ReleaseStage>| Decision::Allowed {
             gateway_app_id: String::new(),
             release_stage: stage,
@@ -419,8 +386,16 @@ mod tests {
             let mut file: serde_json::Value = serde_json::from_str(&candidate(0x11)).unwrap();
             file["apps"][hex::encode([0x11; 20])]["releaseStage"] = json!(candidate_stage);
             shadow.start(String::new(), file.to_string().as_bytes(), EmptyDevices::AnyDevice).unwrap();
-            let is_too_late = |stage| has_booted && stage == Some(Boot);
-            shadow.observe(Subject::App(&identity), Some(&of(active)), is_too_late, |_| None);
+            let too_late = || Denial {
+                code: DenialCode::GuestHasBooted,
+                reason: "keys are released to a guest that boots".to_owned(),
+                expected: None,
+                actual: None,
+            };
+            shadow.observe(Subject::App(&identity), Some(&of(active)), |decision| match decision {
+                Decision::Allowed { release_stage: Some(Boot), .. } if has_booted => Some(too_late()),
+                other => as_it_is(other),
+            });
             let report = shadow.stop().expect("running");
             let counts =
                 [report.allowed_by_both, report.denied_by_both, report.newly_allowed, report.newly_denied];
@@ -436,7 +411,7 @@ mod tests {
         for number in 0..MAX_CHANGES as u32 + 7 {
             let app_id = [&[0; 16][..], &number.to_be_bytes()].concat();
             let identity = BootInfo { app_id, ..BootInfo::example() };
-            shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false, |_| None);
+            shadow.observe(Subject::App(&identity), Some(&allowed()), as_it_is);
         }
         let report = shadow.report().expect("running");
         assert_eq!((report.changes.len(), report.omitted), (MAX_CHANGES, 7));

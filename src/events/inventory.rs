@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::query::milliseconds;
-use crate::audit::RecordKey;
+use crate::audit::{ROLE_OF_KMS, RecordKey};
 
 /// The most CVMs in the inventory.
 pub(super) const MAX_CVMS: u64 = 100_000;
@@ -81,11 +81,21 @@ pub struct Subject {
     pub epochs: String,
     /// The domain of the app; empty for the default one.
     pub domain: String,
+    /// `kms` of a KMS that was refused; empty for others.
+    pub role: String,
 }
 
 impl Subject {
-    /// The domain of the app; `None` for a text that is not the name of one.
+    /// Whether it is a KMS that asked for root keys.
+    pub fn is_kms(&self) -> bool {
+        self.role == ROLE_OF_KMS
+    }
+
+    /// The domain of the app; `None` for a KMS, and for a text that is not the name of one.
     pub fn domain_name(&self) -> Option<DomainName> {
+        if self.is_kms() {
+            return None;
+        }
         if self.domain.is_empty() { Some(DomainName::DEFAULT) } else { self.domain.parse().ok() }
     }
 

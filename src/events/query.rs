@@ -366,6 +366,7 @@ mod tests {
         for kind in [
             "frozen",
             "unfrozen",
+            "unfreeze_failed",
             "app_epoch_set",
             "credential_created",
             "credential_rotated",
@@ -387,6 +388,14 @@ mod tests {
         assert_eq!(moved(r#""domain":"prod","previous_domain":"sandbox""#), [false, true, true]);
         assert_eq!(moved(r#""domain":"prod","previous_domain":"default""#), [true, true, false]);
         assert_eq!(moved(r#""domain":"","previous_domain":"Not A Name""#), [false; 3]);
+        for kind in ["denied", "withheld"] {
+            assert_eq!(seen(&format!(r#""event":"{kind}""#)), [true, false, false], "{kind}");
+            assert_eq!(
+                seen(&format!(r#""event":"{kind}","role":"kms""#)),
+                [false; 3],
+                "a KMS is in no domain"
+            );
+        }
         // Whatever an event of another type calls its domain.
         assert_eq!(seen(r#""event":"started","domain":"prod","previous_domain":"prod""#), [false; 3]);
         assert_eq!(seen(r#""event":"keys_received","domain":"prod""#), [false; 3]);

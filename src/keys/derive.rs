@@ -163,6 +163,15 @@ pub fn state_key(root: &RootKeys, fleet: &[u8; 16]) -> Secret {
     Secret::new(kdf_32(root.k256().scalar(), &[fleet, label::STATE_KEY]))
 }
 
+/// What nodes compare to know that they have the same root keys, without showing any secret: `SHA-256("cvm-kms-canary-key" ‖
+/// KDF(root CA, fleet id ‖ "cvm-kms-canary-key", 32) ‖ KDF(root k256, fleet id ‖ "cvm-kms-canary-key", 32))`. The two keys are used for nothing else.
+pub fn canary(root: &RootKeys, fleet: &[u8; 16]) -> [u8; 32] {
+    let key = |scalar| kdf_32(scalar, &[fleet, label::CANARY_KEY]);
+    let digest = Sha256::new().chain_update(label::CANARY_KEY);
+    let digest = digest.chain_update(&key(root.ca().scalar())[..]);
+    digest.chain_update(&key(root.k256().scalar())[..]).finalize().into()
+}
+
 /// P-256 child of the root CA key with context `app_id ‖ "app-ca"`; in other domains and at other epochs, with the scalar of
 /// [`KeyScope::info`].
 pub fn app_ca_key<'a>(root: &RootKeys, app: impl Into<AppAt<'a>>) -> Result<P256Key, DeriveError> {
@@ -241,6 +250,19 @@ mod tests {
         let root = RootKeys::from_parts(P256Key::generate(), P256Key::generate(), k256);
         let key = hex::encode(state_key(&root, &[7; 16]).expose());
         assert_eq!(key, "c2c2173aabb3202faaabc3fc198f617c4b994699e59306064b987b6f7d5e96c5");
+    }
+
+    /// Computed with another implementation of HKDF.
+    #[test]
+    fn a_canary_has_a_known_answer_and_tells_both_root_keys_apart() {
+        let root = |ca: u8, k256: u8| {
+            let ca = P256Key::from_scalar(&[ca; 32]).unwrap();
+            RootKeys::from_parts(ca, P256Key::generate(), K256Key::from_scalar(&[k256; 32]).unwrap())
+        };
+        let of = |ca, k256| hex::encode(canary(&root(ca, k256), &[7; 16]));
+        assert_eq!(of(3, 2), "e43d4d1391b7b7b938d04b2da0c67fc3a81ba10604a9f218fe1f17c2a946a0f6");
+        assert!(of(3, 2) != of(4, 2) && of(3, 2) != of(3, 4));
+        assert_ne!(hex::encode(canary(&root(3, 2), &[8; 16])), of(3, 2));
     }
 
     /// Computed with another implementation of HKDF. A changed byte is another log.

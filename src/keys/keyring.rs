@@ -129,7 +129,7 @@ pub struct Epoch {
     statement: Option<EpochStatement>,
 }
 
-/// The statement of an older root over the public keys of an epoch, by which whoever pinned that root can follow. It is kept,
+/// The statement of an older root over the public keys of an epoch, by which those that pinned that root can follow. It is kept,
 /// because it is needed when the older root does not sign any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EpochStatement {

@@ -19,6 +19,8 @@ pub const LOG_KEY: &[u8] = b"cvm-kms-log-key";
 pub const LOG_LEGACY_SALTS: &[u8] = b"cvm-kms-log-legacy-salts";
 /// Key that authenticates the state that the nodes of a fleet share. Not of the peer.
 pub const STATE_KEY: &[u8] = b"cvm-kms-state-key";
+/// Keys that are only there to compare root keys. Not of the peer.
+pub const CANARY_KEY: &[u8] = b"cvm-kms-canary-key";
 
 /// Prefix of the statement "this secp256k1 key belongs to this app".
 pub const KMS_ISSUED: &[u8] = b"dstack-kms-issued";

@@ -87,7 +87,7 @@ impl Ready {
         self.keyring.load().is_first_only()
     }
 
-    /// The root key of [`Ready::identity_epoch`] states the public keys of an epoch, so that whoever knows that key can
+    /// The root key of [`Ready::identity_epoch`] states the public keys of an epoch, so that those that know that key can
     /// follow.
     pub fn sign_root_epoch(&self, epoch: &EpochInfo) -> [u8; 65] {
         statement::sign_root_epoch(&self.identity, epoch.epoch, &epoch.ca_spki, &epoch.k256_public)

@@ -31,7 +31,7 @@ use crate::keys::keyring::{EpochError, Keyring, Unreadable};
 use crate::keys::{RootKeys, Secret, statement};
 use crate::metrics::CacheState;
 use crate::proto::BootstrapResponse;
-use crate::state::shared::Roots;
+use crate::state::shared::{FleetId, Roots};
 use crate::store::{Derived, KeyDirectory, Stored};
 
 /// What a KMS with its root keys can do.
@@ -340,6 +340,14 @@ impl Ready {
         let chain = ca::app_chain(&issuer, &root, app, app_info, request, SystemTime::now())?;
         let [leaf, app_ca] = chain.pem();
         Ok(vec![leaf, app_ca, root_ca_pem.to_owned()])
+    }
+
+    /// The canary fingerprints of all root epochs from 0, see [`derive::canary`]; `None` where the keys are destroyed.
+    pub fn canaries(&self) -> Vec<Option<[u8; 32]>> {
+        let keyring = self.keyring.load();
+        let fleet = FleetId::of(&keyring);
+        let canary = |keys: &Arc<RootKeys>| derive::canary(keys, &fleet.0);
+        keyring.epochs().iter().map(|epoch| epoch.keys().map(canary)).collect()
     }
 
     /// The env public key of an app in this domain and at these epochs, signed by the root key of the epoch.

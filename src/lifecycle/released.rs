@@ -118,7 +118,11 @@ impl<R> Released<R> {
             .of_epochs(permit.epochs())
             .in_domain(permit.domain())
             .proved(proof);
-        let receipt = match audit.record(event(subject.clone())).await {
+        let event = event(subject.clone());
+        // Of what is withheld; the record of a hand-over says it by its type.
+        let is_handover = matches!(event, Event::KmsKeyReleased { .. });
+        let subject = if is_handover { subject.of_kms() } else { subject };
+        let receipt = match audit.record(event).await {
             Ok(receipt) => receipt,
             Err(error) => return Err((NotReleased::Unrecorded(error), permit)),
         };

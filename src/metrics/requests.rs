@@ -1,5 +1,6 @@
 //! Requests by method or route: how many, with what result, how long, and how many run now.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ impl From<Access> for Kind {
 /// The metrics of requests.
 pub(super) struct Requests {
     methods: Vec<Method>,
+    /// The first method of each name.
+    by_name: HashMap<&'static str, usize>,
     /// For paths that are not methods.
     other: Method,
     attestation_requests: IntCounter,
@@ -78,8 +81,13 @@ pub(super) struct Requests {
 
 impl Requests {
     pub(super) fn register(r: &Registry, methods: Vec<Method>) -> prometheus::Result<Self> {
+        let mut by_name = HashMap::new();
+        for (index, method) in methods.iter().enumerate() {
+            by_name.entry(method.name).or_insert(index);
+        }
         Ok(Self {
             methods,
+            by_name,
             other: Method::new("other", Kind::Other),
             attestation_requests: counter(
                 r,
@@ -140,14 +148,14 @@ impl Metrics {
         let name = name.rsplit_once("%2E").or_else(|| name.rsplit_once("%2e")).map_or(name, |(_, name)| name);
         let below_prpc = path.strip_prefix("prpc/").map(|rest| rest.trim_start_matches('/'));
         let is_kms = below_prpc.is_some_and(|rest| rest.len() == name.len() || rest.starts_with("KMS"));
-        let method = self.requests.methods.iter().position(|method| method.name == name);
+        let method = self.requests.by_name.get(name).copied();
         let kind = self.requests.method(method).kind;
         Observed { method, is_attestation: is_kms && kind == Kind::Attestation }
     }
 
     /// The labels for a request to the route of this name.
     pub fn observe_route(&self, name: &str) -> Observed {
-        let method = self.requests.methods.iter().position(|method| method.name == name);
+        let method = self.requests.by_name.get(name).copied();
         Observed { method, is_attestation: false }
     }
 

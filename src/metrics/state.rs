@@ -1,8 +1,8 @@
 //! Metrics of the state that the nodes of a fleet share.
 
-use prometheus::{Gauge, IntCounterVec, IntGauge, Registry};
+use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use super::{Metrics, counters, gauge, seconds};
+use super::{Metrics, counters, gauge, register, seconds};
 
 #[derive(Debug)]
 pub(super) struct StateMetrics {
@@ -10,6 +10,8 @@ pub(super) struct StateMetrics {
     rounds: IntCounterVec,
     alarm: IntGauge,
     peers: IntGauge,
+    rollout_nodes: IntGaugeVec,
+    rollout_failed: IntGauge,
 }
 
 impl StateMetrics {
@@ -31,6 +33,21 @@ impl StateMetrics {
                 r,
                 "cvm_kms_state_peers",
                 "Other nodes that answered within core.postgres.max_view_age.",
+            )?,
+            rollout_nodes: register(
+                r,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "cvm_kms_rollout_nodes",
+                        "Nodes of the last rollout by step, as this node knows it.",
+                    ),
+                    &["step"],
+                )?,
+            )?,
+            rollout_failed: gauge(
+                r,
+                "cvm_kms_rollout_paused_by_failure",
+                "1 while a rollout is paused because a node failed.",
             )?,
         })
     }
@@ -55,5 +72,14 @@ impl Metrics {
     /// Sets how many other nodes answered recently.
     pub fn set_state_peers(&self, peers: usize) {
         self.state.peers.set(i64::try_from(peers).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how many nodes of the last rollout are in each step, and whether it is paused because one failed.
+    pub fn set_rollout<'a>(&self, steps: impl IntoIterator<Item = (&'a str, usize)>, is_failed: bool) {
+        for (step, nodes) in steps {
+            let nodes = i64::try_from(nodes).unwrap_or(i64::MAX);
+            self.state.rollout_nodes.with_label_values(&[step]).set(nodes);
+        }
+        self.state.rollout_failed.set(is_failed.into());
     }
 }

@@ -6,10 +6,10 @@ use axum::Router;
 use axum::extract::Request;
 use http::Method as Verb;
 
-use super::router::{json, route};
+use super::router::{from_object, json, part, read_body, route};
 use super::{prpc, same_site};
-use crate::api::Service;
-use crate::api::actions::{ActionService, Done};
+use crate::api::actions::{Action, ActionRequest, ActionService, Done};
+use crate::api::{Access, Role, Service};
 use crate::error::{Error, Result};
 
 const LIST: &str = "/api/v1/actions";
@@ -36,7 +36,15 @@ async fn run(service: Arc<ActionService>, request: Request) -> Result<Done> {
         return Err(Error::invalid("an action changes something: ask for it by POST"));
     }
     let caller = prpc::caller(request.extensions())?.clone();
-    // Not decoded: no name of an action needs it.
-    let name = request.uri().path().rsplit('/').next().unwrap_or_default();
-    service.run(&caller, name).await
+    let action = Action::parse(part(request.uri().path(), 0))?;
+    let mut asked = ActionRequest::default();
+    if action.has_body() {
+        let body = read_body(Service::Admin, RUN, request.into_body()).await?;
+        // The credential may have been revoked while the body came.
+        caller.authorize(Access::Operator(Role::Operator))?;
+        if !body.is_empty() {
+            asked = from_object(&body)?;
+        }
+    }
+    service.run(&caller, action, asked).await
 }

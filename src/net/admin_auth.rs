@@ -13,17 +13,23 @@ use http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, Uri, he
 use super::middleware::{Answer, refusal};
 use super::oidc::{Issuer, Refusal};
 use super::passwords::{Passwords, Verdict};
-use super::prpc;
 use super::same_site::{self, OwnNames};
+use super::{probes, prpc};
+use crate::api::fleet::perhaps_revoked;
+use crate::api::routes::Route;
 use crate::api::wrong_credentials::WrongCredentials;
+use crate::api::{Method, Role, Service, WhileStale};
 use crate::audit::Audit;
 use crate::control::Domains;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::operator::{AccessToken, Credentials, DomainScope, Operator, Password, Shown};
+use crate::state::shared::{Stale, View};
 
 /// `Retry-After` when a password could not be checked.
 const BUSY: Duration = Duration::from_secs(2);
+/// `Retry-After` when what was changed on other nodes is not known.
+const STALE: Duration = Duration::from_secs(5);
 /// `Retry-After` when the issuer's keys are not known.
 const NO_ISSUER: Duration = Duration::from_secs(10);
 /// How long the response is delayed for a password that was wrong before.
@@ -48,6 +54,8 @@ pub(super) enum Refused {
     OtherDomain,
     /// It is for a host of another name, and no credentials are needed.
     OtherHost,
+    /// Its credential may have been revoked on another node.
+    Stale(Stale),
 }
 
 /// Authenticates every request.
@@ -60,6 +68,8 @@ pub(super) struct AdminAuth {
     names: OwnNames,
     /// Of access tokens.
     issuer: Option<Arc<Issuer>>,
+    /// What is known of the other nodes of a fleet.
+    view: Option<Arc<View>>,
 }
 
 impl AdminAuth {
@@ -73,12 +83,17 @@ impl AdminAuth {
         let wrong = WrongCredentials::new("admin", audit, Arc::clone(&metrics));
         let passwords = Passwords::new(Arc::clone(&credentials), Arc::clone(wrong.lockout()));
         passwords.report_to(&metrics);
-        Self { credentials, domains, passwords, wrong, names, issuer: None }
+        Self { credentials, domains, passwords, wrong, names, issuer: None, view: None }
     }
 
     /// Accepts the access tokens of this issuer too.
     pub(super) fn trust(&mut self, issuer: Option<Arc<Issuer>>) {
         self.issuer = issuer;
+    }
+
+    /// Trusts named credentials of operators and owners only while this counts.
+    pub(super) fn share(&mut self, view: Option<Arc<View>>) {
+        self.view = view;
     }
 
     /// By which requests are authenticated.
@@ -113,8 +128,24 @@ impl AdminAuth {
             return Err(Refused::OtherHost);
         }
         let operator = self.known(headers, address, metrics).await?;
+        self.expect_known(&operator, verb, uri.path())?;
         let scope = self.scope(&operator)?;
         Ok((operator, scope))
+    }
+
+    /// Checks that a named credential of an operator or owner, which may have been revoked on another node, changes nothing while
+    /// that is not known. The token and the users of this machine's files are not changed elsewhere.
+    fn expect_known(&self, operator: &Operator, verb: &Verb, path: &str) -> Result<(), Refused> {
+        let (Operator::Named { role, .. }, Some(view)) = (operator, &self.view) else { return Ok(()) };
+        let is_allowed = match while_stale(path) {
+            WhileStale::All => true,
+            WhileStale::Reads => matches!(*verb, Verb::GET | Verb::HEAD | Verb::OPTIONS),
+            WhileStale::Nothing => false,
+        };
+        match is_allowed || !role.includes(Role::Operator) {
+            true => Ok(()),
+            false => view.check().map_err(Refused::Stale),
+        }
     }
 
     /// What an operator may see and change. A credential of a domain that is gone is of no use.
@@ -223,6 +254,7 @@ impl Refused {
                 let text = "without credentials, this listener is called by its IP address, or by a name in the configuration";
                 refusal(is_grpc, &Error::new(Code::Denied, text))
             }
+            Self::Stale(stale) => try_again(is_grpc, STALE, &perhaps_revoked(&stale)),
             Self::Locked(wait) => {
                 let text = "too many wrong credentials from this address; try later";
                 try_again(is_grpc, wait, &Error::new(Code::TooManyRequests, text))
@@ -242,6 +274,17 @@ impl Refused {
             }
         }
     }
+}
+
+/// What named credentials may do while the node is stale, by the tables of routes and methods; nothing with what is in neither.
+fn while_stale(path: &str) -> WhileStale {
+    let method = || {
+        let name = path.rsplit(['/', '.']).next().unwrap_or_default();
+        Method::find(Service::Admin, name).map(|row| row.while_stale)
+    };
+    let route = Route::serving(Service::Admin, path).map(|row| row.while_stale);
+    let probe = || path.starts_with(probes::GRPC).then_some(WhileStale::All);
+    route.or_else(method).or_else(probe).unwrap_or(WhileStale::Nothing)
 }
 
 fn try_again(is_grpc: bool, wait: Duration, cause: &Error) -> Answer {

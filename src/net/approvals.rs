@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 
 use super::prpc;
-use super::router::{from_object, json, read_body, route};
+use super::router::{from_object, json, part, read_body, route};
 use crate::api::approvals::{ApprovalService, ApproveRequest, Shown};
 use crate::api::{Caller, Service};
 use crate::error::Result;
@@ -23,7 +23,7 @@ pub(super) fn routes(service: Arc<ApprovalService>) -> Router {
         json(prpc::caller(request.extensions()).and_then(|caller| service.list(caller)))
     })
     .merge(route(Service::Admin, ONE, move |request: Request| async move {
-        let id = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let id = part(request.uri().path(), 0);
         json(prpc::caller(request.extensions()).and_then(|caller| one.show(caller, id)))
     }))
     .merge(route(Service::Admin, APPROVE, move |request: Request| async move {
@@ -34,10 +34,10 @@ pub(super) fn routes(service: Arc<ApprovalService>) -> Router {
     }))
 }
 
-/// The caller, and the part of the path before the last one. It is not decoded: no id needs it.
+/// The caller, and the part of the path before the last one.
 fn asked(request: &Request) -> Result<(Caller, String)> {
     let caller = prpc::caller(request.extensions())?.clone();
-    let id = request.uri().path().rsplit('/').nth(1).unwrap_or_default().to_owned();
+    let id = part(request.uri().path(), 1).to_owned();
     Ok((caller, id))
 }
 

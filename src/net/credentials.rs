@@ -8,7 +8,7 @@ use http::Method as Verb;
 use serde::Serialize;
 
 use super::prpc;
-use super::router::{json, read_body, read_json, route};
+use super::router::{json, part, read_body, read_json, route};
 use crate::api::credentials::{CreateRequest, CredentialService};
 use crate::api::{Caller, Service};
 use crate::error::Result;
@@ -66,7 +66,7 @@ struct Asked {
 
 fn asked(request: &Request) -> Result<Asked> {
     let caller = prpc::caller(request.extensions())?.clone();
-    let name = request.uri().path().rsplit('/').nth(1).unwrap_or_default().to_owned();
+    let name = part(request.uri().path(), 1).to_owned();
     Ok(Asked { caller, name })
 }
 

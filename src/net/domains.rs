@@ -9,7 +9,7 @@ use http::Method as Verb;
 use serde::de::DeserializeOwned;
 
 use super::prpc;
-use super::router::{from_object, json, read_body, read_json, route};
+use super::router::{from_object, json, part, read_body, read_json, route};
 use crate::api::domains::{
     AssignApp, CreateDomain, DomainDetail, DomainService, MoveBody, NoContent, PlacedApp,
 };
@@ -29,17 +29,17 @@ pub(super) fn routes(service: Arc<DomainService>) -> Router {
     route(Service::Admin, DOMAINS, move |request: Request| async move { all(&service, request).await })
         .merge(route(Service::Admin, ONE, move |request: Request| async move {
             let scope = prpc::caller(request.extensions()).and_then(Caller::scope);
-            json(scope.and_then(|scope| one.show(scope, part(&request, 0))))
+            json(scope.and_then(|scope| one.show(scope, part(request.uri().path(), 0))))
         }))
         .merge(route(Service::Admin, ARCHIVE, move |request: Request| async move {
             json(match asked::<NoContent>(ARCHIVE, request).await {
-                Ok(Asked { caller, path, .. }) => archive.archive(&caller, part_of(&path, 1)).await,
+                Ok(Asked { caller, path, .. }) => archive.archive(&caller, part(&path, 1)).await,
                 Err(error) => Err(error),
             })
         }))
         .merge(route(Service::Admin, RESTORE, move |request: Request| async move {
             json(match asked::<NoContent>(RESTORE, request).await {
-                Ok(Asked { caller, path, .. }) => restore.restore(&caller, part_of(&path, 1)).await,
+                Ok(Asked { caller, path, .. }) => restore.restore(&caller, part(&path, 1)).await,
                 Err(error) => Err(error),
             })
         }))
@@ -49,7 +49,7 @@ pub(super) fn routes(service: Arc<DomainService>) -> Router {
         .merge(route(Service::Admin, MOVE, move |request: Request| async move {
             json(match asked::<MoveBody>(MOVE, request).await {
                 Ok(Asked { caller, path, body }) => {
-                    moved.move_app(&caller, part_of(&path, 3), part_of(&path, 1), body).await
+                    moved.move_app(&caller, part(&path, 3), part(&path, 1), body).await
                 }
                 Err(error) => Err(error),
             })
@@ -73,7 +73,7 @@ async fn created(service: &Arc<DomainService>, request: Request) -> Result<Domai
 
 async fn assigned(service: &Arc<DomainService>, request: Request) -> Result<PlacedApp> {
     let caller = prpc::caller(request.extensions())?.clone();
-    let name = part(&request, 1).to_owned();
+    let name = part(request.uri().path(), 1).to_owned();
     let body: AssignApp = read_json(APPS, request).await?;
     caller.authorize(Access::Operator(Role::Owner))?;
     service.assign(&caller, &name, body).await
@@ -95,13 +95,4 @@ async fn asked<T: DeserializeOwned + Default>(path: &str, request: Request) -> R
     caller.authorize(Access::Operator(Role::Owner))?;
     let body = if body.is_empty() { T::default() } else { from_object(&body)? };
     Ok(Asked { caller, path: asked, body })
-}
-
-fn part(request: &Request, from_end: usize) -> &str {
-    part_of(request.uri().path(), from_end)
-}
-
-/// A part of a path, counted from its end. It is not decoded: no name and no id needs it.
-fn part_of(path: &str, from_end: usize) -> &str {
-    path.rsplit('/').nth(from_end).unwrap_or_default()
 }

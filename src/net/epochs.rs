@@ -9,9 +9,9 @@ use http::Method as Verb;
 use serde::de::DeserializeOwned;
 
 use super::prpc;
-use super::router::{from_object, json, read_body, read_json, route};
+use super::router::{from_object, json, part, read_body, read_json, route};
 use crate::api::epochs::{AppEpochsShown, EpochService, Epochs};
-use crate::api::{Access, Caller, Role, Service};
+use crate::api::{Access, Caller, Reach, Role, Service};
 use crate::error::{Error, Result};
 
 const EPOCHS: &str = "/api/v1/epochs";
@@ -30,7 +30,7 @@ pub(super) fn routes(service: Arc<EpochService>) -> Router {
         std::array::from_fn(|_| Arc::clone(&service));
     route(Service::Admin, EPOCHS, move |request: Request| async move { all(&service, request).await })
         .merge(route(Service::Admin, ONE, move |request: Request| async move {
-            let id = request.uri().path().rsplit('/').next().unwrap_or_default();
+            let id = part(request.uri().path(), 0);
             json(one.preview(id).await)
         }))
         .merge(route(Service::Admin, ACTIVATE, move |request: Request| async move {
@@ -74,7 +74,7 @@ async fn all(service: &Arc<EpochService>, request: Request) -> Response {
 }
 
 async fn prepared(service: &Arc<EpochService>, request: Request) -> Result<Epochs> {
-    prpc::caller(request.extensions())?.authorize(Access::Operator(Role::Owner))?;
+    prpc::caller(request.extensions())?.admit(Access::Operator(Role::Owner), Reach::WholeKms)?;
     let Asked { caller, body, .. } = asked(EPOCHS, request).await?;
     service.prepare(&caller, body).await
 }
@@ -100,7 +100,7 @@ struct Asked<T> {
 /// Reads a request to the row `path`; an empty body is an empty object.
 async fn asked<T: DeserializeOwned + Default>(path: &str, request: Request) -> Result<Asked<T>> {
     let caller = prpc::caller(request.extensions())?.clone();
-    let id = request.uri().path().rsplit('/').nth(1).unwrap_or_default().to_owned();
+    let id = part(request.uri().path(), 1).to_owned();
     let body = read_body(Service::Admin, path, request.into_body()).await?;
     let body = if body.is_empty() { T::default() } else { from_object(&body)? };
     Ok(Asked { caller, id, body })
@@ -108,8 +108,7 @@ async fn asked<T: DeserializeOwned + Default>(path: &str, request: Request) -> R
 
 async fn of_app(service: &EpochService, request: Request) -> Result<AppEpochsShown> {
     let caller = prpc::caller(request.extensions())?.clone();
-    // The last part of the path. It is not decoded: no app id needs it.
-    let app = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+    let app = part(request.uri().path(), 0).to_owned();
     if !matches!(*request.method(), Verb::PUT | Verb::DELETE) {
         return service.app(caller.scope()?, &app);
     }

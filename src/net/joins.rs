@@ -8,9 +8,9 @@ use axum::response::Response;
 use http::Method as Verb;
 
 use super::prpc;
-use super::router::{json, read_json, route};
+use super::router::{json, part, read_json, route};
 use crate::api::joins::{InvitedShown, JoinService, JoinShown};
-use crate::api::{Access, Role, Service};
+use crate::api::{Access, Reach, Role, Service};
 use crate::error::Result;
 
 const JOINS: &str = "/api/v1/replica-joins";
@@ -33,18 +33,18 @@ async fn all(service: &JoinService, request: Request) -> Response {
 
 async fn invited(service: &JoinService, request: Request) -> Result<InvitedShown> {
     let caller = prpc::caller(request.extensions())?.clone();
-    caller.authorize(Access::Operator(Role::Owner))?;
+    caller.admit(Access::Operator(Role::Owner), Reach::WholeKms)?;
     let body = read_json(JOINS, request).await?;
-    caller.authorize(Access::Operator(Role::Owner))?;
+    caller.admit(Access::Operator(Role::Owner), Reach::WholeKms)?;
     service.invite(&caller, body).await
 }
 
 async fn shown(service: &JoinService, request: Request) -> Result<JoinShown> {
-    let id = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+    let id = part(request.uri().path(), 0).to_owned();
     if *request.method() != Verb::DELETE {
         return service.show(&id);
     }
     let caller = prpc::caller(request.extensions())?.clone();
-    caller.authorize(Access::Operator(Role::Owner))?;
+    caller.admit(Access::Operator(Role::Owner), Reach::WholeKms)?;
     service.cancel(caller.author(), &id).await
 }

@@ -113,6 +113,8 @@ struct Turn {
     lane: Lane,
     expected: Duration,
     took: Duration,
+    /// What the whole request took, if it has ended.
+    request_took: Option<Duration>,
     is_over: bool,
 }
 
@@ -129,6 +131,8 @@ pub(super) struct Share {
 /// That a caller belongs to a domain, by evidence that is not verified yet.
 #[derive(Debug)]
 struct Claim {
+    /// Of which domain.
+    lane: Lane,
     address: IpAddr,
     caller: Caller,
     domains: Arc<Domains>,
@@ -205,13 +209,18 @@ impl Lanes {
         self.0.lock()
     }
 
+    fn turn(&self, lane: Lane, expected: Duration) -> Turn {
+        let (lanes, took) = (self.clone(), Duration::ZERO);
+        Turn { lanes, lane, expected, took, request_took: None, is_over: false }
+    }
+
     /// Gives free turns to those who wait.
     fn hand_out(&self, state: &mut State) {
         while state.free > 0 {
             let expected = state.turn;
             let Some(Next { told, lane }) = state.order.next(expected) else { return };
             state.free -= 1;
-            let turn = Turn { lanes: self.clone(), lane, expected, took: Duration::ZERO, is_over: false };
+            let turn = self.turn(lane, expected);
             if let Err(Told::Turn(mut turn)) = told.send(Told::Turn(turn)) {
                 // It has just left. Dropping the turn here would wait for the lock that we hold.
                 turn.is_over = true;
@@ -221,12 +230,14 @@ impl Lanes {
         }
     }
 
-    fn settle(&self, place: &Place, address: IpAddr, outcome: Outcome) {
-        let address = bucket(address);
+    fn settle(&self, place: &Place, claim: &Claim, outcome: Outcome) {
+        let address = bucket(claim.address);
         let mut state = self.lock();
         match outcome {
             Outcome::Open => {}
-            Outcome::Proved => state.false_claims.proved(address, &place.lane),
+            Outcome::Proved => state.false_claims.proved(address, &claim.lane),
+            // It waits there already, and its address is known.
+            Outcome::False if place.lane == Lane::Unproved => {}
             Outcome::False => {
                 state.false_claims.add(address, &place.lane, Instant::now());
                 state.order.move_party(place, &Lane::Unproved);
@@ -262,6 +273,9 @@ impl Drop for Turn {
         let lanes = self.lanes.clone();
         let mut state = lanes.lock();
         state.turn = smoothed(state.turn, self.took);
+        if let Some(took) = self.request_took {
+            state.request = smoothed(state.request, took);
+        }
         state.order.ended(&self.lane, self.expected, self.took);
         state.free += 1;
         lanes.hand_out(&mut state);
@@ -277,10 +291,10 @@ impl Share {
     /// Where it waits now: a claim may have turned out false since.
     fn update(&mut self) {
         if let Some(claim) = &self.claim
-            && self.lanes.disregards(claim.address, &self.place.lane)
+            && self.place.lane == claim.lane
+            && self.lanes.disregards(claim.address, &claim.lane)
         {
             (self.place.lane, self.place.standing) = (Lane::Unproved, Standing::Claimed);
-            self.claim = None;
         }
     }
 
@@ -295,7 +309,7 @@ impl Share {
         let expected = state.turn;
         state.order.run(&self.place.lane, expected);
         let lane = self.place.lane.clone();
-        Some(Turn { lanes: self.lanes.clone(), lane, expected, took: Duration::ZERO, is_over: false })
+        Some(self.lanes.turn(lane, expected))
     }
 
     /// Waits for a turn.
@@ -330,20 +344,20 @@ impl Share {
     /// The request was answered with this status: whether a claim was true shows now.
     pub(super) fn answered(&mut self, status: StatusCode) {
         let Some(claim) = self.claim.take() else { return };
-        let outcome = match claim.outcome(&self.place.lane) {
+        let outcome = match claim.outcome() {
             // The fault is the caller's, who claimed something and let none of it be verified.
             Outcome::Open if status.is_client_error() && !claim.caller.peer().is_verified() => Outcome::False,
             outcome => outcome,
         };
-        self.lanes.settle(&self.place, claim.address, outcome);
+        self.lanes.settle(&self.place, &claim, outcome);
     }
 }
 
 impl Claim {
-    fn outcome(&self, lane: &Lane) -> Outcome {
+    fn outcome(&self) -> Outcome {
         let peer = self.caller.peer();
         match peer.admitted_as() {
-            Some(app) if *lane == Lane::Domain(self.domains.of(&app).name.clone()) => Outcome::Proved,
+            Some(app) if self.lane == Lane::Domain(self.domains.of(&app).name.clone()) => Outcome::Proved,
             // Evidence is verified as a whole: what it says of the app holds with it.
             None if peer.is_refused() => Outcome::False,
             // Root keys are asked for by KMSs, whose app may be in any domain.
@@ -399,14 +413,11 @@ pub(super) async fn in_lane<F: Future>(share: &mut Share, future: F) -> Result<F
         let polled = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
         turn.took = began.elapsed();
         work.took += turn.took;
+        turn.request_took = polled.is_ready().then_some(work.took);
         drop(turn);
         match polled {
             Poll::Ready(output) => {
-                let took = std::mem::take(&mut work.took);
                 work.progress = Progress::New;
-                let mut state = work.share.lanes.lock();
-                state.request = smoothed(state.request, took);
-                drop(state);
                 return Ok(output);
             }
             // The future has registered the waker of this task.
@@ -428,11 +439,11 @@ impl Drop for Unfinished<'_> {
             return;
         }
         if let Some(claim) = self.share.claim.take() {
-            let outcome = match claim.outcome(&self.share.place.lane) {
+            let outcome = match claim.outcome() {
                 Outcome::Open if !claim.caller.peer().is_verified() => Outcome::False,
                 outcome => outcome,
             };
-            self.share.lanes.settle(&self.share.place, claim.address, outcome);
+            self.share.lanes.settle(&self.share.place, &claim, outcome);
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::activity::Activity;
-use super::handshake::Handshakes;
+use super::handshake::{Handshakes, Metered};
 use super::middleware::Middleware;
 use super::slots::Slots;
 use super::tls;
@@ -44,7 +44,7 @@ pub struct Phase {
     /// Whether plain HTTP is served.
     pub plain: PlainHttp,
     /// What responds to requests.
-    pub front: Arc<Middleware>,
+    pub middleware: Arc<Middleware>,
 }
 
 /// What happens to a connection that does not start with a TLS handshake.
@@ -181,7 +181,7 @@ async fn connection(
 }
 
 enum Opened {
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>, Arc<Peer>),
+    Tls(Box<tokio_rustls::server::TlsStream<Metered<TcpStream>>>, Arc<Peer>),
     Plain(TcpStream),
     Refused,
 }
@@ -197,8 +197,11 @@ async fn open(
     match (begins_tls, &phase.tls, phase.plain) {
         (true, Some(acceptor), PlainHttp::Served | PlainHttp::Closed) => {
             let acceptor = acceptor.clone();
+            let stream = Metered::new(stream);
+            let allowance = stream.allowance();
             let accept = async move { acceptor.accept(stream).await };
-            let tls::Accepted { stream, certificate, session } = handshakes.run(address, accept).await?;
+            let tls::Accepted { stream, certificate, session } =
+                handshakes.run(address, &allowance, accept).await?;
             if certificate.as_ref().is_some_and(|certificate| !tls::is_current(certificate)) {
                 return Ok(Opened::Refused);
             }
@@ -241,7 +244,7 @@ where
         .max_header_list_size(32 * 1024)
         .keep_alive_interval(Some(bounds.idle))
         .keep_alive_timeout(bounds.handshake);
-    let service = phase.front.for_caller(caller, activity, bounds.request);
+    let service = phase.middleware.for_caller(caller, activity, bounds.request);
     let exchange = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(exchange);
     loop {

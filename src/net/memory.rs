@@ -9,8 +9,9 @@
 //! Requests that wait for their caller (a body that does not arrive, a response that is not read, a stream
 //! without events) are cancelled when others need the memory.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
+mod budget;
+
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,8 +27,6 @@ use super::activity::Activity;
 use super::party::Party;
 use crate::config::Limits;
 
-/// The smallest default budget.
-const MIN_DEFAULT: usize = 64 << 20;
 /// What a request holds beside its headers and body: the stream, the task and its buffers.
 const REQUEST: usize = 4 * 1024;
 /// Factor for the buffer of a body, which grows by doubling.
@@ -74,6 +73,15 @@ pub(super) enum Holder {
     Probe,
 }
 
+/// What has arrived of a request when it gets its first memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Its line and headers: its body is waited for.
+    Head,
+    /// All of it.
+    Whole,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Class {
     Stranger,
@@ -118,9 +126,8 @@ impl Class {
 
 #[derive(Debug)]
 struct Held {
-    next: u64,
-    /// In the order of their arrival.
-    requests: BTreeMap<u64, Request>,
+    /// A request stores its index.
+    requests: Slab<Request>,
     /// Bytes by [`Class::index`].
     by_class: [usize; Class::ALL.len()],
     /// One share for each owner with requests.
@@ -139,7 +146,7 @@ struct Share {
     requests: usize,
     bytes: usize,
     /// Its requests that wait for their caller, with the start of the wait.
-    waiting: BTreeSet<(Instant, u64)>,
+    waiting: BTreeSet<(Instant, usize)>,
 }
 
 #[derive(Debug)]
@@ -170,8 +177,7 @@ impl RequestMemory {
     /// A budget of `total` bytes.
     pub fn new(total: usize) -> Arc<Self> {
         let held = Held {
-            next: 0,
-            requests: BTreeMap::new(),
+            requests: Slab::new(),
             by_class: [0; Class::ALL.len()],
             shares: Slab::new(),
             by_owner: HashMap::new(),
@@ -187,7 +193,7 @@ impl RequestMemory {
 
     /// A tenth of the memory of the control group or the machine, at least 64 MiB.
     pub fn default_total() -> usize {
-        default_total(Path::new("/"))
+        budget::default_total(Path::new("/"))
     }
 
     #[cfg(test)]
@@ -200,16 +206,27 @@ impl RequestMemory {
         self.open_at(activity, holder, head, Instant::now())
     }
 
+    #[cfg(test)]
+    fn open_at(
+        self: &Arc<Self>,
+        activity: &Arc<Activity>,
+        holder: Holder,
+        head: usize,
+        now: Instant,
+    ) -> Result<Arc<Reservation>, Exhausted> {
+        self.reserve(activity, holder, (head, Arrival::Head), now)
+    }
+
     /// Memory for a request that arrived `now` on the connection of `activity`, with `head` bytes of request
     /// line and headers.
     ///
     /// # Errors
     /// [`Exhausted`].
-    pub(super) fn open_at(
+    pub(super) fn reserve(
         self: &Arc<Self>,
         activity: &Arc<Activity>,
         holder: Holder,
-        head: usize,
+        (head, arrival): (usize, Arrival),
         now: Instant,
     ) -> Result<Arc<Reservation>, Exhausted> {
         let signal = Arc::new(Signal {
@@ -222,8 +239,6 @@ impl RequestMemory {
         let (number, taken) = {
             let mut held = self.lock();
             held.sweep(now);
-            let number = held.next;
-            held.next += 1;
             let share = held.join(class, owner(holder, activity));
             let request = Request {
                 class,
@@ -235,11 +250,13 @@ impl RequestMemory {
                 is_answered: false,
                 signal: Arc::clone(&signal),
             };
-            held.requests.insert(number, request);
-            held.wait(number, Some(now));
+            let number = held.requests.insert(request);
+            if arrival == Arrival::Head {
+                held.wait(number, Some(now));
+            }
             (number, held.take(number, REQUEST + head, self.total, now))
         };
-        let reservation = Reservation { memory: Arc::clone(self), number, signal };
+        let reservation = Reservation { memory: Arc::clone(self), number, arrival, signal };
         taken?;
         Ok(Arc::new(reservation))
     }
@@ -278,14 +295,14 @@ impl Held {
     }
 
     /// Moves a request, with all that it holds, to another kind of holder.
-    fn becomes(&mut self, number: u64, class: Class) {
-        let Some(request) = self.requests.get(&number) else { return };
+    fn becomes(&mut self, number: usize, class: Class) {
+        let Some(request) = self.requests.get(number) else { return };
         let (bytes, waits, before) = (request.bytes, request.waits, request.share);
         self.wait(number, None);
         self.settle(number, 0);
         let share = self.join(class, self.shares[before].owner);
         self.leave(before);
-        if let Some(request) = self.requests.get_mut(&number) {
+        if let Some(request) = self.requests.get_mut(number) {
             (request.class, request.share) = (class, share);
         }
         self.settle(number, bytes);
@@ -314,10 +331,10 @@ impl Held {
     }
 
     /// Takes `bytes` more for a request, and cancels others where that is needed.
-    fn take(&mut self, number: u64, bytes: usize, total: usize, now: Instant) -> Result<(), Exhausted> {
+    fn take(&mut self, number: usize, bytes: usize, total: usize, now: Instant) -> Result<(), Exhausted> {
         let taken = self.make_room(number, bytes, total, now);
         let Some(own) = taken else {
-            if let Some(request) = self.requests.get(&number) {
+            if let Some(request) = self.requests.get(number) {
                 request.signal.was_refused.store(true, Ordering::Relaxed);
             }
             return Err(Exhausted);
@@ -327,8 +344,8 @@ impl Held {
     }
 
     /// Cancels other requests until this one can have `bytes` more; returns its new total.
-    fn make_room(&mut self, number: u64, bytes: usize, total: usize, now: Instant) -> Option<usize> {
-        let Request { class, share, bytes: own, ref signal, .. } = *self.requests.get(&number)?;
+    fn make_room(&mut self, number: usize, bytes: usize, total: usize, now: Instant) -> Option<usize> {
+        let Request { class, share, bytes: own, ref signal, .. } = *self.requests.get(number)?;
         if signal.is_given_up.load(Ordering::Relaxed)
             || own.saturating_add(bytes) > class.largest_share(total)
         {
@@ -348,8 +365,8 @@ impl Held {
     /// The request to cancel for one whose owner would then hold `after` bytes: the one that has waited
     /// longest among those of the largest holder of the same kind, or among the owner's own if it holds as
     /// much.
-    fn victim(&self, newcomer: u64, after: usize, total: usize, now: Instant) -> Option<u64> {
-        let Request { class, share, .. } = self.requests.get(&newcomer)?;
+    fn victim(&self, newcomer: usize, after: usize, total: usize, now: Instant) -> Option<usize> {
+        let Request { class, share, .. } = self.requests.get(newcomer)?;
         let own = self.shares.get(*share);
         let shares = self.shares.iter().map(|(_, share)| share);
         let others = shares.filter(|share| share.class == *class && share.bytes > after);
@@ -360,10 +377,10 @@ impl Held {
         (now.duration_since(*since) >= MIN_WAIT).then_some(*number)
     }
 
-    fn give_up(&mut self, number: u64) {
+    fn give_up(&mut self, number: usize) {
         self.wait(number, None);
         self.settle(number, REQUEST);
-        let Some(request) = self.requests.get(&number) else { return };
+        let Some(request) = self.requests.get(number) else { return };
         request.signal.is_given_up.store(true, Ordering::Relaxed);
         request.signal.was_refused.store(true, Ordering::Relaxed);
         request.signal.body.wake();
@@ -383,14 +400,14 @@ impl Held {
             request.is_answered && !request.rests && request.waits.is_some_and(is_over)
         };
         let unread = self.requests.iter().filter(|(_, request)| is_unread(request));
-        for number in unread.map(|(number, _)| *number).collect::<Vec<_>>() {
+        for number in unread.map(|(number, _)| number).collect::<Vec<_>>() {
             self.give_up(number);
         }
     }
 
     /// Sets since when a request waits for its caller; `None` if it does not.
-    fn wait(&mut self, number: u64, since: Option<Instant>) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
+    fn wait(&mut self, number: usize, since: Option<Instant>) {
+        let Some(request) = self.requests.get_mut(number) else { return };
         let share = &mut self.shares[request.share];
         if let Some(before) = request.waits.take() {
             share.waiting.remove(&(before, number));
@@ -405,8 +422,8 @@ impl Held {
     }
 
     /// Sets how many bytes a request holds.
-    fn settle(&mut self, number: u64, bytes: usize) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
+    fn settle(&mut self, number: usize, bytes: usize) {
+        let Some(request) = self.requests.get_mut(number) else { return };
         let before = std::mem::replace(&mut request.bytes, bytes);
         let moved = |held: usize| held.saturating_sub(before).saturating_add(bytes);
         let of_class = &mut self.by_class[request.class.index()];
@@ -420,7 +437,8 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct Reservation {
     memory: Arc<RequestMemory>,
-    number: u64,
+    number: usize,
+    arrival: Arrival,
     signal: Arc<Signal>,
 }
 
@@ -435,7 +453,9 @@ impl Reservation {
 
     /// The body has been received: from now on the caller waits for us.
     pub(super) fn received(&self) {
-        self.memory.lock().wait(self.number, None);
+        if self.arrival == Arrival::Head {
+            self.memory.lock().wait(self.number, None);
+        }
     }
 
     /// Whether memory was denied or taken back.
@@ -457,7 +477,7 @@ impl Reservation {
     fn grow(&self, bytes: usize, fresh: usize, now: Instant) -> Result<(), Exhausted> {
         let mut held = self.memory.lock();
         held.take(self.number, bytes, self.memory.total, now)?;
-        if let Some(request) = held.requests.get_mut(&self.number) {
+        if let Some(request) = held.requests.get_mut(self.number) {
             request.fresh += fresh;
             if request.fresh >= PROGRESS && request.waits.is_some() && !request.is_answered {
                 held.wait(self.number, Some(now));
@@ -479,7 +499,7 @@ impl Reservation {
     pub(super) fn answered(&self, length: Option<u64>, now: Instant) {
         let answer = length.map_or(ANSWER, |length| usize::try_from(length).unwrap_or(usize::MAX));
         let mut held = self.memory.lock();
-        if let Some(request) = held.requests.get_mut(&self.number) {
+        if let Some(request) = held.requests.get_mut(self.number) {
             request.is_answered = true;
         }
         held.settle(self.number, REQUEST.saturating_add(answer));
@@ -496,7 +516,7 @@ impl Reservation {
     pub(super) fn rests(&self) {
         let mut held = self.memory.lock();
         held.wait(self.number, Some(Instant::now()));
-        if let Some(request) = held.requests.get_mut(&self.number) {
+        if let Some(request) = held.requests.get_mut(self.number) {
             request.rests = true;
         }
     }
@@ -508,7 +528,7 @@ impl Reservation {
 
     /// Whether the response has begun.
     pub(super) fn is_answered(&self) -> bool {
-        self.memory.lock().requests.get(&self.number).is_none_or(|request| request.is_answered)
+        self.memory.lock().requests.get(self.number).is_none_or(|request| request.is_answered)
     }
 }
 
@@ -517,278 +537,11 @@ impl Drop for Reservation {
         let mut held = self.memory.lock();
         held.wait(self.number, None);
         held.settle(self.number, 0);
-        if let Some(request) = held.requests.remove(&self.number) {
+        if let Some(request) = held.requests.try_remove(self.number) {
             held.leave(request.share);
         }
     }
 }
 
-/// [`RequestMemory::default_total`], with the system's files under `root`.
-fn default_total(root: &Path) -> usize {
-    let limit = group_limit(root).into_iter().chain(machine(root)).min();
-    let tenth = limit.and_then(|limit| usize::try_from(limit / 10).ok());
-    tenth.unwrap_or(0).max(MIN_DEFAULT)
-}
-
-/// The smallest memory limit of the control groups of this process, version 1 or 2. In a container the path
-/// may be that of the host, which does not exist inside: the limit is then at the top.
-fn group_limit(root: &Path) -> Option<u64> {
-    let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-    let mut least = None;
-    for line in groups.lines() {
-        // `0::/path` is version 2, `5:memory:/path` version 1.
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let (top, file) = match controllers {
-            "" => ("sys/fs/cgroup", "memory.max"),
-            list if list.split(',').any(|name| name == "memory") => {
-                ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
-            }
-            _ => continue,
-        };
-        let top = root.join(top);
-        let own = top.join(path.trim_start_matches('/'));
-        // A group has at most the memory of those above it.
-        for group in own.ancestors().take_while(|group| group.starts_with(&top)) {
-            let limit = fs::read_to_string(group.join(file)).ok();
-            let limit = limit.and_then(|limit| limit.trim().parse::<u64>().ok());
-            least = least.into_iter().chain(limit).min();
-        }
-    }
-    least
-}
-
-/// The memory of the machine.
-fn machine(root: &Path) -> Option<u64> {
-    let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 #[cfg(test)]
-mod tests {
-    use std::net::IpAddr;
-    use std::sync::Weak;
-
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-
-    fn on(last: u8) -> Arc<Activity> {
-        Arc::new(Activity::new(IpAddr::from([192, 0, 2, last]), Weak::new(), false))
-    }
-
-    fn app(last: u8) -> Holder {
-        Holder::Admitted(AppId([last; 20]))
-    }
-
-    /// Takes as much as a new request can have, in steps of 64 KiB.
-    fn fill(memory: &Arc<RequestMemory>, last: u8, holder: Holder) -> (Arc<Reservation>, usize) {
-        let request = memory.open(&on(last), holder, 64 * 1024 - REQUEST).expect("room");
-        while request.grow(64 * 1024, 0, Instant::now()).is_ok() {}
-        let bytes = memory.lock().requests[&request.number].bytes;
-        (request, bytes)
-    }
-
-    fn is_evicted(activity: &Activity) -> bool {
-        futures_util::FutureExt::now_or_never(activity.evicted()).is_some()
-    }
-
-    #[test]
-    fn an_address_gets_a_quarter_at_most_and_half_of_what_is_there_so_that_something_is_left_for_the_next() {
-        let memory = RequestMemory::new(64 * MIB);
-        let mut held = Vec::new();
-        for (last, share) in [(1, 16 * MIB), (2, 14 * MIB), (3, 7 * MIB), (4, 7 * MIB / 2), (5, 7 * MIB / 4)]
-        {
-            let (request, bytes) = fill(&memory, last, Holder::Stranger);
-            assert_eq!(bytes, share, "address {last}");
-            held.push(request);
-        }
-        for last in 6..=12 {
-            held.push(memory.open(&on(last), Holder::Stranger, 1024).expect("a new guest always fits"));
-        }
-        held.clear();
-        let left = memory.lock();
-        assert!(left.requests.is_empty() && left.shares.is_empty() && left.by_owner.is_empty());
-        assert!(left.by_class.iter().all(|bytes| *bytes == 0));
-    }
-
-    #[test]
-    fn each_kind_has_a_part_that_no_other_can_take_and_an_app_its_share_of_it() {
-        let memory = RequestMemory::new(64 * MIB);
-        let full = |last| with(&memory, &on(last), 512 * 1024, Instant::now());
-        let mut held: Vec<_> = (1..=88).map(full).collect();
-        assert!(
-            memory.open(&on(89), Holder::Stranger, 1024).is_err(),
-            "strangers have all that they can have"
-        );
-        let (first, bytes) = fill(&memory, 201, app(1));
-        assert_eq!(bytes, 6 * MIB, "half of the part of admitted callers");
-        assert!(memory.open(&on(202), app(1), MIB).is_err(), "the same app at another address");
-        let (second, bytes) = fill(&memory, 203, app(2));
-        assert_eq!(bytes, 3 * MIB);
-        held.extend([first, second]);
-        held.push(memory.open(&on(204), Holder::Known, 1024).expect("an address that is known"));
-        let (operator, bytes) = fill(&memory, 205, Holder::Operator);
-        assert_eq!(bytes, 4 * MIB, "an operator has no share, but a part of his own");
-        let (probe, bytes) = fill(&memory, 206, Holder::Probe);
-        assert_eq!(bytes, 2 * MIB);
-        held.extend([operator, probe]);
-        held.push(memory.open(&on(207), Holder::Probe, 1024).expect("another probe"));
-    }
-
-    /// A stranger's request that has received so many bytes of a body and expects more.
-    fn with(
-        memory: &Arc<RequestMemory>,
-        activity: &Arc<Activity>,
-        bytes: usize,
-        now: Instant,
-    ) -> Arc<Reservation> {
-        let request = memory.open_at(activity, Holder::Operator, 0, now).expect("room");
-        let mut held = memory.lock();
-        held.becomes(request.number, Class::Stranger);
-        held.settle(request.number, bytes);
-        held.wait(request.number, Some(now));
-        drop(held);
-        request
-    }
-
-    #[test]
-    fn answers_beyond_the_budget_take_nothing_from_other_kinds() {
-        let memory = RequestMemory::new(16 * MIB);
-        let request = memory.open(&on(1), Holder::Stranger, 0).expect("room");
-        request.answered(Some(500 * MIB as u64), Instant::now());
-        assert!(memory.open(&on(2), Holder::Stranger, 0).is_err(), "they count, and are not refused");
-        for holder in [Holder::Known, app(1), Holder::Operator, Holder::Probe] {
-            memory.open(&on(3), holder, 1024).expect("its own part");
-        }
-    }
-
-    #[test]
-    fn an_answer_takes_the_place_of_its_request() {
-        let memory = RequestMemory::new(16 * MIB);
-        let request = memory.open(&on(1), Holder::Stranger, 100).expect("room");
-        request.receive(MIB).expect("body");
-        request.decode(MIB).expect_err("with what is decoded it would be more than its share");
-        assert!(request.was_refused());
-        request.answered(Some(500), Instant::now());
-        assert_eq!(memory.lock().requests[&request.number].bytes, REQUEST + 500);
-    }
-
-    /// Three addresses hold everything with bodies that do not arrive; a fourth needs some.
-    #[test]
-    fn a_body_that_makes_no_progress_gives_its_memory_to_another() {
-        let memory = RequestMemory::new(16 * MIB);
-        let (attackers, guest) = ([1, 2, 3].map(on), on(4));
-        let now = Instant::now();
-        let held: Vec<_> =
-            (0..44).map(|number| with(&memory, &attackers[number % 3], 256 * 1024, now)).collect();
-        assert!(memory.open_at(&guest, Holder::Stranger, 0, now).is_err(), "they have not waited yet");
-        let request =
-            memory.open_at(&guest, Holder::Stranger, 100_000, now + MIN_WAIT).expect("room is made");
-        let given_up: Vec<_> = held.iter().filter(|held| held.was_refused()).collect();
-        assert_eq!(given_up.len(), 1, "as many as are needed");
-        assert!(given_up.iter().all(|held| held.receive(1).is_err()), "nothing more is received");
-        assert!(attackers.iter().all(|activity| !is_evicted(activity)), "their connections stay");
-        drop(request);
-    }
-
-    #[test]
-    fn a_body_that_comes_is_not_given_up_nor_one_that_is_here() {
-        let memory = RequestMemory::new(16 * MIB);
-        let (comes, is_here, waits) = (on(1), on(1), on(1));
-        let open = |activity| memory.open(activity, Holder::Stranger, MIB).expect("room");
-        let [comes, is_here, waits] = [&comes, &is_here, &waits].map(open);
-        is_here.received();
-        let later = Instant::now() + MIN_WAIT;
-        comes.grow(1024, PROGRESS, later).expect("room");
-        let next =
-            memory.open_at(&on(1), Holder::Stranger, MIB, later).expect("in place of the one that waits");
-        assert_eq!([&comes, &is_here, &waits].map(|request| request.was_refused()), [false, false, true]);
-        assert!(memory.open_at(&on(1), Holder::Stranger, MIB, later).is_err(), "the others stay");
-        drop(next);
-    }
-
-    #[test]
-    fn an_answer_that_nobody_reads_ends_its_connection() {
-        let memory = RequestMemory::new(16 * MIB);
-        let (reads, does_not) = (on(1), on(2));
-        let open = |activity| memory.open(activity, Holder::Stranger, 0).expect("room");
-        let (read, unread) = (open(&reads), open(&does_not));
-        for request in [&read, &unread] {
-            request.received();
-            request.answered(None, Instant::now());
-        }
-        read.rests();
-        let mut now = Instant::now();
-        let next = memory.open_at(&on(3), Holder::Stranger, 0, now + MAX_UNREAD / 2).expect("room");
-        assert!(!is_evicted(&does_not), "not yet");
-        now += MAX_UNREAD + SWEEP;
-        drop(memory.open_at(&on(3), Holder::Stranger, 0, now).expect("room"));
-        assert!(is_evicted(&does_not));
-        assert!(!is_evicted(&reads), "we are the ones who have nothing to say");
-        now += MIN_WAIT;
-        let grow = |last: u8, bytes| memory.open_at(&on(last), Holder::Stranger, bytes, now);
-        let held: Vec<_> = (10..13).map_while(|last| grow(last, 3 * MIB).ok()).collect();
-        with(&memory, &reads, 0, now);
-        memory.lock().settle(read.number, 4 * MIB);
-        drop(grow(20, 2 * MIB).expect("in place of a stream that rests"));
-        assert!(is_evicted(&reads));
-        drop(held);
-        drop(next);
-    }
-
-    #[test]
-    fn a_request_becomes_an_operators_with_all_that_it_holds() {
-        let memory = RequestMemory::new(64 * MIB);
-        let request = memory.open(&on(1), Holder::Stranger, 0).expect("room");
-        assert!(request.receive(9 * MIB).is_err(), "more than a quarter");
-        request.belongs_to_operator();
-        request.receive(8 * MIB).expect("a candidate of 8 MiB");
-        request.decode(8 * MIB).expect("and what is decoded");
-        let held = memory.lock();
-        assert_eq!(held.by_class[Class::Stranger.index()], 0);
-        assert_eq!(held.by_class[Class::Operator.index()], REQUEST + 32 * MIB);
-    }
-
-    #[test]
-    fn the_default_is_a_tenth_of_the_least_limit() {
-        const GIB: u64 = 1 << 30;
-        let v2 = "0::/system.slice/kms.service\n";
-        let v1 = "5:cpu,cpuacct:/x\n4:memory:/docker/abc\n";
-        for (groups, files, expected) in [
-            (v2, &[("sys/fs/cgroup/system.slice/kms.service/memory.max", "4294967296\n")][..], 4 * GIB / 10),
-            (v2, &[("sys/fs/cgroup/system.slice/kms.service/memory.max", "max\n")], 64 * GIB / 10),
-            (
-                v2,
-                &[
-                    ("sys/fs/cgroup/system.slice/kms.service/memory.max", "max\n"),
-                    ("sys/fs/cgroup/system.slice/memory.max", "2147483648\n"),
-                ],
-                2 * GIB / 10,
-            ),
-            ("0::/\n", &[("sys/fs/cgroup/memory.max", "2147483648")], 2 * GIB / 10),
-            ("0::/../outside\n", &[("sys/fs/cgroup/memory.max", "2147483648")], 2 * GIB / 10),
-            (v1, &[("sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes", "3221225472")], 3 * GIB / 10),
-            (v1, &[("sys/fs/cgroup/memory/memory.limit_in_bytes", "3221225472")], 3 * GIB / 10),
-            (v1, &[("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712")], 64 * GIB / 10),
-            (v1, &[("sys/fs/cgroup/memory/memory.limit_in_bytes", "1048576")], 64 << 20),
-            ("", &[], 64 * GIB / 10),
-        ] {
-            let root = tempfile::tempdir().expect("a directory");
-            let write = |name: &str, text: &str| {
-                let file = root.path().join(name);
-                fs::create_dir_all(file.parent().expect("a parent")).expect("directories");
-                fs::write(file, text).expect("written");
-            };
-            write("proc/self/cgroup", groups);
-            write("proc/meminfo", "MemTotal:       67108864 kB\nMemFree: 1 kB\n");
-            for (name, text) in files {
-                write(name, text);
-            }
-            assert_eq!(default_total(root.path()) as u64, expected, "{groups:?} {files:?}");
-        }
-        let empty = tempfile::tempdir().expect("a directory");
-        assert_eq!(default_total(empty.path()), MIN_DEFAULT, "nothing can be read");
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ use super::body::{HeldBody, RequestBody, Rest};
 use super::cors::Cors;
 use super::lanes::{Asks, Lanes, in_lane};
 use super::limit::{MessageLimit, RequestLimit};
-use super::memory::{Exhausted, Holder, RequestMemory, Reservation};
+use super::memory::{Arrival, Exhausted, Holder, RequestMemory, Reservation};
 use super::oidc::Issuer;
 use super::prpc::{self, Encoding};
 use super::refusal_log::RefusalLog;
@@ -35,6 +35,7 @@ use crate::error::{Code, Error};
 use crate::metrics::{Metrics, Observed};
 use crate::operator::{Credentials, Operator};
 use crate::request::{self, Asked, Context, ErrorBody, Ids, Tracer};
+use crate::state::shared::View;
 
 pub(super) type Answer = Response<Body>;
 
@@ -159,6 +160,15 @@ impl Middleware {
         self
     }
 
+    /// Trusts named credentials of operators and owners only while this view of other nodes counts; after [`Middleware::guarded`].
+    #[must_use]
+    pub fn sharing(mut self, view: Option<Arc<View>>) -> Self {
+        if let Some(guard) = &mut self.guard {
+            guard.share(view);
+        }
+        self
+    }
+
     /// Lets pages of these origins read responses.
     #[must_use]
     pub fn readable_by(mut self, origins: &[String]) -> Self {
@@ -181,11 +191,11 @@ impl Middleware {
         activity: &Arc<Activity>,
         limit: Duration,
     ) -> ForCaller {
-        ForCaller { front: Arc::clone(self), caller, activity: Arc::clone(activity), limit }
+        ForCaller { middleware: Arc::clone(self), caller, activity: Arc::clone(activity), limit }
     }
 
     /// Memory for a request: its line and headers, and for a guest the decoded evidence of its certificate.
-    fn reserve<B>(
+    fn reserve<B: http_body::Body>(
         &self,
         caller: &Caller,
         activity: &Arc<Activity>,
@@ -204,7 +214,8 @@ impl Middleware {
         };
         let line = uri.path().len() + uri.query().map_or(0, str::len);
         let headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        let reservation = self.memory.open_at(activity, holder, line + headers, now)?;
+        let arrival = if request.body().is_end_stream() { Arrival::Whole } else { Arrival::Head };
+        let reservation = self.memory.reserve(activity, holder, (line + headers, arrival), now)?;
         if let Some(certificate) = caller.peer().certificate()
             && is_for_guests(uri.path())
         {
@@ -393,7 +404,7 @@ fn tidy(uri: &mut Uri) {
 
 #[derive(Debug, Clone)]
 pub(super) struct ForCaller {
-    front: Arc<Middleware>,
+    middleware: Arc<Middleware>,
     caller: Caller,
     activity: Arc<Activity>,
     limit: Duration,
@@ -405,14 +416,14 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let Self { front, caller, activity, limit } = self.clone();
-        let context = front.context(&request);
+        let Self { middleware, caller, activity, limit } = self.clone();
+        let context = middleware.context(&request);
         let served = Arc::clone(&context);
         Box::pin(context.scope(async move {
             let started = Instant::now();
             let is_grpc = grpc::is_grpc(&request);
             let is_head = request.method() == Verb::HEAD;
-            let origin = front.cors.as_ref().map(|cors| cors.admitted(request.headers()));
+            let origin = middleware.cors.as_ref().map(|cors| cors.admitted(request.headers()));
             let waits_for_continue = request.headers().contains_key(header::EXPECT);
             let mut request = request;
             tidy(request.uri_mut());
@@ -421,10 +432,10 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             // gRPC health probes count towards the rate, but do not keep a connection from being idle.
             let is_health = request.uri().path().starts_with(probes::GRPC);
             let running = Arc::new(activity.begin(if is_health { Use::Probe } else { purpose }));
-            let observed = front.observed(request.uri().path());
-            let _serving = front.metrics.serving(observed);
+            let observed = middleware.observed(request.uri().path());
+            let _serving = middleware.metrics.serving(observed);
             let (reservation, answer, rest) =
-                match front.reserve(&caller, &activity, &request, purpose, started) {
+                match middleware.reserve(&caller, &activity, &request, purpose, started) {
                     Ok(reservation) => {
                         let (parts, body) = request.into_parts();
                         let (body, rest) = RequestBody::new(body, Arc::clone(&reservation), &running);
@@ -433,16 +444,16 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
                         if request.uri().path() == events::STREAM {
                             request.extensions_mut().insert(Arc::clone(&running));
                         }
-                        let answer = front.answer(&caller, &activity, &reservation, request, purpose);
+                        let answer = middleware.answer(&caller, &activity, &reservation, request, purpose);
                         let answer = AssertUnwindSafe(answer).catch_unwind();
                         let answer = timeout_at(started + limit, answer).await;
                         if reservation.was_refused() {
-                            front.metrics.memory_refused();
+                            middleware.metrics.memory_refused();
                         }
                         (Some(reservation), answer, rest)
                     }
                     Err(exhausted) => {
-                        front.metrics.memory_refused();
+                        middleware.metrics.memory_refused();
                         let cause = Error::new(Code::Unavailable, exhausted.to_string());
                         (None, Ok(Ok(refusal(is_grpc, &cause))), Rest::of(request.into_body()))
                     }
@@ -458,7 +469,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
                     refusal(is_grpc, &Error::new(Code::Unavailable, "the request took too long"))
                 }
             };
-            for (name, value) in &front.headers {
+            for (name, value) in &middleware.headers {
                 answer.headers_mut().insert(name, value.clone());
             }
             answer.headers_mut().insert(request::HEADER, served.id().header());
@@ -467,11 +478,11 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             }
             let counted = status::counted(&answer);
             if matches!(counted, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-                retry_after(&mut answer, front.lanes.retry_after());
+                retry_after(&mut answer, middleware.lanes.retry_after());
             }
             let ended = Instant::now();
-            front.metrics.answered(observed, counted.as_u16(), ended - started);
-            served.finish_trace(front.metrics.label(observed), counted.as_u16());
+            middleware.metrics.answered(observed, counted.as_u16(), ended - started);
+            served.finish_trace(middleware.metrics.label(observed), counted.as_u16());
             if let Some(app) = caller.peer().admitted_as() {
                 activity.admit(PeerTrust::Admitted(app));
             }

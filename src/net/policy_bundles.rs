@@ -6,10 +6,11 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
 use http::Method as Verb;
+use kms_wire::bundles::BundleOutcome;
 
 use super::prpc;
 use super::router::{json, read_body, read_json, route};
-use crate::api::policy::{BundleOutcome, BundleService};
+use crate::api::policy::BundleService;
 use crate::api::{Access, Caller, Role, Service};
 use crate::error::Result;
 

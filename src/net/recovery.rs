@@ -7,11 +7,11 @@ use axum::Router;
 use axum::extract::Request;
 use http::Method as Verb;
 
-use super::router::{json, read_json, route};
+use super::router::{json, part, read_json, route};
 use super::{body, prpc};
 use crate::api::recovery::{CreateSet, DrillAccepted, DrillStatus, MadeSet, RecoveryService};
 use crate::api::routes::Route;
-use crate::api::{Access, Role, Service};
+use crate::api::{Access, Reach, Role, Service};
 use crate::error::Result;
 
 const SHOW: &str = "/api/v1/recovery";
@@ -29,8 +29,7 @@ pub(super) fn admin(service: Arc<RecoveryService>) -> Router {
             json(create(created, request).await)
         }))
         .merge(route(Service::Admin, SET, move |request: Request| async move {
-            // Not decoded: no number needs it.
-            json(one.set(request.uri().path().rsplit('/').next().unwrap_or_default()))
+            json(one.set(part(request.uri().path(), 0)))
         }))
         .merge(route(Service::Admin, DRILL, move |request: Request| async move {
             json(drilled(drill, request).await)
@@ -57,7 +56,7 @@ async fn drilled(service: Arc<RecoveryService>, request: Request) -> Result<Dril
     let caller = prpc::caller(request.extensions())?.clone();
     let changes = matches!(*request.method(), Verb::POST | Verb::DELETE);
     if changes {
-        caller.authorize(Access::Operator(Role::Owner))?;
+        caller.admit(Access::Operator(Role::Owner), Reach::WholeKms)?;
     }
     match *request.method() {
         Verb::POST => service.start_drill(&caller).await,

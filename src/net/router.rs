@@ -20,8 +20,8 @@ use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
 use super::{
     actions, approvals, attestation, body, credentials, diagnostics, domains, epochs, events, fleet, grpc,
-    joins, ledger, me, policy, policy_bundles, recovery, restart, restore, settings, setup, status, uploads,
-    views, web,
+    joins, ledger, me, operations, policy, policy_bundles, recovery, restart, restore, rollout, settings,
+    setup, status, uploads, views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -38,10 +38,12 @@ use crate::api::joins::JoinService;
 use crate::api::kms::KmsService;
 use crate::api::me::MeService;
 use crate::api::onboard::{Finished, OnboardService};
+use crate::api::operations::OperationService;
 use crate::api::policy::{BundleService, PolicyService};
 use crate::api::recovery::RecoveryService;
 use crate::api::reload::ReloadService;
 use crate::api::restart::RestartService;
+use crate::api::rollout::RolloutService;
 use crate::api::routes::{Route, Verbs};
 use crate::api::settings::SettingsService;
 use crate::api::setup::SetupService;
@@ -91,13 +93,13 @@ pub fn kms(services: KmsServices, limits: &BodyLimits) -> Router {
     router.merge(grpc::kms(service, limits, readiness)).fallback(not_found)
 }
 
-/// The routes of the onboarding phase on the main listener; `entrance` guards all but the page and the files
+/// The routes of the onboarding phase on the main listener; `auth` guards all but the page and the files
 /// it loads.
 pub fn onboarding(
     service: Arc<OnboardService>,
     setup: Arc<SetupService>,
     limits: &BodyLimits,
-    entrance: OnboardingAuth,
+    auth: OnboardingAuth,
     health: Arc<HealthService>,
 ) -> Router {
     let readiness = Arc::clone(health.readiness());
@@ -125,7 +127,7 @@ pub fn onboarding(
         .merge(grpc::onboarding(service, limits, readiness))
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(finished, not_yet));
-    router.layer(middleware::from_fn_with_state(Arc::new(entrance), onboarding_auth::pass))
+    router.layer(middleware::from_fn_with_state(Arc::new(auth), onboarding_auth::pass))
 }
 
 /// After `Finish`, until keys are served, a method of the KMS phase is not unknown but not ready.
@@ -177,8 +179,12 @@ pub struct AdminServices {
     pub domains: Arc<DomainService>,
     /// The nodes that share their state.
     pub fleet: Arc<FleetService>,
+    /// Rollouts.
+    pub rollout: Arc<RolloutService>,
     /// The invitations of replicas.
     pub joins: Arc<JoinService>,
+    /// What goes on for longer than a request.
+    pub operations: OperationService,
     /// The settings.
     pub settings: Arc<SettingsService>,
     /// Reload.
@@ -209,7 +215,9 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         epochs,
         domains,
         fleet,
+        rollout,
         joins,
+        operations,
         credentials,
         settings,
         reload,
@@ -235,7 +243,9 @@ pub fn admin(services: AdminServices, limits: &BodyLimits) -> Router {
         .merge(epochs::routes(epochs))
         .merge(domains::routes(domains))
         .merge(fleet::routes(fleet))
+        .merge(rollout::routes(rollout))
         .merge(joins::routes(joins))
+        .merge(operations::routes(Arc::new(operations)))
         .merge(recovery::admin(recovery))
         .merge(credentials)
         .merge(grpc)
@@ -262,8 +272,7 @@ async fn prpc_call<D: Dispatch + Send + Sync>(
     State(prpc): State<Arc<Prpc<D>>>,
     request: Request,
 ) -> Response {
-    // Not `extract::Path`, which decodes again: the name must be the one that access control has seen.
-    let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+    let name = part(request.uri().path(), 0).to_owned();
     prpc::serve(&*prpc.dispatch, &prpc.limits, &name, request).await.map(Body::new)
 }
 
@@ -391,4 +400,10 @@ async fn not_found(request: Request) -> Response {
         return prpc::error(Encoding::Json, &unknown).map(Body::new);
     }
     prpc::plain(StatusCode::NOT_FOUND, "not found").map(Body::new)
+}
+
+/// A part of a path, counted from its end. It is not decoded, which `extract::Path` would do again: the name must be the
+/// one that access control has seen, and no name and no id needs it.
+pub(super) fn part(path: &str, from_end: usize) -> &str {
+    path.rsplit('/').nth(from_end).unwrap_or_default()
 }

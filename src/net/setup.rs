@@ -11,7 +11,7 @@ use http::{HeaderValue, header};
 use serde::Serialize;
 
 use super::prpc;
-use super::router::{from_object, read_body, route};
+use super::router::{from_object, part, read_body, route};
 use crate::api::Service;
 use crate::api::setup::{About, Check, Finding, SetupService, Status};
 use crate::error::{Error, Result};
@@ -51,9 +51,8 @@ async fn validate(service: Arc<SetupService>, request: Request) -> Response {
 }
 
 async fn validated(service: &SetupService, request: Request) -> Result<Finding> {
-    let (parts, incoming) = request.into_parts();
-    let check = Check::named(parts.uri.path().rsplit('/').next().unwrap_or_default())?;
-    let body = read_body(Service::Onboard, CHECK, incoming).await?;
+    let check = Check::named(part(request.uri().path(), 0))?;
+    let body = read_body(Service::Onboard, CHECK, request.into_body()).await?;
     let about = match body.trim_ascii() {
         b"" => About::default(),
         json => from_object(json)?,

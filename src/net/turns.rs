@@ -112,7 +112,7 @@ impl Drop for Share {
 }
 
 /// Polls `future` only while holding a turn, so that waiting for the network holds none.
-pub(super) async fn in_turns<F: Future>(share: Share, future: F) -> F::Output {
+pub(super) async fn in_turns<F: Future>(share: &Share, future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
         let turn = match share.turn_at_once() {
@@ -185,9 +185,10 @@ mod tests {
     async fn one_who_waits_for_something_else_has_no_turn() {
         let turns = Turns::new(1, 1);
         let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
-        let waits = tokio::spawn(in_turns(turns.share(party(1)), receiver));
+        let share = turns.share(party(1));
+        let waits = tokio::spawn(async move { in_turns(&share, receiver).await });
         tokio::task::yield_now().await;
-        assert_eq!(in_turns(turns.share(party(1)), async { 7 }).await, 7);
+        assert_eq!(in_turns(&turns.share(party(1)), async { 7 }).await, 7);
         sender.send(()).expect("it waits");
         waits.await.expect("no panic").expect("told");
     }

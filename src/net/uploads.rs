@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 
 use super::prpc;
-use super::router::{flag, json, read_body, route};
+use super::router::{flag, json, part, read_body, route};
 use crate::api::Service;
 use crate::api::policy::Placed;
 use crate::api::uploads::{Intent, UploadName, UploadService};
@@ -29,8 +29,7 @@ async fn upload(service: &UploadService, request: Request) -> Result<Placed> {
         true => Intent::Check,
         false => Intent::Replace,
     };
-    // Not decoded: no name of a file needs it.
-    let name = UploadName::parse(request.uri().path().rsplit('/').next().unwrap_or_default())?;
+    let name = UploadName::parse(part(request.uri().path(), 0))?;
     let content = read_body(Service::Admin, UPLOAD, request.into_body()).await?;
     service.upload(&caller, name, content.to_vec(), intent).await
 }

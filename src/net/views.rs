@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::prpc;
-use super::router::{from_object, json, read_body, route};
+use super::router::{from_object, json, part, read_body, route};
 use crate::api::views::{
     BundleQuery, CvmQuery, DenialQuery, FreezeBody, HistoryQuery, LiftBody, Nothing, PreviewBody,
     ReleaseQuery, ResolveQuery, Views, read_query,
@@ -114,8 +114,7 @@ fn posts(views: &Arc<Views>) -> Router {
         })
     }))
     .merge(route(Service::Admin, LIFT, move |request: Request| async move {
-        // The part of the path before the last one.
-        let id = request.uri().path().rsplit('/').nth(1).unwrap_or_default().to_owned();
+        let id = part(request.uri().path(), 1).to_owned();
         json(match posted::<LiftBody>(LIFT, request).await {
             Ok(Posted { caller, body }) => lift.lift(&caller, &id, body).await,
             Err(error) => Err(error),
@@ -167,7 +166,7 @@ where
     route(Service::Admin, path, move |request: Request| {
         let (views, answer) = (Arc::clone(&views), answer.clone());
         async move {
-            let id = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+            let id = part(request.uri().path(), 0).to_owned();
             let scope = prpc::caller(request.extensions()).and_then(Caller::scope).cloned();
             let asked = scope.and_then(|scope| Ok((scope, read_query(request.uri().query())?)));
             json(match asked {

@@ -132,6 +132,13 @@ fn pauses(condition: Condition) -> (Duration, Duration) {
         | Condition::StateStale
         | Condition::StateNotFresh
         | Condition::StateRolledBack
+        | Condition::FleetRoots
+        | Condition::FleetDomains
+        | Condition::FleetPolicies
+        | Condition::FleetLedger
+        | Condition::FleetCloned
+        | Condition::FleetClock
+        | Condition::RolloutPaused
         | Condition::PolicyHeld
         | Condition::DomainPolicyUnavailable
         | Condition::EpochsLost
@@ -163,6 +170,13 @@ fn about(condition: Condition) -> &'static str {
         Condition::StateStale => "this node did not know what was changed on others, and released nothing",
         Condition::StateNotFresh => "this node did not know what was changed on others",
         Condition::StateRolledBack => "the shared state was not as it had been",
+        Condition::FleetRoots => "nodes of the fleet had different root keys",
+        Condition::FleetDomains => "nodes of the fleet had different domains",
+        Condition::FleetPolicies => "nodes of the fleet decided by different policies",
+        Condition::FleetLedger => "the audit log of a node was not the one that it had been",
+        Condition::FleetCloned => "two nodes of the fleet had one id",
+        Condition::FleetClock => "the clocks of nodes of the fleet differed",
+        Condition::RolloutPaused => "a rollout had paused because a node failed",
         Condition::DomainPolicyUnavailable => "the policy of a domain could not decide",
         Condition::EpochsLost => "the key directory was older than the audit log",
         Condition::Recovery => "the recovery of the root keys needed an owner",

@@ -339,6 +339,16 @@ impl NamedCredential {
 /// All named credentials, by name.
 pub type Directory = BTreeMap<CredentialName, Arc<NamedCredential>>;
 
+/// The credential of this name in `directory`, unless it has expired.
+pub(super) fn counting<'a>(
+    directory: &'a Directory,
+    name: &str,
+    now: u64,
+) -> Option<&'a Arc<NamedCredential>> {
+    let name: CredentialName = name.parse().ok()?;
+    directory.get(&name).filter(|credential| !credential.has_ended(now))
+}
+
 /// The named credentials in force.
 #[derive(Default)]
 pub struct Named {
@@ -415,8 +425,7 @@ impl Named {
 
     /// The credential of this name, unless it has expired.
     pub fn get(&self, name: &str, now: u64) -> Option<Arc<NamedCredential>> {
-        let name: CredentialName = name.parse().ok()?;
-        self.directory.load().get(&name).filter(|credential| !credential.has_ended(now)).cloned()
+        counting(&self.directory.load(), name, now).cloned()
     }
 
     /// The version of the secret or invitation of `name` that `secret` is, at `now`. As many hashes are computed for each

@@ -3,7 +3,7 @@
 use kms_wire::role::Role;
 use serde::{Deserialize, Serialize};
 
-use super::named::Standing;
+use super::named::{Directory, Standing, counting};
 use super::{Credentials, Operator};
 
 /// The holder of one credential, whatever its secret.
@@ -77,14 +77,19 @@ impl Credentials {
 
     /// Whether `person` is an owner of the whole KMS now.
     pub fn is_owner(&self, person: &Person) -> bool {
+        self.named().is_some_and(|named| self.is_owner_in(person, &named.current()))
+    }
+
+    /// Whether `person` would be one if these were the named credentials.
+    pub fn is_owner_in(&self, person: &Person, directory: &Directory) -> bool {
         let Self::Needed { token, users, named, .. } = self else { return false };
         let now = named.now();
         match person {
             Person::Token => token.is_some(),
             // The issuer cannot be asked; a token says it when it is shown.
             Person::Oidc { .. } => true,
-            Person::User { name } => users.load().has(name) && named.get(name, now).is_none(),
-            Person::Named { name, created_at } => named.get(name, now).is_some_and(|credential| {
+            Person::User { name } => users.load().has(name) && counting(directory, name, now).is_none(),
+            Person::Named { name, created_at } => counting(directory, name, now).is_some_and(|credential| {
                 credential.created_at == *created_at
                     && credential.role == Role::Owner
                     && credential.domain.is_none()

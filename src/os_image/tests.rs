@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kms_attest::test_vectors;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -17,16 +18,11 @@ use super::archive::Deadline;
 use super::*;
 
 fn vectors() -> Value {
-    vectors_of("os_image.json")
+    test_vectors::json("os_image.json")
 }
 
 fn vectors_v4() -> Value {
-    vectors_of("os_image_v4.json")
-}
-
-fn vectors_of(name: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
-    serde_json::from_slice(&fs::read(path).expect("vectors")).expect("JSON")
+    test_vectors::json("os_image_v4.json")
 }
 
 fn text(value: &Value) -> &str {

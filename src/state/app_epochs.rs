@@ -1,9 +1,9 @@
 //! The file of the epochs that operators chose for apps, replaced as a whole by one rename.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use kms_attest::state_file::{self, StateFileError};
+use kms_attest::state_file::{Replaced, StateFile};
 use serde::{Deserialize, Serialize};
 
 /// The largest file, enough for the most apps.
@@ -29,7 +29,7 @@ pub enum AppEpochFileError {
 
 /// The file, which no other process writes.
 #[derive(Debug, Clone)]
-pub struct AppEpochFile(PathBuf);
+pub struct AppEpochFile(StateFile);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,14 +57,14 @@ pub struct AppEpochRecord {
 }
 
 impl AppEpochFile {
-    /// The file at `path`, which may not exist yet.
-    pub fn new(path: PathBuf) -> Self {
-        Self(path)
+    /// This file, which may not exist yet.
+    pub fn new(file: impl Into<StateFile>) -> Self {
+        Self(file.into())
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// All records; empty if there is no file.
@@ -72,19 +72,22 @@ impl AppEpochFile {
     /// # Errors
     /// [`AppEpochFileError`]
     pub fn read(&self) -> Result<Vec<AppEpochRecord>, AppEpochFileError> {
-        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
-            StateFileError::Unreadable(cause) => AppEpochFileError::Unreadable(cause),
-            StateFileError::TooLarge => AppEpochFileError::Damaged(error.to_string()),
-        })?;
-        bytes.map_or_else(|| Ok(Vec::new()), |bytes| parse(&bytes).map_err(AppEpochFileError::Damaged))
+        Ok(super::parsed(
+            &self.0,
+            MAX_FILE,
+            parse,
+            AppEpochFileError::Unreadable,
+            AppEpochFileError::Damaged,
+        )?
+        .unwrap_or_default())
     }
 
     /// Replaces all records. Waits for the disk.
     ///
     /// # Errors
-    /// Those of the system.
-    pub fn replace(&self, apps: Vec<AppEpochRecord>) -> io::Result<()> {
-        state_file::replace(&self.0, &content(apps)?)
+    /// Those of the system; the old file is then unchanged.
+    pub fn replace(&self, apps: Vec<AppEpochRecord>) -> io::Result<Replaced> {
+        self.0.replace(&content(apps)?)
     }
 }
 
@@ -129,7 +132,7 @@ mod tests {
         let file = AppEpochFile::new(home.path().join("app-epochs.json"));
         assert!(file.read().unwrap().is_empty());
         let records = vec![record(1, None), record(2, Some(1))];
-        file.replace(records.clone()).unwrap();
+        file.replace(records.clone()).and_then(Replaced::safely).unwrap();
         assert_eq!(file.read().unwrap(), records);
         let twice =
             serde_json::to_string(&Content { version: 1, apps: vec![record(1, None), record(1, Some(0))] })

@@ -2,9 +2,8 @@
 //! but while such changes wait, hashes of passwords: those of an htpasswd file, and of a secret that was chosen.
 
 use std::io;
-use std::path::PathBuf;
 
-use kms_attest::state_file::{self, StateFileError};
+use kms_attest::state_file::{Replaced, StateFile};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +25,7 @@ pub enum ApprovalFileError {
 
 /// The file, which no other process writes.
 #[derive(Debug)]
-pub struct ApprovalFile(PathBuf);
+pub struct ApprovalFile(StateFile);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,9 +35,9 @@ struct Content<T> {
 }
 
 impl ApprovalFile {
-    /// The file at `path`; there need not be one.
-    pub fn new(path: PathBuf) -> Self {
-        Self(path)
+    /// This file; there need not be one.
+    pub fn new(file: impl Into<StateFile>) -> Self {
+        Self(file.into())
     }
 
     /// All records; none where there is no file.
@@ -46,26 +45,31 @@ impl ApprovalFile {
     /// # Errors
     /// [`ApprovalFileError`]
     pub fn read<T: DeserializeOwned>(&self) -> Result<Vec<T>, ApprovalFileError> {
-        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
-            StateFileError::Unreadable(cause) => ApprovalFileError::Unreadable(cause),
-            StateFileError::TooLarge => ApprovalFileError::Damaged(error.to_string()),
-        })?;
-        let Some(bytes) = bytes else { return Ok(Vec::new()) };
-        let content: Content<T> = kms_attest::json::from_utf8(&bytes)
-            .map_err(|error| ApprovalFileError::Damaged(error.to_string()))?;
-        match content.version {
-            VERSION => Ok(content.approvals),
-            other => Err(ApprovalFileError::Damaged(format!("version must be {VERSION}, got {other}"))),
-        }
+        Ok(super::parsed(
+            &self.0,
+            MAX_FILE,
+            parse,
+            ApprovalFileError::Unreadable,
+            ApprovalFileError::Damaged,
+        )?
+        .unwrap_or_default())
     }
 
     /// Replaces all records. Waits for the disk.
     ///
     /// # Errors
-    /// Those of the system.
-    pub fn replace<T: Serialize>(&self, approvals: Vec<T>) -> io::Result<()> {
+    /// Those of the system; the old file is then unchanged.
+    pub fn replace<T: Serialize>(&self, approvals: Vec<T>) -> io::Result<Replaced> {
         let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, approvals })?;
         text.push(b'\n');
-        state_file::replace(&self.0, &text)
+        self.0.replace(&text)
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>, String> {
+    let content: Content<T> = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
+    match content.version {
+        VERSION => Ok(content.approvals),
+        other => Err(format!("version must be {VERSION}, got {other}")),
     }
 }

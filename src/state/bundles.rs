@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use kms_attest::small_file::small_file;
-use kms_attest::state_file::{self, StateFileError};
+use kms_attest::state_file::{self, Replaced, StateFile};
 use kms_policy::bundle::{BundleDigest, MAX_BUNDLE};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,9 @@ pub enum BundleFileError {
 pub struct BundleRecord {
     /// The highest serial that is known from elsewhere, such as the audit log.
     pub floor: u64,
+    /// The highest serial that other nodes of the fleet have seen.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub seen_by_fleet: u64,
     /// The digest of the bundle in force.
     pub in_force: Option<String>,
     /// The digest of the bundle that waits.
@@ -49,6 +52,10 @@ pub struct BundleRecord {
     pub rehearsal: Option<SeenRehearsal>,
     /// The bundles that were seen, the highest serial first.
     pub seen: Vec<SeenBundle>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A bundle that was seen.
@@ -134,16 +141,15 @@ struct Content {
 pub struct BundleFiles {
     directory: PathBuf,
     domain: String,
+    record: StateFile,
 }
 
 impl BundleFiles {
     /// The files in `directory`, which need not exist. The name of a domain has no `/`.
     pub fn new(directory: PathBuf, domain: &str) -> Self {
-        Self { directory, domain: domain.replace('/', "_") }
-    }
-
-    fn record(&self) -> PathBuf {
-        self.directory.join(format!("{}.json", self.domain))
+        let domain = domain.replace('/', "_");
+        let record = directory.join(format!("{domain}.json")).into();
+        Self { directory, domain, record }
     }
 
     fn bundle(&self, digest: BundleDigest) -> PathBuf {
@@ -155,22 +161,25 @@ impl BundleFiles {
     /// # Errors
     /// [`BundleFileError`]
     pub fn read(&self) -> Result<Option<BundleRecord>, BundleFileError> {
-        let bytes = state_file::read(&self.record(), MAX_FILE).map_err(|error| match error {
-            StateFileError::Unreadable(cause) => BundleFileError::Unreadable(cause),
-            StateFileError::TooLarge => BundleFileError::Damaged(error.to_string()),
-        })?;
-        bytes.map(|bytes| parse(&bytes).map_err(BundleFileError::Damaged)).transpose()
+        super::parsed(&self.record, MAX_FILE, parse, BundleFileError::Unreadable, BundleFileError::Damaged)
+    }
+
+    /// The same files, and a record whose directory is synced like this, for tests of a disk that fails.
+    #[cfg(test)]
+    #[must_use]
+    pub fn synced_by(self, sync: fn(&Path) -> io::Result<()>) -> Self {
+        Self { record: self.record.synced_by(sync), ..self }
     }
 
     /// Replaces the record. Waits for the disk.
     ///
     /// # Errors
-    /// Those of the system.
-    pub fn replace(&self, record: &BundleRecord) -> io::Result<()> {
+    /// Those of the system; the old record is then unchanged.
+    pub fn replace(&self, record: &BundleRecord) -> io::Result<Replaced> {
         let bundles = record.clone();
         let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, bundles })?;
         text.push(b'\n');
-        state_file::replace(&self.record(), &text)
+        self.record.replace(&text)
     }
 
     /// The bytes of a bundle that was kept.

@@ -3,13 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kms_attest::state_file::{self, StateFileError};
+use kms_attest::state_file::{self, Replaced, StateFile};
 use serde::{Deserialize, Serialize};
 
 use crate::operator::Person;
 
 /// Larger than the file of the largest number of credentials.
-const MAX_FILE: u64 = 1 << 20;
+const MAX_FILE: u64 = 4 << 20;
 /// The only version that is written and read.
 const VERSION: u32 = 1;
 
@@ -30,7 +30,7 @@ pub enum CredentialFileError {
 /// The file, which no other process writes.
 #[derive(Debug)]
 pub struct CredentialFile {
-    path: PathBuf,
+    file: StateFile,
     /// Exists once the file existed: deleting the file must not make a new owner.
     marker: PathBuf,
     /// An htpasswd file that is configured and missing.
@@ -120,9 +120,9 @@ pub struct ReplacedRecord {
 }
 
 impl CredentialFile {
-    /// The file at `path`; there need not be one. The key directory says whether there was.
-    pub fn new(path: PathBuf, key_directory: &Path) -> Self {
-        Self { path, marker: key_directory.join(MARKER), missing_users: None }
+    /// This file; there need not be one. The key directory says whether there was.
+    pub fn new(file: impl Into<StateFile>, key_directory: &Path) -> Self {
+        Self { file: file.into(), marker: key_directory.join(MARKER), missing_users: None }
     }
 
     /// The same beside an htpasswd file, if that is missing.
@@ -160,23 +160,25 @@ impl CredentialFile {
     /// # Errors
     /// [`CredentialFileError`]
     pub fn read(&self) -> Result<Option<CredentialContent>, CredentialFileError> {
-        let bytes = state_file::read(&self.path, MAX_FILE).map_err(|error| match error {
-            StateFileError::Unreadable(cause) => CredentialFileError::Unreadable(cause),
-            StateFileError::TooLarge => CredentialFileError::Damaged(error.to_string()),
-        })?;
-        bytes.map(|bytes| read(&bytes).map_err(CredentialFileError::Damaged)).transpose()
+        super::parsed(
+            &self.file,
+            MAX_FILE,
+            read,
+            CredentialFileError::Unreadable,
+            CredentialFileError::Damaged,
+        )
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Replaces all records. Waits for the disk.
     ///
     /// # Errors
-    /// Those of the system.
-    pub fn replace(&self, content: CredentialContent) -> io::Result<()> {
+    /// Those of the system; the old file is then unchanged.
+    pub fn replace(&self, content: CredentialContent) -> io::Result<Replaced> {
         self.mark()?;
         self.write(content)
     }
@@ -186,7 +188,7 @@ impl CredentialFile {
     /// # Errors
     /// Those of the system.
     pub fn begin(&self, credentials: Vec<CredentialRecord>) -> io::Result<()> {
-        self.write(CredentialContent { credentials, revoked: Vec::new() })?;
+        self.write(CredentialContent { credentials, revoked: Vec::new() })?.safely()?;
         self.mark()
     }
 
@@ -201,8 +203,8 @@ impl CredentialFile {
         }
     }
 
-    fn write(&self, CredentialContent { credentials, revoked }: CredentialContent) -> io::Result<()> {
-        state_file::replace(&self.path, &text(credentials, revoked)?)
+    fn write(&self, CredentialContent { credentials, revoked }: CredentialContent) -> io::Result<Replaced> {
+        self.file.replace(&text(credentials, revoked)?)
     }
 }
 
@@ -234,4 +236,36 @@ fn read(bytes: &[u8]) -> Result<CredentialContent, String> {
         return Err(format!("version must be {VERSION}, got {}", content.version));
     }
     Ok(CredentialContent { credentials: content.credentials, revoked: content.revoked })
+}
+
+#[cfg(test)]
+mod tests {
+    use kms_wire::role::Role;
+
+    use super::*;
+
+    #[test]
+    fn the_next_start_reads_as_many_credentials_as_there_may_be() {
+        let text = |length: usize| "x".repeat(length);
+        let replaced = || ReplacedRecord { hash: text(120), secret_version: u64::MAX, until: u64::MAX };
+        let credentials = (0..1000).map(|_| CredentialRecord {
+            name: text(64),
+            role: Role::EventsWriter.name().to_owned(),
+            domain: Some(text(63)),
+            hash: text(120),
+            invited_until: Some(u64::MAX),
+            secret_version: u64::MAX,
+            replaced: Some(replaced()),
+            invitation: Some(replaced()),
+            chosen_by: Some(Person::Oidc { subject: text(128), name: text(128) }),
+            created_at: u64::MAX,
+            created_by: text(150),
+            expires_at: Some(u64::MAX),
+            last_used: u64::MAX,
+        });
+        let revoked = (0..1000).map(|_| RevokedRecord { name: text(64), created_at: u64::MAX });
+        let content = self::text(credentials.collect(), revoked.collect()).unwrap();
+        assert!(content.len() as u64 <= MAX_FILE, "{} bytes", content.len());
+        assert_eq!(read(&content).unwrap().credentials.len(), 1000);
+    }
 }

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kms_attest::identity::DomainName;
-use kms_attest::state_file::{self, StateFileError};
+use kms_attest::state_file::{Replaced, StateFile};
 use serde::{Deserialize, Serialize};
 
 use crate::config::DomainRules;
@@ -37,7 +37,7 @@ pub enum DomainFileError {
 
 /// The file, which no other process writes.
 #[derive(Debug, Clone)]
-pub struct DomainFile(PathBuf);
+pub struct DomainFile(StateFile);
 
 /// The content of a file that the next start can read.
 #[derive(Debug)]
@@ -128,14 +128,14 @@ impl DomainRecords {
 }
 
 impl DomainFile {
-    /// The file at `path`, which may not exist yet.
-    pub fn new(path: PathBuf) -> Self {
-        Self(path)
+    /// This file, which may not exist yet.
+    pub fn new(file: impl Into<StateFile>) -> Self {
+        Self(file.into())
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// All records; empty if there is no file.
@@ -143,22 +143,16 @@ impl DomainFile {
     /// # Errors
     /// [`DomainFileError`]
     pub fn read(&self) -> Result<DomainRecords, DomainFileError> {
-        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
-            StateFileError::Unreadable(cause) => DomainFileError::Unreadable(cause),
-            StateFileError::TooLarge => DomainFileError::Damaged(error.to_string()),
-        })?;
-        bytes.map_or_else(
-            || Ok(DomainRecords::default()),
-            |bytes| parse(&bytes).map_err(DomainFileError::Damaged),
-        )
+        Ok(super::parsed(&self.0, MAX_FILE, parse, DomainFileError::Unreadable, DomainFileError::Damaged)?
+            .unwrap_or_default())
     }
 
     /// Replaces all records. Waits for the disk.
     ///
     /// # Errors
-    /// Those of the system.
-    pub fn replace(&self, DomainText(text): &DomainText) -> io::Result<()> {
-        state_file::replace(&self.0, text)
+    /// Those of the system; the old file is then unchanged.
+    pub fn replace(&self, DomainText(text): &DomainText) -> io::Result<Replaced> {
+        self.0.replace(text)
     }
 }
 
@@ -243,7 +237,7 @@ mod tests {
         while let Err(DomainsTooLarge) = all.text() {
             all.apps.pop();
         }
-        file.replace(&all.text().unwrap()).unwrap();
+        file.replace(&all.text().unwrap()).and_then(Replaced::safely).unwrap();
         assert_eq!(file.read().unwrap(), all);
         assert!(all.apps.len() > 15_000, "{}", all.apps.len());
         all.apps[0].by = "o".repeat(10_000_000);
@@ -256,7 +250,7 @@ mod tests {
         let path = home.path().join("domains.json");
         let file = DomainFile::new(path.clone());
         assert_eq!(file.read().unwrap(), DomainRecords::default());
-        file.replace(&records().text().unwrap()).unwrap();
+        file.replace(&records().text().unwrap()).and_then(Replaced::safely).unwrap();
         assert_eq!(file.read().unwrap(), records());
         let text = |change: fn(&mut serde_json::Value)| {
             let mut value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();

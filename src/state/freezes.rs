@@ -2,9 +2,8 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
-use kms_attest::state_file::{self, StateFileError};
+use kms_attest::state_file::{Replaced, StateFile};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
@@ -29,7 +28,7 @@ pub enum FreezeFileError {
 
 /// The file, which no other process writes.
 #[derive(Debug)]
-pub struct FreezeFile(PathBuf);
+pub struct FreezeFile(StateFile);
 
 /// The content of the file, and of the document that the nodes of a fleet share.
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,9 +76,9 @@ pub struct FreezeRecord {
 }
 
 impl FreezeFile {
-    /// The file at `path`, which may not exist yet.
-    pub fn new(path: PathBuf) -> Self {
-        Self(path)
+    /// This file, which may not exist yet.
+    pub fn new(file: impl Into<StateFile>) -> Self {
+        Self(file.into())
     }
 
     /// The content; empty if there is no file.
@@ -87,16 +86,13 @@ impl FreezeFile {
     /// # Errors
     /// [`FreezeFileError`]
     pub fn read(&self) -> Result<FreezeContent, FreezeFileError> {
-        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
-            StateFileError::Unreadable(cause) => FreezeFileError::Unreadable(cause),
-            StateFileError::TooLarge => FreezeFileError::Damaged(error.to_string()),
-        })?;
-        let none = || Ok(FreezeContent { version: VERSION, shared: false, frozen: Vec::new() });
-        bytes.map_or_else(none, |bytes| parse(&bytes).map_err(FreezeFileError::Damaged))
+        let none = || FreezeContent { version: VERSION, shared: false, frozen: Vec::new() };
+        Ok(super::parsed(&self.0, MAX_FILE, parse, FreezeFileError::Unreadable, FreezeFileError::Damaged)?
+            .unwrap_or_else(none))
     }
 
-    fn replace(&self, (records, kept_in): (Vec<FreezeRecord>, KeptIn)) -> io::Result<()> {
-        state_file::replace(&self.0, &content(records, kept_in)?)
+    fn replace(&self, (records, kept_in): (Vec<FreezeRecord>, KeptIn)) -> io::Result<Replaced> {
+        self.0.replace(&content(records, kept_in)?)
     }
 }
 
@@ -116,15 +112,24 @@ pub fn content(mut frozen: Vec<FreezeRecord>, kept_in: KeptIn) -> io::Result<Vec
 }
 
 /// The result of replacing the file.
-pub struct Written {
-    /// Whether it is on the disk.
-    pub outcome: io::Result<()>,
+pub struct Written<T = ()> {
+    /// Whether it is on the disk; with [`Replaced`], whether the next start reads it.
+    pub outcome: io::Result<T>,
     /// The lock for writing, held until the change is complete. `None` after a panic.
     pub turn: Option<OwnedMutexGuard<FreezeFile>>,
 }
 
 /// Replaces the file, and returns the lock for writing.
 pub async fn write(file: OwnedMutexGuard<FreezeFile>, records: (Vec<FreezeRecord>, KeptIn)) -> Written {
+    let Written { outcome, turn } = write_and_tell(file, records).await;
+    Written { outcome: outcome.and_then(Replaced::safely), turn }
+}
+
+/// As [`write()`], for a change that takes effect if the next start reads it.
+pub async fn write_and_tell(
+    file: OwnedMutexGuard<FreezeFile>,
+    records: (Vec<FreezeRecord>, KeptIn),
+) -> Written<Replaced> {
     let written = tokio::task::spawn_blocking(move || {
         let outcome = file.replace(records);
         Written { outcome, turn: Some(file) }

@@ -1,9 +1,11 @@
 //! The file of the invitations of replicas, replaced as a whole by one rename.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use kms_attest::state_file::{self, StateFileError};
+use kms_attest::state_file::{Replaced, StateFile};
+use kms_client::url::{KmsUrl, UrlError};
+use kms_wire::join::{JoinReport, is_hex};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Domain;
@@ -25,6 +27,15 @@ pub fn fitting(text: &str) -> String {
     text[..text.floor_char_boundary(MAX_TEXT)].to_owned()
 }
 
+/// Whether people may call an invitation so.
+pub fn is_join_label(text: &str) -> bool {
+    is_line(text, MAX_LABEL)
+}
+
+fn is_line(text: &str, most: usize) -> bool {
+    text.len() <= most && !text.chars().any(char::is_control)
+}
+
 /// Why the invitations of replicas are unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinFileError {
@@ -41,9 +52,53 @@ pub enum JoinFileError {
     Damaged(String),
 }
 
+/// The URL by which a new node reaches the source of its root keys. It is part of a command for a shell, so it has no characters
+/// that a shell reads otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SourceUrl(String);
+
+/// Why a text is not such a URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SourceUrlError {
+    /// It is not the URL of a KMS.
+    #[error("source_url: {0}")]
+    Url(#[from] UrlError),
+    /// It has other characters.
+    #[error("source_url: the path has letters, digits and -._~/ only")]
+    Characters,
+}
+
+impl TryFrom<String> for SourceUrl {
+    type Error = SourceUrlError;
+
+    fn try_from(text: String) -> Result<Self, SourceUrlError> {
+        let url: KmsUrl = text.trim().parse()?;
+        let url = url.to_string();
+        match url.bytes().all(|it| it.is_ascii_alphanumeric() || b"-._~/:[]".contains(&it)) {
+            true => Ok(Self(url)),
+            false => Err(SourceUrlError::Characters),
+        }
+    }
+}
+
+impl From<SourceUrl> for String {
+    fn from(url: SourceUrl) -> Self {
+        url.0
+    }
+}
+
+impl SourceUrl {
+    /// As a word of a command. Brackets of an IPv6 address are patterns in some shells.
+    pub fn quoted(&self) -> String {
+        let short = self.0.strip_suffix("/prpc").unwrap_or(&self.0);
+        if short.contains('[') { format!("'{short}'") } else { short.to_owned() }
+    }
+}
+
 /// The file, which no other process writes.
 #[derive(Debug, Clone)]
-pub struct JoinFile(PathBuf);
+pub struct JoinFile(StateFile);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,6 +135,15 @@ pub enum JoinStage {
     Cancelled,
 }
 
+impl From<JoinReport> for JoinStage {
+    fn from(report: JoinReport) -> Self {
+        match report {
+            JoinReport::Committed => Self::Committed,
+            JoinReport::Serving => Self::Serving,
+        }
+    }
+}
+
 impl JoinStage {
     /// Its name, as in JSON.
     pub fn name(self) -> &'static str {
@@ -88,8 +152,8 @@ impl JoinStage {
             Self::Attested => "attested",
             Self::Allowed => "allowed",
             Self::Keys => "keys",
-            Self::Committed => "committed",
-            Self::Serving => "serving",
+            Self::Committed => JoinReport::Committed.name(),
+            Self::Serving => JoinReport::Serving.name(),
             Self::Refused => "refused",
             Self::UsedByAnother => "used_by_another",
             Self::Expired => "expired",
@@ -125,6 +189,9 @@ pub struct JoinRecord {
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// How it reaches this KMS, where that is not as CVMs do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_url: Option<SourceUrl>,
     /// Argon2id hash of the secret of the token, PHC form.
     pub hash: String,
     /// Unix seconds.
@@ -147,10 +214,7 @@ impl JoinRecord {
     }
 
     fn check(&self) -> Result<(), String> {
-        let is_hex = |text: &str, digits| {
-            text.len() == digits && text.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        let is_short = |text: &str, most| text.len() <= most && !text.chars().any(char::is_control);
+        let is_short = |text: &str| is_line(text, MAX_TEXT);
         if !is_hex(&self.id, 16) {
             return Err("an id is not 16 lower-case hex digits".to_owned());
         }
@@ -158,13 +222,13 @@ impl JoinRecord {
         if Domain::parse(&self.domain).is_err() {
             return problem("domain");
         }
-        if self.label.as_ref().is_some_and(|label| !is_short(label, MAX_LABEL)) {
+        if self.label.as_ref().is_some_and(|label| !is_join_label(label)) {
             return problem("label");
         }
         if self.key.as_ref().is_some_and(|key| !is_hex(key, 64)) {
             return problem("key");
         }
-        if !is_short(&self.hash, MAX_TEXT) || !is_short(&self.created_by, MAX_TEXT) {
+        if !is_short(&self.hash) || !is_short(&self.created_by) {
             return problem("hash or operator");
         }
         let mut stages: Vec<_> = self.steps.iter().map(|step| step.stage).collect();
@@ -173,7 +237,7 @@ impl JoinRecord {
             return problem("list of steps");
         }
         let texts = self.steps.iter().flat_map(|step| step.code.iter().chain(&step.denial));
-        if texts.into_iter().any(|text| !is_short(text, MAX_TEXT)) {
+        if texts.into_iter().any(|text| !is_short(text)) {
             return problem("list of steps");
         }
         Ok(())
@@ -181,14 +245,14 @@ impl JoinRecord {
 }
 
 impl JoinFile {
-    /// The file at `path`, which may not exist yet.
-    pub fn new(path: PathBuf) -> Self {
-        Self(path)
+    /// This file, which may not exist yet.
+    pub fn new(file: impl Into<StateFile>) -> Self {
+        Self(file.into())
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     /// All records; empty if there is no file.
@@ -196,19 +260,16 @@ impl JoinFile {
     /// # Errors
     /// [`JoinFileError`]
     pub fn read(&self) -> Result<Vec<JoinRecord>, JoinFileError> {
-        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
-            StateFileError::Unreadable(cause) => JoinFileError::Unreadable(cause),
-            StateFileError::TooLarge => JoinFileError::Damaged(error.to_string()),
-        })?;
-        bytes.map_or_else(|| Ok(Vec::new()), |bytes| parse(&bytes).map_err(JoinFileError::Damaged))
+        Ok(super::parsed(&self.0, MAX_FILE, parse, JoinFileError::Unreadable, JoinFileError::Damaged)?
+            .unwrap_or_default())
     }
 
     /// Replaces all records. Waits for the disk.
     ///
     /// # Errors
-    /// Those of the system.
-    pub fn replace(&self, joins: &[JoinRecord]) -> io::Result<()> {
-        state_file::replace(&self.0, &content(joins)?)
+    /// Those of the system; the old file is then unchanged.
+    pub fn replace(&self, joins: &[JoinRecord]) -> io::Result<Replaced> {
+        self.0.replace(&content(joins)?)
     }
 }
 
@@ -252,6 +313,7 @@ mod tests {
             id: id.to_owned(),
             domain: "kms2.example.com".to_owned(),
             label: Some("rack 7".to_owned()),
+            source_url: None,
             hash: "$argon2id$".to_owned(),
             created_at: 5,
             created_by: "token".to_owned(),
@@ -274,13 +336,34 @@ mod tests {
     }
 
     #[test]
+    fn a_source_is_the_url_of_a_kms_that_no_shell_reads_otherwise() {
+        for (text, quoted) in [
+            ("https://nat.example:9000", "https://nat.example:9000"),
+            (" https://nat.example/kms/prpc/ ", "https://nat.example/kms"),
+            ("https://[fd00::1]:8000", "'https://[fd00::1]:8000'"),
+        ] {
+            assert_eq!(SourceUrl::try_from(text.to_owned()).unwrap().quoted(), quoted, "{text}");
+        }
+        for (text, error) in [
+            ("http://nat.example", SourceUrlError::Url(UrlError::NotHttps)),
+            ("https://me@nat.example", SourceUrlError::Url(UrlError::Credentials)),
+            ("https://nat.example/$(id)", SourceUrlError::Characters),
+            ("https://nat.example/a;b", SourceUrlError::Characters),
+            ("https://nat.example/'", SourceUrlError::Characters),
+        ] {
+            assert_eq!(SourceUrl::try_from(text.to_owned()), Err(error), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_written_is_read_and_what_is_not_ours_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let file = JoinFile::new(home.path().join("joins.json"));
         assert!(file.read().unwrap().is_empty());
         let bare = JoinRecord { label: None, key: None, steps: Vec::new(), ..record("00000000000000ff") };
-        let records = vec![record("0123456789abcdef"), bare];
-        file.replace(&records).unwrap();
+        let url = SourceUrl::try_from("https://nat.example:9000".to_owned()).unwrap();
+        let records = vec![JoinRecord { source_url: Some(url), ..record("0123456789abcdef") }, bare];
+        file.replace(&records).and_then(Replaced::safely).unwrap();
         assert_eq!(file.read().unwrap(), records);
         let one = || record("0123456789abcdef");
         let text = |joins: &[JoinRecord]| String::from_utf8(content(joins).unwrap()).unwrap();
@@ -292,6 +375,7 @@ mod tests {
             (text(&[one(), one()]), "is there twice"),
             (text(&[record("0123456789ABCDEF")]), "an id is not"),
             (text(&[JoinRecord { domain: "a b".to_owned(), ..one() }]), "the domain of"),
+            (text(&records).replace("https:", "http:"), "starts with https"),
             (text(&[JoinRecord { label: Some("\u{7}".to_owned()), ..one() }]), "the label of"),
             (text(&[JoinRecord { key: Some("07".to_owned()), ..one() }]), "the key of"),
             (text(&[JoinRecord { created_by: "x".repeat(257), ..one() }]), "hash or operator"),

@@ -2,9 +2,8 @@
 //! rename.
 
 use std::io;
-use std::path::PathBuf;
 
-use kms_attest::state_file::{self, StateFileError};
+use kms_attest::state_file::{Replaced, StateFile};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +25,7 @@ pub enum RecoveryFileError {
 
 /// The file, which no other process writes.
 #[derive(Debug)]
-pub struct RecoveryFile(PathBuf);
+pub struct RecoveryFile(StateFile);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,9 +35,9 @@ struct Content<T> {
 }
 
 impl RecoveryFile {
-    /// The file at `path`; there need not be one.
-    pub fn new(path: PathBuf) -> Self {
-        Self(path)
+    /// This file; there need not be one.
+    pub fn new(file: impl Into<StateFile>) -> Self {
+        Self(file.into())
     }
 
     /// The content; `None` where there is no file.
@@ -46,26 +45,24 @@ impl RecoveryFile {
     /// # Errors
     /// [`RecoveryFileError`]
     pub fn read<T: DeserializeOwned>(&self) -> Result<Option<T>, RecoveryFileError> {
-        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
-            StateFileError::Unreadable(cause) => RecoveryFileError::Unreadable(cause),
-            StateFileError::TooLarge => RecoveryFileError::Damaged(error.to_string()),
-        })?;
-        let Some(bytes) = bytes else { return Ok(None) };
-        let content: Content<T> = kms_attest::json::from_utf8(&bytes)
-            .map_err(|error| RecoveryFileError::Damaged(error.to_string()))?;
-        match content.version {
-            VERSION => Ok(Some(content.recovery)),
-            other => Err(RecoveryFileError::Damaged(format!("version must be {VERSION}, got {other}"))),
-        }
+        super::parsed(&self.0, MAX_FILE, parse, RecoveryFileError::Unreadable, RecoveryFileError::Damaged)
     }
 
     /// Replaces the content. Waits for the disk.
     ///
     /// # Errors
-    /// Those of the system.
-    pub fn replace<T: Serialize>(&self, recovery: &T) -> io::Result<()> {
+    /// Those of the system; the old file is then unchanged.
+    pub fn replace<T: Serialize>(&self, recovery: &T) -> io::Result<Replaced> {
         let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, recovery })?;
         text.push(b'\n');
-        state_file::replace(&self.0, &text)
+        self.0.replace(&text)
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let content: Content<T> = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
+    match content.version {
+        VERSION => Ok(content.recovery),
+        other => Err(format!("version must be {VERSION}, got {other}")),
     }
 }

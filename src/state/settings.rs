@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 
 use kms_attest::json::duplicate_keys;
-use kms_attest::state_file::{self, StateFileError};
+use kms_attest::state_file::{Replaced, StateFile};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -27,7 +26,7 @@ pub enum SettingsFileError {
 
 /// The file, which no other process writes.
 #[derive(Debug)]
-pub struct SettingsFile(PathBuf);
+pub struct SettingsFile(StateFile);
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,9 +36,9 @@ struct Content {
 }
 
 impl SettingsFile {
-    /// The file at `path`, which may not exist yet.
-    pub fn new(path: PathBuf) -> Self {
-        Self(path)
+    /// This file, which may not exist yet.
+    pub fn new(file: impl Into<StateFile>) -> Self {
+        Self(file.into())
     }
 
     /// All settings; empty if there is no file.
@@ -47,21 +46,24 @@ impl SettingsFile {
     /// # Errors
     /// [`SettingsFileError`]
     pub fn read(&self) -> Result<BTreeMap<String, Value>, SettingsFileError> {
-        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
-            StateFileError::Unreadable(cause) => SettingsFileError::Unreadable(cause),
-            StateFileError::TooLarge => SettingsFileError::Damaged(error.to_string()),
-        })?;
-        bytes.map_or_else(|| Ok(BTreeMap::new()), |bytes| parse(&bytes).map_err(SettingsFileError::Damaged))
+        Ok(super::parsed(
+            &self.0,
+            MAX_FILE,
+            parse,
+            SettingsFileError::Unreadable,
+            SettingsFileError::Damaged,
+        )?
+        .unwrap_or_default())
     }
 
     /// Replaces all of them.
     ///
     /// # Errors
-    /// Errors of the system.
-    pub fn replace(&self, settings: BTreeMap<String, Value>) -> io::Result<()> {
+    /// Errors of the system; the old file is then unchanged.
+    pub fn replace(&self, settings: BTreeMap<String, Value>) -> io::Result<Replaced> {
         let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, settings })?;
         text.push(b'\n');
-        state_file::replace(&self.0, &text)
+        self.0.replace(&text)
     }
 }
 
@@ -90,7 +92,7 @@ mod tests {
         let file = SettingsFile::new(home.path().join("settings.json"));
         assert!(file.read().unwrap().is_empty());
         let settings = BTreeMap::from([("core.limits.app_burst".to_owned(), Value::from(7))]);
-        file.replace(settings.clone()).unwrap();
+        file.replace(settings.clone()).and_then(Replaced::safely).unwrap();
         assert_eq!(file.read().unwrap(), settings);
         for (text, problem) in [
             ("", "EOF"),

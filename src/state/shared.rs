@@ -8,12 +8,19 @@ mod alarm;
 mod beat;
 mod client;
 mod document;
+mod error;
+mod forget;
 mod head;
+mod history;
 mod judge;
 mod keeper;
+mod limited;
+mod lists;
 mod memory;
 mod schema;
 mod seal;
+mod skew;
+mod split;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -28,13 +35,17 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 pub use self::alarm::Alarm;
 use self::beat::Beat;
-pub use self::client::{DatabaseError, examine};
+pub use self::client::examine;
 pub use self::document::{AdoptError, Arrival, Document, Edit, Format, MAX_DOCUMENT, Provenance};
+pub use self::error::{DatabaseError, TlsFault};
 use self::head::Head;
 pub use self::keeper::{Keeping, MAX_STATUS, Reporter, Roots};
+pub use self::lists::{ListKind, Lists, MAX_LIST};
 use self::memory::Memory;
 pub use self::memory::{MemoryError, check_memory};
 pub use self::seal::{FleetId, NodeId};
+use self::split::status;
+pub use self::split::{Split, SplitKind, signed_tree};
 pub use self::view::{NodeSeen, Stale, Standing, View};
 use crate::config::Postgres;
 use crate::metrics::Metrics;
@@ -45,6 +56,11 @@ use crate::metrics::Metrics;
 /// They are none of it.
 pub fn check_rows(bytes: &[u8]) -> Result<(), String> {
     let head = Head::parse(bytes).map(|head| assert_eq!(Head::parse(&head.encode()), Ok(head)));
+    let checkpoint = status(bytes).and_then(|status| signed_tree(&status.checkpoint?));
+    assert!(
+        checkpoint.is_none_or(|tree| tree.to_string().parse() == Ok(tree)),
+        "a checkpoint is written as it is read"
+    );
     let beat = Beat::parse(bytes).map(|beat| assert_eq!(Beat::parse(&beat.encode()), Ok(beat)));
     head.or(beat)
 }
@@ -60,6 +76,7 @@ pub struct Shared {
     view: Arc<View>,
     requests: mpsc::Sender<Request>,
     woken: Arc<Notify>,
+    node: NodeId,
 }
 
 /// Why a change is not in the shared state.
@@ -74,6 +91,12 @@ pub enum Unshared {
     /// Other nodes changed it all the time.
     #[error("another node changed it meanwhile, nothing was changed: try again")]
     Conflict,
+    /// What was to be written over is newer than what this node knew, and follows it.
+    #[error(
+        "the database has a newer state, which follows the one of this node and was taken over: look at kmsctl fleet status, and \
+         repair it only if a node still does not believe it"
+    )]
+    Behind,
     /// It is too large, or what is there cannot be read.
     #[error("{0}")]
     Unusable(String),
@@ -104,7 +127,25 @@ enum Edited {
 
 struct Request {
     what: Wanted,
+    asked: Asked,
+}
+
+/// Who waits for a change.
+#[derive(Debug)]
+struct Asked {
     reply: oneshot::Sender<Result<Written, Unshared>>,
+    stage: Arc<Mutex<Stage>>,
+}
+
+/// How far a change has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing is in the database.
+    Open,
+    /// It is being committed: what becomes of it is known only at the end.
+    Committing,
+    /// It took too long, and the one who asked was told that nothing was changed, so it is not committed any more.
+    GivenUp,
 }
 
 enum Wanted {
@@ -119,6 +160,42 @@ enum Wanted {
     Repair {
         operator: String,
     },
+    /// No reports of this node any more.
+    Forget(NodeId),
+}
+
+impl Asked {
+    /// Begins to commit it, unless nobody waits for it any more.
+    fn commit(&self) -> Result<(), DatabaseError> {
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stage == Stage::GivenUp || self.reply.is_closed() {
+            return Err(DatabaseError::Slow);
+        }
+        *stage = Stage::Committing;
+        Ok(())
+    }
+
+    /// Gives up a change that takes too long: what is so then.
+    fn given_up(stage: &Mutex<Stage>) -> DatabaseError {
+        let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+        match *stage {
+            Stage::Committing => DatabaseError::Unconfirmed,
+            Stage::Open | Stage::GivenUp => {
+                *stage = Stage::GivenUp;
+                DatabaseError::Slow
+            }
+        }
+    }
+}
+
+impl Unshared {
+    /// For operators: what is so because the change was not made, with the reason; the reason only where that is not known.
+    pub fn after(&self, what: &str) -> String {
+        match self {
+            Self::Database(DatabaseError::Unconfirmed) => self.to_string(),
+            _ => format!("{what}: {self}"),
+        }
+    }
 }
 
 impl Shared {
@@ -135,8 +212,15 @@ impl Shared {
         let view = Arc::new(View::new(Arc::clone(&settings)));
         let (sender, requests) = mpsc::channel(QUEUE);
         let woken = Arc::new(Notify::new());
-        let shared = Arc::new(Self { view: Arc::clone(&view), requests: sender, woken: Arc::clone(&woken) });
+        let node = memory.node();
+        let shared =
+            Arc::new(Self { view: Arc::clone(&view), requests: sender, woken: Arc::clone(&woken), node });
         Ok((shared, Keeping { settings, view, memory, metrics, requests, woken }))
+    }
+
+    /// The id of this node.
+    pub fn node(&self) -> NodeId {
+        self.node
     }
 
     /// How old what this node knows is.
@@ -211,17 +295,28 @@ impl Shared {
     /// Writes the state of this node over whatever is in the database, for all nodes.
     ///
     /// # Errors
-    /// [`Unshared`].
+    /// [`Unshared`]; [`Unshared::Behind`] where this node would have believed what is there.
     pub async fn repair(&self, operator: &str) -> Result<(), Unshared> {
         self.ask(Wanted::Repair { operator: operator.to_owned() }).await.map(drop)
     }
 
+    /// Removes what a node said of itself. One that still runs is there again with its next beat.
+    ///
+    /// # Errors
+    /// [`Unshared`].
+    pub async fn forget(&self, node: NodeId) -> Result<(), Unshared> {
+        self.ask(Wanted::Forget(node)).await.map(drop)
+    }
+
     async fn ask(&self, what: Wanted) -> Result<Written, Unshared> {
         let (reply, answer) = oneshot::channel();
-        let asked = async {
-            self.requests.send(Request { what, reply }).await.map_err(|_| Unshared::NotRunning)?;
+        let stage = Arc::new(Mutex::new(Stage::Open));
+        let asked = Asked { reply, stage: Arc::clone(&stage) };
+        let answered = async {
+            self.requests.send(Request { what, asked }).await.map_err(|_| Unshared::NotRunning)?;
             answer.await.map_err(|_| Unshared::NotRunning)?
         };
-        tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(Unshared::Database(DatabaseError::Slow)))
+        let answered = tokio::time::timeout(PATIENCE, answered).await;
+        answered.unwrap_or_else(|_| Err(Unshared::Database(Asked::given_up(&stage))))
     }
 }

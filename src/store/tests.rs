@@ -190,9 +190,7 @@ fn a_commit_writes_the_peers_nine_files_and_the_fingerprints() {
 
 #[test]
 fn a_directory_of_the_peer_is_complete_and_its_texts_are_kept() {
-    let [keys, certificates]: [Value; 2] =
-        [include_str!("../../tests/vectors/keys.json"), include_str!("../../tests/vectors/certs.json")]
-            .map(|text| serde_json::from_str(text).unwrap());
+    let [keys, certificates] = ["keys.json", "certs.json"].map(kms_attest::test_vectors::json);
     let certificate = |name: &str| {
         certificates["certificates"].as_array().unwrap().iter().find(|vector| vector["name"] == name).unwrap()
     };

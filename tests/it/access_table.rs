@@ -469,6 +469,7 @@ async fn every_route_asks_for_what_its_row_says_and_is_served_nowhere_else() {
                 .replace("{name}", "nobody")
                 .replace("{seq}", "x")
                 .replace("{id}", "x")
+                .replace("{order}", "pause")
                 .replace("{app}", "x")
                 .replace("entries/{*tile}", "entries/000.p/1")
                 .replace("{*tile}", "0/000.p/1");

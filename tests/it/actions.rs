@@ -134,6 +134,27 @@ async fn a_drained_kms_is_not_ready_and_still_serves() {
 }
 
 #[tokio::test]
+async fn without_other_nodes_a_kms_drains_itself_only() {
+    let world = World::ready().await;
+    for (body, problem) in [
+        (r#"{"node":"node-1"}"#, "this node shares nothing"),
+        (r#"{"node":7}"#, "invalid type"),
+        (r#"{"nodes":[]}"#, "unknown field"),
+        ("[]", "must be a JSON object"),
+    ] {
+        for name in ["drain", "undrain"] {
+            let call = as_operator(post(&format!("/api/v1/actions/{name}"), body));
+            let refused = admin(&world).await.send(call).await;
+            assert!(refused.status == 400 && refused.text().contains(problem), "{body}: {}", refused.text());
+        }
+    }
+    assert_eq!(world.caller().get("/readyz").await.status, 200);
+    let done = admin(&world).await.send(as_operator(post("/api/v1/actions/drain", "{}"))).await;
+    assert_eq!((done.status, &done.value()["shared"]), (200, &Value::Null), "{}", done.text());
+    assert!(!world.key_file("drains.json").exists(), "it ends with the process");
+}
+
+#[tokio::test]
 async fn each_action_is_recorded_by_two_events() {
     let world = World::ready().await;
     let app = world.app(1);

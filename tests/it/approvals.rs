@@ -136,6 +136,41 @@ fn waiting(answer: &Answer, status: u16) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_invited_by_two_owners_who_have_half_of_the_token_each() {
+    let mut world = World::ready().await;
+    let owners = Owners::of_two(&mut world).await;
+    let joins = "/api/v1/replica-joins";
+    let body = json!({ "domain": "kms2.example", "valid_for": 600 });
+    let id = waiting(&owners.ask("POST", joins, body, ADMIN_TOKEN).await, 202);
+    let shown = owners.shown(&id).await;
+    let detail = shown["detail"].as_str().expect("a sentence");
+    assert!(detail.contains("kms2.example") && detail.contains("600 s"), "{detail}");
+    let made = async || owners.ask("GET", joins, Value::Null, ADMIN_TOKEN).await.value()["joins"].clone();
+    assert_eq!(made().await, json!([]));
+    assert_eq!(owners.decide(&id, "approve", ADMIN_TOKEN).await.0, 403, "not by who asked for it");
+    let told = owners.approve(&id, &owners.bob).await;
+    let second = told["token"].as_str().expect("a half").to_owned();
+    let first = owners.shown(&id).await["token"].as_str().expect("the other half").to_owned();
+    let join = &made().await[0];
+    assert!(told["result"].as_str().expect("a text").contains(join["id"].as_str().expect("an id")), "{told}");
+    let by = join["created_by"].as_str().expect("owners");
+    assert!(by.contains("token") && by.contains("bob"), "{by}");
+    let identity = world.attested(&world.replica()).await;
+    let ask = async |token: &str| {
+        world
+            .caller()
+            .shows(&identity)
+            .json("GetKmsKey", json!({ "epochs": true, "join_token": token }))
+            .await
+    };
+    for half in [&first, &second] {
+        assert_eq!(ask(half).await.status, 401, "neither of them is enough");
+    }
+    let answer = ask(&(first + &second)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unfreeze_waits_for_a_second_owner() {
     let mut world = World::ready().await;
     let owners = Owners::of_two(&mut world).await;

@@ -1,6 +1,8 @@
 //! Signed bundles of policies: they decide live requests, serials only grow, and forks change nothing.
 
 mod domains;
+mod fleet;
+mod nodes;
 mod owners;
 mod signatures;
 mod unattended;
@@ -153,6 +155,11 @@ async fn serials_only_grow_also_over_a_restart_and_without_their_file() {
         problem.as_str().is_some_and(|text| text.contains("serial 1, and 2 was seen before")).then_some(())
     })
     .await;
+    let overview = send(&signed.world, request("GET", "/api/v1/overview", "")).await.value();
+    let attention = overview["attention"].as_array().expect("a list");
+    let failing = attention.iter().find(|it| it["code"] == "bundle_source_failing").expect("it is named");
+    let detail = failing["detail"].as_str().expect("why");
+    assert!(detail.contains("serial 1, and 2 was seen before") && failing["link"]["view"] == "policy");
     assert_eq!(code(&signed.push(first.clone()).await), (409, "bundle_serial_too_low".to_owned()));
 
     // Without the file of serials the audit log counts.

@@ -211,6 +211,33 @@ async fn each_domain_sees_its_own_releases_denials_and_cvms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_kms_is_in_no_domain_also_after_a_restart() {
+    let mut teams = Teams::gather().await;
+    let token = teams.credential("default", Role::Owner).await;
+    let identity = teams.world.attested(&teams.default[0]).await;
+    let asked = teams.world.caller().shows(&identity).json("GetKmsKey", json!({})).await;
+    assert_eq!(asked.status, 403, "{asked:?}");
+    for _ in 0..2 {
+        let of_kms = eventually("the denial in the index", async || {
+            let all = teams.whole("/api/v1/denials").await["denials"].clone();
+            let all = all.as_array().expect("a list");
+            all.iter().find(|denial| denial["role"] == "kms").filter(|_| all.len() == 3).cloned()
+        })
+        .await;
+        assert_eq!((&of_kms["app_id"], &of_kms["domain"]), (&json!(id(&teams.default[0])), &Value::Null));
+        let (_, own) = teams.gets(&token, "/api/v1/denials").await;
+        assert_eq!(texts(&own["denials"], "app_id"), [id(&teams.default[1])], "{own}");
+        let (status, _) =
+            teams.gets(&token, &format!("/api/v1/denials/{}", of_kms["id"].as_str().expect("an id"))).await;
+        assert_eq!(status, 404);
+        let (_, events) = teams.gets(&token, "/api/v1/events?type=denied").await;
+        assert_eq!(texts(&events, "app_id"), [id(&teams.default[1])], "{events}");
+        teams.world.start().await.expect("it starts again");
+        teams.admin = Admin::of(&teams.world).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_domain_sees_its_own_events_on_pages_and_streams() {
     let teams = Teams::gather().await;
     let token = teams.credential("sandbox", Role::Owner).await;

@@ -1,34 +1,70 @@
 //! Nodes that share what operators change through PostgreSQL: a freeze on one stops all, whatever becomes of the database, and
 //! what others wrote into it is not believed.
 
+mod alarms;
+mod credentials;
+mod domains;
+mod drain;
+mod freezes;
+mod others;
+mod rollout;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::support::http::{request, with};
 use crate::support::operator::Operator;
 use crate::support::postgres::Postgres;
+use crate::support::proxy::Proxy;
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 
 /// Nodes with the same root keys and one database.
-struct Fleet {
-    postgres: Postgres,
-    nodes: Vec<World>,
-    app: Arc<Cvm>,
+pub(crate) struct Fleet {
+    pub(crate) postgres: Postgres,
+    pub(crate) nodes: Vec<World>,
+    pub(crate) app: Arc<Cvm>,
+    /// The network between each node and the database, where it can be cut.
+    pub(crate) networks: Vec<Proxy>,
 }
 
 /// What an app is told where nothing is known of other nodes.
 const STALE: &str = "this KMS does not know what is frozen on others now, so nothing is released";
 
 impl Fleet {
-    async fn of(size: usize) -> Self {
+    pub(crate) async fn of(size: usize) -> Self {
         Self::with(size, "").await
     }
 
-    async fn with(size: usize, toml: &str) -> Self {
-        let postgres = Postgres::start().await;
-        let config = |number: usize| format!("{}\n{toml}", postgres.toml(&format!("node-{number}")));
+    pub(crate) async fn with(size: usize, toml: &str) -> Self {
+        Self::over(Postgres::start().await, Vec::new(), size, toml).await
+    }
+
+    /// Nodes whose networks to the database can be cut.
+    pub(crate) async fn apart(size: usize, toml: &str) -> Self {
+        let (postgres, mut networks) = (Postgres::start().await, Vec::new());
+        for _ in 0..size {
+            networks.push(Proxy::start(&postgres.socket()).await);
+        }
+        Self::over(postgres, networks, size, toml).await
+    }
+
+    async fn over(postgres: Postgres, networks: Vec<Proxy>, size: usize, toml: &str) -> Self {
+        let urls = (0..size).map(|number| match networks.get(number) {
+            Some(network) => postgres.url_through(&[network.address()]),
+            None => postgres.url(),
+        });
+        let urls = urls.collect();
+        Self::at(postgres, networks, urls, toml).await
+    }
+
+    /// Nodes with these URLs of the database.
+    pub(crate) async fn at(postgres: Postgres, networks: Vec<Proxy>, urls: Vec<String>, toml: &str) -> Self {
+        let size = urls.len();
+        let config = |number: usize| {
+            format!("{}\n{toml}", Postgres::toml_of(&urls[number], &format!("node-{number}")))
+        };
         let first = World::ready_with(&config(0)).await;
         let mut nodes = vec![first];
         for number in 1..size {
@@ -39,21 +75,21 @@ impl Fleet {
         for node in &nodes {
             node.allow_app(&app);
         }
-        let fleet = Self { postgres, nodes, app };
+        let fleet = Self { postgres, nodes, app, networks };
         for node in 0..size {
             fleet.releases(node).await;
         }
         fleet
     }
 
-    async fn ask(&self, node: usize) -> Answer {
+    pub(crate) async fn ask(&self, node: usize) -> Answer {
         let world = &self.nodes[node];
         let caller: Caller = world.caller().shows(&world.attested(&self.app).await);
         caller.json("GetAppKey", json!({})).await
     }
 
     /// Waits until a node answers with this status and code.
-    async fn answers(&self, node: usize, status: u16, code: &str) {
+    pub(crate) async fn answers(&self, node: usize, status: u16, code: &str) {
         let what = format!("{status} {code} of node {node}");
         eventually(&what, async || {
             let answer = self.ask(node).await;
@@ -63,40 +99,40 @@ impl Fleet {
         .await;
     }
 
-    async fn releases(&self, node: usize) {
+    pub(crate) async fn releases(&self, node: usize) {
         self.answers(node, 200, "").await;
     }
 
-    async fn is_frozen(&self, node: usize) {
+    pub(crate) async fn is_frozen(&self, node: usize) {
         self.answers(node, 403, "frozen").await;
     }
 
-    async fn is_stale(&self, node: usize) {
+    pub(crate) async fn is_stale(&self, node: usize) {
         self.answers(node, 503, "state_stale").await;
     }
 
-    async fn operator(&self, node: usize) -> Operator {
+    pub(crate) async fn operator(&self, node: usize) -> Operator {
         Operator::of(&self.nodes[node]).await
     }
 
     /// Freezes the app on a node; whether the others have it.
-    async fn freeze(&self, node: usize) -> Value {
+    pub(crate) async fn freeze(&self, node: usize) -> Value {
         let value = hex::encode(self.app.app_id());
         let request = json!({ "scope": "app", "value": value, "reason": "a test" });
         self.operator(node).await.done("Freeze", request).await["shared"].clone()
     }
 
-    async fn unfreeze(&self, node: usize) {
+    pub(crate) async fn unfreeze(&self, node: usize) {
         assert!(self.operator(node).await.unfreeze("app", self.app.app_id()).await, "it was frozen");
     }
 
     /// The codes of alarms in the audit log of a node.
-    fn alarms(&self, node: usize) -> Vec<String> {
+    pub(crate) fn alarms(&self, node: usize) -> Vec<String> {
         let alarms = self.nodes[node].audited("state_alarm");
         alarms.iter().map(|alarm| alarm["code"].as_str().expect("a code").to_owned()).collect()
     }
 
-    async fn alarmed(&self, node: usize, code: &str) {
+    pub(crate) async fn alarmed(&self, node: usize, code: &str) {
         eventually(&format!("the alarm {code}"), async || {
             self.alarms(node).last().filter(|last| *last == code).map(|_| ())
         })
@@ -141,6 +177,11 @@ async fn without_a_database_nothing_is_released_and_a_freeze_is_not_lost() {
     let ready = fleet.nodes[0].caller().get("/readyz").await;
     assert!(ready.status == 503 && ready.text().contains("state_stale"), "{}", ready.text());
     assert_eq!(fleet.freeze(0).await, false, "in force here only");
+    let forget = json!({ "node": "node-1" });
+    let refused = fleet.send(0, "POST", "/api/v1/fleet/forget", forget, ADMIN_TOKEN).await;
+    let told = refused.text();
+    assert!(refused.status == 503 && told.contains("state_stale"), "{told}");
+    assert!(told.contains("cannot know whether node-1 answers: the last view"), "{told}");
     let lifted = json!({ "scope": "app", "value": hex::encode(fleet.app.app_id()) });
     let refused = fleet.operator(0).await.call("Unfreeze", lifted).await;
     assert_eq!(refused.status, 503, "{}", refused.text());
@@ -149,6 +190,11 @@ async fn without_a_database_nothing_is_released_and_a_freeze_is_not_lost() {
         "{}",
         refused.text()
     );
+    let failed =
+        eventually("the log ends with what is so", async || fleet.nodes[0].audited("unfreeze_failed").pop())
+            .await;
+    let because = failed["reason"].as_str().expect("a reason");
+    assert!(because.starts_with("the database cannot be reached"), "{because}");
     // A restart without a database starts with what was known, and releases nothing.
     fleet.nodes[0].start().await.expect("it starts");
     fleet.is_frozen(0).await;
@@ -361,20 +407,20 @@ async fn the_database_is_checked_before_it_is_used() {
 
 impl Fleet {
     /// Sends a request of an operator to a node.
-    async fn send(&self, node: usize, verb: &str, path: &str, body: Value, token: &str) -> Answer {
+    pub(crate) async fn send(&self, node: usize, verb: &str, path: &str, body: Value, token: &str) -> Answer {
         let caller = Caller::new(self.nodes[node].admin_address().await).plain();
         let body = if body.is_null() { String::new() } else { body.to_string() };
         caller.send(with(request(verb, path, body), "x-admin-token", token)).await
     }
 
-    async fn done(&self, node: usize, verb: &str, path: &str, body: Value) -> Value {
+    pub(crate) async fn done(&self, node: usize, verb: &str, path: &str, body: Value) -> Value {
         let answer = self.send(node, verb, path, body, ADMIN_TOKEN).await;
         assert_eq!(answer.status, 200, "{verb} {path}: {}", answer.text());
         answer.value()
     }
 
     /// Waits until a node has adopted so many changes of credentials. A token that does not count must not be tried again and again.
-    async fn adopted(&self, node: usize, changes: usize) {
+    pub(crate) async fn adopted(&self, node: usize, changes: usize) {
         eventually(&format!("change {changes} at node {node}"), async || {
             let adopted = self.nodes[node].audited("state_adopted");
             let adopted = adopted.iter().filter(|event| event["document"] == "credentials").count();
@@ -384,7 +430,7 @@ impl Fleet {
     }
 
     /// Whether a token may read at a node.
-    async fn counts(&self, node: usize, token: &str) -> bool {
+    pub(crate) async fn counts(&self, node: usize, token: &str) -> bool {
         self.send(node, "GET", "/api/v1/me", Value::Null, token).await.status == 200
     }
 }
@@ -437,7 +483,13 @@ async fn domains_and_epochs_of_apps_are_those_of_the_fleet() {
     eventually("the domain", async || listed(1).await.then_some(())).await;
     // An app that has received keys is moved by an owner's word only, so another one is put there.
     let other = hex::encode([7; 20]);
-    fleet.done(1, "POST", "/api/v1/domains/team/apps", json!({ "app_id": other })).await;
+    // Once both nodes have told which CVMs they gave keys to.
+    eventually("an app without keys", async || {
+        let assign = json!({ "app_id": other });
+        let answer = fleet.send(1, "POST", "/api/v1/domains/team/apps", assign, ADMIN_TOKEN).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
     eventually("the app in its domain", async || {
         let domains = fleet.done(0, "GET", "/api/v1/domains/team", Value::Null).await;
         domains.to_string().contains(&other).then_some(())
@@ -481,6 +533,26 @@ async fn a_fleet_shows_its_nodes_and_is_repaired_by_an_owner() {
     );
     assert_eq!(shown["nodes"][0]["this"], true);
     assert_eq!(shown["nodes"][0]["state"], shown["nodes"][1]["state"]);
+    let [one, two] = [0, 1].map(|node| &shown["nodes"][node]["status"]);
+    for field in ["canary", "mr_aggregated", "os_image_hash", "policies_sha256", "domains_sha256"] {
+        assert_eq!(one[field], two[field], "{field}");
+    }
+    assert_eq!(one["canary"].as_str().map(str::len), Some(64), "{one}");
+    assert_eq!((&one["canaries"], &one["draining"]), (&json!([one["canary"]]), &json!(false)));
+    assert_ne!(one["boot_id"], two["boot_id"]);
+    assert!(one["started"].as_u64() <= one["time"].as_u64() && one["started"].is_u64(), "{one}");
+    assert!(one["mr_aggregated"].is_string() && one["os_image_hash"].is_string(), "{one}");
+    assert!(one["ready_for"].is_u64() && one["view_age_ms"].is_u64(), "{one}");
+    assert!(one["checkpoint"].is_string() && one["ledger_root"].as_str().map(str::len) == Some(64), "{one}");
+    for node in [0, 1] {
+        let node = &shown["nodes"][node];
+        assert_eq!(node["canary_equal"], true, "{node}");
+        assert!(node["last_seen"].is_u64() && node["status_age"].is_u64(), "{node}");
+    }
+    assert_eq!(shown["alarms"], json!([]));
+    let skew = &shown["nodes"][1]["skew"];
+    assert!(skew["min_ms"].as_i64() <= Some(0) && skew["max_ms"].as_i64() >= Some(0), "one clock: {skew}");
+    assert!(shown["nodes"][0]["skew"].is_null(), "of itself nothing is measured");
     fleet.postgres.restore(&backup);
     fleet.alarmed(1, "rolled_back").await;
     let view = fleet.done(1, "GET", "/api/v1/fleet", Value::Null).await;
@@ -542,6 +614,16 @@ async fn where_other_nodes_must_answer_a_silent_one_makes_the_others_stale() {
     let ready = fleet.nodes[0].caller().get("/readyz").await;
     assert!(ready.status == 503 && ready.text().contains("state_stale"), "{}", ready.text());
     assert!(fleet.alarms(0).is_empty(), "silence is no alarm");
+    // If it never comes back, it can be forgotten all the same.
+    let forget = json!({ "node": "node-1" });
+    eventually("it is forgotten", async || {
+        let told = fleet.send(0, "POST", "/api/v1/fleet/forget", forget.clone(), ADMIN_TOKEN).await;
+        assert!(told.status == 200 || told.text().contains("state_stale"), "{}", told.text());
+        (told.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(fleet.nodes[0].audited("node_forgotten")[0]["name"], "node-1");
+    fleet.is_stale(0).await;
     fleet.nodes[1].start().await.expect("it starts");
     fleet.releases(0).await;
     fleet.releases(1).await;

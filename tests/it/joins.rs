@@ -101,6 +101,17 @@ fn refuses(answer: &Answer, status: u16, text: &str) {
     assert!(found == status && said.contains(text), "{text}: {answer:?}");
 }
 
+/// Checks that the operator of a new node is told to ask for another invitation, in the answer and in its log.
+async fn needs_new_invitation(replica: &World, answer: &Answer) {
+    assert_eq!((answer.status, answer.header("x-error-code")), (403, "source_invitation_over"), "{answer:?}");
+    assert!(answer.text().contains("ask an owner of the source for a new invitation"), "{answer:?}");
+    eventually("the refusal in the log of the new node", async || {
+        let told = replica.audited("keys_not_received");
+        told.iter().any(|event| event["code"] == "source_invitation_over").then_some(())
+    })
+    .await;
+}
+
 fn released(world: &World) -> usize {
     world.audited("kms_key_released").len()
 }
@@ -111,7 +122,7 @@ async fn an_invited_replica_gets_the_keys_and_says_that_it_serves() {
     let owner = Owner::of(&source).await;
     let replica = World::onboarding().await;
     let answer = onboard_with(&replica, &source, "", "").await;
-    assert_eq!(answer.status, 403, "{answer:?}");
+    assert_eq!((answer.status, answer.header("x-error-code")), (403, "source_denies"), "{answer:?}");
 
     let invited = owner.invites(900).await;
     let join = owner.join(&invited).await;
@@ -120,10 +131,20 @@ async fn an_invited_replica_gets_the_keys_and_says_that_it_serves() {
         (&json!("waiting"), &json!(false), &json!("rack 7"))
     );
     let command = join["command"].as_str().expect("a command");
-    for part in ["kmsctl onboard ", "--source https://", "--domain replica.example", &invited.root] {
+    for part in [
+        "kmsctl onboard --kms http://NEW-NODE:8000 ",
+        "--source https://",
+        "--domain replica.example",
+        &invited.root,
+    ] {
         assert!(command.contains(part), "{command}");
     }
     assert!(!join.to_string().contains(&invited.token[30..]), "{join}");
+    assert!(join["advice"].is_null(), "{join}");
+    let body = json!({ "domain": "nat.example", "source_url": "https://[2001:db8::1]:9000/prpc" });
+    let made = owner.done("POST", JOINS, body).await;
+    let command = made["join"]["command"].as_str().expect("a command");
+    assert!(command.contains(" --source 'https://[2001:db8::1]:9000' "), "{command}");
 
     let other_root = "07".repeat(32);
     let answer = onboard_with(&replica, &source, &invited.token, &other_root).await;
@@ -139,6 +160,18 @@ async fn an_invited_replica_gets_the_keys_and_says_that_it_serves() {
     replica.finish().await;
     let join = owner.is(&invited, "serving").await;
     assert_eq!((&join["over"], &join["confirmed"]), (&json!(true), &json!(true)));
+    let operation = owner.done("GET", &format!("/api/v1/operations/{}", invited.id), Value::Null).await;
+    assert_eq!(operation, owner.done("GET", &format!("/status/{}", invited.id), Value::Null).await);
+    assert_eq!(
+        (&operation["kind"], &operation["state"], &operation["succeeded"], &operation["stages"]),
+        (&json!("replica_join"), &json!("serving"), &json!(true), &join["stages"])
+    );
+    let listed = owner.done("GET", "/api/v1/operations", Value::Null).await;
+    let listed = listed["operations"].as_array().expect("operations").clone();
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert!(listed.contains(&operation), "{listed:?}");
+    let answer = owner.ask("GET", "/api/v1/operations/0123456789abcdef", &Value::Null).await;
+    assert_eq!(code(&answer), (400, "operation_unknown".to_owned()), "{answer:?}");
     assert_eq!(source.root_keys().ca_spki(), replica.root_keys().ca_spki());
 
     let told = eventually("events", async || {
@@ -159,6 +192,15 @@ async fn an_invited_replica_gets_the_keys_and_says_that_it_serves() {
     let second = World::onboarding().await;
     let answer = onboard(&second, &source, &invited).await;
     assert!(answer.status == 403 && answer.text().contains("used up"), "{answer:?}");
+    needs_new_invitation(&second, &answer).await;
+    let unknown = format!("ckmsjoin_{}_{}", "1".repeat(16), "0".repeat(64));
+    let answer = onboard_with(&second, &source, &unknown, &invited.root).await;
+    needs_new_invitation(&second, &answer).await;
+    eventually("the late use in the log of the source", async || {
+        let refused = source.audited("replica_refused");
+        refused.iter().any(|event| event["code"] == "join_used").then_some(())
+    })
+    .await;
     assert_eq!(owner.cancels(&invited).await.status, 409, "the keys are gone");
     assert_eq!(released(&source), 1);
 }
@@ -185,6 +227,7 @@ async fn an_invitation_belongs_to_the_machine_that_used_it_first_and_replaces_no
     let replica = World::onboarding().await;
     let answer = onboard(&replica, &source, &invited).await;
     assert!(answer.status == 403 && answer.text().contains("belongs to another machine"), "{answer:?}");
+    needs_new_invitation(&replica, &answer).await;
     let join = owner.join(&invited).await;
     assert_eq!(join["state"], "refused", "{join}");
     assert!(stages(&join).contains(&"used_by_another"), "{join}");
@@ -228,6 +271,11 @@ async fn expired_cancelled_and_wrong_tokens_open_nothing() {
     assert_eq!(owner.cancels(&cancelled).await.status, 409);
     let answer = get_keys(&source, &identity, &cancelled.token).await;
     refuses(&answer, 403, "the invitation was cancelled");
+    let replica = World::onboarding().await;
+    for dead in [&late, &cancelled] {
+        let answer = onboard(&replica, &source, dead).await;
+        needs_new_invitation(&replica, &answer).await;
+    }
     let ended = source.audited("invitation_ended");
     assert!(ended.iter().any(|event| event["reason"] == "cancelled" && event["by"] == "token"), "{ended:?}");
     eventually("the end of an invitation", async || {
@@ -261,6 +309,8 @@ async fn expired_cancelled_and_wrong_tokens_open_nothing() {
         (json!({ "domain": "a.example", "valid_for": 0 }), "from 1 to 900"),
         (json!({ "domain": "a.example", "label": "a\nb" }), "control characters"),
         (json!({ "domain": "a.example", "token": "x" }), "unknown field"),
+        (json!({ "domain": "a.example", "source_url": "http://a.example" }), "starts with https://"),
+        (json!({ "domain": "a.example", "source_url": "https://a.example/$(id)" }), "letters, digits"),
         (json!({}), "missing field"),
     ] {
         let answer = owner.ask("POST", JOINS, &body).await;
@@ -324,13 +374,21 @@ async fn invitations_survive_a_restart_and_what_the_disk_does_not_take_opens_not
     };
     let identity = source.attested(&source.replica()).await;
     assert_eq!(get_keys(&source, &identity, &used.token).await.status, 200);
+    let file = source.key_file("joins.json");
     source.stop().await;
+    // As if the new node had been silent for a while.
+    let mut kept: Value = serde_json::from_str(&fs::read_to_string(&file).expect("a file")).expect("JSON");
+    for step in kept["joins"][0]["steps"].as_array_mut().expect("steps") {
+        step["at"] = (step["at"].as_u64().expect("a time") - 60).into();
+    }
+    fs::write(&file, kept.to_string()).expect("a file");
     source.start().await.expect("a restart");
     let owner = Owner::of(&source).await;
     let answer = get_keys(&source, &identity, &used.token).await;
     refuses(&answer, 403, "the invitation is used up");
 
-    let file = source.key_file("joins.json");
+    let advice = owner.join(&used).await["advice"].as_str().expect("advice").to_owned();
+    assert!(advice.ends_with("kmsctl replica invite --domain replica.example"), "{advice}");
     fs::remove_file(&file).expect("a file");
     fs::create_dir_all(file.join("x")).expect("a directory in its place");
     let answer = get_keys(&source, &identity, &open.token).await;
@@ -398,10 +456,21 @@ async fn two_nodes_never_both_use_one_invitation_and_without_the_database_none_d
     .await;
     let invited = here.invites(900).await;
     there.is(&invited, "waiting").await;
+    // No look before: the other node waits until it knows.
+    let unseen = here.invites(900).await;
+    assert_eq!(get_keys(&second, &identity, &unseen.token).await.status, 200);
     postgres.stop();
     for node in [&first, &second] {
         let answer = get_keys(node, &identity, &invited.token).await;
         assert_eq!(answer.status, 503, "{answer:?}");
     }
-    assert_eq!(released(&first) + released(&second), 3);
+    assert_eq!(released(&first) + released(&second), 4);
+    // What another node may have made meanwhile is not wrong, and does not count as a guess.
+    let guesses = (0..6).map(|number| format!("ckmsjoin_{number:016x}_{}", "0".repeat(64)));
+    let guesses: Vec<_> = guesses.collect();
+    for answer in join_all(guesses.iter().map(|token| get_keys(&second, &identity, token))).await {
+        refuses(&answer, 503, "does not know now which invitations other nodes have made");
+    }
+    let answer = get_keys(&second, &identity, &guesses[0]).await;
+    assert_eq!(answer.status, 503, "the address is not locked: {answer:?}");
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use crate::support::process::run;
 use crate::support::{DOMAIN, Identity, World};
@@ -10,28 +9,20 @@ use cvm_kms::keys::K256Key;
 use cvm_kms::proto::{
     AppKeyResponse, BootstrapResponse, GetMetaResponse, GetTempCaCertResponse, PublicKeyResponse,
 };
+use kms_attest::test_vectors::{self, bytes};
 use kms_attest::{certificate, ra_tls};
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-fn vectors(name: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
-    serde_json::from_slice(&fs::read(path).expect("vectors")).expect("JSON")
-}
-
 fn text(value: &Value) -> &str {
     value.as_str().expect("text")
-}
-
-fn bytes(value: &Value) -> Vec<u8> {
-    hex::decode(text(value)).expect("hex")
 }
 
 /// The directory as the peer leaves it after bootstrap: the four keys with mode 0600, everything else with
 /// the usual umask, including the directory.
 fn written_by_the_peer(world: &World, keys: &Value) {
-    let certificates = vectors("certs.json");
+    let certificates = test_vectors::json("certs.json");
     let certificate = |name: &str| {
         let list = certificates["certificates"].as_array().expect("a list");
         list.iter().find(|vector| vector["name"] == name).expect("a vector").clone()
@@ -64,7 +55,7 @@ fn written_by_the_peer(world: &World, keys: &Value) {
 
 #[tokio::test]
 async fn a_directory_that_the_peer_wrote_starts_and_serves_its_keys() {
-    let keys = vectors("keys.json");
+    let keys = test_vectors::json("keys.json");
     let mut world = World::stopped_with("").await;
     written_by_the_peer(&world, &keys);
     let read = |world: &World, name: &str| fs::read(world.key_file(name)).expect("a file");
@@ -215,7 +206,7 @@ async fn what_this_program_writes_follows_every_rule_of_the_peers_reader() {
 
 #[tokio::test]
 async fn a_replica_of_keys_that_the_peer_made_is_one_for_the_peer() {
-    let keys = vectors("keys.json");
+    let keys = test_vectors::json("keys.json");
     let mut source = World::stopped_with("").await;
     written_by_the_peer(&source, &keys);
     source.start().await.expect("starts");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::http::{json, post, request, with};
-use crate::support::{DOMAIN, World, eventually};
+use crate::support::{Closed, DOMAIN, World, eventually};
 use cvm_kms::keys::statement;
 use cvm_kms::proto::{AppKeyResponse, BootstrapRequest, BootstrapResponse, GetMetaResponse, OnboardResponse};
 use kms_attest::evidence::Evidence;
@@ -751,9 +751,8 @@ async fn a_replica_that_cannot_prove_itself_gets_nothing_until_it_can() {
 #[tokio::test]
 async fn a_source_is_not_trusted_while_the_replicas_own_back_end_is_silent() {
     let source = World::ready().await;
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = closed.local_addr().expect("an address");
-    drop(closed);
+    let closed = Closed::new();
+    let address = closed.address();
     let toml = format!("core.auth_api = {{ type = \"webhook\", webhook.url = \"http://{address}/path\" }}");
     let replica = World::onboarding_with(&toml).await;
     let text = "Failed to onboard: Source KMS is not allowed for onboarding: failed to call KMS auth check: the \
@@ -782,10 +781,8 @@ async fn keys_that_cannot_be_saved_are_told_and_received_again() {
 #[tokio::test]
 async fn sources_that_are_none_are_told_apart() {
     let replica = World::onboarding().await;
-    let closed = {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        listener.local_addr().expect("an address")
-    };
+    let nobody = Closed::new();
+    let closed = nobody.address();
     let onboarding = World::onboarding().await;
     let unattested = World::ready_with("core.attest_rpc_cert = false").await;
     let prefix = "Failed to send request: error sending request for url";

@@ -3,7 +3,6 @@
 mod by_image;
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +16,7 @@ use cvm_kms::proto::{AppKeyResponse, SignCertResponse};
 use kms_attest::measurement::TdxEvent;
 use kms_attest::p256::P256Key;
 use kms_attest::platform::tdx::image::BootRegisters;
+use kms_attest::test_vectors;
 use kms_attest::vm_config::VmConfig;
 use kms_simulator::{Cvm, CvmBuilder, Registers, Stage};
 use serde_json::{Value, json};
@@ -24,12 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 fn vectors() -> Value {
-    vectors_of("os_image.json")
-}
-
-fn vectors_of(name: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
-    serde_json::from_slice(&fs::read(path).expect("vectors")).expect("JSON")
+    test_vectors::json("os_image.json")
 }
 
 fn text(value: &Value) -> &str {
@@ -258,7 +253,7 @@ async fn policy_is_asked_first_so_that_a_denial_costs_no_download() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lite_evidence_is_verified_without_a_download() {
     let kms = Verifying::start().await;
-    let case = &vectors_of("os_image_v4.json")["lite"][0];
+    let case = &test_vectors::json("os_image_v4.json")["lite"][0];
     let app = kms.guest(case, |_| {}).build();
     kms.world.allow_app(&app);
     assert_eq!(kms.app_key(&app).await.status, 200);

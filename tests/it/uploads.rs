@@ -274,6 +274,17 @@ async fn an_owner_of_a_domain_changes_nothing_of_the_whole_kms() {
         ("POST", "/prpc/Unfreeze", json!({ "scope": "kms", "value": "" }).to_string()),
         ("POST", "/prpc/LowerClockFloor", json!({ "reason": "it was ahead", "now": now }).to_string()),
         ("POST", "/api/v1/restart", String::new()),
+        ("POST", "/api/v1/reload", String::new()),
+        ("POST", "/api/v1/actions/checkpoint", String::new()),
+        ("POST", "/api/v1/epochs", String::new()),
+        ("POST", "/api/v1/replica-joins", json!({ "domain": "kms2.example.com" }).to_string()),
+        ("POST", "/api/v1/recovery/drill", String::new()),
+        ("POST", "/prpc/ClearImageCache", json!({}).to_string()),
+        (
+            "POST",
+            "/prpc/Freeze",
+            json!({ "scope": "instance", "value": "07".repeat(20), "reason": "x" }).to_string(),
+        ),
     ] {
         let refused = send(verb, path, body, &limited).await;
         let told = (refused.status, refused.header("x-error-code"));
@@ -281,8 +292,12 @@ async fn an_owner_of_a_domain_changes_nothing_of_the_whole_kms() {
         let text = "your credential is limited to the domain default, and this changes the whole KMS";
         assert_eq!(refused.value()["error"], text, "{path}");
     }
-    for event in ["file_uploaded", "setting_changed", "unfrozen", "restart_requested"] {
+    for event in ["file_uploaded", "setting_changed", "unfrozen", "restart_requested", "epoch_prepared"] {
         assert!(world.audited(event).is_empty(), "{event}");
+    }
+    assert_eq!(world.audited("frozen").len(), 1, "by the token");
+    for path in ["/api/v1/replicas", "/api/v1/ledger", "/api/v1/settings", "/api/v1/replica-joins"] {
+        assert_eq!(send("GET", path, String::new(), &limited).await.status, 200, "{path} is read by it");
     }
     let frozen = send("GET", "/prpc/ListFrozen?json", String::new(), &whole).await;
     assert!(frozen.text().contains("\"kms\""), "{}", frozen.text());

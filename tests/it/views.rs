@@ -41,7 +41,13 @@ async fn world() -> World {
     assert_eq!([boot(&world, &known).await.status, boot(&world, &known).await.status], [200, 200]);
     assert_eq!(boot(&world, &unknown).await.status, 403);
     // Nothing waits for the record of a denial.
-    eventually("a recorded denial", async || (world.audited("denied").len() == 1).then_some(())).await;
+    let denied = eventually("a recorded denial", async || world.audited("denied").pop()).await;
+    // It is in the file before it is synced, and shown after that.
+    eventually("an index with it", async || {
+        let answer = get(&world, "/api/v1/events?limit=1").await;
+        (answer.header("x-index-last").parse::<u64>().ok()? >= denied["seq"].as_u64()?).then_some(())
+    })
+    .await;
     world
 }
 
@@ -67,6 +73,8 @@ async fn the_overview_says_what_a_kms_is_has_done_and_needs() {
     let refused = attention.as_array().expect("a list").iter().find(|item| item["link"]["view"] == "denials");
     let refused = refused.unwrap_or_else(|| panic!("no denial in {attention}"));
     assert_eq!((&refused["code"], &refused["count"]), (&json!("app_not_registered"), &json!(1)));
+    let last = refused["last"].as_str().expect("a time");
+    assert!(refused["since"].as_str().is_some_and(|since| since <= last), "{refused}");
     let id = refused["link"]["id"].as_str().expect("an id");
     let denial = document(&world, &format!("/api/v1/denials/{id}")).await;
     assert_eq!(denial["app_id"], hex::encode(world.app(2).app_id()));

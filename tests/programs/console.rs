@@ -10,8 +10,10 @@ use age::secrecy::ExposeSecret as _;
 use age::x25519::Identity;
 
 use crate::browser::play;
+use crate::support::http::{request, with};
 use crate::support::kmsctl::built;
-use crate::support::{Closed, World};
+use crate::support::postgres::Postgres;
+use crate::support::{Caller, Closed, World, eventually};
 use kms_ledger::signature::CosigningKey;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -35,6 +37,8 @@ fn views() -> Value {
         ["#/ledger", "tbody tr", 1],
         ["#/ledger/3", ".chain .passed", 3],
         ["#/replicas", "tbody tr", 1],
+        ["#/fleet", ".empty", 1],
+        ["#/operations", ".card", 1],
         ["#/epochs", "tbody tr", 1],
         ["#/recovery", ".card", 1],
         ["#/credentials", "tbody tr", 1],
@@ -300,4 +304,70 @@ async fn the_ledger_shows_a_witness_that_does_not_answer() {
         small_world(&format!("core.ledger.witnesses.list = [\"{key} {url}\"]")).await;
     let given = json!({ "owner": owner, "witness": name, "state": "failing" });
     play("console/witness", &console, given).await;
+}
+
+#[tokio::test]
+async fn a_replica_is_invited_followed_until_it_serves_and_another_is_cancelled() {
+    let (world, console, owner) = small_world("core.onboard.public_key_handover = false").await;
+    let replica = World::onboarding().await;
+    let admin = Caller::new(world.admin_address().await).plain();
+    let body = json!({ "name": "ann", "role": "viewer" }).to_string();
+    let made = admin.send(with(request("POST", "/api/v1/credentials", body), "x-admin-token", owner)).await;
+    let given = json!({
+        "owner": owner,
+        "viewer": made.value()["token"],
+        "source": format!("https://{}", world.address()),
+        "replica": format!("http://{}", replica.address()),
+    });
+    let seen = play("console/replicas", &console, given).await;
+    let ended = world.audited("invitation_ended");
+    assert_eq!(ended.len(), 1, "{ended:?}");
+    assert_eq!((&ended[0]["invitation"], &ended[0]["reason"]), (&seen["id"], &json!("cancelled")));
+    assert_eq!(world.root_keys().ca_spki(), replica.root_keys().ca_spki());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_nodes_of_a_fleet_are_shown_with_what_differs_until_the_database_is_lost() {
+    let mut postgres = Postgres::start().await;
+    let token = "the-token-of-an-owner";
+    let config = |name: &str| format!("core.admin.auth_token = \"{token}\"\n{}", postgres.toml(name));
+    let here = World::ready_with(&config("rack-1")).await;
+    let mut there = here.sibling_with(&config("rack-2")).await;
+    let [app, stranger] = [1, 2].map(|number| there.app(number));
+    there.allow_app(&app);
+    for (caller, status) in [(&app, 200), (&stranger, 403)] {
+        let caller = there.caller().shows(&there.attested(caller).await);
+        // Before its first view of the shared state a node refuses everybody.
+        eventually("an answer of the policy", async || {
+            (caller.json("GetAppKey", json!({})).await.status == status).then_some(())
+        })
+        .await;
+    }
+    let (console, other) = (here.admin_address().await, there.admin_address().await);
+    let (console, other) = (format!("http://{console}/"), format!("http://{other}/"));
+    let measured = hex::encode(there.cvm.mr_aggregated());
+    let given = json!({
+        "owner": token,
+        "other": other,
+        "measured": measured,
+        "app": hex::encode(app.app_id()),
+        "code": "app_not_registered",
+        "act": "shared",
+    });
+    let seen = play("console/fleet", &console, given).await;
+    let adopted = here.audited("state_adopted");
+    assert!(adopted.iter().any(|event| event["node"] == "rack-2"), "{seen}: {adopted:?}");
+    there.stop().await;
+    play("console/fleet", &console, json!({ "owner": token, "act": "forgotten" })).await;
+    assert_eq!(here.audited("node_forgotten")[0]["name"], "rack-2");
+    there.start().await.expect("it starts");
+    let admin = Caller::new(here.admin_address().await).plain();
+    eventually("the node again", async || {
+        let asked = with(request("GET", "/api/v1/fleet", ""), "x-admin-token", token);
+        let view = admin.send(asked).await.value();
+        (view["nodes"].as_array()?.len() == 2).then_some(())
+    })
+    .await;
+    postgres.stop();
+    play("console/fleet", &console, json!({ "owner": token, "act": "alone" })).await;
 }

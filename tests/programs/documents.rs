@@ -96,7 +96,18 @@ const NOT_RUN: &[(&str, &str)] = &[
     ),
     ("kmsctl policy push prod-2.bundle", "its KMS pins the signers; tests/it/bundles.rs pushes one"),
     ("kmsctl policy fetch", "as above"),
+    (
+        "kmsctl policy merge --into new.json fragment.json",
+        "the fragment is that of a refusal; tests/programs/kmsctl_operator.rs merges one",
+    ),
     ("kmsctl policy activate DIGEST --shadow 10m", "as above"),
+    (
+        "kmsctl rollout start --image 8f0c1e7f4a2b49d56c3e9a0b1d2c3f4e5a6b7c8d9e0f1a2b3c4d5e6f70819203 --plan",
+        "its KMS shares nothing; tests/programs/kmsctl_rollout.rs rolls an image out",
+    ),
+    ("kmsctl action run drain --node node-1", "the same; tests/programs/kmsctl_fleet.rs drains a node"),
+    ("kmsctl rollout start --image HASH --hook ./replace-node", "as above"),
+    ("kmsctl rollout run --hook ./replace-node", "as above"),
     (
         "kmsctl replica watch 0123456789abcdef",
         "an invitation that is not there; tests/programs/kmsctl_replicas.rs follows one",
@@ -571,6 +582,15 @@ async fn the_allowlist_of_the_documents_is_one_that_our_own_check_has_nothing_ag
     command.args(["policy", "check"]).arg(&path);
     let ran = finish(command, String::new()).await.expect_ok();
     assert!(ran.out.starts_with("allows "), "{}", ran.text());
+}
+
+#[test]
+fn the_configuration_of_a_node_of_a_fleet_is_whole() {
+    let section = section("operators/fleet.md", "Set up");
+    let text = block(&section, "toml");
+    let (config, _) = cvm_kms::config::Config::from_toml(text).expect("a configuration");
+    let cvm_kms::config::State::Postgres(settings) = &config.core.state else { panic!("{text}") };
+    assert_eq!(settings.node_name, "node-1");
 }
 
 #[test]

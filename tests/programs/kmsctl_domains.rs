@@ -146,7 +146,7 @@ async fn an_app_with_keys_is_moved_by_two_owners_after_its_loss_was_told() {
         assert!(refused.text().contains(text), "{}", refused.text());
     }
     // Without a terminal nobody has confirmed the loss that is told.
-    let told = ["1 CVMs have received", "there is no terminal to confirm it: use --yes"];
+    let told = ["1 CVM has received", "there is no terminal to confirm it: use --yes"];
     tells(&first, 2, &["domain", "move", &app, "team"], &told).await;
     assert_eq!(first.json(0, &["approvals", "list"]).await["approvals"], json!([]));
     let waits = first.json(3, &["domain", "move", &app, "team", "--yes"]).await;

@@ -31,7 +31,7 @@ async fn an_operator_reads_who_has_received_keys_and_how_the_kms_is() {
     assert_eq!(releases.as_array().expect("a list").len(), 3);
     let seq = releases[0]["seq"].to_string();
     for (arguments, shown) in [
-        (&["overview"][..], "3 releases to 1 CVMs of 1 apps; 0 denials"),
+        (&["overview"][..], "3 releases to 1 CVM of 1 app; 0 denials"),
         (&["cvms"], "3 releases, last 2"),
         (&["cvms", &cvm], &id),
         (&["cvms", "--tcb", "OutOfDate"], "No such CVM has received keys"),
@@ -39,12 +39,12 @@ async fn an_operator_reads_who_has_received_keys_and_how_the_kms_is() {
         (&["releases", &seq], "c2sp.org/tlog-proof@v1"),
         (&["releases", "--until", "2020-01-01"], "There are no such releases."),
         (&["resolve", &id], "UpToDate"),
-        (&["platforms"], "1 CVMs are UpToDate"),
+        (&["platforms"], "1 CVM is UpToDate"),
         (&["ledger"], "file audit.jsonl: records 1 to"),
         (&["replicas"], "root fingerprint"),
         (&["health"], "installed"),
         (&["history", "--window", "1h", "--points", "2"], " releases, 0 denials, 99 of 100 within"),
-        (&["freeze", "app", &id, "--preview"], "3 releases to 1 CVMs."),
+        (&["freeze", "app", &id, "--preview"], "3 releases to 1 CVM."),
         (&["freeze", "kms", "--preview"], "Nothing was frozen."),
         (&["frozen"], "Nothing is frozen."),
     ] {
@@ -63,5 +63,17 @@ async fn an_operator_reads_who_has_received_keys_and_how_the_kms_is() {
         let ran = desk.run(arguments).await;
         assert_eq!(ran.code, code, "{arguments:?}: {}", ran.text());
         assert!(ran.text().contains(told), "{arguments:?}: {}", ran.text());
+    }
+    // A denial may be solved: it is said how old it is.
+    let stranger = world.caller().shows(&world.attested(&world.app(2)).await);
+    assert_eq!(stranger.json("GetAppKey", json!({ "api_version": 1 })).await.status, 403);
+    for command in ["overview", "doctor"] {
+        eventually("the age of the denial", async || {
+            let told = desk.run(&[command]).await.text();
+            let line = told.lines().find(|line| line.contains("app_not_registered"))?;
+            assert!(line.ends_with(" min ago)") && line.contains(" (last "), "{line}");
+            Some(())
+        })
+        .await;
     }
 }

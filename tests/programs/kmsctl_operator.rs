@@ -1,7 +1,9 @@
 //! `kmsctl` for operators: why a request was refused, freezes, and what another allowlist would change.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::support::kmsctl::Desk;
-use crate::support::{Caller, Identity, World, http};
+use crate::support::{Caller, Identity, World, eventually, http};
 use kms_attest::binding::ReportData;
 use kms_simulator::{CollateralSpec, PccsMode};
 use serde_json::json;
@@ -42,12 +44,36 @@ async fn an_operator_finds_out_why_and_pastes_what_helps() {
         assert!(out.contains(text), "{text}: {out}");
     }
 
-    // The output ends with the fragment to merge.
-    let from = out.find("\n{\n").expect("a fragment");
-    let fragment: serde_json::Value = serde_json::from_str(&out[from..]).expect("JSON");
-    let rules = serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("file")).expect("JSON");
-    world.allowlist.write(&kms_policy::remedy::merged([&rules, &fragment]));
-    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+    // The output has the fragment to merge, and says which command does it.
+    let (from, to) = (out.find("\n{\n").expect("a fragment"), out.find("\n}\n").expect("its end") + 2);
+    let fragment: serde_json::Value = serde_json::from_str(&out[from..to]).expect("JSON");
+    assert!(out[to..].contains("kmsctl policy merge --into auth-config.json FILE"), "{out}");
+    let path = world.allowlist.path();
+    let rules = serde_json::from_slice(&std::fs::read(path).expect("file")).expect("JSON");
+    let whole = kms_policy::remedy::merged([&rules, &fragment]);
+    desk.write("fragment.json", fragment.to_string());
+    desk.write("explained.json", desk.json(3, &["explain", "--denial", &id]).await.to_string());
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o640)).expect("a mode");
+    let file = path.display().to_string();
+    for (name, is_new) in [("fragment.json", true), ("explained.json", false)] {
+        let report = desk.json(0, &["policy", "merge", "--into", &file, name]).await;
+        assert_eq!(!report["added"].as_array().expect("a list").is_empty(), is_new, "{report}");
+        let written: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path).expect("file")).expect("JSON");
+        assert_eq!(written, whole, "what the KMS itself would make of both");
+    }
+    assert_eq!(std::fs::metadata(path).expect("a file").permissions().mode() & 0o777, 0o640);
+    desk.write("twice.json", r#"{"osImages": [], "osImages": ["aa"]}"#);
+    for (into, fragment, said) in [
+        (&*file, "twice.json", "osImages occurs twice"),
+        ("absent.json", "fragment.json", "absent.json: No such file"),
+    ] {
+        let ran = desk.run(&["policy", "merge", "--into", into, fragment]).await;
+        assert!(ran.code == 2 && ran.text().contains(said), "{}", ran.text());
+    }
+    // The KMS reads the file when it has seen that it is another one.
+    eventually("the keys", async || (caller.json("GetAppKey", json!({})).await.status == 200).then_some(()))
+        .await;
 
     // The same identity as a certificate and as evidence, binary and in hexadecimal.
     let (pem, _) = identity.pem();

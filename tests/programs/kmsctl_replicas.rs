@@ -32,6 +32,7 @@ async fn an_invited_node_is_followed_until_it_serves() {
     assert_eq!((&made["join"]["state"], &made["join"]["label"]), (&json!("waiting"), &json!("rack 7")));
     let shown = desk.run(&["replica", "show", &id]).await.expect_ok().text();
     assert!(shown.contains("kmsctl onboard --kms") && !shown.contains(&token), "{shown}");
+    assert!(shown.contains("--kms is the address of the new node's onboarding"), "{shown}");
 
     // The command that was printed, with the addresses of this test.
     let command = text(&made["join"]["command"]);
@@ -57,8 +58,23 @@ async fn an_invited_node_is_followed_until_it_serves() {
     }
     let listed = desk.json(0, &["replica", "list"]).await;
     assert_eq!((&listed["joins"][0]["id"], &listed["joins"][0]["confirmed"]), (&json!(id), &json!(true)));
+    let all = desk.json(0, &["operations"]).await;
+    assert_eq!((&all["operations"][0]["id"], &all["operations"][0]["over"]), (&json!(id), &json!(true)));
+    let one = desk.run(&["operations", &id]).await.expect_ok().text();
+    for said in ["kms2.example gets the root keys: serving", "attested", "committed"] {
+        assert!(one.contains(said), "{said}: {one}");
+    }
     let ran = desk.run(&["replica", "cancel", &id]).await;
     assert!(ran.code == 3 && ran.text().contains("used up"), "{}", ran.text());
+    // Another node by the same invitation.
+    let second = World::onboarding().await;
+    let onboarding = format!("http://{}", second.address());
+    let arguments = ["onboard", "--kms", &onboarding, "--source", &url, "--domain", "kms3.example"];
+    let arguments = [&arguments[..], &["--source-token-file", "token"]].concat();
+    let refused = desk.json(3, &arguments).await;
+    assert_eq!(refused["code"], "source_invitation_over", "{refused}");
+    let error = refused["error"].as_str().expect("a text");
+    assert!(error.contains("ask an owner of the source for a new invitation"), "{error}");
     // The token is no credential of an operator.
     let other = Desk::in_world(&source)
         .with("KMS_ADMIN_URL", format!("http://{}", source.admin_address().await))
@@ -72,17 +88,37 @@ async fn an_invitation_that_ends_without_a_node_is_a_failure() {
     let desk = desk(&source).await;
     let made = desk.json(0, &["replica", "invite", "--domain", "kms2.example"]).await;
     let id = text(&made["join"]["id"]);
+    let mut invite =
+        vec!["replica", "invite", "--domain", "kms3.example", "--source-url", "https://nat.example:9000"];
+    let shown = desk.run(&invite).await.expect_ok().text();
+    assert!(shown.contains(" --kms http://NEW-NODE:8000 ") && shown.contains("not of this KMS"), "{shown}");
+    invite.extend(["--new-node", "http://10.0.0.9:9100"]);
+    let named = desk.run(&invite).await.expect_ok().text();
+    assert!(
+        named.contains(" --kms http://10.0.0.9:9100 --source ") && !named.contains("not of this KMS"),
+        "{named}"
+    );
+    assert!(
+        shown.contains("--source https://nat.example:9000 ") && shown.contains("invite it again"),
+        "{shown}"
+    );
     let cancelled = desk.json(0, &["replica", "cancel", &id]).await;
     assert_eq!((&cancelled["state"], &cancelled["over"]), (&json!("cancelled"), &json!(true)));
     let ran = desk.run(&["replica", "watch", &id]).await;
-    assert!(ran.code == 1 && ran.text().contains("It is over: cancelled."), "{}", ran.text());
+    let again = "invite it again: kmsctl replica invite --domain kms2.example";
+    for said in ["It is over: cancelled.", again] {
+        assert!(ran.code == 1 && ran.text().contains(said), "{}", ran.text());
+    }
     let made = desk.json(0, &["replica", "invite", "--domain", "kms2.example", "--valid-for", "1s"]).await;
     let ran = desk.run(&["replica", "watch", &text(&made["join"]["id"])]).await;
     assert!(ran.code == 1 && ran.text().contains("It is over: expired."), "{}", ran.text());
     for (arguments, code, said) in [
         (&["replica", "watch", "../x"][..], 2, "16 hex digits"),
         (&["replica", "show", "0123456789abcdef"], 3, "there is no invitation"),
+        (&["operations", "../x"], 2, "letters and digits"),
+        (&["operations", "0123456789abcdef"], 3, "there is no operation"),
         (&["replica", "invite", "--domain", "a b"], 3, "invalid DNS label"),
+        (&["replica", "invite", "--domain", "a.example", "--source-url", "http://a.example"], 2, "https://"),
         (&["replica", "invite", "--domain", "a.example", "--valid-for", "1h"], 3, "from 1 to 900"),
     ] {
         let ran = desk.run(arguments).await;

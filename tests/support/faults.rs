@@ -11,7 +11,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use bytes::Bytes;
@@ -299,13 +299,28 @@ impl FaultServer {
             Some(Port::Open(task)) => {
                 task.abort();
                 let _ = task.await;
-                let socket = TcpSocket::new_v4().expect("a socket");
-                socket.set_reuseaddr(true).expect("an option");
-                socket.bind(self.address).expect("the port of before");
-                Some(Port::Closed(socket))
+                Some(Port::Closed(self.the_port_of_before().await))
             }
             closed => closed,
         };
+    }
+
+    /// A connection of another test may have the port for a moment.
+    async fn the_port_of_before(&self) -> TcpSocket {
+        let began = Instant::now();
+        loop {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.set_reuseaddr(true).expect("an option");
+            match socket.bind(self.address) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && began.elapsed() < Duration::from_secs(60) =>
+                {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                bound => return bound.map(|()| socket).expect("the port of before"),
+            }
+        }
     }
 
     async fn open(&self) {

@@ -1,7 +1,6 @@
 //! OS images that are for apps or for development, a server that has them, and CVMs that have booted them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -34,9 +33,7 @@ impl OsImage {
     }
 
     fn of(change: impl Fn(String) -> String) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/os_image_v4.json");
-        let text = std::fs::read_to_string(path).expect("vectors");
-        let vectors: Value = serde_json::from_str(&text).expect("JSON");
+        let vectors = kms_attest::test_vectors::json("os_image_v4.json");
         let (image, case) = (&vectors["images"][0], &vectors["legacy"][0]);
         assert_eq!(case["image"], image["name"]);
         let mut files: BTreeMap<&str, Vec<u8>> = BTreeMap::new();

@@ -30,10 +30,11 @@ pub mod recovery;
 pub mod source;
 pub mod tools;
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -265,11 +266,7 @@ impl World {
     pub async fn finish(&self) {
         let answer = self.caller().plain().json("Finish", json!({})).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
-        eventually("GetMeta after Finish", async || {
-            let answer = self.caller().try_json("GetMeta", json!({})).await.ok()?;
-            (answer.status == 200).then_some(())
-        })
-        .await;
+        serves(&self.caller()).await;
     }
 
     /// The temporary CA, as guests fetch it.
@@ -299,6 +296,15 @@ impl World {
         let k256 = cvm_kms::keys::K256Key::from_bytes(&k256).expect("secp256k1 key");
         cvm_kms::keys::RootKeys::from_parts(pem("root-ca.key"), pem("tmp-ca.key"), k256)
     }
+}
+
+/// Waits until the KMS of this caller serves keys.
+pub async fn serves(caller: &Caller) {
+    eventually("keys are served", async || {
+        let answer = caller.try_json("GetMeta", json!({})).await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
 }
 
 /// Makes a key directory with the root keys of another, as a replica would have received them.
@@ -364,11 +370,16 @@ pub fn basic(name: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
 }
 
+/// The ports that this process has given away.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// A port for a listener that starts later, and may end and restart. It is below the ports of outgoing
 /// connections and of listeners that let the system choose, which could take it meanwhile.
 pub fn free_port() -> u16 {
     let random = || RandomState::new().build_hasher().finish();
     let ports = std::iter::repeat_with(|| 10_000 + (random() % 20_000) as u16);
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    // Another caller has got it, and does not listen yet.
+    let is_news = |port: u16| GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(port);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok() && is_news(*port);
     ports.take(1_000).find(is_free).expect("a free port")
 }

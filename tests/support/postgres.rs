@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,6 +28,9 @@ pub struct Postgres {
     directory: tempfile::TempDir,
     programs: PathBuf,
     server: Option<Child>,
+    /// Beyond the usual ones.
+    settings: Vec<String>,
+    port: u16,
 }
 
 /// Where Debian has the programs of the newest version, or else `PATH`.
@@ -66,7 +69,7 @@ impl Postgres {
         if is_root() {
             chown(directory.path(), Some(NOBODY), Some(NOBODY)).expect("nobody's directory");
         }
-        Self { programs: programs(), directory, server: None }
+        Self { programs: programs(), directory, server: None, settings: Vec::new(), port: 5432 }
     }
 
     /// A program of the server, as a user that may run it.
@@ -111,12 +114,52 @@ impl Postgres {
         ] {
             keeper.args(["-c", setting]);
         }
+        for setting in &self.settings {
+            keeper.args(["-c", setting]);
+        }
         if is_root() {
             keeper.uid(NOBODY).gid(NOBODY);
         }
         keeper.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         self.server = Some(keeper.spawn().expect("a shell"));
         eventually("the database", async || self.try_client().await).await;
+    }
+
+    /// Starts it again with TLS and on a TCP port, which is given: with the certificate of a new CA for `name`. The CA's certificate is
+    /// in `ca.pem` of its directory.
+    pub async fn with_tls(&mut self, name: &str) -> u16 {
+        let ca_key = rcgen::KeyPair::generate().expect("a key");
+        let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).expect("names");
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = rcgen::CertifiedIssuer::self_signed(ca, ca_key).expect("a CA");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new([name.to_owned()]).expect("names");
+        let certificate = params.signed_by(&key, &ca).expect("a certificate");
+        let files = [("ca.pem", ca.pem()), ("tls.pem", certificate.pem()), ("tls.key", key.serialize_pem())];
+        for (file, text) in files {
+            fs::write(self.path(file), text).expect("a file");
+        }
+        let private = self.path("tls.key");
+        fs::set_permissions(&private, PermissionsExt::from_mode(0o600)).expect("a mode");
+        if is_root() {
+            chown(&private, Some(NOBODY), Some(NOBODY)).expect("nobody's file");
+        }
+        let port = super::free_port();
+        let (certificate, key) = (self.path("tls.pem"), private);
+        self.stop();
+        self.settings = vec![
+            "listen_addresses=127.0.0.1".to_owned(),
+            format!("port={port}"),
+            "ssl=on".to_owned(),
+            format!("ssl_cert_file={}", certificate.display()),
+            format!("ssl_key_file={}", key.display()),
+        ];
+        // Only TLS is accepted over TCP.
+        let rules = "local all all scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+        fs::write(self.path("data/pg_hba.conf"), rules).expect("rules");
+        self.port = port;
+        self.resume().await;
+        port
     }
 
     /// Stops the server at once, as a crash would.
@@ -189,15 +232,24 @@ impl Postgres {
 
     /// Makes a standby the server.
     pub async fn promote(&self) {
-        self.run("SELECT pg_promote()").await;
-        // It has no standby itself.
+        // Not by `pg_promote()`, which the recovery may cancel.
+        let mut command = self.command("pg_ctl");
+        command.args(["promote", "-D"]).arg(self.path("data"));
+        let promoted = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+        let promoted = promoted.expect("pg_ctl");
+        assert!(promoted.status.success(), "pg_ctl: {}", String::from_utf8_lossy(&promoted.stderr));
+        self.follows_nobody().await;
+    }
+
+    /// Changes no longer wait for a standby.
+    pub async fn follows_nobody(&self) {
         self.run("ALTER SYSTEM RESET synchronous_standby_names").await;
         self.run("SELECT pg_reload_conf()").await;
     }
 
     /// The socket on which it listens.
     pub fn socket(&self) -> PathBuf {
-        self.path(".s.PGSQL.5432")
+        self.path(&format!(".s.PGSQL.{}", self.port))
     }
 
     /// Its URL through proxies, tried in this order.
@@ -215,12 +267,16 @@ impl Postgres {
     pub fn url_of(&self, user: &str, password: &str) -> String {
         let encoded = |text: &str| text.replace('/', "%2F").replace(' ', "%20");
         let socket = encoded(&self.directory.path().display().to_string());
-        format!("postgres://{user}:{}@{socket}/postgres", encoded(password))
+        format!("postgres://{user}:{}@{socket}:{}/postgres", encoded(password), self.port)
     }
 
     /// The TOML by which a KMS uses it.
     pub fn toml(&self, node: &str) -> String {
-        let url = self.url();
+        Self::toml_of(&self.url(), node)
+    }
+
+    /// The same with another URL.
+    pub fn toml_of(url: &str, node: &str) -> String {
         format!(
             "core.state = \"postgres\"\ncore.postgres.url = \"{url}\"\ncore.postgres.node_name = \"{node}\""
         )

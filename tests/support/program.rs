@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::process::{Ran, finish};
-use super::{Caller, World, eventually, free_port};
+use super::{Caller, World, config, copy_keys, eventually, free_port, serves};
 
 /// The program built by cargo.
 pub const KMS: &str = env!("CARGO_BIN_EXE_kms");
@@ -24,6 +24,18 @@ pub struct Setting {
     /// The command: the program, possibly after that of a program that runs it.
     pub launcher: Vec<String>,
     file: PathBuf,
+}
+
+/// Another KMS with the root keys of a [`Setting`]: a key directory, ports and a configuration of its own.
+pub struct Sibling {
+    /// The address of the main listener.
+    pub address: SocketAddr,
+    /// The address of the admin listener.
+    pub admin: SocketAddr,
+    /// The key directory.
+    pub keys: PathBuf,
+    file: PathBuf,
+    log: PathBuf,
 }
 
 /// The kind of stderr.
@@ -72,10 +84,7 @@ impl Setting {
     pub async fn with(toml: &str) -> Self {
         let [address, admin] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
         let mut world = World::stopped_with(toml).await;
-        let (port, admin_port) = (address.port(), admin.port());
-        world.configure(&format!(
-            "rpc.port = {port}\ncore.onboard.port = {port}\ncore.admin.port = {admin_port}"
-        ));
+        world.configure(&ports(address, admin));
         let file = world.path("kms.toml");
         let setting = Self { world, address, admin, launcher: vec![KMS.to_owned()], file };
         setting.write();
@@ -143,21 +152,85 @@ impl Setting {
         self.spawned(self.command(&[]), stderr)
     }
 
-    fn spawned(&self, mut command: Command, stderr: impl Into<Stdio>) -> Program {
-        let log = self.world.path("log");
-        let out = self.world.path("out");
-        let stdout = fs::File::create(&out).expect("a file");
-        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn();
-        Program { child: child.expect("the program starts"), log, out }
+    fn spawned(&self, command: Command, stderr: impl Into<Stdio>) -> Program {
+        Program::spawned(command, stderr, self.world.path("log"), self.world.path("out"))
     }
 
     /// A client of the program over HTTPS.
     pub fn caller(&self) -> Caller {
         Caller::new(self.address)
     }
+
+    /// Lifts the rates of requests.
+    pub fn lift_rates(&mut self) {
+        for who in ["unauthenticated", "app", "instance"] {
+            let most = 1_000_000;
+            self.configure(&format!(
+                "core.limits.{who}_per_second = {most}\ncore.limits.{who}_burst = {most}"
+            ));
+        }
+    }
+
+    /// Has the program make its keys, where the configuration says that it does, and ends it.
+    pub async fn make_keys(&self) {
+        let program = self.start().await;
+        serves(&self.caller()).await;
+        assert_eq!(program.stop(Signal::TERM).await, Some(0), "the first KMS ends in order");
+    }
+
+    /// The sibling of this number, with `toml` added to its configuration.
+    pub fn sibling(&self, number: usize, toml: &str) -> Sibling {
+        let path = |name| self.world.path(&format!("{name}-{number}"));
+        let (own, keys) = (self.world.path("certs"), path("certs"));
+        // A configuration is read by the end of its name.
+        let file = self.world.path(&format!("kms-{number}.toml"));
+        copy_keys(&own, &keys);
+        // Every path in the key directory is under it.
+        let text = toml::to_string(&self.world.config).expect("TOML");
+        let text = text.replace(own.to_str().expect("a path"), keys.to_str().expect("a path"));
+        let [address, admin] = [(); 2].map(|()| SocketAddr::from((Ipv4Addr::LOCALHOST, free_port())));
+        let config = config::laid_over(text.parse().expect("TOML"), &ports(address, admin));
+        let config = config::laid_over(config, toml);
+        fs::write(&file, toml::to_string(&config).expect("TOML")).expect("a configuration");
+        Sibling { address, admin, keys, file, log: path("log") }
+    }
+}
+
+/// The configuration of these listeners.
+fn ports(address: SocketAddr, admin: SocketAddr) -> String {
+    let (port, admin) = (address.port(), admin.port());
+    format!("rpc.port = {port}\ncore.onboard.port = {port}\ncore.admin.port = {admin}")
+}
+
+impl Sibling {
+    /// Starts its process, whose log follows what it logged before.
+    pub fn spawn(&self) -> Program {
+        let stderr = fs::OpenOptions::new().create(true).append(true).open(&self.log).expect("a log");
+        let mut command = Command::new(KMS);
+        command.arg("-c").arg(&self.file).env_clear().current_dir("/");
+        Program::spawned(command, stderr, self.log.clone(), self.log.with_extension("out"))
+    }
+
+    /// The end of its log.
+    pub fn said(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+
+    /// A client of it over HTTPS.
+    pub fn caller(&self) -> Caller {
+        Caller::new(self.address)
+    }
 }
 
 impl Program {
+    fn spawned(mut command: Command, stderr: impl Into<Stdio>, log: PathBuf, out: PathBuf) -> Self {
+        let stdout = fs::File::create(&out).expect("a file");
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn();
+        Self { child: child.expect("the program starts"), log, out }
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("it runs");
     }

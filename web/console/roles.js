@@ -24,10 +24,17 @@ export const ACTIONS = {
   'recovery.manage': 'owner',
   'epoch.manage': 'owner',
   'domain.manage': 'owner',
+  'replica.invite': 'owner',
+  'fleet.repair': 'owner',
+  'fleet.forget': 'owner',
+  'rollout.manage': 'owner',
 };
 
 /** What only a credential of the whole KMS may change. */
-const WHOLE = ['freeze.lift', 'policy.upload', 'policy.activate', 'settings.change', 'restart', 'recovery.manage', 'domain.manage'];
+const WHOLE = [
+  'shadow.start', 'shadow.stop', 'action.run', 'reload', 'collateral.refresh', 'freeze.lift', 'policy.upload', 'policy.activate', 'approval.decide', 'settings.change',
+  'restart', 'recovery.manage', 'epoch.manage', 'domain.manage', 'replica.invite', 'fleet.repair', 'fleet.forget', 'rollout.manage',
+];
 
 /** Whether this caller may do it. An unknown action is a mistake of ours, and is refused. */
 export function can(me, action) {

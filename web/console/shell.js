@@ -14,7 +14,7 @@ export const GROUPS = [
   { name: null, views: [['overview', 'Overview']] },
   { name: 'Activity', views: [['releases', 'Releases'], ['denials', 'Denials'], ['cvms', 'CVMs']] },
   { name: 'Control', views: [['policy', 'Policy'], ['freezes', 'Freezes'], ['domains', 'Domains'], ['approvals', 'Approvals']] },
-  { name: 'Trust', views: [['ledger', 'Ledger'], ['platforms', 'Platforms'], ['replicas', 'Replicas'], ['epochs', 'Epochs'], ['recovery', 'Recovery']] },
+  { name: 'Trust', views: [['ledger', 'Ledger'], ['platforms', 'Platforms'], ['replicas', 'Replicas'], ['fleet', 'Fleet'], ['operations', 'Operations'], ['epochs', 'Epochs'], ['recovery', 'Recovery']] },
   { name: 'System', views: [['credentials', 'Credentials', managesCredentials], ['settings', 'Settings'], ['diagnostics', 'Diagnostics']] },
 ];
 

@@ -257,7 +257,7 @@ export function Figure({ name, value, more, href, kind = '', span = 3 }) {
 
 /** Names and values: `[{ name, value, hint }]`; those without a value are left out. */
 export function Values({ of, wide = false }) {
-  return html`<dl class="values ${wide ? 'wide' : ''}">${of.filter(({ value }) => value !== null && value !== undefined && value !== '')
+  return html`<dl class="values ${wide ? 'wide' : ''}">${of.filter(({ value }) => value !== null && value !== undefined && value !== '' && value !== false)
     .map(({ name, value, hint }) => html`<div key=${name}><dt>${name}${hint && html`<small>${hint}</small>`}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 

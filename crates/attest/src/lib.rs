@@ -27,5 +27,5 @@ pub mod trust;
 pub mod verify;
 pub mod vm_config;
 
-#[cfg(test)]
-mod test_vectors;
+#[cfg(any(test, feature = "testing"))]
+pub mod test_vectors;

@@ -194,16 +194,10 @@ impl rcgen::SigningKey for P256Key {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
+    use crate::test_vectors;
 
     const ORDER: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
-
-    fn vectors() -> Value {
-        let text = include_str!("../../../tests/vectors/keys.json");
-        serde_json::from_str(text).expect("keys.json is JSON")
-    }
 
     fn bytes(hex: &str) -> Vec<u8> {
         hex::decode(hex).expect("hex")
@@ -214,7 +208,7 @@ mod tests {
     }
 
     fn root() -> P256Key {
-        key(vectors()["root_ca"]["scalar"].as_str().unwrap()).unwrap()
+        key(test_vectors::json("keys.json")["root_ca"]["scalar"].as_str().unwrap()).unwrap()
     }
 
     /// DER of a constructed value.

@@ -133,6 +133,19 @@ impl<T> Latest<T> {
         self.answer.load_full()
     }
 
+    /// Makes the last result older.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn age_by(&self, time: std::time::Duration)
+    where
+        T: Clone,
+    {
+        let earlier = |at: Instant| at.checked_sub(time).expect("the machine has been running for longer");
+        if let Some(Answer { value, asked, answered }) = self.answer.load().as_deref() {
+            let older = Answer { value: value.clone(), asked: earlier(*asked), answered: earlier(*answered) };
+            self.answer.store(Some(Arc::new(older)));
+        }
+    }
+
     /// The last result if it `serves`, checked before and after waiting for a running request; otherwise the
     /// result of `ask`, which receives the last one. Errors are not kept.
     ///

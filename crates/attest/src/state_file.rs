@@ -144,13 +144,91 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StateFileError> 
     }
 }
 
+/// A file that was replaced: the next start of the program reads the new one.
+#[derive(Debug)]
+#[must_use = "what is in memory must be what the next start reads"]
+pub enum Replaced {
+    /// The new one is on the disk.
+    Safely,
+    /// The directory could not be synced, for this reason: if the machine stops now, the old file may be back.
+    Unsynced(io::Error),
+}
+
+impl Replaced {
+    /// For callers that keep nothing in memory.
+    ///
+    /// # Errors
+    /// Why the directory could not be synced.
+    pub fn safely(self) -> io::Result<()> {
+        match self {
+            Self::Safely => Ok(()),
+            Self::Unsynced(error) => Err(error),
+        }
+    }
+}
+
+/// How the directory at a path is synced, after a file in it was replaced.
+type SyncDirectory = fn(&Path) -> io::Result<()>;
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// A file that one program replaces as a whole, and has in its memory too.
+#[derive(Debug, Clone)]
+pub struct StateFile {
+    path: PathBuf,
+    sync: SyncDirectory,
+}
+
+impl From<PathBuf> for StateFile {
+    /// The file at a path, which need not exist.
+    fn from(path: PathBuf) -> Self {
+        Self { path, sync: sync_directory }
+    }
+}
+
+impl StateFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// As [`read`].
+    ///
+    /// # Errors
+    /// [`StateFileError`]
+    pub fn read(&self, limit: u64) -> Result<Option<Vec<u8>>, StateFileError> {
+        read(&self.path, limit)
+    }
+
+    /// As [`replace`], and tells a file that was not replaced from one that may not survive a stop of the machine.
+    ///
+    /// # Errors
+    /// Errors of the system. The old file is then unchanged.
+    pub fn replace(&self, content: &[u8]) -> io::Result<Replaced> {
+        replace_and_tell(&self.path, content, self.sync)
+    }
+
+    /// The same file in a directory that is synced like this, for tests of a disk that fails.
+    #[must_use]
+    pub fn synced_by(self, sync: fn(&Path) -> io::Result<()>) -> Self {
+        Self { sync, ..self }
+    }
+}
+
 /// Replaces the file at `path` with one that contains `content` and only its owner can read. After a crash it
 /// is the old or the new file. Creates the directory if it is missing. What root makes in the directory of another user is that
 /// user's.
 ///
 /// # Errors
-/// Errors of the system. The old file is then unchanged, unless only the last sync failed.
+/// Errors of the system. The old file is then unchanged, unless only the last sync failed: where memory must agree with the
+/// disk, use [`StateFile`].
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_and_tell(path, content, sync_directory)?.safely()
+}
+
+fn replace_and_tell(path: &Path, content: &[u8], sync: SyncDirectory) -> io::Result<Replaced> {
     make_directory(path)?;
     let new = path.with_extension("json.new");
     match fs::remove_file(&new) {
@@ -162,7 +240,7 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    File::open(directory(path))?.sync_all()
+    Ok(sync(directory(path)).map_or_else(Replaced::Unsynced, |()| Replaced::Safely))
 }
 
 #[cfg(test)]
@@ -183,6 +261,22 @@ mod tests {
         );
         drop(held);
         assert!(Lock::take_within(&path, Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_told_from_one_that_was_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        let fails = |_: &Path| Err(io::Error::other("no sync"));
+        let file = StateFile::from(path.clone());
+        assert!(file.replace(b"1").unwrap().safely().is_ok());
+        let file = file.synced_by(fails);
+        let unsynced = file.replace(b"2").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"2", "a start reads the new one");
+        assert_eq!(unsynced.safely().unwrap_err().to_string(), "no sync");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(file.replace(b"3").is_err(), "a directory is in its place");
     }
 
     #[test]

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WantsClientCert, WebPkiServerVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::{
-    CertificateError, ClientConfig, ConfigBuilder, ConnectionCommon, DigitallySignedStruct, Error,
-    OtherError, ProtocolVersion, RootCertStore, SignatureScheme, WantsVerifier,
+    CertificateError, ClientConfig, ConfigBuilder, ConnectionCommon, Error, OtherError, ProtocolVersion,
+    RootCertStore, WantsVerifier,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -85,54 +86,12 @@ pub fn trusting(
     limit: ChainLimit,
 ) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
     let provider = Arc::clone(builder.crypto_provider());
+    let algorithms = provider.signature_verification_algorithms;
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
         .map_err(|error| Error::General(error.to_string()))?;
-    let verifier = Bounded { verifier, limit };
+    let verifier = Bounded { verifier, limit, algorithms };
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
-}
-
-/// A verifier that builds paths only for chains within the limit.
-#[derive(Debug)]
-struct Bounded {
-    verifier: Arc<WebPkiServerVerifier>,
-    limit: ChainLimit,
-}
-
-impl ServerCertVerifier for Bounded {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.limit.check(intermediates)?;
-        self.verifier.verify_server_cert(leaf, intermediates, name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
 }
 
 /// Implements the signature methods of a certificate verifier as rustls does, with the algorithms that the
@@ -165,6 +124,30 @@ macro_rules! usual_signatures {
             $algorithms.supported_schemes()
         }
     };
+}
+
+/// A verifier that builds paths only for chains within the limit.
+#[derive(Debug)]
+struct Bounded {
+    verifier: Arc<WebPkiServerVerifier>,
+    limit: ChainLimit,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Bounded {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.limit.check(intermediates)?;
+        self.verifier.verify_server_cert(leaf, intermediates, name, ocsp_response, now)
+    }
+
+    usual_signatures!(verifier => &verifier.algorithms);
 }
 
 #[cfg(test)]

@@ -228,10 +228,11 @@ fn log_end(ended: hyper::Result<()>) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::sync::atomic::Ordering;
 
     use serde_json::{Value, json};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
     use crate::testing::{Reply, TestServer};
@@ -249,9 +250,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_says_so() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-        let url = format!("https://{}", listener.local_addr().expect("address")).parse().expect("url");
-        drop(listener);
+        // Bound and not listening, so that no other server gets the port.
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("loopback");
+        let url = format!("https://{}", socket.local_addr().expect("address")).parse().expect("url");
         let error = Connection::open(&url, Trust::DangerousAnyServer, None).await.expect_err("closed");
         assert!(error.to_string().starts_with("connection failed: Connection refused"), "{error}");
     }

@@ -51,8 +51,12 @@ pub mod operator;
 pub mod proof;
 #[cfg(feature = "proof")]
 pub mod receipt;
+pub use kms_wire::bundles;
+pub use kms_wire::fleet;
 pub use kms_wire::message as proto;
+pub use kms_wire::operation;
 pub use kms_wire::role::Role;
+pub use kms_wire::rollout;
 pub mod resource;
 #[cfg(feature = "proof")]
 pub mod root_epochs;

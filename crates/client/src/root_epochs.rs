@@ -46,13 +46,13 @@ pub enum NotStated {
     OtherRoot {
         /// The epoch.
         number: u32,
-        /// Whoever signed.
+        /// The key that signed.
         by: Signer,
     },
 }
 
 /// The public keys of a root epoch, as the root key of the KMS (`k256_pubkey` of GetMeta) states them. The caller decides
-/// whether it trusts [`StatedEpoch::stated_by`]: whoever pinned that key may follow to the epoch, on purpose, because all
+/// whether it trusts [`StatedEpoch::stated_by`]: those that pinned that key may follow to the epoch, on purpose, because all
 /// keys of the epoch are other keys.
 ///
 /// # Errors
@@ -95,14 +95,14 @@ pub enum NotFollowed {
     OtherRoot {
         /// The epoch.
         number: u32,
-        /// Whoever signed.
+        /// The key that signed.
         by: Signer,
     },
 }
 
 /// The epoch of the root key of the KMS (`k256_pubkey` of GetMeta), if an older root key that is `known` has stated it, or has
 /// stated an epoch whose key has, and so on. So one who pinned the root key of an older epoch knows the root of today, its
-/// CA too. It is as good as the older key: whoever has that one can state other roots.
+/// CA too. It is as good as the older key: the holder of that one can state other roots.
 ///
 /// # Errors
 /// [`NotFollowed`], also where `known` is that key itself, which needs no statement.

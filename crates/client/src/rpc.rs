@@ -7,6 +7,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
+use kms_wire::code::ERROR_CODE;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -25,6 +26,8 @@ use crate::text;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest response body.
 pub const MAX_RESPONSE_BYTES: usize = 4 << 20;
+/// The longest code in a header.
+const MAX_CODE: usize = 64;
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
@@ -302,9 +305,20 @@ pub(crate) async fn accepted(
         return Ok(response);
     }
     let retry_after = retry_after(status, response.headers());
+    let named = error_code(response.headers());
     let Reason { message, code, denial_id } =
         reason(&read_bounded(method, response, MAX_RESPONSE_BYTES).await?);
+    let code = code.or(named);
     Err(CallError::Refused { method: method.to_owned(), status, message, code, denial_id, retry_after })
+}
+
+/// The code of an error, which bodies of prpc have of denials only.
+fn error_code(headers: &HeaderMap) -> Option<String> {
+    let code = headers.get(ERROR_CODE)?.to_str().ok()?;
+    let is_code = !code.is_empty()
+        && code.len() <= MAX_CODE
+        && code.bytes().all(|letter| matches!(letter, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    is_code.then(|| code.to_owned())
 }
 
 /// The `Retry-After` of a server that is busy, in seconds; never a date (RFC 9110, section 10.2.3).
@@ -452,6 +466,24 @@ mod tests {
             let error = server.connect().await.meta().await.expect_err("refused");
             let CallError::Refused { message, denial_id, .. } = error else { panic!("{error}") };
             assert_eq!((message.as_str(), denial_id.as_deref()), ("Boot denied", expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_code_of_a_header_is_used_where_the_body_has_none() {
+        const LONG: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+        assert_eq!(LONG.len(), MAX_CODE + 1);
+        for (header, body, expected) in [
+            ("join_used", r#"{"error": "used"}"#, Some("join_used")),
+            ("denied", r#"{"error": "denied", "code": "frozen"}"#, Some("frozen")),
+            ("Join Used", r#"{"error": "used"}"#, None),
+            ("", "used", None),
+            (LONG, "used", None),
+        ] {
+            let server = TestServer::answering(move || Reply::Coded(header, body)).await;
+            let error = server.connect().await.meta().await.expect_err("refused");
+            let CallError::Refused { code, .. } = error else { panic!("{error}") };
+            assert_eq!(code.as_deref(), expected);
         }
     }
 

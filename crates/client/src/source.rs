@@ -23,7 +23,7 @@ pub use self::error::SourceError;
 use self::error::{unanswered, unchallenged};
 pub use self::handover::RootKeyParts;
 use self::handover::Shown;
-pub use self::join::{JoinStage, JoinToken, Joined, NotAJoinToken, Unreported};
+pub use self::join::{JoinToken, Joined, NotAJoinToken, Unreported};
 use crate::connection::Connection;
 use crate::fresh::Fresh;
 use crate::operator::OperatorToken;

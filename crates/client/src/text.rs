@@ -26,6 +26,11 @@ pub fn causes(error: &dyn Error) -> String {
     text
 }
 
+/// "1 CVM", "3 CVMs": for nouns that only get an s.
+pub fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Parses a duration such as `90s`, `30m`, `8h` or `7d`: digits and one unit.
 pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

@@ -32,6 +32,16 @@ pub enum Trust<'a> {
     PublicKey(&'a [u8]),
 }
 
+impl Trust<'_> {
+    /// The configuration of one connection without a client certificate, for other clients than those of this crate.
+    ///
+    /// # Errors
+    /// [`TlsConfigError`].
+    pub fn client_config(self) -> Result<ClientConfig, TlsConfigError> {
+        client_config(self, None)
+    }
+}
+
 /// The certificate and key that the client shows on request.
 pub struct ClientIdentity {
     certificate: CertificateDer<'static>,

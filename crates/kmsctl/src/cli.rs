@@ -30,10 +30,12 @@ use crate::command::inventory::{Cvms, Releases, Replicas, Resolve};
 use crate::command::man::Man;
 use crate::command::meta::Meta;
 use crate::command::onboard::Onboard;
+use crate::command::operations::Operations;
 use crate::command::overview::{Health, History, Ledger, Overview, Platforms};
 use crate::command::policy::{Policy, Upload};
 use crate::command::recovery::Recovery;
 use crate::command::replica::Replica;
+use crate::command::rollout::Rollout;
 use crate::command::settings::{Settings, Whole};
 use crate::command::shadow::Shadow;
 use crate::command::sign_cert::SignCert;
@@ -139,6 +141,10 @@ enum Command {
     Domain(Box<Domain>),
     /// Show the nodes that share their state, or repair that state
     Fleet(Box<Fleet>),
+    /// Roll an OS image out over the nodes that share their state, one by one
+    Rollout(Box<Rollout>),
+    /// List what goes on for longer than a request (invited nodes and the rollout), or show one of it
+    Operations(Operations),
     /// Stop releases to an app, an instance, a machine, an OS image, or all of them, now
     Freeze(Freeze),
     /// End a freeze
@@ -222,6 +228,8 @@ impl Command {
             Self::Epoch(command) => command.run(terminal).await,
             Self::Domain(command) => command.run(terminal).await,
             Self::Fleet(command) => command.run(terminal).await,
+            Self::Rollout(command) => command.run(terminal).await,
+            Self::Operations(command) => command.run(terminal).await,
             Self::Replica(command) => command.run(terminal).await,
             Self::Freeze(command) => command.run(terminal).await,
             Self::Unfreeze(command) => command.run(terminal).await,

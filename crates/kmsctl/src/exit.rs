@@ -110,7 +110,11 @@ impl From<ConnectError> for Failure {
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
-        Self::new(call_exit(&error), call_text(&error))
+        let failure = Self::new(call_exit(&error), call_text(&error));
+        match error {
+            CallError::Refused { code: Some(code), .. } => failure.with("code", code.into()),
+            _ => failure,
+        }
     }
 }
 

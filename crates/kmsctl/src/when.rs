@@ -65,9 +65,37 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long ago an RFC 3339 time is, such as `3 h ago`; `None` for another text.
+pub(crate) fn ago(text: &str) -> Option<String> {
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp();
+    let seconds = i64::try_from(now()).ok()?.saturating_sub(moment);
+    Some(match seconds {
+        ..60 => "less than 1 min ago".to_owned(),
+        60..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_since_then_is_said_in_the_largest_unit_that_fits() {
+        for (before, said) in [
+            (0, "less than 1 min ago"),
+            (90, "1 min ago"),
+            (7100, "118 min ago"),
+            (3 * 3600 + 5, "3 h ago"),
+            (5 * 86_400 + 5, "5 days ago"),
+        ] {
+            assert_eq!(ago(&at(now() - before)).as_deref(), Some(said));
+        }
+        // The clock of the KMS may be ahead of this one.
+        assert_eq!(ago(&at(now() + 90)).as_deref(), Some("less than 1 min ago"));
+        assert_eq!(ago(""), None);
+    }
 
     #[test]
     fn durations_have_a_unit_and_bounds() {

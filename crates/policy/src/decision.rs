@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kms_attest::identity::{BootInfo, Registers};
 
-pub use self::if_image::{IfImage, NotCompared};
+pub use self::if_image::{IfImage, NotCompared, Unmet, Unsettled};
 use crate::epochs::AppEpochs;
 
 /// The identity that a decision is about, and its role.

@@ -50,7 +50,7 @@ pub struct AppEpochs {
     pub readable: Option<BTreeSet<ReadableEpoch>>,
 }
 
-/// A value that is none of its key.
+/// A value that its key does not permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EpochsError {
     /// The key.

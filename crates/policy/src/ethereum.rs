@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::Mutex;
+use kms_attest::single_flight::{Answer, Latest};
 
 use self::abi::{CallData, Verdict};
 use self::chain::Chain;
@@ -56,17 +56,12 @@ const LIMITS: ConcurrencyLimits = ConcurrencyLimits {
 pub struct Ethereum {
     chain: Chain,
     queue: Queue,
-    /// One task looks the block up, the others wait for it.
-    looking: Mutex<()>,
-    current: ArcSwapOption<Look>,
+    views: Latest<View>,
     last_failure: ArcSwapOption<Failure>,
 }
 
-/// A view, and when it was looked up; `None` marks it as old.
-struct Look {
-    view: View,
-    at: Option<Instant>,
-}
+/// A view, and when it was looked up.
+type Look = Answer<View>;
 
 struct Failure {
     why: ChainError,
@@ -97,8 +92,7 @@ impl Ethereum {
         Ok(Self {
             chain: Chain::new(nodes.collect::<Result<_, _>>().map_err(SetupError::Client)?, terms),
             queue: Queue::new(LIMITS),
-            looking: Mutex::new(()),
-            current: ArcSwapOption::empty(),
+            views: Latest::default(),
             last_failure: ArcSwapOption::empty(),
         })
     }
@@ -115,16 +109,16 @@ impl Ethereum {
             let _slot =
                 slot.map_err(|Shed| PolicyError::unavailable("too many requests wait for the chain"))?;
             let look = self.look(None, fresh).await.map_err(PolicyError::unavailable)?;
-            match self.chain.call(&look.view, &call).await {
-                Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
+            match self.chain.call(&look.value, &call).await {
+                Ok(verdict) => Ok((verdict, Arc::clone(&look.value.state))),
                 Err(why) if why.is_the_contracts() => Err(PolicyError::unavailable(why)),
                 // The chain may have dropped the block in the meantime.
                 Err(_) => {
                     let look = self.look(Some(&look), fresh).await.map_err(PolicyError::unavailable)?;
-                    match self.chain.call(&look.view, &call).await {
-                        Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
+                    match self.chain.call(&look.value, &call).await {
+                        Ok(verdict) => Ok((verdict, Arc::clone(&look.value.state))),
                         Err(why) => {
-                            self.elsewhere(&look.view, &call, why).await.map_err(PolicyError::unavailable)
+                            self.elsewhere(&look.value, &call, why).await.map_err(PolicyError::unavailable)
                         }
                     }
                 }
@@ -160,11 +154,11 @@ impl Ethereum {
     pub(crate) async fn info(&self) -> Result<Info, PolicyError> {
         let look =
             self.in_time(async { self.look(None, FRESH).await.map_err(PolicyError::unavailable) }).await?;
-        Ok(self.info_of(&look.view))
+        Ok(self.info_of(&look.value))
     }
 
     pub(crate) fn last_info(&self) -> Option<Info> {
-        self.current.load().as_ref().map(|look| self.info_of(&look.view))
+        self.views.last().map(|look| self.info_of(&look.value))
     }
 
     /// Why the last lookup found no block; `None` after it found one.
@@ -174,8 +168,8 @@ impl Ethereum {
 
     /// The state of the chain, for metrics.
     pub(crate) fn state(&self) -> ChainState {
-        let look = self.current.load();
-        let block = look.as_ref().map(|look| look.view.state.block);
+        let look = self.views.last();
+        let block = look.as_ref().map(|look| look.value.state.block);
         ChainState {
             block: block.map(|block| block.number),
             block_age: block.map(|block| block.age(SystemTime::now())),
@@ -199,42 +193,28 @@ impl Ethereum {
     async fn look(&self, outdated: Option<&Arc<Look>>, fresh: Duration) -> Result<Arc<Look>, ChainError> {
         let began = Instant::now();
         let is_current = |look: &Arc<Look>| {
-            look.at.is_some_and(|at| at.elapsed() < fresh)
-                && outdated.is_none_or(|outdated| !Arc::ptr_eq(outdated, look))
+            look.answered.elapsed() < fresh && outdated.is_none_or(|outdated| !Arc::ptr_eq(outdated, look))
         };
-        if let Some(look) = self.current.load_full().filter(is_current) {
-            return Ok(look);
-        }
-        let _looking = self.looking.lock().await;
-        if let Some(look) = self.current.load_full().filter(is_current) {
-            return Ok(look);
-        }
-        // A lookup that failed while this request waited counts for this request too.
-        if let Some(failure) = self.last_failure.load().as_ref().filter(|failure| failure.at >= began) {
-            return Err(failure.why.clone());
-        }
-        let previous = self.current.load_full();
-        let view = self.chain.view(previous.as_ref().map(|look| &look.view.state));
-        match tokio::time::timeout(LOOKING, view).await.unwrap_or(Err(ChainError::Late)) {
-            Ok(view) => {
-                let look = Arc::new(Look { view, at: Some(Instant::now()) });
-                self.current.store(Some(Arc::clone(&look)));
-                self.last_failure.store(None);
-                Ok(look)
-            }
-            Err(why) => {
-                self.last_failure.store(Some(Arc::new(Failure { why: why.clone(), at: Instant::now() })));
-                Err(why)
-            }
-        }
+        self.views
+            .get(is_current, async |previous| {
+                // A lookup that failed while this request waited counts for this request too.
+                if let Some(failure) = self.last_failure.load().as_ref().filter(|failure| failure.at >= began)
+                {
+                    return Err(failure.why.clone());
+                }
+                let view = self.chain.view(previous.as_ref().map(|look| &look.value.state));
+                let view = tokio::time::timeout(LOOKING, view).await.unwrap_or(Err(ChainError::Late));
+                let failure = view.as_ref().err().map(|why| Failure { why: why.clone(), at: Instant::now() });
+                self.last_failure.store(failure.map(Arc::new));
+                view
+            })
+            .await
     }
 
     /// Treats the current view as old.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn look_again(&self) {
-        if let Some(look) = &*self.current.load() {
-            self.current.store(Some(Arc::new(Look { view: look.view.clone(), at: None })));
-        }
+        self.views.age_by(FRESH);
     }
 
     async fn in_time<T>(

@@ -31,7 +31,7 @@ pub use allow_all::AllowAll;
 pub use allowlist::Allowlist;
 pub use decision::{
     Decision, Denial, DenialCode, IfImage, NotCompared, PolicyError, ReleaseStage, Role, Ruling, Subject,
-    SubjectKind,
+    SubjectKind, Unmet, Unsettled,
 };
 pub use epochs::{AppEpochs, EpochsError, ReadableEpoch, RootChoice};
 pub use error::SetupError;

@@ -1,9 +1,11 @@
 //! The steps of the demo, from simulated hardware to an app that has its keys.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use cvm_kms::clock::unix_now;
 use cvm_kms::keys::statement;
 use kms_attest::binding::ReportData;
 use kms_attest::evidence::Evidence;
@@ -11,6 +13,7 @@ use kms_attest::verify::{Binding, Verifier};
 use kms_client::boot::{AttemptError, FailedAttempt};
 use kms_client::proto::BootstrapResponse;
 use kms_client::{BootError, CallError, KmsUrl, ServerAttestation};
+use sha2::{Digest as _, Sha256};
 
 use crate::allow::{self, Entry};
 use crate::env::Env;
@@ -137,18 +140,23 @@ impl Demo {
         output.note("for the actions of an owner that wait for a second one: kmsctl credential create ada --role owner");
 
         output.chapter("Yours");
+        let own = std::env::current_exe()?;
         let yours = Yours {
+            programs: own.parent().map(Path::to_path_buf).unwrap_or_default(),
             kms: kms.base(),
             admin,
             token,
             pccs: env.pccs_url(),
             agent: app.agent_address(),
             app_id: app.cvm().app_id(),
+            root_spki: Sha256::digest(kms::public_key(&std::fs::read_to_string(state.root_ca())?)?).into(),
+            domain: format!("lab-{}", unix_now()),
             refusal,
             spares: [first.address(), second.address()],
         };
         yours.prepare(state)?;
         output.note("everything stays up until Ctrl-C; paste into another terminal");
+        yours.lacks().into_iter().for_each(|text| output.note(text));
         for group in yours.lines(state) {
             output.command("");
             output.note(group.title);
@@ -157,7 +165,6 @@ impl Demo {
             }
         }
         output.command("");
-        output.fact("kmsctl", "built by cargo build --release -p kmsctl, into target/release");
         output.fact("audit log", state.certs().join("audit.jsonl").display());
         output.fact("log", state.log().display());
         output.fact("configuration", state.config().display());

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -13,6 +13,8 @@ const ENVIRONMENT: &str = "GREETING=hello\n";
 
 /// The values in the lines.
 pub(crate) struct Yours<'a> {
+    /// Where `kmsctl` is built, beside this program.
+    pub(crate) programs: PathBuf,
     /// `https://127.0.0.1:<port>`
     pub(crate) kms: String,
     pub(crate) admin: SocketAddr,
@@ -21,6 +23,10 @@ pub(crate) struct Yours<'a> {
     /// The guest agent of an allowed CVM that waits for its keys.
     pub(crate) agent: &'a str,
     pub(crate) app_id: &'a [u8],
+    /// SHA-256 of the public key of the root CA.
+    pub(crate) root_spki: [u8; 32],
+    /// The name of a domain that does not exist yet.
+    pub(crate) domain: String,
     pub(crate) refusal: Refusal,
     /// Two KMSs without keys.
     pub(crate) spares: [SocketAddr; 2],
@@ -60,6 +66,7 @@ impl Yours<'_> {
         for (name, value) in variables {
             text.push_str(&format!("export {name}={}\n", quoted(&value.to_string())));
         }
+        text.push_str(&format!("export PATH={}:\"$PATH\"\n", shown(&self.programs)));
         state.write("env", &text)?;
         state.write(DOTENV, ENVIRONMENT)?;
         if let Refusal::None(evidence) = &self.refusal {
@@ -68,10 +75,18 @@ impl Yours<'_> {
         Ok(())
     }
 
+    /// What to do first, if `kmsctl` is not built.
+    pub(crate) fn lacks(&self) -> Option<String> {
+        let profile = if self.programs.ends_with("release") { " --release" } else { "" };
+        let text =
+            || format!("kmsctl is not built; first, in this repository: cargo build{profile} -p kmsctl");
+        (!self.programs.join("kmsctl").is_file()).then(text)
+    }
+
     /// All groups, in an order in which each line works.
     pub(crate) fn lines(&self, state: &StateDir) -> Vec<Group> {
         let file = |name: &str| shown(&state.path().join(name));
-        let app = hex::encode(self.app_id);
+        let (app, domain) = (hex::encode(self.app_id), &self.domain);
         let root = shown(&state.hardware_root());
         let (keys, sealed) = (file("hello-keys.json"), file("hello.env.hex"));
         let explained = match &self.refusal {
@@ -82,7 +97,10 @@ impl Yours<'_> {
         let group = |title, lines: &[String]| Group { title, lines: lines.to_vec() };
         vec![
             group("without kmsctl, checked against the root CA of the KMS", &self.curl(&state.root_ca())),
-            group("first: the settings for kmsctl", &[format!(". {}", shown(&state.environment()))]),
+            group(
+                "first: the settings for kmsctl, and PATH",
+                &[format!(". {}", shown(&state.environment()))],
+            ),
             group(
                 "as the CVM of an app, and as its deployer",
                 &[
@@ -96,7 +114,15 @@ impl Yours<'_> {
             ),
             group(
                 "is this the KMS?",
-                &[format!("kmsctl verify --dangerous-root {root}"), "kmsctl meta".to_owned()],
+                &[
+                    format!("kmsctl verify --dangerous-root {root}"),
+                    format!(
+                        "kmsctl verify --attestation {} --root-spki {} --dangerous-root {root}",
+                        self.kms,
+                        hex::encode(self.root_spki)
+                    ),
+                    "kmsctl meta".to_owned(),
+                ],
             ),
             group(
                 "two further KMSs wait for keys: a cluster of its own, and a replica of this one",
@@ -113,6 +139,23 @@ impl Yours<'_> {
                 ],
             ),
             group(
+                "further nodes: invite one, see all of them, and what goes on",
+                &[
+                    format!("kmsctl replica invite --domain kms2.example --new-node {second}"),
+                    "kmsctl fleet status".to_owned(),
+                    "kmsctl rollout status".to_owned(),
+                    "kmsctl operations".to_owned(),
+                ],
+            ),
+            group(
+                "how is it, which keys has it, and what can it do?",
+                &[
+                    "kmsctl doctor".to_owned(),
+                    "kmsctl epoch list".to_owned(),
+                    "kmsctl action list".to_owned(),
+                ],
+            ),
+            group(
                 "why was it refused, and what would allow it? (ends with 3 while it is refused)",
                 &["kmsctl denials".to_owned(), format!("kmsctl explain {explained}")],
             ),
@@ -125,8 +168,9 @@ impl Yours<'_> {
                 ],
             ),
             group(
-                "an allowlist that allows the stranger, evaluated on live requests",
+                "an allowlist that allows the stranger, checked, and evaluated on live requests",
                 &[
+                    format!("kmsctl policy check {}", file(allow::CANDIDATE)),
                     format!("kmsctl shadow start {}", file(allow::CANDIDATE)),
                     "kmsctl shadow report".to_owned(),
                     "kmsctl shadow stop".to_owned(),
@@ -140,7 +184,15 @@ impl Yours<'_> {
                     format!("kmsctl audit export --since 1h --out {} --force", file(EVENTS)),
                 ],
             ),
-            group("which parts with keys of their own are there?", &["kmsctl domain list".to_owned()]),
+            group(
+                "a part with keys of its own: the app gets others there, and back the ones of before",
+                &[
+                    format!("kmsctl domain create {domain} --allow-dev-images"),
+                    format!("kmsctl domain move {app} {domain} --yes"),
+                    "kmsctl domain list".to_owned(),
+                    format!("kmsctl domain move {app} default --yes"),
+                ],
+            ),
             group("who may call the admin listener?", &["kmsctl credential list".to_owned()]),
         ]
     }
@@ -175,6 +227,33 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_says_how_to_build_kmsctl_where_that_is_missing() {
+        let home = tempfile::tempdir().expect("a directory");
+        let yours = |programs: &str| Yours {
+            programs: home.path().join(programs),
+            kms: String::new(),
+            admin: SocketAddr::from(([127, 0, 0, 1], 1)),
+            token: "",
+            pccs: String::new(),
+            agent: "",
+            app_id: &[],
+            root_spki: [0; 32],
+            domain: String::new(),
+            refusal: Refusal::Denial(String::new()),
+            spares: [SocketAddr::from(([127, 0, 0, 1], 2)); 2],
+        };
+        for (programs, command) in
+            [("debug", "cargo build -p kmsctl"), ("release", "cargo build --release -p kmsctl")]
+        {
+            let said = yours(programs).lacks().expect("a line");
+            assert!(said.ends_with(command), "{said}");
+        }
+        std::fs::create_dir(home.path().join("debug")).expect("a directory");
+        std::fs::write(home.path().join("debug/kmsctl"), "").expect("a file");
+        assert_eq!(yours("debug").lacks(), None);
+    }
 
     #[test]
     fn what_a_shell_would_interpret_is_quoted() {

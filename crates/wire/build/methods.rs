@@ -24,6 +24,7 @@ pub(crate) struct Method {
     response: String,
     access: String,
     reach: String,
+    while_stale: String,
     body_bytes: u64,
     get: String,
 }
@@ -74,6 +75,7 @@ fn method_of(method: &MethodDescriptor, variant: String) -> Result<Method, Strin
         response: rust_type(&method.output()),
         access: access_of(method, &rule, &chosen("access")?)?,
         reach: reach_of(method, &rule)?,
+        while_stale: while_stale_of(method, &rule)?,
         body_bytes: u64::from(body_kib) * 1024,
         get: camel(chosen("get")?.trim_start_matches("BY_")),
     })
@@ -100,6 +102,19 @@ fn reach_of(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<String, 
         }
         Some(reach) => Ok(camel(reach.trim_start_matches("REACH_"))),
     }
+}
+
+/// The variant of `WhileStale`.
+fn while_stale_of(method: &MethodDescriptor, rule: &DynamicMessage) -> Result<String, String> {
+    let chosen = enum_value(rule, "while_stale");
+    let changes = match enum_value(rule, "role").as_deref() {
+        None if chosen.is_some() => {
+            return Err(format!("{}: only methods of operators have while_stale", method.full_name()));
+        }
+        None | Some("ROLE_VIEWER" | "ROLE_AUDITOR") => false,
+        Some(_) => chosen.is_none(),
+    };
+    Ok(if changes { "Nothing" } else { "All" }.to_owned())
 }
 
 /// The name of a value that was chosen.
@@ -140,13 +155,13 @@ pub(crate) fn table(services: &[Service]) -> String {
     let mut rows = String::new();
     for service in services {
         for method in &service.methods {
-            let Method { name, variant, access, reach, body_bytes, get, .. } = method;
+            let Method { name, variant, access, reach, while_stale, body_bytes, get, .. } = method;
             let (of, kind) = (&service.name, camel(&service.name));
             let _ = writeln!(variants, "    /// `{of}.{name}`\n    {variant},");
             let _ = writeln!(
                 rows,
                 "    Row {{ method: Method::{variant}, service: Service::{kind}, name: {name:?}, \
-                 access: Access::{access}, reach: Reach::{reach}, body_limit: {body_bytes}, by_get: ByGet::{get} }},"
+                 access: Access::{access}, reach: Reach::{reach}, while_stale: WhileStale::{while_stale}, body_limit: {body_bytes}, by_get: ByGet::{get} }},"
             );
         }
     }

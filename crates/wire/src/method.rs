@@ -69,6 +69,18 @@ pub enum Reach {
     Domain,
 }
 
+/// What operators and owners with a named credential may do with a method or a route while a node does not know what was changed
+/// on the other nodes of its fleet: their credential may have been revoked there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhileStale {
+    /// Nothing: it changes something, or gives away what they may not have any more.
+    Nothing,
+    /// Read, by GET.
+    Reads,
+    /// All of it: it changes nothing, or only stops something.
+    All,
+}
+
 /// Who may call a method by GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByGet {
@@ -93,6 +105,8 @@ pub struct Row {
     pub access: Access,
     /// Whether credentials of one domain may.
     pub reach: Reach,
+    /// Whether named credentials may while the node is stale.
+    pub while_stale: WhileStale,
     /// The largest request body in bytes.
     pub body_limit: usize,
     /// Who may call it by GET.

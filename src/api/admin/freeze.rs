@@ -24,6 +24,9 @@ use crate::request;
 /// When so many freezes of a domain are in force, operators who are limited to it add no further ones.
 const SHARE_OF_DOMAIN: usize = 100;
 
+/// What is said of a freeze that would end earlier than the one in force.
+const ONLY_BY_UNFREEZE: &str = "it is frozen for longer already; nothing was changed. With core.admin.approvals = 2 it ends earlier \
+                                only by unfreeze";
 /// How long a response waits for the file and the audit log.
 const DISK_TIME: Duration = Duration::from_secs(20);
 
@@ -37,6 +40,9 @@ impl AdminService {
     pub async fn freeze(&self, caller: &Caller, request: FreezeRequest) -> Result<FreezeResponse> {
         let scope = scope(&request.scope, &request.value)?;
         self.expect_target(caller.scope()?, scope)?;
+        if self.domain_of(scope).is_none() {
+            caller.expect_whole_kms()?;
+        }
         self.expect_share(caller.scope()?, scope)?;
         let reason = reason(request.reason)?;
         if reason.is_empty() {
@@ -47,14 +53,9 @@ impl AdminService {
             return Err(Error::invalid(format!("expires_at must be later than now, {since}, got {end}")));
         }
         let freeze = Freeze { scope, reason, since, expires_at: request.expires_at, author: caller.author() };
-        let current = self.foundation.freezes.of(scope);
-        if self.gate.needs_two() && current.is_some_and(|current| freeze.ends_before(&current)) {
-            let why = "it is frozen for longer already; nothing was changed. With core.admin.approvals = 2 it ends earlier \
-                       only by unfreeze";
-            return Err(Error::invalid(why));
-        }
         // With two owners, a freeze that ends earlier is an unfreeze, which one person cannot do.
-        let earlier = match request.replace && !self.gate.needs_two() {
+        let needs_two = self.gate.needs_two();
+        let earlier = match request.replace && !needs_two {
             true => Earlier::IsReplaced,
             false => Earlier::MayBeExtended,
         };
@@ -65,12 +66,18 @@ impl AdminService {
             true => Room::OfOwners,
             false => Room::OfOperators,
         };
-        let frozen = Some(entry(&freeze));
+        let frozen = entry(&freeze, None);
         let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
         let change = request::spawn(async move { freezes.freeze(freeze, earlier, room, &audit).await });
         let reach = finished(
             change,
             "it is frozen now, but the disk does not respond: the freeze may not survive a restart",
+            |error| match error {
+                FreezeError::Shortens { .. } if needs_two => {
+                    Error::invalid(ONLY_BY_UNFREEZE).caused_by(error)
+                }
+                error => failed(error),
+            },
         )
         .await?;
         let shared = match reach {
@@ -81,7 +88,7 @@ impl AdminService {
                 Some(false)
             }
         };
-        Ok(FreezeResponse { frozen, shared })
+        Ok(FreezeResponse { frozen: Some(FrozenEntry { shared, ..frozen }), shared })
     }
 
     /// `Admin.Unfreeze`.
@@ -91,6 +98,7 @@ impl AdminService {
     pub async fn unfreeze(&self, caller: &Caller, request: UnfreezeRequest) -> Result<UnfreezeResponse> {
         let scope = scope(&request.scope, &request.value)?;
         let reason = reason(request.reason)?;
+        self.learn(scope).await?;
         // Not asked of a second owner if there is nothing to end.
         let Some(freeze) = self.foundation.freezes.kept_of(scope) else {
             return Ok(UnfreezeResponse { was_frozen: false });
@@ -100,6 +108,14 @@ impl AdminService {
         self.unfreeze_approved(self.gate.pass(caller, unfreeze).await?).await
     }
 
+    /// Waits until this node knows whether another one has frozen `target`, unless it is frozen here.
+    ///
+    /// # Errors
+    /// That is not known in time.
+    pub(in crate::api) async fn learn(&self, target: Scope) -> Result<()> {
+        self.foundation.freezes.learn(target).await.map_err(failed)
+    }
+
     /// Makes the change.
     pub(in crate::api) async fn unfreeze_approved(
         &self,
@@ -107,8 +123,8 @@ impl AdminService {
     ) -> Result<UnfreezeResponse> {
         let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
         let change = request::spawn(async move { freezes.unfreeze(&approved, &audit).await });
-        let thaw =
-            finished(change, "the disk does not respond: it may still be frozen, see ListFrozen").await?;
+        let when_slow = "the disk does not respond: it may still be frozen, see ListFrozen";
+        let thaw = finished(change, when_slow, failed).await?;
         Ok(UnfreezeResponse { was_frozen: thaw == Unfrozen::Done })
     }
 
@@ -121,7 +137,8 @@ impl AdminService {
     /// `Admin.ListFrozen`.
     pub async fn list_frozen(&self, caller: &Caller, (): ()) -> Result<ListFrozenResponse> {
         let freezes = self.freezes(caller.scope()?);
-        Ok(ListFrozenResponse { frozen: freezes.iter().map(|freeze| entry(freeze)).collect() })
+        let shown = |freeze: &Arc<Freeze>| entry(freeze, self.foundation.freezes.is_shared(freeze.scope));
+        Ok(ListFrozenResponse { frozen: freezes.iter().map(shown).collect() })
     }
 
     /// The freezes in force that `domains` has: those of its apps.
@@ -168,6 +185,7 @@ impl AdminService {
 async fn finished<T>(
     change: JoinHandle<std::result::Result<T, FreezeError>>,
     when_slow: &'static str,
+    failed: impl FnOnce(FreezeError) -> Error,
 ) -> Result<T> {
     match tokio::time::timeout(DISK_TIME, change).await {
         Ok(Ok(outcome)) => outcome.map_err(failed),
@@ -202,18 +220,23 @@ fn failed(error: FreezeError) -> Error {
         | FreezeError::ShareFull
         | FreezeError::Shortens { .. }
         | FreezeError::Changed { .. }
+        | FreezeError::FrozenAgain { .. }
         | FreezeError::Scope(_) => Code::InvalidRequest,
         FreezeError::NotKept(_)
         | FreezeError::NotRecorded(_)
         | FreezeError::NeitherKeptNorRecorded { .. }
         | FreezeError::UnfreezeNotRecorded(_)
+        | FreezeError::NotSeen
+        | FreezeError::ShortensHere { .. }
         | FreezeError::UnfreezeNotShared(_)
-        | FreezeError::UnfreezeNotKept(_) => Code::Unavailable,
+        | FreezeError::UnfreezeNotKept(_)
+        | FreezeError::UnfreezeLeftOnDisk(_)
+        | FreezeError::UnfreezeUnsynced(_) => Code::Unavailable,
     };
     Error::new(code, error.to_string()).caused_by(error)
 }
 
-fn entry(freeze: &Freeze) -> FrozenEntry {
+fn entry(freeze: &Freeze, shared: Option<bool>) -> FrozenEntry {
     FrozenEntry {
         scope: freeze.scope.name().to_owned(),
         value: freeze.scope.value().to_vec(),
@@ -222,5 +245,6 @@ fn entry(freeze: &Freeze) -> FrozenEntry {
         expires_at: freeze.expires_at,
         by: freeze.author.by.clone(),
         remote: freeze.author.remote.to_string(),
+        shared,
     }
 }

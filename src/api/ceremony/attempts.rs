@@ -13,7 +13,7 @@ const REFILL: Duration = Duration::from_secs(10);
 /// How many addresses are remembered.
 const MAX_ADDRESSES: usize = 4096;
 
-/// The addresses that have sent wrong shares lately, with the time at which all of them are forgiven.
+/// The addresses that have sent wrong shares recently, with the time at which all of them are forgiven.
 #[derive(Debug, Default)]
 pub(in crate::api) struct Attempts(BTreeMap<IpAddr, Instant>);
 

@@ -156,7 +156,7 @@ impl EpochService {
         &self,
         caller: &Caller,
         app: AppId,
-        choose: impl FnOnce(Option<&AppChoice>) -> Option<(RootChoice, u32)> + Send + 'static,
+        choose: impl Fn(Option<&AppChoice>) -> Option<(RootChoice, u32)> + Send + 'static,
     ) -> Result<AppEpochsShown> {
         self.expect_own(caller.scope()?, &app)?;
         self.expect_share(caller.scope()?, &app)?;
@@ -245,9 +245,10 @@ fn failed(error: AppEpochError) -> Error {
     let code = match error {
         AppEpochError::Full => Code::InvalidRequest,
         AppEpochError::Overtaken => Code::Conflict,
-        AppEpochError::NotRecorded(_) | AppEpochError::NotKept(_) | AppEpochError::NotShared(_) => {
-            Code::Unavailable
-        }
+        AppEpochError::NotRecorded(_)
+        | AppEpochError::NotKept(_)
+        | AppEpochError::Unsynced(_)
+        | AppEpochError::NotShared(_) => Code::Unavailable,
     };
     Error::new(code, error.to_string()).caused_by(error)
 }

@@ -1,5 +1,6 @@
 //! Epochs as operators see them.
 
+use kms_client::text::count;
 use kms_policy::RootChoice;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -159,9 +160,10 @@ impl EpochService {
         }
         if used.cvms > 0 {
             warnings.push(format!(
-                "{} CVMs of {} apps got keys of epoch {root} in the last 30 days: what they have encrypted with them cannot be \
+                "{} of {} got keys of epoch {root} in the last 30 days: what they have encrypted with them cannot be \
                  read after its retirement, unless it was encrypted again",
-                used.cvms, used.apps
+                count(used.cvms, "CVM"),
+                count(used.apps, "app")
             ));
         }
         Ok(EpochPreview {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kms_client::source::JoinToken;
+use kms_wire::join::JoinReport;
 use sha2::{Digest as _, Sha256};
 
 use super::KmsService;
@@ -13,7 +14,6 @@ use crate::api::refusal::Attempt;
 use crate::control::{Bound, Claimed, JoinError, Joins, ShownJoinToken};
 use crate::error::{Code, Error, Result};
 use crate::proto::ReportJoinRequest;
-use crate::state::JoinStage;
 
 /// How far a caller with a token has come. Without a token nothing of this does anything.
 pub(super) enum Joining {
@@ -58,11 +58,8 @@ impl KmsService {
     /// # Errors
     /// The token is wrong; the caller is not the one that got the keys; an unknown stage.
     pub async fn report_join(&self, caller: &Caller, request: ReportJoinRequest) -> Result<()> {
-        let stage = match request.stage.as_str() {
-            "committed" => JoinStage::Committed,
-            "serving" => JoinStage::Serving,
-            _ => return Err(Error::invalid("stage must be committed or serving")),
-        };
+        let report = JoinReport::parse(&request.stage);
+        let report = report.ok_or_else(|| Error::invalid("stage must be committed or serving"))?;
         // The handshake has proved that the caller has the key; whether it was attested is known since the invitation was bound.
         let key = caller.peer().spki().ok_or_else(|| {
             let text = "the client certificate with which the keys were received is needed";
@@ -70,7 +67,7 @@ impl KmsService {
         })?;
         let key = Sha256::digest(key).into();
         let shown = self.compared(caller, &request.join_token).await?;
-        self.foundation.joins.report(&shown, key, stage).await.map_err(refusal)
+        self.foundation.joins.report(&shown, key, report).await.map_err(refusal)
     }
 
     /// Compares the token of a caller. A wrong one counts as a wrong token of an operator.
@@ -148,6 +145,7 @@ fn refusal(error: JoinError) -> Error {
     let (code, reason) = (error.class(), error.code());
     let text = match &error {
         JoinError::NotKept(_)
+        | JoinError::Unsynced(_)
         | JoinError::NotShared(_)
         | JoinError::Random(_)
         | JoinError::NotRecorded(_) => {

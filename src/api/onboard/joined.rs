@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kms_client::source::{JoinStage, Joined};
+use kms_client::source::Joined;
+use kms_wire::join::JoinReport;
 
 /// How often the source is called before it is given up, and the pause after the first call, which doubles.
 const CALLS: u32 = 10;
@@ -19,20 +20,20 @@ impl JoinReports {
     pub(super) fn committed(&self, joined: Joined) {
         let joined = Arc::new(joined);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&joined));
-        tokio::spawn(async move { told(&joined, JoinStage::Committed).await });
+        tokio::spawn(async move { told(&joined, JoinReport::Committed).await });
     }
 
     /// The keys are served.
     pub async fn serving(&self) {
         let joined = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(joined) = joined {
-            told(&joined, JoinStage::Serving).await;
+            told(&joined, JoinReport::Serving).await;
         }
     }
 }
 
 /// Nothing depends on it here: without it the source says that it does not know.
-async fn told(joined: &Joined, stage: JoinStage) {
+async fn told(joined: &Joined, stage: JoinReport) {
     let mut pause = PAUSE;
     for call in 1..=CALLS {
         match joined.report(stage).await {

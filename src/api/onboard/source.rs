@@ -15,13 +15,15 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
 use super::{OnboardService, Tee};
-use crate::admission::{
-    Foundation, OwnEvidenceError, Settled, Tolerated, Unsettled, own_evidence, own_identity,
-};
+use crate::admission::{Foundation, OwnEvidenceError, Settled, Tolerated, own_evidence, own_identity};
 use crate::audit::Event;
 use crate::config::Core;
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::Prepared;
+
+/// What to do about an invitation that is used up, expired, cancelled or unknown.
+const NEW_INVITATION: &str =
+    "nothing was stored: ask an owner of the source for a new invitation (kmsctl replica invite)";
 
 /// Why our policy does not accept a source.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +37,7 @@ pub(in crate::api) enum Unacceptable {
     /// The policy does not respond, so the source is not allowed.
     PolicyUnavailable(#[source] PolicyError),
     /// The policy depends on the OS image of the source, which cannot be compared now.
-    ImageUnavailable(#[source] Unsettled),
+    ImageUnavailable(#[source] kms_policy::Unsettled),
 }
 
 impl fmt::Display for Unacceptable {
@@ -211,6 +213,10 @@ pub(in crate::api) async fn authorize(
 
 /// Whose fault it is: a temporary failure, a denial by either policy, or an invalid request.
 fn unreceived(error: SourceError<Unacceptable>) -> Error {
+    if error.dead_invitation().is_some() {
+        let text = format!("{error}; {NEW_INVITATION}");
+        return Error::new(Code::Denied, text).because("source_invitation_over").caused_by(error);
+    }
     let code = match &error {
         SourceError::NotAllowed(unacceptable) => unacceptable.code(),
         SourceError::Call(CallError::Refused { status, .. }) if matches!(status.as_u16(), 401 | 403) => {

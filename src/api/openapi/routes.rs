@@ -1,11 +1,13 @@
 //! The routes as operations. Each row of [`ROUTES`](crate::api::routes::ROUTES) has its lines here; a test names those that
 //! have none.
 
+use kms_wire::bundles::{BundleList, BundleOutcome};
+use kms_wire::rollout::RolloutView;
 use serde_json::{Value, json};
 
 use super::operation::{Answer, Bodies, Content, Operation, Parameter, Verb};
 use crate::api::Service;
-use crate::api::actions::{Actions, Done};
+use crate::api::actions::{ActionRequest, Actions, Done};
 use crate::api::approvals::{self, ApproveRequest};
 use crate::api::attestation::Document;
 use crate::api::credentials::{BasicAuth, CreateRequest, Shown};
@@ -17,18 +19,19 @@ use crate::api::epochs::{
     AcceptBody, ActivateEpochBody, AppEpochsBody, AppEpochsList, AppEpochsShown, EpochBody, EpochPreview,
     Epochs, FetchBody,
 };
-use crate::api::fleet::FleetView;
+use crate::api::fleet::{FleetView, ForgetBody};
 use crate::api::health::Health;
 use crate::api::joins::{InviteBody, InvitedShown, JoinList, JoinShown};
 use crate::api::me::Me;
 use crate::api::onboard::{RestoreStatus, ShareAccepted};
+use crate::api::operations::{self, OperationList};
 use crate::api::policy::{
-    ActivateRequest, BundleList, BundleOutcome, BundleRequest, CheckRequest, Checked, FetchRequest, Placed,
-    PolicyState,
+    ActivateRequest, BundleRequest, CheckRequest, Checked, FetchRequest, Placed, PolicyState,
 };
 use crate::api::recovery::{CreateSet, DrillAccepted, DrillStatus, MadeSet, RecoveryShown};
 use crate::api::reload::Reloaded;
 use crate::api::restart::Restarting;
+use crate::api::rollout::{OrderRequest, StartRequest, StepRequest};
 use crate::api::routes::Route;
 use crate::api::settings::Settings;
 use crate::api::views::freezes::Lifted;
@@ -198,6 +201,7 @@ fn path_parameters(path: &str) -> Vec<Parameter> {
         ("{file}", "file", "the name of a file"),
         ("{*tile}", "tile", "the path of a tile, as C2SP tlog-tiles has it"),
         ("{check}", "check", "the name of a check"),
+        ("{order}", "order", "pause, resume, retry, skip or cancel"),
     ];
     let found = names.into_iter().filter(|(mark, ..)| path.contains(mark));
     let parameter = |(_, name, description)| Parameter {
@@ -447,7 +451,9 @@ fn actions(bodies: &mut Bodies) -> Vec<Operation> {
         ),
         get(Service::Admin, path, "Run an action", done.clone())
             .described("Not for browsers, which use POST."),
-        post(Service::Admin, path, "Run an action", done),
+        post(Service::Admin, path, "Run an action", done)
+            .taking("application/json", bodies.request::<ActionRequest>())
+            .described("Only `drain` and `undrain` read the body, which may be empty."),
     ]
 }
 
@@ -534,6 +540,16 @@ fn views(bodies: &mut Bodies) -> Vec<Operation> {
     let (history, releases, denials) =
         (bodies.query::<HistoryQuery>(), bodies.query::<ReleaseQuery>(), bodies.query::<DenialQuery>());
     let admin = |path, summary, response| get(Service::Admin, path, summary, Answer::Json(response));
+    let mut order = post(
+        Service::Admin,
+        "/api/v1/rollout/{order}",
+        "pause, resume, retry, skip or cancel it",
+        Answer::Json(bodies.of::<RolloutView>()),
+    )
+    .taking("application/json", bodies.request::<OrderRequest>());
+    if let Some(request) = &mut order.request {
+        request.is_required = false;
+    }
     vec![
         admin(
             "/api/v1/overview",
@@ -552,6 +568,30 @@ fn views(bodies: &mut Bodies) -> Vec<Operation> {
             "Write the state of this node over that of its fleet",
             Answer::Json(bodies.of::<FleetView>()),
         ),
+        admin("/api/v1/rollout", "The rollout over the nodes", bodies.of::<RolloutView>()),
+        post(
+            Service::Admin,
+            "/api/v1/rollout",
+            "Start a rollout, or show its plan",
+            Answer::Json(bodies.of::<RolloutView>()),
+        )
+        .taking("application/json", bodies.request::<StartRequest>())
+        .described("Needs the role owner."),
+        post(
+            Service::Admin,
+            "/api/v1/rollout/step",
+            "Take the next steps, for a program that replaces nodes",
+            Answer::Json(bodies.of::<RolloutView>()),
+        )
+        .taking("application/json", bodies.request::<StepRequest>()),
+        order,
+        post(
+            Service::Admin,
+            "/api/v1/fleet/forget",
+            "Forget a node that is in the fleet no more",
+            Answer::Json(bodies.of::<FleetView>()),
+        )
+        .taking("application/json", bodies.request::<ForgetBody>()),
         admin("/api/v1/replica-joins", "Invitations of replicas", bodies.of::<JoinList>()),
         post(
             Service::Admin,
@@ -566,6 +606,17 @@ fn views(bodies: &mut Bodies) -> Vec<Operation> {
             verb: Verb::Delete,
             ..admin("/api/v1/replica-joins/{id}", "Cancel an invitation", bodies.of::<JoinShown>())
         },
+        admin(
+            "/api/v1/operations",
+            "What goes on for longer than a request: invited replicas and the rollout",
+            bodies.of::<OperationList>(),
+        ),
+        admin(
+            "/api/v1/operations/{id}",
+            "How far something has come that takes long",
+            bodies.of::<operations::Operation>(),
+        ),
+        admin("/status/{id}", "The same, by another name", bodies.of::<operations::Operation>()),
         admin("/api/v1/history", "Releases, denials and latencies over time", bodies.of::<History>())
             .with_query(history),
         admin("/api/v1/releases", "Releases, newest first", bodies.of::<ReleaseList>()).with_query(releases),

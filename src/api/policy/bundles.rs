@@ -3,135 +3,40 @@
 use std::sync::Arc;
 
 use kms_attest::identity::DomainName;
-use kms_policy::bundle::{Bundle, BundleDigest, UnverifiedBundle};
+use kms_policy::bundle::{Bundle, BundleDigest, Bundled, UnverifiedBundle};
 use kms_policy::settings::{Activation, OnExpiry};
+use kms_wire::bundles::{
+    BundleList, BundleOutcome, BundleState, PastBundle, ShownBundle, ShownFork, ShownRehearsal,
+};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::api::admin::AdminService;
 use crate::api::{Caller, other_domain};
 use crate::clock::{rfc3339, unix};
 use crate::control::{
     ActivateBundle, Activated, Approved, Author, BundleKeeper, BundleView, OfferError, Offered, Origin,
+    bundle_document,
 };
 use crate::error::{Code, Error, Result};
 use crate::operator::DomainScope;
 use crate::proto::StartShadowRequest;
 use crate::request;
+use crate::state::SeenBundle;
+use crate::state::shared::Shared;
 
 /// Shows and changes the signed bundles of the domains that have them.
 #[derive(Debug)]
 pub struct BundleService {
     keepers: Vec<Arc<BundleKeeper>>,
     policies: Vec<Arc<kms_policy::Policy>>,
+    /// `None` where nothing is shared.
+    shared: Option<Arc<Shared>>,
     admin: Arc<AdminService>,
 }
 
-/// The bundles of each domain whose policy has them.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct BundleList {
-    domains: Vec<BundleState>,
-}
-
-/// The bundles of a domain.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct BundleState {
-    domain: String,
-    /// The bundle that decides.
-    in_force: Option<ShownBundle>,
-    /// The bundle that waits to be put in force.
-    pending: Option<ShownBundle>,
-    /// No bundle with a lower serial is taken.
-    lowest_serial: u64,
-    /// How many of the keys must sign.
-    threshold: usize,
-    /// The names of the keys that may sign.
-    keys: Vec<String>,
-    /// Where new bundles come from: `file`, `server` or `operators`.
-    source: &'static str,
-    /// Why the source gives none that can be used.
-    source_problem: Option<String>,
-    /// What happens to a new bundle of the source: `automatic` or `manual`.
-    activation: &'static str,
-    /// What the bundle that waits would have changed so far, if it is tried before it decides by itself.
-    rehearsal: Option<ShownRehearsal>,
-    /// What an expired bundle does: `warn` or `deny`.
-    on_expiry: &'static str,
-    /// A bundle that contradicts what was seen before.
-    fork: Option<ShownFork>,
-    /// The bundles that were seen, the highest serial first.
-    history: Vec<PastBundle>,
-}
-
-/// A bundle.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct ShownBundle {
-    /// The name that its authors gave it.
-    name: String,
-    serial: u64,
-    /// SHA-256 of its text, hex: also in the record of each decision.
-    digest: String,
-    /// The digest of the bundle before.
-    previous: Option<String>,
-    /// RFC 3339 in UTC.
-    not_before: String,
-    /// RFC 3339 in UTC.
-    expires: String,
-    /// The pinned keys that have signed it.
-    signers: Vec<String>,
-    /// How much it allows.
-    rules: String,
-    /// When it was put in force, RFC 3339 in UTC.
-    since: Option<String>,
-}
-
-/// A bundle that is tried on live requests, without deciding.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct ShownRehearsal {
-    digest: String,
-    /// For how many seconds it has judged requests.
-    ran_seconds: u64,
-    /// After so many it decides, unless it is held.
-    of_seconds: Option<u64>,
-    /// Requests that both have judged.
-    compared: u64,
-    /// Requests that only it allows.
-    would_allow: u64,
-    /// Requests that only the bundle in force allows.
-    would_deny: u64,
-    /// Whether it denies this KMS itself.
-    denies_this_kms: bool,
-    /// Whether it waits for an owner, because of what it would deny.
-    held: bool,
-}
-
-/// A bundle that contradicts what was seen before.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct ShownFork {
-    serial: u64,
-    digest: String,
-    /// When it came, RFC 3339 in UTC.
-    at: String,
-}
-
-/// A bundle that was seen.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct PastBundle {
-    name: String,
-    serial: u64,
-    digest: String,
-    signers: Vec<String>,
-    /// `file`, `server`, `operators`; or `audit log`, if only that knows it.
-    origin: String,
-    /// RFC 3339 in UTC.
-    received_at: Option<String>,
-    /// RFC 3339 in UTC.
-    activated_at: Option<String>,
-    /// The operator, or `configuration`.
-    activated_by: Option<String>,
-    /// RFC 3339 in UTC.
-    expires: Option<String>,
-}
+/// What becomes of a bundle that only an owner puts in force.
+const WAITS: &str = "it is verified and waits to be put in force";
 
 /// A bundle by its digest.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -150,19 +55,6 @@ pub struct FetchRequest {
     domain: Option<String>,
 }
 
-/// What became of a bundle.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct BundleOutcome {
-    domain: String,
-    /// The digest of the bundle.
-    digest: String,
-    /// `in_force` or `pending`.
-    state: &'static str,
-    /// Whether something was changed.
-    changed: bool,
-    message: String,
-}
-
 /// Whether a scope has the domain of this name.
 fn has(scope: &DomainScope, domain: &str) -> bool {
     domain.parse().is_ok_and(|domain| scope.has(&domain))
@@ -176,18 +68,15 @@ fn expect_own(scope: &DomainScope, domain: &str) -> Result<()> {
     }
 }
 
-impl BundleOutcome {
-    /// What was done, as a sentence.
-    pub(in crate::api) fn message(self) -> String {
-        self.message
-    }
-}
-
 impl BundleService {
     /// For the keepers of these policies, one policy a keeper.
-    pub fn new(bundles: Vec<(Arc<BundleKeeper>, Arc<kms_policy::Policy>)>, admin: Arc<AdminService>) -> Self {
+    pub fn new(
+        bundles: Vec<(Arc<BundleKeeper>, Arc<kms_policy::Policy>)>,
+        shared: Option<Arc<Shared>>,
+        admin: Arc<AdminService>,
+    ) -> Self {
         let (keepers, policies) = bundles.into_iter().unzip();
-        Self { keepers, policies, admin }
+        Self { keepers, policies, shared, admin }
     }
 
     fn keeper(&self, domain: &str) -> Result<&Arc<BundleKeeper>> {
@@ -242,18 +131,33 @@ impl BundleService {
         let own = scope.limit().unwrap_or(&DomainName::DEFAULT).as_str();
         let domain = request.domain.unwrap_or_else(|| own.to_owned());
         expect_own(scope, &domain)?;
-        let keeper = Arc::clone(self.keeper(&domain)?);
-        let fetch = request::spawn(async move { (keeper.fetch().await, keeper.view().await) });
+        let keeper = self.keeper(&domain)?;
+        let asked = Arc::clone(keeper);
+        let fetch = request::spawn(async move { (asked.fetch().await, asked.view().await) });
         let (fetched, view) =
             fetch.await.map_err(|error| Error::internal("the request ended in a panic", error))?;
         let fetched =
             fetched.map_err(|problem| Error::new(Code::Conflict, problem).because("no_usable_bundle"))?;
         let known = view.record.in_force.as_deref().and_then(BundleDigest::parse);
-        let digest =
-            fetched.or(known).ok_or_else(|| Error::new(Code::Conflict, "the source gives no bundle"))?;
-        let is_in_force = known == Some(digest);
-        let offered = if is_in_force { Offered::InForce } else { Offered::Waits };
-        Ok(outcome(domain, digest, &offered))
+        let is_source =
+            |seen: &SeenBundle| [Origin::File, Origin::Server].iter().any(|it| it.name() == seen.origin);
+        let is_of_source = |digest: &BundleDigest| {
+            let is_it = |seen: &SeenBundle| seen.digest == digest.to_string();
+            view.record.seen.iter().any(|seen| is_it(seen) && is_source(seen))
+        };
+        let pending = view.pending.as_ref().map(|pending| pending.bundle().digest()).filter(is_of_source);
+        let digest = fetched.or(pending).or(known);
+        let digest = digest.ok_or_else(|| Error::new(Code::Conflict, "the source gives no bundle"))?;
+        if known == Some(digest) {
+            return Ok(outcome(domain, digest, &Offered::InForce));
+        }
+        let (activation, message) = next(keeper.bundled());
+        Ok(BundleOutcome {
+            activation: Some(named(activation).to_owned()),
+            changed: fetched.is_some(),
+            message: message.to_owned(),
+            ..outcome(domain, digest, &Offered::Waits)
+        })
     }
 
     /// Evaluates the bundle that waits on live requests, without deciding.
@@ -281,8 +185,10 @@ impl BundleService {
         Ok(BundleOutcome {
             domain: keeper.domain().to_owned(),
             digest: pending.digest().to_string(),
-            state: "pending",
+            state: "pending".to_owned(),
+            activation: Some(named(Activation::Manual).to_owned()),
             changed: false,
+            shared: None,
             message: format!("{name} judges live requests from now on, without deciding"),
         })
     }
@@ -345,12 +251,28 @@ impl BundleService {
                 self.admin.stop_shadow_if(author, &sha256).await;
             }
         }
+        let (shared, unknown) = match &self.shared {
+            None => (None, String::new()),
+            Some(shared) => match shared.push(&bundle_document(domain)).await {
+                Ok(()) if keeper.is_of_fleet(digest) => (Some(true), String::new()),
+                // Nothing is written over a bundle that this node cannot read, or one that is not older.
+                Ok(()) => (
+                    Some(false),
+                    "; the other nodes do not know it: the fleet has another bundle, which is not older or cannot be used here, see the \
+                     log of this node"
+                        .to_owned(),
+                ),
+                Err(why) => (Some(false), format!("; the other nodes do not know it yet: {why}")),
+            },
+        };
         Ok(BundleOutcome {
             domain: domain.to_owned(),
             digest: digest.to_string(),
-            state: "in_force",
+            state: "in_force".to_owned(),
+            activation: None,
             changed,
-            message: format!("the bundle with serial {serial} decides from now on"),
+            shared,
+            message: format!("the bundle with serial {serial} decides from now on{unknown}"),
         })
     }
 }
@@ -360,16 +282,44 @@ fn parse(digest: &str) -> Result<BundleDigest> {
     parsed.ok_or_else(|| Error::invalid("digest must be 64 hex digits: the digest of a bundle"))
 }
 
+fn named(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Automatic => "automatic",
+        Activation::Manual => "manual",
+    }
+}
+
+/// What becomes of a bundle of the source that waits.
+fn next(bundled: &Bundled) -> (Activation, &'static str) {
+    let settings = bundled.settings();
+    match (settings.activation, &settings.shadow) {
+        (Activation::Automatic, _) if bundled.is_held() => (
+            Activation::Manual,
+            "it is verified and held, because of what it would deny: it waits for an owner",
+        ),
+        (Activation::Automatic, None) => {
+            (Activation::Automatic, "it is verified, and decides by itself as soon as it is valid")
+        }
+        (Activation::Automatic, Some(_)) => (
+            Activation::Automatic,
+            "it is verified; it judges live requests for a while, and decides by itself unless it is held",
+        ),
+        (Activation::Manual, _) => (Activation::Manual, WAITS),
+    }
+}
+
 fn outcome(domain: String, digest: BundleDigest, offered: &Offered) -> BundleOutcome {
-    let (state, message) = match offered {
-        Offered::InForce => ("in_force", "it is in force already"),
-        Offered::Waits => ("pending", "it is verified and waits to be put in force"),
+    let (state, activation, message) = match offered {
+        Offered::InForce => ("in_force", None, "it is in force already"),
+        Offered::Waits => ("pending", Some(Activation::Manual), WAITS),
     };
     BundleOutcome {
         domain,
         digest: digest.to_string(),
-        state,
+        state: state.to_owned(),
+        activation: activation.map(|activation| named(activation).to_owned()),
         changed: *offered == Offered::Waits,
+        shared: None,
         message: message.to_owned(),
     }
 }
@@ -386,13 +336,15 @@ fn refused(error: OfferError) -> Error {
         | OfferError::Expired(_)
         | OfferError::NotYetValid(_)
         | OfferError::NotPending(_) => Error::new(Code::Conflict, text).because(code),
-        OfferError::Disk(error) => Error::new(Code::Unavailable, text).caused_by(error).because(code),
+        OfferError::Disk(error) | OfferError::Unsynced(error) => {
+            Error::new(Code::Unavailable, text).caused_by(error).because(code)
+        }
         OfferError::Audit(error) => Error::new(Code::Unavailable, text).caused_by(error).because(code),
         OfferError::Panic => Error::new(Code::Internal, text),
     }
 }
 
-fn state(view: BundleView, bundled: &kms_policy::bundle::Bundled) -> BundleState {
+fn state(view: BundleView, bundled: &Bundled) -> BundleState {
     let settings = bundled.settings();
     let in_force = bundled.bundle();
     let highest = view.record.seen.iter().map(|seen| seen.serial).max().unwrap_or(0);
@@ -400,21 +352,19 @@ fn state(view: BundleView, bundled: &kms_policy::bundle::Bundled) -> BundleState
     BundleState {
         domain: view.domain,
         in_force: in_force
-            .map(|it| ShownBundle { since: Some(rfc3339(unix(it.since))), ..ShownBundle::of(&it.bundle) }),
-        pending: view.pending.as_ref().map(|pending| ShownBundle::of(pending.bundle())),
+            .map(|it| ShownBundle { since: Some(rfc3339(unix(it.since))), ..shown(&it.bundle) }),
+        pending: view.pending.as_ref().map(|pending| shown(pending.bundle())),
         lowest_serial: highest.max(view.record.floor).max(settings.minimum_serial),
         threshold: settings.keys.threshold(),
         keys: settings.keys.names().map(str::to_owned).collect(),
-        source: settings.source.kind(),
-        source_problem: view.source_problem,
-        activation: match settings.activation {
-            Activation::Automatic => "automatic",
-            Activation::Manual => "manual",
-        },
+        source: settings.source.kind().to_owned(),
+        source_problem: bundled.source_problem(),
+        activation: named(settings.activation).to_owned(),
         on_expiry: match settings.on_expiry {
             OnExpiry::Warn => "warn",
             OnExpiry::Deny => "deny",
-        },
+        }
+        .to_owned(),
         rehearsal: view.record.rehearsal.map(|it| ShownRehearsal {
             digest: it.digest,
             ran_seconds: it.ran,
@@ -449,20 +399,18 @@ fn state(view: BundleView, bundled: &kms_policy::bundle::Bundled) -> BundleState
     }
 }
 
-impl ShownBundle {
-    /// A bundle that is not in force.
-    pub(super) fn of(bundle: &Bundle) -> Self {
-        let header = bundle.header();
-        Self {
-            name: header.name().to_owned(),
-            serial: header.serial(),
-            digest: bundle.digest().to_string(),
-            previous: header.previous().map(|digest| digest.to_string()),
-            not_before: rfc3339(header.not_before()),
-            expires: rfc3339(header.expires()),
-            signers: bundle.signers().to_vec(),
-            rules: bundle.summary(),
-            since: None,
-        }
+/// A bundle that is not in force.
+pub(super) fn shown(bundle: &Bundle) -> ShownBundle {
+    let header = bundle.header();
+    ShownBundle {
+        name: header.name().to_owned(),
+        serial: header.serial(),
+        digest: bundle.digest().to_string(),
+        previous: header.previous().map(|digest| digest.to_string()),
+        not_before: rfc3339(header.not_before()),
+        expires: rfc3339(header.expires()),
+        signers: bundle.signers().to_vec(),
+        rules: bundle.summary(),
+        since: None,
     }
 }

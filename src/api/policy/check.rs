@@ -3,7 +3,7 @@
 use kms_attest::identity::BootInfo;
 use kms_attest::small_file::small_file;
 use kms_policy::review::{Finding, Review, Severity};
-use kms_policy::{Decision, Denial, NotCompared, Role, Ruleset, Subject};
+use kms_policy::{Decision, Denial, Role, Ruleset, Subject};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -210,8 +210,8 @@ fn judged(decision: Option<Decision>, image: &ImageCheck) -> Judged {
             expected: None,
             found: None,
         },
-        Some(Decision::IfImage(condition)) => match image {
-            ImageCheck::Required(_) => Judged {
+        Some(Decision::IfImage(condition)) => match image.is_ruled_out(None) {
+            None => Judged {
                 allowed: true,
                 code: "",
                 message: format!(
@@ -221,7 +221,7 @@ fn judged(decision: Option<Decision>, image: &ImageCheck) -> Judged {
                 expected: None,
                 found: None,
             },
-            ImageCheck::Waived => refused(condition.otherwise(&NotCompared::Disabled)),
+            Some(why) => refused(condition.otherwise(&why)),
         },
         Some(Decision::Denied(denial)) => refused(denial),
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kms_attest::state_file::Replaced;
 use kms_recovery::{Checkpoint, Named, NewSet, SplitError, check};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -127,11 +128,18 @@ impl RecoveryService {
         };
         let receipt = audit.record(event).await.map_err(not_recorded)?;
         let NewSet { files, .. } = unrecorded.recorded(&receipt);
-        if let Err(error) = self.sets.replace(manifest.clone(), author.by.clone(), Some(digest)).await {
-            let reason = "recovery.json cannot be written".to_owned();
-            audit.note(Event::RecoverySetFailed { set, reason });
-            let text = "no set was made: the disk does not take its file";
-            return Err(Error::unavailable(text, error).because("disk_unavailable"));
+        match self.sets.replace(manifest.clone(), author.by.clone(), Some(digest)).await {
+            Ok(Replaced::Safely) => {}
+            // It counts, and its officers need their files.
+            Ok(Replaced::Unsynced(error)) => {
+                tracing::error!(%error, set, "the set before may count again if the machine stops");
+            }
+            Err(error) => {
+                let reason = "recovery.json cannot be written".to_owned();
+                audit.note(Event::RecoverySetFailed { set, reason });
+                let text = "no set was made: the disk does not take its file";
+                return Err(Error::unavailable(text, error).because("disk_unavailable"));
+            }
         }
         tracing::warn!(set, by = author.by, "a recovery set was made; it counts from now on");
         let files = files.into_iter().map(|file| MadeFile {

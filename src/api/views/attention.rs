@@ -46,6 +46,9 @@ pub struct Attention {
     by: Option<String>,
     /// Since when it is so, if that is known.
     since: Option<String>,
+    /// When it happened last, of what may be over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<String>,
     /// How often, or how many.
     count: Option<u64>,
     link: Link,
@@ -79,6 +82,7 @@ impl Attention {
             detail: String::new(),
             by: None,
             since: None,
+            last: None,
             count: None,
             link: Link { view, id: None },
         }
@@ -200,10 +204,8 @@ fn of_cause(cause: Cause, detail: &str) -> Attention {
         | Cause::Draining
         | Cause::OwnEvidenceUnavailable
         | Cause::OwnEvidenceRefused
-        | Cause::StateStale
-        | Cause::StateNotFresh
-        | Cause::StateRolledBack
         | Cause::Clock => "diagnostics",
+        Cause::StateStale | Cause::StateNotFresh | Cause::StateRolledBack | Cause::Fleet(_) => "fleet",
         Cause::EpochsLost => "epochs",
         Cause::Recovery => "recovery",
     };
@@ -232,7 +234,9 @@ fn of_denials(denials: &[Denial], now: u64) -> Vec<Attention> {
     if !rest.is_empty() {
         let count = rest.iter().flat_map(|(_, denials)| denials).map(|denial| denial.count).sum();
         let message = format!("{} other groups of callers are refused.", rest.len());
+        let last = rest.iter().flat_map(|(_, denials)| denials).map(|denial| denial.last).max();
         list.push(Attention {
+            last: last.map(at),
             count: Some(count),
             ..Attention::new("denials", Severity::Warning, message, "denials")
         });
@@ -255,6 +259,7 @@ fn group(app: Option<&str>, code: &str, denials: &[&Denial]) -> Option<Attention
     Some(Attention {
         detail: newest.message.clone(),
         since: Some(at(first)),
+        last: Some(at(newest.last)),
         count: Some(denials.iter().map(|denial| denial.count).sum()),
         link: Link { view: "denials", id: Some(newest.id.clone()) },
         ..Attention::new(code, severity, format!("{who}: {code}."), "denials")
@@ -507,12 +512,14 @@ mod tests {
             format!("2 CVMs of app {:040x} are refused: compose_hash_not_allowed.", 7)
         );
         assert_eq!((list[0].count, list[0].severity), (Some(31), Severity::Warning));
+        assert_eq!((&list[0].since, &list[0].last), (&Some(at(recent - 1000)), &Some(at(recent))));
 
         let flood: Vec<_> = (0..1000).map(|id| denial(id, Some(id), 1 + id, recent)).collect();
         let list = of_denials(&flood, NOW);
         assert_eq!(list.len(), MAX_GROUPS + 1);
         assert_eq!(list[0].count, Some(1000), "the most frequent first");
         assert_eq!(list[MAX_GROUPS].message, "990 other groups of callers are refused.");
+        assert_eq!(list[MAX_GROUPS].last, Some(at(recent)));
         let all: u64 = list.iter().filter_map(|item| item.count).sum();
         assert_eq!(all, 1000 * 1001 / 2);
 

@@ -3,11 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::query::{Cursor, Digits, Domain, Limit, Moment, Word};
+use super::query::{Cursor, Digits, Domain, Limit, Moment, OfFleet, Word};
 use super::{Building, Views, at, not_found, some};
 use crate::error::{Error, Result};
 use crate::events::{Cvm, CvmAsk, CvmId, CvmPage};
 use crate::operator::DomainScope;
+use crate::state::shared::ListKind;
 
 /// Parameters of `GET /api/v1/cvms`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -27,6 +28,8 @@ pub struct CvmQuery {
     since: Option<Moment>,
     limit: Option<Limit>,
     cursor: Option<Cursor>,
+    /// Also those of the other nodes of the fleet, in one page: of each node the newest hundred at most.
+    fleet: Option<OfFleet>,
 }
 
 /// A page of CVMs, the one with the newest release first. A page can be short, or empty, and have a next one.
@@ -43,7 +46,7 @@ pub struct CvmList {
     building: Option<Building>,
 }
 
-/// A CVM. Ids and hashes are hexadecimal; measurements are those of its last release.
+/// A CVM, on one node. Ids and hashes are hexadecimal; measurements are those of its last release.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CvmShown {
     /// Of app and instance, or of app and machine without an instance id; the same in each KMS.
@@ -72,8 +75,11 @@ pub struct CvmShown {
     advisories: Vec<String>,
     /// The epochs of its last keys or certificate, `ROOT.APP`.
     epochs: String,
-    /// The address that its last request came from.
+    /// The address that its last request came from; other nodes do not tell it.
     address: Option<String>,
+    /// The name of the node, where those of all nodes were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
 }
 
 /// How often it received what.
@@ -93,7 +99,11 @@ impl Views {
     /// # Errors
     /// No index.
     pub async fn cvms(&self, scope: &DomainScope, query: CvmQuery) -> Result<CvmList> {
-        let CvmQuery { app, image, device, tcb, domain, since, limit, cursor } = query;
+        let CvmQuery { app, image, device, tcb, domain, since, limit, cursor, fleet } = query;
+        let fleet = fleet.is_some_and(|OfFleet(fleet)| fleet);
+        if fleet && cursor.is_some() {
+            return Err(Error::invalid("fleet gives one page: leave cursor out"));
+        }
         let domain = domain.map(|Domain(domain)| domain);
         let (own, is_elsewhere) = (scope.limit().cloned(), domain.as_ref().is_some_and(|it| !scope.has(it)));
         let ask = CvmAsk {
@@ -108,17 +118,42 @@ impl Views {
             limit: Limit::of(limit),
         };
         let newest = self.sources.events.acknowledged();
-        self.inventory(move |inventory| {
-            let page = if is_elsewhere { CvmPage::default() } else { inventory.cvms(&ask)? };
-            Ok(CvmList {
-                cvms: page.cvms.into_iter().map(|(id, cvm)| CvmShown::of(id, cvm)).collect(),
-                next: page.next,
-                total: inventory.count(own.as_ref())?,
-                covers_since: inventory.coverage()?.since.map(at),
-                building: Building::of(inventory, newest)?,
+        let others = match fleet && !is_elsewhere {
+            true => self.cvms_of_others(scope, &ask),
+            false => Vec::new(),
+        };
+        let (own_name, limit) = (self.node_name().filter(|_| fleet), ask.limit);
+        let mut list = self
+            .inventory(move |inventory| {
+                let page = if is_elsewhere { CvmPage::default() } else { inventory.cvms(&ask)? };
+                Ok(CvmList {
+                    cvms: page.cvms.into_iter().map(|(id, cvm)| CvmShown::of(id, cvm)).collect(),
+                    next: page.next,
+                    total: inventory.count(own.as_ref())?,
+                    covers_since: inventory.coverage()?.since.map(at),
+                    building: Building::of(inventory, newest)?,
+                })
             })
-        })
-        .await
+            .await?;
+        if fleet {
+            list.cvms.iter_mut().for_each(|cvm| cvm.node.clone_from(&own_name));
+            list.cvms.extend(others);
+            list.cvms.sort_by(|one, other| other.last_at.cmp(&one.last_at));
+            list.cvms.truncate(limit);
+            list.next = None;
+        }
+        Ok(list)
+    }
+
+    /// The CVMs that other nodes have told of.
+    fn cvms_of_others(&self, scope: &DomainScope, ask: &CvmAsk) -> Vec<CvmShown> {
+        let told = self.told_by_others::<Cvm>(ListKind::Inventory).into_iter();
+        let cvms = told.filter(|(_, cvm)| {
+            scope.reads(cvm.subject.domain_name().as_ref())
+                && cvm.releases.last >= ask.since
+                && ask.admits(cvm)
+        });
+        cvms.map(|(node, cvm)| CvmShown { node: Some(node), ..CvmShown::of(cvm.id(), cvm) }).collect()
     }
 
     /// One CVM.
@@ -157,6 +192,7 @@ impl CvmShown {
             epochs: some(&subject.epochs).unwrap_or_else(|| "0.0".to_owned()),
             address: some(&subject.remote),
             app_id: subject.app_id,
+            node: None,
         }
     }
 }

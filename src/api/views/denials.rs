@@ -3,17 +3,19 @@
 
 use std::collections::HashSet;
 
+use kms_policy::Role;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::query::{Cursor, Digits, Domain, Limit, Moment, Word};
+use super::query::{Cursor, Digits, Domain, Limit, Moment, OfFleet, Word};
 use super::{Views, at, not_found, some};
 use crate::control::{DenialId, RefusalRecord};
 use crate::error::{Error, Result};
 use crate::events::{Refusal, Subject};
 use crate::operator::DomainScope;
 use crate::proto::{Check, ExplainRequest, ExplainResponse};
+use crate::state::shared::ListKind;
 
 /// Parameters of `GET /api/v1/denials`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -28,6 +30,8 @@ pub struct DenialQuery {
     since: Option<Moment>,
     limit: Option<Limit>,
     cursor: Option<Cursor>,
+    /// Also those of the other nodes of the fleet: of each node the newest hundred at most.
+    fleet: Option<OfFleet>,
 }
 
 /// A page of denials, the one with the newest refusal first.
@@ -49,6 +53,8 @@ pub struct Denial {
     pub(super) count: u64,
     /// `GetAppKey`, `SignCert` or `GetKmsKey`; null for a refusal before the last start.
     method: Option<&'static str>,
+    /// `kms` if it asked for root keys; null for others.
+    role: Option<&'static str>,
     pub(super) code: String,
     /// What the caller was told.
     pub(super) message: String,
@@ -65,12 +71,15 @@ pub struct Denial {
     os_image_hash: Option<String>,
     tcb_status: Option<String>,
     tcb_advisories: Vec<String>,
-    /// The address of the last request.
+    /// The address of the last request; empty for one to another node.
     address: String,
     /// Whether its evidence is kept, so that it can be judged again.
     explainable: bool,
     /// What would allow it, in a sentence.
     remedy_text: Option<String>,
+    /// The name of the node, where those of all nodes were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     /// Unix milliseconds of the last refusal.
     #[serde(skip)]
     pub(super) last: u64,
@@ -147,9 +156,16 @@ impl Views {
     /// # Errors
     /// The index is being opened, and nothing is kept in memory.
     pub async fn denials(&self, scope: &DomainScope, query: DenialQuery) -> Result<DenialList> {
-        let DenialQuery { app, code, domain, since, limit, cursor } = query;
+        let DenialQuery { app, code, domain, since, limit, cursor, fleet } = query;
+        let fleet = fleet.is_some_and(|OfFleet(fleet)| fleet);
         let since = since.map_or(0, |Moment(at)| at);
         let mut denials = self.all_denials(scope).await?;
+        if fleet {
+            let own = self.node_name();
+            denials.iter_mut().for_each(|denial| denial.node.clone_from(&own));
+            denials.extend(self.denials_of_others(scope));
+            denials.sort_by(|one, other| other.last.cmp(&one.last).then_with(|| one.id.cmp(&other.id)));
+        }
         denials.retain(|denial| {
             app.as_ref().is_none_or(|Digits(app)| denial.app_id.as_ref() == Some(app))
                 && code.as_ref().is_none_or(|Word(code)| denial.code == *code)
@@ -163,6 +179,14 @@ impl Views {
         let page: Vec<_> = rest.by_ref().take(Limit::of(limit)).collect();
         let next = rest.next().map(|_| (start + page.len()) as u64);
         Ok(DenialList { denials: page, next })
+    }
+
+    /// The denials that other nodes have told of.
+    fn denials_of_others(&self, scope: &DomainScope) -> impl Iterator<Item = Denial> + use<> {
+        let scope = scope.clone();
+        let told = self.told_by_others::<Refusal>(ListKind::Denials).into_iter();
+        let refusals = told.filter(move |(_, refusal)| scope.reads(refusal.domain().as_ref()));
+        refusals.map(|(node, refusal)| Denial { node: Some(node), ..Denial::recorded(refusal) })
     }
 
     /// All denials of `scope`, the one with the newest refusal first: some hundred in memory, and some hundred in the index.
@@ -241,6 +265,7 @@ impl Denial {
             last_at: at(last),
             count: record.count,
             method: Some(record.method),
+            role: record.role.filter(|role| *role == Role::Kms).map(Role::name),
             code: record.code.to_owned(),
             message: record.reason.clone(),
             step: record.step.to_owned(),
@@ -257,6 +282,7 @@ impl Denial {
             address: record.remote.to_string(),
             explainable: record.shown.is_some(),
             remedy_text: record.remedy.clone(),
+            node: None,
             last,
             first,
         }
@@ -265,6 +291,7 @@ impl Denial {
     /// One from before the last start.
     pub(super) fn recorded(refusal: Refusal) -> Self {
         let domain = refusal.domain().map(|domain| domain.to_string());
+        let is_kms = refusal.subject.as_ref().is_some_and(Subject::is_kms);
         let Subject {
             app_id,
             instance_id,
@@ -281,6 +308,7 @@ impl Denial {
             last_at: at(refusal.times.last),
             count: refusal.times.count,
             method: None,
+            role: is_kms.then(|| Role::Kms.name()),
             code: refusal.code,
             message: refusal.reason,
             step: refusal.step,
@@ -297,6 +325,7 @@ impl Denial {
             address: refusal.remote,
             explainable: false,
             remedy_text: refusal.remedy,
+            node: None,
             last: refusal.times.last,
             first: refusal.times.first,
         }

@@ -1,5 +1,7 @@
 //! Freezes: what is frozen, what a freeze would stop, and the two changes, which are those of the admin service.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -42,6 +44,9 @@ pub struct FreezeShown {
     at: String,
     /// When it ends; null if it does not end by itself.
     expires_at: Option<String>,
+    /// In a fleet: whether it is in the state that the nodes share. If not yet, it is in force on this node only. Null without
+    /// other nodes.
+    shared: Option<bool>,
 }
 
 /// The body of `POST /api/v1/freezes`.
@@ -108,7 +113,9 @@ impl Views {
     /// None today.
     pub fn freezes(&self, scope: &DomainScope) -> Result<FreezeList> {
         let freezes = self.sources.admin.freezes(scope);
-        Ok(FreezeList { freezes: freezes.iter().map(|freeze| FreezeShown::of(freeze)).collect() })
+        let shown =
+            |freeze: &Arc<Freeze>| FreezeShown::of(freeze, self.foundation().freezes.is_shared(freeze.scope));
+        Ok(FreezeList { freezes: freezes.iter().map(shown).collect() })
     }
 
     /// Freezes a target, as `Admin.Freeze`.
@@ -121,9 +128,11 @@ impl Views {
         let FreezeBody { reason, replace, .. } = body;
         let (name, value) = (scope.name().to_owned(), scope.value().to_vec());
         let request = FreezeRequest { scope: name, value, reason, expires_at, replace };
-        self.sources.admin.freeze(caller, request).await?;
+        let shared = self.sources.admin.freeze(caller, request).await?.shared;
         let frozen = self.foundation().freezes.of(scope);
-        frozen.map(|freeze| FreezeShown::of(&freeze)).ok_or_else(|| Error::invalid("it has ended already"))
+        frozen
+            .map(|freeze| FreezeShown::of(&freeze, shared))
+            .ok_or_else(|| Error::invalid("it has ended already"))
     }
 
     /// Ends a freeze, as `Admin.Unfreeze`.
@@ -133,6 +142,7 @@ impl Views {
     pub async fn lift(&self, caller: &Caller, id: &str, body: LiftBody) -> Result<Lifted> {
         let (name, target) = id.split_once('-').unwrap_or((id, ""));
         let scope = scope(name, target)?;
+        self.sources.admin.learn(scope).await?;
         if self.foundation().freezes.of(scope).is_none() {
             return Err(not_found(&format!("freeze of {scope}")));
         }
@@ -187,7 +197,7 @@ fn unix(text: &str) -> Result<u64> {
 }
 
 impl FreezeShown {
-    fn of(freeze: &Freeze) -> Self {
+    fn of(freeze: &Freeze, shared: Option<bool>) -> Self {
         let target = hex::encode(freeze.scope.value());
         let scope = match freeze.scope {
             Scope::Kms => ALL,
@@ -201,6 +211,7 @@ impl FreezeShown {
             by: freeze.author.by.clone(),
             at: rfc3339(freeze.since),
             expires_at: freeze.expires_at.map(rfc3339),
+            shared,
         }
     }
 }

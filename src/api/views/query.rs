@@ -121,6 +121,13 @@ parameter!(
 );
 
 parameter!(
+    /// Whether other nodes are asked for too.
+    OfFleet(bool),
+    |text| text.parse().ok(),
+    "fleet must be true or false"
+);
+
+parameter!(
     /// A span of time in seconds.
     Window(u64),
     |text| {

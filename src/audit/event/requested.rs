@@ -43,8 +43,12 @@ impl Event {
             | Self::DomainsReceived { .. }
             | Self::Frozen { .. }
             | Self::Unfrozen { .. }
+            | Self::UnfreezeFailed { .. }
             | Self::StateRepaired { .. }
+            | Self::NodeForgotten { .. }
             | Self::ReplicaInvited { .. }
+            | Self::RolloutStarted { .. }
+            | Self::RolloutChanged { .. }
             | Self::Explained { .. }
             | Self::ShadowStarted { .. }
             | Self::ShadowStopped { .. }
@@ -97,6 +101,7 @@ impl Event {
             | Self::Suppressed { .. }
             | Self::KeysBootstrapped { .. }
             | Self::KeysReceived { .. }
+            | Self::KeysNotReceived { .. }
             | Self::RestoreOpened { .. }
             | Self::RestoreCancelled { .. }
             | Self::KeysRestored { .. }
@@ -118,10 +123,14 @@ impl Event {
             | Self::PolicySerialsLost { .. }
             | Self::StateAdopted { .. }
             | Self::StateAlarm { .. }
+            | Self::FleetAlarm { .. }
             | Self::StateSetAside { .. }
             | Self::ReplicaProgress { .. }
             | Self::ReplicaRefused { .. }
             | Self::InvitationEnded { .. }
+            | Self::RolloutNode { .. }
+            | Self::RolloutFailed { .. }
+            | Self::RolloutEnded { .. }
             | Self::CollateralRefused { .. } => false,
         }
     }

@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use crate::keys::epoch::KeyEpochs;
 
+/// The role of a KMS in records.
+pub const ROLE_OF_KMS: &str = "kms";
+
 /// The subject of an event: a verified identity in hex, and the address that it connected from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Subject {
@@ -45,6 +48,9 @@ pub struct Subject {
     /// Only of a refusal; for a release, the last `started` says it.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<&'static str>,
+    /// `kms` of a KMS that asked for root keys, which is in no domain. Only of a refusal, and of a release that was withheld.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
 }
 
 /// How a caller proved which guest it is.
@@ -96,6 +102,7 @@ impl Subject {
             fresh: None,
             mr_system: None,
             policy: None,
+            role: None,
         }
     }
 
@@ -154,6 +161,12 @@ impl Subject {
     #[must_use]
     pub fn refused(self, identity: &Identity, policy: Option<&'static str>) -> Self {
         Self { mr_system: Some(hex::encode(identity.mr_system)), policy, ..self }
+    }
+
+    /// The same, of a KMS that asked for root keys.
+    #[must_use]
+    pub fn of_kms(self) -> Self {
+        Self { role: Some(ROLE_OF_KMS), ..self }
     }
 
     /// The same, for an identity that policy was given with changes, because of these rules.

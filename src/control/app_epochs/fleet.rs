@@ -8,12 +8,12 @@ use kms_attest::identity::AppId;
 
 use super::{AppChoice, AppEpochError, AppEpochs, Choices, MAX_APPS, chosen, record};
 use crate::audit::{Audit, Event};
-use crate::control::Store;
+use crate::control::store::{Store, keep_adopted};
 use crate::state;
 use crate::state::shared::{AdoptError, Arrival, Document, Edit, Format, Provenance, Shared};
 
 /// Its name in the database.
-const DOCUMENT: &str = "app-epochs";
+pub(super) const DOCUMENT: &str = "app-epochs";
 /// The most changes of one adoption that are recorded one by one.
 const MAX_RECORDED: usize = 50;
 
@@ -83,16 +83,8 @@ impl Document for SharedAppEpochs {
                 self.record(&before, &after, from);
             }
             self.epochs.current.store(Arc::new(after));
-            let written = tokio::task::spawn_blocking(move || {
-                let aside = is_replaced.then(|| state::set_aside(file.path())).transpose();
-                file.replace(records).map(|()| aside)
-            });
-            let written =
-                written.await.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
-            if let Some(aside) = written.map_err(AdoptError::NotKept)?.map_err(AdoptError::NotKept)? {
-                self.audit.note(Event::StateSetAside { document: DOCUMENT, file: aside });
-            }
-            Ok(())
+            let aside = is_replaced.then(|| file.path().to_owned());
+            keep_adopted(DOCUMENT, aside, move || file.replace(records), &self.audit).await
         })
     }
 }

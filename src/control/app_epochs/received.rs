@@ -17,7 +17,7 @@ use crate::audit::{Audit, Event};
 use crate::clock::unix_now;
 use crate::control::{Author, Domains, Store};
 use crate::state::shared::Shared;
-use crate::state::{AppEpochFile, Choices, ChosenEpochs, app_epochs_content};
+use crate::state::{self, AppEpochFile, Choices, ChosenEpochs, app_epochs_content};
 
 /// How many events are waited for at the same time.
 const RECORDED_AT_ONCE: usize = 256;
@@ -194,7 +194,7 @@ impl Adoption {
     /// Records each change, writes the file and puts it in force: all changes or none.
     ///
     /// # Errors
-    /// [`AppEpochError`]; nothing has changed then.
+    /// [`AppEpochError`]; nothing has changed then, except for [`AppEpochError::Unsynced`].
     pub async fn adopt(
         self,
         author: &Author,
@@ -209,16 +209,19 @@ impl Adoption {
             return self.adopt_everywhere(&Arc::clone(shared), author, audit, epochs).await;
         }
         let (records, writer) = (self.after.iter().map(record).collect(), self.file.clone());
-        let written = tokio::task::spawn_blocking(move || writer.replace(records)).await;
-        let written = written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
-        if let Err(error) = written {
-            // The log must not say last what is not so.
-            if let Err(error) = self.record_each(author, audit, |it| (it.received, it.own)).await {
-                tracing::warn!(%error, "the audit log says of apps that they have epochs which they have not");
+        match state::written(move || writer.replace(records)).await {
+            Err(error) => {
+                // The log must not say last what is not so.
+                if let Err(error) = self.record_each(author, audit, |it| (it.received, it.own)).await {
+                    tracing::warn!(%error, "the audit log says of apps that they have epochs which they have not");
+                }
+                Err(AppEpochError::NotKept(error))
             }
-            return Err(AppEpochError::NotKept(error));
+            Ok(replaced) => {
+                let adopted = self.written(epochs);
+                replaced.safely().map(|()| adopted).map_err(AppEpochError::Unsynced)
+            }
         }
-        Ok(self.written(epochs))
     }
 
     /// The same on all nodes of a fleet.

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::super::{Freeze, NewCredential, OwnerSecret, Scope, ScopeError};
 use crate::clock::rfc3339;
 use crate::operator::{Person, UserChanges, Users};
+use crate::state::rollout::Rollout;
 
 /// A change that needs two owners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,43 @@ pub enum Action {
     RestoreDomain(RestoreDomain),
     /// Invites a replica.
     InviteReplica(InviteReplica),
+    /// Starts a rollout over the nodes of the fleet.
+    StartRollout(StartRollout),
+    /// Forgets a node of the fleet.
+    ForgetNode(ForgetNode),
+}
+
+/// Removes what a node of the fleet said of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForgetNode {
+    /// Its id, hex.
+    pub node: String,
+    /// What people call it.
+    pub name: String,
+}
+
+/// Starts a rollout of an OS image over the nodes of the fleet, one by one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRollout {
+    /// The hash of the OS image, hex.
+    pub image: String,
+    /// What each node must measure, hex, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mr_aggregated: Option<String>,
+    /// The names of the nodes in their order.
+    pub nodes: Vec<String>,
+    /// How many other nodes must serve whenever one is taken out of service.
+    pub min_serving: u32,
+    /// How long a node is drained before it is replaced, in seconds.
+    pub drain_for: u64,
+    /// How long a node must be healthy without a gap, in seconds.
+    pub healthy_for: u64,
+    /// How long a node may take, in seconds.
+    pub node_timeout: u64,
+    /// Whether a program of the operators replaces the nodes.
+    pub driven: bool,
 }
 
 /// Makes an invitation by which one more KMS may get the root keys, if evidence and policy allow it.
@@ -50,6 +88,9 @@ pub struct InviteReplica {
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// How it reaches this KMS, where that is not as CVMs do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_url: Option<String>,
     /// For how many seconds it counts, from its approval on.
     pub valid_for: u64,
 }
@@ -335,6 +376,8 @@ impl Action {
             Self::RepairFleet(_) => "repair_fleet",
             Self::RestoreDomain(_) => "restore_domain",
             Self::InviteReplica(_) => "invite_replica",
+            Self::StartRollout(_) => "start_rollout",
+            Self::ForgetNode(_) => "forget_node",
         }
     }
 
@@ -355,7 +398,9 @@ impl Action {
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
             | Self::RestoreDomain(_)
-            | Self::InviteReplica(_) => None,
+            | Self::ForgetNode(_)
+            | Self::InviteReplica(_)
+            | Self::StartRollout(_) => None,
         }
     }
 
@@ -381,7 +426,9 @@ impl Action {
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
             | Self::RestoreDomain(_)
-            | Self::InviteReplica(_) => None,
+            | Self::ForgetNode(_)
+            | Self::InviteReplica(_)
+            | Self::StartRollout(_) => None,
         }
     }
 
@@ -406,7 +453,9 @@ impl Action {
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
             | Self::RestoreDomain(_)
-            | Self::InviteReplica(_) => None,
+            | Self::ForgetNode(_)
+            | Self::InviteReplica(_)
+            | Self::StartRollout(_) => None,
         }
     }
 
@@ -426,7 +475,9 @@ impl Action {
             | Self::MoveApp(_)
             | Self::RepairFleet(_)
             | Self::RestoreDomain(_)
-            | Self::InviteReplica(_) => {}
+            | Self::ForgetNode(_)
+            | Self::InviteReplica(_)
+            | Self::StartRollout(_) => {}
         }
         action
     }
@@ -502,76 +553,56 @@ impl Action {
                 "let keys be released in the domain {name} again, archived since {} by {archived_by}",
                 rfc3339(*archived_at)
             ),
-            Self::InviteReplica(InviteReplica { domain, label, valid_for }) => {
+            Self::InviteReplica(InviteReplica { domain, label, source_url, valid_for }) => {
                 let label = label.as_ref().map_or_else(String::new, |label| format!(" ({label})"));
-                format!("invite {domain}{label} to get the root keys, within {valid_for} s of the approval")
+                let from = source_url.as_ref().map_or_else(String::new, |url| format!(" from {url}"));
+                format!(
+                    "invite {domain}{label} to get the root keys{from}, within {valid_for} s of the approval"
+                )
             }
+            Self::ForgetNode(ForgetNode { node, name }) => {
+                format!("forget the node {name} ({node}), which is in the fleet no more")
+            }
+            Self::StartRollout(StartRollout { image, nodes, min_serving, .. }) => format!(
+                "roll the OS image {image} out, with {min_serving} other nodes serving, over {}",
+                nodes.join(", ")
+            ),
         }
     }
 
     /// Whether this person may make the change alone: it concerns their own secret or their own standing only.
     pub(super) fn is_own_of(&self, person: &Person) -> bool {
-        let Person::Named { name: own, created_at: since } = person else { return false };
-        match self {
-            Self::OwnerCredential(
-                OwnerCredential::Rotate { name, created_at } | OwnerCredential::Revoke { name, created_at },
-            ) => name == own && created_at == since,
-            Self::OwnerCredential(OwnerCredential::SetSecret { name, created_at, .. }) => {
-                name == own && *created_at == Some(*since)
+        let (Person::Named { name: own, created_at: since }, Self::OwnerCredential(change)) = (person, self)
+        else {
+            return false;
+        };
+        match change {
+            OwnerCredential::Rotate { name, created_at } | OwnerCredential::Revoke { name, created_at } => {
+                name == own && created_at == since
             }
-            Self::OwnerCredential(OwnerCredential::Create { .. })
-            | Self::Unfreeze(_)
-            | Self::LowerClockFloor(_)
-            | Self::ActivatePolicy(_)
-            | Self::ActivateBundle(_)
-            | Self::ReplaceHtpasswd(_)
-            | Self::CreateRecoverySet(_)
-            | Self::Epoch(_)
-            | Self::MoveApp(_)
-            | Self::RepairFleet(_)
-            | Self::RestoreDomain(_)
-            | Self::InviteReplica(_) => false,
+            OwnerCredential::SetSecret { name, created_at, .. } => name == own && *created_at == Some(*since),
+            OwnerCredential::Create { .. } => false,
         }
     }
 
     /// Whether it gives a KMS with one owner its second one.
     pub(super) fn adds_owner(&self) -> bool {
-        match self {
-            Self::OwnerCredential(change) => match change {
-                OwnerCredential::Create { .. } => true,
-                OwnerCredential::SetSecret { created_at, .. } => created_at.is_none(),
-                OwnerCredential::Rotate { .. } | OwnerCredential::Revoke { .. } => false,
-            },
-            Self::Unfreeze(_)
-            | Self::LowerClockFloor(_)
-            | Self::ActivatePolicy(_)
-            | Self::ActivateBundle(_)
-            | Self::ReplaceHtpasswd(_)
-            | Self::CreateRecoverySet(_)
-            | Self::Epoch(_)
-            | Self::MoveApp(_)
-            | Self::RepairFleet(_)
-            | Self::RestoreDomain(_)
-            | Self::InviteReplica(_) => false,
+        let Self::OwnerCredential(change) = self else { return false };
+        match change {
+            OwnerCredential::Create { .. } => true,
+            OwnerCredential::SetSecret { created_at, .. } => created_at.is_none(),
+            OwnerCredential::Rotate { .. } | OwnerCredential::Revoke { .. } => false,
         }
     }
 
     /// Whether an owner who is limited to a domain may not make it. Of credentials each change checks its own domain.
     pub fn concerns_whole_kms(&self) -> bool {
-        match self {
-            Self::OwnerCredential(_) => false,
-            Self::Unfreeze(_)
-            | Self::LowerClockFloor(_)
-            | Self::ActivatePolicy(_)
-            | Self::ActivateBundle(_)
-            | Self::ReplaceHtpasswd(_)
-            | Self::CreateRecoverySet(_)
-            | Self::Epoch(_)
-            | Self::MoveApp(_)
-            | Self::RepairFleet(_)
-            | Self::RestoreDomain(_)
-            | Self::InviteReplica(_) => true,
-        }
+        !matches!(self, Self::OwnerCredential(_))
+    }
+
+    /// Whether an owner may approve it who may have been revoked on another node: it only revokes, or ends that this is not known.
+    pub fn counts_while_stale(&self) -> bool {
+        matches!(self, Self::RepairFleet(_) | Self::OwnerCredential(OwnerCredential::Revoke { .. }))
     }
 }
 
@@ -651,6 +682,22 @@ impl OwnerCredential {
     }
 }
 
+impl StartRollout {
+    /// What was started.
+    pub fn of(rollout: &Rollout) -> Self {
+        Self {
+            image: hex::encode(rollout.image),
+            mr_aggregated: rollout.mr_aggregated.map(|measured| hex::encode(measured.0)),
+            nodes: rollout.nodes.iter().map(|node| node.name.clone()).collect(),
+            min_serving: rollout.min_serving,
+            drain_for: rollout.drain_for,
+            healthy_for: rollout.healthy_for,
+            node_timeout: rollout.node_timeout,
+            driven: rollout.driven,
+        }
+    }
+}
+
 impl Unfreeze {
     /// The scope.
     ///
@@ -688,6 +735,8 @@ kinds!(
     RepairFleet,
     RestoreDomain,
     InviteReplica,
+    StartRollout,
+    ForgetNode,
     Unfreeze,
     LowerClockFloor,
     ActivatePolicy,

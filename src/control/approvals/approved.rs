@@ -1,8 +1,9 @@
 //! The proof that an owner's change may be made now.
 
 use super::action::{
-    Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, InviteReplica, LowerClockFloor,
-    MoveApp, OwnerCredential, RepairFleet, ReplaceHtpasswd, RestoreDomain, Unfreeze,
+    Action, ActivateBundle, ActivatePolicy, CreateRecoverySet, EpochAction, ForgetNode, InviteReplica,
+    LowerClockFloor, MoveApp, OwnerCredential, RepairFleet, ReplaceHtpasswd, RestoreDomain, StartRollout,
+    Unfreeze,
 };
 use crate::control::{Author, Changer};
 use crate::operator::{Operator, Person};
@@ -54,10 +55,14 @@ pub enum EachApproved {
     MoveApp(Approved<MoveApp>),
     /// See [`Action`].
     RepairFleet(Approved<RepairFleet>),
+    /// [`Action::ForgetNode`].
+    ForgetNode(Approved<ForgetNode>),
     /// See [`Action`].
     RestoreDomain(Approved<RestoreDomain>),
     /// See [`Action`].
     InviteReplica(Approved<InviteReplica>),
+    /// See [`Action`].
+    StartRollout(Approved<StartRollout>),
 }
 
 impl<A> Approved<A> {
@@ -105,9 +110,11 @@ impl Approved<Action> {
             Action::CreateRecoverySet(action) => EachApproved::CreateRecoverySet(rest.with(|()| action)),
             Action::Epoch(action) => EachApproved::Epoch(rest.with(|()| action)),
             Action::MoveApp(action) => EachApproved::MoveApp(rest.with(|()| action)),
+            Action::ForgetNode(action) => EachApproved::ForgetNode(rest.with(|()| action)),
             Action::RepairFleet(action) => EachApproved::RepairFleet(rest.with(|()| action)),
             Action::RestoreDomain(action) => EachApproved::RestoreDomain(rest.with(|()| action)),
             Action::InviteReplica(action) => EachApproved::InviteReplica(rest.with(|()| action)),
+            Action::StartRollout(action) => EachApproved::StartRollout(rest.with(|()| action)),
         }
     }
 }
@@ -154,6 +161,11 @@ impl OwnerChange {
             Consent::Own => before.cloned(),
             Consent::OneIsEnough | Consent::FewerThanTwo | Consent::Second => self.requester.clone(),
         }
+    }
+
+    /// Who requested it, if a second owner has approved it.
+    pub(in crate::control) fn requester(&self) -> Option<&Person> {
+        self.requester.as_ref()
     }
 
     /// How many owners without an end must be left.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use kms_attest::state_file::Replaced;
 use kms_policy::Policy;
 use kms_policy::bundle::source::{Fetched, Fetcher, read_file};
 use kms_policy::bundle::{Bundle, BundleDigest, Bundled};
@@ -13,6 +14,8 @@ use kms_policy::settings::{Activation, BundleSource, PinnedKeys, UnattendedShado
 use sha2::{Digest as _, Sha256};
 
 use super::OfferError;
+use super::error::TRY_AGAIN;
+use super::fleet::{InFleet, OfFleet};
 use super::past::last_activated;
 use super::serials::{Standing, compare, highest};
 use super::unattended::{Step, Unattended};
@@ -30,8 +33,6 @@ const LOOK_AT_FILE: Duration = Duration::from_secs(2);
 const ASK_AT_FIRST: Duration = Duration::from_secs(10);
 /// How long a start waits for a source.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
-/// When it is tried again to put a bundle in force that a full disk or the audit log has kept from it: each attempt is a record.
-const TRY_AGAIN: Duration = Duration::from_secs(30);
 /// How often gauges are set, and it is looked whether a bundle that waits has become valid.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -44,6 +45,8 @@ pub enum Origin {
     Server,
     /// An operator.
     Operators,
+    /// Another node, which has it in force.
+    Fleet,
 }
 
 impl Origin {
@@ -53,6 +56,7 @@ impl Origin {
             Self::File => "file",
             Self::Server => "server",
             Self::Operators => "operators",
+            Self::Fleet => "fleet",
         }
     }
 
@@ -60,6 +64,7 @@ impl Origin {
         match name {
             "file" => Self::File,
             "server" => Self::Server,
+            "fleet" => Self::Fleet,
             _ => Self::Operators,
         }
     }
@@ -103,8 +108,6 @@ pub struct BundleView {
     pub record: BundleRecord,
     /// The bundle that waits.
     pub pending: Option<PendingBundle>,
-    /// Why the source gives nothing that can be used.
-    pub source_problem: Option<String>,
 }
 
 struct State {
@@ -125,7 +128,10 @@ pub struct BundleKeeper {
     /// Times of rehearsals are counted from here.
     started: Instant,
     source: tokio::sync::Mutex<Fetcher>,
-    source_problem: Mutex<Option<String>>,
+    /// What the fleet has in force, and this node not yet.
+    pub(super) of_fleet: tokio::sync::Mutex<Option<OfFleet>>,
+    /// What the fleet has in force.
+    pub(super) in_fleet: Mutex<InFleet>,
     /// SHA-256 of what the source gave and was refused, so that it is recorded once.
     refused: Mutex<Option<[u8; 32]>>,
 }
@@ -185,7 +191,8 @@ impl BundleKeeper {
             state: tokio::sync::Mutex::new(State { record, pending, unattended: None }),
             started: Instant::now(),
             source: tokio::sync::Mutex::new(fetcher),
-            source_problem: Mutex::default(),
+            of_fleet: tokio::sync::Mutex::default(),
+            in_fleet: Mutex::default(),
             refused: Mutex::default(),
         }))
     }
@@ -217,7 +224,8 @@ impl BundleKeeper {
         &self.domain
     }
 
-    fn bundled(&self) -> &Bundled {
+    /// The policy that has the bundle in force.
+    pub fn bundled(&self) -> &Bundled {
         self.policy.bundled().expect("a keeper is made for such a policy only")
     }
 
@@ -229,6 +237,22 @@ impl BundleKeeper {
     /// The bundle in force, with its signatures.
     pub(super) fn bytes_in_force(&self) -> Option<Vec<u8>> {
         self.bundled().bundle().map(|in_force| in_force.bundle.bytes().to_vec())
+    }
+
+    /// The highest serial that was seen here; `None` while it may change.
+    pub(super) fn highest_seen(&self) -> Option<u64> {
+        Some(highest(&self.state.try_lock().ok()?.record))
+    }
+
+    /// Takes no bundle with a lower serial from now on, unless the fleet has it in force.
+    pub(super) async fn others_have_seen(&self, serial: u64) -> io::Result<()> {
+        let mut state = self.state.lock().await;
+        if serial <= state.record.seen_by_fleet.max(highest(&state.record)) {
+            return Ok(());
+        }
+        state.record.seen_by_fleet = serial;
+        let kept = self.replace(&state.record).await;
+        kept.map(drop).map_err(|error| io::Error::other(error.to_string()))
     }
 
     /// The keys that sign bundles.
@@ -244,16 +268,7 @@ impl BundleKeeper {
             let seen = self.bundled().rehearsed(pending.digest()).unwrap_or_default();
             record.rehearsal = Some(unattended.so_far(self.started.elapsed(), seen));
         }
-        BundleView {
-            domain: self.domain.clone(),
-            record,
-            pending: state.pending.clone().map(PendingBundle),
-            source_problem: self.source_problem().clone(),
-        }
-    }
-
-    fn source_problem(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.source_problem.lock().unwrap_or_else(PoisonError::into_inner)
+        BundleView { domain: self.domain.clone(), record, pending: state.pending.clone().map(PendingBundle) }
     }
 
     /// Takes a bundle: verified, compared with what was seen, and kept. It waits then, unless it is in force.
@@ -270,8 +285,8 @@ impl BundleKeeper {
         let offered = self.take(bytes, origin, author).await;
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         match &offered {
-            Ok(_) if author.is_none() => *refused = None,
-            Ok(_) => {}
+            Ok(_) | Err(OfferError::Unsynced(_)) if author.is_none() => *refused = None,
+            Ok(_) | Err(OfferError::Unsynced(_)) => {}
             Err(error) => {
                 let is_known = author.is_none() && *refused == Some(sha256);
                 if author.is_none() {
@@ -321,6 +336,10 @@ impl BundleKeeper {
                 return Err(error);
             }
         };
+        let (serial, fleet) = (bundle.header().serial(), state.record.seen_by_fleet);
+        if standing == Standing::New && origin != Origin::Fleet && serial < fleet {
+            return Err(OfferError::Rollback { serial, highest: fleet });
+        }
         match standing {
             Standing::InForce if self.bundled().is_in_force(digest) => Ok((Offered::InForce, digest)),
             // The pinned keys have changed, and now enough of them have signed it.
@@ -347,7 +366,7 @@ impl BundleKeeper {
                 record.seen.retain(|seen| seen.serial != bundle.header().serial());
                 record.seen.insert(0, seen(&bundle, origin, now));
                 record.seen.truncate(MAX_SEEN);
-                self.replace(&record).await?;
+                let replaced = self.replace(&record).await?;
                 self.audit.note(Event::PolicyBundleReceived {
                     bundle: self.facts(&bundle, origin),
                     by: author.map(|author| author.by.clone()),
@@ -357,6 +376,7 @@ impl BundleKeeper {
                 self.bundled().end_rehearsal();
                 self.bundled().set_held(false);
                 // The one that waited before: many that are never put in force must not fill the disk.
+                replaced.safely().map_err(OfferError::Unsynced)?;
                 self.forget_others(&state.record).await;
                 Ok((Offered::Waits, digest))
             }
@@ -375,8 +395,9 @@ impl BundleKeeper {
         let seen = record.seen.iter_mut().find(|seen| seen.digest == digest && seen.origin != origin.name());
         if let Some(seen) = seen {
             origin.name().clone_into(&mut seen.origin);
-            self.replace(&record).await?;
+            let replaced = self.replace(&record).await?;
             state.record = record;
+            replaced.safely().map_err(OfferError::Unsynced)?;
         }
         Ok(())
     }
@@ -392,7 +413,8 @@ impl BundleKeeper {
         let bundle = self.facts(bundle, origin);
         self.audit.note(Event::PolicyForked { bundle, known: known.to_owned() });
         state.record.fork = Some(SeenFork { serial, digest, at: unix_now() });
-        if let Err(error) = self.replace(&state.record).await {
+        let kept = self.replace(&state.record).await;
+        if let Err(error) = kept.and_then(|it| it.safely().map_err(OfferError::Unsynced)) {
             tracing::error!(%error, "a fork of policy bundles is not remembered over a restart");
         }
     }
@@ -441,16 +463,17 @@ impl BundleKeeper {
             remote: author.map(|author| author.remote),
         };
         let _recorded: Receipt = self.audit.record(event).await.map_err(OfferError::Audit)?;
-        if let Err(error) = self.replace(&record).await {
+        let replaced = self.replace(&record).await.inspect_err(|error| {
             // The log must not say last what is not so.
-            self.record_refusal(&error, origin, author);
-            return Err(error);
-        }
+            self.record_refusal(error, origin, author);
+        })?;
         self.bundled().set_forked(record.fork.is_some());
         self.bundled().put_in_force(bundle, SystemTime::now());
         *state = State { record, pending: None, unattended: None };
         self.bundled().end_rehearsal();
         self.bundled().set_held(false);
+        // The one before stays until the disk has the record that does not name it.
+        replaced.safely().map_err(OfferError::Unsynced)?;
         self.forget_others(&state.record).await;
         Ok(Activated { changed: true, serial })
     }
@@ -480,16 +503,15 @@ impl BundleKeeper {
             Err(error) => Err(error.to_string()),
         };
         drop(source);
-        let mut problem = self.source_problem();
-        let now = outcome.as_ref().err().cloned();
-        if *problem != now {
-            match &now {
+        let problem = outcome.as_ref().err().cloned();
+        if self.bundled().source_problem() != problem {
+            match &problem {
                 Some(problem) => tracing::warn!(domain = self.domain, problem, "no new policy bundle"),
                 None => {
                     tracing::info!(domain = self.domain, "the source of policy bundles can be used again")
                 }
             }
-            problem.clone_from(&now);
+            self.bundled().set_source_problem(problem);
         }
         outcome
     }
@@ -545,6 +567,7 @@ impl BundleKeeper {
                 // Its outcome is in the view.
                 let _ = self.fetch().await;
             }
+            self.follow_again().await;
             let may_try = failed.is_none_or(|failed| failed.elapsed() >= TRY_AGAIN);
             if settings.activation == Activation::Automatic && may_try {
                 failed = self.advance(self.started.elapsed()).await.is_err().then(Instant::now);
@@ -632,7 +655,8 @@ impl BundleKeeper {
             return;
         }
         state.record.rehearsal = Some(so_far);
-        if let Err(error) = self.replace(&state.record).await {
+        let kept = self.replace(&state.record).await;
+        if let Err(error) = kept.and_then(|it| it.safely().map_err(OfferError::Unsynced)) {
             tracing::error!(%error, "what a policy bundle would change is not remembered over a restart");
         }
     }
@@ -678,7 +702,7 @@ impl BundleKeeper {
         let _ = tokio::task::spawn_blocking(move || files.forget_others(&needed)).await;
     }
 
-    async fn replace(&self, record: &BundleRecord) -> Result<(), OfferError> {
+    async fn replace(&self, record: &BundleRecord) -> Result<Replaced, OfferError> {
         let (files, record) = (self.files.clone(), record.clone());
         let replaced = tokio::task::spawn_blocking(move || files.replace(&record)).await;
         replaced.map_err(|_| OfferError::Panic)?.map_err(OfferError::Disk)
@@ -766,8 +790,11 @@ fn beginning(
         tracing::error!(domain, floor = record.floor, "the file with the serials of policy bundles is gone");
         audit.note(Event::PolicySerialsLost { domain: domain.to_owned(), floor: record.floor });
     }
-    if let Err(error) = files.replace(&record) {
+    if let Err(error) = files.replace(&record).and_then(Replaced::safely) {
         tracing::error!(%error, "the serials of policy bundles cannot be written");
     }
     Ok(record)
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,6 +99,7 @@ mod tests {
     fn serials_only_grow_and_contradictions_are_forks() {
         let record = BundleRecord {
             floor: 0,
+            seen_by_fleet: 0,
             in_force: Some(digest(5).to_string()),
             pending: Some(digest(6).to_string()),
             fork: None,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::FutureExt as _;
+use kms_attest::state_file::StateFile;
 
 use super::*;
 use crate::operator::OperatorToken;
@@ -378,4 +379,105 @@ async fn an_invitation_to_replace_a_secret_leaves_it_until_it_is_used() {
     let changer = Changer::new(invited(version), Author { by: "admin".to_owned(), remote: HERE });
     let error = setting.credentials.activate(changer, &setting.audit).await.expect_err("it has lapsed");
     assert!(matches!(error, CredentialError::NotInvited), "{error}");
+}
+
+#[tokio::test]
+async fn a_credential_whose_directory_is_not_synced_is_what_the_next_start_reads() {
+    let setting = Setting::with(Some("of-the-configuration")).await;
+    {
+        let mut file = setting.credentials.disk.lock().await;
+        let path = setting.directory.path().join("credentials.json");
+        let unsynced = StateFile::from(path).synced_by(|_| Err(io::Error::other("no sync")));
+        *file = Arc::new(CredentialFile::new(unsynced, setting.directory.path()));
+    }
+    setting.create("ann", Role::Viewer).await.expect("its secret is shown, because it counts");
+    assert!(setting.get("ann").is_some());
+    let file =
+        CredentialFile::new(setting.directory.path().join("credentials.json"), setting.directory.path());
+    let kept = || file.read().expect("readable").expect("a file").credentials.len();
+    assert_eq!(kept(), 1);
+    let outcome = setting.revoke("ann").await;
+    assert!(matches!(outcome, Err(CredentialError::RevokedNotKept(_))), "{outcome:?}");
+    assert!(setting.get("ann").is_none() && kept() == 0);
+}
+
+#[tokio::test]
+async fn a_directory_that_another_node_has_filled_takes_no_more_and_can_be_read() {
+    let setting = Setting::with(Some("token")).await;
+    let template = setting.create("ci", Role::Viewer).await.expect("created").credential;
+    let now = setting.credentials.named.now();
+    let domain: DomainName = "sandbox".parse().expect("a name");
+    let named = |name: String, domain: Option<&DomainName>| {
+        let name: CredentialName = name.parse().expect("a name");
+        let of = again(&template, template.standing.clone(), template.version);
+        (name.clone(), Arc::new(NamedCredential { name, domain: domain.cloned(), ..of }))
+    };
+    let (_, new) = named("more".to_owned(), None);
+    let mut full: Directory = (0..MAX_CREDENTIALS).map(|number| named(format!("ci{number}"), None)).collect();
+    let refused = put(&mut full, None, &new, None, now);
+    assert!(matches!(refused, Err(CredentialError::Full)), "{refused:?}");
+    let (_, again) = named("ci7".to_owned(), None);
+    put(&mut full, Some(template.version), &again, None, now).expect("it takes no room");
+    assert_eq!(directory(records_of(&full, now)).map(|read| read.len()), Ok(MAX_CREDENTIALS));
+
+    let (_, new) = named("more".to_owned(), Some(&domain));
+    let of_domain = |number| named(format!("ci{number}"), Some(&domain));
+    let mut shared: Directory = (0..SHARE_OF_DOMAIN).map(of_domain).collect();
+    let refused = put(&mut shared, None, &new, Some(&domain), now);
+    assert!(matches!(refused, Err(CredentialError::ShareFull(_))), "{refused:?}");
+    put(&mut shared, None, &new, None, now).expect("by an owner of the whole KMS");
+    let other = put(&mut shared, Some(template.version + 1), &new, None, now);
+    assert!(matches!(other, Err(CredentialError::OfOwner)), "it is another one there: {other:?}");
+}
+
+#[tokio::test]
+async fn a_revocation_is_written_for_all_nodes_once_it_is_decided_and_can_be_taken_back() {
+    let setting = Setting::with(Some("token")).await;
+    let credentials = &setting.credentials;
+    let named = setting.create("ci", Role::Viewer).await.expect("created").credential;
+    let there = state::credentials_content(records_of(&credentials.list(), 0)).expect("a document");
+    let written = || {
+        let merged = credentials.merge(Some(&there)).expect("readable");
+        merged.map(|body| state::parse_credentials(&body).expect("records").len())
+    };
+    let here = || credentials.taken(&Directory::new(), Directory::clone(&credentials.list())).len();
+    assert_eq!((written(), here()), (None, 1));
+    credentials.marks().begin(&named);
+    assert_eq!((written(), here()), (None, 0), "it takes effect here only");
+    credentials.marks().decided(&named.name, false);
+    assert_eq!((written(), here()), (Some(0), 0), "it is to be written");
+    credentials.marks().take_back(&named.name);
+    assert_eq!((written(), here()), (Some(1), 1), "what is there is adopted again");
+}
+
+#[tokio::test]
+async fn who_asks_for_a_change_counts_where_it_is_made() {
+    let setting = Setting::with(None).await;
+    let admin = setting.get("admin").expect("made at the first start");
+    let holder = setting.holder("admin", admin.version);
+    let person = setting.configured.person(&holder).expect("an owner");
+    let here = setting.credentials.list();
+    let rotated = {
+        let other = again(&admin, admin.standing.clone(), admin.version ^ 1);
+        Directory::from([(admin.name.clone(), Arc::new(other))])
+    };
+    let without = Directory::new();
+    for (operator, requester, there, counts) in [
+        (&holder, None, &*here, true),
+        (&holder, None, &rotated, false),
+        (&holder, None, &without, false),
+        (&Operator::Token, None, &without, true),
+        (&Operator::Token, Some(&person), &*here, true),
+        (&Operator::Token, Some(&person), &rotated, true),
+        (&Operator::Token, Some(&person), &without, false),
+    ] {
+        let asker = Asker::with(&setting.configured, operator.clone(), requester.cloned());
+        assert_eq!(asker.expect_live_in(there).is_ok(), counts, "{operator} {requester:?} {}", there.len());
+    }
+    setting.revoke_by(holder.clone(), "admin").await.expect_err("the last one");
+    setting.rotate("admin", holder.clone()).await.expect("rotated");
+    let admin = setting.get("admin").expect("an owner");
+    assert!(setting.configured.operator("admin", admin.version).is_some(), "the new secret is used");
+    let asker = Asker::with(&setting.configured, holder, None);
+    assert!(asker.expect_live_in(&here).is_err(), "it must count here too");
 }

@@ -6,15 +6,16 @@ use std::io;
 use std::sync::Arc;
 
 use kms_attest::identity::{AppId, DomainName};
+use kms_attest::state_file::Replaced;
 
 use super::{Domain, DomainOrigin, Domains, Map};
 use crate::audit::{Audit, AuditError, Event, Receipt};
 use crate::clock::unix_now;
 use crate::config::{DomainRules, MAX_DOMAIN_NAME};
 use crate::control::{Author, Store};
-use crate::state::shared::Unshared;
+use crate::state::shared::{Edit, Unshared};
 use crate::state::{
-    ArchivedRecord, DomainFile, DomainRecord, DomainRecords, DomainsTooLarge, HandedDomains,
+    self, ArchivedRecord, DomainFile, DomainRecord, DomainRecords, DomainsTooLarge, HandedDomains,
     MAX_DOMAINS_BYTES, MAX_MADE, MAX_PLACED, MemberRecord,
 };
 
@@ -45,7 +46,7 @@ pub enum DomainChange {
     },
 }
 
-/// Why a change was not made. Nothing has changed then.
+/// Why a change was not made. Nothing has changed then, except for [`DomainError::Unsynced`].
 #[derive(Debug, thiserror::Error)]
 pub enum DomainError {
     /// No domain has this name.
@@ -112,8 +113,13 @@ pub enum DomainError {
     #[error("nothing was changed: the file of the domains cannot be written: {0}")]
     NotKept(#[source] io::Error),
     /// The state that the nodes of a fleet share could not be changed.
-    #[error("nothing was changed: {0}")]
+    #[error("{}", .0.after("nothing was changed"))]
     NotShared(#[from] Unshared),
+    /// The change is made, and the disk does not say that it stays so.
+    #[error(
+        "the change is made, but the key directory cannot be synced, so the change may be lost if the machine stops: {0}"
+    )]
+    Unsynced(#[source] io::Error),
 }
 
 /// What is on the disk.
@@ -175,18 +181,29 @@ impl DomainChange {
 }
 
 impl Domains {
-    /// Whether a change could be made now, and would change something.
+    /// Whether a change could be made now, and would change something. What this node would not make may be one for what is shared,
+    /// which is looked at then.
     ///
     /// # Errors
     /// [`DomainError`], as of [`Domains::change`].
-    pub fn foresee(&self, change: &DomainChange) -> Result<bool, DomainError> {
-        self.current.load().admits(change)
+    pub async fn foresee(&self, change: &DomainChange) -> Result<bool, DomainError> {
+        let known = self.current.load().admits(change);
+        if matches!(known, Ok(true)) {
+            return known;
+        }
+        match &self.store {
+            Store::File => known,
+            Store::Shared(_) => {
+                self.see_newest().await?;
+                self.current.load().admits(change)
+            }
+        }
     }
 
     /// Makes a change, and says whether there was something to change; if not, nothing is recorded.
     ///
     /// # Errors
-    /// [`DomainError`]; nothing has changed then.
+    /// [`DomainError`]; nothing has changed then, except for [`DomainError::Unsynced`].
     pub async fn change(
         &self,
         change: DomainChange,
@@ -194,8 +211,12 @@ impl Domains {
         audit: &Audit,
     ) -> Result<bool, DomainError> {
         let _turn = self.turn.lock().await;
+        if !self.foresee(&change).await? {
+            return Ok(false);
+        }
         let kept = self.kept.lock().await;
-        if !self.foresee(&change)? {
+        // What is received or adopted may have changed it meanwhile.
+        if !self.current.load().admits(&change)? {
             return Ok(false);
         }
         let mut records = DomainRecords::clone(&self.current.load().records);
@@ -209,35 +230,37 @@ impl Domains {
             .map_err(|problem| DomainError::NotKept(io::Error::other(problem)))?;
         let text = records.text()?;
         let _: Receipt = audit.record(change.event(&author)).await.map_err(DomainError::NotRecorded)?;
+        let mut is_changed = true;
         let written = match &self.store {
             Store::Shared(shared) => {
                 // What is changed is adopted, which takes it.
                 drop(kept);
-                self.change_everywhere(&Arc::clone(shared), &change, &author).await
+                let changed = self.change_everywhere(&Arc::clone(shared), &change, &author).await;
+                changed.map(|edit| {
+                    is_changed = edit == Edit::Changed;
+                    Replaced::Safely
+                })
             }
             Store::File => {
                 let file = kept.file.clone();
-                let written = tokio::task::spawn_blocking(move || file.replace(&text)).await;
-                let written =
-                    written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
-                written.map_err(DomainError::NotKept).inspect(|()| self.current.store(Arc::new(map)))
+                let written = state::written(move || file.replace(&text)).await;
+                written.map_err(DomainError::NotKept).inspect(|_| self.current.store(Arc::new(map)))
             }
         };
-        if let Err(error) = written {
+        let replaced = written.inspect_err(|error| {
             // The log must not say last what is not so.
             audit.note(Event::DomainChangeFailed {
                 domain: change.domain().to_string(),
                 change: change.name(),
                 app_id: change.app().map(hex::encode).unwrap_or_default(),
-                reason: match &error {
+                reason: match error {
                     DomainError::NotKept(_) => "the file of the domains cannot be written".to_owned(),
                     other => other.to_string(),
                 },
-                by: author.by,
+                by: author.by.clone(),
                 remote: author.remote,
             });
-            return Err(error);
-        }
+        })?;
         tracing::warn!(
             domain = %change.domain(),
             change = change.name(),
@@ -245,7 +268,8 @@ impl Domains {
             by = author.by,
             "a domain was changed"
         );
-        Ok(true)
+        replaced.safely().map_err(DomainError::Unsynced)?;
+        Ok(is_changed)
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
 
 use super::change::{DomainChange, DomainError};
 use super::{Configured, Domains, Map};
 use crate::audit::{Audit, Event};
-use crate::control::{Author, Store};
+use crate::control::Author;
+use crate::control::store::{Store, keep_adopted, see_newest};
 use crate::state::shared::{AdoptError, Arrival, Document, Edit, Format, Provenance, Shared};
 use crate::state::{self, DomainRecords, HandedDomains, MAX_DOMAINS_BYTES};
 
@@ -68,16 +70,8 @@ impl Document for SharedDomains {
             }
             let is_replaced =
                 is_news && from.arrival == Arrival::Joined && *before != DomainRecords::default();
-            let written = tokio::task::spawn_blocking(move || {
-                let aside = is_replaced.then(|| state::set_aside(file.path())).transpose();
-                file.replace(&content).map(|()| aside)
-            });
-            let written =
-                written.await.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
-            if let Some(aside) = written.map_err(AdoptError::NotKept)?.map_err(AdoptError::NotKept)? {
-                self.audit.note(Event::StateSetAside { document: DOCUMENT, file: aside });
-            }
-            Ok(())
+            let aside = is_replaced.then(|| file.path().to_owned());
+            keep_adopted(DOCUMENT, aside, move || file.replace(&content), &self.audit).await
         })
     }
 }
@@ -111,23 +105,39 @@ impl Domains {
         Self { store: Store::Shared(shared), ..self }
     }
 
-    /// Makes a change on all nodes.
+    /// Waits until this node knows the domains that are those of all nodes now.
+    ///
+    /// # Errors
+    /// [`DomainError::NotShared`].
+    pub async fn see_newest(&self) -> Result<(), DomainError> {
+        match &self.store {
+            Store::File => Ok(()),
+            Store::Shared(shared) => Ok(see_newest(shared, DOCUMENT).await?),
+        }
+    }
+
+    /// Makes a change on all nodes, and says whether there was something to change.
     pub(super) async fn change_everywhere(
         &self,
         shared: &Shared,
         change: &DomainChange,
         author: &Author,
-    ) -> Result<(), DomainError> {
+    ) -> Result<Edit, DomainError> {
+        let made = Arc::new(AtomicBool::new(false));
+        let is_made = Arc::clone(&made);
         let (configured, change, by) = (Arc::clone(&self.configured), change.clone(), author.clone());
         let format = InFile(Arc::clone(&configured));
         let edit = move |records: &mut DomainRecords| {
-            if !Map::new(&configured, records).map_err(contradiction)?.admits(&change)? {
+            let is_one = Map::new(&configured, records).map_err(contradiction)?.admits(&change)?;
+            is_made.store(is_one, Ordering::Relaxed);
+            if !is_one {
                 return Ok(Edit::Unchanged);
             }
             change.apply(records, &by)?;
             Ok(Edit::Changed)
         };
-        shared.edit(DOCUMENT, &author.by, format, edit).await
+        shared.edit(DOCUMENT, &author.by, format, edit).await?;
+        Ok(if made.load(Ordering::Relaxed) { Edit::Changed } else { Edit::Unchanged })
     }
 }
 

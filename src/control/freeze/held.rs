@@ -56,7 +56,7 @@ enum End {
     At {
         /// Unix seconds.
         wall: u64,
-        /// The same end by the monotonic clock, from the time left when it was made or loaded.
+        /// The same end by the monotonic clock, from the time left when it was made, loaded or learned of.
         steady: Instant,
     },
 }
@@ -64,9 +64,17 @@ enum End {
 impl Held {
     /// Takes a freeze that was made or loaded `now`.
     pub(super) fn new(freeze: Freeze, now: Moment) -> Self {
+        Self::learned(freeze, now, Duration::ZERO)
+    }
+
+    /// Takes a freeze of another node that this one learns of `now`. The clock of this node may be ahead: the time that is left counts by
+    /// the slowest clock of the fleet, which is `behind` that of this node, and is at most as long as the freeze itself.
+    pub(super) fn learned(freeze: Freeze, now: Moment, behind: Duration) -> Self {
         let end = freeze.expires_at.and_then(|wall| {
-            let left = Duration::from_secs(wall.saturating_sub(now.wall));
-            Some(End::At { wall, steady: now.steady.checked_add(left)? })
+            let here = wall.saturating_sub(now.wall);
+            let elsewhere = wall.saturating_sub(now.wall.saturating_sub(behind.as_secs()));
+            let left = here.max(elsewhere.min(wall.saturating_sub(freeze.since)));
+            Some(End::At { wall, steady: now.steady.checked_add(Duration::from_secs(left))? })
         });
         Self { freeze: Arc::new(freeze), sharing: Sharing::Settled, end: end.unwrap_or(End::Open) }
     }
@@ -95,8 +103,29 @@ impl Held {
     }
 }
 
-/// `entries` with `new`, which replaces an earlier one of its scope. If there are too many, the ones that
-/// expired first are removed. There is always room for a freeze of the whole KMS.
+/// `entries` without those that expired first among the ones that `may_go`, as long as more than `most` of these are there.
+pub(super) fn within(
+    mut entries: Entries,
+    most: usize,
+    may_go: impl Fn(&Held) -> bool,
+    now: Moment,
+) -> Entries {
+    let mut count = entries.values().filter(|held| may_go(held)).count();
+    let ended = entries.values().filter(|held| may_go(held) && !held.is_live(now));
+    let mut ended: Vec<_> = ended.map(|held| (held.freeze.expires_at, held.freeze.scope)).collect();
+    ended.sort_unstable();
+    for (_, scope) in ended {
+        if count <= most {
+            break;
+        }
+        entries.remove(&scope);
+        count -= 1;
+    }
+    entries
+}
+
+/// `entries` with `new`, which replaces an earlier one of its scope. If there are more than [`MAX_FREEZES`] that are shared as it is, the
+/// ones that expired first are removed. There is always room for a freeze of the whole KMS.
 ///
 /// # Errors
 /// [`FreezeError::Full`], [`FreezeError::ShareFull`]: no room, and none has expired. [`FreezeError::Shortens`]: the
@@ -120,14 +149,8 @@ pub(super) fn with(
     if is_one_more && live >= room.most() {
         return Err(room.exhausted());
     }
-    while entries.len() >= MAX_FREEZES {
-        let ended = entries.values().filter(|held| !held.is_live(now));
-        let Some(first) = ended.min_by_key(|held| held.freeze.expires_at).map(|held| held.freeze.scope)
-        else {
-            break;
-        };
-        entries.remove(&first);
-    }
+    let is_as_new = |held: &Held| held.sharing == new.sharing;
+    let mut entries = within(entries, MAX_FREEZES - 1, is_as_new, now);
     entries.insert(new.freeze.scope, Arc::clone(new));
     Ok(entries)
 }

@@ -8,10 +8,12 @@ use std::sync::Mutex as StdMutex;
 use std::time::{Duration, Instant};
 
 use kms_attest::identity::{AppId, DeviceId, Identity, InstanceId, OsImageHash};
+use kms_attest::state_file::StateFile;
 
 use super::held::Moment;
 use super::*;
 use crate::clock::unix_now;
+use crate::state::shared::Arrival;
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new([]))
@@ -194,6 +196,31 @@ async fn a_clock_that_was_ahead_for_a_while_loses_no_freeze() {
     assert!(disk.open_at(&time).check(&Identity::example()).is_err(), "on the disk");
 }
 
+#[test]
+fn a_freeze_of_another_node_lasts_where_the_clock_is_ahead() {
+    let (disk, time) = (Disk::new(), SetTime::new());
+    let freeze = for_an_hour(&time);
+    let there = || [(freeze.scope, freeze.clone())].into();
+    let lasts = |freezes: &Freezes| freezes.check(&Identity::example()).is_err();
+    time.jump(DAY as i64);
+    for (behind, left) in [(0, 0), (DAY, 3600), (DAY - 600, 3000), (30 * DAY, 3600)] {
+        let freezes = disk.open_at(&time);
+        freezes.take(&there(), Arrival::Other, Duration::from_secs(behind));
+        assert_eq!(lasts(&freezes), left > 0, "{behind}");
+        time.pass(left.max(1) - 1);
+        assert_eq!(lasts(&freezes), left > 0, "{behind}");
+        time.pass(1);
+        assert!(!lasts(&freezes), "{behind}");
+        time.jump(-(left.max(1) as i64));
+    }
+    // With the right clock it ends with its end, however slow another one is.
+    time.jump(-(DAY as i64));
+    let freezes = disk.open_at(&time);
+    freezes.take(&there(), Arrival::Other, Duration::from_secs(600));
+    time.pass(3600);
+    assert!(!lasts(&freezes));
+}
+
 #[tokio::test]
 async fn what_has_ended_is_kept_for_a_month_and_no_longer() {
     let (disk, time) = (Disk::new(), SetTime::new());
@@ -278,6 +305,13 @@ async fn a_file_that_cannot_be_written_freezes_and_does_not_thaw() {
     let error = freezes.lift(Scope::Kms, None, author(), String::new(), &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::UnfreezeNotKept(_)), "{error}");
     assert!(freezes.check(&Identity::example()).is_err());
+    assert_eq!(disk.events("unfrozen"), 1);
+    let noted = async {
+        while disk.events("unfreeze_failed") == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), noted).await.expect("the log ends with what is so");
 }
 
 #[tokio::test]
@@ -294,6 +328,23 @@ async fn a_freeze_that_is_neither_kept_nor_recorded_counts_and_says_both() {
     let text = error.to_string();
     assert!(text.contains("cannot be written") && text.contains("audit log"), "{text}");
     assert!(freezes.check(&Identity::example()).is_err());
+}
+
+#[tokio::test]
+async fn an_unfreeze_whose_directory_is_not_synced_is_what_the_next_start_reads() {
+    let disk = Disk::new();
+    let freezes = disk.open();
+    freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await.unwrap();
+    let unsynced = StateFile::from(disk.path()).synced_by(|_| Err(std::io::Error::other("no sync")));
+    *freezes.file.lock().await = FreezeFile::new(unsynced);
+    let outcome = freezes.lift(Scope::Kms, None, author(), String::new(), &disk.audit).await;
+    assert!(matches!(outcome, Err(FreezeError::UnfreezeUnsynced(_))), "{outcome:?}");
+    assert!(disk.open().list().is_empty() && freezes.list().is_empty());
+    // A freeze of which that is not known is told as one that may be lost.
+    let outcome =
+        freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, Room::OfOwners, &disk.audit).await;
+    assert!(matches!(outcome, Err(FreezeError::NotKept(_))), "{outcome:?}");
+    assert_eq!((disk.open().list().len(), freezes.list().len()), (1, 1));
 }
 
 #[tokio::test]

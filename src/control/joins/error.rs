@@ -2,6 +2,8 @@
 
 use std::io;
 
+use kms_wire::join::DeadInvitation;
+
 use super::MAX_OPEN;
 use crate::audit::AuditError;
 use crate::error::Code;
@@ -30,8 +32,13 @@ pub enum JoinError {
     /// The file could not be written.
     #[error("the invitation was not changed: joins.json of the key directory cannot be written: {0}")]
     NotKept(#[source] io::Error),
+    /// It is changed, and the disk does not say that it stays so.
+    #[error(
+        "the invitation was changed, but the key directory cannot be synced, so it may be as before if the machine stops: {0}"
+    )]
+    Unsynced(#[source] io::Error),
     /// The state that the nodes of a fleet share could not be changed.
-    #[error("the invitation was not changed: {0}")]
+    #[error("{}", .0.after("the invitation was not changed"))]
     NotShared(#[from] Unshared),
     /// There is none with this id.
     #[error("there is no invitation {0}; it may be forgotten, after a week")]
@@ -42,6 +49,9 @@ pub enum JoinError {
     /// Too many tokens are being compared.
     #[error("too many join tokens are being checked, try again")]
     Busy,
+    /// It is unknown whether another node has made it.
+    #[error("this node does not know now which invitations other nodes have made, try again")]
+    NotSeen,
     /// Its time is over.
     #[error("the invitation has expired: an owner invites the replica again")]
     Expired,
@@ -80,9 +90,13 @@ impl JoinError {
             | Self::NoKeys
             | Self::Late => Code::Denied,
             Self::Full => Code::Conflict,
-            Self::Busy | Self::Random(_) | Self::NotRecorded(_) | Self::NotKept(_) | Self::NotShared(_) => {
-                Code::Unavailable
-            }
+            Self::Busy
+            | Self::NotSeen
+            | Self::Random(_)
+            | Self::NotRecorded(_)
+            | Self::NotKept(_)
+            | Self::Unsynced(_)
+            | Self::NotShared(_) => Code::Unavailable,
         }
     }
 
@@ -94,14 +108,15 @@ impl JoinError {
             Self::Random(_) => "internal",
             Self::NotRecorded(_) => "audit_unavailable",
             Self::NotKept(_) => "join_not_kept",
-            Self::NotShared(_) => "state_unavailable",
-            Self::Unknown(_) => "join_unknown",
-            Self::Wrong => "join_token_wrong",
+            Self::Unsynced(_) => "join_not_synced",
+            Self::NotShared(_) | Self::NotSeen => "state_unavailable",
+            Self::Unknown(_) => DeadInvitation::Forgotten.code(),
+            Self::Wrong => DeadInvitation::Wrong.code(),
             Self::Busy => "join_busy",
-            Self::Expired => "join_expired",
-            Self::Cancelled => "join_cancelled",
-            Self::Used => "join_used",
-            Self::UsedByAnother => "join_used_by_another",
+            Self::Expired => DeadInvitation::Expired.code(),
+            Self::Cancelled => DeadInvitation::Cancelled.code(),
+            Self::Used => DeadInvitation::Used.code(),
+            Self::UsedByAnother => DeadInvitation::UsedByAnother.code(),
             Self::NoKeys => "join_no_keys",
             Self::Late => "join_late",
         }

@@ -2,16 +2,16 @@
 //! change of the shared state before the keys leave.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 
 use super::record::{Turn, prune};
 use super::{JoinError, Joins};
 use crate::audit::Event;
-use crate::control::Store;
+use crate::control::store::{Store, keep_adopted};
 use crate::state::shared::{AdoptError, Arrival, Document, Edit, Format, Provenance, Shared};
-use crate::state::{self, JoinRecord};
+use crate::state::{self, JoinRecord, JoinStage};
 
 /// Its name in the database.
 const DOCUMENT: &str = "joins";
@@ -20,19 +20,27 @@ const MAX_RECORDED: usize = 50;
 
 /// The invitations, as the shared state sees them.
 #[derive(Debug)]
-pub struct SharedJoins(Arc<Joins>);
+pub struct SharedJoins {
+    joins: Arc<Joins>,
+    /// Those that an owner's repair has opened again although they are over. They are closed again on all nodes.
+    reopened: Mutex<Vec<JoinRecord>>,
+}
 
 impl SharedJoins {
     /// Shares these.
     pub fn new(joins: Arc<Joins>) -> Self {
-        Self(joins)
+        Self { joins, reopened: Mutex::default() }
+    }
+
+    fn reopened(&self) -> MutexGuard<'_, Vec<JoinRecord>> {
+        self.reopened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn record(&self, before: &[JoinRecord], after: &[JoinRecord], from: &Provenance) {
         let changed = after.iter().filter(|it| before.iter().find(|old| old.id == it.id) != Some(it));
         for record in changed.take(MAX_RECORDED) {
             let stage = record.steps.last().map_or("open", |step| step.stage.name());
-            self.0.audit.note(Event::StateAdopted {
+            self.joins.audit.note(Event::StateAdopted {
                 document: DOCUMENT,
                 change: "changed",
                 target: format!(
@@ -54,37 +62,44 @@ impl Document for SharedJoins {
     }
 
     fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
-        match there {
-            Some(_) => Ok(None),
-            None => state::joins_content(&self.0.current.load()).map(Some).map_err(|error| error.to_string()),
-        }
+        let records = match there {
+            Some(_) if !self.has_news() => return Ok(None),
+            Some(there) => {
+                let mut records = state::parse_joins(there)?;
+                close(&mut records, &self.reopened());
+                records
+            }
+            None => self.joins.current.load().to_vec(),
+        };
+        state::joins_content(&records).map(Some).map_err(|error| error.to_string())
     }
 
     fn has_news(&self) -> bool {
-        false
+        !self.reopened().is_empty()
     }
 
     fn adopt<'a>(&'a self, body: &'a [u8], from: &'a Provenance) -> BoxFuture<'a, Result<(), AdoptError>> {
         Box::pin(async move {
-            let joins = &self.0;
-            let after = state::parse_joins(body).map_err(AdoptError::Unreadable)?;
+            let joins = &self.joins;
+            let mut after = state::parse_joins(body).map_err(AdoptError::Unreadable)?;
             let file = Arc::clone(&joins.file).lock_owned().await;
             let before = joins.current.load_full();
             let is_replaced = from.arrival == Arrival::Joined && !before.is_empty() && *before != after;
             if from.arrival != Arrival::Own {
                 self.record(&before, &after, from);
             }
-            joins.put(after.clone());
-            let written = tokio::task::spawn_blocking(move || {
-                let aside = is_replaced.then(|| state::set_aside(file.path())).transpose();
-                file.replace(&after).map(|()| aside)
-            });
-            let written =
-                written.await.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")));
-            if let Some(aside) = written.map_err(AdoptError::NotKept)?.map_err(AdoptError::NotKept)? {
-                joins.audit.note(Event::StateSetAside { document: DOCUMENT, file: aside });
+            {
+                let mut reopened = self.reopened();
+                if from.arrival == Arrival::Repaired {
+                    *reopened = before.iter().filter(|record| is_used(record)).cloned().collect();
+                }
+                if !close(&mut after, &reopened) {
+                    reopened.clear();
+                }
             }
-            Ok(())
+            joins.put(after.clone());
+            let aside = is_replaced.then(|| file.path().to_owned());
+            keep_adopted(DOCUMENT, aside, move || file.replace(&after), &joins.audit).await
         })
     }
 }
@@ -113,6 +128,23 @@ impl Joins {
         };
         shared.edit(DOCUMENT, by, InFile, edit).await
     }
+}
+
+/// Whether its keys were sent, or it was cancelled: it is never open again.
+fn is_used(record: &JoinRecord) -> bool {
+    [JoinStage::Keys, JoinStage::Cancelled].into_iter().any(|stage| record.step(stage).is_some())
+}
+
+/// Puts what is known of used ones in the place of those that are said to be open. Whether there are any.
+fn close(records: &mut [JoinRecord], used: &[JoinRecord]) -> bool {
+    let mut is_changed = false;
+    for record in records.iter_mut().filter(|record| !is_used(record)) {
+        if let Some(used) = used.iter().find(|used| used.id == record.id) {
+            record.clone_from(used);
+            is_changed = true;
+        }
+    }
+    is_changed
 }
 
 /// As in the file.

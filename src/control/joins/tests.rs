@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use kms_attest::state_file::StateFile;
+
 use super::*;
 
 const WEEK: u64 = 7 * 24 * 60 * 60;
@@ -21,7 +23,12 @@ impl Home {
     }
 
     async fn invite(&self) -> InvitedReplica {
-        let new = NewJoin { domain: Domain::parse("kms2.example").unwrap(), label: None, valid_for: 900 };
+        let new = NewJoin {
+            domain: Domain::parse("kms2.example").unwrap(),
+            label: None,
+            source_url: None,
+            valid_for: 900,
+        };
         let author = Author { by: "token".to_owned(), remote: HERE };
         self.joins.invite(new, &author).await.unwrap()
     }
@@ -59,6 +66,30 @@ async fn what_was_not_sent_is_given_back_to_the_same_machine_only() {
     let again = Arc::new(again);
     let shown = again.compare(&invited.token, HERE).await.unwrap();
     assert_eq!(code(again.begin(&shown).await), "join_used");
+}
+
+#[tokio::test]
+async fn no_keys_leave_by_an_invitation_whose_use_may_be_forgotten() {
+    let home = Home::new();
+    let path = home.directory.path().join("joins.json");
+    let (invited, cancelled) = (home.invite().await, home.invite().await);
+    let bound = home.bound(&invited, 1).await.unwrap();
+    let unsynced = StateFile::from(path.clone()).synced_by(|_| Err(io::Error::other("no sync")));
+    *home.joins.file.lock().await = JoinFile::new(unsynced);
+    assert_eq!(code(home.joins.claim(bound).await), "join_not_synced");
+    assert_eq!(home.stages(&invited), ["started", "attested", "allowed"], "it is not used up");
+    let author = Author { by: "token".to_owned(), remote: HERE };
+    assert_eq!(code(home.joins.cancel(&cancelled.record.id, &author).await), "join_not_synced");
+    assert_eq!(home.stages(&cancelled), ["cancelled"]);
+    let late = home.invite().await;
+    assert_eq!(code(home.bound(&late, 1).await), "join_not_synced");
+    home.bound(&late, 1).await.expect_err("each step waits for the disk");
+    let again = Joins::open(path.clone(), Arc::clone(&home.joins.audit)).unwrap();
+    assert_eq!(again.list(), home.joins.list());
+    *home.joins.file.lock().await = JoinFile::new(path);
+    home.joins.claim(home.bound(&invited, 1).await.unwrap()).await.unwrap();
+    let log = std::fs::read_to_string(home.directory.path().join("audit.jsonl")).unwrap();
+    assert_eq!(log.matches("invitation_ended").count(), 1, "of the one that was cancelled: {log}");
 }
 
 #[tokio::test]
@@ -102,14 +133,14 @@ async fn reports_need_the_key_that_got_the_keys() {
     let bound = home.bound(&invited, 1).await.unwrap();
     let shown = home.joins.compare(&invited.token, HERE).await.unwrap();
     let report = async |key: u8, stage| home.joins.report(&shown, [key; 32], stage).await;
-    assert_eq!(code(report(1, JoinStage::Serving).await), "join_no_keys");
+    assert_eq!(code(report(1, JoinReport::Serving).await), "join_no_keys");
     home.joins.claim(bound).await.unwrap();
-    assert_eq!(code(report(2, JoinStage::Serving).await), "join_used_by_another");
-    report(1, JoinStage::Serving).await.unwrap();
-    report(1, JoinStage::Committed).await.unwrap();
+    assert_eq!(code(report(2, JoinReport::Serving).await), "join_used_by_another");
+    report(1, JoinReport::Serving).await.unwrap();
+    report(1, JoinReport::Committed).await.unwrap();
     assert_eq!(home.stages(&invited), ["started", "attested", "allowed", "keys", "committed", "serving"]);
     home.joins.audit.floor().raise_by_record(home.joins.now() + REPORTS + 60);
-    assert_eq!(code(report(1, JoinStage::Serving).await), "join_late");
+    assert_eq!(code(report(1, JoinReport::Serving).await), "join_late");
 }
 
 #[test]
@@ -118,6 +149,7 @@ fn what_is_over_is_forgotten_and_what_is_open_is_not() {
         id: format!("{number:016x}"),
         domain: "kms2.example".to_owned(),
         label: None,
+        source_url: None,
         hash: String::new(),
         created_at: 1,
         created_by: String::new(),
@@ -147,4 +179,38 @@ fn what_is_over_is_forgotten_and_what_is_open_is_not() {
     prune(&mut records, &turn(50));
     assert_eq!(records.len(), crate::state::MAX_JOINS);
     assert_eq!(records.iter().filter(|it| it.expires_at == 99).count(), 150, "none that is open");
+}
+
+#[tokio::test]
+async fn a_repair_opens_no_invitation_again() {
+    use crate::state::shared::{Arrival, Document, Provenance};
+
+    let home = Home::new();
+    let (used, cancelled, open) = (home.invite().await, home.invite().await, home.invite().await);
+    let claimed = home.bound(&used, 1).await.unwrap();
+    let older = state::joins_content(&home.joins.list()).unwrap();
+    home.joins.claim(claimed).await.unwrap();
+    let author = Author { by: "token".to_owned(), remote: HERE };
+    home.joins.cancel(&cancelled.record.id, &author).await.unwrap();
+    let known = home.joins.list();
+    let shared = SharedJoins::new(Arc::clone(&home.joins));
+    let from = |arrival| Provenance { state: 9, node: "two".to_owned(), operator: "amy".to_owned(), arrival };
+    assert!(!shared.has_news() && shared.merge(Some(&older)) == Ok(None));
+    // A node that has not seen how they ended writes what it knows over it, and others use the result before this one can speak.
+    shared.adopt(&older, &from(Arrival::Repaired)).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(home.joins.list(), known);
+        assert_eq!(code(home.bound(&used, 1).await), "join_used");
+        assert_eq!(code(home.bound(&cancelled, 1).await), "join_cancelled");
+        assert!(shared.has_news());
+        shared.adopt(&older, &from(Arrival::Other)).await.unwrap();
+    }
+    let closed = shared.merge(Some(&older)).unwrap().expect("something to say");
+    assert_eq!(state::parse_joins(&closed).unwrap(), *known);
+    shared.adopt(&closed, &from(Arrival::Own)).await.unwrap();
+    assert!(!shared.has_news());
+    home.joins.claim(home.bound(&open, 2).await.unwrap()).await.unwrap();
+    // What was given back since is open again by the word of its source, which is no repair.
+    shared.adopt(&older, &from(Arrival::Other)).await.unwrap();
+    assert!(!shared.has_news() && home.bound(&used, 1).await.is_ok());
 }

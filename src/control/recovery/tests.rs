@@ -1,5 +1,6 @@
 //! What is kept of recovery, and what is said about it.
 
+use kms_attest::state_file::StateFile;
 use kms_recovery::{Bytes, Description, NewSet, split};
 use secp256k1::ecdsa::RecoverableSignature;
 use secp256k1::{Message, SecretKey};
@@ -65,13 +66,13 @@ async fn sets_and_drills_outlive_a_restart_and_a_new_set_retires_the_old_one() {
     let sets = open();
     let [first, second] = [manifest(100), manifest(200)];
     let id = first.manifest().set.to_string();
-    sets.replace(first, "owner".to_owned(), None).await.expect("a file");
+    sets.replace(first, "owner".to_owned(), None).await.and_then(Replaced::safely).expect("a file");
     sets.drilled(drill(&id, 150, None)).await;
     let state = open().state();
     assert_eq!(state.current().expect("a set").manifest.manifest().set.to_string(), id);
     assert_eq!(state.last_proved(), Some(150));
     let sets = open();
-    sets.replace(second.clone(), "other".to_owned(), None).await.expect("a file");
+    sets.replace(second.clone(), "other".to_owned(), None).await.and_then(Replaced::safely).expect("a file");
     let state = open().state();
     assert_eq!(state.current().expect("a set").manifest.manifest(), second.manifest());
     assert_eq!(state.retired()[0].set, id);
@@ -81,8 +82,22 @@ async fn sets_and_drills_outlive_a_restart_and_a_new_set_retires_the_old_one() {
     std::fs::write(home.path().join("recovery.json"), "{").expect("written");
     let sets = open();
     assert!(sets.state().current().is_none());
-    sets.replace(second, "other".to_owned(), None).await.expect("a file");
+    sets.replace(second, "other".to_owned(), None).await.and_then(Replaced::safely).expect("a file");
     assert!(open().state().current().is_some());
+}
+
+#[tokio::test]
+async fn a_set_whose_directory_is_not_synced_is_what_the_next_start_reads() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("recovery.json");
+    let file = StateFile::from(path.clone()).synced_by(|_| Err(io::Error::other("no sync")));
+    let sets = RecoverySets::open(RecoveryFile::new(file));
+    let made = sets.replace(manifest(100), "owner".to_owned(), None).await.expect("it counts");
+    assert!(matches!(made, Replaced::Unsynced(_)), "{made:?}");
+    sets.drilled(drill(&manifest(100).manifest().set.to_string(), 150, None)).await;
+    for state in [sets.state(), RecoverySets::open(RecoveryFile::new(path)).state()] {
+        assert_eq!((state.current().is_some(), state.drills().len()), (true, 1), "{state:?}");
+    }
 }
 
 #[tokio::test]
@@ -95,7 +110,7 @@ async fn what_to_do_is_said_when_it_is_due() {
     assert_eq!(sets.state().standing(&own, now + 2 * DAY), Standing::NoSet);
     let manifest = manifest(now);
     let id = manifest.manifest().set.to_string();
-    sets.replace(manifest, "owner".to_owned(), None).await.expect("a file");
+    sets.replace(manifest, "owner".to_owned(), None).await.and_then(Replaced::safely).expect("a file");
     let both = [epoch(0), epoch(1)];
     assert_eq!(sets.state().standing(&both, now), Standing::NotCovered { epochs: vec![1] });
     assert_eq!(sets.state().standing(&own, now + DAY - 1), Standing::Fine, "officers get their files first");
@@ -122,7 +137,7 @@ async fn a_set_is_out_of_date_once_the_state_of_an_epoch_has_changed() {
     let sets = RecoverySets::open(RecoveryFile::new(home.path().join("recovery.json")));
     let now = unix_now();
     let made = manifest_of(now, vec![epoch(0), epoch(1)]);
-    sets.replace(made, "owner".to_owned(), None).await.expect("a file");
+    sets.replace(made, "owner".to_owned(), None).await.and_then(Replaced::safely).expect("a file");
     let standing = |own: &[EpochFingerprint]| sets.state().standing(own, now);
     let [first, prepared] = [epoch(0), epoch(1)];
     assert_eq!(standing(&[first.clone(), prepared.clone()]), Standing::Fine);
@@ -141,7 +156,10 @@ async fn a_set_is_out_of_date_once_the_state_of_an_epoch_has_changed() {
     assert_eq!(held, Standing::StillHolds { epochs: vec![0] });
     assert!(held.sentence().is_some_and(|text| text.contains("destroy their shares")));
 
-    sets.replace(manifest_of(now, own.to_vec()), "owner".to_owned(), None).await.expect("a file");
+    sets.replace(manifest_of(now, own.to_vec()), "owner".to_owned(), None)
+        .await
+        .and_then(Replaced::safely)
+        .expect("a file");
     assert_eq!(sets.state().standing(&own, now), Standing::Fine, "a set of now");
     // It is signed, and read back with the same states.
     let reopened = RecoverySets::open(RecoveryFile::new(home.path().join("recovery.json")));
@@ -164,9 +182,12 @@ async fn a_set_is_out_of_date_once_other_epochs_are_chosen_for_apps() {
         Standing::NoSet,
         "there is no set to be out of date"
     );
-    sets.replace(manifest(now), "owner".to_owned(), None).await.expect("a file");
+    sets.replace(manifest(now), "owner".to_owned(), None).await.and_then(Replaced::safely).expect("a file");
     assert_eq!(standing(&sets, 2, now), Standing::Fine, "what a set of an older version has is not known");
-    sets.replace(manifest(now), "owner".to_owned(), Some([1; 32])).await.expect("a file");
+    sets.replace(manifest(now), "owner".to_owned(), Some([1; 32]))
+        .await
+        .and_then(Replaced::safely)
+        .expect("a file");
     for sets in [sets, open()] {
         assert_eq!(standing(&sets, 1, now), Standing::Fine);
         assert_eq!(standing(&sets, 2, now), Standing::ChoicesChanged);

@@ -227,7 +227,10 @@ fn count<'a>(
             Content::Withheld(subject, released) => {
                 let handover = handovers.get(handover_key(&subject))?;
                 let is_handover = handover.is_some_and(|handover| handover.withheld(released));
-                if !is_handover && let Some(cvm) = cvms.get(CvmId::of(&subject).0)? {
+                if !is_handover
+                    && !subject.is_kms()
+                    && let Some(cvm) = cvms.get(CvmId::of(&subject).0)?
+                {
                     cvm.releases.count = cvm.releases.count.saturating_sub(1);
                 }
             }
@@ -237,7 +240,7 @@ fn count<'a>(
                 let list = match &refusal.subject {
                     Some(subject) => {
                         if let Some(cvm) = cvms.get(CvmId::of(subject).0)?
-                            && cvm.subject.domain == subject.domain
+                            && cvm.subject.domain_name() == subject.domain_name()
                         {
                             cvm.denials += 1;
                             cvm.denied_at = Some(time);

@@ -374,7 +374,8 @@ impl CvmAsk {
         found.or(domain).unwrap_or(ALL)
     }
 
-    fn admits(&self, cvm: &Cvm) -> bool {
+    /// Whether it is about this CVM, without regard to time and place in the list.
+    pub fn admits(&self, cvm: &Cvm) -> bool {
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
         is(&self.app_id, &cvm.subject.app_id)

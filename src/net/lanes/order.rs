@@ -108,9 +108,10 @@ impl<W> Order<W> {
     /// Work of this lane runs at once; `expected` is what it will probably take.
     pub(super) fn run(&mut self, lane: &Lane, expected: Duration) {
         let queue = self.lane(lane);
+        let before = queue.taken;
         queue.running += 1;
-        queue.taken = queue.taken.saturating_add(nanoseconds(expected));
-        self.now = self.now.max(self.lanes[lane].taken.saturating_sub(nanoseconds(expected)));
+        queue.taken = before.saturating_add(nanoseconds(expected));
+        self.now = self.now.max(before);
     }
 
     /// Work of this lane has ended, which took `took` and not `expected`.

@@ -57,8 +57,15 @@ impl Lanes {
                 let standing =
                     if known.as_ref() == Some(&lane) { Standing::Proved } else { Standing::Claimed };
                 let (caller, domains) = (caller.clone(), Arc::clone(domains));
-                let claim = Claim { address: caller.remote(), caller, domains };
+                let claim = Claim { lane: lane.clone(), address: caller.remote(), caller, domains };
                 self.share(Place { lane, standing, party }, Some(claim))
+            }
+            // What it proves in the lane of the unproved excuses the next callers of its address.
+            Some(lane) if !peer.is_refused() => {
+                let (caller, domains) = (caller.clone(), Arc::clone(domains));
+                let claim = Claim { lane, address: caller.remote(), caller, domains };
+                let place = Place { lane: Lane::Unproved, standing: Standing::Claimed, party };
+                self.share(place, Some(claim))
             }
             Some(_) => self.unproved(party),
             None => known.map_or_else(|| self.unproved(party), proved),

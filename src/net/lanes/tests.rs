@@ -35,13 +35,13 @@ fn place(name: &str, last: u8, standing: Standing) -> Place {
     Place { lane: lane(name), standing, party: Party::Address(address(last)) }
 }
 
-fn claim(last: u8) -> Claim {
+fn claim(name: &str, last: u8) -> Claim {
     let caller = Caller::new(address(last), Arc::new(Peer::default()));
-    Claim { address: address(last), caller, domains: domains() }
+    Claim { lane: lane(name), address: address(last), caller, domains: domains() }
 }
 
 fn claimed(lanes: &Lanes, name: &str, last: u8) -> Share {
-    lanes.share(place(name, last, Standing::Claimed), Some(claim(last)))
+    lanes.share(place(name, last, Standing::Claimed), Some(claim(name, last)))
 }
 
 fn proved(lanes: &Lanes, name: &str, last: u8) -> Share {
@@ -230,4 +230,37 @@ fn the_lane_is_that_of_the_domain_that_was_proved() {
     activity.admit(crate::net::activity::PeerTrust::Admitted(AppId([2; 20])));
     let share = of(Some(&domains), Asks::Anything);
     assert_eq!(share.place, place("small", 1, Standing::Proved));
+}
+
+#[test]
+fn a_proof_excuses_an_address_whose_claims_are_disregarded() {
+    let (lanes, domains) = (lanes(1, 100), domains());
+    let activity = Activity::new(address(1), std::sync::Weak::new(), false);
+    let (app, other) = (AppId([2; 20]), AppId([1; 20]));
+    let of = |peer: &Arc<Peer>| {
+        lanes.of(Some(&domains), &Caller::new(address(1), Arc::clone(peer)), &activity, Asks::ItsApp)
+    };
+    let new = || Arc::new(Peer::claiming(app));
+    of(&new()).answered(StatusCode::BAD_REQUEST);
+    let unproved =
+        Place { lane: Lane::Unproved, standing: Standing::Claimed, party: Party::Address(address(1)) };
+    for (permitted, status) in [
+        (None, StatusCode::BAD_REQUEST),
+        (None, StatusCode::SERVICE_UNAVAILABLE),
+        (Some(other), StatusCode::OK),
+    ] {
+        let peer = new();
+        let mut share = of(&peer);
+        assert_eq!(share.place, unproved);
+        if let Some(app) = permitted {
+            peer.permitted(app);
+        }
+        share.answered(status);
+        assert!(lanes.disregards(address(1), &lane("small")), "{permitted:?} {status}");
+    }
+    let peer = new();
+    let mut share = of(&peer);
+    peer.permitted(app);
+    share.answered(StatusCode::OK);
+    assert_eq!(of(&new()).place, place("small", 1, Standing::Claimed), "as before the false claim");
 }

@@ -75,9 +75,12 @@ pub(super) const CONSOLE: &[File] = files! {
     "/assets/console/views/diagnostics.js" Script "console/views/diagnostics.js",
     "/assets/console/views/domains.js" Script "console/views/domains.js",
     "/assets/console/views/epochs.js" Script "console/views/epochs.js",
+    "/assets/console/views/fleet.js" Script "console/views/fleet.js",
+    "/assets/console/views/fleet_lists.js" Script "console/views/fleet_lists.js",
     "/assets/console/views/freezes.js" Script "console/views/freezes.js",
     "/assets/console/views/ledger.js" Script "console/views/ledger.js",
     "/assets/console/views/ledger_proof.js" Script "console/views/ledger_proof.js",
+    "/assets/console/views/operations.js" Script "console/views/operations.js",
     "/assets/console/views/overview.js" Script "console/views/overview.js",
     "/assets/console/views/platforms.js" Script "console/views/platforms.js",
     "/assets/console/views/policy.js" Script "console/views/policy.js",
@@ -86,12 +89,12 @@ pub(super) const CONSOLE: &[File] = files! {
     "/assets/console/views/recovery.js" Script "console/views/recovery.js",
     "/assets/console/views/release_proof.js" Script "console/views/release_proof.js",
     "/assets/console/views/releases.js" Script "console/views/releases.js",
+    "/assets/console/views/replica_joins.js" Script "console/views/replica_joins.js",
     "/assets/console/views/replicas.js" Script "console/views/replicas.js",
+    "/assets/console/views/rollout.js" Script "console/views/rollout.js",
     "/assets/console/views/settings.js" Script "console/views/settings.js",
     "/assets/console/views/settings_parts.js" Script "console/views/settings_parts.js",
     "/assets/vendor/preact.js" Script "vendor/preact.js",
-    "/assets/vendor/uplot.js" Script "vendor/uplot.js",
-    "/assets/vendor/uplot.css" Css "vendor/uplot.css",
 };
 
 /// The page that shows the description of the API; it also uses libraries of the console.

@@ -26,6 +26,13 @@ pub enum Alarm {
         /// The number of the state.
         known: u64,
     },
+    /// The database does not show that its state follows the one that this node has known for long.
+    Unproven {
+        /// The number of the state that is known here.
+        known: u64,
+        /// The number of the one that is shown.
+        shown: u64,
+    },
     /// The state is of another history than the one that another node knows.
     ForkedFrom {
         /// The name or id of that node.
@@ -62,7 +69,7 @@ impl Alarm {
     pub fn code(&self) -> &'static str {
         match self {
             Self::RolledBack { .. } | Self::Hidden { .. } => "rolled_back",
-            Self::Forked { .. } | Self::ForkedFrom { .. } => "forked",
+            Self::Forked { .. } | Self::Unproven { .. } | Self::ForkedFrom { .. } => "forked",
             Self::Altered { .. } => "altered",
             Self::Mismatched { .. } => "mismatched",
             Self::Unreadable { .. } => "unreadable",
@@ -73,7 +80,11 @@ impl Alarm {
     /// What an operator does about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::RolledBack { .. } | Self::Hidden { .. } | Self::Forked { .. } | Self::ForkedFrom { .. } => {
+            Self::RolledBack { .. }
+            | Self::Hidden { .. }
+            | Self::Forked { .. }
+            | Self::Unproven { .. }
+            | Self::ForkedFrom { .. } => {
                 "Bring the newer database back, or run kmsctl fleet repair on the node with the right state"
             }
             Self::Altered { .. } | Self::Mismatched { .. } => {
@@ -99,6 +110,12 @@ impl fmt::Display for Alarm {
             }
             Self::Forked { known } => {
                 write!(f, "the state in the database does not follow number {known}, which is known here")
+            }
+            Self::Unproven { known, shown } => {
+                write!(
+                    f,
+                    "the database does not show that its state number {shown} follows number {known}, which is known here"
+                )
             }
             Self::ForkedFrom { node, known } => {
                 write!(

@@ -37,6 +37,12 @@ pub(super) struct Beat {
     /// What people call it.
     pub(super) name: String,
     pub(super) challenge: Challenge,
+    /// Another one after each start; older versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) run: Option<Challenge>,
+    /// Its clock, Unix milliseconds; older versions do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) time_ms: Option<u64>,
     /// The head that it has adopted.
     pub(super) head: Option<HeadId>,
     /// The last challenge of each other node.
@@ -77,13 +83,38 @@ impl Challenges {
     /// Remembers one, and forgets those that are too old to count.
     pub(super) fn remember(&mut self, challenge: Challenge, at: Instant, max_age: Duration) {
         self.0.retain(|_, made| at.saturating_duration_since(*made) <= max_age);
-        if self.0.len() < MAX_CHALLENGES {
-            self.0.insert(challenge, at);
+        // Whoever wakes this node all the time must not keep it from remembering the newest.
+        if self.0.len() >= MAX_CHALLENGES
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, made)| **made).map(|(oldest, _)| *oldest)
+        {
+            self.0.remove(&oldest);
         }
+        self.0.insert(challenge, at);
     }
 
     /// When a challenge was made.
     pub(super) fn made(&self, challenge: Challenge) -> Option<Instant> {
         self.0.get(&challenge).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_challenges_are_remembered_however_many_there_are() {
+        let (mut challenges, start, hour) =
+            (Challenges::default(), Instant::now(), Duration::from_secs(3600));
+        let challenge = |number: usize| Challenge(u128::try_from(number).unwrap().to_be_bytes());
+        for number in 0..=MAX_CHALLENGES {
+            let at = start + Duration::from_millis(number as u64);
+            challenges.remember(challenge(number), at, hour);
+            assert_eq!(challenges.made(challenge(number)), Some(at));
+        }
+        assert_eq!(challenges.0.len(), MAX_CHALLENGES);
+        assert_eq!(challenges.made(challenge(0)), None, "the oldest");
+        challenges.remember(challenge(9999), start + 2 * hour, hour);
+        assert_eq!(challenges.0.len(), 1, "what is too old to count");
     }
 }

@@ -11,6 +11,8 @@ use super::seal::NodeId;
 pub(super) const MAX_HEAD: usize = 64 << 10;
 /// How many earlier heads one names.
 const MAX_BEFORE: usize = 32;
+/// Heads with a multiple of this number are kept in the database. Each of them names all since the one before it.
+const KEPT_EVERY: u64 = MAX_BEFORE as u64;
 /// The longest name of an operator or a node that one has, in bytes.
 const MAX_NAME: usize = 256;
 
@@ -60,6 +62,10 @@ pub(super) struct Head {
     /// The number of the last head that an owner wrote over whatever there was; 0 without one.
     #[serde(default)]
     pub(super) repaired: u64,
+    /// The number from which on all heads were written by nodes that keep some of them in the database, see [`Head::is_kept`]; 0 where
+    /// a node of an older version, or one that may not keep any, wrote this one.
+    #[serde(default)]
+    pub(super) traced: u64,
     pub(super) by: Writer,
 }
 
@@ -69,6 +75,8 @@ pub(super) enum Kinship {
     Same,
     /// It comes after the known one.
     Newer,
+    /// It comes after the known one if heads between the two, which the database keeps, say so.
+    Distant,
     /// It was before the known one.
     Older,
     /// It is of another history.
@@ -82,7 +90,7 @@ impl Head {
             return Err("it is too large".to_owned());
         }
         let head: Self = kms_attest::json::from_utf8(body).map_err(|error| error.to_string())?;
-        if head.before.len() > MAX_BEFORE || head.seq == 0 || head.repaired > head.seq {
+        if head.before.len() > MAX_BEFORE || head.seq == 0 || head.repaired.max(head.traced) > head.seq {
             return Err("its numbers contradict each other".to_owned());
         }
         Ok(head)
@@ -95,14 +103,34 @@ impl Head {
 
     /// The first one.
     pub(super) fn first(by: Writer) -> Self {
-        Self { seq: 1, documents: BTreeMap::new(), before: Vec::new(), repaired: 0, by: by.bounded() }
+        Self {
+            seq: 1,
+            documents: BTreeMap::new(),
+            before: Vec::new(),
+            repaired: 0,
+            traced: 1,
+            by: by.bounded(),
+        }
     }
 
     /// The one after this, whose digest is `own`, with nothing changed yet.
     pub(super) fn next(&self, own: Sha256Digest, by: Writer) -> Self {
         let mut before = vec![own];
         before.extend(self.before.iter().take(MAX_BEFORE - 1));
-        Self { seq: self.seq + 1, before, by: by.bounded(), ..self.clone() }
+        let seq = self.seq + 1;
+        let traced = if self.traced == 0 { seq } else { self.traced };
+        Self { seq, before, traced, by: by.bounded(), ..self.clone() }
+    }
+
+    /// Whether it is kept in the database, so that nodes that were away see what follows from what.
+    pub(super) fn is_kept(&self) -> bool {
+        self.traced != 0 && self.seq.is_multiple_of(KEPT_EVERY)
+    }
+
+    /// The digest of an earlier head, if this one names it.
+    pub(super) fn named(&self, seq: u64) -> Option<Sha256Digest> {
+        let ago = self.seq.checked_sub(seq)?.checked_sub(1)?;
+        usize::try_from(ago).ok().and_then(|index| self.before.get(index)).copied()
     }
 
     /// How this head, whose digest is `own`, is related to a known one.
@@ -111,12 +139,14 @@ impl Head {
         if later == 0 {
             return if own == known.digest { Kinship::Same } else { Kinship::Fork };
         }
-        let named = usize::try_from(later - 1).ok().and_then(|index| self.before.get(index));
-        match named {
+        match self.named(known.seq) {
             _ if known.seq < self.repaired => Kinship::Newer,
-            Some(named) if *named != known.digest => Kinship::Fork,
-            // Too long ago to be named, or the same.
-            Some(_) | None => Kinship::Newer,
+            Some(named) if named != known.digest => Kinship::Fork,
+            Some(_) => Kinship::Newer,
+            // The first of those that were kept names the one before it.
+            None if self.traced != 0 && known.seq.saturating_add(1) >= self.traced => Kinship::Distant,
+            // A node that keeps none wrote heads since.
+            None => Kinship::Newer,
         }
     }
 }

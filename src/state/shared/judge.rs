@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::alarm::Alarm;
 use super::beat::{Beat, MAX_NODES};
 use super::head::{Head, HeadId, Kinship, Listed, Sha256Digest};
+use super::history::Followed;
 use super::seal::{NodeId, Opened, Seal, Sealed, Seals, Unsealed};
 use super::table::{DocumentRow, HeadRow, ReportRow};
 
@@ -14,6 +15,8 @@ pub(super) struct Seen {
     pub(super) head: Option<HeadRow>,
     pub(super) documents: Vec<DocumentRow>,
     pub(super) beats: Vec<ReportRow>,
+    /// What heads between the known one and this one have shown, where that is needed.
+    pub(super) followed: Option<Followed>,
 }
 
 /// The head and the documents that a node knows.
@@ -54,7 +57,7 @@ pub(super) fn judge(
             (Some(before), _) => Err(Alarm::RolledBack { known: before.head.seq, shown: 0 }),
             (None, Some(alarm)) => Err(alarm),
             (None, None) => match seen.documents.first() {
-                Some(row) => Err(Alarm::Mismatched { row: row.name.clone() }),
+                Some(row) => Err(Alarm::Mismatched { row: shown(&row.name) }),
                 None => Ok(None),
             },
         };
@@ -70,6 +73,10 @@ pub(super) fn judge(
     if let Some(before) = before {
         match head.kinship(digest, before.head) {
             Kinship::Same | Kinship::Newer => {}
+            Kinship::Distant if seen.followed == Some(Followed { head: digest, known: before.head }) => {}
+            Kinship::Distant => {
+                return Err(Alarm::Unproven { known: before.head.seq, shown: head.seq });
+            }
             Kinship::Older => return Err(Alarm::RolledBack { known: before.head.seq, shown: head.seq }),
             Kinship::Fork => return Err(Alarm::Forked { known: before.head.seq }),
         }
@@ -89,6 +96,11 @@ pub(super) fn judge(
     Ok(Some(Believed { head, id, needs_seals, beats }))
 }
 
+/// A name that the database gives, which may be any text, for people.
+fn shown(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).take(96).collect()
+}
+
 /// Checks that each document is the one that the head lists, and that there is no other. Whether a seal is old.
 fn documents(
     seals: &Seals,
@@ -98,7 +110,7 @@ fn documents(
 ) -> Result<bool, Alarm> {
     let mut is_old = false;
     for row in rows {
-        let mismatched = || Alarm::Mismatched { row: row.name.clone() };
+        let mismatched = || Alarm::Mismatched { row: shown(&row.name) };
         let listed = head.documents.get(&row.name).ok_or_else(mismatched)?;
         let is_known = known.and_then(|known| known.get(&row.name)) == Some(listed);
         let version = u64::try_from(row.version).map_err(|_| mismatched())?;
@@ -125,6 +137,16 @@ fn opened(seals: &Seals, seal: &Seal, what: Sealed<'_>, row: &str, is_known: boo
         Ok(Opened::Retired) => Err(Alarm::Epoch { epoch: seal.epoch }),
         Err(Unsealed::Epoch(epoch)) => Err(Alarm::Epoch { epoch }),
         Err(Unsealed::Wrong) => Err(Alarm::Altered { row: row.to_owned() }),
+    }
+}
+
+/// The number of the state of a head, if a node with the keys of today has written it.
+pub(super) fn number(seals: &Seals, row: &HeadRow) -> Option<u64> {
+    match seals.open(&row.seal, Sealed::Head { body: &row.body }) {
+        Ok(Opened::Current | Opened::Older | Opened::Newer) => {
+            Head::parse(&row.body).ok().map(|head| head.seq)
+        }
+        Ok(Opened::Retired) | Err(_) => None,
     }
 }
 

@@ -6,23 +6,29 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kms_wire::fleet::NodeStatus;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::timeout;
-use tokio_postgres::{Client, IsolationLevel};
+use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use super::alarm::Alarm;
 use super::beat::{self, Answer, Beat, Challenge, Challenges};
-use super::client::{self, DatabaseError, Session};
+use super::client::{self, EXCHANGE, Session, within};
 use super::document::{AdoptError, Arrival, Document, Provenance};
+use super::error::DatabaseError;
 use super::head::{Head, HeadId, Listed, Writer};
+use super::history;
 use super::judge::{Before, Believed, Seen, authentic, judge};
+use super::limited::Received;
+use super::lists::Exchanged;
 use super::memory::{Known, Memory};
-use super::schema::Fate;
+use super::schema::{self, Fate, Past};
 use super::seal::{NodeId, Sealed, Seals};
+use super::skew::Skew;
+use super::split::{self, Watch};
 use super::table::{self, Hold};
 use super::view::{NodeSeen, View};
-use super::{Request, Unshared};
-use crate::clock::unix_now;
+use super::{Asked, Request, Unshared};
+use crate::clock::{unix_now, unix_now_ms};
 use crate::config::Postgres;
 use crate::keys::keyring::Keyring;
 use crate::metrics::Metrics;
@@ -35,10 +41,11 @@ pub const MAX_STATUS: usize = 64 << 10;
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// How often a node looks.
 const ROUND: Duration = Duration::from_secs(1);
-/// Notifications within this time cause one look.
-const GATHER: Duration = Duration::from_millis(15);
-/// The end of one exchange with the database.
-const EXCHANGE: Duration = Duration::from_secs(5);
+/// Notifications within this time cause one look; within the longer one while they bring nothing new.
+const GATHER: (Duration, Duration) = (Duration::from_millis(15), Duration::from_millis(250));
+/// For how long a database to which this node has just connected shows nothing new, unless another node answers there. A node that knows
+/// more needs a pause between two connections and a look, before it can say that the database went back.
+const STRANGE: Duration = Duration::from_secs(4);
 /// The time for a connection with all its migrations.
 const CONNECT: Duration = Duration::from_secs(15);
 /// The first and the longest pause before it connects again.
@@ -54,6 +61,9 @@ pub trait Roots: fmt::Debug + Send + Sync {
 pub trait Reporter: fmt::Debug + Send + Sync {
     /// The report, at most [`MAX_STATUS`] bytes. Only nodes with the same root keys can write one.
     fn status(&self) -> Vec<u8>;
+
+    /// After how long all nodes decide by the same rules, once those were published.
+    fn poll_interval(&self) -> Duration;
 }
 
 /// What shares the state, before it has keys.
@@ -73,6 +83,17 @@ pub(super) struct Peer {
     challenge: Challenge,
     /// When the last challenge of this node that it has answered was made.
     answered: Option<Instant>,
+    skew: Option<Skew>,
+}
+
+/// What a node said of itself last.
+#[derive(Debug, Clone)]
+struct Status {
+    counter: u64,
+    /// `None` if it cannot be read.
+    said: Option<Arc<NodeStatus>>,
+    /// When it was first read.
+    at: Instant,
 }
 
 pub(super) struct Keeper {
@@ -81,6 +102,8 @@ pub(super) struct Keeper {
     pub(super) memory: Memory,
     pub(super) metrics: Arc<Metrics>,
     pub(super) woken: Arc<Notify>,
+    /// Who waits for what is done now.
+    pub(super) asked: Option<Asked>,
     pub(super) roots: Arc<dyn Roots>,
     pub(super) documents: Vec<Arc<dyn Document>>,
     /// What was adopted since the start.
@@ -89,16 +112,36 @@ pub(super) struct Keeper {
     pub(super) peers: BTreeMap<NodeId, Peer>,
     challenges: Challenges,
     counter: u64,
+    /// When this node connected, after it was not connected.
+    connected: Instant,
     reporter: Arc<dyn Reporter>,
-    statuses: BTreeMap<NodeId, Arc<[u8]>>,
+    statuses: BTreeMap<NodeId, Status>,
     status_at: Option<Instant>,
+    watch: Watch,
+    /// Which start this is.
+    run: Option<Challenge>,
+    pub(super) lists: Exchanged,
+    pub(super) looked_for_gone: Option<Instant>,
+    /// Whether this run has written a beat.
+    has_written: bool,
+    /// Of this connection.
+    pub(super) past: Past,
+}
+
+/// Why a connection is over that has not failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// Nobody can ask for anything any more.
+    Unneeded,
+    /// It has read so much that another one takes its place.
+    Replaced,
 }
 
 /// What one look came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
-    /// What is there is believed, and adopted.
-    Believed { needs_seals: bool },
+    /// What is there is believed, and adopted; whether it also shows that it is new.
+    Believed { needs_seals: bool, is_fresh: bool },
     /// There is nothing, and nothing was known.
     Empty,
     /// It is not believed, or does not show what this node wrote.
@@ -116,13 +159,21 @@ impl Keeping {
         let Self { settings, view, memory, metrics, mut requests, woken } = self;
         let keeper = Keeper {
             counter: memory.first_counter(),
+            connected: Instant::now(),
             adopted: BTreeMap::new(),
             head: None,
+            asked: None,
             peers: BTreeMap::new(),
             challenges: Challenges::default(),
             reporter,
             statuses: BTreeMap::new(),
             status_at: None,
+            watch: Watch::default(),
+            run: Challenge::new(),
+            lists: Exchanged::default(),
+            looked_for_gone: None,
+            has_written: false,
+            past: Past::Unkept,
             settings,
             view,
             memory,
@@ -138,17 +189,26 @@ impl Keeping {
 impl Keeper {
     async fn run(mut self, requests: &mut mpsc::Receiver<Request>) {
         let mut pause = PAUSES.0;
+        let mut is_replaced = false;
         loop {
             let error = match self.connect().await {
                 Ok(session) => {
                     pause = PAUSES.0;
+                    if !std::mem::take(&mut is_replaced) {
+                        self.connected = Instant::now();
+                    }
                     match self.attend(session, requests).await {
-                        Some(error) => error,
-                        None => return,
+                        Ok(Over::Replaced) => {
+                            is_replaced = true;
+                            continue;
+                        }
+                        Ok(Over::Unneeded) => return,
+                        Err(error) => error,
                     }
                 }
                 Err(error) => error,
             };
+            is_replaced = false;
             self.metrics.state_round("unreachable");
             if self.view.trouble().as_deref() != Some(&*error.to_string()) {
                 tracing::warn!(%error, "the shared state cannot be read or written now");
@@ -160,7 +220,7 @@ impl Keeper {
                 tokio::select! {
                     () = &mut again => break,
                     request = requests.recv() => match request {
-                        Some(request) => drop(request.reply.send(Err(Unshared::Database(error.clone())))),
+                        Some(request) => drop(request.asked.reply.send(Err(Unshared::Database(error.clone())))),
                         None => return,
                     },
                 }
@@ -176,33 +236,61 @@ impl Keeper {
         let database =
             database.map_err(|_| DatabaseError::Settings("the URL cannot be read".to_owned()))??;
         let connected = client::connect(&database, Fate::Committed, &self.woken);
-        timeout(CONNECT, connected).await.unwrap_or(Err(DatabaseError::Slow))
+        within(CONNECT, connected).await
     }
 
-    /// Works with one connection until it fails. `None` if nobody can ask for anything any more.
+    /// Works with one connection until it fails or is over.
     async fn attend(
         &mut self,
         mut session: Session,
         requests: &mut mpsc::Receiver<Request>,
-    ) -> Option<DatabaseError> {
-        let client = &mut session.client;
+    ) -> Result<Over, DatabaseError> {
+        let received = session.received();
+        self.past = session.past;
+        self.view.show_past(self.past);
+        if self.past == Past::Unkept {
+            tracing::warn!("{}", history::LACKS);
+        }
+        let over = self.use_session(&mut session.client, &received, requests).await;
+        over.map_err(|error| session.end().unwrap_or(error))
+    }
+
+    async fn use_session(
+        &mut self,
+        client: &mut Client,
+        received: &Received,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Result<Over, DatabaseError> {
+        let mut gather = GATHER.0;
+        let mut is_woken = false;
         loop {
-            let began = Instant::now();
-            if let Err(error) = self.round(client).await {
-                return Some(error);
-            }
+            let (began, before) = (Instant::now(), self.head_id());
+            self.round(client).await?;
             self.measure();
+            if received.is_enough() {
+                return Ok(Over::Replaced);
+            }
+            // Whoever wakes this node all the time for nothing must not keep it busy.
+            gather = match is_woken && self.head_id() == before {
+                true => (gather * 2).min(GATHER.1),
+                false => GATHER.0,
+            };
+            is_woken = false;
             let next = tokio::time::sleep_until((began + jittered(ROUND)).into());
-            tokio::pin!(next);
+            let told = async {
+                self.woken.notified().await;
+                tokio::time::sleep(gather).await;
+            };
             tokio::select! {
-                () = &mut next => {}
-                () = self.woken.notified() => tokio::time::sleep(GATHER).await,
-                request = requests.recv() => if let Err(error) = self.serve(client, request?).await {
-                    return Some(error);
+                () = next => {}
+                () = told => is_woken = true,
+                request = requests.recv() => match request {
+                    Some(request) => self.serve(client, request).await?,
+                    None => return Ok(Over::Unneeded),
                 },
             }
             if client.is_closed() {
-                return Some(DatabaseError::Unreachable("the connection was closed".to_owned()));
+                return Err(DatabaseError::Unreachable("the connection was closed".to_owned()));
             }
         }
     }
@@ -211,12 +299,19 @@ impl Keeper {
     async fn round(&mut self, client: &mut Client) -> Result<(), DatabaseError> {
         match self.look(client).await? {
             Look::Empty => self.begin(client).await,
-            Look::Believed { needs_seals } => {
+            Look::Believed { needs_seals, is_fresh } => {
                 if needs_seals {
                     self.renew_seals(client).await?;
                 }
-                self.tell_news(client).await?;
-                self.exchange_statuses(client).await
+                let untold = self.tell_news(client).await?;
+                self.exchange_statuses(client).await?;
+                match untold {
+                    Some(why) => self.view.unanswered(why),
+                    None if is_fresh => self.view.settled(),
+                    None => {}
+                }
+                self.forget_gone(client).await?;
+                self.exchange_lists(client).await
             }
             Look::Doubted => Ok(()),
         }
@@ -227,7 +322,7 @@ impl Keeper {
         let seals = self.seals();
         let started = Instant::now();
         let Some(challenge) = self.beat(client, &seals, started).await? else { return Ok(Look::Doubted) };
-        let read = timeout(EXCHANGE, self.read(client, &seals)).await.unwrap_or(Err(DatabaseError::Slow))?;
+        let read = within(EXCHANGE, self.read(client, &seals)).await?;
         let (believed, bodies) = match read {
             Ok(Some(read)) => read,
             Ok(None) => return Ok(Look::Empty),
@@ -246,17 +341,22 @@ impl Keeper {
         if !self.adopt(&seals, believed, bodies).await {
             return Ok(Look::Doubted);
         }
-        match self.as_of(started, answered) {
-            Some(at) => {
+        let as_of = self.as_of(started, &answered);
+        match as_of {
+            Ok(at) => {
                 if self.view.alarm().is_some() {
                     tracing::warn!("the shared state is believed again");
                 }
                 self.view.seen(at);
                 self.metrics.state_round("fresh");
             }
-            None => self.unanswered("fewer other nodes answer than core.postgres.min_peers"),
+            Err(why) => self.unanswered(why),
         }
-        Ok(Look::Believed { needs_seals })
+        Ok(Look::Believed { needs_seals, is_fresh: as_of.is_ok() })
+    }
+
+    fn head_id(&self) -> Option<HeadId> {
+        self.head.as_ref().map(|(_, id)| *id)
     }
 
     pub(super) fn seals(&self) -> Seals {
@@ -289,7 +389,14 @@ impl Keeper {
         self.counter += 1;
         let answers = self.peers.iter().map(|(node, peer)| Answer { node: *node, challenge: peer.challenge });
         let head = self.memory.known(seals.fleet).map(|known| known.head);
-        let beat = Beat { name: self.name(), challenge, head, answers: answers.collect() };
+        let beat = Beat {
+            name: self.name(),
+            challenge,
+            run: self.run,
+            time_ms: Some(unix_now_ms()),
+            head,
+            answers: answers.collect(),
+        };
         let (body, node) = (beat.encode(), self.memory.node());
         let sealed = Sealed::Report { node, kind: beat::KIND, counter: self.counter, body: &body };
         let Some(seal) = seals.seal(sealed) else {
@@ -298,14 +405,44 @@ impl Keeper {
         };
         let counter = i64::try_from(self.counter).unwrap_or(i64::MAX);
         let written = table::report(client, seals.fleet, node, (beat::KIND, counter), (&body, &seal));
-        let later = timeout(EXCHANGE, written).await.map_err(|_| DatabaseError::Slow)??;
-        let Some(later) = later else { return Ok(Some(challenge)) };
+        let later = within(EXCHANGE, written).await?;
+        let Some(later) = later else {
+            self.has_written = true;
+            return Ok(Some(challenge));
+        };
+        if !self.is_own_report(client, seals, later).await? {
+            // Somebody made the number up. Believed, it would be remembered and never be passed again.
+            within(EXCHANGE, table::forget(client, seals.fleet, node, beat::KIND)).await?;
+            self.unanswered("a report of this node in the database was not written by a node of this fleet");
+            return Ok(None);
+        }
+        if self.has_written {
+            self.watch.id_is_taken(now);
+        }
         self.unanswered("a later report of this node is there: another node may have its id");
         match self.memory.continue_after(u64::try_from(later).unwrap_or(0)).await {
             Ok(counter) => self.counter = counter,
             Err(error) => tracing::warn!(%error, "fleet.json of the key directory cannot be written"),
         }
         Ok(None)
+    }
+
+    /// Whether the beat of this node that is there, with this counter, is authentic.
+    async fn is_own_report(
+        &self,
+        client: &Client,
+        seals: &Seals,
+        counter: i64,
+    ) -> Result<bool, DatabaseError> {
+        let node = self.memory.node();
+        let reports = table::reports(client, seals.fleet, node, beat::KIND, beat::MAX_BEAT);
+        let rows = within(EXCHANGE, reports).await?;
+        let counter = u64::try_from(counter).ok();
+        Ok(authentic(seals, beat::KIND, &rows).any(|(by, it, _)| by == node && Some(it) >= counter))
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        self.memory.node()
     }
 
     pub(super) fn name(&self) -> String {
@@ -321,21 +458,14 @@ impl Keeper {
 
     /// Reads everything at one moment, judges it, and reads the documents that are new here.
     async fn read(
-        &self,
+        &mut self,
         client: &mut Client,
         seals: &Seals,
     ) -> Result<Result<Option<(Believed, Vec<(String, Vec<u8>)>)>, Alarm>, DatabaseError> {
         let snapshot =
             client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
         let snapshot = snapshot.start().await?;
-        let seen = Seen {
-            head: table::head(&snapshot, seals.fleet, Hold::Nothing).await?,
-            documents: table::documents(&snapshot, seals.fleet).await?,
-            beats: table::reports(&snapshot, seals.fleet, beat::KIND, beat::MAX_BEAT).await?,
-        };
-        let known = self.memory.known(seals.fleet);
-        let before = known.map(|known| Before { head: known.head, documents: &known.documents });
-        let believed = match judge(seals, before, &seen) {
+        let believed = match self.judged(&snapshot, seals, Hold::Nothing).await?.1 {
             Ok(Some(believed)) => believed,
             Ok(None) => return Ok(Ok(None)),
             Err(alarm) => return Ok(Err(alarm)),
@@ -356,14 +486,54 @@ impl Keeper {
         Ok(Ok(Some((believed, bodies))))
     }
 
+    /// Reads what is there, without the documents themselves, and judges it.
+    pub(super) async fn judged(
+        &mut self,
+        snapshot: &Transaction<'_>,
+        seals: &Seals,
+        hold: Hold,
+    ) -> Result<(Seen, Result<Option<Believed>, Alarm>), DatabaseError> {
+        let own = self.memory.node();
+        let mut seen = Seen {
+            head: table::head(snapshot, seals.fleet, hold).await?,
+            documents: table::documents(snapshot, seals.fleet).await?,
+            beats: table::reports(snapshot, seals.fleet, own, beat::KIND, beat::MAX_BEAT).await?,
+            followed: None,
+        };
+        self.watch.rows(seals, beat::KIND, &seen.beats, Instant::now());
+        let known = self.memory.known(seals.fleet);
+        let before = known.map(|known| Before { head: known.head, documents: &known.documents });
+        let mut judged = judge(seals, before, &seen);
+        if let (Err(Alarm::Unproven { .. }), Some(row), Some(before)) = (&judged, &seen.head, before) {
+            if self.past == Past::Unkept {
+                // The right may have been granted since.
+                self.past = schema::past(snapshot.client()).await?;
+                self.view.show_past(self.past);
+            }
+            // The database itself says what this node may not read, so that lets it believe nothing.
+            if self.past == Past::Kept {
+                seen.followed = history::follow(snapshot, seals, row, before.head).await?;
+                judged = judge(seals, Some(before), &seen);
+            }
+        }
+        Ok((seen, judged))
+    }
+
     /// Notes the challenges of others, and gives the times of the own challenges that they have answered, the newest first.
     fn note_peers(&mut self, believed: &Believed) -> Vec<Instant> {
         let own = self.memory.node();
+        let (now, ours) = (Instant::now(), unix_now_ms());
+        self.watch.beats(&believed.beats, now);
         for (node, (_, beat)) in believed.beats.iter().filter(|(node, _)| **node != own) {
             let answer = beat.answers.iter().find(|answer| answer.node == own);
             let answered = answer.and_then(|answer| self.challenges.made(answer.challenge));
-            let peer = self.peers.entry(*node).or_insert(Peer { challenge: beat.challenge, answered: None });
+            let unknown = Peer { challenge: beat.challenge, answered: None, skew: None };
+            let peer = self.peers.entry(*node).or_insert(unknown);
             peer.challenge = beat.challenge;
+            if let (Some(theirs), Some(answered)) = (beat.time_ms, answered) {
+                let newer = Skew::of(theirs, ours, now.saturating_duration_since(answered), now);
+                peer.skew = Some(peer.skew.map_or(newer, |known| known.or(newer)));
+            }
             peer.answered = peer.answered.max(answered);
         }
         self.peers.retain(|node, _| believed.beats.contains_key(node));
@@ -373,7 +543,10 @@ impl Keeper {
             is_self: *node == own,
             answered: self.peers.get(node).and_then(|peer| peer.answered),
             state: beat.head.map(|head| head.seq),
-            status: self.statuses.get(node).cloned(),
+            skew: self.peers.get(node).and_then(|peer| peer.skew).map(Skew::bounds),
+            written_ms: beat.time_ms,
+            status: self.statuses.get(node).and_then(|status| status.said.clone()),
+            status_at: self.statuses.get(node).map(|status| status.at),
         });
         self.view.show(nodes.collect(), believed.id.seq);
         let mut answered: Vec<_> = self.peers.values().filter_map(|peer| peer.answered).collect();
@@ -386,28 +559,78 @@ impl Keeper {
         if self.status_at.is_some_and(|at| at.elapsed() < STATUS_EVERY) {
             return Ok(());
         }
+        if self.status_at.is_none() {
+            // What it said before it started, so that it notices if its own log went back.
+            self.read_statuses(client).await?;
+        }
         self.status_at = Some(Instant::now());
-        let (seals, node, body) = (self.seals(), self.memory.node(), self.reporter.status());
-        let sealed = Sealed::Report { node, kind: STATUS, counter: self.counter, body: &body };
-        let Some(seal) = seals.seal(sealed).filter(|_| body.len() <= MAX_STATUS) else { return Ok(()) };
+        let body = self.reporter.status();
+        if body.len() > MAX_STATUS {
+            return Ok(());
+        }
+        self.tell(client, STATUS, &body).await?;
+        self.read_statuses(client).await
+    }
+
+    /// Replaces a report of this node other than its beat. Whether it is there now: nothing can be written without a key of the current
+    /// root epoch, or over a number that is not lower.
+    pub(super) async fn tell(
+        &self,
+        client: &Client,
+        kind: &'static str,
+        body: &[u8],
+    ) -> Result<bool, DatabaseError> {
+        let (seals, node) = (self.seals(), self.node());
+        let sealed = Sealed::Report { node, kind, counter: self.counter, body };
+        let Some(seal) = seals.seal(sealed) else { return Ok(false) };
         let counter = i64::try_from(self.counter).unwrap_or(i64::MAX);
-        let exchange = async {
-            table::report(client, seals.fleet, node, (STATUS, counter), (&body, &seal)).await?;
-            table::reports(client, seals.fleet, STATUS, MAX_STATUS).await
-        };
-        let rows = timeout(EXCHANGE, exchange).await.unwrap_or(Err(DatabaseError::Slow))?;
-        self.statuses = authentic(&seals, STATUS, &rows).map(|(node, _, body)| (node, body.into())).collect();
+        let written = table::report(client, seals.fleet, node, (kind, counter), (body, &seal));
+        if within(EXCHANGE, written).await?.is_none() {
+            return Ok(true);
+        }
+        // Only this node writes it, with the numbers of its beats: a higher one is made up.
+        within(EXCHANGE, table::forget(client, seals.fleet, node, kind)).await?;
+        Ok(false)
+    }
+
+    async fn read_statuses(&mut self, client: &Client) -> Result<(), DatabaseError> {
+        let seals = self.seals();
+        let read = table::reports(client, seals.fleet, self.memory.node(), STATUS, MAX_STATUS);
+        let rows = within(EXCHANGE, read).await?;
+        let (now, mut before) = (Instant::now(), std::mem::take(&mut self.statuses));
+        for (node, counter, body) in authentic(&seals, STATUS, &rows) {
+            let status = match before.remove(&node) {
+                // The database shows the same one again, or an older one.
+                Some(known) if known.counter >= counter => known,
+                Some(_) | None => {
+                    let said = split::status(body).map(Arc::new);
+                    if let Some(said) = &said {
+                        self.watch.said(node, said, now);
+                    }
+                    Status { counter, said, at: now }
+                }
+            };
+            self.statuses.insert(node, status);
+        }
         Ok(())
     }
 
-    /// The moment as of which the view counts: the start of the look, or where other nodes must answer, of the challenge that enough of
-    /// them have answered.
-    fn as_of(&self, started: Instant, answered: Vec<Instant>) -> Option<Instant> {
+    /// The moment as of which the view counts, otherwise why it does not.
+    fn as_of(&self, started: Instant, answered: &[Instant]) -> Result<Instant, &'static str> {
         let recent = answered.iter().filter(|at| at.elapsed() <= self.settings.max_view_age).count();
         self.metrics.set_state_peers(recent);
+        if !self.peers.is_empty() && is_strange(self.connected, started, answered) {
+            return Err("no other node has answered since this node connected");
+        }
+        // Also while nothing counts because too few nodes answer: those that do not are silent.
+        self.view.looked(started);
         match self.settings.min_peers {
-            0 => Some(started),
-            peers => answered.get(peers - 1).map(|at| started.min(*at)),
+            0 => Ok(started),
+            // Where other nodes must answer: the challenge that enough of them have answered.
+            peers => {
+                let nth = answered.get(peers - 1).map(|at| started.min(*at));
+                nth.ok_or("fewer other nodes answer than core.postgres.min_peers")
+            }
         }
     }
 
@@ -454,7 +677,11 @@ impl Keeper {
         }
     }
 
-    fn measure(&self) {
+    fn measure(&mut self) {
+        let (view, poll) = (&self.view, self.reporter.poll_interval());
+        let nodes = view.nodes();
+        let splits = self.watch.look(&nodes, |node| view.answers(node), poll, Instant::now(), unix_now());
+        self.view.show_splits(splits);
         self.metrics.set_state_view_age(self.view.age().map_or(f64::NAN, |age| age.as_secs_f64()));
         self.metrics.set_state_alarm(self.view.alarm().is_some());
     }
@@ -464,9 +691,31 @@ pub(super) fn provenance(head: &Head, arrival: Arrival) -> Provenance {
     Provenance { state: head.seq, node: head.by.name.clone(), operator: head.by.operator.clone(), arrival }
 }
 
+/// Whether a database, in which others have written at some time, may be an old copy of the right one, and this node one that does not
+/// know what is newer: none of them has answered a challenge of this connection (`answered`: when those were made, the newest first).
+fn is_strange(connected: Instant, started: Instant, answered: &[Instant]) -> bool {
+    let is_new = started.saturating_duration_since(connected) < STRANGE;
+    is_new && answered.first().is_none_or(|at| *at < connected)
+}
+
 /// Between nine tenths and eleven tenths, so that nodes do not move in step.
 fn jittered(pause: Duration) -> Duration {
     let mut random = [0];
     let _ = aws_lc_rs::rand::fill(&mut random);
     pause.mul_f64(0.9 + f64::from(random[0]) / 1280.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_counts_when_another_node_answers_there_or_after_some_time() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        assert!(is_strange(at(10_000), at(10_000), &[]));
+        assert!(is_strange(at(10_000), at(13_999), &[at(9_999)]), "an answer on the connection before");
+        assert!(!is_strange(at(10_000), at(11_000), &[at(10_000), at(9_000)]), "one on this connection");
+        assert!(!is_strange(at(10_000), at(14_000), &[]));
+    }
 }

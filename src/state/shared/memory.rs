@@ -24,8 +24,8 @@ pub enum MemoryError {
     Io(#[source] io::Error),
     /// The content is invalid.
     #[error(
-        "fleet.json of the key directory is damaged ({0}); restore it, or remove it: this node then takes over what the \
-         database shows, as one that is new"
+        "fleet.json of the key directory is damaged ({0}); restore it, or remove it: this node then has another id, and takes over what the \
+         database shows, as one that is new: if it was drained, drain it again"
     )]
     Damaged(String),
 }

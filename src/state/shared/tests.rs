@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::alarm::Alarm;
 use super::beat::{Beat, Challenge, KIND};
 use super::head::{Head, HeadId, Kinship, Listed, Sha256Digest, Writer};
+use super::history::{Followed, Trail};
 use super::judge::{Before, Seen, judge};
 use super::memory::Memory;
 use super::seal::{FleetId, NodeId, Opened, Seal, Sealed, Seals};
@@ -79,13 +80,40 @@ impl Database {
             let (version, sha256) = (i64::try_from(*version).unwrap(), sha256.to_vec());
             DocumentRow { name: name.clone(), version, sha256, seal }
         });
-        Seen { head, documents: documents.collect(), beats: vec![self.beat(2, Some(self.last().1))] }
+        Seen {
+            head,
+            documents: documents.collect(),
+            beats: vec![self.beat(2, Some(self.last().1))],
+            followed: None,
+        }
+    }
+
+    /// What the heads that the database keeps show to a node that knows this one, without some of them.
+    fn followed(&self, known: HeadId, without: impl Fn(u64) -> bool) -> Option<Followed> {
+        let (head, id) = self.last().clone();
+        let mut trail = Trail::new(head, id.digest, known);
+        let kept = self.history.iter().rev().filter(|(head, id)| head.is_kept() && !without(id.seq));
+        for (head, id) in kept {
+            trail.back_to(&head.encode(), id.digest);
+        }
+        trail.end()
+    }
+
+    /// One that has the same so far.
+    fn copy(&self, keyring: &Keyring) -> Self {
+        Self {
+            seals: Seals::of(keyring, NOW),
+            history: self.history.clone(),
+            documents: self.documents.clone(),
+        }
     }
 
     fn beat(&self, number: u8, head: Option<HeadId>) -> ReportRow {
         let beat = Beat {
             name: format!("node {number}"),
             challenge: Challenge([number; 16]),
+            run: None,
+            time_ms: None,
             head,
             answers: Vec::new(),
         };
@@ -96,7 +124,9 @@ impl Database {
 
     fn judge(&self, known: Option<&(Head, HeadId)>, seen: &Seen) -> Result<Option<HeadId>, Alarm> {
         let before = known.map(|(head, id)| Before { head: *id, documents: &head.documents });
-        judge(&self.seals, before, seen).map(|believed| believed.map(|believed| believed.id))
+        let followed = before.and_then(|before| self.followed(before.head, |_| false));
+        let seen = Seen { followed, ..seen.clone() };
+        judge(&self.seals, before, &seen).map(|believed| believed.map(|believed| believed.id))
     }
 }
 
@@ -120,11 +150,7 @@ fn what_goes_back_or_is_of_another_history_is_noticed() {
     let keyring = keyring();
     let mut database = Database::new(&keyring);
     let old = database.seen();
-    let mut other = Database {
-        seals: Seals::of(&keyring, NOW),
-        history: database.history.clone(),
-        documents: database.documents.clone(),
-    };
+    let mut other = database.copy(&keyring);
     database.change("freezes", b"one");
     other.change("freezes", b"two");
     let known = database.last().clone();
@@ -153,6 +179,101 @@ fn what_goes_back_or_is_of_another_history_is_noticed() {
     assert_eq!(database.judge(Some(&known), &database.seen()), Ok(Some(newest)));
     let late = Seen { beats: vec![database.beat(2, Some(other.last().1))], ..database.seen() };
     assert_eq!(database.judge(Some(&known), &late), Ok(Some(newest)), "a node that does not know of it yet");
+}
+
+#[test]
+fn a_node_that_was_away_believes_only_what_follows_the_state_that_it_knows() {
+    let keyring = keyring();
+    let mut database = Database::new(&keyring);
+    for change in 0..45_u8 {
+        database.change("freezes", &[change]);
+    }
+    let mut other = database.copy(&keyring);
+    // The node knows a freeze that only the one database has; the fleet goes on in the other.
+    database.change("freezes", b"frozen");
+    let known = database.last().clone();
+    other.change("freezes", b"not frozen");
+    for changes in 1..200_u8 {
+        database.change("credentials", &[changes]);
+        other.change("credentials", &[changes]);
+        let newest = Ok(Some(database.last().1));
+        assert_eq!(database.judge(Some(&known), &database.seen()), newest, "{changes}");
+        let alarm = other.judge(Some(&known), &other.seen()).unwrap_err();
+        assert_eq!(alarm.code(), "forked", "{changes} changes later: {alarm}");
+    }
+    // Any head between that is not shown leaves it open, and so does a proof of another node or another head.
+    let (before, newest) = (Before { head: known.1, documents: &known.0.documents }, database.last().1);
+    let unproven = Alarm::Unproven { known: known.1.seq, shown: newest.seq };
+    let judged = |followed| judge(&database.seals, Some(before), &Seen { followed, ..database.seen() });
+    let shown = database.followed(known.1, |_| false);
+    assert!(judged(shown).is_ok());
+    let between = (known.1.seq..newest.seq - 32).filter(|seq| seq.is_multiple_of(32));
+    assert_eq!(between.clone().count(), 5);
+    for gone in between {
+        assert_eq!(judged(database.followed(known.1, |seq| seq == gone)), Err(unproven.clone()), "{gone}");
+    }
+    for followed in [
+        None,
+        shown.map(|shown| Followed { head: other.last().1.digest, ..shown }),
+        shown.map(|shown| Followed { known: other.history[3].1, ..shown }),
+    ] {
+        assert_eq!(judged(followed), Err(unproven.clone()), "{followed:?}");
+    }
+    // What others wrote among them is passed over.
+    let mut trail = Trail::new(database.last().0.clone(), newest.digest, known.1);
+    for (head, id) in database.history.iter().rev().filter(|(head, _)| head.is_kept()) {
+        trail.back_to(b"{}", id.digest);
+        trail.back_to(&head.encode(), Sha256Digest([7; 32]));
+        let same = &other.history[usize::try_from(id.seq).unwrap() - 1];
+        trail.back_to(&same.0.encode(), same.1.digest);
+        trail.back_to(&head.encode(), id.digest);
+    }
+    assert_eq!(trail.end(), shown);
+    // An owner's word counts without.
+    let repaired = Head { seq: 400, repaired: 400, ..Head::first(writer()) };
+    let repaired = Head { documents: known.0.documents.clone(), ..repaired };
+    other.push(repaired, &[("credentials", b"two"), ("freezes", b"none")]);
+    for change in 0..50_u8 {
+        other.change("freezes", &[change]);
+    }
+    assert_eq!(other.judge(Some(&known), &other.seen()), Ok(Some(other.last().1)));
+}
+
+#[test]
+fn where_a_node_of_the_version_before_writes_too_nobody_is_locked_out() {
+    let keyring = keyring();
+    let mut database = Database::new(&keyring);
+    let older = |database: &mut Database, changes: u8| {
+        for change in 0..changes {
+            let (head, id) = database.last().clone();
+            // It keeps no field that it does not know.
+            database.push(Head { traced: 0, ..head.next(id.digest, writer()) }, &[("freezes", &[change])]);
+        }
+    };
+    let first = database.last().clone();
+    older(&mut database, 40);
+    let text = String::from_utf8(database.last().0.encode()).unwrap().replace(",\"traced\":0", "");
+    assert_eq!(Head::parse(text.as_bytes()), Ok(database.last().0.clone()), "as it writes it");
+    let known = database.last().clone();
+    let judged = |database: &Database, known: &(Head, HeadId), what: &str| {
+        assert_eq!(database.judge(Some(known), &database.seen()), Ok(Some(database.last().1)), "{what}");
+    };
+    judged(&database, &first, "nothing was kept");
+    database.change("credentials", b"three");
+    let traced = database.last().clone();
+    for change in 0..100_u8 {
+        database.change("credentials", &[change]);
+    }
+    assert_eq!(database.last().0.traced, traced.1.seq);
+    for known in [&first, &known, &traced] {
+        judged(&database, known, "a node of this version goes on");
+    }
+    for (head, id) in [&traced, &known] {
+        let forged = (head.clone(), HeadId { digest: Sha256Digest([7; 32]), ..*id });
+        assert!(database.judge(Some(&forged), &database.seen()).is_err(), "and what it wrote is followed");
+    }
+    older(&mut database, 40);
+    judged(&database, &traced, "one of the version before goes on");
 }
 
 #[test]
@@ -305,7 +426,7 @@ fn heads_name_those_before_them() {
         (head, id) = (next, HeadId { seq: id.seq + 1, digest });
     }
     assert!(head.before.len() == 32 && head.encode().len() < 4096);
-    assert_eq!(head.kinship(id.digest, first), Kinship::Newer, "too long ago to be named");
+    assert_eq!(head.kinship(id.digest, first), Kinship::Distant, "too long ago to be named");
     assert_eq!(Head::parse(&head.encode()), Ok(head));
 }
 

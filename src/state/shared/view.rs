@@ -1,19 +1,28 @@
 //! How old what this node knows of the shared state is, and whether it is believed at all.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use kms_wire::fleet::NodeStatus;
 use tokio::sync::watch;
 
 use super::alarm::Alarm;
+use super::history::LACKS;
+use super::lists::Lists;
+use super::schema::Past;
 use super::seal::NodeId;
+use super::split::Split;
 use crate::config::{Postgres, WhenStale};
 
 /// No view yet, or none that counts.
 const NEVER: u64 = 0;
+/// After so long without news of a node, it is known to be silent, if its view is not allowed to be older.
+const SETTLED: Duration = Duration::from_secs(20);
+/// How often a newer view is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What this node knows of the shared state. Reading it waits for nothing.
 #[derive(Debug)]
@@ -22,12 +31,20 @@ pub struct View {
     base: Instant,
     /// Milliseconds from `base`, plus one.
     as_of: AtomicU64,
+    /// Since when looks that were believed have followed each other without a gap.
+    watches_since: Mutex<Option<Instant>>,
+    /// When the last of them began.
+    looked: Mutex<Option<Instant>>,
+    /// Whether heads are not kept for nodes that were away, for lack of rights.
+    keeps_none: AtomicBool,
     alarm: watch::Sender<Option<Alarm>>,
-    /// Why the database did not answer the last time.
+    /// What the database did not do the last time.
     trouble: watch::Sender<Option<String>>,
     nodes: ArcSwap<Vec<NodeSeen>>,
     /// The number of the newest state that is known.
     known: AtomicU64,
+    splits: watch::Sender<Vec<Split>>,
+    lists: Lists,
 }
 
 /// A node of the fleet, as the database showed it last.
@@ -43,8 +60,32 @@ pub struct NodeSeen {
     pub answered: Option<Instant>,
     /// The number of the state that it has.
     pub state: Option<u64>,
-    /// What it said of itself, see [`super::Reporter`].
-    pub status: Option<Arc<[u8]>>,
+    /// Bounds in milliseconds of how far its clock is ahead of ours; `None` for this node, and before it is known.
+    pub skew: Option<(i64, i64)>,
+    /// When it wrote its last beat, Unix milliseconds by its own clock.
+    pub written_ms: Option<u64>,
+    /// What it said of itself, see [`super::Reporter`]; `None` if it did not, or not so that it can be read.
+    pub status: Option<Arc<NodeStatus>>,
+    /// When a report with a higher counter was first read; one that is shown again is no news.
+    pub status_at: Option<Instant>,
+}
+
+#[cfg(test)]
+impl NodeSeen {
+    /// A node of which only id and name are known; 0 is this one.
+    pub(crate) fn numbered(number: u8) -> Self {
+        Self {
+            id: NodeId([number; 16]),
+            name: format!("node-{number}"),
+            is_self: number == 0,
+            answered: None,
+            state: None,
+            skew: None,
+            written_ms: None,
+            status: None,
+            status_at: None,
+        }
+    }
 }
 
 /// Whether a view counts.
@@ -79,10 +120,15 @@ impl View {
             settings,
             base: Instant::now(),
             as_of: AtomicU64::new(NEVER),
+            watches_since: Mutex::default(),
+            looked: Mutex::default(),
+            keeps_none: AtomicBool::new(false),
             alarm: watch::Sender::new(None),
             trouble: watch::Sender::new(None),
             nodes: ArcSwap::default(),
             known: AtomicU64::new(0),
+            splits: watch::Sender::default(),
+            lists: Lists::default(),
         }
     }
 
@@ -97,6 +143,25 @@ impl View {
         node.is_self || node.answered.is_some_and(is_recent)
     }
 
+    /// Whether a node is known not to answer: this node has watched for long enough, or has heard it before.
+    pub fn is_silent(&self, node: &NodeSeen) -> bool {
+        let since = *self.watches_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(since) = since.filter(|_| self.looks_now()) else { return false };
+        let was_heard = node.answered.is_some_and(|at| at >= since);
+        !self.answers(node) && (was_heard || since.elapsed() >= self.settles_after())
+    }
+
+    /// Whether the last look that was believed is recent: the view need not count, because too few nodes answer.
+    fn looks_now(&self) -> bool {
+        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        looked.is_some_and(|at| at.elapsed() <= self.settings.max_view_age)
+    }
+
+    /// How long this node watches until it knows who is silent.
+    pub fn settles_after(&self) -> Duration {
+        SETTLED.max(self.settings.max_view_age)
+    }
+
     /// The number of the newest state that is known here; 0 without one.
     pub fn known(&self) -> u64 {
         self.known.load(Ordering::Relaxed)
@@ -105,6 +170,29 @@ impl View {
     pub(super) fn show(&self, nodes: Vec<NodeSeen>, known: u64) {
         self.nodes.store(Arc::new(nodes));
         self.known.store(known, Ordering::Relaxed);
+    }
+
+    /// The lists that nodes show of themselves.
+    pub fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
+    /// What must not be in a fleet, and is.
+    pub fn splits(&self) -> Vec<Split> {
+        self.splits.borrow().clone()
+    }
+
+    /// Notifies when that changes.
+    pub fn watch_splits(&self) -> watch::Receiver<Vec<Split>> {
+        self.splits.subscribe()
+    }
+
+    pub(super) fn show_splits(&self, splits: Vec<Split>) {
+        self.splits.send_if_modified(|known| {
+            let is_news = *known != splits;
+            *known = splits;
+            is_news
+        });
     }
 
     /// What happens while it does not count.
@@ -121,6 +209,18 @@ impl View {
                 Some(Instant::now().saturating_duration_since(as_of))
             }
         }
+    }
+
+    /// Waits until this node knows what was true when this was called, for this long at most. Whether it does then.
+    pub async fn reaches_now(&self, patience: Duration) -> bool {
+        let asked = Instant::now();
+        let is_new = || self.age().is_some_and(|age| age < asked.elapsed());
+        let waiting = async {
+            while !is_new() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(patience, waiting).await.is_ok()
     }
 
     /// Whether it counts now.
@@ -169,18 +269,45 @@ impl View {
         self.alarm.subscribe()
     }
 
+    /// Notes a look that began at `at` and was believed.
+    pub(super) fn looked(&self, at: Instant) {
+        // The one before counted until this one came.
+        let is_gap = !self.looks_now();
+        let mut since = self.watches_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_gap || since.is_none() {
+            *since = Some(Instant::now());
+        }
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        *looked = (*looked).max(Some(at));
+    }
+
+    /// Whether heads are kept on this connection.
+    pub(super) fn show_past(&self, past: Past) {
+        self.keeps_none.store(past == Past::Unkept, Ordering::Relaxed);
+    }
+
+    /// What this node goes on without; for operators.
+    pub fn lacks(&self) -> Option<&'static str> {
+        self.keeps_none.load(Ordering::Relaxed).then_some(LACKS)
+    }
+
     /// Notes a view that is as of `at`.
     pub(super) fn seen(&self, at: Instant) {
         let millis =
             u64::try_from(at.saturating_duration_since(self.base).as_millis()).unwrap_or(u64::MAX - 1);
         self.as_of.store(millis.saturating_add(1), Ordering::Release);
         self.alarm.send_if_modified(|alarm| alarm.take().is_some());
+    }
+
+    /// Notes that everything that was asked of the database has been done.
+    pub(super) fn settled(&self) {
         self.trouble.send_if_modified(|trouble| trouble.take().is_some());
     }
 
     /// Notes that what the database shows is not believed: nothing counts until it is again.
     pub(super) fn raise(&self, alarm: Alarm) {
         self.as_of.store(NEVER, Ordering::Release);
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.alarm.send_if_modified(|known| {
             let is_news = known.as_ref() != Some(&alarm);
             *known = Some(alarm);
@@ -188,7 +315,7 @@ impl View {
         });
     }
 
-    /// Notes that the database did not answer, or that too few nodes did.
+    /// Notes that the database did not answer, that too few nodes did, or that it cannot have what this node has to say.
     pub(super) fn unanswered(&self, why: String) {
         self.trouble.send_if_modified(|known| {
             let is_news = known.as_deref() != Some(&*why);
@@ -197,8 +324,59 @@ impl View {
         });
     }
 
-    /// Why the database did not answer the last time.
+    /// What the database did not do the last time, and why.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, State};
+
+    #[test]
+    fn a_node_is_silent_when_it_was_listened_to() {
+        let second = Duration::from_secs(1);
+        let keys = "core.state = 'postgres'\ncore.postgres = { url = 'postgres://localhost/kms', max_view_age = '30s' }";
+        let (config, _) = Config::from_toml(keys).unwrap();
+        let State::Postgres(settings) = config.core.state else { panic!("postgres") };
+        let view = View::new(settings);
+        assert_eq!(view.settles_after(), 30 * second);
+        let (now, node) = (Instant::now(), NodeSeen::numbered(1));
+        let heard = |ago: u32| NodeSeen { answered: now.checked_sub(ago * second), ..node.clone() };
+        let watches = |ago: u32| *view.watches_since.lock().unwrap() = now.checked_sub(ago * second);
+        let seen = |at: Instant| {
+            view.looked(at);
+            view.seen(at);
+        };
+        assert!(!view.is_silent(&node), "nothing was read");
+        seen(now);
+        assert!(!view.is_silent(&node) && !view.is_silent(&heard(40)), "just after a start or a gap");
+        watches(29);
+        seen(now);
+        assert!(!view.is_silent(&node), "views that follow each other are one time");
+        watches(31);
+        assert!(view.is_silent(&node) && view.is_silent(&heard(40)));
+        assert!(!view.is_silent(&heard(1)), "it answers");
+        watches(35);
+        assert!(view.is_silent(&heard(34)), "it was heard, and is no more");
+        view.raise(Alarm::Forked { known: 1 });
+        assert!(!view.is_silent(&node), "an alarm");
+        seen(now);
+        assert!(!view.is_silent(&node), "after it");
+        // Too few nodes answer, so that nothing has counted for long.
+        view.as_of.store(NEVER, Ordering::Release);
+        view.looked(now);
+        watches(31);
+        assert!(
+            matches!(view.standing(), Standing::Stale(_))
+                && view.is_silent(&node)
+                && !view.is_silent(&heard(1))
+        );
+        *view.looked.lock().unwrap() = now.checked_sub(31 * second);
+        assert!(!view.is_silent(&node), "the database has not answered for long");
+        view.looked(now);
+        assert!(!view.is_silent(&node), "after that");
     }
 }

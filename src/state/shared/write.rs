@@ -8,14 +8,15 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Transaction};
 
 use super::alarm::Alarm;
-use super::beat::{KIND, MAX_BEAT};
-use super::client::DatabaseError;
+use super::client::within;
 use super::document::{AdoptError, Arrival, Document, MAX_DOCUMENT};
+use super::error::DatabaseError;
 use super::head::{Head, HeadId, Listed, Sha256Digest};
 use super::keeper::{Keeper, Look, provenance};
+use super::schema::Past;
 use super::seal::{Sealed, Seals};
 use super::table::{self, HeadRow, Hold};
-use super::{Edited, Request, Unshared, Wanted, Written};
+use super::{Asked, Edited, Request, Unshared, Wanted, Written};
 
 /// How often a change is made again because another node was faster.
 const ATTEMPTS: usize = 8;
@@ -41,28 +42,62 @@ struct New {
 impl Keeper {
     /// Does what a part of `control` asks for, unless it waits no longer. The error ends the connection.
     pub(super) async fn serve(&mut self, client: &mut Client, request: Request) -> Result<(), DatabaseError> {
-        let Request { what, reply } = request;
-        if reply.is_closed() {
+        let Request { what, asked } = request;
+        if asked.reply.is_closed() {
             return Ok(());
         }
         let done = match what {
-            Wanted::Push(name) => self.push(client, &name).await,
+            // It is written even if nobody waits for it any more.
+            Wanted::Push(name) => {
+                let done = self.push(client, &name).await;
+                self.asked = Some(asked);
+                done
+            }
             Wanted::Change { document, operator, mut edit } => {
+                self.asked = Some(asked);
                 self.write(client, document, &operator, &mut *edit).await
             }
-            Wanted::Repair { operator } => self.repair(client, &operator).await,
+            Wanted::Repair { operator } => {
+                self.asked = Some(asked);
+                self.repair(client, &operator).await
+            }
+            Wanted::Forget(node) => {
+                self.asked = Some(asked);
+                self.forget(client, node).await
+            }
         };
         let lost = match &done {
             Err(Unshared::Database(error)) => Err(error.clone()),
             Err(_) | Ok(_) => Ok(()),
         };
-        // The caller may have gone.
-        let _ = reply.send(done);
+        if let Some(Asked { reply, .. }) = self.asked.take() {
+            // The caller may have gone.
+            let _ = reply.send(done);
+        }
         lost
     }
 
-    /// Writes what each document has to say.
-    pub(super) async fn tell_news(&mut self, client: &mut Client) -> Result<(), DatabaseError> {
+    /// Commits a change, unless nobody waits for it any more: the caller was told that nothing was changed.
+    pub(super) async fn commit(&self, change: Transaction<'_>) -> Result<(), DatabaseError> {
+        if let Some(asked) = &self.asked {
+            asked.commit()?;
+        }
+        // What the database says itself is its last word; anything else leaves open what became of it.
+        change.commit().await.map_err(|error| match error.code() {
+            Some(_) => error.into(),
+            None => DatabaseError::Unconfirmed,
+        })?;
+        Ok(())
+    }
+
+    /// The error of what took too long.
+    fn late(&self) -> DatabaseError {
+        self.asked.as_ref().map_or(DatabaseError::Slow, |asked| Asked::given_up(&asked.stage))
+    }
+
+    /// Writes what each document has to say. Why some of that is not shared.
+    pub(super) async fn tell_news(&mut self, client: &mut Client) -> Result<Option<String>, DatabaseError> {
+        let mut untold = None;
         for document in self.documents.clone() {
             let is_there =
                 self.head.as_ref().is_some_and(|(head, _)| head.documents.contains_key(document.name()));
@@ -78,11 +113,15 @@ impl Keeper {
                 Ok(_) => {}
                 Err(Unshared::Database(error)) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(document = document.name(), %error, "a change is not shared yet")
+                    untold =
+                        Some(format!("what this node has of {} is not shared: {error}", document.name()));
                 }
             }
         }
-        Ok(())
+        if untold.is_some() && untold != self.view.trouble() {
+            tracing::warn!(why = untold, "a change is not shared yet");
+        }
+        Ok(untold)
     }
 
     async fn push(&mut self, client: &mut Client, name: &str) -> Result<Written, Unshared> {
@@ -101,6 +140,14 @@ impl Keeper {
         match unreadable {
             None => Ok(written),
             Some(problem) => Err(Unshared::Unusable(problem)),
+        }
+    }
+
+    /// A head as this node may write it: where it may keep none, it says so.
+    fn as_kept(&self, head: Head) -> Head {
+        match self.past {
+            Past::Kept => head,
+            Past::Unkept => Head { traced: 0, ..head },
         }
     }
 
@@ -124,8 +171,8 @@ impl Keeper {
                     Look::Doubted => return Err(self.doubt()),
                 }
             }
-            let attempt = timeout(TRANSACTION, self.attempt(client, name, operator, edit));
-            match attempt.await.unwrap_or(Err(DatabaseError::Slow))? {
+            let attempt = timeout(TRANSACTION, self.attempt(client, name, operator, edit)).await;
+            match attempt.unwrap_or_else(|_| Err(self.late()))? {
                 Attempt::Done(written) => return Ok(written),
                 Attempt::Overtaken => match self.look(client).await? {
                     Look::Believed { .. } | Look::Empty => {}
@@ -189,12 +236,12 @@ impl Keeper {
             return Ok(Attempt::Unusable(format!("it must have at most {MAX_DOCUMENT} bytes")));
         }
         let version = listed.map_or(1, |listed| listed.version + 1);
-        let mut next = head.next(id.digest, self.writer(operator));
+        let mut next = self.as_kept(head.next(id.digest, self.writer(operator)));
         next.documents.insert(name.to_owned(), Listed { version, sha256: Sha256Digest::of(&body) });
         put_document(&change, &seals, &next, name, &body).await?;
         let id = put_head(&change, &seals, &next).await?;
         table::tell(&change, seals.fleet).await?;
-        change.commit().await?;
+        self.commit(change).await?;
         self.written(&seals, name, New { head: next, id, body }).await;
         Ok(Attempt::Done(Written::State))
     }
@@ -238,19 +285,50 @@ impl Keeper {
                 }
             }
         }
-        let head = Head::first(self.writer(""));
+        let head = self.as_kept(Head::first(self.writer("")));
         let written = async {
             let change = client.transaction().await?;
-            write_all(change, &seals, head, &bodies, None).await
+            self.write_all(change, &seals, head, &bodies, None).await
         };
-        match timeout(TRANSACTION, written).await.unwrap_or(Err(DatabaseError::Slow))? {
+        match within(TRANSACTION, written).await? {
             Some((head, id)) => {
                 tracing::info!("this node begins the shared state of its fleet");
                 self.written_all(&seals, &head, id, bodies).await;
             }
-            None => self.wake(),
+            None => {
+                let why = "the first state of the fleet was not written: another node was faster, or the database ignores it";
+                self.view.unanswered(why.to_owned());
+                self.wake();
+            }
         }
         Ok(())
+    }
+
+    /// Writes a first head with all documents, each with the version after the one that is known. `None` if there is a head, or no key.
+    async fn write_all(
+        &self,
+        change: Transaction<'_>,
+        seals: &Seals,
+        mut head: Head,
+        bodies: &[(String, Vec<u8>)],
+        known: Option<&BTreeMap<String, Listed>>,
+    ) -> Result<Option<(Head, HeadId)>, DatabaseError> {
+        for (name, body) in bodies {
+            let listed = known.and_then(|known| known.get(name));
+            let version = listed.map_or(1, |listed| listed.version + 1);
+            head.documents.insert(name.clone(), Listed { version, sha256: Sha256Digest::of(body) });
+        }
+        let Some(row) = head_row(seals, &head) else { return Ok(None) };
+        if !table::first_head(&change, seals.fleet, &row).await? {
+            return Ok(None);
+        }
+        for (name, body) in bodies {
+            put_document(&change, seals, &head, name, body).await?;
+        }
+        table::tell(&change, seals.fleet).await?;
+        self.commit(change).await?;
+        let id = HeadId { seq: head.seq, digest: Sha256Digest(seals.head_digest(&row.body)) };
+        Ok(Some((head, id)))
     }
 
     /// Adopts a whole state that this node has written.
@@ -290,13 +368,19 @@ impl Keeper {
             tracing::info!("the shared state is authenticated under the current root epoch now");
             Ok::<_, DatabaseError>(())
         };
-        timeout(TRANSACTION, renewed).await.unwrap_or(Err(DatabaseError::Slow))
+        within(TRANSACTION, renewed).await
     }
 
-    /// Writes the state of this node over whatever is there, with a number above every one that was seen.
+    /// Writes the state of this node over whatever is there, with a number above every one that was seen. A newer state that follows
+    /// the one of this node is taken over instead.
     async fn repair(&mut self, client: &mut Client, operator: &str) -> Result<Written, Unshared> {
+        let before = self.memory.known(self.seals().fleet).map(|known| known.head);
+        self.look(client).await?;
         let seals = self.seals();
         let known = self.memory.known(seals.fleet).cloned();
+        if known.as_ref().map(|known| known.head) != before {
+            return Err(Unshared::Behind);
+        }
         let mut bodies = Vec::new();
         for document in &self.documents {
             let merged = document.merge(None).map_err(Unshared::Unusable)?;
@@ -304,20 +388,34 @@ impl Keeper {
         }
         let repaired = async {
             let change = client.transaction().await?;
-            let row = table::head(&change, seals.fleet, Hold::Head).await?;
-            let beats = table::reports(&change, seals.fleet, KIND, MAX_BEAT).await?;
-            let shown = row.and_then(|row| u64::try_from(row.seq).ok());
-            let elsewhere = super::judge::newest(&seals, &beats);
+            let (seen, judged) = self.judged(&change, &seals, Hold::Head).await?;
+            // What this version cannot read, it cannot take over either.
+            let is_readable = !matches!(self.view.alarm(), Some(Alarm::Unreadable { .. }));
+            if let Ok(Some(believed)) = judged
+                && known.as_ref().is_none_or(|known| known.head != believed.id)
+                && is_readable
+            {
+                return Ok(None);
+            }
+            // A number that somebody made up does not count: no node would believe it either.
+            let shown = seen.head.and_then(|row| super::judge::number(&seals, &row));
+            let elsewhere = super::judge::newest(&seals, &seen.beats);
             let newest =
                 [shown, elsewhere, known.as_ref().map(|known| known.head.seq)].into_iter().flatten().max();
-            // A number that somebody made up must not be the last one.
-            let seq = newest.unwrap_or(0).min(u64::from(u32::MAX) << 16) + 1;
-            let head = Head { seq, repaired: seq, ..Head::first(self.writer(operator)) };
+            let seq = newest.unwrap_or(0).saturating_add(1);
+            let head = self.as_kept(Head { seq, repaired: seq, ..Head::first(self.writer(operator)) });
             table::clear(&change, seals.fleet).await?;
-            write_all(change, &seals, head, &bodies, known.as_ref().map(|known| &known.documents)).await
+            let known = known.as_ref().map(|known| &known.documents);
+            self.write_all(change, &seals, head, &bodies, known).await
         };
-        let repaired = timeout(TRANSACTION, repaired).await.unwrap_or(Err(DatabaseError::Slow))?;
-        let Some((head, id)) = repaired else { return Err(Unshared::Conflict) };
+        let repaired = timeout(TRANSACTION, repaired).await.unwrap_or_else(|_| Err(self.late()))?;
+        let Some((head, id)) = repaired else {
+            // Another node has written since this one looked.
+            return Err(match self.look(client).await? {
+                Look::Believed { .. } => Unshared::Behind,
+                Look::Empty | Look::Doubted => Unshared::Conflict,
+            });
+        };
         tracing::warn!(
             operator,
             state = head.seq,
@@ -328,42 +426,19 @@ impl Keeper {
     }
 }
 
-/// Writes a first head with all documents, each with the version after the one that is known. `None` if there is a head, or no key.
-async fn write_all(
-    change: Transaction<'_>,
-    seals: &Seals,
-    mut head: Head,
-    bodies: &[(String, Vec<u8>)],
-    known: Option<&BTreeMap<String, Listed>>,
-) -> Result<Option<(Head, HeadId)>, DatabaseError> {
-    for (name, body) in bodies {
-        let listed = known.and_then(|known| known.get(name));
-        let version = listed.map_or(1, |listed| listed.version + 1);
-        head.documents.insert(name.clone(), Listed { version, sha256: Sha256Digest::of(body) });
-    }
-    let Some(row) = head_row(seals, &head) else { return Ok(None) };
-    if !table::first_head(&change, seals.fleet, &row).await? {
-        return Ok(None);
-    }
-    for (name, body) in bodies {
-        put_document(&change, seals, &head, name, body).await?;
-    }
-    table::tell(&change, seals.fleet).await?;
-    change.commit().await?;
-    let id = HeadId { seq: head.seq, digest: Sha256Digest(seals.head_digest(&row.body)) };
-    Ok(Some((head, id)))
-}
-
 fn head_row(seals: &Seals, head: &Head) -> Option<HeadRow> {
     let body = head.encode();
     let seal = seals.seal(Sealed::Head { body: &body })?;
     Some(HeadRow { seq: i64::try_from(head.seq).ok()?, body, seal })
 }
 
-/// Writes the head, which is held.
+/// Writes the head, which is held, and keeps some for nodes that are away.
 async fn put_head(change: &Transaction<'_>, seals: &Seals, head: &Head) -> Result<HeadId, DatabaseError> {
     let row = head_row(seals, head).ok_or_else(no_keys)?;
     table::replace_head(change, seals.fleet, &row).await?;
+    if head.is_kept() {
+        table::keep_head(change, seals.fleet, &row).await?;
+    }
     Ok(HeadId { seq: head.seq, digest: Sha256Digest(seals.head_digest(&row.body)) })
 }
 

@@ -30,7 +30,7 @@ async fn answers_that_no_source_gives_are_refused_one_by_one() {
         Reply::Json(answer)
     };
     let key_set = cluster.handover()["keys"][0].clone();
-    let (foreign_ca, foreign_temp) = (other.root.pem().to_string(), other.temp.pem().to_string());
+    let (foreign_ca, foreign_temp) = (other.ca.root.pem().to_string(), other.ca.temp.pem().to_string());
     let out_of_range = "ff".repeat(32);
     let rows: Vec<(&'static str, &'static str, Reply, u16, &str)> = vec![
         // The source cannot serve now, or refuses.
@@ -194,14 +194,14 @@ async fn answers_that_no_source_gives_are_refused_one_by_one() {
         (
             "GetTempCaCert",
             "two root CAs",
-            temp_ca("ca_cert", cluster.root_pem.repeat(2)),
+            temp_ca("ca_cert", cluster.ca.root_pem.repeat(2)),
             400,
             "GetTempCaCert: ca_cert is not exactly one CA certificate in PEM",
         ),
         (
             "GetTempCaCert",
             "a root CA that did not issue the source's certificate",
-            temp_ca("ca_cert", other.root_pem.clone()),
+            temp_ca("ca_cert", other.ca.root_pem.clone()),
             400,
             "the certificate of the source KMS is not issued by the root CA that it shows: ",
         ),
@@ -212,7 +212,7 @@ async fn answers_that_no_source_gives_are_refused_one_by_one() {
         (
             "GetKmsKey",
             "a certificate as CA key",
-            altered("/keys/0/ca_key", json!(cluster.root_pem)),
+            altered("/keys/0/ca_key", json!(cluster.ca.root_pem)),
             400,
             "Failed to parse CA key",
         ),
@@ -268,7 +268,7 @@ async fn answers_that_no_source_gives_are_refused_one_by_one() {
         (
             "GetMeta",
             "another root CA in GetMeta",
-            meta("ca_cert", json!(other.root_pem)),
+            meta("ca_cert", json!(other.ca.root_pem)),
             400,
             "the CA key does not belong to ca_cert in GetMeta of the source KMS",
         ),

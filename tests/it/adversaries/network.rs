@@ -81,10 +81,10 @@ async fn sources_of_every_age_are_understood() {
         let text = json!({ "error": "the auth api does not answer" }).to_string();
         (method == "GetMeta").then(|| Reply::Page(400, "application/json", text))
     };
-    let silent = |method: &str| (method == "GetMeta").then_some(Reply::Silence);
+    let silent = |method: &str| (method == "GetMeta").then_some(Reply::Hang);
     let statement = |cluster: &Cluster| {
         let mut meta = cluster.meta();
-        let ca = hex::encode(cluster.root.spki_der());
+        let ca = hex::encode(cluster.ca.root.spki_der());
         meta["bootstrap_info"] =
             json!({ "ca_pubkey": ca, "k256_pubkey": meta["k256_pubkey"], "quote": "00" });
         meta
@@ -101,7 +101,7 @@ async fn sources_of_every_age_are_understood() {
         // The peer accepts only certificates of its temporary CA.
         let leaf = match what {
             "today" => leaf,
-            _ => leaf.admitting(Clients::Of(cluster.temp_pem.clone())),
+            _ => leaf.admitting(Clients::Of(cluster.ca.temp_pem.clone())),
         };
         let meta = statement(&cluster);
         let answers = match what {
@@ -114,8 +114,8 @@ async fn sources_of_every_age_are_understood() {
         assert_eq!(answer.status, 200, "{what}: {answer:?}");
         assert_eq!(answer.message::<OnboardResponse>().k256_pubkey, cluster.k256_public(), "{what}");
         let root = replica.root_keys();
-        assert_eq!(root.ca_spki(), cluster.root.spki_der(), "{what}");
-        assert_eq!(root.temp_ca().scalar(), cluster.temp.scalar(), "{what}");
+        assert_eq!(root.ca_spki(), cluster.ca.root.spki_der(), "{what}");
+        assert_eq!(root.temp_ca().scalar(), cluster.ca.temp.scalar(), "{what}");
         replica.finish().await;
     }
     // An older source names no OS image, so ours must be allowed instead.
@@ -132,7 +132,7 @@ async fn sources_of_every_age_are_understood() {
 async fn a_source_that_takes_no_certificate_of_ours_is_named_with_what_it_says() {
     let replica = World::onboarding().await;
     let cluster = Cluster::new();
-    let leaf = cluster.leaf(&replica.cvm).admitting(Clients::Of(Cluster::new().temp_pem));
+    let leaf = cluster.leaf(&replica.cvm).admitting(Clients::Of(Cluster::new().ca.temp_pem));
     let source = Source::start(&[leaf], cluster.answers()).await;
     let (status, text) = onboard(&replica, &source.url()).await.refusal();
     let begin = "GetKmsKey: the source KMS refused the TLS certificate of this KMS (";
@@ -153,8 +153,8 @@ async fn sources_that_keep_everyone_waiting_hold_up_nobody_else_and_are_given_up
     };
     let tick = Duration::from_millis(250);
     let sources = [
-        slow("GetTempCaCert", Reply::Silence).await,
-        slow("GetKmsKey", Reply::Silence).await,
+        slow("GetTempCaCert", Reply::Hang).await,
+        slow("GetKmsKey", Reply::Hang).await,
         slow("GetTempCaCert", Reply::Dripping(cluster.temp_ca(), tick)).await,
         slow("GetKmsKey", Reply::Dripping(cluster.handover(), tick)).await,
     ];

@@ -59,9 +59,15 @@ async fn a_bundle_that_would_deny_waits_for_an_owner_also_over_a_restart() {
         add_signature(&UnverifiedBundle::parse(&third).expect("a bundle"), &signed.bob).expect("signed");
     fs::write(&signed.source, &third).expect("source");
     rehearsal(&signed, "the rehearsal", |it| !it.is_null()).await;
+    let fetched = async |signed: &Signed| signed.posted("fetch", json!({})).await.value()["message"].clone();
+    let judges =
+        "it is verified; it judges live requests for a while, and decides by itself unless it is held";
+    assert_eq!(fetched(&signed).await, judges);
     assert_eq!(signed.keys_of(&app).await, 200, "the one in force decides");
     let held = rehearsal(&signed, "the hold", |it| it["held"] == true).await;
     assert_eq!((&held["would_deny"], &held["denies_this_kms"]), (&json!(1), &json!(false)));
+    let waits = "it is verified and held, because of what it would deny: it waits for an owner";
+    assert_eq!(fetched(&signed).await, waits);
     let record = &signed.world.audited("policy_bundle_held")[0];
     assert_eq!((&record["serial"], &record["newly_denied"]), (&json!(3), &json!(1)));
     let warns = async |signed: &Signed| {

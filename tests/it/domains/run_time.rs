@@ -1,5 +1,7 @@
 //! Domains that owners make at run time, and apps that they put into one or move.
 
+use std::sync::Arc;
+
 use super::{Derived, guest, in_domain, keys};
 use crate::support::http::{request, with};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, certificate_request, eventually};
@@ -187,8 +189,8 @@ async fn a_move_says_which_keys_are_lost_and_moving_back_gives_the_first_ones_ag
     assert_eq!(moves, expected);
 }
 
-#[tokio::test]
-async fn with_two_owners_an_app_moves_when_the_second_one_has_seen_what_it_loses() {
+/// A KMS with two owners, an app that it allows, and the token of the second owner.
+async fn two_owners() -> (World, Arc<Cvm>, String) {
     let mut world = World::ready().await;
     world.configure("core.admin.approvals = 2");
     world.start().await.expect("it starts again");
@@ -196,27 +198,36 @@ async fn with_two_owners_an_app_moves_when_the_second_one_has_seen_what_it_loses
     world.allow_app(&app);
     let made = done(&world, "POST", "/api/v1/credentials", json!({ "name": "bob", "role": "owner" })).await;
     let bob = made["token"].as_str().expect("a token").to_owned();
+    (world, app, bob)
+}
+
+/// The approval that this request of the first owner waits for.
+async fn waits(world: &World, path: &str) -> String {
+    let answer = send(world, "POST", path, Value::Null).await;
+    assert_eq!(
+        (answer.status, &answer.value()["code"]),
+        (202, &json!("approval_needed")),
+        "{}",
+        answer.text()
+    );
+    answer.value()["approval"]["id"].as_str().expect("an id").to_owned()
+}
+
+#[tokio::test]
+async fn with_two_owners_an_app_moves_when_the_second_one_has_seen_what_it_loses() {
+    let (world, app, bob) = two_owners().await;
     create(&world, "team").await;
     assert!(is_given(&world, "default", &app).await);
     create(&world, "other").await;
-    let ask = async |domain: &str| {
-        let answer = send(&world, "POST", &move_to(domain, &app), Value::Null).await;
-        assert_eq!(
-            (answer.status, &answer.value()["code"]),
-            (202, &json!("approval_needed")),
-            "{}",
-            answer.text()
-        );
-        answer.value()["approval"]["id"].as_str().expect("an id").to_owned()
-    };
-    let (first, second) = (ask("team").await, ask("other").await);
+    let [first, second] = ["team", "other"].map(|domain| move_to(domain, &app));
+    let (first, second) = (waits(&world, &first).await, waits(&world, &second).await);
     assert!(is_given(&world, "default", &app).await, "nothing is moved yet");
     let shown = done(&world, "GET", &format!("/api/v1/approvals/{first}"), Value::Null).await;
     let (action, detail) = (&shown["action"], shown["detail"].as_str().expect("a text"));
     assert_eq!(action, "move_app");
     let expected = format!(
         "move the app {} from the domain default to team; it loses the disk key, environment key, app key and app CA of the domain \
-         default, which 1 CVMs have received since ",
+         default, which 1 CVM has received since ",
         id(&app)
     );
     assert!(detail.starts_with(&expected), "{detail}");
@@ -246,29 +257,13 @@ async fn with_two_owners_an_app_moves_when_the_second_one_has_seen_what_it_loses
 
 #[tokio::test]
 async fn with_two_owners_an_archived_domain_is_restored_when_the_second_one_approves() {
-    let mut world = World::ready().await;
-    world.configure("core.admin.approvals = 2");
-    world.start().await.expect("it starts again");
-    let app = world.app(1);
-    world.allow_app(&app);
-    let made = done(&world, "POST", "/api/v1/credentials", json!({ "name": "bob", "role": "owner" })).await;
-    let bob = made["token"].as_str().expect("a token").to_owned();
+    let (world, app, bob) = two_owners().await;
     create(&world, "team").await;
     assign(&world, "team", &app).await;
     let restore = format!("{DOMAINS}/team/restore");
     done(&world, "POST", &restore, Value::Null).await;
     done(&world, "POST", &format!("{DOMAINS}/team/archive"), Value::Null).await;
-    let ask = async || {
-        let answer = send(&world, "POST", &restore, Value::Null).await;
-        assert_eq!(
-            (answer.status, &answer.value()["code"]),
-            (202, &json!("approval_needed")),
-            "{}",
-            answer.text()
-        );
-        answer.value()["approval"]["id"].as_str().expect("an id").to_owned()
-    };
-    let first = ask().await;
+    let first = waits(&world, &restore).await;
     let is_archived = async || {
         let shown = done(&world, "GET", &format!("{DOMAINS}/team"), Value::Null).await;
         !shown["archived_at"].is_null() && world.audited("domain_restored").is_empty()
@@ -390,7 +385,7 @@ async fn keys_of_a_domain_are_not_forgotten_because_the_app_got_those_of_another
     let preview = done(&world, "POST", &move_to("other", &app), json!({ "preview": true })).await;
     assert_eq!((&preview["loses"]["cvms"], &preview["loses"]["maybe"]), (&json!(0), &json!(1)));
     let told = preview["message"].as_str().expect("a text");
-    assert!(told.contains("default, which 1 CVMs may have received before"), "{told}");
+    assert!(told.contains("default, which 1 CVM may have received before"), "{told}");
     let path = format!("{DOMAINS}/other/apps");
     let answer = send(&world, "POST", &path, json!({ "app_id": id(&app) })).await;
     assert_eq!((answer.status, &answer.value()["code"]), (409, &json!("needs_move")), "{}", answer.text());

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::support::http::{request, with};
-use crate::support::source::{Cluster, Reply, Source};
+use crate::support::source::{Authority, Cluster, Reply, Source};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
 use cvm_kms::proto::{AppKeyResponse, GetMetaResponse};
 use futures_util::future::join;
@@ -398,10 +398,12 @@ async fn a_source_that_is_of_others_lies_or_is_behind_changes_nothing() {
     let read = |name: &str| fs::read_to_string(source.key_file(name)).expect("a file");
     let p256 = |key: &P256Key| P256Key::from_scalar(key.scalar()).expect("a key");
     let cluster = Cluster {
-        root: p256(root.ca()),
-        root_pem: read("root-ca.crt"),
-        temp: p256(root.temp_ca()),
-        temp_pem: read("tmp-ca.crt"),
+        ca: Authority {
+            root: p256(root.ca()),
+            root_pem: read("root-ca.crt"),
+            temp: p256(root.temp_ca()),
+            temp_pem: read("tmp-ca.crt"),
+        },
         k256: *root.k256().scalar(),
     };
     let other = P256Key::generate();

@@ -1,9 +1,11 @@
 //! KMSs that an allowlist names by OS image and compose hash: on VMs of any shape, and only if the registers are compared.
 
+use cvm_kms::proto::ShadowReportResponse;
 use kms_simulator::KeyProvider;
 
 use super::*;
 use crate::support::DOMAIN;
+use crate::support::operator::Operator;
 
 /// An entry for every guest of the vectors.
 fn entry(cvm: &Cvm) -> Value {
@@ -40,6 +42,11 @@ fn allow_others(kms: &Verifying, entries: Value) {
         rules["osImages"] = json!([image, hex::encode(kms.world.cvm.os_image_hash())]);
         rules["kms"] = json!({ "mrAggregated": own, "images": entries, "allowAnyDevice": true });
     });
+}
+
+/// The allowlist in force.
+fn active(kms: &Verifying) -> Value {
+    serde_json::from_slice(&std::fs::read(kms.world.allowlist.path()).expect("allowlist")).expect("JSON")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +103,12 @@ async fn one_entry_allows_replicas_of_every_shape_and_nothing_else() {
     assert_eq!(kms.world.audited("kms_key_released").len(), 3);
     assert_eq!(kms.downloads(), 1);
 
-    // A guest that somebody may have opened since, in an image and with a compose file that an entry names.
+    // A guest that somebody may have opened since, in an image and with a compose file that an entry names. A candidate without
+    // that entry denies the same.
+    let operator = Operator::of(&kms.world).await;
+    let mut candidate = active(&kms);
+    candidate["kms"]["images"] = json!([]);
+    operator.done("StartShadow", json!({ "auth_config_json": candidate.to_string(), "name": "" })).await;
     let opened = replica(0).build();
     opened.emit("ssh-enabled", b"");
     assert_eq!(
@@ -104,12 +116,24 @@ async fn one_entry_allows_replicas_of_every_shape_and_nothing_else() {
         (403, "Boot denied: aggregated MR not allowed".to_owned())
     );
     let line = denied(&kms.world, &opened).await;
+    assert_eq!((&line["role"], &line["domain"]), (&json!("kms"), &json!(null)));
     let expected = text(&line["expected"]);
     assert!(expected.contains(r#"its event log shows "ssh-enabled""#), "{expected}");
     assert_eq!(kms.world.audited("kms_key_released").len(), 3);
+    let counts = async || {
+        let report: ShadowReportResponse = operator.call("ShadowReport", json!({})).await.message();
+        (report.denied_by_both, report.newly_denied, report.newly_allowed, report.allowed_by_both)
+    };
+    assert_eq!(counts().await, (1, 0, 0, 0));
+    assert_eq!(root_keys(&kms, &small).await.status, 200);
+    assert_eq!(counts().await, (1, 1, 0, 0), "one that was not opened is allowed by the entry alone");
+    // Nor does a candidate allow it by another entry.
+    operator.done("StartShadow", json!({ "auth_config_json": active(&kms).to_string(), "name": "" })).await;
+    assert_eq!(root_keys(&kms, &opened).await.status, 403);
+    assert_eq!(counts().await, (1, 0, 0, 0));
 
     // Lite evidence proves the image by digests that its hash covers.
-    let case = &vectors_of("os_image_v4.json")["lite"][0];
+    let case = &test_vectors::json("os_image_v4.json")["lite"][0];
     let lite = kms.guest(case, |_| {}).stage(Stage::Ready).build();
     allow_others(&kms, json!([entry(&lite)]));
     assert_eq!(root_keys(&kms, &lite).await.status, 200);

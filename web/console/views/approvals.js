@@ -50,7 +50,7 @@ function Half({ which, token, onClose }) {
     <div class="secret"><code>${token}</code><${Copy} text=${token} name=${`${which} half`} /></div><//>`;
 }
 
-const INVITES = ['create_owner', 'rotate_owner'];
+const INVITES = ['create_owner', 'rotate_owner', 'invite_replica'];
 
 /** The half of the owner who requested a new secret, while the invitation counts. */
 function OwnHalf({ approval }) {

@@ -1,7 +1,7 @@
 // Freezes: what gets no keys until it is lifted or ends. Before one starts, the KMS says what it stops.
 
 import { Refusal, post, useDraft, useGet, useTask } from '../api.js';
-import { count, number, short } from '../format.js';
+import { count, number, sentence, short } from '../format.js';
 import { can } from '../roles.js';
 import { link } from '../router.js';
 import {
@@ -10,7 +10,7 @@ import {
 import { waits } from './common.js';
 
 const PATH = '/api/v1/freezes';
-const EVENTS = ['frozen', 'unfrozen', 'approval_done'];
+const EVENTS = ['frozen', 'unfrozen', 'unfreeze_failed', 'approval_done'];
 
 /** Scope, words, name of the target, its length in hexadecimal digits. */
 const SCOPES = [
@@ -23,6 +23,7 @@ const SCOPES = [
 const SCOPE_WORDS = { app: 'App', instance: 'CVM', device: 'Machine', os_image: 'OS image', all: 'The whole KMS' };
 const ENDS = [['3600', 'In an hour'], ['14400', 'In 4 hours'], ['86400', 'In a day'], ['604800', 'In a week'], ['', 'When it is lifted']];
 const MAX_REASON = 500;
+const UNSHARED = 'the other nodes do not know it yet';
 
 const isAll = (scope) => scope === 'all';
 
@@ -106,7 +107,8 @@ function Freeze({ params, navigate }) {
     const made = await task.run();
     if (made === undefined) return;
     setReason('');
-    if (!waits(made)) toast(`${SCOPE_WORDS[scope]} frozen`);
+    if (made.shared === false) toast(`${SCOPE_WORDS[scope]} frozen on this node only: ${UNSHARED}. Freeze it on each of them.`, { kind: 'bad', href: link('fleet'), word: 'See nodes' });
+    else if (!waits(made)) toast(`${SCOPE_WORDS[scope]} frozen`);
     away();
   };
   return html`<${Page} title="Freeze" back=${{ href: link('freezes'), text: 'Freezes' }} lead="Nothing that matches gets keys, from the next request on.">
@@ -151,6 +153,7 @@ function Details({ freeze, onClose, actions }) {
   return html`<${Dialog} title=${SCOPE_WORDS[freeze.scope]} onClose=${onClose} actions=${actions}>
     ${!isAll(freeze.scope) && html`<${Whole} value=${freeze.target} name="target" />`}
     <p>“${freeze.reason}”</p>
+    ${freeze.shared === false && html`<${Note} kind="bad" title="On this node only">${sentence(UNSHARED)}: freeze it on each of them.<//>`}
     <p class="soft">Frozen by ${freeze.by} <${Time} at=${freeze.at} />; ${freeze.expires_at ? html`it ends <${Time} at=${freeze.expires_at} />` : 'it does not end by itself'}.</p><//>`;
 }
 
@@ -164,6 +167,7 @@ function List({ me, params, navigate }) {
   const columns = [
     { head: 'Frozen', kind: 'main', cell: (freeze) => html`<a class="nowrap" href=${link('freezes', freeze.id)}>${SCOPE_WORDS[freeze.scope]}</a>` },
     { head: 'Target', cell: (freeze) => (isAll(freeze.scope) ? pill('everything', 'bad') : html`<${Id} value=${freeze.target} name="target" keep=${12} still />`) },
+    freezes.data?.freezes.some(({ shared }) => shared === false) && { head: 'Where', cell: (freeze) => freeze.shared === false && pill('this node only', 'bad') },
     { head: 'Reason', cell: (freeze) => freeze.reason },
     { head: 'By', cell: (freeze) => freeze.by },
     column.time('Since', 'at'),

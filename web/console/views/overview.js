@@ -16,7 +16,7 @@ const POINTS = { '1h': 60, '6h': 72, '24h': 72, '7d': 84, '30d': 90 };
 /** What the button of an item does, by the view that it leads to. */
 const WORDS = {
   denials: 'Explain', releases: 'See releases', cvms: 'See machines', policy: 'See policy', freezes: 'See freezes', domains: 'See domains', approvals: 'Decide', platforms: 'See platforms', ledger: 'See ledger',
-  replicas: 'See replicas', credentials: 'See credentials', settings: 'See settings', diagnostics: 'See diagnostics',
+  replicas: 'See replicas', fleet: 'See fleet', credentials: 'See credentials', settings: 'See settings', diagnostics: 'See diagnostics',
 };
 
 /** How many items are shown at first. */
@@ -34,6 +34,7 @@ function Attention({ items }) {
       <div class="soft">${[
         item.by && html`<span key="by">${Date.parse(item.by) < Date.now() ? 'was due' : 'due'} <${Time} at=${item.by} /></span>`,
         item.since && html`<span key="since">since <${Time} at=${item.since} /></span>`,
+        item.last && html`<span key="last">last <${Time} at=${item.last} /></span>`,
         item.since && item.count > 1 && html`<span key="count">${number(item.count)} times</span>`,
         item.detail && html`<span key="detail"><${Told} asIs>${item.detail}<//></span>`,
       ].filter(Boolean).flatMap((part, index) => (index > 0 ? [' · ', part] : [part]))}</div></div>

@@ -8,7 +8,7 @@ import { waits } from './common.js';
 
 /** Actions after which requests are handled otherwise; they ask first. */
 const ASKED = {
-  drain: 'New requests are turned away, so that a balancer sends them to other KMSs, until it is undone.',
+  drain: 'Load balancers are told to send requests to other KMSs, until it is undone. Requests that still arrive are served.',
   'reissue-certificate': 'Connections that are open keep the old certificate; new ones get a new one.',
 };
 /** Names of files, words, and what each is. */

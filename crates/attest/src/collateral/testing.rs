@@ -13,23 +13,11 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 
 use super::Collateral;
+pub(crate) use crate::test_vectors::{bytes as bytes_of, file as vector, json};
 use crate::trust::TrustAnchors;
 
 /// A time at which the development collateral is valid.
 pub(crate) const NOW: u64 = 1_750_000_000;
-
-pub(crate) fn vector(name: &str) -> Vec<u8> {
-    let path = format!("{}/../../tests/vectors/{name}", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
-}
-
-pub(crate) fn json(name: &str) -> Value {
-    serde_json::from_slice(&vector(name)).unwrap()
-}
-
-pub(crate) fn bytes_of(value: &Value) -> Vec<u8> {
-    hex::decode(value.as_str().unwrap()).unwrap()
-}
 
 pub(crate) fn mock_root_der() -> Vec<u8> {
     bytes_of(&json("tdx_quotes.json")["root_ca"]["mock"]["der"])

@@ -1,14 +1,9 @@
 //! Requests that must be refused. `tests/vectors.rs` reads the peer's requests.
 
 use proptest::prelude::*;
-use serde_json::Value;
 
 use super::*;
-use crate::test_vectors;
-
-fn bytes(value: &Value) -> Vec<u8> {
-    hex::decode(value.as_str().unwrap()).unwrap()
-}
+use crate::test_vectors::{self, bytes};
 
 /// A request in the vectors.
 struct Vector {

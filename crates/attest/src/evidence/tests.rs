@@ -2,14 +2,9 @@
 //! evidence.
 
 use proptest::prelude::*;
-use serde_json::Value;
 
 use super::*;
-use crate::test_vectors;
-
-fn bytes(value: &Value) -> Vec<u8> {
-    hex::decode(value.as_str().unwrap()).unwrap()
-}
+use crate::test_vectors::{self, bytes};
 
 /// Every blob of the vectors that decodes, encoded.
 fn blobs() -> Vec<Vec<u8>> {

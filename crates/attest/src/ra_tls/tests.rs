@@ -5,11 +5,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::test_vectors;
-
-fn bytes(value: &Value) -> Vec<u8> {
-    hex::decode(value.as_str().unwrap()).unwrap()
-}
+use crate::test_vectors::{self, bytes};
 
 fn client(name: &str) -> Value {
     let vectors = test_vectors::json("certs.json");

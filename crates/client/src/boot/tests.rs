@@ -1,12 +1,13 @@
 //! Boots from test servers that a guest may trust, and from others.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use kms_attest::p256::P256Key;
 use kms_attest::ra_tls;
 use kms_attest::verify::{Binding, Verifier};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 use super::*;
 use crate::testing::{Authority, Leaf, Reply, TestServer, World};
@@ -62,6 +63,16 @@ impl Kms {
 
     fn was_asked_for_keys(&self) -> bool {
         self.calls.lock().expect("log").iter().any(|(method, _)| method == "GetAppKey")
+    }
+}
+
+fn guest(world: &World) -> Guest<'_> {
+    Guest {
+        epochs: None,
+        attester: &world.attester,
+        attestation: ServerAttestation::IfPresent(&world.verifier),
+        vm_config: VM_CONFIG,
+        key_provider_pin: None,
     }
 }
 
@@ -247,9 +258,10 @@ async fn impossible_keys_are_refused() {
 #[tokio::test]
 async fn the_next_kms_is_asked_when_one_fails_and_each_reason_is_kept() {
     let world = World::start().await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    // Bound and not listening, so that no other server gets the port.
+    let closed = TcpSocket::new_v4().expect("a socket");
+    closed.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("loopback");
     let down: KmsUrl = format!("https://{}", closed.local_addr().expect("address")).parse().expect("url");
-    drop(closed);
     let refusing =
         TestServer::answering(|| Reply::Status(403, br#"{"error": "App not allowed"}"#.to_vec())).await;
     let kms = Kms::start(&[Leaf::kms()], |_| ()).await;
@@ -296,13 +308,7 @@ async fn a_busy_kms_is_asked_again_when_it_wants_it_and_not_for_ever() {
                 }
             })
             .await;
-        let guest = Guest {
-            epochs: None,
-            attester: &world.attester,
-            attestation: ServerAttestation::IfPresent(&world.verifier),
-            vm_config: VM_CONFIG,
-            key_provider_pin: None,
-        };
+        let guest = guest(&world);
         let altogether = Duration::from_secs(30);
         let urls = [refusing.url.clone(), server.url.clone()];
         let error = guest.boot(&urls, altogether, altogether).await.expect_err("no keys");
@@ -336,13 +342,7 @@ async fn a_silent_kms_costs_its_share_of_time_only() {
     let world = World::start().await;
     let silent = TestServer::answering(|| Reply::Hang).await;
     let kms = Kms::start(&[Leaf::kms()], |_| ()).await;
-    let guest = Guest {
-        epochs: None,
-        attester: &world.attester,
-        attestation: ServerAttestation::IfPresent(&world.verifier),
-        vm_config: VM_CONFIG,
-        key_provider_pin: None,
-    };
+    let guest = guest(&world);
     let (silent, kms) = (silent.url.clone(), kms.server.url.clone());
     let share = Duration::from_secs(4);
     let keys = guest

@@ -5,6 +5,7 @@ use std::io;
 
 use kms_attest::ra_tls::RaTlsError;
 use kms_attest::verify::VerifyError;
+use kms_wire::join::DeadInvitation;
 use rustls::CertificateError;
 
 use crate::connection::ConnectError;
@@ -155,6 +156,16 @@ impl<E> SourceError<E> {
             | ConnectError::Timeout(_) => None,
         };
         told.unwrap_or_else(|| Self::Connect { url: Box::new(url.clone()), method, source: error })
+    }
+
+    /// Why the invitation by which the keys were asked for opens nothing any more; `None` if that is not why.
+    pub fn dead_invitation(&self) -> Option<DeadInvitation> {
+        match self {
+            Self::Call(CallError::Refused { method, code: Some(code), .. }) if method == HANDOVER => {
+                DeadInvitation::parse(code)
+            }
+            _ => None,
+        }
     }
 
     /// Whether a retry may succeed without any change.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use kms_wire::join::{JoinReport, is_hex};
 use zeroize::Zeroizing;
 
 use crate::connection::{ConnectError, Connection};
@@ -36,9 +37,6 @@ impl JoinToken {
     /// # Errors
     /// [`NotAJoinToken`].
     pub fn parse(text: &str) -> Result<Self, NotAJoinToken> {
-        let is_hex = |text: &str, digits| {
-            text.len() == digits && text.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
-        };
         let parts = text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_'));
         match parts {
             Some((id, secret)) if is_hex(id, ID_DIGITS) && is_hex(secret, SECRET_DIGITS) => {
@@ -82,25 +80,6 @@ impl fmt::Debug for JoinToken {
     }
 }
 
-/// What a replica tells after it has the root keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JoinStage {
-    /// They are on its disk.
-    Committed,
-    /// It serves them.
-    Serving,
-}
-
-impl JoinStage {
-    /// As in the message.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::Serving => "serving",
-        }
-    }
-}
-
 /// A replica that has received the root keys by an invitation, and can say what becomes of them: to the source with the key
 /// that was attested, over the key that was attested to the source.
 pub struct Joined {
@@ -127,7 +106,7 @@ impl Joined {
     ///
     /// # Errors
     /// [`Unreported`].
-    pub async fn report(&self, stage: JoinStage) -> Result<(), Unreported> {
+    pub async fn report(&self, stage: JoinReport) -> Result<(), Unreported> {
         let Self { source, server, identity, token } = self;
         let connection = Connection::open(source, Trust::PublicKey(server), Some(identity)).await?;
         let request =

@@ -5,8 +5,7 @@ use serde_json::Value;
 use super::*;
 
 pub(crate) fn vectors() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/keys.json");
-    serde_json::from_slice(&std::fs::read(path).expect("vectors")).expect("JSON")
+    kms_attest::test_vectors::json("keys.json")
 }
 
 fn root(vectors: &Value) -> Signer {

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Terminal, Tone, printable};
@@ -37,6 +38,9 @@ pub(crate) struct List {
 pub(crate) struct Run {
     /// Its name, as `kmsctl action list` shows it
     name: String,
+    /// The node of the fleet to drain or undrain, by its name or id, instead of the one that is asked
+    #[arg(long)]
+    node: Option<String>,
     #[command(flatten)]
     admin: Administered,
 }
@@ -68,13 +72,16 @@ struct Done {
     ok: bool,
     message: String,
     took_ms: u64,
+    /// Whether the other nodes of a fleet know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shared: Option<bool>,
 }
 
 impl Action {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         match self {
             Self::List(List { admin }) => list(&admin, terminal).await,
-            Self::Run(Run { name, admin }) => run(&admin, terminal, &name).await,
+            Self::Run(Run { name, node, admin }) => run(&admin, terminal, &name, node.as_deref()).await,
         }
     }
 }
@@ -99,12 +106,19 @@ async fn list(admin: &Administered, terminal: &Terminal) -> Outcome {
     Ok(Exit::Done)
 }
 
-async fn run(admin: &Administered, terminal: &Terminal, name: &str) -> Outcome {
+async fn run(admin: &Administered, terminal: &Terminal, name: &str, node: Option<&str>) -> Outcome {
     // It goes into a path.
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
         return Err(Failure::usage("an action's name has lower-case letters and '-' only"));
     }
-    let done: Done = admin.post(terminal, &format!("{ACTIONS}/{name}"), Vec::new(), REPLY).await?;
+    let body = match node {
+        Some(node) if ["drain", "undrain"].contains(&name) => {
+            json!({ "node": node }).to_string().into_bytes()
+        }
+        Some(_) => return Err(Failure::usage("only drain and undrain take --node")),
+        None => Vec::new(),
+    };
+    let done: Done = admin.post(terminal, &format!("{ACTIONS}/{name}"), body, REPLY).await?;
     if !done.ok {
         return Err(Failure::failed("the response does not say that it is done"));
     }

@@ -4,6 +4,7 @@ use clap::Args;
 use kms_attest::identity::{AppId, DomainName};
 use kms_client::proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse, VerifiedIdentity};
 
+use super::inventory::{document, number, query, text};
 use crate::exit::{Exit, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
 use crate::target::Administered;
@@ -16,6 +17,9 @@ const PAGE: u32 = 200;
 pub(crate) struct Denials {
     #[command(flatten)]
     admin: Administered,
+    /// Also those of the other nodes of the fleet: of each the newest hundred at most, in all 200
+    #[arg(long)]
+    fleet: bool,
     /// List at most this many, newest first
     #[arg(long, value_name = "NUMBER", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -32,6 +36,9 @@ pub(crate) struct Denials {
 
 impl Denials {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        if self.fleet {
+            return self.of_fleet(terminal).await;
+        }
         let admin = self.admin.one()?;
         let connection = admin.connect(terminal).await?;
         let mut found: Vec<DenialRecord> = Vec::new();
@@ -77,6 +84,30 @@ impl Denials {
             match found.is_empty() {
                 true => page.line("No request was refused recently."),
                 false => page.line("`kmsctl explain --denial ID` shows every check."),
+            }
+        })?;
+        Ok(Exit::Done)
+    }
+}
+
+impl Denials {
+    async fn of_fleet(self, terminal: &Terminal) -> Outcome {
+        let query = query(&[
+            ("fleet", Some("true".to_owned())),
+            ("limit", Some(self.limit.min(PAGE).to_string())),
+            ("code", self.code),
+            ("app", self.app.map(|AppId(id)| hex::encode(id))),
+            ("domain", self.domain.map(|domain| domain.to_string())),
+        ]);
+        let list = document(&self.admin, terminal, &format!("/api/v1/denials?{query}")).await?;
+        terminal.show(&list["denials"], |page| {
+            for denial in list["denials"].as_array().into_iter().flatten() {
+                let (id, code) = (text(denial, "id"), text(denial, "code"));
+                let (count, last) = (number(denial, "count"), text(denial, "last_at"));
+                page.line(format_args!("{}  {code}: {count} times, last {last}", page.toned(Tone::Bad, &id)));
+                page.line(format_args!("    {}", text(denial, "message")));
+                page.field("    app", text(denial, "app_id"));
+                page.field("    node", text(denial, "node"));
             }
         })?;
         Ok(Exit::Done)

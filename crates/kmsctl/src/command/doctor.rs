@@ -286,7 +286,8 @@ fn attention(overview: &Value, report: &mut Report) {
             "warning" => Level::Warning,
             _ => Level::Fine,
         };
-        report.add("attention", level, printable(text(item, "message")));
+        let last = when::ago(text(item, "last")).map_or_else(String::new, |ago| format!(" (last {ago})"));
+        report.add("attention", level, format!("{}{last}", printable(text(item, "message"))));
     }
 }
 

@@ -181,6 +181,8 @@ fn remedies(page: &mut Page, answer: &ExplainResponse) {
         for line in answer.allowlist_fragment.lines() {
             page.line(printable(line));
         }
+        page.line("");
+        page.line("That does: kmsctl policy merge --into auth-config.json FILE, with this, or the answer with --json, in FILE");
     }
 }
 

@@ -1,16 +1,17 @@
-//! `kmsctl fleet`: the nodes that share their state, and the repair of a state that they do not believe.
-
-use std::collections::BTreeMap;
+//! `kmsctl fleet`: the nodes that share their state, and the repair of a state that they do not believe, and nodes that are gone.
 
 use clap::{Args, Subcommand};
-use serde::{Deserialize, Serialize};
+use kms_client::fleet::{AlarmShown, DrainShown, FleetAlarm, FleetView, NodeShown, NodeStatus};
+use serde_json::json;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
 use crate::target::{Administered, Reply};
+use crate::when;
 
 const FLEET: &str = "/api/v1/fleet";
 const REPAIR: &str = "/api/v1/fleet/repair";
+const FORGET: &str = "/api/v1/fleet/forget";
 const REPLY: Reply = Reply {
     max_bytes: 8 << 20,
     unreadable: |url| Failure::failed(format_args!("{url}: the response is not what a KMS sends")),
@@ -27,9 +28,21 @@ pub(crate) struct Fleet {
 enum Command {
     /// Show the nodes that share their state, and what each says of itself.
     Status(Status),
-    /// Write the freezes, credentials, domains and epochs of apps of this node over those of all nodes. For a database that went back:
-    /// run it on the node with the right state.
+    /// Write the credentials, domains and epochs of apps of this node over those of all nodes; freezes and drains that only others know are
+    /// added. For a database that went back: run it on the node with the right state.
     Repair(Repair),
+    /// Forget a node that is in the fleet no more. One that still runs is there again at once. A node that has written nothing for 30
+    /// days is forgotten by itself.
+    Forget(Forget),
+}
+
+#[derive(Args, Debug)]
+struct Forget {
+    /// The id of the node, or its name
+    #[arg(value_name = "NODE")]
+    node: String,
+    #[command(flatten)]
+    admin: Administered,
 }
 
 #[derive(Args, Debug)]
@@ -44,126 +57,101 @@ struct Repair {
     admin: Administered,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct View {
-    shared: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    view_age_ms: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    stale: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    alarm: Option<Alarm>,
-    warnings: Vec<String>,
-    nodes: Vec<Node>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Alarm {
-    code: String,
-    text: String,
-    remedy: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Node {
-    id: String,
-    name: String,
-    this: bool,
-    answers: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    state: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    status: Option<NodeStatus>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct NodeStatus {
-    version: String,
-    boot_id: String,
-    time: u64,
-    ready: bool,
-    reasons: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    mr_aggregated: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ledger_size: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    checkpoint: Option<String>,
-    #[serde(default)]
-    policies: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    domains_sha256: Option<String>,
-    root_epoch: u32,
-    root_epochs: Vec<String>,
-}
-
 impl Fleet {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
-        let view: View = match self.command {
+        let view: FleetView = match &self.command {
             Command::Status(Status { admin }) => admin.get(terminal, FLEET, REPLY).await?,
             Command::Repair(Repair { admin }) => admin.post(terminal, REPAIR, Vec::new(), REPLY).await?,
+            Command::Forget(Forget { node, admin }) => {
+                let body = json!({ "node": node }).to_string().into_bytes();
+                admin.post(terminal, FORGET, body, REPLY).await?
+            }
         };
-        terminal.show(&view, |page| view.show(page))?;
-        Ok(Exit::Done)
+        terminal.show(&view, |page| show(&view, page))?;
+        let is_well = view.stale.is_none() && view.alarm.is_none() && view.alarms.is_empty();
+        Ok(match self.command {
+            Command::Status(_) if !is_well => Exit::Failed,
+            Command::Status(_) | Command::Repair(_) | Command::Forget(_) => Exit::Done,
+        })
     }
 }
 
-impl View {
-    fn show(&self, page: &mut Page) {
-        if !self.shared {
-            page.line("This node shares nothing: core.state is \"files\".");
-            return;
+fn show(view: &FleetView, page: &mut Page) {
+    if !view.shared {
+        page.line("This node shares nothing: core.state is \"files\".");
+        return;
+    }
+    match (&view.stale, view.view_age_ms) {
+        (None, Some(age)) => page.line(format_args!("View of the shared state: {age} ms old")),
+        (stale, _) => {
+            let why = stale.as_deref().unwrap_or("there is no view yet");
+            page.line(page.toned(Tone::Bad, &format!("This node is stale: {}", printable(why))));
         }
-        match (&self.stale, self.view_age_ms) {
-            (None, Some(age)) => page.line(format_args!("View of the shared state: {age} ms old")),
-            (stale, _) => {
-                let why = stale.as_deref().unwrap_or("there is no view yet");
-                page.line(page.toned(Tone::Bad, &format!("This node is stale: {}", printable(why))));
-            }
-        }
-        if let Some(Alarm { code, text, remedy }) = &self.alarm {
-            let alarm = format!("{}: {}. {}", printable(code), printable(text), printable(remedy));
-            page.line(page.toned(Tone::Bad, &alarm));
-        }
-        for warning in &self.warnings {
-            page.line(page.toned(Tone::Bad, &printable(warning)));
-        }
-        for node in &self.nodes {
-            node.show(page);
-        }
+    }
+    if let Some(AlarmShown { code, text, remedy }) = &view.alarm {
+        let alarm = format!("{}: {}. {}", printable(code), printable(text), printable(remedy));
+        page.line(page.toned(Tone::Bad, &alarm));
+    }
+    for FleetAlarm { kind, text, remedy, .. } in &view.alarms {
+        let alarm = format!("{}: {}. {}", printable(kind), printable(text), printable(remedy));
+        page.line(page.toned(Tone::Bad, &alarm));
+    }
+    for warning in &view.warnings {
+        page.line(page.toned(Tone::Bad, &printable(warning)));
+    }
+    for node in &view.nodes {
+        show_node(node, page);
     }
 }
 
-impl Node {
-    fn show(&self, page: &mut Page) {
-        let standing = match (self.this, self.answers, &self.status) {
-            (_, false, _) => page.toned(Tone::Bad, "does not answer"),
-            (_, true, Some(NodeStatus { ready: false, reasons, .. })) => {
-                let reasons: Vec<_> = reasons.iter().map(|reason| printable(reason)).collect();
-                page.toned(Tone::Bad, &format!("not ready: {}", reasons.join(", ")))
-            }
-            (_, true, Some(_)) => page.toned(Tone::Good, "ready"),
-            (_, true, None) => page.toned(Tone::Good, "answers"),
-        };
-        let this = if self.this { " (this node)" } else { "" };
-        page.line(format_args!("{} {}{this}: {standing}", printable(&self.name), printable(&self.id)));
-        if let Some(state) = self.state {
-            page.field("state", state);
+fn show_node(node: &NodeShown, page: &mut Page) {
+    let standing = match (node.answers, &node.status) {
+        (false, _) => page.toned(Tone::Bad, "does not answer"),
+        (true, Some(NodeStatus { draining: true, reasons, .. }))
+            if reasons.iter().all(|it| it == "draining") =>
+        {
+            page.toned(Tone::Doubtful, "drains")
         }
-        let Some(status) = &self.status else { return };
-        page.field(
-            "version",
-            format_args!("{}, boot {}", printable(&status.version), printable(&status.boot_id)),
-        );
-        if let Some(measured) = &status.mr_aggregated {
-            page.field("measured", printable(measured));
+        (true, Some(NodeStatus { ready: false, reasons, .. })) => {
+            let reasons: Vec<_> = reasons.iter().map(|reason| printable(reason)).collect();
+            page.toned(Tone::Bad, &format!("not ready: {}", reasons.join(", ")))
         }
-        if let Some(size) = status.ledger_size {
-            page.field("log", format_args!("{size} records"));
-        }
-        for (domain, digest) in &status.policies {
-            page.field("policy", format_args!("{} ({})", printable(digest), printable(domain)));
-        }
-        page.field("root epoch", format_args!("{} of {}", status.root_epoch, status.root_epochs.len()));
+        (true, Some(_)) => page.toned(Tone::Good, "ready"),
+        (true, None) => page.toned(Tone::Good, "answers"),
+    };
+    let this = if node.this { " (this node)" } else { "" };
+    page.line(format_args!("{} {}{this}: {standing}", printable(&node.name), printable(&node.id)));
+    if let Some(DrainShown { by, since, shared }) = &node.drained {
+        let where_known = if *shared { "" } else { ", which the other nodes do not know yet" };
+        page.field("drained", format_args!("by {} since {}{where_known}", printable(by), when::at(*since)));
     }
+    if let Some(state) = node.state {
+        page.field("state", state);
+    }
+    if let Some(skew) = node.skew {
+        page.field("clock", format_args!("{} to {} ms ahead of this node's", skew.min_ms, skew.max_ms));
+    }
+    let Some(status) = &node.status else { return };
+    page.field(
+        "version",
+        format_args!("{}, boot {}", printable(&status.version), printable(&status.boot_id)),
+    );
+    for (name, value) in
+        [("measured", &status.mr_aggregated), ("OS image", &status.os_image_hash), ("canary", &status.canary)]
+    {
+        if let Some(value) = value {
+            page.field(name, printable(value));
+        }
+    }
+    if let Some(size) = status.ledger_size {
+        let root = printable(status.ledger_root.as_deref().unwrap_or("unknown"));
+        page.field("log", format_args!("{size} records, root {root}"));
+    }
+    for (domain, digest) in &status.policies {
+        page.field("policy", format_args!("{} ({})", printable(digest), printable(domain)));
+    }
+    for (domain, serial) in &status.bundle_serials {
+        page.field("bundle", format_args!("{serial} ({})", printable(domain)));
+    }
+    page.field("root epoch", format_args!("{} of {}", status.root_epoch, status.root_epochs.len()));
 }

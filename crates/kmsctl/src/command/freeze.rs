@@ -7,6 +7,7 @@ use kms_client::proto::{
     FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse, UnfreezeRequest,
     UnfreezeResponse,
 };
+use kms_client::text::count;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -168,8 +169,9 @@ async fn preview(admin: &Administered, target: &Target, terminal: &Terminal) -> 
             .ok_or_else(|| Failure::failed(format_args!("{}: the response is no JSON", admin.url)))
     };
     let show = |page: &mut Page, told: &Value| {
-        let (releases, cvms) = (number(told, "releases_24h"), number(told, "cvm_count"));
-        page.line(format_args!("In the last 24 hours: {releases} releases to {cvms} CVMs."));
+        let releases = count(number(told, "releases_24h"), "release");
+        let cvms = count(number(told, "cvm_count"), "CVM");
+        page.line(format_args!("In the last 24 hours: {releases} to {cvms}."));
         for cvm in told["cvms"].as_array().into_iter().flatten() {
             page.line(format_args!("{}  last {}", text(cvm, "id"), text(cvm, "last_at")));
             page.field("  app", text(cvm, "app_id"));
@@ -305,6 +307,12 @@ impl Frozen {
         let show = |page: &mut Page, answer: &ListFrozenResponse| {
             for frozen in &answer.frozen {
                 entry(page, frozen);
+                if frozen.shared == Some(false) {
+                    page.field(
+                        "  where",
+                        page.toned(Tone::Bad, "on this node only: the others do not know it yet"),
+                    );
+                }
             }
             if answer.frozen.is_empty() {
                 page.line("Nothing is frozen.");

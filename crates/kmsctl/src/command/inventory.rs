@@ -41,6 +41,9 @@ pub(crate) struct Cvms {
     /// Only CVMs with a release since then: a date, RFC 3339, or a span such as 2h
     #[arg(long, value_name = "TIME", value_parser = when::moment)]
     since: Option<String>,
+    /// Also those of the other nodes of the fleet: of each the newest hundred at most
+    #[arg(long)]
+    fleet: bool,
     /// List at most this many, newest first
     #[arg(long, value_name = "NUMBER", default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -108,6 +111,7 @@ impl Cvms {
             ("tcb", self.tcb),
             ("domain", self.domain.map(|domain| domain.to_string())),
             ("since", self.since),
+            ("fleet", self.fleet.then(|| "true".to_owned())),
         ]);
         let cvms = all(&self.admin, terminal, "cvms", &query, self.limit).await?;
         terminal.show(&cvms, |page| {
@@ -119,6 +123,7 @@ impl Cvms {
                 page.field("  OS image", text(cvm, "os_image_hash"));
                 page.field("  TCB status", text(cvm, "tcb_status"));
                 page.field("  address", text(cvm, "address"));
+                page.field("  node", text(cvm, "node"));
             }
             if cvms.is_empty() {
                 page.line("No such CVM has received keys from this KMS.");

@@ -1,12 +1,14 @@
 //! `kmsctl overview`, `health`, `history`, `platforms` and `ledger`: how a KMS is, and what needs an operator.
 
 use clap::Args;
+use kms_client::text::count;
 use serde_json::{Value, json};
 
 use super::inventory::{document, fields, number, query, text};
 use crate::exit::{Exit, Outcome};
 use crate::output::{Page, Terminal, Tone};
 use crate::target::Administered;
+use crate::when;
 
 /// Arguments of `kmsctl overview`.
 #[derive(Args, Debug)]
@@ -74,11 +76,11 @@ impl Overview {
             page.field(
                 "last 24 hours",
                 format_args!(
-                    "{} releases to {} CVMs of {} apps; {} denials",
-                    number(day, "releases"),
-                    number(day, "cvms"),
-                    number(day, "apps"),
-                    number(day, "denials")
+                    "{} to {} of {}; {}",
+                    count(number(day, "releases"), "release"),
+                    count(number(day, "cvms"), "CVM"),
+                    count(number(day, "apps"), "app"),
+                    count(number(day, "denials"), "denial")
                 ),
             );
             for item in list(&overview, "attention") {
@@ -96,7 +98,8 @@ fn attention(page: &mut Page, item: &Value) {
         by if by.is_empty() => by,
         by => format!(", by {by}"),
     };
-    page.line(format_args!("{}: {}{by}", page.toned(tone, &severity), text(item, "message")));
+    let last = when::ago(&text(item, "last")).map_or_else(String::new, |ago| format!(" (last {ago})"));
+    page.line(format_args!("{}: {}{by}{last}", page.toned(tone, &severity), text(item, "message")));
     page.field("  detail", text(item, "detail"));
 }
 
@@ -165,7 +168,9 @@ impl Platforms {
             }
             for platform in list(&platforms, "platforms") {
                 let (cvms, status) = (number(platform, "cvms"), text(platform, "tcb_status"));
-                page.line(format_args!("{cvms} CVMs are {status}, last {}", text(platform, "last_at")));
+                let are = if cvms == 1 { "is" } else { "are" };
+                let cvms = count(cvms, "CVM");
+                page.line(format_args!("{cvms} {are} {status}, last {}", text(platform, "last_at")));
             }
         })?;
         Ok(Exit::Done)

@@ -1,10 +1,12 @@
 //! `kmsctl policy` and `kmsctl upload`: what is in force, a check of an allowlist, its activation, and files of owners.
 
 mod bundles;
+mod merge;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use kms_client::bundles::ShownBundle;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -27,6 +29,8 @@ const MAX_FILE: usize = 8 << 20;
 pub(crate) enum Policy {
     /// Show the policy in force, and the candidate in shadow
     Show(Show),
+    /// Add what `kmsctl explain` prints to an allowlist file: lists grow, and nothing is removed
+    Merge(merge::Merge),
     /// Check an allowlist against the policy in force, without using it
     Check(Check),
     /// Have the candidate in shadow decide from now on, or a signed bundle that waits
@@ -99,7 +103,7 @@ struct State {
     message: Option<String>,
     /// Older versions have none.
     #[serde(default)]
-    bundle: Option<bundles::Bundle>,
+    bundle: Option<ShownBundle>,
     document: Option<Value>,
     shadow: Option<Shadow>,
     relaxed: bool,
@@ -174,6 +178,7 @@ impl Policy {
                 terminal.show(&state, |page| shown(page, &state))?;
                 Ok(Exit::Done)
             }
+            Self::Merge(merge) => merge.run(terminal),
             Self::Check(Check { file, denial, admin }) => {
                 let text = files::read_text(&file, MAX_FILE)?;
                 let mut body = json!({ "document": text.as_str() });

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use kms_client::KmsUrl;
+use kms_client::operator::OperatorUrl;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -16,6 +18,9 @@ const REPLY: Reply = Reply {
     max_bytes: 1 << 20,
     unreadable: |url| Failure::failed(format_args!("{url}: the response is not what a KMS sends")),
 };
+/// Said below a command whose address is a placeholder.
+const NEW_NODE: &str = "--kms is the address of the new node's onboarding (core.onboard.port), not of this KMS; run there, \
+                        http://127.0.0.1:8000, the token stays on that machine.";
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 /// As many failures in a row end `watch`: a node may restart meanwhile.
@@ -31,7 +36,7 @@ pub(crate) struct Replica {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Invite a new node: print the command to run there, and a token that one machine can use once
-    Invite(Invite),
+    Invite(Box<Invite>),
     /// List invitations, newest first
     List(List),
     /// Show an invitation and its command
@@ -50,6 +55,12 @@ struct Invite {
     /// What people call it
     #[arg(long)]
     label: Option<String>,
+    /// URL by which the new node reaches this KMS, if that is not its name and the port of its main listener: behind NAT, for example
+    #[arg(long, value_name = "URL")]
+    source_url: Option<KmsUrl>,
+    /// URL of the new node's onboarding, for the command that is printed. Without it the command has a placeholder
+    #[arg(long, value_name = "URL")]
+    new_node: Option<OperatorUrl>,
     /// End the invitation after this time, at most 15m
     #[arg(long, value_name = "DURATION", value_parser = when::duration)]
     valid_for: Option<Duration>,
@@ -94,6 +105,8 @@ struct Join {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_sha256: Option<String>,
     stages: Vec<Stage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
     command: String,
     source_root_sha256: String,
 }
@@ -131,6 +144,7 @@ impl Replica {
                     join.show(page);
                     page.line("");
                     page.line(printable(&join.command));
+                    page.line(NEW_NODE);
                 })?;
                 Ok(Exit::Done)
             }
@@ -146,20 +160,33 @@ impl Replica {
 
 impl Invite {
     async fn run(self, terminal: &Terminal) -> Outcome {
-        let Self { domain, label, valid_for, admin } = self;
+        let Self { domain, label, source_url, new_node, valid_for, admin } = self;
         let valid_for = valid_for.map(|span| span.as_secs());
-        let body = json!({ "domain": domain, "label": label, "valid_for": valid_for });
-        let invited: Invited = admin.post(terminal, JOINS, body.to_string().into_bytes(), REPLY).await?;
+        let source_url = source_url.map(|url| url.to_string());
+        let body =
+            json!({ "domain": domain, "label": label, "source_url": source_url, "valid_for": valid_for });
+        let mut invited: Invited = admin.post(terminal, JOINS, body.to_string().into_bytes(), REPLY).await?;
+        let is_named = new_node.is_some();
+        if let Some(url) = new_node {
+            invited.join.command = naming(&invited.join.command, &url);
+        }
         terminal.show(&invited, |page| {
             let Invited { join, token } = &invited;
             join.show(page);
             page.line("");
-            page.line("Run this on the new node, paste the token, and press Enter and Ctrl-D:");
+            page.line("Run this, paste the token, and press Enter and Ctrl-D:");
             page.line(printable(&join.command));
+            if !is_named {
+                page.line(NEW_NODE);
+            }
             page.line("");
             page.line(page.toned(Tone::Good, "Its token, which is shown only now:"));
             page.line(printable(token));
             page.line("");
+            page.line(
+                "It is for one run of one machine: if that is restarted before it has the keys, or the answer with the keys is lost, \
+                 invite it again.",
+            );
             page.line(format_args!("Next: kmsctl replica watch {}", printable(&join.id)));
         })?;
         Ok(Exit::Done)
@@ -171,6 +198,7 @@ impl One {
         let Self { id, admin } = self;
         let path = at(&id)?;
         let mut seen: Vec<Stage> = Vec::new();
+        let mut advice = None;
         let mut failures = 0;
         let join = loop {
             match admin.get::<Join>(terminal, &path, REPLY).await {
@@ -180,7 +208,12 @@ impl One {
                         for stage in join.stages.iter().filter(|stage| !seen.contains(stage)) {
                             terminal.append(&format!("{}\n", stage.line()))?;
                         }
+                        let news = join.advice.as_ref().filter(|_| join.advice != advice && !join.over);
+                        if let Some(text) = news {
+                            terminal.append(&format!("To do: {}\n", printable(text)))?;
+                        }
                     }
+                    advice.clone_from(&join.advice);
                     seen.clone_from(&join.stages);
                     if join.over {
                         break join;
@@ -204,7 +237,10 @@ impl One {
             }
             state => format!("It is over: {}.", printable(state)),
         };
-        terminal.show(&join, |page| page.line(&result))?;
+        terminal.show(&join, |page| {
+            page.line(&result);
+            join.show_advice(page);
+        })?;
         Ok(exit)
     }
 }
@@ -240,7 +276,27 @@ impl Join {
         if self.over && !self.confirmed && ["keys", "committed"].contains(&&*self.state) {
             page.line(page.toned(Tone::Doubtful, "not confirmed: the new node did not say that it serves"));
         }
+        self.show_advice(page);
     }
+
+    fn show_advice(&self, page: &mut Page) {
+        if let Some(advice) = &self.advice {
+            page.line(format_args!("To do: {}", printable(advice)));
+        }
+    }
+}
+
+/// The command with the URL of the new node.
+fn naming(command: &str, new_node: &OperatorUrl) -> String {
+    let url = new_node.to_string();
+    let short = url.strip_suffix("/prpc").unwrap_or(&url);
+    // An IPv6 address has brackets, which a shell reads otherwise.
+    let url = if short.contains('[') { format!("'{short}'") } else { short.to_owned() };
+    let mut words: Vec<&str> = command.split(' ').collect();
+    if let Some(at) = words.iter().position(|word| *word == "--kms") {
+        words.get_mut(at + 1).into_iter().for_each(|word| *word = &url);
+    }
+    words.join(" ")
 }
 
 /// The route about one invitation. Its id goes into a path, so that a text that cannot be one is refused here.
@@ -248,5 +304,24 @@ fn at(id: &str) -> Outcome<String> {
     match id.len() == 16 && id.bytes().all(|letter| letter.is_ascii_hexdigit()) {
         true => Ok(format!("{JOINS}/{}", id.to_ascii_lowercase())),
         false => Err(Failure::usage("the id of an invitation is 16 hex digits")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_gets_the_address_of_the_new_node() {
+        for (command, named) in [
+            (
+                "kmsctl onboard --kms http://NEW-NODE:8000 --domain a",
+                "kmsctl onboard --kms 'http://[::1]:9' --domain a",
+            ),
+            ("kmsctl onboard --kms", "kmsctl onboard --kms"),
+            ("kmsctl onboard", "kmsctl onboard"),
+        ] {
+            assert_eq!(naming(command, &"http://[::1]:9".parse().unwrap()), named);
+        }
     }
 }

@@ -217,6 +217,12 @@ impl State {
     fn show(&self, page: &mut Page, url: &OperatorUrl) {
         let (tone, word) = match self {
             Self::Serving(_) if self.is_useful() => (Tone::Good, "serving".to_owned()),
+            Self::Serving(meta)
+                if !meta.not_ready.is_empty()
+                    && meta.not_ready.iter().all(|reason| reason.code == "draining") =>
+            {
+                (Tone::Doubtful, "DRAINS: requests that still arrive are served".to_owned())
+            }
             Self::Serving(_) => (Tone::Bad, "NOT READY: it releases no keys".to_owned()),
             Self::Onboarding(waiting) => match &waiting.setup {
                 None => (Tone::Doubtful, "onboarding".to_owned()),

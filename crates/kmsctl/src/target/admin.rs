@@ -286,9 +286,14 @@ impl AdminService<'_> {
                 };
                 return Ok(Failure::from(error).about(format_args!("{}: {asks}", self.url)));
             }
-            CallError::Refused { status, .. } if status.as_u16() == 404 => Some(
-                "this is not an admin listener: it has an address of its own (core.admin), --admin or KMS_ADMIN_URL",
-            ),
+            // An admin listener says what it does not have.
+            CallError::Refused { status, code, .. }
+                if status.as_u16() == 404 && code.as_deref().is_none_or(|code| code == "unknown_method") =>
+            {
+                Some(
+                    "this is not an admin listener: it has an address of its own (core.admin), --admin or KMS_ADMIN_URL",
+                )
+            }
             CallError::Transport { .. } if matches!(self.url, OperatorUrl::Plain(_)) => {
                 Some("is this the admin listener? It has an address of its own (core.admin)")
             }

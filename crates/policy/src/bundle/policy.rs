@@ -29,6 +29,7 @@ pub struct Bundled {
     nothing: Rules,
     /// Why there is none, where that is known.
     missing: ArcSwapOption<String>,
+    source_problem: ArcSwapOption<String>,
     is_forked: AtomicBool,
     /// Judges beside the bundle in force.
     pub(super) rehearsal: ArcSwapOption<Rehearsal>,
@@ -63,6 +64,7 @@ impl Bundled {
             in_force: ArcSwapOption::empty(),
             nothing: Rules::deny_all(),
             missing: ArcSwapOption::empty(),
+            source_problem: ArcSwapOption::empty(),
             is_forked: AtomicBool::new(false),
             rehearsal: ArcSwapOption::empty(),
             is_held: AtomicBool::new(false),
@@ -91,6 +93,16 @@ impl Bundled {
     /// Says why there is no bundle, for operators.
     pub fn say_why_none(&self, why: String) {
         self.missing.store(Some(Arc::new(why)));
+    }
+
+    /// Says why the source gives nothing that can be used, or that it does.
+    pub fn set_source_problem(&self, problem: Option<String>) {
+        self.source_problem.store(problem.map(Arc::new));
+    }
+
+    /// Why the source gives nothing that can be used, for operators.
+    pub fn source_problem(&self) -> Option<String> {
+        self.source_problem.load().as_deref().cloned()
     }
 
     /// Says whether a bundle came that contradicts what was known.

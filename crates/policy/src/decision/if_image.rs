@@ -32,6 +32,30 @@ pub enum NotCompared {
     Opened(String),
 }
 
+/// Why a guest is not allowed by its OS image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unmet {
+    /// It is denied.
+    Denied(Denial),
+    /// It is not known whether it is allowed.
+    Unknown(Unsettled),
+}
+
+/// A decision depends on an OS image that cannot be compared now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the policy depends on the OS image, which cannot be compared now: {why}")]
+pub struct Unsettled {
+    condition: Box<IfImage>,
+    why: String,
+}
+
+impl Unsettled {
+    /// The denial, where nothing waits for the comparison.
+    pub fn denied(self) -> Denial {
+        self.condition.otherwise(&NotCompared::Unavailable(self.why))
+    }
+}
+
 impl NotCompared {
     fn sentence(&self) -> String {
         match self {
@@ -70,16 +94,20 @@ impl IfImage {
         &self.image
     }
 
-    /// Allows a guest whose registers were found to be those of the image `compared`, with this gateway.
+    /// The decision, by what is known of the image that the guest has booted: it is allowed with this gateway.
     ///
     /// # Errors
-    /// The denial, if it must have booted another image.
-    pub fn compared_with(self, compared: &OsImageHash) -> Result<String, Denial> {
-        if *compared == self.image {
-            return Ok(self.gateway_app_id);
-        }
-        let other = format!("they are those of the image {compared}");
-        Err(self.otherwise(&NotCompared::Refused(other)))
+    /// [`Unmet`].
+    pub fn settled(self, booted: Result<&OsImageHash, &NotCompared>) -> Result<String, Unmet> {
+        let why = match booted {
+            Ok(image) if *image == self.image => return Ok(self.gateway_app_id),
+            Ok(other) => &NotCompared::Refused(format!("they are those of the image {other}")),
+            Err(NotCompared::Unavailable(why)) => {
+                return Err(Unmet::Unknown(Unsettled { condition: Box::new(self), why: why.clone() }));
+            }
+            Err(why) => why,
+        };
+        Err(Unmet::Denied(self.otherwise(why)))
     }
 
     /// The denial of a guest that is not known to have booted the image.
@@ -110,9 +138,27 @@ mod tests {
     #[test]
     fn it_allows_a_guest_that_has_booted_this_image_and_no_other() {
         assert!(!Decision::IfImage(Box::new(condition())).is_allowed(), "not without the comparison");
-        assert_eq!(condition().compared_with(&OsImageHash([0x44; 32])), Ok("any".to_owned()));
-        let denial = condition().compared_with(&OsImageHash([0x45; 32])).expect_err("another image");
+        assert_eq!(condition().settled(Ok(&OsImageHash([0x44; 32]))), Ok("any".to_owned()));
+        let other = condition().settled(Ok(&OsImageHash([0x45; 32]))).expect_err("another image");
+        let Unmet::Denied(denial) = other else { panic!("{other:?}") };
         assert_eq!((denial.code, &*denial.reason), (DenialCode::KmsMeasurement, "aggregated MR not allowed"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_denial() {
+        for (why, is_denial) in [
+            (NotCompared::Disabled, true),
+            (NotCompared::IdentityOnly, true),
+            (NotCompared::Refused("MRTD".to_owned()), true),
+            (NotCompared::Opened("ssh".to_owned()), true),
+            (NotCompared::Unavailable("busy".to_owned()), false),
+        ] {
+            let denied = condition().otherwise(&why);
+            match condition().settled(Err(&why)).expect_err("nothing was compared") {
+                Unmet::Denied(denial) => assert!(is_denial && denial == denied, "{why:?}"),
+                Unmet::Unknown(unsettled) => assert!(!is_denial && unsettled.denied() == denied, "{why:?}"),
+            }
+        }
     }
 
     #[test]

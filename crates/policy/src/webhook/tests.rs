@@ -3,6 +3,7 @@
 mod breaking;
 mod proofs;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex as StdMutex;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use kms_attest::identity::BootInfo;
 use kms_attest::outgoing::Endpoint;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
 use crate::decision::{Denial, DenialCode};
@@ -459,9 +460,10 @@ async fn a_redirect_is_not_followed() {
 
 #[tokio::test]
 async fn a_refused_connection_is_unavailable_and_the_url_is_not_told() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://user:hush@{}/hush?key=hush", listener.local_addr().unwrap());
-    drop(listener);
+    // Bound and not listening, so that no other server gets the port.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let base = format!("http://user:hush@{}/hush?key=hush", socket.local_addr().unwrap());
     let detail = detail(decide(&webhook(&base)).await);
     assert!(detail.contains("Connection refused"), "{detail}");
     assert!(!detail.contains("hush"), "{detail}");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use dcap_qvl::QuoteCollateralV3;
 use dcap_qvl::verify::{QuoteVerifier, VerifiedReport};
+use kms_attest::test_vectors;
 use kms_simulator::{
     Certification, CollateralSpec, Cvm, PckCa, Platform, PlatformSpec, QuoteFormat, Revocation, Standing,
     TcbLevel, TdReport, Validity,
@@ -157,8 +158,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_another_root() {
 
 #[test]
 fn the_seed_of_the_vectors_gives_the_keys_of_the_vectors() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/tdx_quotes.json");
-    let vectors: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let vectors = test_vectors::json("tdx_quotes.json");
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let platform = Platform::from_seed(&hex::decode(text(&vectors["mock_seed"])).unwrap());
     let collateral = platform.collateral();

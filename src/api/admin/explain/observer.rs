@@ -6,7 +6,7 @@ use kms_attest::identity::Identity;
 use kms_attest::measurement::Stage;
 use kms_policy::examination::Examination;
 use kms_policy::rule::{Outcome, RuleOutcome};
-use kms_policy::{Denial, DenialCode, Policy, Subject};
+use kms_policy::{Decision, Denial, DenialCode, Policy, Subject};
 
 use super::Found;
 use super::checklist::Checklist;
@@ -66,7 +66,13 @@ impl<'a> Explanation<'a> {
 impl Observer for Explanation<'_> {
     const UNTIL: Until = Until::Done;
 
-    async fn policy(&mut self, policy: &Policy, _: &Placed, subject: Subject<'_>) -> Examination {
+    async fn policy(
+        &mut self,
+        policy: &Policy,
+        _: &Placed,
+        subject: Subject<'_>,
+        _: &(dyn Fn(&Decision) -> Option<Denial> + Send + Sync),
+    ) -> Examination {
         let mut examined = policy.examine(subject).await;
         let told = subject.boot_info();
         let rules = std::mem::take(&mut examined.rules).into_iter();

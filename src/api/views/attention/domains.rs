@@ -2,7 +2,7 @@
 
 use kms_attest::identity::DomainName;
 use kms_policy::Policy;
-use kms_policy::bundle::Expiry;
+use kms_policy::bundle::{Bundled, Expiry};
 
 use super::{Attention, Link, Severity};
 use crate::api::readiness::policy_problem;
@@ -31,6 +31,8 @@ struct PolicyState {
     ends: Option<(u64, Expiry)>,
     /// Whether its signers have signed two bundles that contradict each other.
     is_forked: bool,
+    /// Why the source of its bundles gives none that can be used.
+    source_problem: Option<String>,
 }
 
 impl PolicyState {
@@ -43,8 +45,14 @@ impl PolicyState {
         Self {
             problem: policy_problem(policy),
             ends,
-            is_forked: bundled.is_some_and(kms_policy::bundle::Bundled::is_forked),
+            is_forked: bundled.is_some_and(Bundled::is_forked),
+            source_problem: bundled.and_then(Bundled::source_problem),
         }
+    }
+
+    /// Of `core.auth_api`, of which readiness says the rest.
+    fn of_kms(policy: &Policy) -> Self {
+        Self { source_problem: policy.bundled().and_then(Bundled::source_problem), ..Self::default() }
     }
 }
 
@@ -56,11 +64,15 @@ impl Views {
         let knows_images = self.sources.meta.relaxed().verifies_os_images();
         let shown = domains.iter().filter(|domain| only.is_none_or(|only| domain.name == *only));
         let of_each = shown.flat_map(|domain| {
-            let policy = foundation.domain_policies.get(&domain.name);
+            let own = foundation.domain_policies.get(&domain.name);
+            let of_kms = || match domain.name.is_default() {
+                true => PolicyState::of_kms(&foundation.policy),
+                false => PolicyState::default(),
+            };
             let state = State {
                 domain,
                 apps: foundation.domains.members(&domain.name).len(),
-                policy: policy.map(|policy| PolicyState::of(policy, now)).unwrap_or_default(),
+                policy: own.map_or_else(of_kms, |policy| PolicyState::of(policy, now)),
                 profile: self.sources.profile,
                 knows_images,
             };
@@ -140,6 +152,12 @@ impl State<'_> {
             let detail = "push a newer one with kmsctl policy push".to_owned();
             list.push(Attention { by: Some(rfc3339(end)), detail, ..ends });
         }
+        if let Some(problem) = policy.source_problem {
+            let message =
+                format!("The source of policy bundles of the domain {name} gives none that can be used.");
+            let failing = item("bundle_source_failing", Severity::Warning, message, "policy");
+            list.push(Attention { detail: problem, ..failing });
+        }
         if rules.refuses_dev_images(name) && !knows_images && (apps > 0 || name.is_default()) {
             let message = format!(
                 "Every app of the domain {name} is refused: it is not known which OS images are for development."
@@ -198,9 +216,15 @@ mod tests {
             problem: Some("unreadable".to_owned()),
             ends: Some((5, Expiry::Expired)),
             is_forked: true,
+            source_problem: Some("404".to_owned()),
         };
         let soon = || PolicyState { ends: Some((5, Expiry::Soon)), ..PolicyState::default() };
-        let all_of_policy = ["domain_policy_unavailable", "domain_policy_fork", "domain_policy_expired"];
+        let all_of_policy = [
+            "domain_policy_unavailable",
+            "domain_policy_fork",
+            "domain_policy_expired",
+            "bundle_source_failing",
+        ];
         for (domain, apps, policy, profile, expected) in [
             (plain(), 1, none(), Profile::Production, vec![]),
             (plain(), 0, none(), Profile::Standard, vec!["domain_empty"]),

@@ -1,6 +1,7 @@
 //! The exchanges of the vectors, and faulty services.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::*;
@@ -217,9 +218,10 @@ async fn bodies_are_bounded() {
 
 #[tokio::test]
 async fn no_server_is_no_connection_and_the_error_shown_names_no_address() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    // Bound and not listening, so that no other server gets the port.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let url = format!("http://{}", socket.local_addr().unwrap());
     let error = client(&url).unwrap().fetch(&mock_quote()).await.unwrap_err();
     let CollateralError::Unavailable { failures } = &error else { panic!() };
     assert_eq!(failures[0].to_string(), "pck crl: no connection: connection refused");

@@ -14,7 +14,7 @@ use kms_client::text::causes;
 use kms_client::{CallError, ConnectError, Trust};
 use kms_ledger::log::Log;
 
-use crate::exit::{Failure, Outcome};
+use crate::exit::{Exit, Failure, Outcome};
 use crate::target::{Belief, Server, unconnected};
 
 /// How long `GetMeta` may take.
@@ -35,6 +35,8 @@ pub(super) struct Source {
 pub(super) enum Elsewhere {
     /// Nothing: the server must be known.
     Nothing,
+    /// The same, at the first look of a watcher: a server of which nothing is known is wrong usage, and no alarm.
+    FirstLook,
     /// A signature of it, which the shown key must have made: any server may show it.
     Signature,
 }
@@ -97,13 +99,15 @@ impl Source {
         let connection = connection.map_err(|error| {
             let is_foreign = matches!((&error, &belief), (ConnectError::Tls(_), Belief::Unsaid));
             let failure = unconnected(error, url);
-            match is_foreign {
-                true => failure.hint(
-                    "name the root key of the KMS (--k256-pubkey, which `kmsctl verify` checks), its root CA (--root-ca) or \
-                     the key of its log (--log-key)",
-                ),
-                false => failure,
+            if !is_foreign {
+                return failure;
             }
+            let failure = failure.hint(
+                "name the root key of the KMS (--k256-pubkey, which `kmsctl verify` checks), its root CA (--root-ca) or \
+                 the key of its log (--log-key)",
+            );
+            let is_unnamed = elsewhere == Elsewhere::FirstLook && !is_pinned && failure.exit == Exit::Unproven;
+            if is_unnamed { Failure::usage(failure.message) } else { failure }
         })?;
         let meta = connection.call::<_, GetMetaResponse>(CALL_TIME, "GetMeta", &()).await;
         let meta = match (meta, known) {
@@ -159,7 +163,7 @@ impl Source {
             Belief::Root(_) | Belief::Key(_) => true,
             // Then any server was connected to, and it may show a root key of its own.
             Belief::Any | Belief::Unsaid => {
-                self.k256_pubkey.is_some() || (known.is_empty() && elsewhere == Elsewhere::Nothing)
+                self.k256_pubkey.is_some() || (known.is_empty() && elsewhere != Elsewhere::Signature)
             }
         };
         if is_renewed && !is_verified {

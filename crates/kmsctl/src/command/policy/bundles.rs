@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use kms_client::bundles::{BundleList, BundleOutcome, BundleState, ShownBundle, ShownRehearsal};
 use kms_client::proto::ShadowReportResponse;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{REPLY, read};
@@ -51,86 +51,10 @@ pub(super) struct Rehearsal {
     accept_denials: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct List {
-    domains: Vec<State>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct State {
-    domain: String,
-    in_force: Option<Bundle>,
-    pending: Option<Bundle>,
-    lowest_serial: u64,
-    threshold: usize,
-    keys: Vec<String>,
-    source: String,
-    source_problem: Option<String>,
-    activation: String,
-    on_expiry: String,
-    #[serde(default)]
-    rehearsal: Option<Rehearsed>,
-    fork: Option<Fork>,
-    history: Vec<Past>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Bundle {
-    name: String,
-    serial: u64,
-    digest: String,
-    previous: Option<String>,
-    not_before: String,
-    expires: String,
-    signers: Vec<String>,
-    rules: String,
-    since: Option<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Rehearsed {
-    digest: String,
-    ran_seconds: u64,
-    of_seconds: Option<u64>,
-    compared: u64,
-    would_allow: u64,
-    would_deny: u64,
-    denies_this_kms: bool,
-    held: bool,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Fork {
-    serial: u64,
-    digest: String,
-    at: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Past {
-    name: String,
-    serial: u64,
-    digest: String,
-    signers: Vec<String>,
-    origin: String,
-    received_at: Option<String>,
-    activated_at: Option<String>,
-    activated_by: Option<String>,
-    expires: Option<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Told {
-    domain: String,
-    digest: String,
-    state: String,
-    changed: bool,
-    message: String,
-}
-
 impl Push {
     pub(super) async fn run(self, terminal: &Terminal) -> Outcome {
-        let told: Told = self.admin.post(terminal, BUNDLES, with_signature(&self.file)?, REPLY).await?;
+        let told: BundleOutcome =
+            self.admin.post(terminal, BUNDLES, with_signature(&self.file)?, REPLY).await?;
         show(terminal, &told)
     }
 }
@@ -156,14 +80,14 @@ fn with_signature(path: &Path) -> Outcome<Vec<u8>> {
 impl Fetch {
     pub(super) async fn run(self, terminal: &Terminal) -> Outcome {
         let body = json!({ "domain": self.domain }).to_string().into_bytes();
-        let told: Told = self.admin.post(terminal, &format!("{BUNDLES}/fetch"), body, REPLY).await?;
+        let told: BundleOutcome = self.admin.post(terminal, &format!("{BUNDLES}/fetch"), body, REPLY).await?;
         show(terminal, &told)
     }
 }
 
 impl History {
     pub(super) async fn run(self, terminal: &Terminal) -> Outcome {
-        let list: List = self.admin.get(terminal, BUNDLES, REPLY).await?;
+        let list: BundleList = self.admin.get(terminal, BUNDLES, REPLY).await?;
         terminal.show(&list, |page| {
             if list.domains.is_empty() {
                 page.line("No policy of this KMS comes in signed bundles.");
@@ -186,13 +110,13 @@ impl Rehearsal {
 
 /// Whether a bundle with this digest waits or is in force. A KMS without bundles has none.
 pub(super) async fn waits(terminal: &Terminal, admin: &Administered, digest: &str) -> Outcome<bool> {
-    let list: List = match admin.get(terminal, BUNDLES, REPLY).await {
+    let list: BundleList = match admin.get(terminal, BUNDLES, REPLY).await {
         Ok(list) => list,
         // An older KMS does not know the route.
         Err(_) => return Ok(false),
     };
     let digest = digest.to_ascii_lowercase();
-    let is_it = |bundle: &Option<Bundle>| bundle.as_ref().is_some_and(|bundle| bundle.digest == digest);
+    let is_it = |bundle: &Option<ShownBundle>| bundle.as_ref().is_some_and(|bundle| bundle.digest == digest);
     Ok(list.domains.iter().any(|state| is_it(&state.pending) || is_it(&state.in_force)))
 }
 
@@ -205,7 +129,8 @@ pub(super) async fn activate(
 ) -> Outcome {
     let body = || json!({ "digest": digest }).to_string().into_bytes();
     if let Some(Rehearsal { time, accept_denials }) = rehearsal {
-        let started: Told = admin.post(terminal, &format!("{BUNDLES}/shadow"), body(), REPLY).await?;
+        let started: BundleOutcome =
+            admin.post(terminal, &format!("{BUNDLES}/shadow"), body(), REPLY).await?;
         terminal.note(format_args!("{}; {} s until it is decided", started.message, time.as_secs()));
         tokio::time::sleep(time).await;
         let answer: ShadowReportResponse = admin.call(terminal, "ShadowReport", &()).await?;
@@ -224,24 +149,25 @@ pub(super) async fn activate(
             answer.decisions, answer.newly_allowed, answer.newly_denied
         ));
     }
-    let told: Told = admin.post(terminal, &format!("{BUNDLES}/activate"), body(), REPLY).await?;
+    let told: BundleOutcome = admin.post(terminal, &format!("{BUNDLES}/activate"), body(), REPLY).await?;
     show(terminal, &told)
 }
 
-fn show(terminal: &Terminal, told: &Told) -> Outcome {
+fn show(terminal: &Terminal, told: &BundleOutcome) -> Outcome {
     terminal.show(told, |page| {
         page.line(format_args!("{}.", printable(&told.message)));
         page.field("domain", printable(&told.domain));
         page.field("digest", printable(&told.digest));
         page.field("state", printable(&told.state));
-        if told.state == "pending" && told.changed {
+        let is_manual = told.activation.as_deref() != Some("automatic");
+        if told.state == "pending" && told.changed && is_manual {
             page.field("next", format_args!("kmsctl policy activate {}", printable(&told.digest)));
         }
     })?;
     Ok(Exit::Done)
 }
 
-fn of_domain(page: &mut Page, state: &State) {
+fn of_domain(page: &mut Page, state: &BundleState) {
     page.line(format_args!("Domain {}", printable(&state.domain)));
     let signed = format!("{} of {}", state.threshold, state.keys.join(", "));
     page.field("signed by", printable(&signed));
@@ -267,7 +193,7 @@ fn of_domain(page: &mut Page, state: &State) {
         of_bundle(page, "waiting", bundle);
     }
     if let Some(it) = &state.rehearsal {
-        let Rehearsed { ran_seconds, compared, would_allow, would_deny, .. } = it;
+        let ShownRehearsal { ran_seconds, compared, would_allow, would_deny, .. } = it;
         let of = it.of_seconds.map_or_else(String::new, |of| format!(" of {of}"));
         let tried = format!(
             "{ran_seconds}{of} s, {compared} requests, would allow {would_allow} and deny {would_deny}"
@@ -291,8 +217,8 @@ fn of_domain(page: &mut Page, state: &State) {
 }
 
 /// Shows a bundle.
-pub(super) fn of_bundle(page: &mut Page, place: &str, bundle: &Bundle) {
-    let Bundle { name, serial, digest, expires, signers, rules, .. } = bundle;
+pub(super) fn of_bundle(page: &mut Page, place: &str, bundle: &ShownBundle) {
+    let ShownBundle { name, serial, digest, expires, signers, rules, .. } = bundle;
     page.field(place, format_args!("{} with serial {serial}", printable(name)));
     page.field("digest", printable(digest));
     page.field("expires", printable(expires));

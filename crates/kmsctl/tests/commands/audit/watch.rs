@@ -186,6 +186,25 @@ async fn look_unpinned(desk: &Desk, server: &LogServer, code: i32, more: &[&str]
 }
 
 #[tokio::test]
+async fn a_first_look_needs_something_that_says_whose_the_log_is() {
+    let server = LogServer::start(FakeLog::of(10)).await;
+    let desk = Desk::default();
+    let report = look_unpinned(&desk, &server, 2, &[]).await;
+    let error = report["error"].as_str().expect("text");
+    for option in ["--k256-pubkey", "--root-ca", "--log-key"] {
+        assert!(error.contains(option), "{error}");
+    }
+    assert!(report["alarms"].is_null(), "{report}");
+    let other = RootKey::new(8).public().to_string();
+    assert_eq!(alarm(&look_unpinned(&desk, &server, 4, &["--k256-pubkey", &other]).await), "key");
+    let foreign = LogServer::start(FakeLog::of(10)).await;
+    desk.write("foreign.pem", &foreign.server.authority.root_pem);
+    assert_eq!(alarm(&look_unpinned(&desk, &server, 4, &["--root-ca", "foreign.pem"]).await), "key");
+    look(&desk, &[&server], 0, &[]).await;
+    assert_eq!(standing(&look_unpinned(&desk, &server, 0, &[]).await), "same");
+}
+
+#[tokio::test]
 async fn a_server_in_between_cannot_replace_the_root_key_that_is_kept() {
     let server = LogServer::start(FakeLog::of(10)).await;
     let desk = Desk::default();

@@ -353,7 +353,7 @@ impl Watch {
         let name = url.to_string();
         let known: Vec<&View> = watched.views.iter().filter(|view| view.url == name).collect();
         // Only a log that is known by now needs no known server.
-        let elsewhere = if known.is_empty() { Elsewhere::Nothing } else { Elsewhere::Signature };
+        let elsewhere = if known.is_empty() { Elsewhere::FirstLook } else { Elsewhere::Signature };
         let mut shown = self.source.open(url, &self.log_keys, elsewhere).await?;
         let mut before = watched.view(&name, &shown.log).cloned();
         let earlier = under_earlier_key(&shown, &known);

@@ -1,0 +1,417 @@
+//! `/api/v1/rollout`: a rollout of an OS image over the nodes of a fleet, planned, started, driven and shown.
+
+mod operation;
+mod plan;
+mod shown;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kms_wire::join::is_hex;
+use kms_wire::operation::Operation;
+use kms_wire::rollout::RolloutView;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub use self::plan::StartRequest;
+use super::Caller;
+use super::approvals::ApprovalGate;
+use crate::admission::Foundation;
+use crate::audit::Event;
+use crate::control::{
+    Approved, Begin, Current, Driver, HookReport, HookSays, Moved, Order, RolloutError, Rollouts,
+    StartRollout,
+};
+use crate::error::{Code, Error, Result};
+use crate::request;
+use crate::state::rollout::{Rollout, RolloutNode, RolloutState, RolloutStep};
+use crate::state::shared::{DatabaseError, Unshared};
+
+/// The most bytes of what a driver says about its program.
+const MAX_SAID: usize = 300;
+
+/// Starts, drives and shows rollouts.
+#[derive(Debug)]
+pub struct RolloutService {
+    /// `None` where nothing is shared.
+    rollouts: Option<Arc<Rollouts>>,
+    foundation: Arc<Foundation>,
+    gate: ApprovalGate,
+    /// Why nothing may be begun, when somebody looked last.
+    refusal: Mutex<Option<String>>,
+}
+
+/// What an operator asks for: the last part of the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderName {
+    /// Begin nothing.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Begin a node again.
+    Retry,
+    /// Leave a node as it is.
+    Skip,
+    /// End the rollout.
+    Cancel,
+}
+
+/// The body of the orders; `pause`, `resume` and `cancel` have an empty one.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrderRequest {
+    /// The name of the node, for `retry` and `skip`.
+    #[serde(default)]
+    node: Option<String>,
+}
+
+/// The body of `POST /api/v1/rollout/step`: a driver asks for what comes next.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StepRequest {
+    /// A random id of the driver, 32 hex digits.
+    driver: String,
+    /// The rollout that it drives: another one is not touched. Absent before it knows.
+    #[serde(default)]
+    rollout: Option<String>,
+    /// Whether it replaces a driver that has not been silent for long enough.
+    #[serde(default)]
+    take_over: bool,
+    /// What the driver's program does.
+    #[serde(default)]
+    hook: Option<HookBody>,
+}
+
+/// What a driver says of the program that replaces a node.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HookBody {
+    /// The name of the node.
+    node: String,
+    /// The attempt, as it was told.
+    attempt: u32,
+    /// Whether it starts, or how it ended.
+    says: HookWord,
+    /// When it starts: for how many seconds it may run.
+    #[serde(default)]
+    seconds: u64,
+    /// Why it failed.
+    #[serde(default)]
+    reason: String,
+}
+
+/// What a program does.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HookWord {
+    /// It will be started if the response is no error.
+    Starts,
+    /// It has ended well.
+    Succeeded,
+    /// It has not, or was ended.
+    Failed,
+}
+
+impl OrderName {
+    /// The order with this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn parse(name: &str) -> Result<Self> {
+        Ok(match name {
+            "pause" => Self::Pause,
+            "resume" => Self::Resume,
+            "retry" => Self::Retry,
+            "skip" => Self::Skip,
+            "cancel" => Self::Cancel,
+            _ => {
+                let text = "there is no such order; the orders are pause, resume, retry, skip, cancel";
+                return Err(Error::invalid(text).because("unknown_order"));
+            }
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Retry => "retry",
+            Self::Skip => "skip",
+            Self::Cancel => "cancel",
+        }
+    }
+
+    fn about(self, node: Option<String>) -> Result<Order> {
+        let needed =
+            |node: Option<String>| node.ok_or_else(|| Error::invalid("node is missing: the name of a node"));
+        Ok(match self {
+            Self::Retry => Order::Retry(needed(node)?),
+            Self::Skip => Order::Skip(needed(node)?),
+            _ if node.is_some() => {
+                return Err(Error::invalid("this order is about the whole rollout: leave node out"));
+            }
+            Self::Pause => Order::Pause,
+            Self::Resume => Order::Resume,
+            Self::Cancel => Order::Cancel,
+        })
+    }
+}
+
+impl RolloutService {
+    /// `rollouts` is `None` where nothing is shared.
+    pub fn new(rollouts: Option<Arc<Rollouts>>, foundation: Arc<Foundation>, gate: ApprovalGate) -> Self {
+        Self { rollouts, foundation, gate, refusal: Mutex::default() }
+    }
+
+    fn rollouts(&self) -> Result<&Arc<Rollouts>> {
+        let nothing = || {
+            let text =
+                "this KMS shares no state (core.state is \"files\"), so there is nothing to roll out over";
+            Error::invalid(text).because("not_shared")
+        };
+        self.rollouts.as_ref().ok_or_else(nothing)
+    }
+
+    /// The rollout as this node knows it, from memory and without waiting.
+    pub fn view(&self) -> RolloutView {
+        let Some(rollouts) = &self.rollouts else { return shown::of_files() };
+        match &*rollouts.current() {
+            Current::None => shown::none(),
+            Current::Unreadable(problem) => shown::unreadable(problem),
+            Current::Known(rollout) => self.shown(rollouts, rollout, self.last_refusal(rollout)),
+        }
+    }
+
+    /// The same as something that goes on for longer than a request, and why there is one that cannot be shown.
+    pub fn operation(&self) -> (Option<Operation>, Option<String>) {
+        let RolloutView { shared, rollout, problem, next } = self.view();
+        (rollout.map(|rollout| operation::of(rollout, &next)), problem.filter(|_| shared))
+    }
+
+    fn shown(&self, rollouts: &Rollouts, rollout: &Rollout, refused: Option<String>) -> RolloutView {
+        let is_driven = rollout.lease.as_ref().is_some_and(|lease| rollouts.is_driven(lease));
+        shown::view(rollout, &rollouts.facts(), is_driven, refused)
+    }
+
+    /// Starts a rollout, or only shows its plan.
+    ///
+    /// # Errors
+    /// Nothing is shared, the plan cannot be carried out, the policy would not allow the image, another rollout goes on, or a second
+    /// owner must approve it.
+    pub async fn start(self: &Arc<Self>, caller: &Caller, body: StartRequest) -> Result<RolloutView> {
+        let rollouts = self.rollouts()?;
+        caller.expect_whole_kms()?;
+        if let Current::Known(rollout) = &*rollouts.current()
+            && !rollout.state.is_over()
+        {
+            return Err(refused(RolloutError::Another(rollout.id.clone(), rollout.state.name())));
+        }
+        let is_preview = body.preview;
+        let action = plan::of(&body, &rollouts.facts())?;
+        self.would_allow(&action).await.map_err(Error::invalid)?;
+        if is_preview {
+            let rollout = plan::made(&action, &rollouts.facts(), &caller.author())?;
+            return Ok(shown::planned(self.shown(rollouts, &rollout, None)));
+        }
+        let (approved, service) = (self.gate.pass(caller, action).await?, Arc::clone(self));
+        // A caller who goes away does not end it between the change and its record.
+        let made = request::spawn(async move { service.start_approved(approved).await });
+        made.await.map_err(|error| Error::internal("the start ended in a panic", error))??;
+        Ok(self.view())
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// As [`RolloutService::start`].
+    pub async fn start_approved(&self, approved: Approved<StartRollout>) -> Result<String> {
+        let rollouts = Arc::clone(self.rollouts()?);
+        let (action, author) = (approved.action().clone(), approved.author().clone());
+        self.would_allow(&action).await.map_err(Error::invalid)?;
+        let rollout = plan::made(&action, &rollouts.facts(), &author)?;
+        let started = rollouts.start(rollout, |facts| match &facts.stale {
+            Some(stale) => Err(format!("this node is stale: {stale}")),
+            None => Ok(()),
+        });
+        let rollout = started.await.map_err(refused)?;
+        let event = Event::RolloutStarted {
+            rollout: rollout.id.clone(),
+            image: hex::encode(rollout.image),
+            nodes: rollout.nodes.iter().map(|node| node.name.clone()).collect(),
+            min_serving: rollout.min_serving,
+            by: author.by.clone(),
+            remote: author.remote,
+        };
+        self.record(event).await?;
+        Ok(format!("the rollout {} is started", rollout.id))
+    }
+
+    /// Does what an operator asks for.
+    ///
+    /// # Errors
+    /// [`RolloutError`].
+    pub async fn order(
+        self: &Arc<Self>,
+        caller: &Caller,
+        name: OrderName,
+        body: OrderRequest,
+    ) -> Result<RolloutView> {
+        caller.expect_whole_kms()?;
+        let rollouts = Arc::clone(self.rollouts()?);
+        let (node, author, service) = (body.node.clone(), caller.author(), Arc::clone(self));
+        let order = name.about(body.node)?;
+        let made = request::spawn(async move {
+            let event = |rollout: &Rollout, unconfirmed| Event::RolloutChanged {
+                rollout: rollout.id.clone(),
+                change: name.name(),
+                node: node.clone().unwrap_or_default(),
+                unconfirmed,
+                by: author.by.clone(),
+                remote: author.remote,
+            };
+            let (rollout, moved) = match rollouts.order(order, &author).await {
+                Ok(done) => done,
+                Err(error) => {
+                    // What is adopted later does not say whose word it was.
+                    if error == RolloutError::NotShared(Unshared::from(DatabaseError::Unconfirmed))
+                        && let Current::Known(rollout) = &*rollouts.current()
+                    {
+                        service.foundation.audit.note(event(rollout, true));
+                    }
+                    return Err(refused(error));
+                }
+            };
+            let recorded = service.record(event(&rollout, false)).await;
+            service.note(&rollout, moved.as_slice());
+            recorded?;
+            let refusal = service.last_refusal(&rollout);
+            Ok(service.shown(&rollouts, &rollout, refusal))
+        });
+        made.await.map_err(|error| Error::internal("the change ended in a panic", error))?
+    }
+
+    /// Takes the steps that can be taken now, for the driver that may act.
+    ///
+    /// # Errors
+    /// Another driver acts; the shared state does not take the change.
+    pub async fn step(self: &Arc<Self>, caller: &Caller, body: StepRequest) -> Result<RolloutView> {
+        caller.expect_whole_kms()?;
+        let rollouts = Arc::clone(self.rollouts()?);
+        let StepRequest { driver: id, rollout, take_over, hook } = body;
+        if !is_hex(&id, 32) {
+            return Err(Error::invalid("driver must have 32 hex digits"));
+        }
+        let (author, service) = (caller.author(), Arc::clone(self));
+        let made = request::spawn(async move {
+            let refusal = service.refusal_now(&rollouts).await;
+            let begin = if refusal.is_some() { Begin::Never } else { Begin::Allowed };
+            let hook = hook.map(HookBody::report);
+            let driver = Driver { id, rollout, by: author.by.clone(), takes_over: take_over, hook, begin };
+            let (rollout, moved) = rollouts.step(driver).await.map_err(refused)?;
+            service.note(&rollout, &moved);
+            Ok(service.shown(&rollouts, &rollout, refusal))
+        });
+        made.await.map_err(|error| Error::internal("the step ended in a panic", error))?
+    }
+
+    /// Why nothing may be begun now although the rollout goes on: the policy may have changed since its start.
+    async fn refusal_now(&self, rollouts: &Rollouts) -> Option<String> {
+        let current = rollouts.current();
+        let refusal = match &*current {
+            Current::Known(rollout) if begins(rollout) => {
+                self.would_allow(&StartRollout::of(rollout)).await.err()
+            }
+            _ => None,
+        };
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&refusal);
+        refusal
+    }
+
+    /// The same, as it was when it was looked for last.
+    fn last_refusal(&self, rollout: &Rollout) -> Option<String> {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        refusal.filter(|_| begins(rollout))
+    }
+
+    /// Takes the steps that no driver takes.
+    pub async fn attend(&self) {
+        let Some(rollouts) = &self.rollouts else { return };
+        let Some(begin) = rollouts.is_due() else { return };
+        if begin == Begin::Allowed && self.refusal_now(rollouts).await.is_some() {
+            return;
+        }
+        match rollouts.attend(begin).await {
+            Ok((rollout, moved)) => self.note(&rollout, &moved),
+            Err(error) => tracing::warn!(%error, "the rollout does not go on here"),
+        }
+    }
+
+    /// Records the steps that were taken.
+    fn note(&self, rollout: &Rollout, moved: &[Moved]) {
+        let (audit, id) = (&self.foundation.audit, || rollout.id.clone());
+        for Moved { node, from, to, reason } in moved.iter().filter(|moved| !moved.node.is_empty()) {
+            let (node, reason) = (|| node.clone(), || reason.clone());
+            audit.note(Event::RolloutNode { rollout: id(), node: node(), from, to, reason: reason() });
+            if *to == "failed" {
+                audit.note(Event::RolloutFailed { rollout: id(), node: node(), reason: reason() });
+            }
+        }
+        let ends = moved.iter().any(|moved| moved.node.is_empty());
+        if ends || matches!(rollout.state, RolloutState::Cancelled { .. }) {
+            let count = |name: &str| rollout.nodes.iter().filter(|node| node.step.name() == name).count();
+            audit.note(Event::RolloutEnded {
+                rollout: id(),
+                state: rollout.state.name(),
+                done: count("done"),
+                failed: count("failed"),
+                skipped: count("skipped"),
+            });
+        }
+    }
+
+    async fn record(&self, event: Event) -> Result<()> {
+        let recorded = self.foundation.audit.record(event).await;
+        recorded.map(drop).map_err(|error| {
+            Error::unavailable("it was changed, but the audit log does not take the record", error)
+        })
+    }
+}
+
+/// Whether something is to be begun that the policy must allow.
+fn begins(rollout: &Rollout) -> bool {
+    let is_next = |node: &RolloutNode| {
+        matches!(node.step, RolloutStep::Waiting | RolloutStep::Draining | RolloutStep::Replacing)
+    };
+    rollout.state == RolloutState::Running && rollout.nodes.iter().any(is_next)
+}
+
+impl HookBody {
+    fn report(self) -> HookReport {
+        let Self { node, attempt, says, seconds, reason } = self;
+        let reason: String = reason.chars().filter(|letter| !letter.is_control()).collect();
+        let says = match says {
+            HookWord::Starts => HookSays::Starts(seconds),
+            HookWord::Succeeded => HookSays::Succeeded,
+            HookWord::Failed => {
+                let said = &reason[..reason.floor_char_boundary(MAX_SAID)];
+                HookSays::Failed(format!("the program that replaces it failed: {said}"))
+            }
+        };
+        HookReport { node, attempt, says }
+    }
+}
+
+fn refused(error: RolloutError) -> Error {
+    let text = error.to_string();
+    match error {
+        RolloutError::NotShared(unshared) => Error::new(Code::Unavailable, text).caused_by(unshared),
+        RolloutError::None => Error::invalid(text).because("no_rollout"),
+        RolloutError::Another(..) | RolloutError::StillRuns(_) => {
+            Error::new(Code::Conflict, text).because("rollout_exists")
+        }
+        RolloutError::Driven(..) => Error::new(Code::Conflict, text).because("rollout_driven"),
+        RolloutError::Hook(_) => Error::new(Code::Conflict, text).because("rollout_moved_on"),
+        RolloutError::Order(_) | RolloutError::Changed(_) => Error::new(Code::Conflict, text),
+        RolloutError::Unreadable(_) => Error::new(Code::Unavailable, text),
+        RolloutError::TooLarge(_) => Error::invalid(text),
+    }
+}

@@ -1,0 +1,265 @@
+//! Why the database cannot be used, in words that name no host, user or password; the whole cause is for the terminal of an operator.
+
+use std::error::Error as _;
+use std::{fmt, io};
+
+use rustls::CertificateError;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{WasNull, WrongType};
+
+use crate::config::PostgresError;
+
+/// Why the database cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DatabaseError {
+    /// It does not answer.
+    #[error("the database cannot be reached: {0}")]
+    Unreachable(String),
+    /// It does not accept the user or the password.
+    #[error("the database refuses the user or the password")]
+    Credentials,
+    /// There is no such database.
+    #[error("there is no database of that name")]
+    NoDatabase,
+    /// The TLS handshake fails.
+    #[error("the TLS handshake with the database fails: {0}")]
+    Tls(TlsFault, Cause),
+    /// The user may not do what is needed.
+    #[error("the database user lacks the right to create or to use the tables kms_*")]
+    NoRights,
+    /// It is a standby.
+    #[error("the database is read-only: it is a standby")]
+    ReadOnly,
+    /// A newer version of this program has changed the tables.
+    #[error(
+        "the tables are of a newer version: they need a program that knows version {needs}, this one knows {knows}"
+    )]
+    TooNew {
+        /// The version that is needed.
+        needs: i32,
+        /// The version that is known here.
+        knows: i32,
+    },
+    /// They are not as a migration leaves them.
+    #[error(
+        "a table kms_* is missing, empty or of another form: restore the database, or drop the tables kms_*"
+    )]
+    Schema,
+    /// What was written is not there.
+    #[error("the database does not write what it is told: look for triggers and rules on the tables kms_*")]
+    Ignored,
+    /// More rows than were asked for.
+    #[error("the database sends more than it was asked for")]
+    TooMuch,
+    /// Its disk is full.
+    #[error("the disk of the database is full")]
+    Full,
+    /// It has no connection to give.
+    #[error("the database has no free connection: end some, or raise its max_connections")]
+    NoConnection,
+    /// The end of a change was not heard of.
+    #[error(
+        "the database did not confirm the change, which may or may not have been made: look before you try again"
+    )]
+    Unconfirmed,
+    /// It took too long.
+    #[error("the database does not answer in time")]
+    Slow,
+    /// Something else, by its SQLSTATE.
+    #[error("the database refuses a statement (SQLSTATE {0})")]
+    Refused(String),
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Settings(String),
+}
+
+/// What is wrong with the TLS of the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TlsFault {
+    /// It has none.
+    #[error("it has no TLS")]
+    Missing,
+    /// The certificate has another name.
+    #[error("its certificate is not for the host that core.postgres.url names")]
+    Name,
+    /// The certificate is of an unknown CA.
+    #[error("its certificate is of no CA that is trusted here: name the CA in core.postgres.ca_file")]
+    Issuer,
+    /// The certificate has expired, or begins to be valid later.
+    #[error("its certificate is not valid at this time")]
+    Time,
+    /// The certificate has another fault.
+    #[error("its certificate is invalid")]
+    Certificate,
+    /// They do not understand each other.
+    #[error("it does not speak TLS 1.2 or 1.3 as this node does")]
+    Protocol,
+}
+
+/// The whole cause, which may name the host: shown only where it is asked for, and no part of what an error is.
+#[derive(Clone)]
+pub struct Cause(String);
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Cause")
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Cause {}
+
+impl DatabaseError {
+    /// With the whole cause, which may name the host: for the terminal of an operator, never for the log or for callers.
+    pub fn detailed(&self) -> String {
+        match self {
+            Self::Tls(_, Cause(cause)) => format!("{self} ({cause})"),
+            _ => self.to_string(),
+        }
+    }
+}
+
+impl From<&rustls::Error> for DatabaseError {
+    fn from(error: &rustls::Error) -> Self {
+        let fault = match error {
+            rustls::Error::InvalidCertificate(error) => match error {
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                    TlsFault::Name
+                }
+                CertificateError::UnknownIssuer => TlsFault::Issuer,
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. } => TlsFault::Time,
+                _ => TlsFault::Certificate,
+            },
+            rustls::Error::NoCertificatesPresented => TlsFault::Certificate,
+            _ => TlsFault::Protocol,
+        };
+        Self::Tls(fault, Cause(error.to_string()))
+    }
+}
+
+impl From<tokio_postgres::Error> for DatabaseError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if let Some(state) = error.code() {
+            return match state {
+                state
+                    if *state == SqlState::INVALID_PASSWORD
+                        || *state == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>
+                {
+                    Self::Credentials
+                }
+                state if *state == SqlState::INVALID_CATALOG_NAME => Self::NoDatabase,
+                // Where a schema may not be used, there seems to be none.
+                state
+                    if *state == SqlState::INSUFFICIENT_PRIVILEGE
+                        || *state == SqlState::INVALID_SCHEMA_NAME =>
+                {
+                    Self::NoRights
+                }
+                state if *state == SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly,
+                state if *state == SqlState::QUERY_CANCELED || *state == SqlState::LOCK_NOT_AVAILABLE => {
+                    Self::Slow
+                }
+                state if *state == SqlState::DISK_FULL => Self::Full,
+                state if *state == SqlState::TOO_MANY_CONNECTIONS => Self::NoConnection,
+                state if *state == SqlState::UNDEFINED_TABLE || *state == SqlState::UNDEFINED_COLUMN => {
+                    Self::Schema
+                }
+                state if *state == SqlState::CANNOT_CONNECT_NOW || *state == SqlState::ADMIN_SHUTDOWN => {
+                    Self::Unreachable("it starts or stops".to_owned())
+                }
+                other => Self::Refused(sqlstate(other.code()).to_owned()),
+            };
+        }
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+                return tls.into();
+            }
+            if let Some(io) = inner.downcast_ref::<io::Error>() {
+                return io.into();
+            }
+            // A column of another type than ours.
+            if inner.is::<WrongType>() || inner.is::<WasNull>() {
+                return Self::Schema;
+            }
+            cause = inner.source();
+        }
+        // The words of the library name no value.
+        let cause = error.source().map(ToString::to_string).unwrap_or_default();
+        match cause.as_str() {
+            _ if error.is_closed() => Self::Unreachable("the connection was closed".to_owned()),
+            "password missing" => {
+                Self::Settings("the database asks for a password, and core.postgres.url has none".to_owned())
+            }
+            "server does not support TLS" => Self::Tls(TlsFault::Missing, Cause(cause)),
+            _ => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
+/// A code of PostgreSQL; the database may send any text in its place.
+fn sqlstate(code: &str) -> &str {
+    let is_code = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_code { code } else { "unknown" }
+}
+
+impl From<&io::Error> for DatabaseError {
+    fn from(error: &io::Error) -> Self {
+        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return tls.into();
+        }
+        // The standard library and the library of the database have no kinds for these.
+        let text = error.to_string();
+        match text.as_str() {
+            "database does not allow writes" => Self::ReadOnly,
+            _ if text.starts_with("failed to lookup address information") => {
+                Self::Unreachable("the name of its host cannot be resolved".to_owned())
+            }
+            _ if error.kind() == io::ErrorKind::FileTooLarge => Self::TooMuch,
+            _ => Self::Unreachable(error.kind().to_string()),
+        }
+    }
+}
+
+impl From<PostgresError> for DatabaseError {
+    fn from(error: PostgresError) -> Self {
+        Self::Settings(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::ServerName;
+
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_host_is_shown_only_where_the_whole_cause_is_asked_for() {
+        let expected = ServerName::try_from("db.inside.example").unwrap();
+        let presented = vec!["other.example".to_owned()];
+        let wrong = CertificateError::NotValidForNameContext { expected, presented };
+        let wrong = rustls::Error::InvalidCertificate(wrong);
+        let error = DatabaseError::from(&io::Error::new(io::ErrorKind::InvalidData, wrong));
+        assert!(matches!(error, DatabaseError::Tls(TlsFault::Name, _)), "{error:?}");
+        for text in [error.to_string(), format!("{error:?}")] {
+            assert!(!text.contains("example"), "{text}");
+        }
+        assert!(error.detailed().contains("db.inside.example"), "{}", error.detailed());
+    }
+
+    #[test]
+    fn what_the_database_says_of_itself_is_shown_only_if_it_is_a_code() {
+        assert_eq!(sqlstate("40P01"), "40P01");
+        for text in ["40P0", "40P01x", "db.in", "ünïcö", ""] {
+            assert_eq!(sqlstate(text), "unknown", "{text}");
+        }
+    }
+}
