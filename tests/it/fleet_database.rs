@@ -53,7 +53,7 @@ async fn the_database_is_known_by_its_certificate() {
     ))
     .await;
     let freeze = json!({ "scope": "app", "value": "07".repeat(20), "reason": "a test" });
-    assert_eq!(Operator::of(&node).await.done("Freeze", freeze).await["shared"], true);
+    Operator::of(&node).await.freezes_all(freeze).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -92,7 +92,7 @@ async fn a_connection_that_has_read_much_is_replaced_and_nothing_stops() {
     })
     .await;
     let freeze = json!({ "scope": "app", "value": "07".repeat(20), "reason": "a test" });
-    assert_eq!(Operator::of(&node).await.done("Freeze", freeze).await["shared"], true);
+    Operator::of(&node).await.freezes_all(freeze).await;
     let view = request("GET", "/api/v1/fleet", "");
     let view = crate::support::http::with(view, "x-admin-token", crate::support::ADMIN_TOKEN);
     let caller = crate::support::Caller::new(node.admin_address().await).plain();
@@ -129,7 +129,7 @@ async fn a_standby_takes_over_and_no_freeze_is_lost() {
         answers(node, 200).await;
     }
     let target = json!({ "scope": "app", "value": hex::encode(app.app_id()), "reason": "a test" });
-    assert_eq!(Operator::of(&first).await.done("Freeze", target).await["shared"], true);
+    Operator::of(&first).await.freezes_all(target).await;
     postgres.stop();
     standby.promote().await;
     for node in nodes {
@@ -163,7 +163,7 @@ async fn a_node_whose_user_may_not_have_the_newest_table_goes_on_without_it() {
     };
     let change = async |fleet: &Fleet, node: usize, times: usize| {
         for _ in 0..times {
-            assert_eq!(fleet.freeze(node).await, true);
+            fleet.freeze_all(node).await;
             fleet.unfreeze(node).await;
         }
     };
@@ -205,6 +205,6 @@ async fn a_node_whose_user_may_not_have_the_newest_table_goes_on_without_it() {
     fleet.postgres.run("GRANT SELECT, INSERT, UPDATE, DELETE ON kms_history TO guest").await;
     fleet.releases(1).await;
     assert!(!lacks(&fleet, 1).await && fleet.alarms(0).is_empty());
-    assert_eq!(fleet.freeze(0).await, true);
+    fleet.freeze_all(0).await;
     fleet.is_frozen(1).await;
 }

@@ -42,7 +42,8 @@ async fn a_node_that_was_apart_gives_and_gets_what_was_changed_meanwhile() {
         fleet.is_stale(1).await;
         let other = fleet.nodes[0].app(2);
         assert_eq!(fleet.freeze_app(1, &other).await, false, "{network:?}: in force there only");
-        assert_eq!(fleet.freeze(0).await, true, "{network:?}: the rest of the fleet goes on");
+        // The rest of the fleet goes on.
+        fleet.freeze_all(0).await;
         fleet.frozen(0, 1).await;
         fleet.frozen(1, 1).await;
         let name = format!("zoe-{network:?}").to_lowercase();
@@ -91,7 +92,7 @@ async fn a_node_that_was_away_for_many_changes_believes_only_what_follows() {
     fleet.is_stale(0).await;
     let backup = fleet.postgres.path("backup.sql");
     fleet.postgres.dump(&backup);
-    assert_eq!(fleet.freeze(1).await, true);
+    fleet.freeze_all(1).await;
     fleet.networks[1].set(Network::Reset);
     eventually("it is stale", async || {
         let ready = fleet.nodes[1].caller().get("/readyz").await;
@@ -313,4 +314,35 @@ async fn where_a_stale_node_only_warns_credentials_count_there() {
     .await;
     let answer = fleet.send(1, "POST", "/api/v1/actions/drain", Value::Null, &operator).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_is_cut_off_in_the_middle_of_a_change_does_not_keep_others_from_theirs() {
+    let fleet = Fleet::apart(2, "").await;
+    let other = fleet.nodes[0].app(2);
+    fleet.networks[1].set(Network::Slow(Duration::from_millis(300)));
+    let (operator, app) = (fleet.operator(1).await, hex::encode(other.app_id()));
+    let request = json!({ "scope": "app", "value": app, "reason": "a test" });
+    let slow = tokio::spawn(async move { operator.call("Freeze", request).await });
+    let client = fleet.postgres.client().await;
+    let is_held = async |says: &str| {
+        let held = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
+                    WHERE state LIKE $1 AND relation = 'kms_head'::regclass AND mode = 'RowShareLock'";
+        client.query(held, &[&says]).await.expect("a count")[0].get::<_, i64>(0) > 0
+    };
+    eventually("it holds the head and says nothing", async || {
+        is_held("idle in transaction").await.then_some(())
+    })
+    .await;
+    fleet.networks[1].set(Network::BlackHole);
+    let cut = Instant::now();
+    eventually("the head is free", async || (!is_held("%").await).then_some(())).await;
+    assert!(cut.elapsed() < Duration::from_secs(5), "{:?}", cut.elapsed());
+    fleet.freeze_all(0).await;
+    fleet.networks[1].set(Network::Whole);
+    assert_eq!(slow.await.expect("an answer").status, 200, "it is in force there");
+    for node in 0..2 {
+        fleet.frozen(node, 2).await;
+        fleet.is_frozen(node).await;
+    }
 }

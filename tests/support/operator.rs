@@ -33,6 +33,14 @@ impl Operator {
         self.done("Freeze", request).await;
     }
 
+    /// Freezes as `request` says, until the other nodes of the fleet have it.
+    pub async fn freezes_all(&self, request: Value) {
+        super::eventually("a freeze that is shared", async || {
+            (self.done("Freeze", request.clone()).await["shared"] == true).then_some(())
+        })
+        .await;
+    }
+
     /// Unfreezes a target; returns whether it was frozen.
     pub async fn unfreeze(&self, scope: &str, value: &[u8]) -> bool {
         let request = json!({ "scope": scope, "value": hex::encode(value) });

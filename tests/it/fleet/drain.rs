@@ -49,6 +49,13 @@ impl Fleet {
         .await;
     }
 
+    pub(super) async fn is_shared(&self, at: usize, name: &str) {
+        eventually(&format!("the drain of {name} is shared as node {at} shows it"), async || {
+            (self.shown(at, name).await["shared"] == true).then_some(())
+        })
+        .await;
+    }
+
     /// The newest change of a drain that a node has recorded as taken over, once it is this one.
     async fn took_over(&self, node: usize, change: &str) -> Value {
         eventually(&format!("node {node} records that a node is {change}"), async || {
@@ -72,7 +79,6 @@ async fn a_node_is_drained_and_undrained_through_any_other_and_drains_after_its_
     let unknown = fleet.act(0, "drain", Some("node-7"), ADMIN_TOKEN).await;
     assert!(unknown.status == 404 && unknown.text().contains("no node of the fleet"), "{}", unknown.text());
     let done = fleet.acted(0, "drain", Some("node-2")).await;
-    assert_eq!(done["shared"], true);
     let message = done["message"].as_str().expect("a text");
     assert!(
         message.contains("node-2") && message.contains("until it is undrained, also after a restart"),
@@ -83,7 +89,7 @@ async fn a_node_is_drained_and_undrained_through_any_other_and_drains_after_its_
     fleet.releases(2).await;
     assert!(!fleet.drains(0).await && !fleet.drains(1).await, "only the one that was named");
     fleet.is_shown(1, "node-2", json!("token")).await;
-    assert_eq!(fleet.shown(1, "node-2").await["shared"], true);
+    fleet.is_shared(1, "node-2").await;
 
     // Who and which node is in the logs of both.
     let adopted = fleet.took_over(2, "drained").await;
@@ -112,8 +118,8 @@ async fn a_node_is_drained_and_undrained_through_any_other_and_drains_after_its_
 
     // Without a name it is the node that is asked, and others end that too.
     let done = fleet.acted(1, "drain", None).await;
-    assert_eq!(done["shared"], true, "{done}");
-    assert!(fleet.drains(1).await, "at once");
+    assert!(fleet.drains(1).await, "at once: {done}");
+    fleet.is_shared(0, "node-1").await;
     let again = fleet.acted(1, "drain", Some("node-1")).await;
     assert!(again["message"].as_str().expect("a text").contains("draining already, by token"), "{again}");
     fleet.acted(0, "undrain", Some("node-1")).await;
@@ -202,14 +208,11 @@ async fn a_node_apart_drains_itself_while_another_drains_it_and_one_undrain_ends
     fleet.networks[1].set(crate::support::proxy::Network::Reset);
     fleet.is_stale(1).await;
     assert_eq!(fleet.acted(1, "drain", None).await["shared"], false);
-    assert_eq!(fleet.acted(0, "drain", Some("node-1")).await["shared"], true);
+    fleet.acted(0, "drain", Some("node-1")).await;
+    fleet.is_shared(0, "node-1").await;
     fleet.networks[1].set(crate::support::proxy::Network::Whole);
     fleet.releases(1).await;
-    eventually("both are one", async || {
-        let shown = fleet.shown(1, "node-1").await;
-        (shown["shared"] == true).then_some(())
-    })
-    .await;
+    fleet.is_shared(1, "node-1").await;
     fleet.acted(0, "undrain", Some("node-1")).await;
     fleet.serves(1).await;
     fleet.is_shown(0, "node-1", Value::Null).await;
@@ -222,7 +225,8 @@ async fn a_drain_is_later_than_an_end_that_the_node_has_not_seen() {
         fleet.acted(0, "drain", Some("node-1")).await;
         fleet.is_drained(1, true).await;
         fleet.acted(0, "undrain", Some("node-1")).await;
-        assert_eq!(fleet.acted(1, "drain", None).await["shared"], true);
+        fleet.acted(1, "drain", None).await;
+        fleet.is_shared(1, "node-1").await;
         fleet.is_shown(0, "node-1", json!("token")).await;
         fleet.acted(0, "undrain", Some("node-1")).await;
         fleet.serves(1).await;

@@ -407,8 +407,8 @@ async fn a_node_that_an_operator_drains_does_not_serve_and_is_waited_for() {
     fleet.reaches(0, "node-1", "replacing").await;
 
     // One that is replaced comes back drained, and is not done before the operator says so.
-    let drained = fleet.acted(1, "drain", None).await;
-    assert_eq!(drained["shared"], true, "{drained}");
+    fleet.acted(1, "drain", None).await;
+    fleet.is_shared(1, "node-1").await;
     fleet.reboots(1, NEW).await;
     fleet.reaches(0, "node-1", "checking").await;
     let waiting = fleet.rollout(0, "the drain again", waits).await;
