@@ -62,6 +62,8 @@ pub struct Postgres {
     pub node_name: String,
     /// How many other nodes must have answered for a view to count.
     pub min_peers: usize,
+    /// Whether fleets with other root keys use the same database on purpose.
+    pub other_fleets: bool,
 }
 
 /// Where the URL comes from.
@@ -227,6 +229,7 @@ fn postgres(section: &mut Section<'_>, is_needed: bool, environment: Environment
             let number = number.and_then(|number| usize::try_from(number).ok());
             number.ok_or_else(|| format!("must be a whole number up to {MAX_PEERS}"))
         }),
+        other_fleets: section.flag("other_fleets"),
     }
 }
 

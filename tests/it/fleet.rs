@@ -371,20 +371,38 @@ async fn what_others_wrote_into_the_database_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_node_with_other_root_keys_is_invisible_in_the_same_database() {
+async fn nodes_with_other_root_keys_in_the_same_database_share_nothing_and_are_an_alarm() {
     let fleet = Fleet::of(2).await;
-    let stranger = World::ready_with(&fleet.postgres.toml("stranger")).await;
+    let toml = format!("{}\ncore.postgres.other_fleets = true", fleet.postgres.toml("stranger"));
+    let stranger = World::ready_with(&toml).await;
     let app = stranger.app(1);
     stranger.allow_app(&app);
     let operator = Operator::of(&stranger).await;
-    let request = json!({ "scope": "kms", "value": "", "reason": "a test" });
-    operator.freezes_all(request).await;
+    operator.freezes_all(json!({ "scope": "kms", "value": "", "reason": "a test" })).await;
     fleet.freeze_all(0).await;
     fleet.is_frozen(1).await;
     let frozen = operator.done("ListFrozen", json!({})).await;
     assert_eq!(frozen["frozen"].as_array().map(Vec::len), Some(1), "{frozen}");
     fleet.unfreeze(1).await;
     fleet.releases(0).await;
+    for node in 0..2 {
+        let told = eventually("the alarm", async || {
+            let view = fleet.done(node, "GET", "/api/v1/fleet", Value::Null).await;
+            view["alarms"]
+                .as_array()
+                .expect("alarms")
+                .iter()
+                .find(|alarm| alarm["kind"] == "fleet_roots")
+                .cloned()
+        })
+        .await;
+        let (text, remedy) = (told["text"].to_string(), told["remedy"].to_string());
+        assert!(text.contains("nodes of another fleet, with other root keys"), "{told}");
+        assert!(remedy.contains("core.postgres.other_fleets"), "{told}");
+        // It stops nothing.
+        fleet.releases(node).await;
+    }
+    assert!(stranger.audited("fleet_alarm").is_empty(), "where it is on purpose, it is none");
     assert!(stranger.audited("state_alarm").is_empty() && fleet.alarms(0).is_empty());
 }
 

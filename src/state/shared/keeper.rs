@@ -569,6 +569,10 @@ impl Keeper {
             return Ok(());
         }
         self.tell(client, STATUS, &body).await?;
+        if !self.settings.other_fleets {
+            let read = table::other_fleets(client, self.seals().fleet);
+            self.watch.fleets(within(EXCHANGE, read).await?, Instant::now());
+        }
         self.read_statuses(client).await
     }
 

@@ -10,7 +10,7 @@ use kms_ledger::note::Note;
 use kms_wire::fleet::{NodeStatus, Skew};
 
 use super::beat::{Beat, Challenge};
-use super::seal::{NodeId, Opened, Sealed, Seals, Unsealed};
+use super::seal::{FleetId, NodeId, Opened, Sealed, Seals, Unsealed};
 use super::table::ReportRow;
 use super::view::NodeSeen;
 
@@ -26,7 +26,7 @@ const MAX_AWAY: Duration = Duration::from_secs(60);
 const CLONED_FOR: Duration = Duration::from_secs(600);
 /// How long one about a log stays after the last sign: the log goes on, so nothing ends it.
 const FORKED_FOR: Duration = Duration::from_secs(24 * 3600);
-/// How long one about reports that are not authentic stays after the last one.
+/// How long one about reports that are not authentic, or of another fleet, stays after the last one.
 const STRANGE_FOR: Duration = Duration::from_secs(60);
 /// So many new reports that are not authentic are an alarm.
 const MAX_STRANGE: u32 = 3;
@@ -70,7 +70,7 @@ impl SplitKind {
         match self {
             Self::Roots => {
                 "Find out which nodes have the right root keys, and stop the others: their apps get other keys. If all have the \
-                 same, find out who else writes to the database"
+                 same, find out who else writes to the database; if that is another fleet on purpose, set core.postgres.other_fleets"
             }
             Self::Policies => "Give all nodes the same policy",
             Self::Domains => "Give all nodes the same [domains] in the configuration",
@@ -113,6 +113,7 @@ pub fn signed_tree(note: &str) -> Option<Checkpoint> {
 pub(super) struct Watch {
     nodes: BTreeMap<NodeId, Known>,
     strangers: BTreeMap<NodeId, Stranger>,
+    other_fleets: BTreeMap<FleetId, OtherFleet>,
     /// When another node last wrote under the id of this one.
     taken: Option<Instant>,
     since: BTreeMap<SplitKind, u64>,
@@ -136,6 +137,14 @@ struct Stranger {
     counter: i64,
     new: u32,
     at: Instant,
+}
+
+/// Nodes with other root keys in the same database.
+#[derive(Debug)]
+struct OtherFleet {
+    counter: i64,
+    /// When one of them last wrote, as far as this node saw it.
+    wrote: Option<Instant>,
 }
 
 impl Watch {
@@ -168,6 +177,19 @@ impl Watch {
         let is_there = |node: &NodeId| rows.iter().any(|row| row.node == node.0);
         self.strangers.retain(|node, _| is_there(node));
         self.nodes.retain(|node, _| is_there(node));
+    }
+
+    /// Notes the highest number of a beat of each other fleet in the database.
+    pub(super) fn fleets(&mut self, beats: BTreeMap<FleetId, i64>, now: Instant) {
+        let mut before = std::mem::take(&mut self.other_fleets);
+        let note = |(fleet, counter)| {
+            let wrote = before.remove(&fleet).and_then(|known| match known.counter < counter {
+                true => Some(now),
+                false => known.wrote,
+            });
+            (fleet, OtherFleet { counter, wrote })
+        };
+        self.other_fleets = beats.into_iter().map(note).collect();
     }
 
     /// Notes which start of each node has written last.
@@ -255,6 +277,17 @@ impl Watch {
                 found.add(SplitKind::Roots, *node, text);
             }
         }
+        let writes = |fleet: &&OtherFleet| fleet.wrote.is_some_and(|at| age(at) <= STRANGE_FOR);
+        let fleets = self.other_fleets.values().filter(writes).count();
+        if fleets > 0 {
+            let text = match fleets {
+                1 => "nodes of another fleet, with other root keys, write to the same database".to_owned(),
+                more => {
+                    format!("nodes of {more} other fleets, with other root keys, write to the same database")
+                }
+            };
+            found.tell(SplitKind::Roots, text);
+        }
         self.since.retain(|kind, _| found.0.contains_key(kind));
         let split = |(kind, (nodes, texts))| {
             let since = *self.since.entry(kind).or_insert(unix);
@@ -275,6 +308,11 @@ impl Found {
             nodes.push(node);
             texts.push(text);
         }
+    }
+
+    /// What is of no node that is known.
+    fn tell(&mut self, kind: SplitKind, text: String) {
+        self.0.entry(kind).or_default().1.push(text);
     }
 }
 
