@@ -1,5 +1,6 @@
 //! Whether what the database shows is believed: the one place that decides it, without any input or output.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::alarm::Alarm;
@@ -156,11 +157,17 @@ pub(super) fn newest(seals: &Seals, beats: &[ReportRow]) -> Option<u64> {
     beats.values().filter_map(|(_, beat)| Some(beat.head?.seq)).max()
 }
 
-/// The beats that count; others say nothing.
+/// The beats that count; others say nothing. Where there are too many: the first row, which is that of this node, and those that were
+/// written last.
 fn authentic_beats(seals: &Seals, rows: &[ReportRow]) -> BTreeMap<NodeId, (u64, Beat)> {
-    let beats = authentic(seals, super::beat::KIND, rows)
-        .filter_map(|(node, counter, body)| Some((node, (counter, Beat::parse(body).ok()?))));
-    beats.take(MAX_NODES).collect()
+    let mut beats: Vec<_> = authentic(seals, super::beat::KIND, rows)
+        .filter_map(|(node, counter, body)| Some((node, (counter, Beat::parse(body).ok()?))))
+        .collect();
+    if let Some((_, others)) = beats.split_first_mut() {
+        others.sort_by_key(|(_, (_, beat))| Reverse(beat.time_ms));
+    }
+    beats.truncate(MAX_NODES);
+    beats.into_iter().collect()
 }
 
 /// The reports of a kind that are authentic, each with its node and counter.

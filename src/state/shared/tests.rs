@@ -122,6 +122,14 @@ impl Database {
         ReportRow { node: node.0.to_vec(), counter: 5, body, seal }
     }
 
+    /// The beat of a node by whose clock it is this time.
+    fn beat_at(&self, number: u8, time_ms: Option<u64>) -> ReportRow {
+        let row = self.beat(number, None);
+        let body = Beat { time_ms, ..Beat::parse(&row.body).unwrap() }.encode();
+        let sealed = Sealed::Report { node: node(number), kind: KIND, counter: 5, body: &body };
+        ReportRow { seal: self.seals.seal(sealed).unwrap(), body, ..row }
+    }
+
     fn judge(&self, known: Option<&(Head, HeadId)>, seen: &Seen) -> Result<Option<HeadId>, Alarm> {
         let before = known.map(|(head, id)| Before { head: *id, documents: &head.documents });
         let followed = before.and_then(|before| self.followed(before.head, |_| false));
@@ -143,6 +151,18 @@ fn what_nodes_write_is_believed() {
         assert_eq!(database.judge(None, &database.seen()), Ok(Some(newest)), "by a node that is new");
         assert_eq!(database.judge(Some(&first), &database.seen()), Ok(Some(newest)), "by one that was away");
     }
+}
+
+#[test]
+fn of_too_many_nodes_the_own_one_and_those_that_wrote_last_count() {
+    let database = Database::new(&keyring());
+    // The clock of this node, whose row comes first, is wrong.
+    let mut beats = vec![database.beat_at(255, Some(0))];
+    beats.extend((0..200).map(|number| database.beat_at(number, Some(1_000 + u64::from(number)))));
+    beats.push(database.beat_at(201, None));
+    let believed = judge(&database.seals, None, &Seen { beats, ..database.seen() }).unwrap().unwrap();
+    let expected: Vec<_> = (73..200).chain([255]).map(node).collect();
+    assert_eq!(believed.beats.keys().copied().collect::<Vec<_>>(), expected);
 }
 
 #[test]
