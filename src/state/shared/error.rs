@@ -115,6 +115,14 @@ impl PartialEq for Cause {
 impl Eq for Cause {}
 
 impl DatabaseError {
+    /// What the failure of a commit says of the change.
+    pub(super) fn of_commit(error: tokio_postgres::Error) -> Self {
+        match error.code() {
+            Some(state) if refuses_commit(state.code()) => error.into(),
+            Some(_) | None => Self::Unconfirmed,
+        }
+    }
+
     /// With the whole cause, which may name the host: for the terminal of an operator, never for the log or for callers.
     pub fn detailed(&self) -> String {
         match self {
@@ -205,6 +213,12 @@ impl From<tokio_postgres::Error> for DatabaseError {
     }
 }
 
+/// Whether a change whose commit ends with this code was certainly not made. A server that stops, crashes or ends the connection
+/// (classes 57P and 08) may do so after it has written the commit, and 40003 says that this is unknown.
+fn refuses_commit(sqlstate: &str) -> bool {
+    !sqlstate.starts_with("57P") && !sqlstate.starts_with("08") && sqlstate != "40003"
+}
+
 /// A code of PostgreSQL; the database may send any text in its place.
 fn sqlstate(code: &str) -> &str {
     let is_code = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -253,6 +267,22 @@ mod tests {
             assert!(!text.contains("example"), "{text}");
         }
         assert!(error.detailed().contains("db.inside.example"), "{}", error.detailed());
+    }
+
+    #[test]
+    fn a_commit_is_refused_only_by_a_server_that_goes_on() {
+        for (state, refuses) in [
+            (SqlState::T_R_SERIALIZATION_FAILURE, true),
+            (SqlState::DISK_FULL, true),
+            (SqlState::READ_ONLY_SQL_TRANSACTION, true),
+            (SqlState::QUERY_CANCELED, true),
+            (SqlState::ADMIN_SHUTDOWN, false),
+            (SqlState::CRASH_SHUTDOWN, false),
+            (SqlState::CONNECTION_FAILURE, false),
+            (SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN, false),
+        ] {
+            assert_eq!(refuses_commit(state.code()), refuses, "{state:?}");
+        }
     }
 
     #[test]

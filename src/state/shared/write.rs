@@ -82,12 +82,7 @@ impl Keeper {
         if let Some(asked) = &self.asked {
             asked.commit()?;
         }
-        // What the database says itself is its last word; anything else leaves open what became of it.
-        change.commit().await.map_err(|error| match error.code() {
-            Some(_) => error.into(),
-            None => DatabaseError::Unconfirmed,
-        })?;
-        Ok(())
+        change.commit().await.map_err(DatabaseError::of_commit)
     }
 
     /// The error of what took too long.
