@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
-use crate::support::eventually;
 use crate::support::postgres::Postgres;
 use crate::support::proxy::Network;
+use crate::support::{ADMIN_TOKEN, eventually};
 
 /// What the tests of one node do to the database, and take back.
 struct Harm {
@@ -366,4 +366,30 @@ async fn a_slow_database_delays_and_a_locked_one_stops() {
     fleet.unfreeze(0).await;
     fleet.releases(1).await;
     assert!(fleet.alarms(0).is_empty() && fleet.alarms(1).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lock_that_another_session_holds_for_too_long_ends_no_connection() {
+    let fleet = Fleet::of(1).await;
+    let mut client = fleet.postgres.client().await;
+    let select = "SELECT pid FROM pg_stat_activity WHERE application_name = 'cvm-kms'";
+    let connected = async || {
+        let rows = fleet.postgres.client().await.query(select, &[]).await.expect("rows");
+        rows.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>()
+    };
+    let before = connected().await;
+    assert_eq!(before.len(), 1, "{before:?}");
+    let lock = client.transaction().await.expect("a transaction");
+    lock.query("SELECT seq FROM kms_head FOR UPDATE", &[]).await.expect("the head");
+    let body = json!({ "name": "amy", "role": "viewer" });
+    let made = fleet.send(0, "POST", "/api/v1/credentials", body, ADMIN_TOKEN).await;
+    assert!(made.status == 503 && made.text().contains("does not answer in time"), "{}", made.text());
+    assert_eq!(fleet.freeze(0).await, false);
+    fleet.tells(0, "another session holds a lock there").await;
+    assert_eq!(connected().await, before);
+    lock.rollback().await.expect("the end of the lock");
+    fleet.tells_no_more(0, "another session holds a lock there").await;
+    assert_eq!(connected().await, before);
+    fleet.unfreeze(0).await;
+    fleet.releases(0).await;
 }

@@ -31,6 +31,7 @@ mod fleet;
 mod fleet_database;
 mod fleet_hostile;
 mod fleet_partition;
+mod fleet_slow_disk;
 mod freeze;
 mod fresh;
 mod fuzz_corpus;

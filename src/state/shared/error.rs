@@ -65,6 +65,9 @@ pub enum DatabaseError {
     /// It took too long.
     #[error("the database does not answer in time")]
     Slow,
+    /// Another session held what was asked for too long. The connection is as good as before.
+    #[error("the database does not answer in time: another session holds a lock there")]
+    Locked,
     /// Something else, by its SQLSTATE.
     #[error("the database refuses a statement (SQLSTATE {0})")]
     Refused(String),
@@ -172,9 +175,8 @@ impl From<tokio_postgres::Error> for DatabaseError {
                     Self::NoRights
                 }
                 state if *state == SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly,
-                state if *state == SqlState::QUERY_CANCELED || *state == SqlState::LOCK_NOT_AVAILABLE => {
-                    Self::Slow
-                }
+                state if *state == SqlState::QUERY_CANCELED => Self::Slow,
+                state if *state == SqlState::LOCK_NOT_AVAILABLE => Self::Locked,
                 state if *state == SqlState::DISK_FULL => Self::Full,
                 state if *state == SqlState::TOO_MANY_CONNECTIONS => Self::NoConnection,
                 state if *state == SqlState::UNDEFINED_TABLE || *state == SqlState::UNDEFINED_COLUMN => {

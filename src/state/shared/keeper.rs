@@ -265,7 +265,8 @@ impl Keeper {
         let mut is_woken = false;
         loop {
             let (began, before) = (Instant::now(), self.head_id());
-            self.round(client).await?;
+            let round = self.round(client).await;
+            self.unless_locked(round)?;
             self.measure();
             if received.is_enough() {
                 return Ok(Over::Replaced);
@@ -285,13 +286,31 @@ impl Keeper {
                 () = next => {}
                 () = told => is_woken = true,
                 request = requests.recv() => match request {
-                    Some(request) => self.serve(client, request).await?,
+                    Some(request) => {
+                        let served = self.serve(client, request).await;
+                        self.unless_locked(served)?;
+                    }
                     None => return Ok(Over::Unneeded),
                 },
             }
             if client.is_closed() {
                 return Err(DatabaseError::Unreachable("the connection was closed".to_owned()));
             }
+        }
+    }
+
+    /// What another session holds for too long ends nothing: the statement was taken back, and the next round tries again.
+    fn unless_locked(&self, done: Result<(), DatabaseError>) -> Result<(), DatabaseError> {
+        match done {
+            Err(error @ DatabaseError::Locked) => {
+                let why = error.to_string();
+                if self.view.trouble().as_deref() != Some(&*why) {
+                    tracing::warn!(%error, "the shared state cannot be read or written now");
+                }
+                self.unanswered(&why);
+                Ok(())
+            }
+            done => done,
         }
     }
 
@@ -667,15 +686,15 @@ impl Keeper {
             }
         }
         if before.is_none_or(|before| before.head != id) {
-            self.remember(seals, &head, id).await;
+            self.remember(&head, id).await;
         }
         self.head = Some((head, id));
         true
     }
 
     /// Remembers a state over restarts. Each start adopts all documents again, so it does not matter which of them are on the disk.
-    pub(super) async fn remember(&mut self, seals: &Seals, head: &Head, id: HeadId) {
-        let known = Known { fleet: seals.fleet, head: id, documents: head.documents.clone() };
+    pub(super) async fn remember(&mut self, head: &Head, id: HeadId) {
+        let known = Known { fleet: self.seals().fleet, head: id, documents: head.documents.clone() };
         if let Err(error) = self.memory.remember(known).await {
             tracing::error!(%error, "fleet.json of the key directory cannot be written: after a restart this node may not notice that the database went back");
         }

@@ -25,6 +25,10 @@ const TRANSACTION: Duration = Duration::from_secs(6);
 
 /// One attempt.
 enum Attempt {
+    /// It is committed.
+    Made(New),
+    /// It is there already, which the document of this node does not know yet.
+    There(Vec<u8>),
     Done(Written),
     /// Another node has written meanwhile.
     Overtaken,
@@ -167,7 +171,16 @@ impl Keeper {
                 }
             }
             let attempt = timeout(TRANSACTION, self.attempt(client, name, operator, edit)).await;
+            // The disk is waited for when the transaction has ended, so that a slow one holds up no other node.
             match attempt.unwrap_or_else(|_| Err(self.late()))? {
+                Attempt::Made(new) => {
+                    self.written(name, new).await;
+                    return Ok(Written::State);
+                }
+                Attempt::There(body) => {
+                    self.known_there(name, &body).await;
+                    return Ok(Written::Nothing);
+                }
                 Attempt::Done(written) => return Ok(written),
                 Attempt::Overtaken => match self.look(client).await? {
                     Look::Believed { .. } | Look::Empty => {}
@@ -216,14 +229,8 @@ impl Keeper {
             Edited::Refused => return Ok(Attempt::Done(Written::Refused)),
             Edited::To(body) if Some(&body) != there.as_ref() => body,
             Edited::To(body) => {
-                // It is there already, which the document does not know yet.
-                let from = provenance(head, Arrival::Own);
-                if let Some(document) = self.document(name)
-                    && let Err(error) = document.adopt(&body, &from).await
-                {
-                    tracing::error!(document = name, %error, "what is shared is not on the disk of this node");
-                }
-                return Ok(Attempt::Done(Written::Nothing));
+                change.rollback().await?;
+                return Ok(Attempt::There(body));
             }
             Edited::Unchanged => return Ok(Attempt::Done(Written::Nothing)),
         };
@@ -237,12 +244,19 @@ impl Keeper {
         let id = put_head(&change, &seals, &next).await?;
         table::tell(&change, seals.fleet).await?;
         self.commit(change).await?;
-        self.written(&seals, name, New { head: next, id, body }).await;
-        Ok(Attempt::Done(Written::State))
+        Ok(Attempt::Made(New { head: next, id, body }))
+    }
+
+    /// Adopts what is there already as what this node has written.
+    async fn known_there(&self, name: &str, body: &[u8]) {
+        let (Some(document), Some((head, _))) = (self.document(name), &self.head) else { return };
+        if let Err(error) = document.adopt(body, &provenance(head, Arrival::Own)).await {
+            tracing::error!(document = name, %error, "what is shared is not on the disk of this node");
+        }
     }
 
     /// Adopts what this node has written.
-    async fn written(&mut self, seals: &Seals, name: &str, new: New) {
+    async fn written(&mut self, name: &str, new: New) {
         let New { head, id, body } = new;
         if let Some(document) = self.document(name) {
             match document.adopt(&body, &provenance(&head, Arrival::Own)).await {
@@ -263,7 +277,7 @@ impl Keeper {
                 self.adopted.insert(name.to_owned(), *listed);
             }
         }
-        self.remember(seals, &head, id).await;
+        self.remember(&head, id).await;
         self.head = Some((head, id));
     }
 
@@ -288,7 +302,7 @@ impl Keeper {
         match within(TRANSACTION, written).await? {
             Some((head, id)) => {
                 tracing::info!("this node begins the shared state of its fleet");
-                self.written_all(&seals, &head, id, bodies).await;
+                self.written_all(&head, id, bodies).await;
             }
             None => {
                 let why = "the first state of the fleet was not written: another node was faster, or the database ignores it";
@@ -327,9 +341,9 @@ impl Keeper {
     }
 
     /// Adopts a whole state that this node has written.
-    async fn written_all(&mut self, seals: &Seals, head: &Head, id: HeadId, bodies: Vec<(String, Vec<u8>)>) {
+    async fn written_all(&mut self, head: &Head, id: HeadId, bodies: Vec<(String, Vec<u8>)>) {
         for (name, body) in bodies {
-            self.written(seals, &name, New { head: head.clone(), id, body }).await;
+            self.written(&name, New { head: head.clone(), id, body }).await;
         }
         self.head = Some((head.clone(), id));
         self.wake();
@@ -416,7 +430,7 @@ impl Keeper {
             state = head.seq,
             "the state of this node was written over what was in the database"
         );
-        self.written_all(&seals, &head, id, bodies).await;
+        self.written_all(&head, id, bodies).await;
         Ok(Written::State)
     }
 }
