@@ -29,10 +29,11 @@ pub(super) fn spawn(process: &Process, serving: &Serving, background: &mut JoinS
     let foundation = process.foundation();
     let roots: Arc<dyn Roots> = Arc::<Ready>::clone(&serving.ready);
     let audit = || process.audit();
-    // The domains first: what is recorded of apps names theirs.
+    // They are adopted in this order. The freezes first, so that they wait for nothing; the domains before what is recorded of apps,
+    // which names theirs. A freeze is recorded with the domain that its app had here before.
     let mut documents: Vec<Arc<dyn Document>> = vec![
-        Arc::new(SharedDomains::new(Arc::clone(&foundation.domains), audit())),
         Arc::new(SharedFreezes::new(Arc::clone(&foundation.freezes), audit())),
+        Arc::new(SharedDomains::new(Arc::clone(&foundation.domains), audit())),
         Arc::new(SharedAppEpochs::new(Arc::clone(&foundation.app_epochs), audit())),
         Arc::new(SharedJoins::new(Arc::clone(&foundation.joins))),
         Arc::new(SharedDrains::new(Arc::clone(&foundation.drain), audit())),

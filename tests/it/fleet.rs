@@ -8,6 +8,7 @@ mod drain;
 mod freezes;
 mod others;
 mod rollout;
+mod unread;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -51,7 +51,7 @@ impl Document for SharedDomains {
         Box::pin(async move {
             let records = state::parse_domains(body).map_err(AdoptError::Unreadable)?;
             let content = records.text().map_err(|error| AdoptError::Unreadable(error.to_string()))?;
-            let map = Map::new(&self.domains.configured, &records).map_err(AdoptError::Unreadable)?;
+            let map = Map::new(&self.domains.configured, &records).map_err(AdoptError::Contradicts)?;
             let file = self.domains.kept.lock().await.file.clone();
             let before = Arc::clone(&self.domains.current.load().records);
             let is_news = *before != records;

@@ -100,6 +100,10 @@ impl Document for SharedDrains {
         self.drain.lock().unshared().next().is_some()
     }
 
+    fn only_stops(&self) -> bool {
+        true
+    }
+
     fn adopt<'a>(&'a self, body: &'a [u8], from: &'a Provenance) -> BoxFuture<'a, Result<(), AdoptError>> {
         Box::pin(async move {
             let there = parse(body).map_err(AdoptError::Unreadable)?;

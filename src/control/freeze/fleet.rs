@@ -91,6 +91,10 @@ impl Document for SharedFreezes {
             .any(|held| held.sharing == Sharing::Unshared && !self.freezes.is_lifting(held.freeze.scope))
     }
 
+    fn only_stops(&self) -> bool {
+        true
+    }
+
     fn adopt<'a>(&'a self, body: &'a [u8], from: &'a Provenance) -> BoxFuture<'a, Result<(), AdoptError>> {
         Box::pin(async move {
             let there = parse(body).map_err(AdoptError::Unreadable)?;

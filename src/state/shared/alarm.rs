@@ -57,6 +57,13 @@ pub enum Alarm {
         /// What is wrong.
         problem: String,
     },
+    /// It is authentic, and contradicts the configuration of this node.
+    Contradicts {
+        /// The name of the document.
+        row: String,
+        /// In what.
+        problem: String,
+    },
     /// It is authenticated under a root epoch that this node does not have, or that is retired here.
     Epoch {
         /// The epoch.
@@ -72,7 +79,7 @@ impl Alarm {
             Self::Forked { .. } | Self::Unproven { .. } | Self::ForkedFrom { .. } => "forked",
             Self::Altered { .. } => "altered",
             Self::Mismatched { .. } => "mismatched",
-            Self::Unreadable { .. } => "unreadable",
+            Self::Unreadable { .. } | Self::Contradicts { .. } => "unreadable",
             Self::Epoch { .. } => "root_epoch",
         }
     }
@@ -91,6 +98,9 @@ impl Alarm {
                 "Find out who wrote to the database, then run kmsctl fleet repair on the node with the right state"
             }
             Self::Unreadable { .. } => "Update this node to the version of the others",
+            Self::Contradicts { .. } => {
+                "Change the configuration file of this node, so that it agrees with what the nodes share, and restart it"
+            }
             Self::Epoch { .. } => "Bring the root epoch to this node, or update its state: kmsctl epoch list",
         }
     }
@@ -131,6 +141,12 @@ impl fmt::Display for Alarm {
             }
             Self::Unreadable { row, problem } => {
                 write!(f, "a row in the database ({row}) cannot be read here: {problem}")
+            }
+            Self::Contradicts { row, problem } => {
+                write!(
+                    f,
+                    "a row in the database ({row}) contradicts the configuration file of this node: {problem}"
+                )
             }
             Self::Epoch { epoch } => {
                 write!(

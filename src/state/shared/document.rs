@@ -24,6 +24,12 @@ pub trait Document: fmt::Debug + Send + Sync {
     /// Whether [`Document::merge`] has something to say over what was adopted last.
     fn has_news(&self) -> bool;
 
+    /// Whether what this node has to say only stops something, such as releases: it is told even while the node cannot read another
+    /// document.
+    fn only_stops(&self) -> bool {
+        false
+    }
+
     /// Puts what is there in force and on the disk.
     ///
     /// # Errors
@@ -66,6 +72,9 @@ pub enum AdoptError {
     /// It cannot be read: nothing was changed.
     #[error("{0}")]
     Unreadable(String),
+    /// It contradicts the configuration of this node: nothing was changed.
+    #[error("{0}")]
+    Contradicts(String),
     /// It is in force, but the disk does not take it.
     #[error("the disk does not take it")]
     NotKept(#[source] io::Error),

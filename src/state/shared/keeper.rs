@@ -142,6 +142,8 @@ enum Over {
 pub(super) enum Look {
     /// What is there is believed, and adopted; whether it also shows that it is new.
     Believed { needs_seals: bool, is_fresh: bool },
+    /// It is believed, but a document cannot be read here, which is an alarm; the others are adopted.
+    Unread,
     /// There is nothing, and nothing was known.
     Empty,
     /// It is not believed, or does not show what this node wrote.
@@ -322,7 +324,7 @@ impl Keeper {
                 if needs_seals {
                     self.renew_seals(client).await?;
                 }
-                let untold = self.tell_news(client).await?;
+                let untold = self.tell_news(client, self.documents.clone()).await?;
                 self.exchange_statuses(client).await?;
                 match untold {
                     Some(why) => self.view.unanswered(why),
@@ -331,6 +333,12 @@ impl Keeper {
                 }
                 self.forget_gone(client).await?;
                 self.exchange_lists(client).await
+            }
+            Look::Unread => {
+                if let Some(why) = self.tell_news(client, self.stopping()).await? {
+                    self.view.unanswered(why);
+                }
+                self.exchange_statuses(client).await
             }
             Look::Doubted => Ok(()),
         }
@@ -357,8 +365,9 @@ impl Keeper {
         }
         let needs_seals = believed.needs_seals;
         let answered = self.note_peers(&believed);
-        if !self.adopt(&seals, believed, bodies).await {
-            return Ok(Look::Doubted);
+        if let Some(unread) = self.adopt(believed, bodies).await {
+            self.raise(unread);
+            return Ok(Look::Unread);
         }
         let as_of = self.as_of(started, &answered);
         match as_of {
@@ -657,15 +666,14 @@ impl Keeper {
         }
     }
 
-    /// Puts what is believed in force. Whether that was possible.
-    async fn adopt(&mut self, seals: &Seals, believed: Believed, bodies: Vec<(String, Vec<u8>)>) -> bool {
+    /// Puts what is believed in force, as far as it can be read here, and gives the first problem: what another document says does not
+    /// keep a freeze from its effect.
+    async fn adopt(&mut self, believed: Believed, bodies: Vec<(String, Vec<u8>)>) -> Option<Alarm> {
         let Believed { head, id, .. } = believed;
-        let before = self.memory.known(seals.fleet).cloned();
+        let before = self.memory.known(self.seals().fleet).cloned();
+        let mut unread = None;
         for (name, body) in bodies {
-            let Some(document) = self.documents.iter().find(|document| document.name() == name).cloned()
-            else {
-                continue;
-            };
+            let Some(document) = self.document(&name) else { continue };
             let arrival = match &before {
                 Some(before) if head.repaired > before.head.seq => Arrival::Repaired,
                 Some(before) if before.documents.contains_key(&name) => Arrival::Other,
@@ -674,8 +682,12 @@ impl Keeper {
             match document.adopt(&body, &provenance(&head, arrival)).await {
                 Ok(()) => {}
                 Err(AdoptError::Unreadable(problem)) => {
-                    self.raise(Alarm::Unreadable { row: name, problem });
-                    return false;
+                    unread.get_or_insert(Alarm::Unreadable { row: name, problem });
+                    continue;
+                }
+                Err(AdoptError::Contradicts(problem)) => {
+                    unread.get_or_insert(Alarm::Contradicts { row: name, problem });
+                    continue;
                 }
                 Err(error @ AdoptError::NotKept(_)) => {
                     tracing::error!(document = name, %error, "what another node changed is in force, but only until this process ends");
@@ -685,16 +697,39 @@ impl Keeper {
                 self.adopted.insert(name, *listed);
             }
         }
-        if before.is_none_or(|before| before.head != id) {
-            self.remember(&head, id).await;
-        }
+        self.remember(&head, id).await;
         self.head = Some((head, id));
-        true
+        unread
+    }
+
+    /// Whether what a head lists of a document of this node is in force here.
+    pub(super) fn has_read(&self, head: &Head, name: &str) -> bool {
+        head.documents.get(name).is_none_or(|listed| self.adopted.get(name) == Some(listed))
     }
 
     /// Remembers a state over restarts. Each start adopts all documents again, so it does not matter which of them are on the disk.
     pub(super) async fn remember(&mut self, head: &Head, id: HeadId) {
-        let known = Known { fleet: self.seals().fleet, head: id, documents: head.documents.clone() };
+        let fleet = self.seals().fleet;
+        let before = self.memory.known(fleet);
+        let unread = |document: &Arc<dyn Document>| {
+            (!self.has_read(head, document.name())).then(|| document.name().to_owned())
+        };
+        let unread: Vec<_> = self.documents.iter().filter_map(unread).collect();
+        // When it is read, it must still be known that it was repaired.
+        if !unread.is_empty() && before.is_some_and(|before| head.repaired > before.head.seq) {
+            return;
+        }
+        let mut documents = head.documents.clone();
+        for name in unread {
+            match before.and_then(|before| before.documents.get(&name)) {
+                Some(listed) => documents.insert(name, *listed),
+                None => documents.remove(&name),
+            };
+        }
+        let known = Known { fleet, head: id, documents };
+        if before == Some(&known) {
+            return;
+        }
         if let Err(error) = self.memory.remember(known).await {
             tracing::error!(%error, "fleet.json of the key directory cannot be written: after a restart this node may not notice that the database went back");
         }

@@ -36,6 +36,21 @@ enum Attempt {
     Unusable(String),
 }
 
+/// What must be in force here before a document is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Everything,
+    /// That document: what stops something does not wait until others can be read. The head must be believed all the same, with what it
+    /// lists of the others, which the next one lists again.
+    Document,
+}
+
+impl Needs {
+    fn of(document: &dyn Document) -> Self {
+        if document.only_stops() { Self::Document } else { Self::Everything }
+    }
+}
+
 /// What is to be written.
 struct New {
     head: Head,
@@ -59,7 +74,7 @@ impl Keeper {
             }
             Wanted::Change { document, operator, mut edit } => {
                 self.asked = Some(asked);
-                self.write(client, document, &operator, &mut *edit).await
+                self.write(client, document, Needs::Everything, &operator, &mut *edit).await
             }
             Wanted::Repair { operator } => {
                 self.asked = Some(asked);
@@ -94,10 +109,14 @@ impl Keeper {
         self.asked.as_ref().map_or(DatabaseError::Slow, |asked| Asked::given_up(&asked.stage))
     }
 
-    /// Writes what each document has to say. Why some of that is not shared.
-    pub(super) async fn tell_news(&mut self, client: &mut Client) -> Result<Option<String>, DatabaseError> {
+    /// Writes what each of these documents has to say. Why some of that is not shared.
+    pub(super) async fn tell_news(
+        &mut self,
+        client: &mut Client,
+        documents: Vec<Arc<dyn Document>>,
+    ) -> Result<Option<String>, DatabaseError> {
         let mut untold = None;
-        for document in self.documents.clone() {
+        for document in documents {
             let is_there =
                 self.head.as_ref().is_some_and(|(head, _)| head.documents.contains_key(document.name()));
             let has_news = match is_there {
@@ -123,11 +142,17 @@ impl Keeper {
         Ok(untold)
     }
 
+    /// The documents that are written even while others cannot be read here.
+    pub(super) fn stopping(&self) -> Vec<Arc<dyn Document>> {
+        let stops = |document: &&Arc<dyn Document>| self.suffices(Needs::of(&***document), document.name());
+        self.documents.iter().filter(stops).cloned().collect()
+    }
+
     async fn push(&mut self, client: &mut Client, name: &str) -> Result<Written, Unshared> {
         let Some(document) = self.document(name) else { return Ok(Written::Nothing) };
         let mut unreadable = None;
         let written = self
-            .write(client, name, "", &mut |there| match document.merge(there) {
+            .write(client, name, Needs::of(&*document), "", &mut |there| match document.merge(there) {
                 Ok(Some(body)) => Edited::To(body),
                 Ok(None) => Edited::Unchanged,
                 Err(problem) => {
@@ -150,7 +175,7 @@ impl Keeper {
         }
     }
 
-    fn document(&self, name: &str) -> Option<Arc<dyn Document>> {
+    pub(super) fn document(&self, name: &str) -> Option<Arc<dyn Document>> {
         self.documents.iter().find(|document| document.name() == name).cloned()
     }
 
@@ -159,6 +184,7 @@ impl Keeper {
         &mut self,
         client: &mut Client,
         name: &str,
+        needs: Needs,
         operator: &str,
         edit: &mut (dyn FnMut(Option<&[u8]>) -> Edited + Send),
     ) -> Result<Written, Unshared> {
@@ -166,8 +192,9 @@ impl Keeper {
             if self.head.is_none() || self.view.alarm().is_some() {
                 match self.look(client).await? {
                     Look::Believed { .. } => {}
+                    Look::Unread if self.suffices(needs, name) => {}
                     Look::Empty => self.begin(client).await?,
-                    Look::Doubted => return Err(self.doubt()),
+                    Look::Unread | Look::Doubted => return Err(self.doubt()),
                 }
             }
             let attempt = timeout(TRANSACTION, self.attempt(client, name, operator, edit)).await;
@@ -184,7 +211,8 @@ impl Keeper {
                 Attempt::Done(written) => return Ok(written),
                 Attempt::Overtaken => match self.look(client).await? {
                     Look::Believed { .. } | Look::Empty => {}
-                    Look::Doubted => return Err(self.doubt()),
+                    Look::Unread if self.suffices(needs, name) => {}
+                    Look::Unread | Look::Doubted => return Err(self.doubt()),
                 },
                 Attempt::Doubted(alarm) => {
                     self.raise(alarm);
@@ -194,6 +222,11 @@ impl Keeper {
             }
         }
         Err(Unshared::Conflict)
+    }
+
+    /// Whether a document may be written although another one cannot be read here.
+    fn suffices(&self, needs: Needs, name: &str) -> bool {
+        needs == Needs::Document && self.head.as_ref().is_some_and(|(head, _)| self.has_read(head, name))
     }
 
     fn doubt(&self) -> Unshared {
@@ -260,25 +293,25 @@ impl Keeper {
         let New { head, id, body } = new;
         if let Some(document) = self.document(name) {
             match document.adopt(&body, &provenance(&head, Arrival::Own)).await {
-                Ok(()) => {}
-                Err(AdoptError::Unreadable(problem)) => {
-                    // The next look raises it.
-                    tracing::error!(
-                        document = name,
-                        problem,
-                        "what this node has written cannot be read here"
-                    );
+                Ok(()) => self.adopted_as(name, &head),
+                // The next look reads it again, and raises it.
+                Err(error @ (AdoptError::Unreadable(_) | AdoptError::Contradicts(_))) => {
+                    tracing::error!(document = name, %error, "what this node has written cannot be read here");
                 }
                 Err(error @ AdoptError::NotKept(_)) => {
                     tracing::error!(document = name, %error, "a change is shared and in force, but not on the disk of this node");
+                    self.adopted_as(name, &head);
                 }
-            }
-            if let Some(listed) = head.documents.get(name) {
-                self.adopted.insert(name.to_owned(), *listed);
             }
         }
         self.remember(&head, id).await;
         self.head = Some((head, id));
+    }
+
+    fn adopted_as(&mut self, name: &str, head: &Head) {
+        if let Some(listed) = head.documents.get(name) {
+            self.adopted.insert(name.to_owned(), *listed);
+        }
     }
 
     /// Writes the first state: the documents of this node. Another node may be faster.
@@ -399,7 +432,8 @@ impl Keeper {
             let change = client.transaction().await?;
             let (seen, judged) = self.judged(&change, &seals, Hold::Head).await?;
             // What this version cannot read, it cannot take over either.
-            let is_readable = !matches!(self.view.alarm(), Some(Alarm::Unreadable { .. }));
+            let is_readable =
+                !matches!(self.view.alarm(), Some(Alarm::Unreadable { .. } | Alarm::Contradicts { .. }));
             if let Ok(Some(believed)) = judged
                 && known.as_ref().is_none_or(|known| known.head != believed.id)
                 && is_readable
@@ -422,7 +456,7 @@ impl Keeper {
             // Another node has written since this one looked.
             return Err(match self.look(client).await? {
                 Look::Believed { .. } => Unshared::Behind,
-                Look::Empty | Look::Doubted => Unshared::Conflict,
+                Look::Empty | Look::Unread | Look::Doubted => Unshared::Conflict,
             });
         };
         tracing::warn!(

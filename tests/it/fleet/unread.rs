@@ -1,0 +1,66 @@
+//! A node that cannot read one of the documents that the nodes share: the others are in force there all the same.
+
+use serde_json::{Value, json};
+
+use super::Fleet;
+use crate::support::{ADMIN_TOKEN, eventually};
+
+impl Fleet {
+    /// What a node says of the shared state that it does not believe.
+    async fn alarm(&self, node: usize) -> Value {
+        self.done(node, "GET", "/api/v1/fleet", Value::Null).await["alarm"].clone()
+    }
+
+    /// Waits until it believes it and knows of all changes.
+    async fn is_fresh(&self, node: usize) {
+        eventually("a view that counts", async || {
+            let view = self.done(node, "GET", "/api/v1/fleet", Value::Null).await;
+            (view["stale"].is_null() && view["alarm"].is_null()).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn freezes_reach_and_leave_a_node_whose_configuration_contradicts_a_domain() {
+    for when_stale in ["warn", "refuse"] {
+        println!("{when_stale}");
+        let mut fleet = Fleet::with(2, &format!("core.postgres.when_stale = \"{when_stale}\"")).await;
+        fleet.nodes[1].configure("[domains.team]\ninstance_scoped = true");
+        fleet.nodes[1].start().await.expect("it starts");
+        fleet.is_fresh(1).await;
+        fleet.done(0, "POST", "/api/v1/domains", json!({ "name": "team" })).await;
+        fleet.alarmed(1, "unreadable").await;
+        let alarm = fleet.alarm(1).await;
+        let text = alarm["text"].as_str().expect("a text");
+        assert!(text.contains("(domains) contradicts the configuration file of this node"), "{alarm}");
+        assert!(alarm["remedy"].as_str().expect("a text").starts_with("Change the configuration"), "{alarm}");
+        // What another node froze, and then ended.
+        fleet.freeze_all(0).await;
+        fleet.is_frozen(1).await;
+        fleet.unfreeze(0).await;
+        match when_stale {
+            "warn" => fleet.releases(1).await,
+            _ => fleet.is_stale(1).await,
+        }
+        // What it froze itself; but it ends nothing.
+        fleet.freeze_all(1).await;
+        fleet.is_frozen(0).await;
+        let scope = json!({ "scope": "app", "value": hex::encode(fleet.app.app_id()) });
+        let refused = fleet.send(1, "POST", "/prpc/Unfreeze?json", scope, ADMIN_TOKEN).await;
+        assert!(refused.status != 200, "{}", refused.text());
+        // Over a restart too.
+        fleet.nodes[1].start().await.expect("it starts");
+        fleet.is_frozen(1).await;
+        fleet.is_frozen(0).await;
+        eventually("the alarm", async || (!fleet.alarm(1).await.is_null()).then_some(())).await;
+        // The configuration agrees.
+        fleet.nodes[1].configure("[domains.team]\ninstance_scoped = false");
+        fleet.nodes[1].start().await.expect("it starts");
+        fleet.is_fresh(1).await;
+        fleet.unfreeze(1).await;
+        fleet.releases(0).await;
+        fleet.releases(1).await;
+        assert!(fleet.alarms(0).is_empty(), "{:?}", fleet.alarms(0));
+    }
+}
