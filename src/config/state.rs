@@ -141,6 +141,72 @@ impl Postgres {
     }
 }
 
+impl Database {
+    /// How each of the hosts is reached, in their order, with everything else as it is for all.
+    pub fn hosts(&self) -> Vec<tokio_postgres::Config> {
+        let all = &self.config;
+        let hosts = all.get_hosts();
+        let is_of_each = |count: usize| count == 0 || count == hosts.len();
+        if !is_of_each(all.get_hostaddrs().len())
+            || all.get_ports().len() > 1 && !is_of_each(all.get_ports().len())
+        {
+            // The library says what is wrong.
+            return vec![all.clone()];
+        }
+        (0..hosts.len()).map(|index| of_host(all, index)).collect()
+    }
+}
+
+fn of_host(all: &tokio_postgres::Config, index: usize) -> tokio_postgres::Config {
+    let mut one = tokio_postgres::Config::new();
+    match &all.get_hosts()[index] {
+        Host::Tcp(name) => one.host(name),
+        Host::Unix(path) => one.host_path(path),
+    };
+    let ports = all.get_ports();
+    if let Some(address) = all.get_hostaddrs().get(index) {
+        one.hostaddr(*address);
+    }
+    if let Some(port) = ports.get(index).or(ports.first()) {
+        one.port(*port);
+    }
+    if let Some(user) = all.get_user() {
+        one.user(user);
+    }
+    if let Some(password) = all.get_password() {
+        one.password(password);
+    }
+    if let Some(name) = all.get_dbname() {
+        one.dbname(name);
+    }
+    if let Some(options) = all.get_options() {
+        one.options(options);
+    }
+    if let Some(name) = all.get_application_name() {
+        one.application_name(name);
+    }
+    if let Some(time) = all.get_connect_timeout() {
+        one.connect_timeout(*time);
+    }
+    if let Some(time) = all.get_tcp_user_timeout() {
+        one.tcp_user_timeout(*time);
+    }
+    if let Some(time) = all.get_keepalives_interval() {
+        one.keepalives_interval(time);
+    }
+    if let Some(count) = all.get_keepalives_retries() {
+        one.keepalives_retries(count);
+    }
+    one.ssl_mode(all.get_ssl_mode())
+        .ssl_negotiation(all.get_ssl_negotiation())
+        .keepalives(all.get_keepalives())
+        .keepalives_idle(all.get_keepalives_idle())
+        .target_session_attrs(all.get_target_session_attrs())
+        .channel_binding(all.get_channel_binding())
+        .load_balance_hosts(all.get_load_balance_hosts());
+    one
+}
+
 /// Parses a URL, and decides whether TLS is used: always, except on this machine, or where the configuration gives it up.
 fn parse(url: &str, insecure_plaintext: bool) -> Result<tokio_postgres::Config, &'static str> {
     const FORM: &str = "must be a URL such as postgres://kms@db.example/kms";
@@ -272,6 +338,23 @@ mod tests {
         ] {
             assert_eq!(database(keys).unwrap().tls.is_some(), has_tls, "{keys}");
         }
+    }
+
+    #[test]
+    fn each_host_is_reached_as_the_url_says_of_all() {
+        let more = "application_name=x&sslnegotiation=direct&connect_timeout=7&tcp_user_timeout=8&keepalives=0&keepalives_idle=9\
+                    &keepalives_interval=10&keepalives_retries=11&target_session_attrs=read-only&channel_binding=require\
+                    &load_balance_hosts=random&options=-c%20a%3Db&sslmode=require&hostaddr=";
+        let config = |hosts: &str, addresses: &str| -> tokio_postgres::Config {
+            format!("postgres://kms:pw@{hosts}/fleet?{more}{addresses}").parse().unwrap()
+        };
+        let hosts = |config: &tokio_postgres::Config| Database { config: config.clone(), tls: None }.hosts();
+        let one = config("db.example:5433", "10.0.0.1");
+        assert_eq!(hosts(&one), std::slice::from_ref(&one));
+        let two = [one, config("%2Frun:5434", "10.0.0.2")];
+        assert_eq!(hosts(&config("db.example:5433,%2Frun:5434", "10.0.0.1,10.0.0.2")), two);
+        let wrong = config("a,b,c", "10.0.0.1,10.0.0.2");
+        assert_eq!(hosts(&wrong), std::slice::from_ref(&wrong));
     }
 
     #[test]

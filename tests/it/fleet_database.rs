@@ -6,6 +6,7 @@ use crate::fleet::Fleet;
 use crate::support::http::request;
 use crate::support::operator::Operator;
 use crate::support::postgres::{PASSWORD, Postgres};
+use crate::support::proxy::{Network, Proxy};
 use crate::support::{Answer, World, eventually};
 
 /// Whether a KMS with this configuration can use its database, and what it says.
@@ -97,6 +98,34 @@ async fn a_connection_that_has_read_much_is_replaced_and_nothing_stops() {
     let view = crate::support::http::with(view, "x-admin-token", crate::support::ADMIN_TOKEN);
     let caller = crate::support::Caller::new(node.admin_address().await).plain();
     assert_eq!(caller.send(view).await.value()["warnings"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_host_that_accepts_connections_and_never_answers_is_passed_over() {
+    let postgres = Postgres::start().await;
+    let hosts = [Proxy::start(&postgres.socket()).await, Proxy::start(&postgres.socket()).await];
+    let url = postgres.url_through(&[hosts[0].address(), hosts[1].address()]);
+    let toml = format!("core.postgres.url = \"{url}\"");
+    let fleet = Fleet::at(postgres, hosts.into(), vec![url.clone(), url], "").await;
+    fleet.networks[0].set(Network::BlackHole);
+    fleet.freeze(0).await;
+    fleet.is_frozen(1).await;
+    eventually("a view that counts", async || {
+        let view = fleet.done(0, "GET", "/api/v1/fleet", Value::Null).await;
+        (view["stale"].is_null() && view["warnings"] == json!([])).then_some(())
+    })
+    .await;
+    fleet.unfreeze(1).await;
+    for node in 0..2 {
+        fleet.releases(node).await;
+        assert!(fleet.alarms(node).is_empty(), "{:?}", fleet.alarms(node));
+    }
+    let (ok, detail) = check(&toml).await;
+    assert!(ok, "{detail}");
+    // Where none answers, that is told.
+    fleet.networks[1].set(Network::Reset);
+    let (ok, detail) = check(&toml).await;
+    assert!(!ok && detail.contains("does not answer in time"), "{detail}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

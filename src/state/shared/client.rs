@@ -1,14 +1,17 @@
 //! The connection to the database.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
+use tokio::net::lookup_host;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_postgres::config::{Host, LoadBalanceHosts};
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::DatabaseError;
@@ -23,6 +26,14 @@ pub(super) const CHANNEL: &str = "cvm_kms_state";
 const STATEMENT: &str = "SET statement_timeout = '8s'; SET idle_in_transaction_session_timeout = '1500ms'; SET lock_timeout = '3s'";
 /// The end of one exchange with the database.
 pub(super) const EXCHANGE: Duration = Duration::from_secs(5);
+/// The time for a connection to one address to be there, with TLS and the password.
+const OPEN: Duration = Duration::from_secs(5);
+/// The time for all migrations on it.
+const PREPARE: Duration = Duration::from_secs(15);
+/// The most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+/// The port of a URL that names none.
+const DEFAULT_PORT: u16 = 5432;
 /// How long a check may take.
 const CHECK: Duration = Duration::from_secs(8);
 
@@ -54,28 +65,91 @@ impl Drop for Session {
 }
 
 /// Connects, brings the tables up to date, and listens to what other nodes say: `woken` is notified then, and when the
-/// connection ends.
+/// connection ends. The hosts are tried in turn, each for a time of its own, so that one that accepts connections and never answers
+/// is passed over.
 pub(super) async fn connect(
     database: &Database,
     fate: Fate,
     woken: &Arc<Notify>,
 ) -> Result<Session, DatabaseError> {
-    let received = Received::default();
-    let mut session = match &database.tls {
-        Some(tls) => {
-            let tls = LimitedTls(MakeRustlsConnect::new(tls.clone()), received.clone());
-            open(database, tls, received, woken).await?
+    let mut failed = Vec::new();
+    let mut hosts = database.hosts();
+    if database.config.get_load_balance_hosts() == LoadBalanceHosts::Random {
+        let mut random = [0];
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        let first = usize::from(random[0]) % hosts.len().max(1);
+        hosts.rotate_left(first);
+    }
+    for host in hosts {
+        let addresses = match within(OPEN, addresses(host)).await {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                failed.push(error);
+                continue;
+            }
+        };
+        for address in addresses {
+            let mut session = match within(OPEN, open(&address, database.tls.as_ref(), woken)).await {
+                Ok(session) => session,
+                Err(error) => {
+                    failed.push(error);
+                    continue;
+                }
+            };
+            match within(PREPARE, prepare(&mut session, fate)).await {
+                Ok(()) => return Ok(session),
+                Err(error @ (DatabaseError::Slow | DatabaseError::Unreachable(_))) => failed.push(error),
+                Err(error) => return Err(error),
+            }
         }
-        None => open(database, NoTls, received, woken).await?,
-    };
+    }
+    let none = || DatabaseError::Unreachable("its host has no address".to_owned());
+    // The first of the most telling ones.
+    Err(failed.into_iter().min_by_key(tells_little).unwrap_or_else(none))
+}
+
+/// How little the error of one host says of several: others are there for one that is away, or that is a standby.
+fn tells_little(error: &DatabaseError) -> u8 {
+    match error {
+        DatabaseError::ReadOnly => 2,
+        DatabaseError::Slow | DatabaseError::Unreachable(_) => 1,
+        _ => 0,
+    }
+}
+
+/// A host at each of its addresses.
+async fn addresses(host: Config) -> Result<Vec<Config>, DatabaseError> {
+    let ([Host::Tcp(name)], []) = (host.get_hosts(), host.get_hostaddrs()) else { return Ok(vec![host]) };
+    let port = host.get_ports().first().copied().unwrap_or(DEFAULT_PORT);
+    let found = lookup_host((&**name, port)).await.map_err(|error| DatabaseError::from(&error))?;
+    let at = |address: SocketAddr| host.clone().hostaddr(address.ip()).clone();
+    Ok(found.take(MAX_ADDRESSES).map(at).collect())
+}
+
+async fn prepare(session: &mut Session, fate: Fate) -> Result<(), DatabaseError> {
     session.client.batch_execute(STATEMENT).await?;
     session.past = schema::migrate(&mut session.client, fate).await?;
     session.client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
-    Ok(session)
+    Ok(())
 }
 
-async fn open<T>(
-    database: &Database,
+async fn open(
+    address: &Config,
+    tls: Option<&rustls::ClientConfig>,
+    woken: &Arc<Notify>,
+) -> Result<Session, DatabaseError> {
+    let received = Received::default();
+    match tls {
+        Some(tls) => {
+            let tls = LimitedTls(MakeRustlsConnect::new(tls.clone()), received.clone());
+            open_with(address, tls, received, woken).await
+        }
+        None => open_with(address, NoTls, received, woken).await,
+    }
+}
+
+async fn open_with<T>(
+    address: &Config,
     tls: T,
     received: Received,
     woken: &Arc<Notify>,
@@ -84,7 +158,7 @@ where
     T: MakeTlsConnect<Socket> + Send,
     T::Stream: Send + 'static,
 {
-    let (client, connection) = database.config.connect(tls).await?;
+    let (client, connection) = address.connect(tls).await?;
     let end = Arc::default();
     let task = tokio::spawn(attend(connection, Arc::clone(woken), Arc::clone(&end)));
     Ok(Session { client, past: Past::Unkept, task, end, received })

@@ -46,8 +46,6 @@ const GATHER: (Duration, Duration) = (Duration::from_millis(15), Duration::from_
 /// For how long a database to which this node has just connected shows nothing new, unless another node answers there. A node that knows
 /// more needs a pause between two connections and a look, before it can say that the database went back.
 const STRANGE: Duration = Duration::from_secs(4);
-/// The time for a connection with all its migrations.
-const CONNECT: Duration = Duration::from_secs(15);
 /// The first and the longest pause before it connects again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -237,8 +235,7 @@ impl Keeper {
         let database = tokio::task::spawn_blocking(move || settings.database()).await;
         let database =
             database.map_err(|_| DatabaseError::Settings("the URL cannot be read".to_owned()))??;
-        let connected = client::connect(&database, Fate::Committed, &self.woken);
-        within(CONNECT, connected).await
+        client::connect(&database, Fate::Committed, &self.woken).await
     }
 
     /// Works with one connection until it fails or is over.
