@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -31,10 +31,7 @@ pub struct View {
     base: Instant,
     /// Milliseconds from `base`, plus one.
     as_of: AtomicU64,
-    /// Since when looks that were believed have followed each other without a gap.
-    watches_since: Mutex<Option<Instant>>,
-    /// When the last of them began.
-    looked: Mutex<Option<Instant>>,
+    watching: Mutex<Watching>,
     /// Whether heads are not kept for nodes that were away, for lack of rights.
     keeps_none: AtomicBool,
     alarm: watch::Sender<Option<Alarm>>,
@@ -45,6 +42,15 @@ pub struct View {
     known: AtomicU64,
     splits: watch::Sender<Vec<Split>>,
     lists: Lists,
+}
+
+/// The looks that were believed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Watching {
+    /// Since when they have followed each other without a gap.
+    since: Option<Instant>,
+    /// When the last of them began.
+    looked: Option<Instant>,
 }
 
 /// A node of the fleet, as the database showed it last.
@@ -120,8 +126,7 @@ impl View {
             settings,
             base: Instant::now(),
             as_of: AtomicU64::new(NEVER),
-            watches_since: Mutex::default(),
-            looked: Mutex::default(),
+            watching: Mutex::default(),
             keeps_none: AtomicBool::new(false),
             alarm: watch::Sender::new(None),
             trouble: watch::Sender::new(None),
@@ -145,16 +150,19 @@ impl View {
 
     /// Whether a node is known not to answer: this node has watched for long enough, or has heard it before.
     pub fn is_silent(&self, node: &NodeSeen) -> bool {
-        let since = *self.watches_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(since) = since.filter(|_| self.looks_now()) else { return false };
+        let watching = *self.watching();
+        let Some(since) = watching.since.filter(|_| self.looks_now(watching)) else { return false };
         let was_heard = node.answered.is_some_and(|at| at >= since);
         !self.answers(node) && (was_heard || since.elapsed() >= self.settles_after())
     }
 
     /// Whether the last look that was believed is recent: the view need not count, because too few nodes answer.
-    fn looks_now(&self) -> bool {
-        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        looked.is_some_and(|at| at.elapsed() <= self.settings.max_view_age)
+    fn looks_now(&self, watching: Watching) -> bool {
+        watching.looked.is_some_and(|at| at.elapsed() <= self.settings.max_view_age)
+    }
+
+    fn watching(&self) -> MutexGuard<'_, Watching> {
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long this node watches until it knows who is silent.
@@ -271,14 +279,12 @@ impl View {
 
     /// Notes a look that began at `at` and was believed.
     pub(super) fn looked(&self, at: Instant) {
+        let mut watching = self.watching();
         // The one before counted until this one came.
-        let is_gap = !self.looks_now();
-        let mut since = self.watches_since.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_gap || since.is_none() {
-            *since = Some(Instant::now());
+        if !self.looks_now(*watching) || watching.since.is_none() {
+            watching.since = Some(Instant::now());
         }
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        *looked = (*looked).max(Some(at));
+        watching.looked = watching.looked.max(Some(at));
     }
 
     /// Whether heads are kept on this connection.
@@ -307,7 +313,7 @@ impl View {
     /// Notes that what the database shows is not believed: nothing counts until it is again.
     pub(super) fn raise(&self, alarm: Alarm) {
         self.as_of.store(NEVER, Ordering::Release);
-        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.watching().looked = None;
         self.alarm.send_if_modified(|known| {
             let is_news = known.as_ref() != Some(&alarm);
             *known = Some(alarm);
@@ -345,7 +351,7 @@ mod tests {
         assert_eq!(view.settles_after(), 30 * second);
         let (now, node) = (Instant::now(), NodeSeen::numbered(1));
         let heard = |ago: u32| NodeSeen { answered: now.checked_sub(ago * second), ..node.clone() };
-        let watches = |ago: u32| *view.watches_since.lock().unwrap() = now.checked_sub(ago * second);
+        let watches = |ago: u32| view.watching().since = now.checked_sub(ago * second);
         let seen = |at: Instant| {
             view.looked(at);
             view.seen(at);
@@ -374,7 +380,7 @@ mod tests {
                 && view.is_silent(&node)
                 && !view.is_silent(&heard(1))
         );
-        *view.looked.lock().unwrap() = now.checked_sub(31 * second);
+        view.watching().looked = now.checked_sub(31 * second);
         assert!(!view.is_silent(&node), "the database has not answered for long");
         view.looked(now);
         assert!(!view.is_silent(&node), "after that");
