@@ -1,6 +1,8 @@
 //! How a node that was away for long sees that the state in the database follows the one that it knows: by heads between the two, of
 //! which the database keeps each 32nd. Each is named by a later one, so they need no seal of their own.
 
+use std::time::{Duration, Instant};
+
 use tokio_postgres::GenericClient;
 
 use super::error::DatabaseError;
@@ -12,6 +14,9 @@ use super::table::{self, HeadRow};
 pub(super) const PAGE: usize = 64;
 /// The most numbers back to which heads are kept: some months of many changes, in 16 MB.
 pub(super) const REACH: u64 = 1 << 17;
+
+/// When a way that was not there is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What operators are told where nothing can be kept.
 pub(super) const LACKS: &str = "the database user may neither create nor use the table kms_history, so nodes that were away for \
@@ -51,6 +56,27 @@ impl Trail {
     pub(super) fn end(&self) -> Option<Followed> {
         let known = self.shows.known;
         (self.at.named(known.seq) == Some(known.digest)).then_some(self.shows)
+    }
+}
+
+/// A head in the database from which no way leads back to the one that is known. It is not looked for again at each look, which would
+/// read all heads in between.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DeadEnd {
+    way: Followed,
+    since: Instant,
+}
+
+impl DeadEnd {
+    /// The way from this head to a known one.
+    pub(super) fn of(seals: &Seals, row: &HeadRow, known: HeadId) -> Self {
+        let head = Sha256Digest(seals.head_digest(&row.body));
+        Self { way: Followed { head, known }, since: Instant::now() }
+    }
+
+    /// Whether it is the same way, and not time to look again: rows that were lost may be back.
+    pub(super) fn is_still(&self, now: Self) -> bool {
+        self.way == now.way && now.since.saturating_duration_since(self.since) < LOOK_AGAIN
     }
 }
 

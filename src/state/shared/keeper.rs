@@ -16,7 +16,7 @@ use super::client::{self, EXCHANGE, Session, within};
 use super::document::{AdoptError, Arrival, Document, Provenance};
 use super::error::DatabaseError;
 use super::head::{Head, HeadId, Listed, Writer};
-use super::history;
+use super::history::{self, DeadEnd};
 use super::judge::{Before, Believed, Seen, authentic, judge};
 use super::limited::Received;
 use super::lists::Exchanged;
@@ -124,6 +124,8 @@ pub(super) struct Keeper {
     has_written: bool,
     /// Of this connection.
     pub(super) past: Past,
+    /// The last way back to the known head that was not there.
+    dead_end: Option<DeadEnd>,
 }
 
 /// Why a connection is over that has not failed.
@@ -174,6 +176,7 @@ impl Keeping {
             looked_for_gone: None,
             has_written: false,
             past: Past::Unkept,
+            dead_end: None,
             settings,
             view,
             memory,
@@ -536,8 +539,10 @@ impl Keeper {
                 self.view.show_past(self.past);
             }
             // The database itself says what this node may not read, so that lets it believe nothing.
-            if self.past == Past::Kept {
+            let way = DeadEnd::of(seals, row, before.head);
+            if self.past == Past::Kept && self.dead_end.is_none_or(|known| !known.is_still(way)) {
                 seen.followed = history::follow(snapshot, seals, row, before.head).await?;
+                self.dead_end = seen.followed.is_none().then_some(way);
                 judged = judge(seals, Some(before), &seen);
             }
         }
