@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::head::{HeadId, Listed};
 use super::seal::{FleetId, NodeId};
+use crate::state;
 
 /// The largest file.
 const MAX_FILE: u64 = 1 << 20;
@@ -25,7 +26,8 @@ pub enum MemoryError {
     /// The content is invalid.
     #[error(
         "fleet.json of the key directory is damaged ({0}); restore it, or remove it: this node then has another id, and takes over what the \
-         database shows, as one that is new: if it was drained, drain it again"
+         database shows, as one that is new. If it was drained, drain it again; what it has of freezes and drains that were ended on other \
+         nodes meanwhile is in force again on all nodes, and must be ended again"
     )]
     Damaged(String),
 }
@@ -110,8 +112,7 @@ impl Memory {
 
     async fn save(&self) -> io::Result<()> {
         let (path, text) = (self.path.clone(), self.text()?);
-        let written = tokio::task::spawn_blocking(move || state_file::replace(&path, &text)).await;
-        written.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")))
+        state::written(move || state_file::replace(&path, &text)).await
     }
 
     fn text(&self) -> io::Result<Vec<u8>> {

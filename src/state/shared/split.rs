@@ -78,7 +78,8 @@ impl SplitKind {
                 "Stop the node, and compare its log with a copy or a witness: its disk was restored or its log was changed"
             }
             Self::Cloned => {
-                "Stop one of the two: its disk is a copy of the other's. Remove fleet.json from its key directory before it starts"
+                "Stop one of the two: its disk is a copy of the other's. Remove fleet.json from its key directory before it starts, and \
+                 then end again what it brings back: freezes and drains that were ended since the copy was made"
             }
             Self::Clock => "Set the clock that is wrong",
         }

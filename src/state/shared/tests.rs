@@ -459,9 +459,9 @@ fn a_node_remembers_who_it_is() {
     assert_eq!(first.node(), again.node());
     assert!(again.first_counter() > first.first_counter(), "numbers of reports only grow");
     std::fs::write(&path, "{\"version\":2}").unwrap();
-    assert!(
-        Memory::open(path).unwrap_err().to_string().contains("fleet.json of the key directory is damaged")
-    );
+    let told = Memory::open(path).unwrap_err().to_string();
+    assert!(told.contains("fleet.json of the key directory is damaged"), "{told}");
+    assert!(told.contains("in force again on all nodes, and must be ended again"), "{told}");
 }
 
 #[test]
