@@ -53,8 +53,8 @@ pub struct Preflight {
     pub makes_owner: bool,
     /// What is kept of collateral; `None` if evidence cannot be verified at all.
     pub collateral: Option<CacheStats>,
-    /// Why the database of the shared state cannot be used.
-    pub no_state: Option<DatabaseError>,
+    /// Why the database of the shared state cannot be used, or what a node would go on without; `None` if it was not asked.
+    pub state: Option<Result<Option<&'static str>, DatabaseError>>,
     /// What `profile = "production"` refuses, whatever the profile is.
     pub unsafe_settings: Vec<UnsafeSetting>,
 }
@@ -126,9 +126,9 @@ impl Preflight {
         {
             no_issuer = wait_for(async { issuer.check().await.err() }).flatten();
         }
-        let no_state = match &core.state {
+        let state = match &core.state {
             State::Files => None,
-            State::Postgres(settings) => wait_for(async { shared::examine(settings).await.err() }).flatten(),
+            State::Postgres(settings) => wait_for(shared::examine(settings)),
         };
         let unattested = attester.and_then(|attester| unattested(&attester));
         Self {
@@ -139,7 +139,7 @@ impl Preflight {
             is_running,
             unattested,
             no_issuer,
-            no_state,
+            state,
             clock_behind,
             damaged_log,
             makes_owner,

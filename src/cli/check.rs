@@ -64,7 +64,7 @@ pub(super) fn walk(explicit: Option<&Path>, config: &Config, notices: &[Notice])
         is_running,
         unattested,
         no_issuer,
-        no_state,
+        state: shared,
         clock_behind,
         damaged_log,
         makes_owner,
@@ -87,7 +87,7 @@ pub(super) fn walk(explicit: Option<&Path>, config: &Config, notices: &[Notice])
         ));
     }
     if let State::Postgres(settings) = &core.state {
-        state(settings, no_state, &mut found);
+        state(settings, shared, &mut found);
     }
     if let Some(behind) = clock_behind {
         found.useless(format!("{behind}: its last audit record is newer. {CLOCK_REMEDY}"));
@@ -169,11 +169,12 @@ fn verdict(found: &Findings) -> ExitCode {
 }
 
 /// Whether the state of the fleet can be shared.
-fn state(settings: &Postgres, trouble: Option<DatabaseError>, found: &mut Findings) {
-    match (trouble, settings.when_stale) {
-        (None, _) => found.fact("state", "the database of the shared state can be used"),
-        (Some(error), WhenStale::Refuse) => found.useless(format!("core.state: {}", error.detailed())),
-        (Some(error), WhenStale::Warn) => found.warn(format!("core.state: {}", error.detailed())),
+fn state(settings: &Postgres, examined: Option<Result<Option<&str>, DatabaseError>>, found: &mut Findings) {
+    match (examined, settings.when_stale) {
+        (None | Some(Ok(None)), _) => found.fact("state", "the database of the shared state can be used"),
+        (Some(Ok(Some(lacks))), _) => found.warn(format!("core.state: {lacks}")),
+        (Some(Err(error)), WhenStale::Refuse) => found.useless(format!("core.state: {}", error.detailed())),
+        (Some(Err(error)), WhenStale::Warn) => found.warn(format!("core.state: {}", error.detailed())),
     }
 }
 

@@ -209,7 +209,7 @@ async fn a_node_whose_user_may_not_have_the_newest_table_goes_on_without_it() {
         )
         .await;
     let (ok, detail) = check(&guest).await;
-    assert!(ok, "{detail}");
+    assert!(ok && detail.contains("may neither create nor use the table kms_history"), "{detail}");
     fleet.nodes[1].start().await.expect("it starts");
     fleet.releases(1).await;
     assert!(lacks(&fleet, 1).await);
@@ -224,7 +224,7 @@ async fn a_node_whose_user_may_not_have_the_newest_table_goes_on_without_it() {
     let kept = fleet.postgres.client().await.query("SELECT seq FROM kms_history", &[]).await.expect("rows");
     assert!(kept.len() >= 2, "{}", kept.len());
     let (ok, detail) = check(&guest).await;
-    assert!(ok, "{detail}");
+    assert!(ok && detail.contains("may neither create nor use the table kms_history"), "{detail}");
     // Whether this follows what the node knew, the database does not let it see.
     fleet.nodes[1].start().await.expect("it starts");
     eventually("an alarm", async || (fleet.alarms(1) == ["forked"]).then_some(())).await;
@@ -234,6 +234,8 @@ async fn a_node_whose_user_may_not_have_the_newest_table_goes_on_without_it() {
     fleet.postgres.run("GRANT SELECT, INSERT, UPDATE, DELETE ON kms_history TO guest").await;
     fleet.releases(1).await;
     assert!(!lacks(&fleet, 1).await && fleet.alarms(0).is_empty());
+    let (ok, detail) = check(&guest).await;
+    assert!(ok && !detail.contains("kms_history"), "{detail}");
     fleet.freeze_all(0).await;
     fleet.is_frozen(1).await;
 }

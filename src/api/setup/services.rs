@@ -188,7 +188,8 @@ impl Services {
         };
         let advice = "Correct core.postgres, or the database: without it this node does not know what is frozen on others.";
         match shared::examine(settings).await {
-            Ok(()) => Ok("The database of the shared state can be used.".to_owned()),
+            Ok(None) => Ok("The database of the shared state can be used.".to_owned()),
+            Ok(Some(lacks)) => Ok(format!("The database of the shared state can be used, but {lacks}.")),
             Err(error) => Err(Failure::new(format!("{error}."), advice)),
         }
     }

@@ -15,6 +15,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::DatabaseError;
+use super::history;
 use super::limited::{LimitedTls, Received};
 use super::schema::{self, Fate, Past};
 use crate::config::{Database, Postgres};
@@ -185,14 +186,15 @@ async fn attend<S>(
     woken.notify_one();
 }
 
-/// Whether the database can be used, for a check: nothing is changed.
+/// Whether the database can be used, for a check, and what a node would go on without, for operators: nothing is changed.
 ///
 /// # Errors
 /// [`DatabaseError`].
-pub async fn examine(settings: &Postgres) -> Result<(), DatabaseError> {
+pub async fn examine(settings: &Postgres) -> Result<Option<&'static str>, DatabaseError> {
     let (database, woken) = (settings.database()?, Arc::default());
     let connected = connect(&database, Fate::TakenBack, &woken);
-    within(CHECK, connected).await.map(drop)
+    let session = within(CHECK, connected).await?;
+    Ok((session.past == Past::Unkept).then_some(history::LACKS))
 }
 
 /// Ends what the database does not do in time.
