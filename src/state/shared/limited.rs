@@ -1,6 +1,9 @@
 //! A TLS connection to the database that reads so many bytes of an answer and no more: the library keeps whole messages in memory,
 //! and the database says how long they are. It also keeps parameters that the database sets, as many as it likes, until the
 //! connection ends; so one that has read much is replaced.
+//!
+//! Without TLS, which is used on this machine only unless the configuration gives it up, the library reads the socket itself, so nothing is
+//! limited there.
 
 use std::future::Future;
 use std::io;
