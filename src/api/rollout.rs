@@ -348,23 +348,24 @@ impl RolloutService {
     /// Records the steps that were taken.
     fn note(&self, rollout: &Rollout, moved: &[Moved]) {
         let (audit, id) = (&self.foundation.audit, || rollout.id.clone());
-        for Moved { node, from, to, reason } in moved.iter().filter(|moved| !moved.node.is_empty()) {
+        for Moved { node, from, to, reason } in moved {
+            if node.is_empty() {
+                let steps: Vec<_> = rollout.nodes.iter().map(|node| rollout.step_now(node).name()).collect();
+                let count = |name: &str| steps.iter().filter(|step| **step == name).count();
+                audit.note(Event::RolloutEnded {
+                    rollout: id(),
+                    state: to,
+                    done: count("done"),
+                    failed: count("failed"),
+                    skipped: count("skipped"),
+                });
+                continue;
+            }
             let (node, reason) = (|| node.clone(), || reason.clone());
             audit.note(Event::RolloutNode { rollout: id(), node: node(), from, to, reason: reason() });
             if *to == "failed" {
                 audit.note(Event::RolloutFailed { rollout: id(), node: node(), reason: reason() });
             }
-        }
-        let ends = moved.iter().any(|moved| moved.node.is_empty());
-        if ends || matches!(rollout.state, RolloutState::Cancelled { .. }) {
-            let count = |name: &str| rollout.nodes.iter().filter(|node| node.step.name() == name).count();
-            audit.note(Event::RolloutEnded {
-                rollout: id(),
-                state: rollout.state.name(),
-                done: count("done"),
-                failed: count("failed"),
-                skipped: count("skipped"),
-            });
         }
     }
 

@@ -21,7 +21,9 @@ pub use self::machine::{Begin, Moved, Order, OrderError};
 use super::{Author, Drain};
 use crate::clock::unix_now;
 use crate::metrics::Metrics;
-use crate::state::rollout::{self, Rollout, RolloutHook, RolloutLease, RolloutState, RolloutStep};
+use crate::state::rollout::{
+    self, Rollout, RolloutHook, RolloutLease, RolloutNode, RolloutState, RolloutStep,
+};
 use crate::state::shared::{Shared, Unshared};
 
 /// Its name in the database.
@@ -220,21 +222,25 @@ impl Rollouts {
             if driver.rollout.as_ref().is_some_and(|id| *id != rollout.id) {
                 return Err(RolloutError::Hook(format!("there is another rollout now: {}", rollout.id)));
             }
-            let mut moved = Vec::new();
-            // The program that ran when the rollout was cancelled has ended.
-            let has_ended = |report: &HookReport| !matches!(report.says, HookSays::Starts(_));
-            if rollout.state.is_over()
-                && driver.hook.as_ref().is_some_and(has_ended)
-                && rollout.lease.as_ref().is_some_and(|lease| lease.driver == driver.id)
-            {
-                rollout.lease = None;
+            let says = driver.hook.as_ref().map(|report| &report.says);
+            if rollout.state.is_over() {
+                return match says {
+                    Some(HookSays::Starts(_)) => Err(not_running(rollout)),
+                    Some(HookSays::Succeeded | HookSays::Failed(_)) => {
+                        // The program that ran when the rollout was cancelled has ended.
+                        if rollout.lease.as_ref().is_some_and(|lease| lease.driver == driver.id) {
+                            rollout.lease = None;
+                        }
+                        Ok((rollout.clone(), Vec::new()))
+                    }
+                    None => Ok((rollout.clone(), Vec::new())),
+                };
             }
             // After a failure an operator speaks first: until then nobody needs the right to act.
-            let is_stopped =
-                matches!(rollout.state, RolloutState::Paused { failed: true, .. }) && driver.hook.is_none();
-            if rollout.state.is_over() || is_stopped {
-                return Ok((rollout.clone(), moved));
+            if matches!(rollout.state, RolloutState::Paused { failed: true, .. }) && says.is_none() {
+                return Ok((rollout.clone(), Vec::new()));
             }
+            let mut moved = Vec::new();
             let is_renewed = rollouts.lease(rollout, &driver)?;
             let before = rollout.clone();
             if let Some(report) = &driver.hook {
@@ -397,23 +403,31 @@ impl Rollouts {
     }
 }
 
-/// Notes what a driver says of its program.
+fn not_running(rollout: &Rollout) -> RolloutError {
+    RolloutError::Hook(format!("the rollout is {}", rollout.state.name()))
+}
+
+/// Notes what a driver says of its program, in a rollout that is not over.
 fn reported(
     rollout: &mut Rollout,
     report: &HookReport,
     facts: &Facts,
 ) -> Result<Option<Moved>, RolloutError> {
     let HookReport { node: name, attempt, says } = report;
-    let is_meant = |node: &crate::state::rollout::RolloutNode| {
+    let is_meant = |node: &RolloutNode| {
         node.name == *name && node.attempt == *attempt && node.step == RolloutStep::Replacing
     };
-    // What ends after the rollout changes nothing any more.
-    let at = rollout.nodes.iter().position(is_meant).filter(|_| !rollout.state.is_over());
-    let now = unix_now();
+    let at = rollout.nodes.iter().position(is_meant);
+    // The program has ended, so its time counts no longer.
+    if !matches!(says, HookSays::Starts(_))
+        && let Some(lease) = &mut rollout.lease
+    {
+        lease.ttl = LEASE.as_secs();
+    }
     match (at, says) {
         (Some(at), HookSays::Starts(seconds)) => {
             if rollout.state != RolloutState::Running {
-                return Err(RolloutError::Hook(format!("the rollout is {}", rollout.state.name())));
+                return Err(not_running(rollout));
             }
             if rollout.nodes[at].hook != RolloutHook::None {
                 return Err(RolloutError::Hook("it was started before".to_owned()));
@@ -436,24 +450,12 @@ fn reported(
         (None, HookSays::Starts(_)) => {
             Err(RolloutError::Hook("the node is not to be replaced any more".to_owned()))
         }
-        (Some(at), HookSays::Succeeded | HookSays::Failed(_)) => {
-            if let Some(lease) = &mut rollout.lease {
-                lease.ttl = LEASE.as_secs();
-            }
-            match says {
-                HookSays::Failed(reason) => Ok(Some(rollout.fail(at, reason.clone(), now))),
-                HookSays::Starts(_) | HookSays::Succeeded => {
-                    rollout.nodes[at].hook = RolloutHook::Succeeded;
-                    Ok(Some(rollout.replaced(at, now)))
-                }
-            }
+        (Some(at), HookSays::Succeeded) => {
+            rollout.nodes[at].hook = RolloutHook::Succeeded;
+            Ok(Some(rollout.replaced(at, unix_now())))
         }
+        (Some(at), HookSays::Failed(reason)) => Ok(Some(rollout.fail(at, reason.clone(), unix_now()))),
         // It went on without it.
-        (None, HookSays::Succeeded | HookSays::Failed(_)) => {
-            if let Some(lease) = &mut rollout.lease {
-                lease.ttl = LEASE.as_secs();
-            }
-            Ok(None)
-        }
+        (None, HookSays::Succeeded | HookSays::Failed(_)) => Ok(None),
     }
 }

@@ -11,14 +11,14 @@ use crate::state::rollout::{
 /// The most steps that are taken at once.
 const MAX_STEPS: usize = 8;
 
-/// A node took a step.
+/// A node took a step, or the rollout ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moved {
-    /// Its name.
+    /// The name of the node; empty for the rollout.
     pub node: String,
-    /// The step that it left.
+    /// The step that the node left, or the state of the rollout before.
     pub from: &'static str,
-    /// The step that it is in.
+    /// The step or the state now.
     pub to: &'static str,
     /// Why, if it did not go well.
     pub reason: String,
@@ -143,11 +143,16 @@ impl Rollout {
             return if may_begin { self.begin(at, now, facts) } else { None };
         }
         if self.state == RolloutState::Running {
-            self.state = RolloutState::Done { at: now };
             self.lease = None;
-            return Some(Moved { node: String::new(), from: "running", to: "done", reason: String::new() });
+            return Some(self.end(RolloutState::Done { at: now }));
         }
         None
+    }
+
+    fn end(&mut self, state: RolloutState) -> Moved {
+        let (from, to) = (self.state.name(), state.name());
+        self.state = state;
+        Moved { node: String::new(), from, to, reason: String::new() }
     }
 
     /// Why nothing is begun, or what is waited for; `None` if the next call of [`Rollout::advance`] goes on.
@@ -488,12 +493,12 @@ impl Rollout {
                 }
             }
             Order::Cancel => {
-                self.state = RolloutState::Cancelled { by: by.chars().take(100).collect(), at: now };
                 // Until its program has ended, its driver keeps others from starting one.
                 if self.in_work().is_none_or(|node| node.hook != RolloutHook::Running) {
                     self.lease = None;
                 }
-                Ok(None)
+                let by = by.chars().take(100).collect();
+                Ok(Some(self.end(RolloutState::Cancelled { by, at: now })))
             }
         }
     }

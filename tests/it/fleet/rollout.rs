@@ -299,6 +299,43 @@ async fn a_cancelled_rollout_drains_no_node_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn after_a_cancel_no_program_starts_and_the_end_is_recorded_once() {
+    let fleet = Fleet::to_be_replaced(2).await;
+    let body = plan(json!({ "driven": true }));
+    let started = async || (fleet.post(0, ROLLOUT, body.clone()).await.status == 200).then_some(());
+    eventually("a start", started).await;
+    let driver = "a".repeat(32);
+    let step = json!({ "driver": driver });
+    let next = eventually("a node to replace", async || {
+        let view = fleet.done(0, "POST", STEP, step.clone()).await;
+        (view["next"]["do"] == "replace").then(|| view["next"].clone())
+    })
+    .await;
+    fleet.order(1, "cancel", Value::Null).await;
+    let (node, attempt) = (&next["node"], &next["attempt"]);
+    let starts = json!({ "driver": driver, "hook": { "node": node, "attempt": attempt, "says": "starts", "seconds": 60 } });
+    for at in 0..2 {
+        let refused = fleet.post(at, STEP, starts.clone()).await;
+        assert_eq!((refused.status, &refused.value()["code"]), (409, &json!("rollout_moved_on")));
+        assert!(refused.text().contains("the rollout is cancelled"), "{}", refused.text());
+        let view = fleet.done(at, "POST", STEP, step.clone()).await;
+        assert_eq!(view["next"]["do"], "end", "{view}");
+    }
+    // What is recorded now is after whatever these calls have recorded.
+    for at in 0..2 {
+        let made = json!({ "name": format!("viewer-{at}"), "role": "viewer" });
+        fleet.done(at, "POST", "/api/v1/credentials", made).await;
+    }
+    let ends = fleet.nodes.iter().flat_map(|node| node.audited("rollout_ended")).collect::<Vec<_>>();
+    assert_eq!(ends.len(), 1, "{ends:?}");
+    assert_eq!(
+        (&ends[0]["state"], &ends[0]["skipped"]),
+        (&json!("cancelled"), &json!(1)),
+        "the node in work"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_driver_goes_on_at_another_node_and_never_below_the_minimum() {
     let mut fleet = Fleet::to_be_replaced(3).await;
     let body = plan(json!({ "driven": true, "nodes": ["node-1", "node-2"], "min_serving": 2 }));
