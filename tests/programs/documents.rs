@@ -108,6 +108,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("kmsctl action run drain --node node-1", "the same; tests/programs/kmsctl_fleet.rs drains a node"),
     ("kmsctl rollout start --image HASH --hook ./replace-node", "as above"),
     ("kmsctl rollout run --hook ./replace-node", "as above"),
+    ("kmsctl rollout status --watch", "the same: a KMS that shares nothing cannot say how a rollout ended"),
     (
         "kmsctl replica watch 0123456789abcdef",
         "an invitation that is not there; tests/programs/kmsctl_replicas.rs follows one",

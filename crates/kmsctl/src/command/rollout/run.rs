@@ -64,11 +64,21 @@ impl Seen {
 
 /// The end of a rollout, or its pause.
 fn ended(view: &RolloutView, terminal: &Terminal) -> Outcome {
-    let is_done = view.rollout.as_ref().is_none_or(|rollout| {
-        rollout.state == "done" && rollout.nodes.iter().all(|node| node.step != "failed")
-    });
     terminal.show(view, |page| show(view, page))?;
-    Ok(if is_done { Exit::Done } else { Exit::Failed })
+    Ok(if is_done(view) { Exit::Done } else { Exit::Failed })
+}
+
+/// Whether it has ended well, or there is none. A node that cannot show it, because it is older or shares nothing, does not know that.
+fn is_done(view: &RolloutView) -> bool {
+    view.problem.is_none()
+        && view.rollout.as_ref().is_none_or(|rollout| {
+            rollout.state == "done" && rollout.nodes.iter().all(|node| node.step != "failed")
+        })
+}
+
+/// Whether the KMS has noted that the program of this node runs.
+fn is_replacing(view: &RolloutView, name: &str, run: u32) -> bool {
+    matches!(&view.next, Next::Replacing { node, attempt } if node == name && *attempt == run)
 }
 
 /// Whether an operator must speak first.
@@ -268,7 +278,12 @@ impl<'a> Driver<'a> {
             "node": node, "attempt": attempt, "says": "starts", "seconds": self.program.seconds()
         });
         match self.step(Some(starts)).await? {
-            Ok(_) => self.call(view, node, id, attempt).await,
+            Ok(now) if is_replacing(&now, node, attempt) => self.call(view, node, id, attempt).await,
+            // Such as a rollout that was cancelled: the next step tells.
+            Ok(_) => {
+                sleep(PAUSE).await;
+                Ok(())
+            }
             Err(refusal) => {
                 self.link.terminal.warn(&refusal.failure.message);
                 sleep(PAUSE).await;
@@ -327,6 +342,38 @@ impl<'a> Driver<'a> {
                 self.link.at += 1;
                 Err(())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(json: Value) -> RolloutView {
+        serde_json::from_value(json).expect("a view")
+    }
+
+    #[test]
+    fn a_rollout_that_cannot_be_shown_is_not_said_to_be_done() {
+        let end = json!({ "do": "end" });
+        for (problem, is_done_now) in [(None, true), (Some("ask a newer node"), false)] {
+            let view = view(json!({ "shared": true, "rollout": null, "problem": problem, "next": end }));
+            assert_eq!(is_done(&view), is_done_now, "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_started_only_if_the_kms_has_noted_it() {
+        let shown = |next: Value| view(json!({ "shared": true, "rollout": null, "next": next }));
+        for (next, is_noted) in [
+            (json!({ "do": "replacing", "node": "a", "attempt": 2 }), true),
+            (json!({ "do": "replacing", "node": "a", "attempt": 1 }), false),
+            (json!({ "do": "replacing", "node": "b", "attempt": 2 }), false),
+            (json!({ "do": "end" }), false),
+            (json!({ "do": "wait" }), false),
+        ] {
+            assert_eq!(is_replacing(&shown(next.clone()), "a", 2), is_noted, "{next}");
         }
     }
 }
