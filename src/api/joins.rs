@@ -5,6 +5,7 @@ mod operation;
 
 use std::sync::Arc;
 
+use kms_wire::join::is_hex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -173,7 +174,7 @@ impl JoinService {
     pub async fn cancel(&self, author: Author, id: &str) -> Result<JoinShown> {
         let (joins, id) = (Arc::clone(&self.foundation.joins), id.to_owned());
         // Another node may just have made it.
-        if id.len() != 16 || !id.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        if !is_hex(&id, 16) {
             return Err(failed(unknown(&id)));
         }
         let cancelled = request::spawn(async move { joins.cancel(&id, &author).await });

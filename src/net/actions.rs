@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 use http::Method as Verb;
 
-use super::router::{from_object, json, part, read_body, route};
+use super::router::{json, part, read_optional_json, route};
 use super::{prpc, same_site};
 use crate::api::actions::{Action, ActionRequest, ActionService, Done};
 use crate::api::{Access, Role, Service};
@@ -39,12 +39,9 @@ async fn run(service: Arc<ActionService>, request: Request) -> Result<Done> {
     let action = Action::parse(part(request.uri().path(), 0))?;
     let mut asked = ActionRequest::default();
     if action.has_body() {
-        let body = read_body(Service::Admin, RUN, request.into_body()).await?;
-        // The credential may have been revoked while the body came.
+        asked = read_optional_json(RUN, request).await?;
+        // That of a GET is read only here: the credential may have been revoked meanwhile.
         caller.authorize(Access::Operator(Role::Operator))?;
-        if !body.is_empty() {
-            asked = from_object(&body)?;
-        }
     }
     service.run(&caller, action, asked).await
 }

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 
 use super::prpc;
-use super::router::{from_object, json, part, read_body, route};
+use super::router::{json, part, read_optional_json, route};
 use crate::api::approvals::{ApprovalService, ApproveRequest, Shown};
 use crate::api::{Caller, Service};
 use crate::error::Result;
@@ -43,12 +43,8 @@ fn asked(request: &Request) -> Result<(Caller, String)> {
 
 async fn approved(service: &ApprovalService, request: Request) -> Result<Shown> {
     let (caller, id) = asked(&request)?;
-    let body = read_body(Service::Admin, APPROVE, request.into_body()).await?;
-    let request = match body.is_empty() {
-        true => ApproveRequest::default(),
-        false => from_object(&body)?,
-    };
-    service.approve(&caller, &id, request).await
+    let body: ApproveRequest = read_optional_json(APPROVE, request).await?;
+    service.approve(&caller, &id, body).await
 }
 
 async fn rejected(service: &ApprovalService, request: Request) -> Result<Shown> {

@@ -9,7 +9,7 @@ use http::Method as Verb;
 use serde::de::DeserializeOwned;
 
 use super::prpc;
-use super::router::{from_object, json, part, read_body, read_json, route};
+use super::router::{json, part, read_json, read_optional_json, route};
 use crate::api::domains::{
     AssignApp, CreateDomain, DomainDetail, DomainService, MoveBody, NoContent, PlacedApp,
 };
@@ -67,7 +67,6 @@ async fn created(service: &Arc<DomainService>, request: Request) -> Result<Domai
     let caller = prpc::caller(request.extensions())?.clone();
     caller.authorize(Access::Operator(Role::Owner))?;
     let body: CreateDomain = read_json(DOMAINS, request).await?;
-    caller.authorize(Access::Operator(Role::Owner))?;
     service.create(&caller, body).await
 }
 
@@ -75,7 +74,6 @@ async fn assigned(service: &Arc<DomainService>, request: Request) -> Result<Plac
     let caller = prpc::caller(request.extensions())?.clone();
     let name = part(request.uri().path(), 1).to_owned();
     let body: AssignApp = read_json(APPS, request).await?;
-    caller.authorize(Access::Operator(Role::Owner))?;
     service.assign(&caller, &name, body).await
 }
 
@@ -86,13 +84,10 @@ struct Asked<T> {
     body: T,
 }
 
-/// Reads a request of an owner to the row `path`; an empty body is an empty object.
-async fn asked<T: DeserializeOwned + Default>(path: &str, request: Request) -> Result<Asked<T>> {
+/// Reads a request to the row `path`, which may be empty.
+async fn asked<T: DeserializeOwned>(path: &str, request: Request) -> Result<Asked<T>> {
     let caller = prpc::caller(request.extensions())?.clone();
     let asked = request.uri().path().to_owned();
-    let body = read_body(Service::Admin, path, request.into_body()).await?;
-    // The credential may have been revoked while the body came.
-    caller.authorize(Access::Operator(Role::Owner))?;
-    let body = if body.is_empty() { T::default() } else { from_object(&body)? };
+    let body = read_optional_json(path, request).await?;
     Ok(Asked { caller, path: asked, body })
 }

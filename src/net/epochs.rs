@@ -9,7 +9,7 @@ use http::Method as Verb;
 use serde::de::DeserializeOwned;
 
 use super::prpc;
-use super::router::{from_object, json, part, read_body, read_json, route};
+use super::router::{json, part, read_body, read_json, read_optional_json, route};
 use crate::api::epochs::{AppEpochsShown, EpochService, Epochs};
 use crate::api::{Access, Caller, Reach, Role, Service};
 use crate::error::{Error, Result};
@@ -97,12 +97,11 @@ struct Asked<T> {
     body: T,
 }
 
-/// Reads a request to the row `path`; an empty body is an empty object.
-async fn asked<T: DeserializeOwned + Default>(path: &str, request: Request) -> Result<Asked<T>> {
+/// Reads a request to the row `path`, which may be empty.
+async fn asked<T: DeserializeOwned>(path: &str, request: Request) -> Result<Asked<T>> {
     let caller = prpc::caller(request.extensions())?.clone();
     let id = part(request.uri().path(), 1).to_owned();
-    let body = read_body(Service::Admin, path, request.into_body()).await?;
-    let body = if body.is_empty() { T::default() } else { from_object(&body)? };
+    let body = read_optional_json(path, request).await?;
     Ok(Asked { caller, id, body })
 }
 

@@ -35,7 +35,6 @@ async fn invited(service: &JoinService, request: Request) -> Result<InvitedShown
     let caller = prpc::caller(request.extensions())?.clone();
     caller.admit(Access::Operator(Role::Owner), Reach::WholeKms)?;
     let body = read_json(JOINS, request).await?;
-    caller.admit(Access::Operator(Role::Owner), Reach::WholeKms)?;
     service.invite(&caller, body).await
 }
 

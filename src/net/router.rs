@@ -344,6 +344,12 @@ pub(super) async fn read_json<T: DeserializeOwned>(path: &str, request: Request)
     from_object(&read_body(Service::Admin, path, request.into_body()).await?)
 }
 
+/// The same, where an empty body is an empty object.
+pub(super) async fn read_optional_json<T: DeserializeOwned>(path: &str, request: Request) -> Result<T> {
+    let body = read_body(Service::Admin, path, request.into_body()).await?;
+    from_object(if body.is_empty() { b"{}" } else { &body })
+}
+
 /// The JSON object in a body. A list is refused: it would be read as the fields in their order.
 pub(super) fn from_object<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     if !body.trim_ascii_start().starts_with(b"{") {

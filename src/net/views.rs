@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::prpc;
-use super::router::{from_object, json, part, read_body, route};
+use super::router::{json, part, read_optional_json, route};
 use crate::api::views::{
     BundleQuery, CvmQuery, DenialQuery, FreezeBody, HistoryQuery, LiftBody, Nothing, PreviewBody,
     ReleaseQuery, ResolveQuery, Views, read_query,
@@ -140,13 +140,11 @@ struct Posted<T> {
     body: T,
 }
 
-/// Reads the body of a request to the row `path`; an empty one is an empty object.
+/// Reads the body of a request to the row `path`, which may be empty.
 async fn posted<T: DeserializeOwned>(path: &str, request: Request) -> Result<Posted<T>> {
     let caller = prpc::caller(request.extensions())?.clone();
     let Nothing {} = read_query(request.uri().query())?;
-    let body = read_body(Service::Admin, path, request.into_body()).await?;
-    let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
-    let body = from_object(text)?;
+    let body = read_optional_json(path, request).await?;
     Ok(Posted { caller, body })
 }
 
