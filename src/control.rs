@@ -52,7 +52,7 @@ pub use self::joins::{
 };
 pub use self::recovery::{CurrentSet, Drill, Recovery, RecoverySets, RetiredSet, Standing};
 pub use self::rollout::{
-    Begin, Current, Driver, Facts, HookReport, HookSays, LEASE, Moved, NodeFact, Order, OrderError,
+    Begin, Current, Driver, Facts, HookReport, HookSays, LEASE, Moved, NoOrder, NodeFact, Order, OrderError,
     RolloutError, Rollouts, SharedRollout,
 };
 pub use self::shadow::{CandidateError, CandidateText, Change, Effect, MAX_CANDIDATE, Report, Shadow};

@@ -5,6 +5,7 @@ mod plan;
 mod shown;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use kms_wire::join::is_hex;
 use kms_wire::operation::Operation;
@@ -12,13 +13,14 @@ use kms_wire::rollout::RolloutView;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::plan::Refusal;
 pub use self::plan::StartRequest;
 use super::Caller;
 use super::approvals::ApprovalGate;
 use crate::admission::Foundation;
 use crate::audit::Event;
 use crate::control::{
-    Approved, Begin, Current, Driver, HookReport, HookSays, Moved, Order, RolloutError, Rollouts,
+    Approved, Begin, Current, Driver, HookReport, HookSays, Moved, NoOrder, Order, RolloutError, Rollouts,
     StartRollout,
 };
 use crate::error::{Code, Error, Result};
@@ -28,6 +30,8 @@ use crate::state::shared::{DatabaseError, Unshared};
 
 /// The most bytes of what a driver says about its program.
 const MAX_SAID: usize = 300;
+/// Where no driver asks, the policy that refuses an image is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Starts, drives and shows rollouts.
 #[derive(Debug)]
@@ -36,23 +40,26 @@ pub struct RolloutService {
     rollouts: Option<Arc<Rollouts>>,
     foundation: Arc<Foundation>,
     gate: ApprovalGate,
-    /// Why nothing may be begun, when somebody looked last.
-    refusal: Mutex<Option<String>>,
+    /// Why nothing may be begun, when this node looked last.
+    refused: Mutex<Option<Refused>>,
 }
 
-/// What an operator asks for: the last part of the path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OrderName {
-    /// Begin nothing.
-    Pause,
-    /// Go on.
-    Resume,
-    /// Begin a node again.
-    Retry,
-    /// Leave a node as it is.
-    Skip,
-    /// End the rollout.
-    Cancel,
+/// Why nothing of a rollout may be begun.
+#[derive(Debug, Clone)]
+struct Refused {
+    /// The id of the rollout.
+    rollout: String,
+    refusal: Refusal,
+    at: Instant,
+}
+
+impl Refused {
+    /// Whether the policy was asked about this rollout so recently that it need not be asked again.
+    fn is_recent(&self, rollout: &Rollout, now: Instant) -> bool {
+        self.rollout == rollout.id
+            && matches!(self.refusal, Refusal::ByPolicy(_))
+            && now.saturating_duration_since(self.at) < ASK_AGAIN
+    }
 }
 
 /// The body of the orders; `pause`, `resume` and `cancel` have an empty one.
@@ -111,55 +118,10 @@ pub enum HookWord {
     Failed,
 }
 
-impl OrderName {
-    /// The order with this name.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn parse(name: &str) -> Result<Self> {
-        Ok(match name {
-            "pause" => Self::Pause,
-            "resume" => Self::Resume,
-            "retry" => Self::Retry,
-            "skip" => Self::Skip,
-            "cancel" => Self::Cancel,
-            _ => {
-                let text = "there is no such order; the orders are pause, resume, retry, skip, cancel";
-                return Err(Error::invalid(text).because("unknown_order"));
-            }
-        })
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Retry => "retry",
-            Self::Skip => "skip",
-            Self::Cancel => "cancel",
-        }
-    }
-
-    fn about(self, node: Option<String>) -> Result<Order> {
-        let needed =
-            |node: Option<String>| node.ok_or_else(|| Error::invalid("node is missing: the name of a node"));
-        Ok(match self {
-            Self::Retry => Order::Retry(needed(node)?),
-            Self::Skip => Order::Skip(needed(node)?),
-            _ if node.is_some() => {
-                return Err(Error::invalid("this order is about the whole rollout: leave node out"));
-            }
-            Self::Pause => Order::Pause,
-            Self::Resume => Order::Resume,
-            Self::Cancel => Order::Cancel,
-        })
-    }
-}
-
 impl RolloutService {
     /// `rollouts` is `None` where nothing is shared.
     pub fn new(rollouts: Option<Arc<Rollouts>>, foundation: Arc<Foundation>, gate: ApprovalGate) -> Self {
-        Self { rollouts, foundation, gate, refusal: Mutex::default() }
+        Self { rollouts, foundation, gate, refused: Mutex::default() }
     }
 
     fn rollouts(&self) -> Result<&Arc<Rollouts>> {
@@ -207,7 +169,10 @@ impl RolloutService {
         }
         let is_preview = body.preview;
         let action = plan::of(&body, &rollouts.facts())?;
-        self.would_allow(&action).await.map_err(Error::invalid)?;
+        // What starts at once asks the policy when it does.
+        if is_preview || self.gate.needs_two() {
+            self.would_allow(&action).await.map_err(not_allowed)?;
+        }
         if is_preview {
             let rollout = plan::made(&action, &rollouts.facts(), &caller.author())?;
             return Ok(shown::planned(self.shown(rollouts, &rollout, None)));
@@ -226,7 +191,7 @@ impl RolloutService {
     pub async fn start_approved(&self, approved: Approved<StartRollout>) -> Result<String> {
         let rollouts = Arc::clone(self.rollouts()?);
         let (action, author) = (approved.action().clone(), approved.author().clone());
-        self.would_allow(&action).await.map_err(Error::invalid)?;
+        self.would_allow(&action).await.map_err(not_allowed)?;
         let rollout = plan::made(&action, &rollouts.facts(), &author)?;
         let started = rollouts.start(rollout, |facts| match &facts.stale {
             Some(stale) => Err(format!("this node is stale: {stale}")),
@@ -252,18 +217,22 @@ impl RolloutService {
     pub async fn order(
         self: &Arc<Self>,
         caller: &Caller,
-        name: OrderName,
+        name: &str,
         body: OrderRequest,
     ) -> Result<RolloutView> {
         caller.expect_whole_kms()?;
         let rollouts = Arc::clone(self.rollouts()?);
-        let (node, author, service) = (body.node.clone(), caller.author(), Arc::clone(self));
-        let order = name.about(body.node)?;
+        let order = Order::parse(name, body.node).map_err(|problem| {
+            let error = Error::invalid(problem.to_string());
+            if problem == NoOrder::Unknown { error.because("unknown_order") } else { error }
+        })?;
+        let (author, service) = (caller.author(), Arc::clone(self));
         let made = request::spawn(async move {
+            let (change, node) = (order.name(), order.node().to_owned());
             let event = |rollout: &Rollout, unconfirmed| Event::RolloutChanged {
                 rollout: rollout.id.clone(),
-                change: name.name(),
-                node: node.clone().unwrap_or_default(),
+                change,
+                node: node.clone(),
                 unconfirmed,
                 by: author.by.clone(),
                 remote: author.remote,
@@ -316,28 +285,38 @@ impl RolloutService {
     /// Why nothing may be begun now although the rollout goes on: the policy may have changed since its start.
     async fn refusal_now(&self, rollouts: &Rollouts) -> Option<String> {
         let current = rollouts.current();
-        let refusal = match &*current {
+        let refused = match &*current {
             Current::Known(rollout) if begins(rollout) => {
-                self.would_allow(&StartRollout::of(rollout)).await.err()
+                let refusal = self.would_allow(&StartRollout::of(rollout)).await.err();
+                refusal.map(|refusal| Refused { rollout: rollout.id.clone(), refusal, at: Instant::now() })
             }
             _ => None,
         };
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&refusal);
-        refusal
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&refused);
+        refused.map(|refused| refused.refusal.to_string())
     }
 
-    /// The same, as it was when it was looked for last.
+    fn refused(&self) -> Option<Refused> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why nothing of this rollout may be begun, as it was when this node looked last.
     fn last_refusal(&self, rollout: &Rollout) -> Option<String> {
-        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        refusal.filter(|_| begins(rollout))
+        let refused = self.refused().filter(|refused| refused.rollout == rollout.id && begins(rollout));
+        refused.map(|refused| refused.refusal.to_string())
     }
 
     /// Takes the steps that no driver takes.
     pub async fn attend(&self) {
         let Some(rollouts) = &self.rollouts else { return };
         let Some(begin) = rollouts.is_due() else { return };
-        if begin == Begin::Allowed && self.refusal_now(rollouts).await.is_some() {
-            return;
+        if begin == Begin::Allowed {
+            let is_recent = |rollout| self.refused().is_some_and(|it| it.is_recent(rollout, Instant::now()));
+            if matches!(&*rollouts.current(), Current::Known(rollout) if is_recent(rollout))
+                || self.refusal_now(rollouts).await.is_some()
+            {
+                return;
+            }
         }
         match rollouts.attend(begin).await {
             Ok((rollout, moved)) => self.note(&rollout, &moved),
@@ -401,6 +380,11 @@ impl HookBody {
     }
 }
 
+fn not_allowed(refusal: Refusal) -> Error {
+    let (Refusal::NotAsked(text) | Refusal::ByPolicy(text)) = refusal;
+    Error::invalid(text)
+}
+
 fn refused(error: RolloutError) -> Error {
     let text = error.to_string();
     match error {
@@ -414,5 +398,40 @@ fn refused(error: RolloutError) -> Error {
         RolloutError::Order(_) | RolloutError::Changed(_) => Error::new(Code::Conflict, text),
         RolloutError::Unreadable(_) => Error::new(Code::Unavailable, text),
         RolloutError::TooLarge(_) => Error::invalid(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::rollout::NewRollout;
+
+    #[test]
+    fn the_policy_is_asked_again_after_some_time_or_about_another_rollout() {
+        let rollout = |id: &str| {
+            Rollout::from(NewRollout {
+                id: id.to_owned(),
+                image: [1; 32],
+                mr_aggregated: None,
+                min_serving: 1,
+                drain_for: 1,
+                healthy_for: 1,
+                node_timeout: 9,
+                driven: false,
+                started_at: 1,
+                by: "zoe".to_owned(),
+                nodes: Vec::new(),
+            })
+        };
+        let at = Instant::now();
+        let refused = |refusal| Refused { rollout: "a".to_owned(), refusal, at };
+        let by_policy = refused(Refusal::ByPolicy("it would not".to_owned()));
+        for (id, after, is_recent) in
+            [("a", Duration::ZERO, true), ("a", ASK_AGAIN, false), ("b", Duration::ZERO, false)]
+        {
+            assert_eq!(by_policy.is_recent(&rollout(id), at + after), is_recent, "{id} {after:?}");
+        }
+        let not_asked = refused(Refusal::NotAsked("no evidence".to_owned()));
+        assert!(!not_asked.is_recent(&rollout("a"), at), "the policy was not asked");
     }
 }

@@ -17,7 +17,7 @@ pub use self::facts::{Facts, NodeFact};
 pub use self::fleet::SharedRollout;
 pub use self::lease::LEASE;
 use self::lease::LeaseSeen;
-pub use self::machine::{Begin, Moved, Order, OrderError};
+pub use self::machine::{Begin, Moved, NoOrder, Order, OrderError};
 use super::{Author, Drain};
 use crate::clock::unix_now;
 use crate::metrics::Metrics;

@@ -6,7 +6,6 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::RolloutService;
-use crate::admission::ImageCheck;
 use crate::clock::unix_now;
 use crate::control::{Author, Facts, NodeFact, StartRollout};
 use crate::error::{Error, Result};
@@ -219,16 +218,30 @@ fn digest(name: &str, text: &str) -> Result<[u8; 32]> {
     }
 }
 
+/// Why an image may not be rolled out: a sentence with what is missing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum Refusal {
+    /// This node does not know what it is itself, so the policy was not asked.
+    #[error("{0}")]
+    NotAsked(String),
+    /// The policy would not allow it, or did not answer.
+    #[error("{0}")]
+    ByPolicy(String),
+}
+
 impl RolloutService {
     /// Whether the policy in force would allow a KMS as this one with another image: the same app, compose file and machine.
     ///
     /// # Errors
-    /// It would not, or that is not known: as a sentence with what is missing.
-    pub(super) async fn would_allow(&self, action: &StartRollout) -> std::result::Result<(), String> {
+    /// [`Refusal`]: it would not, or that is not known.
+    pub(super) async fn would_allow(&self, action: &StartRollout) -> std::result::Result<(), Refusal> {
         let own = self.foundation.self_authorization.told_identity();
-        let own = own.ok_or(
-            "this node has no verified evidence of itself, so it cannot say whether the policy would allow the image",
-        )?;
+        let own = own.ok_or_else(|| {
+            Refusal::NotAsked(
+                "this node has no verified evidence of itself, so it cannot say whether the policy would allow the image"
+                    .to_owned(),
+            )
+        })?;
         let image = hex::decode(&action.image).unwrap_or_default();
         let measurement = match &action.mr_aggregated {
             Some(measurement) => hex::decode(measurement).unwrap_or_default(),
@@ -241,15 +254,15 @@ impl RolloutService {
         let subject = Subject::Kms(&new);
         let denial = match policy.decide(subject).await {
             Err(_) => {
-                return Err(
+                return Err(Refusal::ByPolicy(
                     "the policy does not answer, so it is not known whether it would allow the image"
                         .to_owned(),
-                );
+                ));
             }
             Ok(Decision::Allowed { .. }) => return Ok(()),
-            Ok(Decision::IfImage(condition)) => match &self.foundation.image {
-                ImageCheck::Required(_) => return Ok(()),
-                ImageCheck::Waived => condition.otherwise(&kms_policy::NotCompared::Disabled),
+            Ok(Decision::IfImage(condition)) => match self.foundation.image.is_ruled_out(None) {
+                None => return Ok(()),
+                Some(why) => condition.otherwise(&why),
             },
             Ok(Decision::Denied(denial)) => denial,
         };
@@ -268,9 +281,9 @@ impl RolloutService {
             Some(remedy) => remedy.sentence,
             None => "no entry would allow it".to_owned(),
         };
-        Err(format!(
+        Err(Refusal::ByPolicy(format!(
             "the policy in force would not allow a KMS with this image ({}): {missing}",
             denial.reason
-        ))
+        )))
     }
 }

@@ -48,6 +48,57 @@ pub enum Order {
     Cancel,
 }
 
+impl Order {
+    /// The order with this name, about a node if it needs one.
+    ///
+    /// # Errors
+    /// [`NoOrder`].
+    pub fn parse(name: &str, node: Option<String>) -> Result<Self, NoOrder> {
+        let order = match name {
+            "retry" => return node.map(Self::Retry).ok_or(NoOrder::NodeMissing),
+            "skip" => return node.map(Self::Skip).ok_or(NoOrder::NodeMissing),
+            "pause" => Self::Pause,
+            "resume" => Self::Resume,
+            "cancel" => Self::Cancel,
+            _ => return Err(NoOrder::Unknown),
+        };
+        if node.is_some() { Err(NoOrder::ForNoNode) } else { Ok(order) }
+    }
+
+    /// The stable name, for programs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Retry(_) => "retry",
+            Self::Skip(_) => "skip",
+            Self::Cancel => "cancel",
+        }
+    }
+
+    /// The node that it is about; empty if it is about the whole rollout.
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Retry(node) | Self::Skip(node) => node,
+            Self::Pause | Self::Resume | Self::Cancel => "",
+        }
+    }
+}
+
+/// Why a request is not an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoOrder {
+    /// No order has this name.
+    #[error("there is no such order; the orders are pause, resume, retry, skip, cancel")]
+    Unknown,
+    /// It is about a node, which is not named.
+    #[error("node is missing: the name of a node")]
+    NodeMissing,
+    /// A node is named, and it is about none.
+    #[error("this order is about the whole rollout: leave node out")]
+    ForNoNode,
+}
+
 /// Why an order changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
