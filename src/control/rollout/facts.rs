@@ -13,8 +13,6 @@ use crate::state::shared::{NodeId, NodeSeen, Standing, View};
 const MAX_AGE: Duration = Duration::from_secs(20);
 /// If nobody looked for so long, nothing is known of the time between.
 const MAX_BLIND: Duration = Duration::from_secs(15);
-/// After so long without news of a node, it is known to be silent.
-const SETTLED: Duration = Duration::from_secs(20);
 
 /// What is known of all nodes at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,7 +110,7 @@ impl Observer {
         };
         let nodes = view.nodes();
         let seen = nodes.iter().map(|node| (node, view.answers(node)));
-        memory.look(seen, stale, Instant::now())
+        memory.look(seen, stale, view.settles_after(), Instant::now())
     }
 }
 
@@ -121,6 +119,7 @@ impl Memory {
         &mut self,
         seen: impl Iterator<Item = (&'a NodeSeen, bool)>,
         stale: Option<String>,
+        settles_after: Duration,
         now: Instant,
     ) -> Facts {
         let is_blind = self.looked.is_none_or(|at| now.saturating_duration_since(at) > MAX_BLIND);
@@ -130,7 +129,7 @@ impl Memory {
             self.watches_since = None;
         }
         let watched = now.saturating_duration_since(*self.watches_since.get_or_insert(now));
-        let mut facts = Facts { stale, is_settled: watched >= SETTLED, ..Facts::default() };
+        let mut facts = Facts { stale, is_settled: watched >= settles_after, ..Facts::default() };
         let mut before = std::mem::take(&mut self.nodes);
         let seen: Vec<_> = seen.collect();
         let own = seen.iter().find(|(node, _)| node.is_self).and_then(|(node, _)| node.status.as_deref());
@@ -209,6 +208,8 @@ mod tests {
 
     use super::*;
 
+    const SETTLED: Duration = Duration::from_secs(20);
+
     fn node(number: u8, status: &str, status_at: Option<Instant>) -> NodeSeen {
         let status = kms_attest::json::from_utf8(status.as_bytes()).ok().map(Arc::new);
         NodeSeen { status, status_at, ..NodeSeen::numbered(number) }
@@ -222,7 +223,7 @@ mod tests {
         let mut healthy = |seconds: u64, status: &str, answers: bool, stale: bool, renewed: u64| {
             let node = node(1, status, Some(at(renewed)));
             let stale = stale.then(|| "a reason".to_owned());
-            let facts = memory.look([(&node, answers)].into_iter(), stale, at(seconds));
+            let facts = memory.look([(&node, answers)].into_iter(), stale, SETTLED, at(seconds));
             facts.nodes[0].healthy_for.as_secs()
         };
         let good = r#"{"boot_id":"a","ready":true,"reasons":[],"os_image_hash":"00","canary":"c"}"#;
@@ -257,7 +258,7 @@ mod tests {
         let mut look = |seconds: u64, status: &str| {
             let now = start + Duration::from_secs(seconds);
             let node = node(0, status, Some(now));
-            memory.look([(&node, true)].into_iter(), None, now).nodes[0].draining_for
+            memory.look([(&node, true)].into_iter(), None, SETTLED, now).nodes[0].draining_for
         };
         assert_eq!(look(0, drains), Some(Duration::ZERO));
         assert_eq!(look(4, drains), Some(Duration::from_secs(4)));
@@ -272,11 +273,25 @@ mod tests {
         let answers = |written_ms| {
             let said = r#"{"boot_id":"a","ready":true,"time_ms":1000000}"#;
             let node = NodeSeen { written_ms, ..node(1, said, Some(now)) };
-            let facts = Memory::default().look([(&node, true)].into_iter(), None, now);
+            let facts = Memory::default().look([(&node, true)].into_iter(), None, SETTLED, now);
             (facts.nodes[0].answers, facts.nodes[0].ready)
         };
         assert_eq!(answers(None), (true, true));
         assert_eq!(answers(Some(1_019_000)), (true, true));
         assert_eq!(answers(Some(1_021_000)), (false, false));
+    }
+    #[test]
+    fn a_node_is_known_to_be_silent_after_the_time_that_the_view_needs() {
+        let start = Instant::now();
+        for settles_after in [SETTLED, Duration::from_secs(60)] {
+            let mut memory = Memory::default();
+            let mut settled_at = None;
+            for second in (0..100).step_by(5) {
+                let now = start + Duration::from_secs(second);
+                let facts = memory.look(std::iter::empty(), None, settles_after, now);
+                settled_at = settled_at.or(facts.is_settled.then_some(second));
+            }
+            assert_eq!(settled_at, Some(settles_after.as_secs()));
+        }
     }
 }

@@ -277,20 +277,17 @@ impl Rollout {
 
     /// Begins the first node that waits, if enough others serve.
     fn begin(&mut self, at: usize, now: u64, facts: &Facts) -> Option<Moved> {
-        if self.too_few(&self.nodes[at].name, facts).is_some()
-            || Self::held_back(&self.nodes[at], facts).is_some()
+        let node = &self.nodes[at];
+        if self.too_few(&node.name, facts).is_some()
+            || Self::unclear(node, facts).is_some()
+            || Self::held_back(node, facts).is_some()
         {
             return None;
         }
         let image = self.image;
         let node = &mut self.nodes[at];
-        let mut bearers = facts.nodes.iter().filter(|fact| fact.name == node.name && fact.answers);
-        let (bearer, other) = (bearers.next(), bearers.next());
-        if other.is_some() {
-            return None;
-        }
         let mut step = RolloutStep::Draining;
-        match bearer {
+        match facts.nodes.iter().find(|fact| fact.name == node.name && fact.answers) {
             Some(fact) => {
                 let boot_id = fact.boot_id.clone()?;
                 node.id.clone_from(&fact.id);
@@ -301,8 +298,7 @@ impl Rollout {
                 }
             }
             // What does not answer cannot be asked to drain.
-            None if facts.is_settled => step = RolloutStep::Replacing,
-            None => return None,
+            None => step = RolloutStep::Replacing,
         }
         node.began = now;
         node.attempt += 1;
