@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::api::events::EventService;
 use crate::error::Result;
-use crate::events::{CvmAsk, Inventory, MAX_REPORTED, Reported};
+use crate::events::{Cvm, CvmAsk, Inventory, MAX_REPORTED, Refusal, Reported};
 use crate::state::shared::{ListKind, MAX_LIST, View};
 
 /// How long the inventory may take to count what is recorded; the lists are not whole otherwise.
@@ -15,11 +15,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub async fn show_lists(events: Arc<EventService>, view: Arc<View>) {
     loop {
         view.lists().due().await;
-        if let Ok((inventory, denials)) = lists(&events).await {
-            view.lists().publish(ListKind::Inventory, inventory);
-            view.lists().publish(ListKind::Denials, denials);
-        }
+        let (inventory, denials) = told(lists(&events).await);
+        view.lists().publish(ListKind::Inventory, inventory);
+        view.lists().publish(ListKind::Denials, denials);
     }
+}
+
+/// The lists to be shown. Where they are not known, they are empty: the ones before lack what was released since, and must not be
+/// called whole any longer.
+fn told(lists: Result<(Vec<u8>, Vec<u8>)>) -> (Vec<u8>, Vec<u8>) {
+    lists.unwrap_or_else(|error| {
+        tracing::debug!(%error, "the lists of this node are not known");
+        (Reported::<Cvm>::of([]).encode(MAX_LIST), Reported::<Refusal>::of([]).encode(MAX_LIST))
+    })
 }
 
 async fn lists(events: &EventService) -> Result<(Vec<u8>, Vec<u8>)> {
@@ -36,4 +44,18 @@ async fn lists(events: &EventService) -> Result<(Vec<u8>, Vec<u8>)> {
             Ok((cvms.encode(MAX_LIST), Reported::of(refusals).encode(MAX_LIST)))
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Code, Error};
+
+    #[test]
+    fn a_node_without_an_index_tells_that_it_does_not_know_all() {
+        let (inventory, denials) = told(Err(Error::new(Code::Unavailable, "the index is built")));
+        let nothing = Reported { entries: Vec::new(), whole: false };
+        assert_eq!(Reported::<Cvm>::read(&inventory), Some(nothing));
+        assert_eq!(Reported::<Refusal>::read(&denials), Some(Reported { entries: Vec::new(), whole: false }));
+    }
 }
