@@ -2,9 +2,9 @@
 
 mod fleet;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::fleet::Fleet;
 pub use self::fleet::SharedDrains;
@@ -29,8 +29,8 @@ struct Drains {
     by_rollout: Option<Draining>,
     /// The nodes of the fleet that operators drain.
     nodes: Nodes,
-    /// Those whose drain is being ended on all nodes: what this node has of it is not written there again.
-    ending: BTreeSet<NodeId>,
+    /// What is being ended on all nodes: what this node has of it is not written there again.
+    ending: Vec<Arc<fleet::End>>,
 }
 
 type Nodes = BTreeMap<NodeId, DrainRecord>;
@@ -71,6 +71,9 @@ pub enum DrainError {
     /// There are no other nodes.
     #[error("this KMS has no other nodes; nothing was changed")]
     Alone,
+    /// A later drain of the node stays.
+    #[error("the drain is not over: an operator drained the node again meanwhile")]
+    Overtaken,
     /// In force, but only until this process ends, if the database does not have it.
     #[error(
         "this node drains now, but drains.json of the key directory, which keeps that over restarts, cannot be written: {0}"

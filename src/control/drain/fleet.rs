@@ -119,16 +119,51 @@ impl Document for SharedDrains {
     }
 }
 
+/// An end of the drain of a node on all nodes.
+#[derive(Debug)]
+pub(super) struct End {
+    node: NodeId,
+    /// Whether the drain of the node began again: that one is not ended.
+    is_overtaken: AtomicBool,
+}
+
+impl End {
+    fn is_overtaken(&self) -> bool {
+        self.is_overtaken.load(Ordering::Acquire)
+    }
+
+    /// Takes the node out of what is shared.
+    fn edit(&self, nodes: &mut Nodes) -> Edit {
+        match !self.is_overtaken() && nodes.remove(&self.node).is_some() {
+            true => Edit::Changed,
+            false => Edit::Unchanged,
+        }
+    }
+}
+
 impl Drains {
+    fn is_ending(&self, node: NodeId) -> bool {
+        self.ending.iter().any(|end| end.node == node && !end.is_overtaken())
+    }
+
+    /// What is being ended of a node does not end what begins from now on. Whether something is.
+    fn overtake_ends(&self, node: NodeId) -> bool {
+        let is_ending = self.is_ending(node);
+        for end in self.ending.iter().filter(|end| end.node == node) {
+            end.is_overtaken.store(true, Ordering::Release);
+        }
+        is_ending
+    }
+
     /// What began here, and is not in the shared state yet.
     fn unshared(&self) -> impl Iterator<Item = &DrainRecord> {
-        self.nodes.values().filter(|record| record.unshared && !self.ending.contains(&record.node))
+        self.nodes.values().filter(|record| record.unshared && !self.is_ending(record.node))
     }
 
     /// What is there with what began here and is not there yet. A node that is drained there already stays so by the one who began.
     fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
         let Some(there) = there else {
-            let all = self.nodes.values().filter(|record| !self.ending.contains(&record.node));
+            let all = self.nodes.values().filter(|record| !self.is_ending(record.node));
             return encode(all).map(Some);
         };
         let mut unshared = self.unshared().peekable();
@@ -145,7 +180,7 @@ impl Drains {
     /// Puts what is there in force: what was, and what is.
     fn take(&mut self, there: Nodes, arrival: Arrival) -> (Nodes, Nodes) {
         let mut after = there;
-        let is_ended = |node| arrival == Arrival::Own && self.ending.contains(node);
+        let is_ended = |node: &NodeId| arrival == Arrival::Own && self.is_ending(*node);
         for record in self.nodes.values().filter(|record| !is_ended(&record.node)) {
             // What only this node knows is not lost, whatever it finds.
             if record.unshared || matches!(arrival, Arrival::Joined | Arrival::Repaired) {
@@ -193,7 +228,7 @@ impl Drain {
         let already = {
             let mut drains = self.lock();
             // This is the later of the two, so it is not ended with the earlier one.
-            let ends = drains.ending.remove(&own);
+            let ends = drains.overtake_ends(own);
             let before = drains.nodes.get(&own).filter(|_| !ends).cloned();
             if before.is_none() {
                 drains.nodes.insert(own, DrainRecord { unshared: true, ..record(own, by) });
@@ -257,11 +292,11 @@ impl Drain {
     ) -> Result<bool, DrainError> {
         let ending = Ending::begin(self, node);
         let was_there = Arc::new(AtomicBool::new(false));
-        let found = Arc::clone(&was_there);
+        let (found, end) = (Arc::clone(&was_there), Arc::clone(&ending.end));
         let edit = move |nodes: &mut Nodes| {
-            let was_there = nodes.remove(&node).is_some();
-            found.store(was_there, Ordering::Relaxed);
-            Ok(if was_there { Edit::Changed } else { Edit::Unchanged })
+            let edit = end.edit(nodes);
+            found.store(edit == Edit::Changed, Ordering::Relaxed);
+            Ok(edit)
         };
         fleet.shared.edit(DOCUMENT, by, InFile, edit).await?;
         // What no other node has seen is not in the shared state, so its end is not adopted from there.
@@ -269,7 +304,10 @@ impl Drain {
         if was_here {
             self.keep(fleet).await.map_err(DrainError::EndNotKept)?;
         }
-        Ok(was_here || was_there.load(Ordering::Relaxed))
+        match was_here || was_there.load(Ordering::Relaxed) {
+            false if ending.end.is_overtaken() => Err(DrainError::Overtaken),
+            is_over => Ok(is_over),
+        }
     }
 
     /// Writes what is in force to the disk.
@@ -288,27 +326,28 @@ fn record(node: NodeId, by: &str) -> DrainRecord {
 /// A node whose drain is being ended on all nodes.
 struct Ending<'a> {
     drain: &'a Drain,
-    node: NodeId,
+    end: Arc<End>,
 }
 
 impl<'a> Ending<'a> {
     fn begin(drain: &'a Drain, node: NodeId) -> Self {
-        drain.lock().ending.insert(node);
-        Self { drain, node }
+        let end = Arc::new(End { node, is_overtaken: AtomicBool::new(false) });
+        drain.lock().ending.push(Arc::clone(&end));
+        Self { drain, end }
     }
 
     /// Ends what only this node has of it, unless it began again meanwhile. Whether there was something.
     fn take(&self) -> bool {
         let mut drains = self.drain.lock();
         // What is in the shared state now, another operator began after this end.
-        let is_own = drains.nodes.get(&self.node).is_some_and(|record| record.unshared);
-        is_own && drains.ending.contains(&self.node) && drains.nodes.remove(&self.node).is_some()
+        let is_own = drains.nodes.get(&self.end.node).is_some_and(|record| record.unshared);
+        is_own && !self.end.is_overtaken() && drains.nodes.remove(&self.end.node).is_some()
     }
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.drain.lock().ending.remove(&self.node);
+        self.drain.lock().ending.retain(|end| !Arc::ptr_eq(end, &self.end));
     }
 }
 
@@ -361,6 +400,10 @@ mod tests {
         records.iter().map(record).collect()
     }
 
+    fn end(node: NodeId) -> Arc<End> {
+        Arc::new(End { node, is_overtaken: AtomicBool::new(false) })
+    }
+
     fn drains(records: &[(NodeId, &str, bool)]) -> Drains {
         Drains { nodes: of(records), ..Drains::default() }
     }
@@ -388,7 +431,7 @@ mod tests {
             "the whole where there is none"
         );
         assert_eq!(drains(&[]).merge(None), Ok(Some(document(&[]))));
-        let ending = Drains { ending: [OWN].into(), ..drains(&[(OWN, "amy", true)]) };
+        let ending = Drains { ending: vec![end(OWN)], ..drains(&[(OWN, "amy", true)]) };
         assert_eq!(ending.merge(Some(&document(&[]))), Ok(None), "it is not written again while it is ended");
     }
 
@@ -413,7 +456,7 @@ mod tests {
             assert_eq!((was, &is), (of(here), &of(after)), "{arrival:?}");
             assert_eq!(drains.nodes, is);
         }
-        let mut ending = Drains { ending: [OWN].into(), ..drains(&[(OWN, "amy", true)]) };
+        let mut ending = Drains { ending: vec![end(OWN)], ..drains(&[(OWN, "amy", true)]) };
         assert_eq!(ending.take(of(&[]), Arrival::Other).1.len(), 1, "its end is not written yet");
         assert!(ending.take(of(&[]), Arrival::Own).1.is_empty());
     }
@@ -426,8 +469,12 @@ mod tests {
             let drain = Drain { drains: drains(&[(OWN, "amy", unshared)]).into(), fleet: None };
             let ending = Ending::begin(&drain, OWN);
             if begins_again {
-                drain.lock().ending.remove(&OWN);
+                assert!(drain.lock().overtake_ends(OWN), "once");
+                assert!(!drain.lock().overtake_ends(OWN) && !drain.lock().is_ending(OWN));
             }
+            let mut there = of(&[(OWN, "amy", false)]);
+            assert_eq!(ending.end.edit(&mut there) == Edit::Changed, !begins_again);
+            assert_eq!(there.is_empty(), !begins_again, "what began again is not ended anywhere");
             assert_eq!(ending.take(), taken, "{unshared} {begins_again}");
             assert_eq!(drain.nodes().is_empty(), taken);
             drop(ending);

@@ -246,3 +246,63 @@ async fn a_drain_is_later_than_an_end_that_the_node_has_not_seen() {
     fleet.acted(0, "undrain", Some("node-1")).await;
     fleet.serves(1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_drain_while_an_earlier_one_is_ended_on_the_same_node_is_not_lost() {
+    let fleet = Fleet::of(2).await;
+    let started = |action: &str| {
+        let started = fleet.nodes[0].audited("action_started");
+        started.iter().filter(|event| event["action"] == action).count()
+    };
+    let ends = async |through: usize, name: &str| {
+        eventually(&format!("an end of the drain of {name}"), async || {
+            (fleet.act(through, "undrain", Some(name), ADMIN_TOKEN).await.status == 200).then_some(())
+        })
+        .await;
+    };
+    // What waits for the database gives up after some time, which a busy machine may need for the other drain.
+    let told = eventually("an end that another drain overtakes", async || {
+        fleet.act(0, "drain", None, ADMIN_TOKEN).await;
+        ends(0, "node-1").await;
+        fleet.is_shown(1, "node-0", json!("token")).await;
+        fleet.is_shown(1, "node-1", Value::Null).await;
+        let (drains, undrains) = (started("drain"), started("undrain"));
+        let head = fleet.postgres.client().await;
+        head.batch_execute("BEGIN; SELECT 1 FROM kms_head FOR UPDATE").await.expect("the head");
+        // While one change waits for the database, the end and the next drain come.
+        let ending = async {
+            eventually("a change waits for the database", async || {
+                let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+                let rows = fleet.postgres.client().await.query(waits, &[]).await.expect("a count");
+                (rows[0].get::<_, i64>(0) > 0).then_some(())
+            })
+            .await;
+            fleet.act(0, "undrain", None, ADMIN_TOKEN).await
+        };
+        let again = async {
+            eventually("an end", async || (started("undrain") > undrains).then_some(())).await;
+            fleet.act(0, "drain", None, ADMIN_TOKEN).await
+        };
+        let release = async {
+            eventually("another drain", async || (started("drain") > drains + 1).then_some(())).await;
+            head.batch_execute("COMMIT").await.expect("the head is free");
+        };
+        let (_, ended, again, ()) =
+            tokio::join!(fleet.act(0, "drain", Some("node-1"), ADMIN_TOKEN), ending, again, release);
+        assert_eq!(again.status, 200, "{}", again.text());
+        // It came before the end.
+        if again.text().contains("already") {
+            return None;
+        }
+        assert!(fleet.drains(0).await, "{} {}", ended.text(), again.text());
+        fleet.is_shown(1, "node-0", json!("token")).await;
+        assert!(fleet.drains(0).await, "{} {}", ended.text(), again.text());
+        Some(ended.text().to_owned()).filter(|told| told.contains("again meanwhile"))
+    })
+    .await;
+    assert!(told.contains("the drain is not over: an operator drained the node again meanwhile"), "{told}");
+    for node in ["node-0", "node-1"] {
+        ends(1, node).await;
+    }
+    fleet.serves(0).await;
+}
