@@ -16,7 +16,7 @@ use super::Caller;
 use super::approvals::ApprovalGate;
 use crate::admission::Foundation;
 use crate::audit::Event;
-use crate::control::{Approved, ForgetNode, RepairFleet};
+use crate::control::{Approved, DrainError, ForgetNode, RepairFleet};
 use crate::error::{Code, Error, Result};
 use crate::operator::Operator;
 use crate::request;
@@ -158,14 +158,19 @@ impl FleetService {
             remote: author.remote,
         };
         let recorded = self.foundation.audit.record(event).await;
-        self.foundation.drain.end(Some(node.id), &author.by).await.map_err(|error| {
-            let text =
-                format!("it was forgotten, but its drain may not be over (undrain {}): {error}", node.id);
-            Error::new(Code::Unavailable, text).caused_by(error)
-        })?;
-        recorded.map(drop).map_err(|error| {
-            Error::unavailable("it was forgotten, but the audit log does not take the record", error)
-        })
+        let ended = self.foundation.drain.end(Some(node.id), &author.by).await;
+        let unrecorded = "the audit log does not take the record";
+        let drained =
+            |error: &DrainError| format!("its drain may not be over (undrain {}): {error}", node.id);
+        let but = |text: String| Error::new(Code::Unavailable, format!("it was forgotten, but {text}"));
+        match (recorded, ended) {
+            (Ok(_), Ok(_)) => Ok(()),
+            (Err(error), Ok(_)) => Err(but(unrecorded.to_owned()).caused_by(error)),
+            (Ok(_), Err(left)) => Err(but(drained(&left)).caused_by(left)),
+            (Err(error), Err(left)) => {
+                Err(but(format!("{unrecorded}, and {}", drained(&left))).caused_by(error))
+            }
+        }
     }
 
     fn shared(&self) -> Result<&Arc<Shared>> {
