@@ -252,7 +252,8 @@ impl BundleKeeper {
         }
         state.record.seen_by_fleet = serial;
         let kept = self.replace(&state.record).await;
-        kept.map(drop).map_err(|error| io::Error::other(error.to_string()))
+        let kept = kept.and_then(|it| it.safely().map_err(OfferError::Unsynced));
+        kept.map_err(|error| io::Error::other(error.to_string()))
     }
 
     /// The keys that sign bundles.
