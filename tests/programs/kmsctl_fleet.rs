@@ -48,7 +48,7 @@ async fn an_operator_sees_the_nodes_what_they_list_and_that_one_is_gone() {
         assert!(status.out.contains(shown), "{shown}: {}", status.text());
     }
     let listed = desk.run(&["denials", "--fleet", "--limit", "5"]).await;
-    assert!(listed.out.contains("1 times, last 2") && listed.out.contains("two"), "{}", listed.text());
+    assert!(listed.out.contains("1 time, last 2") && listed.out.contains("two"), "{}", listed.text());
     let drained = desk.run(&["action", "run", "drain", "--node", "two"]).await;
     assert!(drained.code == 0 && drained.out.contains("until it is undrained"), "{}", drained.text());
     let status = desk.run(&["fleet", "status"]).await;

@@ -173,7 +173,7 @@ async fn a_revocation_ends_what_is_in_force_and_not_what_a_node_knows() {
         let refused = fleet.send(1, verb, &path, Value::Null, ADMIN_TOKEN).await;
         let told = refused.text();
         assert!(
-            refused.status == 503 && told.contains("not changed") || told.contains("nothing was changed"),
+            refused.status == 503 && (told.contains("not changed") || told.contains("nothing was changed")),
             "{told}"
         );
     }

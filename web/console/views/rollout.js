@@ -16,6 +16,8 @@ const STEPS = {
   waiting: ['quiet', 'Waiting'], draining: ['warn', 'Draining'], replacing: ['warn', 'Replace it now'], booting: ['warn', 'Booting'], checking: ['warn', 'Checking'], healthy: ['warn', 'Healthy so far'],
   done: ['good', 'Done'], failed: ['bad', 'Failed'], skipped: ['quiet', 'Skipped'],
 };
+/** A program that runs replaces the nodes itself, so nobody is asked to. */
+const DRIVEN = { ...STEPS, replacing: ['warn', 'Replacing'] };
 /** What owners order: words, what the message says afterwards, and what it means. */
 const ORDERS = {
   pause: ['Pause', 'Paused', 'Nothing more is begun. The node in work goes on.'],
@@ -65,7 +67,7 @@ function Progress({ me, of, order }) {
   const isOwner = can(me, 'rollout.manage') && !isOver(of);
   const columns = [
     { head: 'Node', kind: 'main', cell: ({ name, id }) => html`<a href=${link('fleet', id)}>${name}</a>` },
-    { head: 'Step', cell: ({ step, reason }) => html`${stated(STEPS, step)}${reason && html`<span class="sub">${reason}</span>`}` },
+    { head: 'Step', cell: ({ step, reason }) => html`${stated(of.driven ? DRIVEN : STEPS, step)}${reason && html`<span class="sub">${reason}</span>`}` },
     { head: 'Since', cell: ({ since }) => html`<${Time} at=${since} still />` },
     { head: 'Attempt', kind: 'num', cell: ({ attempt }) => attempt || soft() },
     isOwner && column.actions(({ name, step }) => html`<span class="rowactions">${mayRetry(of, step) && html`<${Button} small onClick=${() => order({ name: 'retry', node: name })}>Retry<span class="unseen"> ${name}</span><//>`}

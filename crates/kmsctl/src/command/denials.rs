@@ -3,6 +3,7 @@
 use clap::Args;
 use kms_attest::identity::{AppId, DomainName};
 use kms_client::proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse, VerifiedIdentity};
+use kms_client::text::count;
 
 use super::inventory::{document, number, query, text};
 use crate::exit::{Exit, Outcome};
@@ -103,8 +104,8 @@ impl Denials {
         terminal.show(&list["denials"], |page| {
             for denial in list["denials"].as_array().into_iter().flatten() {
                 let (id, code) = (text(denial, "id"), text(denial, "code"));
-                let (count, last) = (number(denial, "count"), text(denial, "last_at"));
-                page.line(format_args!("{}  {code}: {count} times, last {last}", page.toned(Tone::Bad, &id)));
+                let (times, last) = (count(number(denial, "count"), "time"), text(denial, "last_at"));
+                page.line(format_args!("{}  {code}: {times}, last {last}", page.toned(Tone::Bad, &id)));
                 page.line(format_args!("    {}", text(denial, "message")));
                 page.field("    app", text(denial, "app_id"));
                 page.field("    node", text(denial, "node"));
