@@ -668,7 +668,7 @@ pub enum Event {
     PolicyBundleRefused {
         /// The domain that it was for.
         domain: String,
-        /// From where it came: `file`, `server` or `operators`.
+        /// From where it came: `file`, `server`, `operators` or `fleet`.
         origin: &'static str,
         /// A stable code.
         code: &'static str,
@@ -740,7 +740,7 @@ pub enum Event {
         /// What is wrong.
         reason: String,
     },
-    /// An owner said that a node is in the fleet no more.
+    /// An owner said that a node is no longer in the fleet.
     NodeForgotten {
         /// Its id, hex.
         node: String,
@@ -1315,7 +1315,7 @@ pub struct BundleFacts {
     pub signers: Vec<String>,
     /// When it expires, RFC 3339 in UTC.
     pub expires: String,
-    /// From where it came: `file`, `server` or `operators`.
+    /// From where it came: `file`, `server`, `operators` or `fleet`.
     pub origin: &'static str,
 }
 

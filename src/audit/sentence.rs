@@ -542,7 +542,7 @@ impl Record {
             "state_alarm" => format!("the state that the nodes share is not believed{}", because()),
             "fleet_alarm" => format!("there is something in the fleet that must not be{}", because()),
             "node_forgotten" => {
-                format!("the node {} was forgotten, which is in the fleet no more, by {}", v("name"), by())
+                format!("the node {} was forgotten, which is no longer in the fleet, by {}", v("name"), by())
             }
             "state_repaired" => {
                 format!(

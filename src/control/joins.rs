@@ -517,7 +517,7 @@ impl Joins {
             if turn.now > keys.at.saturating_add(REPORTS) {
                 return Err(JoinError::Late);
             }
-            // Who serves has committed, even if that was not heard.
+            // A replica that serves has committed, even if that was not heard.
             let committed = step(record, JoinStage::Committed, turn.now);
             let serving = report == JoinReport::Serving && step(record, JoinStage::Serving, turn.now);
             Ok(committed || serving)

@@ -76,7 +76,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Metered<IO> {
         let Self { io, allowance } = self.get_mut();
         match allowance.left.load(Ordering::Relaxed) {
             usize::MAX => Pin::new(io).poll_read(context, buffer),
-            // Who polls the handshake looks at this, so nothing needs to wake it.
+            // The poller of the handshake looks at this, so nothing needs to wake it.
             0 => {
                 allowance.is_spent.store(true, Ordering::Relaxed);
                 Poll::Pending

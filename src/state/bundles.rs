@@ -74,7 +74,7 @@ pub struct SeenBundle {
     pub expires: u64,
     /// When it came, Unix seconds.
     pub received_at: u64,
-    /// From where: `file`, `server` or `operators`.
+    /// From where: `file`, `server`, `operators` or `fleet`.
     pub origin: String,
     /// When it was put in force, Unix seconds.
     pub activated_at: Option<u64>,

@@ -337,7 +337,7 @@ impl Rollout {
         if let Some(RolloutLease { driver, by, ttl, .. }) = &self.lease {
             bounded("the operator", by, MAX_NAME)?;
             if !is_hex(driver, 32) || *ttl > MAX_SECONDS {
-                return Err("the lease is none of a driver".to_owned());
+                return Err("the lease names no driver".to_owned());
             }
         }
         let mut names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
@@ -347,7 +347,7 @@ impl Rollout {
         }
         for node in &self.nodes {
             if !is_node_name(&node.name) {
-                return Err("a name of a node is not one".to_owned());
+                return Err("a node's name is not allowed".to_owned());
             }
             bounded("an id", &node.id, MAX_NAME)?;
             bounded("a boot id", &node.boot_id, MAX_NAME)?;

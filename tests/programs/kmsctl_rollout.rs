@@ -92,7 +92,7 @@ async fn a_program_replaces_nodes_and_another_driver_goes_on_after_a_crash() {
     .await;
     assert_eq!(planned["rollout"]["state"], "planned", "{planned}");
     let ran = desk.run(&[&start[..], &["--hook", "nothing"]].concat()).await;
-    assert!(ran.code == 2 && ran.text().contains("no program that can be run"), "{}", ran.text());
+    assert!(ran.code == 2 && ran.text().contains("cannot be run as a program"), "{}", ran.text());
     assert!(rollout(&desk).await.is_null(), "nothing was started");
 
     // The driver is killed in the middle of its program.

@@ -113,7 +113,7 @@ pub struct PastBundle {
     pub digest: String,
     /// The pinned keys that have signed it.
     pub signers: Vec<String>,
-    /// `file`, `server`, `operators`; or `audit log`, if only that knows it.
+    /// `file`, `server`, `operators`, `fleet`; or `audit log`, if only that knows it.
     pub origin: String,
     /// RFC 3339 in UTC.
     pub received_at: Option<String>,

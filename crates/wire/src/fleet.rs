@@ -155,7 +155,7 @@ pub struct NodeStatus {
     /// How old what it knows of the shared state is, in milliseconds; absent without a view.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub view_age_ms: Option<u64>,
-    /// Whether an operator drains it.
+    /// Whether an operator or a rollout drains it.
     pub draining: bool,
     /// The measurement of this KMS itself, hex; absent without evidence.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -30,7 +30,7 @@ pub struct RolloutShown {
     pub mr_aggregated: Option<String>,
     /// `planned`, `running`, `paused`, `done` or `cancelled`.
     pub state: String,
-    /// Why it is paused.
+    /// Why it is paused, or who cancelled it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Whether it is paused because a node failed.

@@ -588,7 +588,7 @@ fn views(bodies: &mut Bodies) -> Vec<Operation> {
         post(
             Service::Admin,
             "/api/v1/fleet/forget",
-            "Forget a node that is in the fleet no more",
+            "Forget a node that is no longer in the fleet",
             Answer::Json(bodies.of::<FleetView>()),
         )
         .taking("application/json", bodies.request::<ForgetBody>()),

@@ -561,7 +561,7 @@ impl Action {
                 )
             }
             Self::ForgetNode(ForgetNode { node, name }) => {
-                format!("forget the node {name} ({node}), which is in the fleet no more")
+                format!("forget the node {name} ({node}), which is no longer in the fleet")
             }
             Self::StartRollout(StartRollout { image, nodes, min_serving, .. }) => format!(
                 "roll the OS image {image} out, with {min_serving} other nodes serving, over {}",

@@ -87,7 +87,7 @@ pub(super) enum Fate {
     TakenBack,
 }
 
-/// What nodes do with the tables, to find missing rights and a standby, for a fleet that cannot be.
+/// What nodes do with the tables, to find missing rights and a standby, for a fleet that cannot exist.
 const PROBE: &str = "
     INSERT INTO kms_head (fleet, seq, body, epoch, mac) VALUES ('', 1, '', 0, '');
     UPDATE kms_head SET seq = 2 WHERE fleet = (SELECT fleet FROM kms_head WHERE fleet = '' FOR UPDATE);

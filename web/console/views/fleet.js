@@ -64,7 +64,7 @@ function Repair({ onClose, onDone }) {
 function Forget({ of, onClose, onDone }) {
   const task = useTask(() => post(`${PATH}/forget`, { node: of.id }));
   return html`<${Confirm} title=${`Forget ${of.name}?`} word="Forget it" kind="danger" task=${task} onClose=${onClose} onDone=${onDone}>
-    <p>It is in the list of nodes no more, with what it has told of its CVMs and denials, and not drained. If it still runs, it is there again at once.</p><//>`;
+    <p>It is no longer in the list of nodes, with what it has told of its CVMs and denials, and not drained. If it still runs, it is there again at once.</p><//>`;
 }
 
 /** Drains a node, or ends it. */

@@ -31,7 +31,7 @@ enum Command {
     /// Write the credentials, domains and epochs of apps of this node over those of all nodes; freezes and drains that only others know are
     /// added. For a database that went back: run it on the node with the right state.
     Repair(Repair),
-    /// Forget a node that is in the fleet no more. One that still runs is there again at once. A node that has written nothing for 30
+    /// Forget a node that is no longer in the fleet. One that still runs is there again at once. A node that has written nothing for 30
     /// days is forgotten by itself.
     Forget(Forget),
 }

@@ -45,7 +45,7 @@ impl Program {
         match is_program {
             true if time.as_secs() > 0 => Ok(Self { path, time }),
             true => Err(Failure::usage("--hook-timeout must be at least 1s")),
-            false => Err(Failure::usage(format_args!("{} is no program that can be run", path.display()))),
+            false => Err(Failure::usage(format_args!("{} cannot be run as a program", path.display()))),
         }
     }
 
@@ -185,7 +185,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         for path in [directory.path().join("nothing"), directory.path().to_owned()] {
             let refused = Program::new(&path, Duration::from_secs(9)).err().expect("no program");
-            assert!(refused.message.contains("is no program that can be run"), "{}", refused.message);
+            assert!(refused.message.contains("cannot be run as a program"), "{}", refused.message);
         }
         assert!(Program::new(Path::new("/bin/true"), Duration::ZERO).is_err());
     }
