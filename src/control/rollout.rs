@@ -76,7 +76,10 @@ pub enum RolloutError {
     )]
     StillRuns(String),
     /// Another driver acts.
-    #[error("another driver acts, started by {0}; it may be replaced when it has been silent for {1} s")]
+    #[error(
+        "another driver acts, started by {0}; it may be replaced when it has been silent for {1} s, or at once if it is gone \
+         (kmsctl rollout run --take-over)"
+    )]
     Driven(String, u64),
     /// An order cannot be carried out.
     #[error("nothing was changed: {0}")]

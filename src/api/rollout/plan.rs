@@ -272,9 +272,10 @@ impl RolloutService {
                 let entry = remedy.fragment.as_ref().and_then(|fragment| fragment["kms"]["images"].get(0));
                 match entry {
                     Some(entry) => {
-                        format!("add {entry} to kms.images, or say mr_aggregated if the policy lists it")
+                        format!("add {entry} to kms.images, or say mr_aggregated (kmsctl: --mr-aggregated) if the policy lists it")
                     }
-                    None => "the policy names KMSs by their measurement: say mr_aggregated of the new nodes"
+                    None => "the policy names KMSs by their measurement: say mr_aggregated (kmsctl: --mr-aggregated) of the new \
+                             nodes"
                         .to_owned(),
                 }
             }

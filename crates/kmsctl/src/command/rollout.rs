@@ -140,6 +140,7 @@ impl Rollout {
             Command::Status(Status { watch: true, admin }) => run::watch(&admin, terminal).await,
             Command::Run(Run { hook, take_over, limits, admin }) => {
                 let driver = Driver::new(&admin, terminal, hook, limits.hook_timeout, take_over)?;
+                driver.check().await?;
                 driver.run().await
             }
             Command::Pause(whole) => whole.order("pause", terminal).await,
@@ -168,7 +169,11 @@ impl Start {
         let admin = &self.admin;
         // It is looked at before anything is started.
         let driver = match self.hook {
-            Some(hook) => Some(Driver::new(admin, terminal, hook, self.limits.hook_timeout, false)?),
+            Some(hook) => {
+                let driver = Driver::new(admin, terminal, hook, self.limits.hook_timeout, false)?;
+                driver.check().await?;
+                Some(driver)
+            }
             None => None,
         };
         let view = ask(admin, terminal, ROLLOUT, &body).await?;

@@ -8,6 +8,7 @@ mod audit;
 mod env;
 mod epochs;
 mod operator;
+mod rollout;
 mod sealed;
 mod support;
 mod tree;

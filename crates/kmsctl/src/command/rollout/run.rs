@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kms_client::CallError;
 use kms_client::rollout::{Next, NodeProgress, RolloutView};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
@@ -17,9 +18,10 @@ use super::hook::{Program, Running, Task};
 use super::{REPLY, ROLLOUT, show};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Audience, Output, Terminal, printable};
-use crate::target::{ADMIN_TIME, Administered};
+use crate::target::{ADMIN_TIME, AdminService, Administered};
 
 const STEP: &str = "/api/v1/rollout/step";
+const ME: &str = "/api/v1/me";
 /// The pause between two questions.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How often it is looked whether the program has ended.
@@ -102,6 +104,29 @@ pub(super) async fn watch(admin: &Administered, terminal: &Terminal) -> Outcome 
     }
 }
 
+/// The caller's credential, as a KMS knows it.
+#[derive(Deserialize)]
+struct Me {
+    role: String,
+    domain: Option<String>,
+}
+
+impl Me {
+    fn may_drive(&self) -> bool {
+        self.domain.is_none() && ["owner", "operator"].contains(&&*self.role)
+    }
+
+    /// Why it may not.
+    fn lack(&self) -> String {
+        let of = self.domain.iter().map(|domain| format!(" of the domain {}", printable(domain)));
+        let of = of.collect::<String>();
+        let role = printable(&self.role);
+        format!(
+            "the credential has the role {role}{of} there; it must be that of an operator or owner of all domains"
+        )
+    }
+}
+
 /// Asks whichever KMS answers.
 struct Link<'a> {
     admin: &'a Administered,
@@ -148,6 +173,37 @@ impl<'a> Link<'a> {
                 }
             }
         }
+    }
+
+    /// Asks each KMS who the caller is there: all must take the same credential, because each is asked while another one is replaced.
+    /// One that does not answer may be the one that is being replaced.
+    async fn check(&self) -> Outcome<()> {
+        let mut silent = None;
+        let mut has_answered = false;
+        for service in self.admin.each() {
+            match self.caller_at(service).await {
+                Ok(me) if me.may_drive() => has_answered = true,
+                Ok(me) => return Err(Failure::refused(format_args!("{}: {}", service.url, me.lack()))),
+                Err(failure) if failure.exit == Exit::Failed => {
+                    self.terminal.warn(&failure.message);
+                    silent = Some(failure);
+                }
+                Err(failure) => {
+                    let hint = "nothing was started; all nodes must take the same credential: use a named one, which they share";
+                    return Err(failure.hint(hint));
+                }
+            }
+        }
+        match silent {
+            Some(failure) if !has_answered => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    async fn caller_at(&self, service: AdminService<'_>) -> Outcome<Me> {
+        let connection = service.connect(self.terminal).await?;
+        let answer = service.fetch_on(&connection, ME, REPLY.max_bytes).await?;
+        answer.json().ok_or_else(|| (REPLY.unreadable)(service.url))
     }
 
     async fn try_once(&self, step: Option<&Value>) -> Outcome<Result<RolloutView, Refusal>> {
@@ -212,6 +268,11 @@ impl<'a> Driver<'a> {
             seen: Seen::default(),
             announced: None,
         })
+    }
+
+    /// Checks that each KMS takes the credential.
+    pub(super) async fn check(&self) -> Outcome<()> {
+        self.link.check().await
     }
 
     /// Until the rollout ends, pauses because a node failed, or is driven by another one.
