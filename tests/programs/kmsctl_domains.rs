@@ -209,7 +209,7 @@ async fn an_owner_of_a_domain_sees_it_and_its_denials_and_changes_neither() {
     }
     assert!(apps(&owner, &["--domain", "fixed"]).await.is_empty());
     assert_eq!(apps(&ada, &[]).await, [json!(id(&inside))]);
-    tells(&owner, 0, &["denials", "--domain", "fixed"], &["No request was refused recently."]).await;
+    tells(&owner, 0, &["denials", "--domain", "fixed"], &["No request was refused here recently."]).await;
     tells(&owner, 2, &["denials", "--domain", "No Domain"], &["--domain"]).await;
     assert!(apps(&ada, &["--domain", "default"]).await.is_empty());
 }

@@ -49,6 +49,12 @@ async fn an_operator_sees_the_nodes_what_they_list_and_that_one_is_gone() {
     }
     let listed = desk.run(&["denials", "--fleet", "--limit", "5"]).await;
     assert!(listed.out.contains("1 time, last 2") && listed.out.contains("two"), "{}", listed.text());
+    assert!(listed.out.contains("remedy    ") && listed.out.contains("listener of two"), "{}", listed.text());
+    let alone = desk.run(&["denials"]).await;
+    assert!(alone.out.contains("--fleet shows those of the others"), "{}", alone.text());
+    let id = listed.out.split_whitespace().next().expect("an id");
+    let explained = desk.run(&["explain", "--denial", id]).await;
+    assert!(explained.text().contains("kmsctl denials --fleet names that node"), "{}", explained.text());
     let drained = desk.run(&["action", "run", "drain", "--node", "two"]).await;
     assert!(drained.code == 0 && drained.out.contains("until it is undrained"), "{}", drained.text());
     let status = desk.run(&["fleet", "status"]).await;

@@ -201,7 +201,8 @@ impl AdminService {
         let id = DenialId::parse(id).ok_or_else(|| Error::invalid("denial_id must be twelve hex digits"))?;
         self.kms.denials.find(id).filter(|denial| denial.is_in(scope)).ok_or_else(|| {
             Error::invalid(format!(
-                "no denial {id} is kept here: it is too old, from before the last start, or another replica's"
+                "no denial {id} is kept here: it is too old, or from before the last start; or another node refused it, which \
+                 explains it: kmsctl denials --fleet names that node"
             ))
         })
     }

@@ -4,6 +4,7 @@ use clap::Args;
 use kms_attest::identity::{AppId, DomainName};
 use kms_client::proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse, VerifiedIdentity};
 use kms_client::text::count;
+use serde_json::Value;
 
 use super::inventory::{document, number, query, text};
 use crate::exit::{Exit, Outcome};
@@ -83,7 +84,9 @@ impl Denials {
                 }
             }
             match found.is_empty() {
-                true => page.line("No request was refused recently."),
+                true => page.line(
+                    "No request was refused here recently. Where nodes share their state, --fleet shows those of the others.",
+                ),
                 false => page.line("`kmsctl explain --denial ID` shows every check."),
             }
         })?;
@@ -101,17 +104,45 @@ impl Denials {
             ("domain", self.domain.map(|domain| domain.to_string())),
         ]);
         let list = document(&self.admin, terminal, &format!("/api/v1/denials?{query}")).await?;
-        terminal.show(&list["denials"], |page| {
-            for denial in list["denials"].as_array().into_iter().flatten() {
-                let (id, code) = (text(denial, "id"), text(denial, "code"));
-                let (times, last) = (count(number(denial, "count"), "time"), text(denial, "last_at"));
-                page.line(format_args!("{}  {code}: {times}, last {last}", page.toned(Tone::Bad, &id)));
-                page.line(format_args!("    {}", text(denial, "message")));
-                page.field("    app", text(denial, "app_id"));
-                page.field("    node", text(denial, "node"));
-            }
-        })?;
+        terminal.show(&list["denials"], |page| of_nodes(&list["denials"], page))?;
         Ok(Exit::Done)
+    }
+}
+
+/// Denials of several nodes.
+fn of_nodes(denials: &Value, page: &mut Page) {
+    let denials: Vec<&Value> = denials.as_array().into_iter().flatten().collect();
+    for denial in &denials {
+        let (id, code) = (text(denial, "id"), text(denial, "code"));
+        let (times, last) = (count(number(denial, "count"), "time"), text(denial, "last_at"));
+        page.line(format_args!("{}  {code}: {times}, last {last}", page.toned(Tone::Bad, &id)));
+        page.line(format_args!("    {}", text(denial, "message")));
+        for (label, key) in [
+            ("app     ", "app_id"),
+            ("node    ", "node"),
+            ("expected", "expected"),
+            ("found   ", "actual"),
+            ("remedy  ", "remedy_text"),
+        ] {
+            let text = text(denial, key);
+            if !text.is_empty() {
+                page.line(format_args!("    {label}  {text}"));
+            }
+        }
+        // Only its own node has the evidence. Addresses are not told to other nodes.
+        let is_of_other = text(denial, "address").is_empty();
+        let asked = match is_of_other {
+            true => format!(" --admin URL, with the admin listener of {}", text(denial, "node")),
+            false => String::new(),
+        };
+        if is_of_other || denial["explainable"] == true {
+            page.line(format_args!("    every check: kmsctl explain --denial {id}{asked}"));
+        }
+    }
+    if denials.is_empty() {
+        page.line(
+            "No request was refused recently. What other nodes refuse is shown here some seconds later.",
+        );
     }
 }
 
@@ -140,4 +171,38 @@ pub(super) fn identity(page: &mut Page, identity: &VerifiedIdentity) {
     let advisories: Vec<_> = identity.advisory_ids.iter().map(|id| printable(id)).collect();
     page.field("  TCB status", printable(&identity.tcb_status));
     page.field("  advisories", advisories.join(", "));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::output::Audience;
+
+    fn shown(denials: &Value) -> String {
+        Terminal::new(Audience::People).page(|page| of_nodes(denials, page))
+    }
+
+    #[test]
+    fn denials_of_all_nodes_say_why_and_where_to_ask() {
+        let denial = |id: &str, node: &str, address: &str| {
+            json!({
+                "id": id, "code": "compose_hash_not_allowed", "count": 2, "last_at": "T", "message": "no",
+                "app_id": "aa", "node": node, "address": address, "explainable": !address.is_empty(),
+                "expected": "one of 3", "actual": "c0ffee", "remedy_text": "add it",
+            })
+        };
+        let text = shown(&json!([denial("01", "node-1", "::1"), denial("02", "node-2", "")]));
+        for said in [
+            "expected  one of 3",
+            "found     c0ffee",
+            "remedy    add it",
+            "kmsctl explain --denial 01\n",
+            "kmsctl explain --denial 02 --admin URL, with the admin listener of node-2\n",
+        ] {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+        assert!(shown(&json!([])).starts_with("No request was refused recently"));
+    }
 }
