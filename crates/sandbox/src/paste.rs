@@ -125,10 +125,15 @@ impl Yours<'_> {
                 ],
             ),
             group(
-                "two further KMSs wait for keys: a cluster of its own, and a replica of this one",
+                "two further KMSs wait for keys: the first begins a cluster of its own",
                 &[
                     format!("kmsctl bootstrap --kms {first} --domain 127.0.0.1 --dangerous-root {root}"),
                     format!("kmsctl finish --kms {first}"),
+                ],
+            ),
+            group(
+                "the second becomes a replica of this one: EITHER so, without an invitation",
+                &[
                     format!("kmsctl onboard --kms {second} --source {} --domain 127.0.0.1", self.kms),
                     format!("kmsctl finish --kms {second}"),
                     format!(
@@ -139,9 +144,12 @@ impl Yours<'_> {
                 ],
             ),
             group(
-                "further nodes: invite one, see all of them, and what goes on",
+                "OR so, with an invitation: what it prints only works if the lines of EITHER were not run",
+                &[format!("kmsctl replica invite --domain kms2.example --new-node {second}")],
+            ),
+            group(
+                "all nodes that share their state, and what goes on",
                 &[
-                    format!("kmsctl replica invite --domain kms2.example --new-node {second}"),
                     "kmsctl fleet status".to_owned(),
                     "kmsctl rollout status".to_owned(),
                     "kmsctl operations".to_owned(),
