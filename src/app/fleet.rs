@@ -95,14 +95,16 @@ async fn record_alarms(mut alarms: watch::Receiver<Option<Alarm>>, audit: Arc<Au
     }
 }
 
-/// Records what must not be in a fleet, once for each node that it is about until it is over.
+/// Records what must not be in a fleet, once for each node that it is about until it is over; or once, where it is about none of them.
 async fn record_splits(mut splits: watch::Receiver<Vec<Split>>, audit: Arc<Audit>) {
     let mut known = BTreeSet::new();
     while splits.changed().await.is_ok() {
         let splits = splits.borrow_and_update().clone();
         let mut now = BTreeSet::new();
         for split in splits {
-            let nodes: BTreeSet<_> = split.nodes.iter().map(|node| (split.kind, *node)).collect();
+            let about = split.nodes.iter().copied().map(Some);
+            let about = about.chain(split.nodes.is_empty().then_some(None));
+            let nodes: BTreeSet<_> = about.map(|node| (split.kind, node)).collect();
             if !nodes.is_subset(&known) {
                 audit.note(Event::FleetAlarm { code: split.kind.name(), reason: split.text });
             }

@@ -171,7 +171,10 @@ fn verdict(found: &Findings) -> ExitCode {
 /// Whether the state of the fleet can be shared.
 fn state(settings: &Postgres, examined: Option<Result<Option<&str>, DatabaseError>>, found: &mut Findings) {
     match (examined, settings.when_stale) {
-        (None | Some(Ok(None)), _) => found.fact("state", "the database of the shared state can be used"),
+        (None, _) => {
+            found.warn("core.state: the database was not asked, since the check itself failed".to_owned())
+        }
+        (Some(Ok(None)), _) => found.fact("state", "the database of the shared state can be used"),
         (Some(Ok(Some(lacks))), _) => found.warn(format!("core.state: {lacks}")),
         (Some(Err(error)), WhenStale::Refuse) => found.useless(format!("core.state: {}", error.detailed())),
         (Some(Err(error)), WhenStale::Warn) => found.warn(format!("core.state: {}", error.detailed())),

@@ -190,6 +190,23 @@ async fn a_freeze_on_one_node_stops_all_and_an_unfreeze_lifts_it_on_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_answer_to_a_freeze_and_to_a_drain_says_that_the_others_know_it() {
+    let fleet = Fleet::of(2).await;
+    // A busy machine may need longer than an answer waits, but not each time.
+    let (mut frozen, mut drained) = (false, false);
+    for _ in 0..20 {
+        frozen |= fleet.freeze(0).await == true;
+        fleet.unfreeze(0).await;
+        drained |= fleet.acted(0, "drain", Some("node-1")).await["shared"] == true;
+        fleet.acted(0, "undrain", Some("node-1")).await;
+        if frozen && drained {
+            return;
+        }
+    }
+    panic!("no answer said that the others know it: a freeze: {frozen}, a drain: {drained}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn without_a_database_nothing_is_released_and_a_freeze_is_not_lost() {
     let mut fleet = Fleet::of(2).await;
     fleet.postgres.stop();
@@ -402,6 +419,9 @@ async fn nodes_with_other_root_keys_in_the_same_database_share_nothing_and_are_a
         assert!(remedy.contains("core.postgres.other_fleets"), "{told}");
         // It stops nothing.
         fleet.releases(node).await;
+        let recorded =
+            eventually("its record", async || fleet.nodes[node].audited("fleet_alarm").pop()).await;
+        assert_eq!(recorded["code"], "fleet_roots", "{recorded}");
     }
     assert!(stranger.audited("fleet_alarm").is_empty(), "where it is on purpose, it is none");
     assert!(stranger.audited("state_alarm").is_empty() && fleet.alarms(0).is_empty());

@@ -99,7 +99,10 @@ pub(super) async fn connect(
             };
             match within(PREPARE, prepare(&mut session, fate)).await {
                 Ok(()) => return Ok(session),
-                Err(error @ (DatabaseError::Slow | DatabaseError::Unreachable(_))) => failed.push(error),
+                // At another address there may be the primary.
+                Err(
+                    error @ (DatabaseError::Slow | DatabaseError::Unreachable(_) | DatabaseError::ReadOnly),
+                ) => failed.push(error),
                 Err(error) => return Err(error),
             }
         }

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::{fmt, io};
 
 use rustls::CertificateError;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, Severity, SqlState};
 use tokio_postgres::types::{WasNull, WrongType};
 
 use crate::config::PostgresError;
@@ -120,8 +120,11 @@ impl Eq for Cause {}
 impl DatabaseError {
     /// What the failure of a commit says of the change.
     pub(super) fn of_commit(error: tokio_postgres::Error) -> Self {
-        match error.code() {
-            Some(state) if refuses_commit(state.code()) => error.into(),
+        // A server that ends over it may have written the commit, and finds it when it starts again.
+        let is_over =
+            |told: &DbError| matches!(told.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
+        match error.as_db_error() {
+            Some(told) if refuses_commit(told.code().code()) && !is_over(told) => error.into(),
             Some(_) | None => Self::Unconfirmed,
         }
     }

@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
+use super::beat::{self, Beat, MAX_BEAT};
 use super::client::{EXCHANGE, within};
 use super::error::DatabaseError;
+use super::judge::authentic;
 use super::keeper::Keeper;
 use super::seal::NodeId;
 use super::{Unshared, Written, table};
@@ -41,11 +43,16 @@ impl Keeper {
             return Ok(());
         }
         self.looked_for_gone = Some(Instant::now());
-        let (nodes, now) = (self.view.nodes(), unix_now_ms());
-        for node in nodes.iter().filter(|node| !node.is_self && is_gone(node.written_ms, now)) {
-            tracing::warn!(node = node.name, "a node that has written nothing for 30 days is forgotten");
-            let forgotten = table::forget_node(client, self.seals().fleet, node.id);
-            within(EXCHANGE, forgotten).await?;
+        let (seals, own, now) = (self.seals(), self.node(), unix_now_ms());
+        // Not those of the view, which leaves out nodes that are gone where there are too many.
+        let read = table::reports(client, seals.fleet, own, beat::KIND, MAX_BEAT);
+        let rows = within(EXCHANGE, read).await?;
+        for (node, _, body) in authentic(&seals, beat::KIND, &rows).filter(|(node, ..)| *node != own) {
+            let Some(beat) = Beat::parse(body).ok().filter(|beat| is_gone(beat.time_ms, now)) else {
+                continue;
+            };
+            tracing::warn!(node = beat.name, "a node that has written nothing for 30 days is forgotten");
+            within(EXCHANGE, table::forget_node(client, seals.fleet, node)).await?;
         }
         Ok(())
     }

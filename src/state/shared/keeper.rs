@@ -1,7 +1,7 @@
 //! Keeps this node and the database the same: connects, looks each second, adopts what others changed, and writes what this node
 //! has to say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -601,7 +601,7 @@ impl Keeper {
         self.tell(client, STATUS, &body).await?;
         if !self.settings.other_fleets {
             let read = table::other_fleets(client, self.seals().fleet);
-            self.watch.fleets(within(EXCHANGE, read).await?, Instant::now());
+            self.watch.others(within(EXCHANGE, read).await?, Instant::now());
         }
         self.read_statuses(client).await
     }
@@ -677,7 +677,7 @@ impl Keeper {
         for (name, body) in bodies {
             let Some(document) = self.document(&name) else { continue };
             let arrival = match &before {
-                Some(before) if head.repaired > before.head.seq => Arrival::Repaired,
+                Some(before) if before.is_repaired_by(&head, &name) => Arrival::Repaired,
                 Some(before) if before.documents.contains_key(&name) => Arrival::Other,
                 Some(_) | None => Arrival::Joined,
             };
@@ -716,19 +716,19 @@ impl Keeper {
         let unread = |document: &Arc<dyn Document>| {
             (!self.has_read(head, document.name())).then(|| document.name().to_owned())
         };
-        let unread: Vec<_> = self.documents.iter().filter_map(unread).collect();
-        // When it is read, it must still be known that it was repaired.
-        if !unread.is_empty() && before.is_some_and(|before| head.repaired > before.head.seq) {
-            return;
-        }
+        let mut unread_repairs = BTreeSet::new();
         let mut documents = head.documents.clone();
-        for name in unread {
+        for name in self.documents.iter().filter_map(unread) {
             match before.and_then(|before| before.documents.get(&name)) {
-                Some(listed) => documents.insert(name, *listed),
+                Some(listed) => documents.insert(name.clone(), *listed),
                 None => documents.remove(&name),
             };
+            // When it is read, it must still be known that it was repaired.
+            if before.is_some_and(|before| before.is_repaired_by(head, &name)) {
+                unread_repairs.insert(name);
+            }
         }
-        let known = Known { fleet, head: id, documents };
+        let known = Known { fleet, head: id, documents, unread_repairs };
         if before == Some(&known) {
             return;
         }

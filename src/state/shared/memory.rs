@@ -1,14 +1,14 @@
 //! What a node remembers of the shared state over restarts: who it is, and the newest state that it has seen. So it notices when
 //! the database goes back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
 use kms_attest::state_file::{self, StateFileError};
 use serde::{Deserialize, Serialize};
 
-use super::head::{HeadId, Listed};
+use super::head::{Head, HeadId, Listed};
 use super::seal::{FleetId, NodeId};
 use crate::state;
 
@@ -39,6 +39,16 @@ pub(super) struct Known {
     pub(super) fleet: FleetId,
     pub(super) head: HeadId,
     pub(super) documents: BTreeMap<String, Listed>,
+    /// The documents that were repaired and could not be read here since.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) unread_repairs: BTreeSet<String>,
+}
+
+impl Known {
+    /// Whether what `head` lists of a document was written over what this node knew.
+    pub(super) fn is_repaired_by(&self, head: &Head, name: &str) -> bool {
+        head.repaired > self.head.seq || self.unread_repairs.contains(name)
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

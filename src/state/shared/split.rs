@@ -1,7 +1,7 @@
 //! What must not be in a fleet: other root keys, other rules, a log that is not the one it was, two nodes with one id, other
 //! clocks. Each node finds it by what the others report, and by what it remembers of their reports.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -114,7 +114,7 @@ pub fn signed_tree(note: &str) -> Option<Checkpoint> {
 pub(super) struct Watch {
     nodes: BTreeMap<NodeId, Known>,
     strangers: BTreeMap<NodeId, Stranger>,
-    other_fleets: BTreeMap<FleetId, OtherFleet>,
+    others: BTreeMap<(FleetId, NodeId), Other>,
     /// When another node last wrote under the id of this one.
     taken: Option<Instant>,
     since: BTreeMap<SplitKind, u64>,
@@ -140,11 +140,11 @@ struct Stranger {
     at: Instant,
 }
 
-/// Nodes with other root keys in the same database.
+/// A node with other root keys in the same database.
 #[derive(Debug)]
-struct OtherFleet {
+struct Other {
     counter: i64,
-    /// When one of them last wrote, as far as this node saw it.
+    /// When it last wrote, as far as this node saw it.
     wrote: Option<Instant>,
 }
 
@@ -180,17 +180,17 @@ impl Watch {
         self.nodes.retain(|node, _| is_there(node));
     }
 
-    /// Notes the highest number of a beat of each other fleet in the database.
-    pub(super) fn fleets(&mut self, beats: BTreeMap<FleetId, i64>, now: Instant) {
-        let mut before = std::mem::take(&mut self.other_fleets);
-        let note = |(fleet, counter)| {
-            let wrote = before.remove(&fleet).and_then(|known| match known.counter < counter {
+    /// Notes the numbers of the beats of nodes of other fleets in the database.
+    pub(super) fn others(&mut self, beats: BTreeMap<(FleetId, NodeId), i64>, now: Instant) {
+        let mut before = std::mem::take(&mut self.others);
+        let note = |(node, counter)| {
+            let wrote = before.remove(&node).and_then(|known| match known.counter < counter {
                 true => Some(now),
                 false => known.wrote,
             });
-            (fleet, OtherFleet { counter, wrote })
+            (node, Other { counter, wrote })
         };
-        self.other_fleets = beats.into_iter().map(note).collect();
+        self.others = beats.into_iter().map(note).collect();
     }
 
     /// Notes which start of each node has written last.
@@ -278,10 +278,11 @@ impl Watch {
                 found.add(SplitKind::Roots, *node, text);
             }
         }
-        let writes = |fleet: &&OtherFleet| fleet.wrote.is_some_and(|at| age(at) <= STRANGE_FOR);
-        let fleets = self.other_fleets.values().filter(writes).count();
-        if fleets > 0 {
-            let text = match fleets {
+        let writes = |other: &Other| other.wrote.is_some_and(|at| age(at) <= STRANGE_FOR);
+        let writing = self.others.iter().filter(|(_, other)| writes(other));
+        let fleets: BTreeSet<_> = writing.map(|((fleet, _), _)| fleet).collect();
+        if !fleets.is_empty() {
+            let text = match fleets.len() {
                 1 => "nodes of another fleet, with other root keys, write to the same database".to_owned(),
                 more => {
                     format!("nodes of {more} other fleets, with other root keys, write to the same database")

@@ -235,19 +235,23 @@ fn reports_that_other_keys_have_sealed_are_an_alarm_if_they_go_on() {
 #[test]
 fn another_fleet_in_the_same_database_is_an_alarm_while_it_writes() {
     let mut fleet = Fleet::new();
-    let beat = |counter| [(FleetId([9; 16]), counter)].into();
-    fleet.watch.fleets(beat(7), fleet.at(0));
+    // Another node of that fleet, which has started more often, is gone.
+    let beat = |counter| {
+        [((FleetId([9; 16]), NodeId([1; 16])), 1 << 40), ((FleetId([9; 16]), NodeId([2; 16])), counter)]
+            .into()
+    };
+    fleet.watch.others(beat(7), fleet.at(0));
     assert_eq!(fleet.kinds(0), [], "it may have been left there");
-    fleet.watch.fleets(beat(7), fleet.at(5));
+    fleet.watch.others(beat(7), fleet.at(5));
     assert_eq!(fleet.kinds(5), [], "nobody writes");
-    fleet.watch.fleets(beat(8), fleet.at(10));
+    fleet.watch.others(beat(8), fleet.at(10));
     let splits = fleet.splits(10, true);
     assert_eq!((splits[0].kind, splits[0].nodes.len()), (SplitKind::Roots, 0));
     assert_eq!(splits[0].text, "nodes of another fleet, with other root keys, write to the same database");
-    fleet.watch.fleets(beat(8), fleet.at(15));
+    fleet.watch.others(beat(8), fleet.at(15));
     assert_eq!(fleet.kinds(70), [SplitKind::Roots]);
     assert_eq!(fleet.kinds(71), [], "nobody writes any more");
-    fleet.watch.fleets([].into(), fleet.at(75));
+    fleet.watch.others([].into(), fleet.at(75));
     assert_eq!(fleet.kinds(75), []);
 }
 

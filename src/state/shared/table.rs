@@ -18,8 +18,6 @@ use super::seal::{FleetId, NodeId, Seal};
 const MAX_ROWS: usize = 256;
 /// The most rows of reports that are read: those of this node, and some that are not authentic beside those of all others.
 const MAX_REPORTS: usize = MAX_NODES * 2;
-/// The most other fleets in the same database that are looked for.
-const MAX_FLEETS: usize = 16;
 
 /// The row of the head.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,29 +199,32 @@ pub(super) async fn new_reports(
     rows.iter().map(report_row).collect()
 }
 
-/// The highest number of a beat of each other fleet that uses the same database, of at most [`MAX_FLEETS`]. Nothing of it is
-/// authentic.
+/// The numbers of the beats of nodes of other fleets that use the same database, some of them where there are many. Nothing of it
+/// is authentic.
 pub(super) async fn other_fleets(
     client: &impl GenericClient,
     own: FleetId,
-) -> Result<BTreeMap<FleetId, i64>, DatabaseError> {
-    let select = "SELECT fleet, max(counter) FROM \
-                  (SELECT fleet, counter FROM kms_reports WHERE fleet <> $1 AND kind = $2 AND length(fleet) = $3 LIMIT $4) AS beats \
-                  GROUP BY fleet ORDER BY fleet LIMIT $5";
+) -> Result<BTreeMap<(FleetId, NodeId), i64>, DatabaseError> {
+    let select = "SELECT fleet, node, counter FROM kms_reports \
+                  WHERE fleet <> $1 AND kind = $2 AND length(fleet) = $3 AND length(node) = $3 ORDER BY fleet, node LIMIT $4";
     let length = i32::try_from(own.0.len()).unwrap_or(i32::MAX);
-    let values: [(&(dyn ToSql + Sync), Type); 5] = [
+    let values: [(&(dyn ToSql + Sync), Type); 4] = [
         (&&own.0[..], Type::BYTEA),
         (&super::beat::KIND, Type::TEXT),
         (&length, Type::INT4),
         (&(MAX_REPORTS as i64), Type::INT8),
-        (&(MAX_FLEETS as i64), Type::INT8),
     ];
-    let rows = rows(client, select, &values, MAX_FLEETS).await?;
-    let read = |row: &Row| {
-        let (fleet, counter): (Vec<u8>, i64) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(<[u8; 16]>::try_from(fleet).ok().map(|fleet| (FleetId(fleet), counter)))
+    let rows = rows(client, select, &values, MAX_REPORTS).await?;
+    let id = |row: &Row, column: usize| -> Result<Option<[u8; 16]>, DatabaseError> {
+        Ok(<[u8; 16]>::try_from(row.try_get::<_, &[u8]>(column)?).ok())
     };
-    rows.iter().filter_map(|row| read(row).transpose()).collect()
+    let mut beats = BTreeMap::new();
+    for row in &rows {
+        if let (Some(fleet), Some(node)) = (id(row, 0)?, id(row, 1)?) {
+            beats.insert((FleetId(fleet), NodeId(node)), row.try_get(2)?);
+        }
+    }
+    Ok(beats)
 }
 
 fn report_row(row: &Row) -> Result<ReportRow, DatabaseError> {

@@ -64,3 +64,46 @@ async fn freezes_reach_and_leave_a_node_whose_configuration_contradicts_a_domain
         assert!(fleet.alarms(0).is_empty(), "{:?}", fleet.alarms(0));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_ended_after_a_repair_stays_ended_while_a_node_cannot_read_another_document() {
+    let mut fleet = Fleet::with(2, "core.postgres.when_stale = \"warn\"").await;
+    fleet.nodes[1].configure("[domains.team]\ninstance_scoped = true");
+    fleet.nodes[1].start().await.expect("it starts");
+    fleet.is_fresh(1).await;
+    fleet.done(0, "POST", "/api/v1/domains", json!({ "name": "team" })).await;
+    fleet.alarmed(1, "unreadable").await;
+    fleet.freeze_all(0).await;
+    fleet.is_frozen(1).await;
+    fleet.postgres.run("DELETE FROM kms_head; DELETE FROM kms_state").await;
+    fleet.alarmed(0, "rolled_back").await;
+    fleet.done(0, "POST", "/api/v1/fleet/repair", Value::Null).await;
+    fleet.is_fresh(0).await;
+    for again in [false, true] {
+        if again {
+            fleet.nodes[1].start().await.expect("it starts");
+        }
+        fleet.freeze_all(0).await;
+        fleet.is_frozen(1).await;
+        fleet.unfreeze(0).await;
+        fleet.releases(1).await;
+        // A freeze of that node comes after what it would have brought back.
+        let other = fleet.nodes[1].app(2);
+        let request = json!({ "scope": "app", "value": hex::encode(other.app_id()), "reason": "a test" });
+        fleet.operator(1).await.freezes_all(request).await;
+        let frozen = eventually("the freeze of the other node", async || {
+            let frozen = fleet.operator(0).await.done("ListFrozen", json!({})).await["frozen"].clone();
+            let is_there = frozen.to_string().contains(&hex::encode(other.app_id()));
+            is_there.then_some(frozen)
+        })
+        .await;
+        assert_eq!(frozen.as_array().map(Vec::len), Some(1), "{frozen}");
+        assert!(fleet.operator(0).await.unfreeze("app", other.app_id()).await);
+    }
+    // What was repaired is still taken over when it can be read.
+    fleet.nodes[1].configure("[domains.team]\ninstance_scoped = false");
+    fleet.nodes[1].start().await.expect("it starts");
+    fleet.is_fresh(1).await;
+    let domain = fleet.done(1, "GET", "/api/v1/domains/team", Value::Null).await;
+    assert_eq!(domain["name"], "team", "{domain}");
+}
