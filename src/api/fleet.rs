@@ -14,6 +14,7 @@ pub use self::lists::show_lists;
 pub use self::report::StatusReporter;
 use super::Caller;
 use super::approvals::ApprovalGate;
+use super::readiness::Readiness;
 use crate::admission::Foundation;
 use crate::audit::Event;
 use crate::control::{Approved, DrainError, ForgetNode, RepairFleet};
@@ -36,13 +37,19 @@ pub struct ForgetBody {
 pub struct FleetService {
     shared: Option<Arc<Shared>>,
     foundation: Arc<Foundation>,
+    readiness: Arc<Readiness>,
     gate: ApprovalGate,
 }
 
 impl FleetService {
     /// `shared` is `None` where nothing is shared.
-    pub fn new(shared: Option<Arc<Shared>>, foundation: Arc<Foundation>, gate: ApprovalGate) -> Self {
-        Self { shared, foundation, gate }
+    pub fn new(
+        shared: Option<Arc<Shared>>,
+        foundation: Arc<Foundation>,
+        readiness: Arc<Readiness>,
+        gate: ApprovalGate,
+    ) -> Self {
+        Self { shared, foundation, readiness, gate }
     }
 
     /// The nodes, from memory and without waiting.
@@ -51,6 +58,7 @@ impl FleetService {
         let view = shared.view();
         let mut nodes: Vec<_> = view.nodes().iter().map(|node| shown(node, view.answers(node))).collect();
         compare_canaries(&mut nodes);
+        self.show_own_readiness(&mut nodes);
         let drained_unseen = show_drains(&mut nodes, self.foundation.drain.nodes());
         nodes.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         FleetView {
@@ -75,6 +83,17 @@ impl FleetService {
                 .collect(),
             nodes,
         }
+    }
+
+    /// Shows whether this node is ready now: what it last wrote into the database was true before that did not answer.
+    fn show_own_readiness(&self, nodes: &mut [NodeShown]) {
+        let own = nodes.iter_mut().find(|node| node.this).and_then(|node| node.status.as_mut());
+        let Some(own) = own else { return };
+        let report = self.readiness.report();
+        own.ready = report.is_ready();
+        own.reasons = report.reasons().iter().map(|reason| reason.cause.name().to_owned()).collect();
+        own.draining = self.foundation.drain.current().is_some();
+        own.ready_for = self.readiness.ready_for().map(|ready| ready.as_secs());
     }
 
     /// Writes the state of this node over whatever is in the database.

@@ -271,7 +271,12 @@ impl Serving {
             process.gate(),
             Arc::clone(&events),
         ));
-        let fleet = FleetService::new(process.shared.clone(), process.foundation(), process.gate());
+        let fleet = FleetService::new(
+            process.shared.clone(),
+            process.foundation(),
+            Arc::clone(&self.readiness),
+            process.gate(),
+        );
         let fleet = Arc::new(fleet);
         let rollout = Arc::clone(&self.rollout);
         let joins =

@@ -77,7 +77,11 @@ async fn an_operator_sees_the_nodes_what_they_list_and_that_one_is_gone() {
     postgres.stop();
     eventually("staleness", async || {
         let status = desk.run(&["fleet", "status"]).await;
-        (status.code == 1 && status.out.contains("This node is stale")).then_some(())
+        // Its last report in the database says that it is ready.
+        let is_told = status.out.contains("This node is stale")
+            && status.out.contains("(this node): not ready: ")
+            && status.out.contains("state_stale");
+        (status.code == 1 && is_told).then_some(())
     })
     .await;
 }

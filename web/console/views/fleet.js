@@ -23,8 +23,8 @@ function differing(node, self) {
   return node.canary_equal === false ? [...names, 'canary'] : names;
 }
 
-function Standing({ of: { answers, status } }) {
-  if (!answers) return pill('No answer', 'bad');
+function Standing({ of: { answers, status, unknown } }) {
+  if (!answers) return unknown ? pill('Not known', 'warn') : pill('No answer', 'bad');
   if (!status) return pill('Answers');
   if (status.draining && status.reasons.every((reason) => reason === 'draining')) return pill('Drains', 'warn');
   if (!status.ready) return pill('Not ready', 'bad');
@@ -128,7 +128,8 @@ export default function Fleet({ me, params }) {
   const [drains, drain] = useState(false);
   const { data } = fleet;
   const self = data?.nodes.find((node) => node.this);
-  const nodes = (data?.nodes ?? []).map((node) => ({ ...node, differs: differing(node, self) }));
+  // A node that is stale cannot know whether others answer.
+  const nodes = (data?.nodes ?? []).map((node) => ({ ...node, differs: differing(node, self), unknown: Boolean(data.stale) }));
   const node = params.id && nodes.find(({ id }) => id === params.id);
   const done = (answer) => {
     repair(false);

@@ -67,12 +67,24 @@ impl Fleet {
                 admin.post(terminal, FORGET, body, REPLY).await?
             }
         };
-        terminal.show(&view, |page| show(&view, page))?;
+        terminal.show(&view, |page| match self.command {
+            Command::Repair(_) => repaired(&view, page),
+            Command::Status(_) | Command::Forget(_) => show(&view, page),
+        })?;
         let is_well = view.stale.is_none() && view.alarm.is_none() && view.alarms.is_empty();
         Ok(match self.command {
             Command::Status(_) if !is_well => Exit::Failed,
             Command::Status(_) | Command::Repair(_) | Command::Forget(_) => Exit::Done,
         })
+    }
+}
+
+/// The view that answers a repair may be from before it: this node reads what it wrote when it looks again.
+fn repaired(view: &FleetView, page: &mut Page) {
+    page.line("Done: the state of this node is now that of all nodes.");
+    match view.stale {
+        Some(_) => page.line("`kmsctl fleet status` shows it in some seconds."),
+        None => show(view, page),
     }
 }
 
@@ -100,12 +112,14 @@ fn show(view: &FleetView, page: &mut Page) {
         page.line(page.toned(Tone::Bad, &printable(warning)));
     }
     for node in &view.nodes {
-        show_node(node, page);
+        show_node(node, view, page);
     }
 }
 
-fn show_node(node: &NodeShown, page: &mut Page) {
+fn show_node(node: &NodeShown, view: &FleetView, page: &mut Page) {
     let standing = match (node.answers, &node.status) {
+        // A stale node cannot know whether another one answers.
+        (false, _) if view.stale.is_some() => page.toned(Tone::Doubtful, "not known now"),
         (false, _) => page.toned(Tone::Bad, "does not answer"),
         (true, Some(NodeStatus { draining: true, reasons, .. }))
             if reasons.iter().all(|it| it == "draining") =>
@@ -154,4 +168,49 @@ fn show_node(node: &NodeShown, page: &mut Page) {
         page.field("bundle", format_args!("{serial} ({})", printable(domain)));
     }
     page.field("root epoch", format_args!("{} of {}", status.root_epoch, status.root_epochs.len()));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::output::Audience;
+
+    fn shown(view: Value, show: fn(&FleetView, &mut Page)) -> String {
+        let view = serde_json::from_value(view).expect("a view");
+        Terminal::new(Audience::People).page(|page| show(&view, page))
+    }
+
+    fn view(stale: Option<&str>) -> Value {
+        let own = json!({
+            "id": "01", "name": "node-1", "this": true, "answers": true,
+            "status": { "ready": stale.is_none(), "reasons": stale.map(|_| "state_stale").as_slice() },
+        });
+        let other = json!({ "id": "02", "name": "node-2", "this": false, "answers": false });
+        json!({ "shared": true, "stale": stale, "view_age_ms": 7, "warnings": [], "nodes": [own, other] })
+    }
+
+    #[test]
+    fn a_stale_node_is_not_ready_and_says_nothing_of_others() {
+        let text = shown(view(Some("the database does not answer")), show);
+        for line in [
+            "This node is stale: the database does not answer",
+            "node-1 01 (this node): not ready: state_stale",
+            "node-2 02: not known now",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        let text = shown(view(None), show);
+        assert!(text.contains("(this node): ready") && text.contains("node-2 02: does not answer"), "{text}");
+    }
+
+    #[test]
+    fn a_repair_is_said_to_be_done_whatever_the_view_from_before_it_says() {
+        let text = shown(view(Some("rolled_back")), repaired);
+        assert!(text.starts_with("Done: ") && text.contains("kmsctl fleet status"), "{text}");
+        assert!(!text.contains("rolled_back") && !text.contains("node-1"), "{text}");
+        let text = shown(view(None), repaired);
+        assert!(text.starts_with("Done: ") && text.contains("node-1"), "{text}");
+    }
 }
