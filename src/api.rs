@@ -30,6 +30,7 @@ mod receipt;
 pub mod recovery;
 mod refusal;
 pub mod reload;
+mod remedy;
 pub mod restart;
 pub mod rollout;
 pub mod routes;

@@ -366,6 +366,14 @@ impl Refusal {
         }
     }
 
+    /// The code of the policy, if it denies this KMS itself.
+    pub fn of_self(&self) -> Option<DenialCode> {
+        match self {
+            Self::SelfAuthorization(SelfRefusal::Denied(denial)) => denial.denied,
+            _ => None,
+        }
+    }
+
     /// The denial of policy, if that is the cause.
     pub fn denial(&self) -> Option<&Denial> {
         self.policy().denial

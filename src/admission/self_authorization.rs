@@ -402,6 +402,8 @@ impl From<OwnEvidenceError> for OwnDecisionError {
 
 #[cfg(test)]
 mod tests {
+    use kms_policy::DenialCode;
+
     use super::*;
 
     #[test]
@@ -412,6 +414,7 @@ mod tests {
         let allowed = |asked| Recent { answer: Ok(SelfAuthorization::granted()), asked };
         let self_denial = || SelfDenial {
             code: SelfDenialCode::NotAllowed,
+            denied: Some(DenialCode::KmsMeasurement),
             cause: "closed".to_owned(),
             expected: None,
             actual: None,

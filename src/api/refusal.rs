@@ -2,12 +2,12 @@
 //! know.
 
 use kms_attest::csr::Csr;
-use kms_attest::identity::{BootInfo, DomainName, Identity};
+use kms_attest::identity::{DomainName, Identity};
 use kms_policy::Role;
 use sha2::{Digest as _, Sha256};
 
 use super::kms::KmsService;
-use super::{Caller, Method};
+use super::{Caller, Method, remedy};
 use crate::admission::{
     AskedEpochs, AskedFresh, Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step,
 };
@@ -105,21 +105,14 @@ impl Attempt<'_> {
         Some(domain).filter(|_| self.role != Some(Role::Kms))
     }
 
-    /// What would allow the request: a change to the policy, or fresh evidence.
+    /// What would allow the request.
     fn remedy(&self, refusal: &Refusal) -> Option<String> {
-        if let Refusal::Fresh { fault, .. } = refusal {
-            return Some(fault.remedy().to_owned());
-        }
-        let fault = refusal.fault()?;
-        if let RefusalCode::Domain(code) = fault.code {
-            return Some(code.remedy().to_owned());
-        }
-        let denial = refusal.denial()?;
-        let identity = fault.identity?;
         let foundation = &self.service.foundation;
-        let (_, policy) = foundation.place_of(self.role, &identity.app_id);
-        let told = BootInfo::from(identity);
-        foundation.remedy(policy, denial.code, self.role?.subject(&told)).map(|remedy| remedy.sentence)
+        let policy = match refusal.fault()?.identity {
+            Some(identity) => foundation.place_of(self.role, &identity.app_id).1,
+            None => &foundation.policy,
+        };
+        remedy::sentence(foundation, policy, refusal, self.role)
     }
 
     /// An outage says nothing about the caller: it is listed for operators, but not counted or recorded as a

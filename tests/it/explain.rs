@@ -362,7 +362,12 @@ async fn a_freeze_and_our_own_standing_are_explained_too() {
     assert_eq!(explanation.remedies[0].sentence, sentence);
     assert!(operator.unfreeze("device", &world.platform.device_id()).await);
 
-    world.allowlist.change(|rules| rules["kms"]["mrAggregated"] = json!([]));
+    let listed: ListDenialsResponse = operator.call("ListDenials", json!({})).await.message();
+    assert_eq!(listed.denials[0].remedy, sentence, "the list has it too");
+
+    let mut own = Value::Null;
+    world.allowlist.change(|rules| own = std::mem::replace(&mut rules["kms"]["mrAggregated"], json!([])));
+    let own = own[0].as_str().expect("a measurement").to_lowercase();
     let answer = caller.json("GetAppKey", json!({})).await;
     assert_eq!(answer.status, 403, "{answer:?}");
     let (code, id) = reference(&answer);
@@ -370,6 +375,15 @@ async fn a_freeze_and_our_own_standing_are_explained_too() {
     let explanation = operator.explain(by_id(&id)).await;
     assert_eq!(explanation.code, "kms_not_allowed");
     assert_eq!(failed(&explanation).len(), 1, "the caller itself would be allowed: {explanation:#?}");
+    let remedy = &explanation.remedies[0];
+    assert_eq!(remedy.code, "kms_not_allowed");
+    assert!(
+        remedy.sentence.starts_with("allow this KMS in its own policy: ") && remedy.sentence.contains(&own),
+        "{}",
+        remedy.sentence
+    );
+    let fragment: Value = serde_json::from_str(&explanation.allowlist_fragment).expect("JSON");
+    assert!(fragment["kms"].is_object(), "{fragment}");
 }
 
 #[tokio::test]

@@ -31,6 +31,8 @@ pub enum SelfRefusal {
 pub struct SelfDenial {
     /// For metrics and machines.
     pub code: SelfDenialCode,
+    /// The code of the policy, if that denies it.
+    pub denied: Option<DenialCode>,
     /// The reason of the policy, or the error of the verification.
     pub cause: String,
     /// The expected value, for operators.
@@ -89,12 +91,12 @@ impl From<DenialCode> for SelfDenialCode {
 impl SelfDenial {
     pub(super) fn denied(denial: Denial) -> Self {
         let Denial { code, reason, expected, actual } = denial;
-        Self { code: code.into(), cause: reason, expected, actual }
+        Self { code: code.into(), denied: Some(code), cause: reason, expected, actual }
     }
 
     pub(super) fn unproven(error: &VerifyError) -> Self {
         let code = SelfDenialCode::EvidenceRefused;
-        Self { code, cause: error.to_string(), expected: None, actual: None }
+        Self { code, denied: None, cause: error.to_string(), expected: None, actual: None }
     }
 
     /// The text for callers.

@@ -13,12 +13,12 @@ use kms_policy::Role;
 use kms_policy::examination::Nearest;
 use kms_policy::remedy::{self, merged};
 
-use self::checklist::Checklist;
+use self::checklist::{Checklist, Failure};
 use super::denials::record;
 use super::{AdminService, shown};
 use crate::admission::{AskedEpochs, RefusalCode, Step};
 use crate::api::kms::asked_domain;
-use crate::api::{Caller, other_domain};
+use crate::api::{Caller, other_domain, remedy as own_remedy};
 use crate::audit::Event;
 use crate::control::{DenialId, RefusalRecord, Shown};
 use crate::error::{Error, Result};
@@ -216,18 +216,21 @@ impl AdminService {
             None => (DomainName::DEFAULT, &self.foundation.policy),
         };
         let identity = identity.as_ref().map(BootInfo::from);
-        let of_policy = |code| match (code, &identity) {
+        let of_policy = |failure: &Failure| match (failure.code, &identity) {
             (RefusalCode::Denied(code), Some(identity)) => {
                 self.foundation.remedy(policy, code, question.role.subject(identity))
             }
-            _ => None,
+            _ => own_remedy::of_self(&self.foundation, failure.of_self?),
         };
+        // The fragment is for the policy that decides about the caller: this KMS is in another one than apps of some domains.
+        let is_of_domain = self.foundation.has_policy(&domain);
         let mut fragments = Vec::new();
         let mut remedies = Vec::new();
         for failure in list.failures() {
-            if let Some(remedy) = of_policy(failure.code) {
-                fragments.extend(remedy.fragment.clone());
-                remedies.push(wire(remedy));
+            if let Some(remedy) = of_policy(failure) {
+                let is_elsewhere = failure.of_self.is_some() && is_of_domain;
+                fragments.extend(remedy.fragment.clone().filter(|_| !is_elsewhere));
+                remedies.push(Remedy { code: failure.code.name().to_owned(), ..wire(remedy) });
             } else if let Some(sentence) = &failure.remedy {
                 let (code, sentence) = (failure.code.name().to_owned(), sentence.clone());
                 remedies.push(Remedy { code, sentence, ..Remedy::default() });

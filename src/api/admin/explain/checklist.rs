@@ -2,8 +2,9 @@
 
 use kms_policy::DenialCode;
 
-use crate::admission::{Refusal, RefusalCode, SelfDenialCode, Step};
+use crate::admission::{Refusal, RefusalCode, Step};
 use crate::api::refusal::detail;
+use crate::api::remedy::hint;
 use crate::proto::Check;
 
 /// Whether the evidence could be compared with a key.
@@ -33,6 +34,8 @@ const OF_IDENTITY: [Step; 5] = [Step::Identity, Step::Frozen, Step::Policy, Step
 
 pub(super) struct Failure {
     pub(super) code: RefusalCode,
+    /// The code of the policy, where it denies this KMS itself.
+    pub(super) of_self: Option<DenialCode>,
     /// What to do, unless the policy knows.
     pub(super) remedy: Option<String>,
     /// What the caller is told.
@@ -92,7 +95,12 @@ impl Checklist {
             detail: said,
             ..Check::default()
         };
-        self.failures.push(Failure { code: found.code, remedy: hint(refusal, found.code), reason });
+        self.failures.push(Failure {
+            code: found.code,
+            of_self: refusal.of_self(),
+            remedy: hint(refusal, found.code),
+            reason,
+        });
         self.push(step, "fail", check);
     }
 
@@ -162,119 +170,6 @@ impl Checklist {
 
 /// Why evidence without a key is not compared with one.
 pub(super) const NO_KEY: &str = "evidence was sent without the key that it must be bound to";
-
-/// What to do where no change of the policy helps.
-fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
-    if let Refusal::Frozen { frozen, .. } = refusal {
-        let scope = frozen.scope;
-        let value =
-            if scope.value().is_empty() { String::new() } else { format!(" {}", hex::encode(scope.value())) };
-        let end = match frozen.expires_at {
-            None => String::new(),
-            Some(end) => format!(", or wait until it ends at Unix time {end}"),
-        };
-        return Some(format!("kmsctl unfreeze {}{value}{end}", scope.name().replace('_', "-")));
-    }
-    if let Refusal::Fresh { fault, .. } = refusal {
-        return Some(fault.remedy().to_owned());
-    }
-    let hint = match code {
-        RefusalCode::NoAttestation => {
-            "connect with an RA-TLS client certificate that carries evidence, and let no proxy terminate TLS"
-        }
-        RefusalCode::EvidenceNotBound => "make a new certificate: this evidence is bound to another key",
-        RefusalCode::TdDebug => "start the VM without the debug attribute",
-        RefusalCode::TdAttributesNotAllowed => "start the VM with the usual TD attributes",
-        RefusalCode::TdxModuleNotAllowed => "run Intel's TDX module on the host",
-        RefusalCode::ServiceTdBound => "start the VM without a service TD",
-        RefusalCode::PlatformNotSupported => {
-            "run on Intel TDX: other platforms are not verified by this version"
-        }
-        RefusalCode::VmConfigMismatch => {
-            "send the vm_config that the guest was started with: the request's and the attestation's copy must be equal"
-        }
-        RefusalCode::Domain(code) => code.remedy(),
-        RefusalCode::Denied(code) => return of_denial(code).map(str::to_owned),
-        RefusalCode::OsImageNotVerified => {
-            "boot the OS image that the VM configuration names, on a machine as the configuration describes it"
-        }
-        RefusalCode::SelfDenied(SelfDenialCode::AllowlistUnusable) => MEND_THE_ALLOWLIST,
-        RefusalCode::SelfDenied(SelfDenialCode::EvidenceRefused) => {
-            "repair the platform of this KMS: its own evidence does not verify"
-        }
-        RefusalCode::SelfDenied(SelfDenialCode::NotAllowed) => {
-            "allow this KMS in its own policy: `kmsctl verify` shows its measurement, OS image and device"
-        }
-        RefusalCode::EvidenceMalformed
-        | RefusalCode::EventNameNotAllowed
-        | RefusalCode::EventLogMismatch
-        | RefusalCode::EventPreimageMismatch
-        | RefusalCode::ReportDataMismatch
-        | RefusalCode::QuoteMalformed
-        | RefusalCode::QuoteNotGenuine
-        | RefusalCode::CollateralNotFound
-        | RefusalCode::TcbLevelNotListed
-        | RefusalCode::TcbStatusUnknown
-        | RefusalCode::TcbRevoked
-        | RefusalCode::IdentityMalformed
-        | RefusalCode::FreshEvidenceRequired
-        | RefusalCode::FreshEvidenceNotPossible
-        | RefusalCode::ChallengeUnknown
-        | RefusalCode::ChallengeExpired
-        | RefusalCode::FreshEvidenceNotBound
-        | RefusalCode::FreshEvidenceMismatch
-        | RefusalCode::Frozen
-        | RefusalCode::PolicyUnavailable
-        | RefusalCode::OwnEvidenceUnavailable
-        | RefusalCode::CollateralUnavailable
-        | RefusalCode::Clock
-        | RefusalCode::StateStale
-        | RefusalCode::AuditLogUnavailable => return None,
-    };
-    Some(hint.to_owned())
-}
-
-const MEND_THE_ALLOWLIST: &str = "correct the allowlist: until it can be read, everything is denied; `kms policy check` shows the \
-     fault; of signed bundles, push and activate one that is valid now";
-
-/// The same for a denial that no added entry of the policy can avoid.
-fn of_denial(code: DenialCode) -> Option<&'static str> {
-    match code {
-        DenialCode::GuestHasBooted => Some(
-            "request keys while the guest boots, before system-ready; or release them to the app at any time: \
-             releaseStage \"any\" in its entry of the allowlist or in the webhook's answer, or core.release_stage",
-        ),
-        DenialCode::EpochTooNew => Some(
-            "ask for the epochs of the app or older ones, or none; or give the app newer ones: rootEpoch and appEpoch in its \
-             entry of the allowlist or in the webhook's answer, or `kmsctl epoch follow`",
-        ),
-        DenialCode::EpochNotReadable => Some(
-            "add these epochs to readableEpochs of the app in its entry of the allowlist or in the webhook's answer; without \
-             that key all older epochs can be read",
-        ),
-        DenialCode::EpochNotActive => {
-            Some("wait until the root epoch is active, or activate it: `kmsctl epoch activate`")
-        }
-        DenialCode::EpochRetired | DenialCode::EpochDestroyed => Some(
-            "give the app a newer root epoch: rootEpoch \"current\" in its entry of the allowlist or in the webhook's answer, \
-             or `kmsctl epoch follow`; what is encrypted with keys of this epoch cannot be read any more",
-        ),
-        DenialCode::EpochUnknown => Some(
-            "name a root epoch that this KMS has, as GetMeta lists them; a replica gets new ones with `kmsctl epoch fetch`",
-        ),
-        DenialCode::AllowlistUnusable => Some(MEND_THE_ALLOWLIST),
-        DenialCode::TcbStatus
-        | DenialCode::Advisory
-        | DenialCode::OsImage
-        | DenialCode::KmsMeasurement
-        | DenialCode::Device
-        | DenialCode::AppNotRegistered
-        | DenialCode::ComposeHash
-        | DenialCode::AppNotDeployed
-        | DenialCode::InvalidRequest
-        | DenialCode::Backend => None,
-    }
-}
 
 #[cfg(test)]
 mod tests {
