@@ -145,7 +145,7 @@ impl RolloutService {
 
     /// The same as something that goes on for longer than a request, and why there is one that cannot be shown.
     pub fn operation(&self) -> (Option<Operation>, Option<String>) {
-        let RolloutView { shared, rollout, problem, next } = self.view();
+        let RolloutView { shared, rollout, problem, next, .. } = self.view();
         (rollout.map(|rollout| operation::of(rollout, &next)), problem.filter(|_| shared))
     }
 

@@ -13,6 +13,9 @@ pub struct RolloutView {
     /// Why there is nothing to show.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// What may stop it later, as this node sees it now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What a driver does next.
     pub next: Next,
 }

@@ -3,11 +3,11 @@
 use kms_wire::rollout::{Next, NodeProgress, RolloutShown, RolloutView};
 
 use crate::clock::rfc3339;
-use crate::control::Facts;
+use crate::control::{Facts, NodeFact};
 use crate::state::rollout::{Rollout, RolloutHook, RolloutNode, RolloutState, RolloutStep};
 
 fn without(shared: bool, problem: Option<String>) -> RolloutView {
-    RolloutView { shared, rollout: None, problem, next: Next::End }
+    RolloutView { shared, rollout: None, problem, warnings: Vec::new(), next: Next::End }
 }
 
 pub(super) fn of_files() -> RolloutView {
@@ -33,8 +33,24 @@ pub(super) fn view(
         shared: true,
         rollout: Some(shown(rollout, facts, is_driven, refused)),
         problem: None,
+        warnings: other_policies(rollout, facts),
         next,
     }
+}
+
+/// The nodes that decide by another policy than this one, which was asked whether it allows the image.
+fn other_policies(rollout: &Rollout, facts: &Facts) -> Vec<String> {
+    let Some(own) = facts.policy.as_ref().filter(|_| !rollout.state.is_over()) else { return Vec::new() };
+    let differs = |node: &&NodeFact| node.answers && node.policy.as_ref().is_some_and(|policy| policy != own);
+    let names: Vec<&str> = facts.nodes.iter().filter(differs).map(|node| node.name.as_str()).collect();
+    let warning = || {
+        format!(
+            "only the policy of {} was asked, and other nodes decide by another one, which may not allow this image: {}",
+            facts.own_name,
+            names.join(", ")
+        )
+    };
+    (!names.is_empty()).then(warning).into_iter().collect()
 }
 
 pub(super) fn planned(mut view: RolloutView) -> RolloutView {
@@ -114,5 +130,51 @@ fn progress(rollout: &Rollout, node: &RolloutNode) -> NodeProgress {
         reason: step.reason().map(str::to_owned),
         attempt: node.attempt,
         gaps: node.gaps,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::rollout::NewRollout;
+
+    #[test]
+    fn nodes_that_decide_by_another_policy_are_named() {
+        let rollout = Rollout::from(NewRollout {
+            id: "a".to_owned(),
+            image: [1; 32],
+            mr_aggregated: None,
+            min_serving: 1,
+            drain_for: 1,
+            healthy_for: 1,
+            node_timeout: 9,
+            driven: false,
+            started_at: 1,
+            by: "zoe".to_owned(),
+            nodes: Vec::new(),
+        });
+        let node = |name: &str, answers: bool, policy: Option<&str>| NodeFact {
+            name: name.to_owned(),
+            answers,
+            policy: policy.map(str::to_owned),
+            ..NodeFact::default()
+        };
+        let facts = |policy: Option<&str>| Facts {
+            own_name: "own".to_owned(),
+            policy: policy.map(str::to_owned),
+            nodes: vec![
+                node("own", true, policy),
+                node("same", true, Some("aa")),
+                node("other", true, Some("bb")),
+                node("silent", false, Some("bb")),
+                node("mute", true, None),
+            ],
+            ..Facts::default()
+        };
+        let warnings = other_policies(&rollout, &facts(Some("aa")));
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].starts_with("only the policy of own was asked"), "{warnings:?}");
+        assert!(warnings[0].ends_with("which may not allow this image: other"), "{warnings:?}");
+        assert_eq!(other_policies(&rollout, &facts(None)), Vec::<String>::new());
     }
 }

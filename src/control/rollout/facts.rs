@@ -25,6 +25,8 @@ pub struct Facts {
     pub own_name: String,
     /// The canary fingerprint of this node, as its own report has it.
     pub canary: Option<String>,
+    /// The digest of the policy that decides about KMSs at this node; `None` if it has none.
+    pub policy: Option<String>,
     /// The nodes that ever were in the fleet.
     pub nodes: Vec<NodeFact>,
 }
@@ -46,6 +48,8 @@ pub struct NodeFact {
     pub mr_aggregated: Option<[u8; 32]>,
     /// Its canary fingerprint, hex: equal only where the root keys are equal.
     pub canary: Option<String>,
+    /// The digest of the policy by which it decides about KMSs, hex.
+    pub policy: Option<String>,
     /// Whether it has the root keys of this node in each epoch that both have, whichever is current.
     pub has_same_roots: bool,
     /// Whether it releases keys, and load balancers send requests there.
@@ -165,10 +169,12 @@ impl Memory {
             fact.image = said.os_image_hash.as_deref().and_then(digest);
             fact.mr_aggregated = said.mr_aggregated.as_deref().and_then(digest);
             fact.canary.clone_from(&said.canary);
+            fact.policy = said.policies.get("default").cloned();
             fact.ready = said.ready && fact.answers;
             fact.reasons.clone_from(&said.reasons);
             if node.is_self {
                 facts.canary.clone_from(&fact.canary);
+                facts.policy.clone_from(&fact.policy);
             }
             self.nodes.insert(node.id, known);
             facts.nodes.push(fact);

@@ -226,6 +226,9 @@ fn show(view: &RolloutView, page: &mut Page) {
     if let Some(problem) = &view.problem {
         page.line(page.toned(Tone::Doubtful, &printable(problem)));
     }
+    for warning in &view.warnings {
+        page.line(page.toned(Tone::Doubtful, &printable(warning)));
+    }
     match &view.rollout {
         Some(rollout) => show_rollout(rollout, page),
         None if view.problem.is_none() => page.line("There is no rollout."),
