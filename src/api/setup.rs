@@ -296,7 +296,10 @@ fn next(mode: Mode, switch: Switch, held: Held, restore: &RestoreStatus) -> Vec<
                 ),
             }],
             None => vec![
-                step("allow", "allow what GetAttestationInfo shows of this KMS in the policy"),
+                step(
+                    "allow",
+                    "allow what GetAttestationInfo shows of this KMS in the policy, unless it is allowed already",
+                ),
                 step("bootstrap", "first KMS: call Bootstrap with its domain, which makes new keys"),
                 step("onboard", "replica: call Onboard with the URL of a running KMS and its own domain"),
             ],

@@ -181,7 +181,11 @@ impl Record {
     /// `None` for a type that this version does not know.
     fn known_sentence(&self) -> Option<String> {
         let v = |field| self.value(field);
-        let by = || format!("{} from {}", self.value("by"), self.value("remote"));
+        // A change that was adopted or made in the background has no address.
+        let by = || match self.text("remote") {
+            "" => self.value("by"),
+            _ => format!("{} from {}", self.value("by"), self.value("remote")),
+        };
         let on_node = || match self.text("node") {
             "" => String::new(),
             _ => format!(" of the node {} ({})", self.value("name"), self.value("node")),
@@ -559,14 +563,18 @@ impl Record {
                     v("invitation")
                 )
             }
-            "replica_progress" => match self.text("stage") {
-                "started" => {
-                    format!("the invited replica {} has called; invitation {}", v("domain"), v("invitation"))
-                }
-                stage => {
-                    format!("the invited replica {} is {stage}; invitation {}", v("domain"), v("invitation"))
-                }
-            },
+            "replica_progress" => {
+                let what = match self.text("stage") {
+                    "started" => "has called".to_owned(),
+                    "attested" => "has shown evidence that verified".to_owned(),
+                    "allowed" => "is allowed by the policy".to_owned(),
+                    "keys" => "was sent the root keys".to_owned(),
+                    "committed" => "has saved the root keys".to_owned(),
+                    "serving" => "serves".to_owned(),
+                    _ => format!("has reached the stage {}", v("stage")),
+                };
+                format!("the invited replica {} {what}; invitation {}", v("domain"), v("invitation"))
+            }
             "replica_refused" => format!(
                 "the invited replica {} was refused: {}; invitation {}",
                 v("domain"),
@@ -875,6 +883,12 @@ mod tests {
                 "keys_not_received",
                 r#","domain":"d","source":"https://s","code":"source_invitation_over","remote":"::1""#,
                 "root keys for domain d were not received from https://s: source_invitation_over; ask one of its owners for a new invitation",
+            ),
+            ("unfrozen", r#","scope":"app","value":"aa","by":"token""#, "app aa was unfrozen by token"),
+            (
+                "replica_progress",
+                r#","domain":"127.0.0.1","stage":"keys","invitation":"7""#,
+                "the invited replica 127.0.0.1 was sent the root keys; invitation 7",
             ),
             ("suppressed", r#","events":3"#, "3 events came too fast to be recorded"),
             ("suppressed", r#","events":3,"source":"pipe""#, "[pipe] 3 events came too fast to be recorded"),

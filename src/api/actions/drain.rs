@@ -89,7 +89,12 @@ pub(super) async fn begin(drain: &Drain, target: Option<&Target>, by: &str) -> E
     }
     let begun = begun(already, other);
     let (unknown, shared) = match reach {
-        Reach::NotYet(why) => (format!("; the other nodes do not know it yet: {why}"), false),
+        Reach::NotYet(why) => {
+            let unknown = format!(
+                "; the other nodes do not know it yet: {why}; undrain is possible only while the database answers"
+            );
+            (unknown, false)
+        }
         Reach::Fleet | Reach::ThisMachine => (String::new(), true),
     };
     let message = format!("{begun}, until it is undrained, also after a restart{unknown}");

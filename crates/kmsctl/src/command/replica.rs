@@ -199,12 +199,16 @@ impl One {
         let path = at(&id)?;
         let mut seen: Vec<Stage> = Vec::new();
         let mut advice = None;
-        let mut failures = 0;
+        let (mut failures, mut is_first) = (0, true);
         let join = loop {
             match admin.get::<Join>(terminal, &path, REPLY).await {
                 Ok(join) => {
                     failures = 0;
                     if terminal.audience() == Audience::People {
+                        if is_first && !join.over {
+                            terminal.append(&format!("{}\n", join.awaited()))?;
+                        }
+                        is_first = false;
                         for stage in join.stages.iter().filter(|stage| !seen.contains(stage)) {
                             terminal.append(&format!("{}\n", stage.line()))?;
                         }
@@ -279,6 +283,19 @@ impl Join {
         self.show_advice(page);
     }
 
+    /// What `watch` waits for.
+    fn awaited(&self) -> String {
+        let first = match self.stages.is_empty() {
+            true => format!(
+                ": first, its command must be run at the new node before {} (kmsctl replica show {})",
+                printable(&self.expires_at),
+                printable(&self.id)
+            ),
+            false => String::new(),
+        };
+        format!("Waiting until {} serves{first}", printable(&self.domain))
+    }
+
     fn show_advice(&self, page: &mut Page) {
         if let Some(advice) = &self.advice {
             page.line(format_args!("To do: {}", printable(advice)));
@@ -309,6 +326,8 @@ fn at(id: &str) -> Outcome<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -323,5 +342,21 @@ mod tests {
         ] {
             assert_eq!(naming(command, &"http://[::1]:9".parse().unwrap()), named);
         }
+    }
+
+    #[test]
+    fn watch_says_what_it_waits_for() {
+        let join = |stages: Value| -> Join {
+            serde_json::from_value(json!({
+                "id": "00ff", "domain": "kms2.example", "created_by": "amy", "created_at": "T", "expires_at": "E",
+                "state": "invited", "over": false, "confirmed": false, "stages": stages, "command": "c",
+                "source_root_sha256": "s",
+            }))
+            .expect("an invitation")
+        };
+        let first = ": first, its command must be run at the new node before E (kmsctl replica show 00ff)";
+        assert_eq!(join(json!([])).awaited(), format!("Waiting until kms2.example serves{first}"));
+        let called = json!([{ "stage": "started", "at": "T" }]);
+        assert_eq!(join(called).awaited(), "Waiting until kms2.example serves");
     }
 }
