@@ -34,8 +34,8 @@ pub use choices::{
     MAX_DOMAINS_BYTES, MAX_MADE, MAX_PLACED, StatedDomain, stated_apps,
 };
 pub use credentials::{
-    CredentialContent, CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord, RevokedRecord,
-    content as credentials_content, parse as parse_credentials,
+    CredentialContent, CredentialFile, CredentialFileError, CredentialRecord, ReplacedRecord, RevokedOwner,
+    RevokedRecord, content as credentials_content, parse as parse_credentials,
 };
 pub use domains::{
     ArchivedRecord, DomainFile, DomainFileError, DomainRecord, DomainRecords, DomainText, DomainsTooLarge,

@@ -21,9 +21,7 @@ use super::recovery::RecoveryService;
 use super::rollout::RolloutService;
 use super::uploads::HtpasswdFile;
 use crate::clock::rfc3339;
-use crate::control::{
-    Action, Approval, ApprovalError, Approvals, Approved, EachApproved, Gate, OwnerCredential, State,
-};
+use crate::control::{Action, Approval, ApprovalError, Approvals, Approved, EachApproved, Gate, State};
 use crate::error::{Code, Error, Result};
 use crate::operator::{DomainScope, Operator};
 use crate::request;
@@ -320,15 +318,8 @@ impl Makers {
                 let Some(credentials) = &self.credentials else {
                     return Err(Error::invalid("there are no credentials; nothing was changed"));
                 };
-                let result = match approved.action() {
-                    OwnerCredential::Create { name, .. } => format!("{name} is invited as an owner"),
-                    OwnerCredential::Rotate { name, .. } => {
-                        format!("{name} is invited to have another secret")
-                    }
-                    OwnerCredential::Revoke { name, .. } => format!("{name} is revoked"),
-                    OwnerCredential::SetSecret { name, .. } => format!("{name} has the new secret"),
-                };
-                Ok(Made { result, token: credentials.change_owner(approved).await? })
+                let (result, token) = credentials.change_owner(approved).await?;
+                Ok(Made { result, token })
             }
         }
     }

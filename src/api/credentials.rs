@@ -16,7 +16,7 @@ use crate::audit::Audit;
 use crate::clock::unix_now;
 use crate::control::{
     Approved, Changer, CredentialError, Domains, Issue, Issued, NamedCredentials, NewCredential,
-    OwnerCredential, OwnerSecret,
+    OwnerCredential, OwnerSecret, Reach,
 };
 use crate::error::{Code, Error, Result};
 use crate::operator::Operator;
@@ -72,6 +72,18 @@ pub struct Shown {
     /// Only in the response that creates it.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+}
+
+/// The response to a revocation that is in force.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Revoked {
+    revoked: bool,
+    /// Whether the nodes that share their state know of it; null without others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared: Option<bool>,
+    /// What is still to happen, if they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 /// The user whose secret was set.
@@ -167,7 +179,7 @@ impl CredentialService {
     ///
     /// # Errors
     /// As [`CredentialService::create`]; also if it is revoked in memory, but not on the disk.
-    pub async fn revoke(&self, caller: &Caller, credential: &str) -> Result<()> {
+    pub async fn revoke(&self, caller: &Caller, credential: &str) -> Result<Revoked> {
         let credential = name(credential)?;
         self.credentials.look_for(&credential).await;
         self.expect_covered(caller, &credential)?;
@@ -178,15 +190,15 @@ impl CredentialService {
             }
             None => caller.changer()?,
         };
-        self.revoke_as(credential, changer).await
+        self.revoke_as(credential, changer).await.map(Revoked::of)
     }
 
-    /// Makes a change that a second owner has approved. Returns the invitation of the credential, if it got one: nobody but
-    /// its holder is to know it whole.
+    /// Makes a change that a second owner has approved. Returns what was done, and the invitation of the credential, if it got one:
+    /// nobody but its holder is to know it whole.
     pub(super) async fn change_owner(
         &self,
         approved: Approved<OwnerCredential>,
-    ) -> Result<Option<Zeroizing<String>>> {
+    ) -> Result<(String, Option<Zeroizing<String>>)> {
         let change = approved.action().clone();
         let changer = approved.into_changer();
         match change {
@@ -194,20 +206,24 @@ impl CredentialService {
                 let (name, issue) = (name(&owner)?, Issue::Invitation);
                 let domain = limit.as_deref().map(|text| self.domain(text, &changer)).transpose()?;
                 let new = NewCredential { name, role: Role::Owner, domain, expires_at, issue };
-                self.create_as(new, changer).await.map(|issued| Some(issued.token))
+                let issued = self.create_as(new, changer).await?;
+                Ok((format!("{owner} is invited as an owner"), Some(issued.token)))
             }
             OwnerCredential::Rotate { name: owner, .. } => {
-                let issued = self.rotate_as(name(&owner)?, Issue::Invitation, changer).await;
-                issued.map(|issued| Some(issued.token))
+                let issued = self.rotate_as(name(&owner)?, Issue::Invitation, changer).await?;
+                Ok((format!("{owner} is invited to have another secret"), Some(issued.token)))
             }
             OwnerCredential::Revoke { name: owner, .. } => {
-                self.revoke_as(name(&owner)?, changer).await.map(|()| None)
+                let revoked = Revoked::of(self.revoke_as(name(&owner)?, changer).await?);
+                let note = revoked.note.map(|note| format!(": {note}")).unwrap_or_default();
+                Ok((format!("{owner} is revoked{note}"), None))
             }
             OwnerCredential::SetSecret { name: owner, hash, created_at } => {
                 let bad = |error: BadHash| Error::internal("internal error", error);
                 let secret =
                     OwnerSecret { name: name(&owner)?, hash: hash.parse().map_err(bad)?, created_at };
-                self.set_secret_as(secret, changer).await.map(|()| None)
+                self.set_secret_as(secret, changer).await?;
+                Ok((format!("{owner} has the new secret"), None))
             }
         }
     }
@@ -229,7 +245,7 @@ impl CredentialService {
         done(request::spawn(async move { credentials.rotate(name, issue, changer, &audit).await })).await
     }
 
-    async fn revoke_as(&self, name: CredentialName, changer: Changer) -> Result<()> {
+    async fn revoke_as(&self, name: CredentialName, changer: Changer) -> Result<Reach> {
         let (credentials, audit) = (Arc::clone(&self.credentials), Arc::clone(&self.audit));
         done(request::spawn(async move { credentials.revoke(name, changer, &audit).await })).await
     }
@@ -277,6 +293,26 @@ impl CredentialService {
         let changer = caller.changer()?;
         let activated = request::spawn(async move { credentials.activate(changer, &audit).await });
         done(activated).await.map(Shown::new)
+    }
+}
+
+impl Revoked {
+    fn of(reach: Reach) -> Self {
+        let (shared, note) = match reach {
+            Reach::ThisMachine => (None, None),
+            Reach::Fleet => (Some(true), None),
+            Reach::NotYet(why) => {
+                tracing::warn!(%why, "a credential is revoked here, and not on the other nodes yet");
+                (
+                    Some(false),
+                    Some(format!(
+                        "the credential does not count on this node any more, but other nodes may not know yet: {why}; it is written as \
+                         soon as possible, but one that was made again under this name on another node stays, and so do the last owners"
+                    )),
+                )
+            }
+        };
+        Self { revoked: true, shared, note }
     }
 }
 
@@ -353,7 +389,6 @@ fn failed(error: CredentialError) -> Error {
         | CredentialError::RevokedNotKept(_)
         | CredentialError::RevokedNotRecorded(_)
         | CredentialError::NotShared(_)
-        | CredentialError::RevokedNotShared(_)
         | CredentialError::Panicked => Code::Unavailable,
     };
     Error::new(code, error.to_string()).caused_by(error)

@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 pub use self::error::{CredentialError, OpenError};
 use self::first::{FirstOwner, first_owner};
 pub use self::fleet::SharedCredentials;
-use self::fleet::{Asker, Revoked};
+use self::fleet::{Asker, Mark, Revoked};
 use self::issue::{again, invited, issue, overlap, version};
 use self::owners::{lasting_owners, must_stay};
 use self::records::{directory, records_of};
@@ -40,7 +40,7 @@ use crate::operator::named::{
     BadName, CredentialName, Directory, Named, NamedCredential, Replaced, SecretHash, Standing,
 };
 use crate::operator::{Credentials, Operator, Users};
-use crate::state::{self, CredentialContent, CredentialFile, CredentialFileError};
+use crate::state::{self, CredentialContent, CredentialFile, CredentialFileError, RevokedRecord};
 
 /// The largest number of credentials.
 const MAX_CREDENTIALS: usize = 1000;
@@ -642,7 +642,8 @@ fn examined(file: &CredentialFile, configured: &Credentials) -> Result<Examined,
     let CredentialContent { credentials, revoked } =
         content.unwrap_or(CredentialContent { credentials: Vec::new(), revoked: Vec::new() });
     let directory = directory(credentials).map_err(CredentialFileError::Damaged)?;
-    let revoked = revoked.into_iter().map(|record| Ok((record.name.parse()?, record.created_at)));
+    let marked = |RevokedRecord { name, created_at, owner }| Ok((name.parse()?, Mark { created_at, owner }));
+    let revoked = revoked.into_iter().map(marked);
     let revoked = revoked.collect::<Result<BTreeMap<_, _>, BadName>>();
     let revoked = revoked.map_err(|error| CredentialFileError::Damaged(error.to_string()))?;
     let revoked = Revoked::of(revoked);

@@ -43,7 +43,7 @@ pub(super) fn routes(service: Arc<CredentialService>) -> Router {
             Ok(Asked { caller, name }) => revoke.revoke(&caller, &name).await,
             Err(error) => Err(error),
         };
-        json(revoked.map(|()| serde_json::json!({ "revoked": true })))
+        json(revoked)
     }))
     .merge(route(Service::Admin, BASIC_AUTH, move |request: Request| async move {
         json(basic_auth_set(&basic_auth, request).await)

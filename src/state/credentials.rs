@@ -1,6 +1,7 @@
 //! The file that keeps named credentials over restarts: replaced as a whole, by one rename. It holds hashes, no secret.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use kms_attest::state_file::{self, Replaced, StateFile};
@@ -58,6 +59,21 @@ pub struct RevokedRecord {
     pub name: String,
     /// When it was created, Unix seconds: a later one of the same name is another one.
     pub created_at: u64,
+    /// Of an owner's: it must leave enough owners when it is written for all nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<RevokedOwner>,
+}
+
+/// The revocation of an owner's credential while the other nodes could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokedOwner {
+    /// How many owners without an end must be left.
+    pub least_owners: usize,
+    /// Who revoked it.
+    pub by: String,
+    /// The address that the request came from.
+    pub remote: IpAddr,
 }
 
 /// What the file has.
@@ -263,7 +279,11 @@ mod tests {
             expires_at: Some(u64::MAX),
             last_used: u64::MAX,
         });
-        let revoked = (0..1000).map(|_| RevokedRecord { name: text(64), created_at: u64::MAX });
+        let revoked = (0..1000).map(|_| RevokedRecord {
+            name: text(64),
+            created_at: u64::MAX,
+            owner: Some(RevokedOwner { least_owners: 2, by: text(150), remote: IpAddr::from([u8::MAX; 16]) }),
+        });
         let content = self::text(credentials.collect(), revoked.collect()).unwrap();
         assert!(content.len() as u64 <= MAX_FILE, "{} bytes", content.len());
         assert_eq!(read(&content).unwrap().credentials.len(), 1000);

@@ -275,6 +275,7 @@ async fn on_a_stale_node_a_credential_that_was_revoked_elsewhere_changes_nothing
     let repair = fleet.send(1, "POST", "/api/v1/fleet/repair", Value::Null, &owner).await;
     assert!(repair.status == 503 && repair.text().contains("nothing was repaired"), "{}", repair.text());
     let told = fleet.send(1, "POST", &revoke("eve"), json!({}), &owner).await;
+    assert_eq!((told.status, &told.value()["shared"]), (200, &json!(false)), "{}", told.text());
     assert!(told.text().contains("does not count on this node any more"), "{}", told.text());
     // The token is of this node's own configuration.
     let answer = fleet.send(1, "POST", "/api/v1/actions/drain", Value::Null, ADMIN_TOKEN).await;

@@ -10,7 +10,7 @@ use crate::api::Service;
 use crate::api::actions::{ActionRequest, Actions, Done};
 use crate::api::approvals::{self, ApproveRequest};
 use crate::api::attestation::Document;
-use crate::api::credentials::{BasicAuth, CreateRequest, Shown};
+use crate::api::credentials::{BasicAuth, CreateRequest, Revoked, Shown};
 use crate::api::diagnostics::KeyFlow;
 use crate::api::domains::{
     AssignApp, CreateDomain, DomainDetail, DomainList, MoveBody, NoContent, PlacedApp,
@@ -425,7 +425,7 @@ fn credentials(bodies: &mut Bodies) -> Vec<Operation> {
             Service::Admin,
             "/api/v1/credentials/{name}/revoke",
             "Revoke a credential",
-            Answer::Json(object(json!({ "revoked": { "const": true } }))),
+            Answer::Json(bodies.of::<Revoked>()),
         ),
         post(
             Service::Admin,

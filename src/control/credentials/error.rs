@@ -88,12 +88,6 @@ pub enum CredentialError {
     /// The state that the nodes of a fleet share could not be changed.
     #[error("{}", .0.after("nothing was changed"))]
     NotShared(#[from] Unshared),
-    /// Revoked here, and perhaps not on the other nodes of the fleet yet.
-    #[error(
-        "the credential does not count on this node any more, but other nodes may not know yet: {0}; it is written as soon as \
-         possible, but one that was made again under this name on another node stays"
-    )]
-    RevokedNotShared(#[source] Unshared),
     /// The task panicked.
     #[error("the change ended in a panic")]
     Panicked,

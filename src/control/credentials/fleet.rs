@@ -10,6 +10,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 
+use super::owners::expect_enough_owners;
 use super::{Changer, CredentialError, NamedCredentials, directory, records_of};
 use crate::audit::{Audit, Event};
 use crate::control::approvals::OwnerChange;
@@ -17,7 +18,7 @@ use crate::control::store::{Store, keep_adopted, see_newest};
 use crate::operator::named::{CredentialName, Directory, Named, NamedCredential};
 use crate::operator::{Credentials, Operator, Person};
 use crate::state::shared::{AdoptError, Arrival, Document, Edit, Format, Provenance, Shared};
-use crate::state::{self, RevokedRecord};
+use crate::state::{self, RevokedOwner, RevokedRecord};
 
 /// Its name in the database.
 pub(super) const DOCUMENT: &str = "credentials";
@@ -27,17 +28,25 @@ const MAX_RECORDED: usize = 50;
 /// Credentials that were revoked here and may still be in the shared state.
 #[derive(Debug, Default)]
 pub(super) struct Revoked {
-    /// With the time at which each was created.
-    marks: BTreeMap<CredentialName, u64>,
+    marks: BTreeMap<CredentialName, Mark>,
     /// Those of them whose revocation the shared state has not admitted or refused yet.
     undecided: BTreeSet<CredentialName>,
     /// Whether what is there is to be adopted once more.
     again: bool,
 }
 
+/// A credential that was revoked here.
+#[derive(Debug)]
+pub(super) struct Mark {
+    /// When it was created.
+    pub(super) created_at: u64,
+    /// Of an owner's, which is written for all nodes only if enough owners are left there.
+    pub(super) owner: Option<RevokedOwner>,
+}
+
 impl Revoked {
     /// As the file has them.
-    pub(super) fn of(marks: BTreeMap<CredentialName, u64>) -> Self {
+    pub(super) fn of(marks: BTreeMap<CredentialName, Mark>) -> Self {
         Self { marks, ..Self::default() }
     }
 
@@ -49,7 +58,19 @@ impl Revoked {
 
     /// Marks one that is revoked.
     pub(super) fn add(&mut self, credential: &NamedCredential) {
-        self.marks.insert(credential.name.clone(), credential.created_at);
+        let mark = Mark { created_at: credential.created_at, owner: None };
+        self.marks.insert(credential.name.clone(), mark);
+    }
+
+    /// Marks an owner's that is revoked.
+    pub(super) fn add_owner(&mut self, credential: &NamedCredential, owner: RevokedOwner) {
+        let mark = Mark { created_at: credential.created_at, owner: Some(owner) };
+        self.marks.insert(credential.name.clone(), mark);
+    }
+
+    /// Whether a credential of this name is revoked here, and to be written.
+    pub(super) fn has(&self, name: &CredentialName) -> bool {
+        self.marks.contains_key(name) && !self.undecided.contains(name)
     }
 
     /// The revocation is in the shared state, or it is to be written there again.
@@ -67,7 +88,7 @@ impl Revoked {
     }
 
     fn is_of(&self, credential: &NamedCredential) -> bool {
-        self.marks.get(&credential.name) == Some(&credential.created_at)
+        self.marks.get(&credential.name).is_some_and(|mark| mark.created_at == credential.created_at)
     }
 
     fn to_be_written(&self, credential: &NamedCredential) -> bool {
@@ -154,7 +175,13 @@ impl Document for SharedCredentials {
     }
 
     fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
-        self.credentials.merge(there)
+        let Merged { body, taken_back } = self.credentials.merge(there)?;
+        for (name, RevokedOwner { by, remote, .. }) in taken_back {
+            tracing::warn!(%name, "an owner who was revoked here counts again: other nodes have revoked others, and too few would be left");
+            let name = name.to_string();
+            self.audit.note(Event::CredentialChangeFailed { name, by, remote, domain: None });
+        }
+        Ok(body)
     }
 
     fn has_news(&self) -> bool {
@@ -173,8 +200,8 @@ impl Document for SharedCredentials {
                 Ok::<_, Infallible>(())
             });
             // What is not there any more needs no mark.
-            credentials.marks().marks.retain(|name, created_at| {
-                there.get(name).is_some_and(|credential| credential.created_at == *created_at)
+            credentials.marks().marks.retain(|name, mark| {
+                there.get(name).is_some_and(|credential| credential.created_at == mark.created_at)
             });
             let after = credentials.named.current();
             if from.arrival != Arrival::Own {
@@ -203,9 +230,10 @@ impl NamedCredentials {
 
     /// The records of those.
     pub(super) fn revoked_records(&self) -> Vec<RevokedRecord> {
-        let record = |(name, created_at): (&CredentialName, &u64)| RevokedRecord {
+        let record = |(name, mark): (&CredentialName, &Mark)| RevokedRecord {
             name: name.to_string(),
-            created_at: *created_at,
+            created_at: mark.created_at,
+            owner: mark.owner.clone(),
         };
         self.marks().marks.iter().map(record).collect()
     }
@@ -219,23 +247,33 @@ impl NamedCredentials {
         }
     }
 
-    /// What is there without what was revoked here.
-    pub(super) fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
-        let Some(there) = there else { return self.encoded(&self.named.current()).map(Some) };
-        let directory = {
-            let revoked = self.marks();
-            if !revoked.has_news() {
-                return Ok(None);
+    /// What is there without what was revoked here. An owner's whose revocation would leave too few owners there counts here again.
+    pub(super) fn merge(&self, there: Option<&[u8]>) -> Result<Merged, String> {
+        let Some(there) = there else { return self.encoded(&self.named.current()).map(Merged::of) };
+        let mut taken_back = Vec::new();
+        if !self.marks().has_news() {
+            return Ok(Merged { body: None, taken_back });
+        }
+        let (mut directory, now) = (parse(there)?, self.named.now());
+        let all = directory.len();
+        {
+            let mut revoked = self.marks();
+            let written: Vec<_> =
+                directory.values().filter(|it| revoked.to_be_written(it)).map(Arc::clone).collect();
+            for old in written {
+                let owner = revoked.marks.get(&old.name).and_then(|mark| mark.owner.clone());
+                directory.remove(&old.name);
+                let Some(owner) = owner else { continue };
+                if expect_enough_owners(&old, &self.configured, &directory, owner.least_owners, now).is_err()
+                {
+                    revoked.take_back(&old.name);
+                    taken_back.push((old.name.clone(), owner));
+                    directory.insert(old.name.clone(), old);
+                }
             }
-            let mut directory = parse(there)?;
-            let all = directory.len();
-            directory.retain(|_, credential| !revoked.to_be_written(credential));
-            if directory.len() == all {
-                return Ok(Some(there.to_vec()));
-            }
-            directory
-        };
-        self.encoded(&directory).map(Some)
+        }
+        let body = if directory.len() == all { there.to_vec() } else { self.encoded(&directory)? };
+        Ok(Merged { body: Some(body), taken_back })
     }
 
     /// What is there as this node has it in force: without what was revoked here, and with what only this node knows of its use.
@@ -273,6 +311,21 @@ impl NamedCredentials {
     fn encoded(&self, directory: &Directory) -> Result<Vec<u8>, String> {
         let records = records_of(directory, self.named.now());
         state::credentials_content(records).map_err(|error| error.to_string())
+    }
+}
+
+/// What this node has to say over what is there.
+#[derive(Debug)]
+pub(super) struct Merged {
+    /// `None` if that is nothing.
+    pub(super) body: Option<Vec<u8>>,
+    /// The owners who were revoked here and count again.
+    pub(super) taken_back: Vec<(CredentialName, RevokedOwner)>,
+}
+
+impl Merged {
+    fn of(body: Vec<u8>) -> Self {
+        Self { body: Some(body), taken_back: Vec::new() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Revocations. One takes effect on this node at once, without waiting for another change. Where state is shared, what is in force
-//! there is revoked, whatever this node knows of it; that of an owner must be there first, so that two owners who revoke each other on
-//! two nodes do not both succeed.
+//! there is revoked, whatever this node knows of it. That of an owner is made there first, so that of two owners who revoke each other on
+//! two nodes one stays. Where the other nodes cannot be asked, it takes effect here, and is written there if enough owners are left.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -9,13 +9,14 @@ use kms_attest::state_file;
 use kms_wire::role::Role;
 
 use super::fleet::{Asker, DOCUMENT, InFile};
-use super::owners::{counted_owners, lasting_owners};
+use super::owners::expect_enough_owners;
 use super::{Changer, CredentialError, Kept, MAX_CREDENTIALS, NamedCredentials};
 use crate::audit::{Audit, Event};
-use crate::control::approvals::OwnerCredential;
-use crate::control::{Author, Store};
+use crate::control::approvals::{OwnerChange, OwnerCredential};
+use crate::control::{Author, Reach, Store};
 use crate::operator::Credentials;
 use crate::operator::named::{CredentialName, Directory, NamedCredential};
+use crate::state::RevokedOwner;
 use crate::state::shared::{Edit, Shared, Unshared};
 
 /// What a revocation found in force.
@@ -42,10 +43,10 @@ impl NamedCredentials {
         name: CredentialName,
         changer: Changer,
         audit: &Audit,
-    ) -> Result<(), CredentialError> {
+    ) -> Result<Reach, CredentialError> {
         let revocation = Revocation { name, changer: Arc::new(changer), audit };
         match &self.store {
-            Store::File => self.revoke_here(revocation).await,
+            Store::File => self.revoke_here(revocation).await.map(|()| Reach::ThisMachine),
             Store::Shared(shared) => self.revoke_everywhere(&Arc::clone(shared), revocation).await,
         }
     }
@@ -71,7 +72,7 @@ impl NamedCredentials {
         &self,
         shared: &Shared,
         revocation: Revocation<'_>,
-    ) -> Result<(), CredentialError> {
+    ) -> Result<Reach, CredentialError> {
         let Revocation { name, changer, .. } = &revocation;
         let remove = self.removal(&revocation);
         let at_once = self.named.change(|directory| {
@@ -118,12 +119,43 @@ impl NamedCredentials {
             }
             Some(_) | None => {}
         }
+        if kept.is_none() && unshared.is_some() {
+            kept = self.revoke_owner_here(&mut turn, &revocation).await?;
+        }
         match (kept, unshared) {
-            (Some(kept), None) => kept,
-            (Some(kept), Some(unshared)) => kept.and(Err(CredentialError::RevokedNotShared(unshared))),
+            (Some(kept), None) => kept.map(|()| Reach::Fleet),
+            (Some(kept), Some(unshared)) => kept.map(|()| Reach::NotYet(unshared)),
             (None, Some(unshared)) => Err(CredentialError::NotShared(unshared)),
             (None, None) => Err(CredentialError::Unknown(revocation.name)),
         }
+    }
+
+    /// Revokes an owner's credential here, where the other nodes cannot be asked, if enough of the owners that this node knows are
+    /// left. Whether that is kept; `None` if there is no such credential.
+    async fn revoke_owner_here(
+        &self,
+        turn: &mut Kept,
+        revocation: &Revocation<'_>,
+    ) -> Result<Option<Result<(), CredentialError>>, CredentialError> {
+        let Revocation { name, changer, .. } = revocation;
+        let remove = self.removal(revocation);
+        let revoked = self.named.change(|directory| {
+            let Some(known) = directory.get(name).cloned() else { return Ok(None) };
+            self.expect_live(changer)?;
+            remove(directory)?;
+            let Author { by, remote } = changer.author.clone();
+            match changer.owner_change.as_ref().map(OwnerChange::least_owners) {
+                Some(least_owners) if known.role == Role::Owner => {
+                    self.marks().add_owner(&known, RevokedOwner { least_owners, by, remote });
+                }
+                Some(_) | None => self.marks().add(&known),
+            }
+            Ok::<_, CredentialError>(Some(known))
+        })?;
+        Ok(match revoked {
+            Some(known) => Some(self.keep_revocation(turn, revocation, domain_of(&known)).await),
+            None => self.marks().has(name).then_some(Ok(())),
+        })
     }
 
     /// Revokes what is in force for all nodes, with what that was.
@@ -221,13 +253,5 @@ fn removed(
     }
     let revoke = OwnerCredential::Revoke { name: name.to_string(), created_at: old.created_at };
     let least = changer.expect_approval(&revoke)?.least_owners();
-    let is_one_of_two = old.counts_as_owner(now) && counted_owners(configured, directory, now) < least;
-    if is_one_of_two && least > 1 && !old.is_lasting_owner() {
-        return Err(CredentialError::LastTwo(name.clone()));
-    }
-    match old.is_lasting_owner() && lasting_owners(configured, directory) < least {
-        true if least > 1 => Err(CredentialError::LastTwoOwners(name.clone())),
-        true => Err(CredentialError::LastOwner(name.clone())),
-        false => Ok(Removed::Credential),
-    }
+    expect_enough_owners(&old, configured, directory, least, now).map(|()| Removed::Credential)
 }

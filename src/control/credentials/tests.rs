@@ -6,8 +6,10 @@ use futures_util::FutureExt as _;
 use kms_attest::state_file::StateFile;
 
 use super::*;
+use crate::control::Reach;
 use crate::operator::OperatorToken;
 use crate::operator::named::Secret;
+use crate::state::RevokedOwner;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -60,11 +62,11 @@ impl Setting {
         self.credentials.rotate(name, Issue::Secret, changer, &self.audit).await
     }
 
-    async fn revoke(&self, name: &str) -> Result<(), CredentialError> {
+    async fn revoke(&self, name: &str) -> Result<Reach, CredentialError> {
         self.revoke_by(Operator::Token, name).await
     }
 
-    async fn revoke_by(&self, operator: Operator, name: &str) -> Result<(), CredentialError> {
+    async fn revoke_by(&self, operator: Operator, name: &str) -> Result<Reach, CredentialError> {
         let created_at = self.created_at(name);
         let changer = approved(operator, OwnerCredential::Revoke { name: name.to_owned(), created_at });
         self.credentials.revoke(name.parse().expect("a name"), changer, &self.audit).await
@@ -438,7 +440,7 @@ async fn a_revocation_is_written_for_all_nodes_once_it_is_decided_and_can_be_tak
     let there = state::credentials_content(records_of(&credentials.list(), 0)).expect("a document");
     let written = || {
         let merged = credentials.merge(Some(&there)).expect("readable");
-        merged.map(|body| state::parse_credentials(&body).expect("records").len())
+        merged.body.map(|body| state::parse_credentials(&body).expect("records").len())
     };
     let here = || credentials.taken(&Directory::new(), Directory::clone(&credentials.list())).len();
     assert_eq!((written(), here()), (None, 1));
@@ -448,6 +450,40 @@ async fn a_revocation_is_written_for_all_nodes_once_it_is_decided_and_can_be_tak
     assert_eq!((written(), here()), (Some(0), 0), "it is to be written");
     credentials.marks().take_back(&named.name);
     assert_eq!((written(), here()), (Some(1), 1), "what is there is adopted again");
+}
+
+#[tokio::test]
+async fn an_owner_who_was_revoked_without_the_others_counts_again_where_too_few_owners_would_be_left() {
+    for (token, least_owners, there, left, taken_back) in [
+        (Some("token"), 1, &["bob"][..], &[][..], false),
+        (None, 1, &["bob"], &["bob"], true),
+        (None, 1, &["bob", "cat"], &["cat"], false),
+        (None, 2, &["bob", "cat"], &["bob", "cat"], true),
+        (Some("token"), 2, &["bob", "cat"], &["cat"], false),
+    ] {
+        let setting = Setting::with(token).await;
+        let mut documents = Directory::new();
+        for name in there {
+            let made = setting.create(name, Role::Owner).await.expect("created").credential;
+            documents.insert(made.name.clone(), made);
+        }
+        let credentials = &setting.credentials;
+        let bob = setting.get("bob").expect("a credential");
+        let owner = RevokedOwner { least_owners, by: "credential amy".to_owned(), remote: HERE };
+        credentials.marks().add_owner(&bob, owner.clone());
+        let kept = credentials.content(&credentials.list()).revoked;
+        assert_eq!(kept[0].owner, Some(owner.clone()), "a restart knows it");
+        let document = state::credentials_content(records_of(&documents, 0)).expect("a document");
+        let merged = credentials.merge(Some(&document)).expect("readable");
+        let names: Vec<_> = state::parse_credentials(&merged.body.expect("news")).expect("records");
+        let names: Vec<_> = names.into_iter().map(|record| record.name).collect();
+        let case = format!("{token:?} {least_owners} {there:?}");
+        assert_eq!(names, left, "{case}");
+        let expected: Vec<_> = taken_back.then(|| (bob.name.clone(), owner)).into_iter().collect();
+        assert_eq!(merged.taken_back, expected, "{case}");
+        let here = credentials.taken(&Directory::new(), documents);
+        assert_eq!(here.contains_key(&bob.name), taken_back, "{case}");
+    }
 }
 
 #[tokio::test]

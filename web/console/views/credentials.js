@@ -98,7 +98,8 @@ export default function Credentials({ me }) {
     return setOpen({ what: 'issued', made: answer });
   };
   const revoked = (answer) => {
-    if (!waits(answer)) toast('Revoked');
+    if (answer.shared === false) toast('Revoked on this node only: the other nodes do not know it yet.', { kind: 'bad' });
+    else if (!waits(answer)) toast('Revoked');
     close();
   };
   if (!isOwner) {
