@@ -66,7 +66,7 @@ impl FleetService {
             view_age_ms: view.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             stale: match view.standing() {
                 Standing::Fresh(_) => None,
-                Standing::Stale(stale) => Some(stale.text().to_owned()),
+                Standing::Stale(stale) => Some(stale.with_remedy()),
             },
             alarm: view.alarm().map(|alarm| AlarmShown {
                 code: alarm.code().to_owned(),

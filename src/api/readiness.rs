@@ -533,7 +533,7 @@ fn of_view(view: &View) -> Vec<Reason> {
             WhenStale::Refuse => Cause::StateStale,
             WhenStale::Warn => Cause::StateNotFresh,
         };
-        reasons.push(Reason::new(cause, stale.to_string()));
+        reasons.push(Reason::new(cause, stale.with_remedy()));
     }
     reasons
 }

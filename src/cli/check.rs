@@ -176,8 +176,14 @@ fn state(settings: &Postgres, examined: Option<Result<Option<&str>, DatabaseErro
         }
         (Some(Ok(None)), _) => found.fact("state", "the database of the shared state can be used"),
         (Some(Ok(Some(lacks))), _) => found.warn(format!("core.state: {lacks}")),
-        (Some(Err(error)), WhenStale::Refuse) => found.useless(format!("core.state: {}", error.detailed())),
-        (Some(Err(error)), WhenStale::Warn) => found.warn(format!("core.state: {}", error.detailed())),
+        (Some(Err(error)), when_stale) => {
+            let remedy = error.remedy().map(|remedy| format!(". {remedy}")).unwrap_or_default();
+            let text = format!("core.state: {}{remedy}", error.detailed());
+            match when_stale {
+                WhenStale::Refuse => found.useless(text),
+                WhenStale::Warn => found.warn(text),
+            }
+        }
     }
 }
 

@@ -216,6 +216,10 @@ async fn without_a_database_nothing_is_released_and_a_freeze_is_not_lost() {
     assert!(answer.refusal().1.ends_with(STALE), "{}", answer.text());
     let ready = fleet.nodes[0].caller().get("/readyz").await;
     assert!(ready.status == 503 && ready.text().contains("state_stale"), "{}", ready.text());
+    for path in ["/readyz", "/api/v1/fleet"] {
+        let told = fleet.send(0, "GET", path, Value::Null, ADMIN_TOKEN).await;
+        assert!(told.text().contains("Start PostgreSQL, or correct core.postgres.url"), "{}", told.text());
+    }
     assert_eq!(fleet.freeze(0).await, false, "in force here only");
     let forget = json!({ "node": "node-1" });
     let refused = fleet.send(0, "POST", "/api/v1/fleet/forget", forget, ADMIN_TOKEN).await;
@@ -452,8 +456,8 @@ async fn the_database_is_checked_before_it_is_used() {
         (postgres.url_of("kms", "wrong"), "refuses the user or the password"),
         (postgres.url_of("guest", "guest"), "lacks the right to create or to use the tables"),
         (postgres.url().replace("/postgres", "/nothing"), "no database of that name"),
-        ("postgres://kms@%2Fno%2Fsuch%2Fdirectory/kms".to_owned(), "cannot be reached"),
-        ("postgres://kms@127.0.0.1:1/kms?sslmode=require".to_owned(), "cannot be reached"),
+        ("postgres://kms@%2Fno%2Fsuch%2Fdirectory/kms".to_owned(), "there is no such socket"),
+        ("postgres://kms@127.0.0.1:1/kms?sslmode=require".to_owned(), "nothing listens there"),
     ] {
         let (ok, detail) = check(url.clone()).await;
         assert!(!ok && detail.contains(problem), "{url}: {detail}");

@@ -1,5 +1,6 @@
 //! The result of a pre-flight check, in words for the operator.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -55,14 +56,14 @@ impl From<String> for Passed {
 pub(super) struct Failure {
     /// For the caller.
     detail: String,
-    advice: &'static str,
+    advice: Cow<'static, str>,
     /// For the log, if it says more than `detail`.
     cause: Option<String>,
 }
 
 impl Failure {
-    pub(super) fn new(detail: impl Into<String>, advice: &'static str) -> Self {
-        Self { detail: detail.into(), advice, cause: None }
+    pub(super) fn new(detail: impl Into<String>, advice: impl Into<Cow<'static, str>>) -> Self {
+        Self { detail: detail.into(), advice: advice.into(), cause: None }
     }
 
     /// Adds what the failure is part of.
@@ -101,7 +102,7 @@ impl Outcome {
             Self::Failed(Failure { detail, advice, cause }) => {
                 let cause = cause.as_deref().unwrap_or(&detail);
                 tracing::warn!(check = what, latency_ms, cause, "a check before setup fails");
-                let (detail, advice) = (bounded(detail), advice.to_owned());
+                let (detail, advice) = (bounded(detail), advice.into_owned());
                 Finding { what, ok: false, latency_ms, detail, advice, k256_pubkey: None }
             }
         }

@@ -186,11 +186,15 @@ impl Services {
         let Some(settings) = &self.state else {
             return Ok("core.state is \"files\": nothing has to be reached.".to_owned());
         };
-        let advice = "Correct core.postgres, or the database: without it this node does not know what is frozen on others.";
         match shared::examine(settings).await {
             Ok(None) => Ok("The database of the shared state can be used.".to_owned()),
             Ok(Some(lacks)) => Ok(format!("The database of the shared state can be used, but {lacks}.")),
-            Err(error) => Err(Failure::new(format!("{error}."), advice)),
+            Err(error) => {
+                let remedy = error.remedy().unwrap_or("Correct core.postgres, or the database");
+                let advice =
+                    format!("{remedy}: without it this node does not know what is frozen on others.");
+                Err(Failure::new(format!("{error}."), advice))
+            }
         }
     }
 

@@ -129,6 +129,30 @@ impl DatabaseError {
         }
     }
 
+    /// What an operator can do; `None` where the text says it.
+    pub fn remedy(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Unreachable(_) => "Start PostgreSQL, or correct core.postgres.url or the network between",
+            Self::Credentials => "Correct them in core.postgres.url, or the database's pg_hba.conf",
+            Self::NoDatabase => "Create it with createdb, or correct core.postgres.url",
+            Self::Tls(TlsFault::Missing, _) => "Turn it on (ssl = on): beyond this machine it is required",
+            Self::Tls(..) => {
+                "Correct the certificate of the database, or core.postgres; kms check on this node shows the whole cause"
+            }
+            Self::NoRights => "Make the user the owner of the database and of these tables",
+            Self::ReadOnly => "Name its primary in core.postgres.url, or promote the standby",
+            Self::TooNew { .. } => "Update this node",
+            Self::TooMuch => "Look at who else writes to the tables kms_*",
+            Self::Full => "Free some space there",
+            Self::Slow => "Look at the load of the database, and at the network between",
+            Self::Locked => "Find that session in pg_stat_activity, and end it",
+            Self::Refused(_) => "Look at the log of the database",
+            Self::Schema | Self::Ignored | Self::NoConnection | Self::Unconfirmed | Self::Settings(_) => {
+                return None;
+            }
+        })
+    }
+
     /// With the whole cause, which may name the host: for the terminal of an operator, never for the log or for callers.
     pub fn detailed(&self) -> String {
         match self {
@@ -240,11 +264,29 @@ impl From<&io::Error> for DatabaseError {
         match text.as_str() {
             "database does not allow writes" => Self::ReadOnly,
             _ if text.starts_with("failed to lookup address information") => {
-                Self::Unreachable("the name of its host cannot be resolved".to_owned())
+                Self::Unreachable("the name of its host is not known".to_owned())
             }
             _ if error.kind() == io::ErrorKind::FileTooLarge => Self::TooMuch,
-            _ => Self::Unreachable(error.kind().to_string()),
+            _ => Self::Unreachable(unreachable(error.kind())),
         }
+    }
+}
+
+/// Why nothing comes from the database, in a sentence.
+fn unreachable(kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::NotFound => "there is no such socket".to_owned(),
+        io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+        io::ErrorKind::PermissionDenied => "this process may not open its socket".to_owned(),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            "no network leads to its host".to_owned()
+        }
+        io::ErrorKind::TimedOut => "its host does not answer".to_owned(),
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
+        other => other.to_string(),
     }
 }
 
@@ -272,6 +314,22 @@ mod tests {
             assert!(!text.contains("example"), "{text}");
         }
         assert!(error.detailed().contains("db.inside.example"), "{}", error.detailed());
+    }
+
+    #[test]
+    fn a_database_that_is_not_reached_is_told_in_a_sentence_and_with_a_remedy() {
+        for (kind, sentence) in [
+            (io::ErrorKind::NotFound, "there is no such socket"),
+            (io::ErrorKind::ConnectionRefused, "nothing listens there"),
+            (io::ErrorKind::ConnectionReset, "the connection was closed"),
+        ] {
+            let error = DatabaseError::from(&io::Error::from(kind));
+            assert_eq!(error.to_string(), format!("the database cannot be reached: {sentence}"));
+            assert!(error.remedy().is_some_and(|remedy| remedy.starts_with("Start PostgreSQL")));
+        }
+        let unknown = io::Error::other("failed to lookup address information: Name or service not known");
+        let error = DatabaseError::from(&unknown).to_string();
+        assert!(error.ends_with("the name of its host is not known"), "{error}");
     }
 
     #[test]

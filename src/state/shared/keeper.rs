@@ -216,7 +216,7 @@ impl Keeper {
             if self.view.trouble().as_deref() != Some(&*error.to_string()) {
                 tracing::warn!(%error, "the shared state cannot be read or written now");
             }
-            self.view.unanswered(error.to_string());
+            self.view.unusable(&error);
             let again = tokio::time::sleep(jittered(pause));
             tokio::pin!(again);
             loop {
@@ -309,7 +309,8 @@ impl Keeper {
                 if self.view.trouble().as_deref() != Some(&*why) {
                     tracing::warn!(%error, "the shared state cannot be read or written now");
                 }
-                self.unanswered(&why);
+                self.metrics.state_round("unanswered");
+                self.view.unusable(&error);
                 Ok(())
             }
             done => done,

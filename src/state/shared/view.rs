@@ -10,6 +10,7 @@ use kms_wire::fleet::NodeStatus;
 use tokio::sync::watch;
 
 use super::alarm::Alarm;
+use super::error::DatabaseError;
 use super::history::LACKS;
 use super::lists::Lists;
 use super::schema::Past;
@@ -36,12 +37,19 @@ pub struct View {
     keeps_none: AtomicBool,
     alarm: watch::Sender<Option<Alarm>>,
     /// What the database did not do the last time.
-    trouble: watch::Sender<Option<String>>,
+    trouble: watch::Sender<Option<Trouble>>,
     nodes: ArcSwap<Vec<NodeSeen>>,
     /// The number of the newest state that is known.
     known: AtomicU64,
     splits: watch::Sender<Vec<Split>>,
     lists: Lists,
+}
+
+/// What the database did not do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Trouble {
+    why: String,
+    remedy: Option<&'static str>,
 }
 
 /// The looks that were believed.
@@ -105,18 +113,29 @@ pub enum Standing {
 
 /// Why what was changed on other nodes may be unknown here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stale(String);
+pub struct Stale {
+    text: String,
+    remedy: Option<&'static str>,
+}
 
 impl Stale {
     /// The reason, for operators.
     pub fn text(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The reason, and what an operator can do.
+    pub fn with_remedy(&self) -> String {
+        match self.remedy {
+            Some(remedy) => format!("{}. {remedy}", self.text),
+            None => self.text.clone(),
+        }
     }
 }
 
 impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -254,17 +273,20 @@ impl View {
     fn stale(&self, age: Option<Duration>) -> Stale {
         let max = self.settings.max_view_age.as_secs();
         if let Some(alarm) = &*self.alarm.borrow() {
-            return Stale(alarm.to_string());
+            // Its remedy is told with it.
+            return Stale { text: alarm.to_string(), remedy: None };
         }
-        let trouble =
-            self.trouble.borrow().as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
-        Stale(match age {
+        let trouble = self.trouble.borrow().clone();
+        let remedy = trouble.as_ref().and_then(|trouble| trouble.remedy);
+        let trouble = trouble.map(|Trouble { why, .. }| format!(": {why}")).unwrap_or_default();
+        let text = match age {
             Some(age) => format!(
                 "the last view of the shared state is {} s old, at most {max} s are allowed{trouble}",
                 age.as_secs()
             ),
             None => format!("there is no view of the shared state yet{trouble}"),
-        })
+        };
+        Stale { text, remedy }
     }
 
     /// Why the shared state is not believed.
@@ -323,16 +345,25 @@ impl View {
 
     /// Notes that the database did not answer, that too few nodes did, or that it cannot have what this node has to say.
     pub(super) fn unanswered(&self, why: String) {
+        self.note(Trouble { why, remedy: None });
+    }
+
+    /// Notes that the database cannot be used.
+    pub(super) fn unusable(&self, error: &DatabaseError) {
+        self.note(Trouble { why: error.to_string(), remedy: error.remedy() });
+    }
+
+    fn note(&self, trouble: Trouble) {
         self.trouble.send_if_modified(|known| {
-            let is_news = known.as_deref() != Some(&*why);
-            *known = Some(why);
+            let is_news = known.as_ref() != Some(&trouble);
+            *known = Some(trouble);
             is_news
         });
     }
 
     /// What the database did not do the last time, and why.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.borrow().clone()
+        self.trouble.borrow().as_ref().map(|trouble| trouble.why.clone())
     }
 }
 
@@ -341,13 +372,34 @@ mod tests {
     use super::*;
     use crate::config::{Config, State};
 
-    #[test]
-    fn a_node_is_silent_when_it_was_listened_to() {
-        let second = Duration::from_secs(1);
+    fn view() -> View {
         let keys = "core.state = 'postgres'\ncore.postgres = { url = 'postgres://localhost/kms', max_view_age = '30s' }";
         let (config, _) = Config::from_toml(keys).unwrap();
         let State::Postgres(settings) = config.core.state else { panic!("postgres") };
-        let view = View::new(settings);
+        View::new(settings)
+    }
+
+    #[test]
+    fn an_error_of_the_database_is_told_with_its_remedy_until_it_is_over() {
+        let view = view();
+        let told = || match view.standing() {
+            Standing::Stale(stale) => stale.with_remedy(),
+            Standing::Fresh(_) => panic!("nothing was read"),
+        };
+        view.unusable(&DatabaseError::Credentials);
+        assert!(
+            told().contains("refuses the user or the password. Correct them in core.postgres.url"),
+            "{}",
+            told()
+        );
+        view.settled();
+        assert_eq!(told(), "there is no view of the shared state yet");
+    }
+
+    #[test]
+    fn a_node_is_silent_when_it_was_listened_to() {
+        let second = Duration::from_secs(1);
+        let view = view();
         assert_eq!(view.settles_after(), 30 * second);
         let (now, node) = (Instant::now(), NodeSeen::numbered(1));
         let heard = |ago: u32| NodeSeen { answered: now.checked_sub(ago * second), ..node.clone() };
