@@ -193,12 +193,14 @@ impl Keeper {
     async fn run(mut self, requests: &mut mpsc::Receiver<Request>) {
         let mut pause = PAUSES.0;
         let mut is_replaced = false;
+        let mut told = None;
         loop {
             let error = match self.connect().await {
                 Ok(session) => {
                     pause = PAUSES.0;
                     if !std::mem::take(&mut is_replaced) {
                         self.connected = Instant::now();
+                        self.view.reached();
                     }
                     match self.attend(session, requests).await {
                         Ok(Over::Replaced) => {
@@ -213,9 +215,10 @@ impl Keeper {
             };
             is_replaced = false;
             self.metrics.state_round("unreachable");
-            if self.view.trouble().as_deref() != Some(&*error.to_string()) {
+            if self.view.trouble().is_none() || told.as_ref() != Some(&error) {
                 tracing::warn!(%error, "the shared state cannot be read or written now");
             }
+            told = Some(error.clone());
             self.view.unusable(&error);
             let again = tokio::time::sleep(jittered(pause));
             tokio::pin!(again);

@@ -353,6 +353,13 @@ impl View {
         self.note(Trouble { why: error.to_string(), remedy: error.remedy() });
     }
 
+    /// Notes that the database can be used again: what it did not do before is over.
+    pub(super) fn reached(&self) {
+        if self.trouble.borrow().is_some() {
+            self.unanswered("the database answers again, and is being read".to_owned());
+        }
+    }
+
     fn note(&self, trouble: Trouble) {
         self.trouble.send_if_modified(|known| {
             let is_news = known.as_ref() != Some(&trouble);
@@ -386,12 +393,16 @@ mod tests {
             Standing::Stale(stale) => stale.with_remedy(),
             Standing::Fresh(_) => panic!("nothing was read"),
         };
+        view.reached();
+        assert_eq!(told(), "there is no view of the shared state yet");
         view.unusable(&DatabaseError::Credentials);
         assert!(
             told().contains("refuses the user or the password. Correct them in core.postgres.url"),
             "{}",
             told()
         );
+        view.reached();
+        assert!(told().ends_with(": the database answers again, and is being read"), "{}", told());
         view.settled();
         assert_eq!(told(), "there is no view of the shared state yet");
     }
