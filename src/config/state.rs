@@ -332,6 +332,7 @@ mod tests {
             ("core.postgres.url = 'postgres://kms@db.example/kms?sslmode=prefer'", true),
             ("core.postgres = { url = 'postgres://kms@db.example/kms', insecure_plaintext = true }", false),
             ("core.postgres.url = 'postgresql://kms@127.0.0.1:5433/kms'", false),
+            ("core.postgres.url = 'postgres://kms:pw@/kms?host=/run/postgresql'", false),
             ("core.postgres.url = 'postgres://kms@localhost/kms?sslmode=require'", true),
             ("core.postgres.url = 'postgres://kms@%2Frun%2Fpostgresql/kms'", false),
             ("core.postgres.url = 'postgres://kms@127.0.0.1,db.example/kms'", true),
