@@ -139,6 +139,11 @@ struct BasicAuth {
 #[derive(Debug, Serialize, Deserialize)]
 struct Revoked {
     revoked: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shared: Option<bool>,
+    /// What is still to happen, if the other nodes do not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 /// The caller's own credential as a KMS shows it.
@@ -177,7 +182,14 @@ impl Credential {
                 if !revoked.revoked {
                     return Err(Failure::failed("the response does not say that it is revoked"));
                 }
-                terminal.show(&revoked, |page| page.line("Revoked: it is not accepted any more."))?;
+                terminal.show(&revoked, |page| match (revoked.shared, &revoked.note) {
+                    (Some(false), note) => {
+                        page.line("Revoked: this node does not accept it any more.");
+                        let note = note.as_deref().unwrap_or("Other nodes may not know yet.");
+                        page.line(page.toned(Tone::Bad, &printable(note)));
+                    }
+                    _ => page.line("Revoked: it is not accepted any more."),
+                })?;
                 Ok(Exit::Done)
             }
             Self::SetBasicAuth(Chosen { secret_file, admin }) => {
