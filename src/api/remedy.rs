@@ -3,6 +3,7 @@
 use kms_attest::identity::BootInfo;
 use kms_policy::remedy::Remedy;
 use kms_policy::{DenialCode, Policy, Role, Subject};
+use serde_json::Value;
 
 use crate::admission::{Foundation, Refusal, RefusalCode, SelfDenialCode};
 
@@ -28,7 +29,15 @@ pub(super) fn sentence(
 pub(super) fn of_self(foundation: &Foundation, code: DenialCode) -> Option<Remedy> {
     let own = foundation.self_authorization.told_identity()?;
     let remedy = foundation.remedy(&foundation.policy, code, Subject::Kms(&own))?;
-    Some(Remedy { sentence: format!("allow this KMS in its own policy: {}", remedy.sentence), ..remedy })
+    // What would allow apps too is not added by copying it.
+    let is_of_kms = |fragment: &Value| {
+        fragment.as_object().is_some_and(|fragment| fragment.keys().all(|key| key == "kms"))
+    };
+    Some(Remedy {
+        sentence: format!("allow this KMS in its own policy: {}", remedy.sentence),
+        fragment: remedy.fragment.filter(is_of_kms),
+        ..remedy
+    })
 }
 
 /// What to do where no addition to a policy is known that helps.

@@ -693,7 +693,7 @@ impl Record {
             "credential_revoked" => format!("credential {} was revoked by {}", v("name"), by()),
             "credential_change_failed" => {
                 format!(
-                    "the change of credential {} by {} was not made: its file cannot be written",
+                    "the change of credential {} by {} is not in force: it could not be kept, or the other nodes decided otherwise",
                     v("name"),
                     by()
                 )

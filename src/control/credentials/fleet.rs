@@ -169,6 +169,16 @@ impl SharedCredentials {
     }
 }
 
+impl SharedCredentials {
+    fn record_taken_back(&self, taken_back: Vec<(CredentialName, RevokedOwner)>) {
+        for (name, RevokedOwner { by, remote, .. }) in taken_back {
+            tracing::warn!(%name, "an owner who was revoked here counts again: other nodes have revoked others, and too few would be left");
+            let name = name.to_string();
+            self.audit.note(Event::CredentialChangeFailed { name, by, remote, domain: None });
+        }
+    }
+}
+
 impl Document for SharedCredentials {
     fn name(&self) -> &'static str {
         DOCUMENT
@@ -176,11 +186,7 @@ impl Document for SharedCredentials {
 
     fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
         let Merged { body, taken_back } = self.credentials.merge(there)?;
-        for (name, RevokedOwner { by, remote, .. }) in taken_back {
-            tracing::warn!(%name, "an owner who was revoked here counts again: other nodes have revoked others, and too few would be left");
-            let name = name.to_string();
-            self.audit.note(Event::CredentialChangeFailed { name, by, remote, domain: None });
-        }
+        self.record_taken_back(taken_back);
         Ok(body)
     }
 
@@ -188,10 +194,16 @@ impl Document for SharedCredentials {
         self.credentials.marks().has_news()
     }
 
+    fn only_stops(&self) -> bool {
+        true
+    }
+
     fn adopt<'a>(&'a self, body: &'a [u8], from: &'a Provenance) -> BoxFuture<'a, Result<(), AdoptError>> {
         Box::pin(async move {
             let there = parse(body).map_err(AdoptError::Unreadable)?;
             let credentials = &*self.credentials;
+            // Also where it cannot be written at once that they are revoked, enough owners must be left.
+            self.record_taken_back(credentials.without_revoked(&mut there.clone()));
             let mut before = Directory::new();
             let Ok(()) = credentials.named.change(|current| {
                 credentials.marks().again = false;
@@ -210,7 +222,8 @@ impl Document for SharedCredentials {
             let is_other = from.arrival == Arrival::Joined && before.keys().ne(after.keys());
             let file = credentials.disk.lock().await;
             let aside = (is_other && !before.is_empty()).then(|| file.path().to_owned());
-            let (writer, content) = (Arc::clone(&*file), credentials.content(&after));
+            // With what was revoked while the file was waited for.
+            let (writer, content) = (Arc::clone(&*file), credentials.content(&credentials.named.current()));
             keep_adopted(DOCUMENT, aside, move || writer.replace(content), &self.audit).await
         })
     }
@@ -250,30 +263,32 @@ impl NamedCredentials {
     /// What is there without what was revoked here. An owner's whose revocation would leave too few owners there counts here again.
     pub(super) fn merge(&self, there: Option<&[u8]>) -> Result<Merged, String> {
         let Some(there) = there else { return self.encoded(&self.named.current()).map(Merged::of) };
-        let mut taken_back = Vec::new();
         if !self.marks().has_news() {
-            return Ok(Merged { body: None, taken_back });
+            return Ok(Merged { body: None, taken_back: Vec::new() });
         }
-        let (mut directory, now) = (parse(there)?, self.named.now());
+        let mut directory = parse(there)?;
         let all = directory.len();
-        {
-            let mut revoked = self.marks();
-            let written: Vec<_> =
-                directory.values().filter(|it| revoked.to_be_written(it)).map(Arc::clone).collect();
-            for old in written {
-                let owner = revoked.marks.get(&old.name).and_then(|mark| mark.owner.clone());
-                directory.remove(&old.name);
-                let Some(owner) = owner else { continue };
-                if expect_enough_owners(&old, &self.configured, &directory, owner.least_owners, now).is_err()
-                {
-                    revoked.take_back(&old.name);
-                    taken_back.push((old.name.clone(), owner));
-                    directory.insert(old.name.clone(), old);
-                }
-            }
-        }
+        let taken_back = self.without_revoked(&mut directory);
         let body = if directory.len() == all { there.to_vec() } else { self.encoded(&directory)? };
         Ok(Merged { body: Some(body), taken_back })
+    }
+
+    /// Removes from what is there what was revoked here, but no owner's whose revocation would leave too few owners: it counts here again.
+    fn without_revoked(&self, there: &mut Directory) -> Vec<(CredentialName, RevokedOwner)> {
+        let (mut taken_back, now) = (Vec::new(), self.named.now());
+        let mut revoked = self.marks();
+        let marked: Vec<_> = there.values().filter(|it| revoked.to_be_written(it)).map(Arc::clone).collect();
+        for old in marked {
+            let owner = revoked.marks.get(&old.name).and_then(|mark| mark.owner.clone());
+            there.remove(&old.name);
+            let Some(owner) = owner else { continue };
+            if expect_enough_owners(&old, &self.configured, there, owner.least_owners, now).is_err() {
+                revoked.take_back(&old.name);
+                taken_back.push((old.name.clone(), owner));
+                there.insert(old.name.clone(), old);
+            }
+        }
+        taken_back
     }
 
     /// What is there as this node has it in force: without what was revoked here, and with what only this node knows of its use.

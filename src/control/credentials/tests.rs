@@ -10,6 +10,7 @@ use crate::control::Reach;
 use crate::operator::OperatorToken;
 use crate::operator::named::Secret;
 use crate::state::RevokedOwner;
+use crate::state::shared::{Arrival, Document as _, Provenance};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -484,6 +485,25 @@ async fn an_owner_who_was_revoked_without_the_others_counts_again_where_too_few_
         let here = credentials.taken(&Directory::new(), documents);
         assert_eq!(here.contains_key(&bob.name), taken_back, "{case}");
     }
+}
+
+#[tokio::test]
+async fn enough_owners_are_left_also_before_a_revocation_can_be_written() {
+    let setting = Setting::with(None).await;
+    let bob = setting.create("bob", Role::Owner).await.expect("created").credential;
+    let Setting { directory: _directory, audit, credentials, .. } = setting;
+    let owner = RevokedOwner { least_owners: 1, by: "credential amy".to_owned(), remote: HERE };
+    credentials.marks().add_owner(&bob, owner);
+    let credentials = Arc::new(credentials);
+    let shared = SharedCredentials::new(Arc::clone(&credentials), Arc::new(audit));
+    // Another node has revoked all others.
+    let left = Directory::from([(bob.name.clone(), Arc::clone(&bob))]);
+    let document = state::credentials_content(records_of(&left, 0)).expect("a document");
+    let (node, operator) = ("two".to_owned(), "credential bob".to_owned());
+    let from = Provenance { state: 2, node, operator, arrival: Arrival::Other };
+    shared.adopt(&document, &from).await.expect("it is read");
+    assert_eq!(credentials.list().keys().collect::<Vec<_>>(), [&bob.name]);
+    assert!(credentials.content(&credentials.list()).revoked.is_empty());
 }
 
 #[tokio::test]
