@@ -77,7 +77,7 @@ async function forgotten(page) {
 /** When it is gone. */
 async function alone(page) {
   await says(page, 'main [role=alert]', 'This node does not know what was changed on others');
-  await page.locator('main tr').filter({ hasText: 'rack-2' }).getByText('No answer').waitFor();
+  await page.locator('main tr').filter({ hasText: 'rack-2' }).getByText('Not known').waitFor();
   await says(page, 'main .figure', '1 of 2');
   await sound(page, '#/fleet', 'console-fleet-alone');
   await go(page, '#/overview');
