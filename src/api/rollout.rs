@@ -408,21 +408,7 @@ mod tests {
 
     #[test]
     fn the_policy_is_asked_again_after_some_time_or_about_another_rollout() {
-        let rollout = |id: &str| {
-            Rollout::from(NewRollout {
-                id: id.to_owned(),
-                image: [1; 32],
-                mr_aggregated: None,
-                min_serving: 1,
-                drain_for: 1,
-                healthy_for: 1,
-                node_timeout: 9,
-                driven: false,
-                started_at: 1,
-                by: "zoe".to_owned(),
-                nodes: Vec::new(),
-            })
-        };
+        let rollout = |id: &str| Rollout::from(NewRollout { id: id.to_owned(), ..NewRollout::example() });
         let at = Instant::now();
         let refused = |refusal| Refused { rollout: "a".to_owned(), refusal, at };
         let by_policy = refused(Refusal::ByPolicy("it would not".to_owned()));

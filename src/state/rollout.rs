@@ -84,6 +84,26 @@ pub struct NewRollout {
     pub nodes: Vec<RolloutNode>,
 }
 
+#[cfg(test)]
+impl NewRollout {
+    /// A rollout for tests, without nodes: change what matters to the test.
+    pub(crate) fn example() -> Self {
+        Self {
+            id: "0123456789abcdef".to_owned(),
+            image: [1; 32],
+            mr_aggregated: None,
+            min_serving: 1,
+            drain_for: 1,
+            healthy_for: 1,
+            node_timeout: 9,
+            driven: false,
+            started_at: 1,
+            by: "zoe".to_owned(),
+            nodes: Vec::new(),
+        }
+    }
+}
+
 impl From<NewRollout> for Rollout {
     fn from(new: NewRollout) -> Self {
         Self {

@@ -140,19 +140,7 @@ mod tests {
 
     #[test]
     fn nodes_that_decide_by_another_policy_are_named() {
-        let rollout = Rollout::from(NewRollout {
-            id: "a".to_owned(),
-            image: [1; 32],
-            mr_aggregated: None,
-            min_serving: 1,
-            drain_for: 1,
-            healthy_for: 1,
-            node_timeout: 9,
-            driven: false,
-            started_at: 1,
-            by: "zoe".to_owned(),
-            nodes: Vec::new(),
-        });
+        let rollout = Rollout::from(NewRollout::example());
         let node = |name: &str, answers: bool, policy: Option<&str>| NodeFact {
             name: name.to_owned(),
             answers,

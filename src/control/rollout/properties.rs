@@ -181,17 +181,14 @@ fn rollout(min_serving: u32) -> Rollout {
         gaps: 0,
     });
     Rollout::from(NewRollout {
-        id: "0123456789abcdef".to_owned(),
         image: IMAGE,
-        mr_aggregated: None,
         min_serving,
         drain_for: 10,
         healthy_for: HEALTHY,
         node_timeout: TIMEOUT,
-        driven: false,
         started_at: 0,
-        by: "token".to_owned(),
         nodes: nodes.collect(),
+        ..NewRollout::example()
     })
 }
 
