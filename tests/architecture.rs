@@ -1,6 +1,6 @@
 //! Imports follow the tables of ARCHITECTURE.md, and the `kms` binary does not link the simulator.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -228,6 +228,45 @@ fn architecture_md_shows_these_tables() {
             before = at;
         }
     }
+}
+
+/// The crates of this repository that a manifest names under `[dependencies]`.
+fn dependencies(manifest: &str) -> BTreeSet<&str> {
+    let (_, section) = manifest.split_once("\n[dependencies]\n").expect("dependencies");
+    let section = section.split("\n[").next().expect("a first part");
+    let names = section.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
+    names
+        .filter_map(|name| (name == "cvm-kms").then_some(name).or_else(|| name.strip_prefix("kms-")))
+        .collect()
+}
+
+#[test]
+fn architecture_md_shows_what_crates_depend_on() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("page");
+    let (_, table) = page.split_once("\ncrates:\n").expect("the table of crates");
+    let mut shown = BTreeMap::new();
+    for line in table.split("\n\n").next().expect("a first paragraph").lines() {
+        let (name, others) = line.split_once(" → ").expect("an arrow");
+        let others = others.trim_matches(['{', ' ', '}']).split(", ");
+        shown.insert(name.to_owned(), others.map(str::to_owned).collect::<BTreeSet<_>>());
+    }
+    let crates = fs::read_dir(root.join("crates")).expect("crates");
+    let folders = crates.map(|entry| entry.expect("an entry").path());
+    let mut declared = BTreeMap::new();
+    for folder in folders.chain([root.to_owned()]) {
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("a manifest");
+        let name = if folder == root {
+            "cvm-kms"
+        } else {
+            folder.file_name().and_then(|it| it.to_str()).expect("text")
+        };
+        let others = dependencies(&manifest);
+        if !others.is_empty() {
+            declared.insert(name.to_owned(), others.into_iter().map(str::to_owned).collect());
+        }
+    }
+    assert_eq!(shown, declared);
 }
 
 #[test]
