@@ -101,9 +101,12 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     for (key, policy) in std::iter::once(("core.auth_api.allowlist.path", &core.auth_api))
         .chain(policies.map(|policy| ("auth_api.allowlist.path of a domain", policy)))
     {
-        if let AuthApi::Allowlist { path, .. } = policy {
-            let staged = path.with_added_extension(STAGED);
-            others.extend([path, &staged].map(|path| named(key, path)));
+        match policy {
+            AuthApi::Allowlist { path, .. } => {
+                let staged = path.with_added_extension(STAGED);
+                others.extend([path, &staged].map(|path| named(key, path)));
+            }
+            AuthApi::Bundle(_) | AuthApi::Webhook(_) | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {}
         }
     }
     let suffixes = ["reserve", "new"];

@@ -79,7 +79,12 @@ impl Values {
 
     /// Examines the variables that were read.
     pub(in super::super) fn add_variables(&mut self, variables: Vec<Variable>, policy: &AuthApi) {
-        let is_webhook = matches!(policy, AuthApi::Webhook(_));
+        let is_webhook = match policy {
+            AuthApi::Webhook(_) => true,
+            AuthApi::Allowlist { .. } | AuthApi::Bundle(_) | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {
+                false
+            }
+        };
         for (name, value) in variables {
             let name = name.as_str();
             if name.ends_with("TOKEN") && (is_webhook || name != "KMS_WEBHOOK_TOKEN") {
