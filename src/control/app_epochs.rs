@@ -192,7 +192,7 @@ impl AppEpochs {
             Store::File => self.keep(&file, choices).await,
         };
         let replaced = written.inspect_err(|_| {
-            // The log must not say last what is not so.
+            // The last record in the log must be true.
             audit.note(event(after.as_deref().map(epochs), from));
         })?;
         tracing::warn!(

@@ -247,7 +247,7 @@ impl Joins {
             changed => changed,
         };
         if let Err(error) = changed {
-            // The log must not say last what is not so.
+            // The last record in the log must be true.
             self.audit.note(Event::InvitationEnded {
                 invitation: record.id,
                 domain: record.domain,

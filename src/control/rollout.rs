@@ -344,7 +344,7 @@ impl Rollouts {
         rollout.take_steps(now, facts, begin)
     }
 
-    /// Changes the document for all nodes. `edit` may be called more than once, each time with what is there and what is known then.
+    /// Changes the document for all nodes. `edit` may be called more than once, each time with the shared document and what is known then.
     async fn change<T: Clone + Send + 'static>(
         self: &Arc<Self>,
         by: &str,

@@ -27,7 +27,7 @@ pub enum Reach {
     ThisMachine,
     /// It is in the state that the nodes share.
     Fleet,
-    /// It is not there yet, and is written as soon as possible.
+    /// It is not in the shared state yet, and is written as soon as possible.
     NotYet(Unshared),
 }
 

@@ -94,7 +94,7 @@ impl AppEpochFile {
 /// The content of a file with these records.
 ///
 /// # Errors
-/// None that is known: records are texts and numbers.
+/// Only if the records cannot be serialized, which does not happen: they are texts and numbers.
 pub fn content(apps: Vec<AppEpochRecord>) -> io::Result<Vec<u8>> {
     let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, apps })?;
     text.push(b'\n');

@@ -233,7 +233,7 @@ fn text(credentials: Vec<CredentialRecord>, revoked: Vec<RevokedRecord>) -> io::
 /// The document that the nodes of a fleet share.
 ///
 /// # Errors
-/// None that is known: records are texts and numbers.
+/// Only if the records cannot be serialized, which does not happen: they are texts and numbers.
 pub fn content(credentials: Vec<CredentialRecord>) -> io::Result<Vec<u8>> {
     text(credentials, Vec::new())
 }

@@ -99,7 +99,7 @@ impl FreezeFile {
 /// The content of a file, or of the shared document.
 ///
 /// # Errors
-/// None that is known: records are texts and numbers.
+/// Only if the records cannot be serialized, which does not happen: they are texts and numbers.
 pub fn content(mut frozen: Vec<FreezeRecord>, kept_in: KeptIn) -> io::Result<Vec<u8>> {
     frozen.sort_by(|one, other| {
         let key = |it: &FreezeRecord| (it.since, it.scope.clone(), it.value.clone());

@@ -259,7 +259,7 @@ impl RolloutStep {
     pub const NAMES: [&'static str; 9] =
         ["waiting", "draining", "replacing", "booting", "checking", "healthy", "done", "failed", "skipped"];
 
-    /// Whether the node is being worked on: of no other one anything is begun then.
+    /// Whether a step is being done with the node. While it is, no step begins with another node.
     pub fn is_in_work(&self) -> bool {
         match self {
             Self::Draining | Self::Replacing | Self::Booting | Self::Checking | Self::Healthy => true,

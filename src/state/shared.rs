@@ -97,7 +97,7 @@ pub enum Unshared {
          repair it only if a node still does not believe it"
     )]
     Behind,
-    /// It is too large, or what is there cannot be read.
+    /// The new document is too large, or the shared one cannot be read.
     #[error("{0}")]
     Unusable(String),
     /// The keys are not there yet, or the process ends.
@@ -236,7 +236,7 @@ impl Shared {
     /// Waits, up to a bound, until what a document has to say is in the database.
     ///
     /// # Errors
-    /// [`Unshared`]: it is not there yet; it is written as soon as possible.
+    /// [`Unshared`]: the shared state does not have it yet; it is written as soon as possible.
     pub async fn push(&self, document: &str) -> Result<(), Unshared> {
         self.ask(Wanted::Push(document.to_owned())).await.map(drop)
     }
@@ -295,7 +295,7 @@ impl Shared {
     /// Writes the state of this node over whatever is in the database, for all nodes.
     ///
     /// # Errors
-    /// [`Unshared`]; [`Unshared::Behind`] where this node would have believed what is there.
+    /// [`Unshared`]; [`Unshared::Behind`] where this node would have believed the shared state.
     pub async fn repair(&self, operator: &str) -> Result<(), Unshared> {
         self.ask(Wanted::Repair { operator: operator.to_owned() }).await.map(drop)
     }

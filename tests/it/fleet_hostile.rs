@@ -140,7 +140,7 @@ async fn tables_that_are_not_ours_stop_releases_until_they_are_right_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_keeps_a_node_from_writing_is_told() {
     let fleet = Fleet::with(1, SHORT).await;
-    let ignored = "the database does not write what it is told";
+    let ignored = "the database did not store what was written";
     fleet
         .postgres
         .run("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';

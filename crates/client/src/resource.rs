@@ -107,7 +107,7 @@ impl OperatorConnection {
         self.document(limit, Method::PATCH, path, body.into(), max_bytes).await
     }
 
-    /// Puts `body` to `path`, in the place of what is there, and reads the response, within `limit`.
+    /// Puts `body` to `path`, which replaces the resource, and reads the response, within `limit`.
     ///
     /// # Errors
     /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.

@@ -40,7 +40,7 @@ async fn told(joined: &Joined, stage: JoinReport) {
             Ok(()) => return tracing::info!(stage = stage.name(), "the source of the root keys was told"),
             Err(error) if error.is_refusal() || call == CALLS => {
                 let stage = stage.name();
-                return tracing::warn!(%error, stage, "the source of the root keys was not told, so it says that it does not know");
+                return tracing::warn!(%error, stage, "the source could not be told; it will show this replica as unconfirmed");
             }
             Err(_) => tokio::time::sleep(pause).await,
         }

@@ -132,7 +132,7 @@ impl RecoveryService {
             Ok(Replaced::Safely) => {}
             // It counts, and its officers need their files.
             Ok(Replaced::Unsynced(error)) => {
-                tracing::error!(%error, set, "the set before may count again if the machine stops");
+                tracing::error!(%error, set, "a machine stop now may bring the previous recovery set back");
             }
             Err(error) => {
                 let reason = "recovery.json cannot be written".to_owned();

@@ -89,7 +89,7 @@ impl Document for SharedAppEpochs {
     }
 }
 
-/// For an app what was chosen, which must still be so, and what is chosen then.
+/// An app, the choice that it must still have, and the choice that replaces it.
 pub(super) type Change = (AppId, Option<Arc<AppChoice>>, Option<Arc<AppChoice>>);
 
 impl AppEpochs {

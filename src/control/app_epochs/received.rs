@@ -22,7 +22,7 @@ use crate::state::{self, AppEpochFile, Choices, ChosenEpochs, app_epochs_content
 /// How many events are waited for at the same time.
 const RECORDED_AT_ONCE: usize = 256;
 
-/// What counts for an app where both say something else.
+/// Which choice is in force for an app where the two differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Preference {
     /// The choice that was made here.
@@ -48,9 +48,9 @@ pub struct Difference {
 pub struct Adoption {
     file: OwnedMutexGuard<AppEpochFile>,
     after: BTreeMap<AppId, Arc<AppChoice>>,
-    /// What is new or changes, with what counts until now.
+    /// The choices that are new or change, each with the choice in force until now.
     changed: Vec<Difference>,
-    /// What stays other than received.
+    /// The choices that stay although others were received.
     kept: Vec<Difference>,
     source: String,
     domains: Arc<Domains>,
@@ -211,9 +211,9 @@ impl Adoption {
         let (records, writer) = (self.after.iter().map(record).collect(), self.file.clone());
         match state::written(move || writer.replace(records)).await {
             Err(error) => {
-                // The log must not say last what is not so.
+                // The last record in the log must be true.
                 if let Err(error) = self.record_each(author, audit, |it| (it.received, it.own)).await {
-                    tracing::warn!(%error, "the audit log says of apps that they have epochs which they have not");
+                    tracing::warn!(%error, "the audit log records app epoch changes that were not made");
                 }
                 Err(AppEpochError::NotKept(error))
             }
@@ -245,7 +245,7 @@ impl Adoption {
             let file = Arc::clone(&epochs.file).lock_owned().await;
             let undone = Self { file, after, changed, kept, source, domains };
             if let Err(error) = undone.record_each(author, audit, |it| (it.received, it.own)).await {
-                tracing::warn!(%error, "the audit log says of apps that they have epochs which they have not");
+                tracing::warn!(%error, "the audit log records app epoch changes that were not made");
             }
             return Err(error);
         }

@@ -465,7 +465,7 @@ impl BundleKeeper {
         };
         let _recorded: Receipt = self.audit.record(event).await.map_err(OfferError::Audit)?;
         let replaced = self.replace(&record).await.inspect_err(|error| {
-            // The log must not say last what is not so.
+            // The last record in the log must be true.
             self.record_refusal(error, origin, author);
         })?;
         self.bundled().set_forked(record.fork.is_some());

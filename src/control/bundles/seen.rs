@@ -36,7 +36,7 @@ impl SharedSerials {
         Self { keepers, shared: Mutex::default() }
     }
 
-    /// What was seen here and is higher than what is there.
+    /// The serials seen here that are higher than those in the shared document.
     fn news<'a>(&'a self, there: &'a BTreeMap<String, u64>) -> impl Iterator<Item = (&'a str, u64)> {
         self.keepers.iter().filter_map(|keeper| {
             let known = there.get(keeper.domain()).copied().unwrap_or(0);

@@ -1,6 +1,6 @@
-//! The credentials of a fleet. What gives somebody a secret is in the shared state before it counts anywhere. A revocation counts
-//! here at once, and is written to the shared state until it is there. The person who asks for a change must count in the shared state when it
-//! is made there.
+//! The credentials of a fleet. A new secret is in the shared state before it is valid anywhere. A revocation is in force here
+//! at once, and is written to the shared state until it is there. The credential that asks for a change must be valid in the shared
+//! state when the change is made there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -31,7 +31,7 @@ pub(super) struct Revoked {
     marks: BTreeMap<CredentialName, Mark>,
     /// Those of them whose revocation the shared state has not admitted or refused yet.
     undecided: BTreeSet<CredentialName>,
-    /// Whether what is there is to be adopted once more.
+    /// Whether the shared document is to be adopted once more.
     again: bool,
 }
 
@@ -81,7 +81,7 @@ impl Revoked {
         }
     }
 
-    /// The shared state refuses the revocation: what is there is in force.
+    /// The shared state refuses the revocation: the credential is in force as the shared document has it.
     pub(super) fn take_back(&mut self, name: &CredentialName) {
         self.decided(name, true);
         self.again = true;
@@ -119,7 +119,7 @@ impl Asker {
         Self { configured: Arc::clone(configured), operator, requester }
     }
 
-    /// Checks that they count here and among the credentials that are there.
+    /// Checks that the credentials are valid here and in the shared document.
     pub(super) fn expect_live_in(&self, there: &Directory) -> Result<(), CredentialError> {
         let Self { configured, operator, requester } = self;
         let is_live = configured.is_live(operator) && configured.is_live_in(operator, there);
@@ -172,7 +172,7 @@ impl SharedCredentials {
 impl SharedCredentials {
     fn record_taken_back(&self, taken_back: Vec<(CredentialName, RevokedOwner)>) {
         for (name, RevokedOwner { by, remote, .. }) in taken_back {
-            tracing::warn!(%name, "an owner who was revoked here counts again: other nodes have revoked others, and too few would be left");
+            tracing::warn!(%name, "revocation of an owner undone: too few owners would be left on the fleet");
             let name = name.to_string();
             self.audit.note(Event::CredentialChangeFailed { name, by, remote, domain: None });
         }
@@ -211,7 +211,7 @@ impl Document for SharedCredentials {
                 *current = credentials.taken(&before, there.clone());
                 Ok::<_, Infallible>(())
             });
-            // What is not there any more needs no mark.
+            // A credential that is no longer in the shared document needs no mark.
             credentials.marks().marks.retain(|name, mark| {
                 there.get(name).is_some_and(|credential| credential.created_at == mark.created_at)
             });
@@ -260,7 +260,7 @@ impl NamedCredentials {
         }
     }
 
-    /// What is there without what was revoked here. An owner's whose revocation would leave too few owners there counts here again.
+    /// The shared document without the credentials that were revoked here. A revocation that would leave it too few owners is undone.
     pub(super) fn merge(&self, there: Option<&[u8]>) -> Result<Merged, String> {
         let Some(there) = there else { return self.encoded(&self.named.current()).map(Merged::of) };
         if !self.marks().has_news() {
@@ -273,7 +273,7 @@ impl NamedCredentials {
         Ok(Merged { body: Some(body), taken_back })
     }
 
-    /// Removes from what is there what was revoked here, but no owner's whose revocation would leave too few owners: it counts here again.
+    /// Removes the credentials that were revoked here from the shared document. A revocation that would leave too few owners is undone.
     fn without_revoked(&self, there: &mut Directory) -> Vec<(CredentialName, RevokedOwner)> {
         let (mut taken_back, now) = (Vec::new(), self.named.now());
         let mut revoked = self.marks();
@@ -291,7 +291,7 @@ impl NamedCredentials {
         taken_back
     }
 
-    /// What is there as this node has it in force: without what was revoked here, and with what only this node knows of its use.
+    /// The shared document as it is in force here: without the credentials revoked here, and with what only this node knows of their use.
     pub(super) fn taken(&self, before: &Directory, mut there: Directory) -> Directory {
         let revoked = self.marks();
         there.retain(|_, credential| !revoked.is_of(credential));
@@ -306,7 +306,7 @@ impl NamedCredentials {
         there
     }
 
-    /// Changes the credentials on all nodes, if `asker` counts there.
+    /// Changes the credentials on all nodes, if that of `asker` is valid in the shared document.
     pub(super) async fn change_everywhere(
         &self,
         shared: &Shared,
@@ -329,12 +329,12 @@ impl NamedCredentials {
     }
 }
 
-/// What this node has to say over what is there.
+/// What this node adds to the shared document.
 #[derive(Debug)]
 pub(super) struct Merged {
-    /// `None` if that is nothing.
+    /// `None` if there is nothing to write.
     pub(super) body: Option<Vec<u8>>,
-    /// The owners who were revoked here and count again.
+    /// The owners whose revocation here was undone.
     pub(super) taken_back: Vec<(CredentialName, RevokedOwner)>,
 }
 

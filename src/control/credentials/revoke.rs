@@ -195,7 +195,7 @@ impl NamedCredentials {
     async fn take_back(&self, shared: &Shared, revocation: &Revocation<'_>) {
         self.marks().take_back(&revocation.name);
         if let Err(error) = shared.push(DOCUMENT).await {
-            tracing::warn!(name = %revocation.name, %error, "a credential that was not revoked does not count here yet");
+            tracing::warn!(name = %revocation.name, %error, "an owner's revocation was refused, but the credential is not valid here again yet");
         }
         let Author { by, remote } = revocation.changer.author.clone();
         let name = revocation.name.to_string();

@@ -248,7 +248,7 @@ impl Domains {
             }
         };
         let replaced = written.inspect_err(|error| {
-            // The log must not say last what is not so.
+            // The last record in the log must be true.
             audit.note(Event::DomainChangeFailed {
                 domain: change.domain().to_string(),
                 change: change.name(),

@@ -22,7 +22,7 @@ use crate::state::{self, DrainFile, DrainFileError, DrainRecord, MAX_DRAINED, MA
 
 /// Its name in the database.
 const DOCUMENT: &str = "drain";
-/// How long the drain of this node, which is in force here, waits for the others.
+/// How long the drain of this node, which is in force here at once, waits until it is in the shared state.
 const SHARE_TIME: Duration = Duration::from_secs(3);
 
 /// Where the drains of all nodes are kept.
@@ -146,7 +146,7 @@ impl Drains {
         self.ending.iter().any(|end| end.node == node && !end.is_overtaken())
     }
 
-    /// What is being ended of a node does not end what begins from now on. Whether something is.
+    /// The ends of a node's drain that are being written do not end a drain that begins from now on. Whether there are any.
     fn overtake_ends(&self, node: NodeId) -> bool {
         let is_ending = self.is_ending(node);
         for end in self.ending.iter().filter(|end| end.node == node) {
@@ -155,12 +155,12 @@ impl Drains {
         is_ending
     }
 
-    /// What began here, and is not in the shared state yet.
+    /// The drains that began here and are not in the shared state yet.
     fn unshared(&self) -> impl Iterator<Item = &DrainRecord> {
         self.nodes.values().filter(|record| record.unshared && !self.is_ending(record.node))
     }
 
-    /// What is there with what began here and is not there yet. A node that is drained there already stays so by the one who began.
+    /// The shared document `there`, with the drains that began here added. Where it has a drain of the node already, that one stays.
     fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
         let Some(there) = there else {
             let all = self.nodes.values().filter(|record| !self.is_ending(record.node));
@@ -177,7 +177,7 @@ impl Drains {
         encode(union.values()).map(Some)
     }
 
-    /// Puts what is there in force: what was, and what is.
+    /// Puts the shared document in force. Returns the drains before and after.
     fn take(&mut self, there: Nodes, arrival: Arrival) -> (Nodes, Nodes) {
         let mut after = there;
         let is_ended = |node: &NodeId| arrival == Arrival::Own && self.is_ending(*node);

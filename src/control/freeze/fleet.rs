@@ -21,7 +21,7 @@ use crate::state::{self, FreezeRecord, Written};
 
 /// Its name in the database.
 pub(super) const DOCUMENT: &str = "freezes";
-/// How long a freeze, which is in force here, waits for the others.
+/// How long a freeze, which is in force here at once, waits until it is in the shared state.
 const SHARE_TIME: Duration = Duration::from_secs(3);
 /// The most changes of one adoption that are recorded one by one.
 const MAX_RECORDED: usize = 50;
@@ -134,12 +134,12 @@ impl Freezes {
         self.lifts().iter().any(|lift| lift.scope == scope && !lift.is_overtaken())
     }
 
-    /// What is being ended now of a scope.
+    /// The unfreezes of a scope that are being written now.
     fn lifts_of(&self, scope: Scope) -> Vec<Arc<Lift>> {
         self.lifts().iter().filter(|lift| lift.scope == scope).map(Arc::clone).collect()
     }
 
-    /// Ends nothing of what is frozen from now on with what is being ended.
+    /// The unfreezes of the scope that are being written do not end a freeze that is set from now on.
     pub(super) fn overtake_lifts(&self, scope: Scope) {
         overtake(&self.lifts_of(scope));
     }
@@ -149,8 +149,8 @@ impl Freezes {
         self.lifts_of(there.scope).iter().any(|lift| !lift.is_overtaken() && lift.by.as_ref() == Some(there))
     }
 
-    /// What is there with what was frozen here and is not there yet. If that is too much, what has ended first gives way, and what was
-    /// frozen here last waits.
+    /// The shared document `there`, with the freezes that were set here added. If they are too many, those that ended first are
+    /// removed, and those that were set here last wait.
     fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String> {
         let (entries, now) = (self.kept(), self.time.now());
         let own = || entries.values().filter(|held| !self.is_lifting(held.freeze.scope));
@@ -205,7 +205,7 @@ impl Freezes {
         }
     }
 
-    /// Those of `all` that have ended by both clocks of this node, the first one first, as far as they are held in the way of `which`.
+    /// The freezes in `all` that are held here as `which` says and have ended by both clocks of this node, the earliest end first.
     fn ended(&self, all: &BTreeMap<Scope, Freeze>, which: impl Fn(&Held) -> bool) -> Vec<Scope> {
         let (current, now) = (self.current.load(), self.time.now());
         let held = |freeze: &Freeze| current.get(&freeze.scope).filter(|held| *held.freeze == *freeze);
@@ -215,7 +215,7 @@ impl Freezes {
         ended.into_iter().map(|freeze| freeze.scope).collect()
     }
 
-    /// Those of `there` that did not end long ago by the clocks of this node.
+    /// The freezes in `there` without those that ended long ago by the clocks of this node.
     fn remembered(&self, mut there: BTreeMap<Scope, Freeze>) -> BTreeMap<Scope, Freeze> {
         let (current, kept) = (self.current.load(), self.kept());
         let is_forgotten = |freeze: &Freeze| {
@@ -226,7 +226,7 @@ impl Freezes {
         there
     }
 
-    /// Puts what is there in force. The slowest clock of the fleet is `behind` that of this node.
+    /// Puts the shared document in force. The slowest clock of the fleet is `behind` that of this node.
     pub(super) fn take(
         &self,
         there: &BTreeMap<Scope, Freeze>,
@@ -319,8 +319,8 @@ impl Freezes {
         Ok(was_here || was_there.load(Ordering::Relaxed))
     }
 
-    /// Replaces a freeze by one that ends earlier, on all nodes at once: as an unfreeze, it must be in the shared state first. Not if
-    /// another freeze was set meanwhile: whether it is there.
+    /// Replaces a freeze by one that ends earlier, on all nodes at once: as an unfreeze, it must be in the shared state first. If
+    /// another freeze was set meanwhile, nothing is replaced. Whether the new freeze is in the shared state.
     pub(super) async fn shorten_everywhere(
         &self,
         shared: &Shared,
@@ -353,8 +353,8 @@ impl Freezes {
         outcome.map(|()| is_there.load(Ordering::Relaxed))
     }
 
-    /// Freezes where a freeze that lasts longer is known here: another node may have ended that, which is not adopted here yet. Whether
-    /// the new one is in the shared state; otherwise the other one has ended meanwhile.
+    /// Freezes a scope for which this node knows a freeze that lasts longer: another node may have ended that one, which is not adopted
+    /// here yet. Whether the new freeze is in the shared state; if not, the longer one has ended here meanwhile.
     pub(super) async fn freeze_again(&self, shared: &Shared, freeze: &Freeze) -> Result<bool, FreezeError> {
         // Whatever is being ended, this is later.
         let before = self.lifts_of(freeze.scope);

@@ -15,22 +15,23 @@ pub trait Document: fmt::Debug + Send + Sync {
     /// Its name in the database.
     fn name(&self) -> &str;
 
-    /// What this node has to say over what is there: `None` if that is nothing. Where nothing is there, the whole document.
+    /// The shared document `there`, changed as this node needs it; `None` if nothing has to change. Where no document exists yet,
+    /// all that this node has.
     ///
     /// # Errors
-    /// What is there cannot be read.
+    /// The shared document cannot be read.
     fn merge(&self, there: Option<&[u8]>) -> Result<Option<Vec<u8>>, String>;
 
-    /// Whether [`Document::merge`] has something to say over what was adopted last.
+    /// Whether [`Document::merge`] would change the document that was adopted last.
     fn has_news(&self) -> bool;
 
-    /// Whether what this node has to say only stops something, such as releases: it is told even while the node cannot read another
-    /// document.
+    /// Whether the changes of this node only stop something, such as releases: they are written even while the node cannot read
+    /// another document.
     fn only_stops(&self) -> bool {
         false
     }
 
-    /// Puts what is there in force and on the disk.
+    /// Puts the shared document in force and on the disk.
     ///
     /// # Errors
     /// [`AdoptError`].
@@ -39,7 +40,7 @@ pub trait Document: fmt::Debug + Send + Sync {
 
 /// How a part of `control` reads and writes what its document says, to change it for all nodes.
 pub trait Format: Send + 'static {
-    /// What it says; the default where there is no document yet.
+    /// What the document says; the default where no document exists yet.
     type Content: Default;
     /// Why nothing was changed.
     type Error: From<Unshared> + Send + 'static;
@@ -69,14 +70,14 @@ pub enum Edit {
 /// Why a document is not in force here, or not on the disk.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
-    /// It cannot be read: nothing was changed.
+    /// The document cannot be read: nothing was changed.
     #[error("{0}")]
     Unreadable(String),
-    /// It contradicts the configuration of this node: nothing was changed.
+    /// The document contradicts the configuration of this node: nothing was changed.
     #[error("{0}")]
     Contradicts(String),
-    /// It is in force, but the disk does not take it.
-    #[error("the disk does not take it")]
+    /// The document is in force, but could not be written to the disk.
+    #[error("the file could not be written")]
     NotKept(#[source] io::Error),
 }
 

@@ -45,8 +45,8 @@ pub enum DatabaseError {
         "a table kms_* is missing, empty or of another form: restore the database, or drop the tables kms_*"
     )]
     Schema,
-    /// What was written is not there.
-    #[error("the database does not write what it is told: look for triggers and rules on the tables kms_*")]
+    /// A row that was written cannot be read back.
+    #[error("the database did not store what was written: look for triggers and rules on the tables kms_*")]
     Ignored,
     /// More rows than were asked for.
     #[error("the database sends more than it was asked for")]

@@ -348,7 +348,7 @@ impl Keeper {
         }
     }
 
-    /// Writes the beat of this node, reads what is there, and adopts it if it is believed.
+    /// Writes the beat of this node, reads the shared state, and adopts it if it is believed.
     pub(super) async fn look(&mut self, client: &mut Client) -> Result<Look, DatabaseError> {
         let seals = self.seals();
         let started = Instant::now();
@@ -518,7 +518,7 @@ impl Keeper {
         Ok(Ok(Some((believed, bodies))))
     }
 
-    /// Reads what is there, without the documents themselves, and judges it.
+    /// Reads the shared state without the documents, and judges it.
     pub(super) async fn judged(
         &mut self,
         snapshot: &Transaction<'_>,

@@ -27,7 +27,7 @@ const TRANSACTION: Duration = Duration::from_secs(6);
 enum Attempt {
     /// It is committed.
     Made(New),
-    /// It is there already, which the document of this node does not know yet.
+    /// The shared document has it already, which this node has not read yet.
     There(Vec<u8>),
     Done(Written),
     /// Another node has written meanwhile.
@@ -280,7 +280,7 @@ impl Keeper {
         Ok(Attempt::Made(New { head: next, id, body }))
     }
 
-    /// Adopts what is there already as what this node has written.
+    /// Adopts a change that the shared document has already as one that this node has written.
     async fn known_there(&self, name: &str, body: &[u8]) {
         let (Some(document), Some((head, _))) = (self.document(name), &self.head) else { return };
         if let Err(error) = document.adopt(body, &provenance(head, Arrival::Own)).await {
