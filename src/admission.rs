@@ -93,7 +93,7 @@ fn shown(verified: &Verified, spki: Option<&[u8]>) -> Shown {
 }
 
 /// Takes the challenge of a request, and returns the report data of fresh evidence for it; `None` if it brings none. Before
-/// anything is awaited, so that a challenge counts from when the request came.
+/// anything is awaited, so that the age of a challenge is counted from when the request came.
 fn answer(
     peer: &Peer,
     client_spki: Option<&[u8]>,

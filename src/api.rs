@@ -136,7 +136,7 @@ impl Caller {
         }
     }
 
-    /// Whether the credential that the caller has shown still counts.
+    /// Whether the credential that the caller has shown is still valid.
     pub fn is_live(&self) -> bool {
         match (&self.operator, &self.credentials) {
             (Some(operator), Some(credentials)) => credentials.is_live(operator),
@@ -144,7 +144,7 @@ impl Caller {
         }
     }
 
-    /// Resolves once the credential that the caller has shown does not count any more; never without one.
+    /// Resolves once the credential that the caller has shown is no longer valid; never without one.
     pub async fn ended(&self) {
         match (&self.operator, &self.credentials) {
             (Some(operator), Some(credentials)) => credentials.ended(operator).await,
@@ -166,7 +166,7 @@ impl Caller {
     /// onboarding token are looked at elsewhere.
     ///
     /// # Errors
-    /// The credential has another role or does not count any more, or no credential was asked for.
+    /// The credential has another role or is no longer valid, or no credential was asked for.
     pub fn authorize(&self, access: Access) -> Result<()> {
         let least = match access {
             Access::Open

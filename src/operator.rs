@@ -64,7 +64,7 @@ pub enum Operator {
     User {
         /// The user's name.
         name: String,
-        /// Of which file: the operator is nobody once another one counts.
+        /// Of which file: the operator is nobody once another file is in force.
         generation: u64,
     },
     /// The holder of a named credential.
@@ -75,7 +75,7 @@ pub enum Operator {
         role: Role,
         /// The domain to which it is limited; `None` for the whole KMS.
         domain: Option<DomainName>,
-        /// Which secret was shown: the operator is nobody once another one counts.
+        /// Which secret was shown: the operator is nobody once it is no longer valid.
         version: u64,
     },
     /// The holder of an access token of OpenID Connect.
@@ -329,7 +329,7 @@ impl Credentials {
         }
     }
 
-    /// The operator of this name, whose password was right when `version` was one that counts; `None` if it has changed.
+    /// The operator of this name, whose password was right when `version` was valid; `None` if it has changed.
     pub fn operator(&self, user: &str, version: u64) -> Option<Operator> {
         let Self::Needed { users, named, .. } = self else { return Some(Operator::Anyone) };
         let (users, now) = (users.load(), named.now());
@@ -342,13 +342,13 @@ impl Credentials {
         Some(operator)
     }
 
-    /// Whether the secret with which `operator` was identified still counts, for the same role. A request may wait or run for
+    /// Whether the secret with which `operator` was identified is still valid, for the same role. A request may wait or run for
     /// long after that.
     pub fn is_live(&self, operator: &Operator) -> bool {
         self.named().is_none_or(|named| self.is_live_in(operator, &named.current()))
     }
 
-    /// Whether it would still count if these were the named credentials.
+    /// Whether it would still be valid if these were the named credentials.
     pub fn is_live_in(&self, operator: &Operator, directory: &Directory) -> bool {
         let Self::Needed { users, named, .. } = self else { return true };
         let now = named.now();
@@ -370,7 +370,7 @@ impl Credentials {
         }
     }
 
-    /// Resolves once the secret with which `operator` was identified does not count any more.
+    /// Resolves once the secret with which `operator` was identified is no longer valid.
     pub async fn ended(&self, operator: &Operator) {
         let Self::Needed { named, .. } = self else { return std::future::pending().await };
         let mut changes = named.changes();
@@ -393,7 +393,7 @@ impl Credentials {
         }
     }
 
-    /// Which secrets of this name count, the one issued last first: what is remembered of another version does not.
+    /// The versions of the valid secrets of this name, the one issued last first. What is remembered of other versions is void.
     pub fn versions(&self, user: &str) -> Vec<u64> {
         let Self::Needed { users, named, .. } = self else { return vec![0] };
         let now = named.now();
@@ -407,7 +407,7 @@ impl Credentials {
 /// How often, in seconds, it is looked whether a credential has ended by time.
 const LOOK_AGAIN: u64 = 15;
 
-/// The holder of the secret of this version; `None` if it does not count at `now`.
+/// The holder of the secret of this version; `None` if it is not valid at `now`.
 fn of_version(credential: &NamedCredential, version: u64, now: u64) -> Option<Operator> {
     let (name, domain) = (credential.name.to_string(), credential.domain.clone());
     let counts = credential.versions(now).any(|counting| counting == version);

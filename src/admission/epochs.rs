@@ -96,7 +96,7 @@ impl GrantedEpochs {
     }
 }
 
-/// The epochs that count for an app: what the policy says, else what an operator chose, else 0 and 0.
+/// The epochs in force for an app: what the policy says, else what an operator chose, else 0 and 0.
 fn own_epochs(policy: Option<&AppEpochs>, chosen: Option<ChosenEpochs>, ring: &dyn RootEpochs) -> KeyEpochs {
     let root = policy.and_then(|said| said.root).or(chosen.map(|chosen| chosen.root));
     let app = policy.and_then(|said| said.app).map(AppEpoch).or(chosen.map(|chosen| chosen.app));
@@ -146,7 +146,7 @@ pub(super) fn grant(
     Ok(GrantedEpochs { used, is_named: asked.is_some(), previous: older.all(used, ring) })
 }
 
-/// The epochs of a public key of an app, which anyone may ask for: those that count for the app, or any that there are keys
+/// The epochs of a public key of an app, which anyone may ask for: those in force for the app, or any that there are keys
 /// of.
 ///
 /// # Errors
@@ -185,7 +185,7 @@ fn denial(code: DenialCode, reason: String, expected: String, used: KeyEpochs) -
 /// The epochs before an app's own whose keys it may ask for.
 struct Older<'a> {
     own: KeyEpochs,
-    /// `readableEpochs` of the policy; without it all older ones count.
+    /// `readableEpochs` of the policy; without it all older ones are readable.
     listed: Option<&'a BTreeSet<ReadableEpoch>>,
 }
 

@@ -110,7 +110,7 @@ pub enum Refusal {
         /// The policy.
         by: Box<DecidedBy>,
     },
-    /// Policy allows the caller, but not with keys of the epochs that it asks for or that count for it.
+    /// Policy allows the caller, but not with keys of the epochs that it asks for or that are in force for it.
     #[error("Boot denied: {}", .denial.reason)]
     Epochs {
         /// The denial.

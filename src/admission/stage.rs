@@ -15,7 +15,7 @@ pub enum StageRule {
 }
 
 impl StageRule {
-    /// What counts for an app of which the policy says this.
+    /// The stage in force for an app of which the policy says this.
     pub fn of(by_policy: Option<ReleaseStage>, configured: ReleaseStage) -> Self {
         by_policy.map_or(Self::Configured(configured), Self::Policy)
     }

@@ -64,7 +64,7 @@ pub struct Shown {
     expires_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     invited_until: Option<u64>,
-    /// The secret before the last rotation counts until the new one is used, at most until this time.
+    /// The secret before the last rotation is valid until the new one is used, at most until this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     old_secret_until: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

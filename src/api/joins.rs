@@ -47,7 +47,7 @@ pub struct InviteBody {
     /// The URL by which the new node reaches this KMS, if not by the name and port of its main listener; `https` without a query.
     #[serde(default)]
     source_url: Option<String>,
-    /// For how many seconds it counts: from 1 to 900, which is the default.
+    /// For how many seconds it is valid: from 1 to 900, which is the default.
     #[serde(default)]
     valid_for: Option<u64>,
 }

@@ -192,7 +192,7 @@ impl KmsService {
     /// `KMS.GetKmsKey`: the root keys, for an allowed replica.
     ///
     /// # Errors
-    /// No self-authorization, missing or bad evidence, denied by policy, audit log not writable, an invitation that does not count.
+    /// No self-authorization, missing or bad evidence, denied by policy, audit log not writable, an invitation that is not valid.
     pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
         match self.public_handover {
             PublicHandover::Enabled => self.hand_over(Method::KmsGetKmsKey, caller, request).await,

@@ -62,7 +62,7 @@ impl ReleaseLimit {
         Self(ArcSwap::from_pointee(Buckets::new(limits.app, limits.instance)))
     }
 
-    /// From now on these rates count, with full bursts. The same rates change nothing.
+    /// Puts these rates in force, with full bursts. The same rates change nothing.
     pub fn change(&self, app: Rate, instance: Rate) {
         if self.0.load().rates != [app, instance] {
             self.0.store(Arc::new(Buckets::new(app, instance)));

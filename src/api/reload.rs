@@ -45,7 +45,7 @@ pub struct Reloaded {
 pub struct Part {
     /// `settings`, `policy` or `certificate`.
     name: &'static str,
-    /// Whether something counts now that did not before.
+    /// Whether something is in force now that was not before.
     changed: bool,
     /// What was done, or why not.
     message: String,

@@ -24,7 +24,7 @@ use super::Role;
 
 /// Puts values into force where they are used.
 pub trait Apply: fmt::Debug + Send + Sync {
-    /// From now on these count.
+    /// These are in force now.
     fn apply(&self, hot: &Hot);
 }
 
@@ -108,7 +108,7 @@ impl SettingsService {
     ) -> Self {
         let of_files = Hot::of(config);
         let kept = file.read().unwrap_or_else(|error| {
-            tracing::error!(%error, "what was changed at run time is not in force; the files count");
+            tracing::error!(%error, "what was changed at run time is not in force; the files are");
             BTreeMap::new()
         });
         let (mut hot, mut runtime) = (of_files, BTreeMap::new());

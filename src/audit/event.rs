@@ -963,9 +963,9 @@ pub enum Event {
     },
     /// Configuration files, policy and certificates were read or made again.
     Reloaded {
-        /// Settings that count from now on.
+        /// Settings that are in force now.
         changed: Vec<String>,
-        /// Settings that count after a restart.
+        /// Settings that need a restart.
         restart_required: Vec<String>,
         /// The operator, or `SIGHUP`.
         by: String,
@@ -1036,10 +1036,10 @@ pub enum Event {
     CredentialRotated {
         /// Its name.
         name: String,
-        /// Whether its holder has to activate the new secret; the old one counts until then.
+        /// Whether its holder has to activate the new secret; the old one is valid until then.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         invited: bool,
-        /// Unix seconds until which the old secret counts at most: only that of the last owner does.
+        /// Unix seconds until which the old secret is valid at most: only the last owner's stays valid.
         #[serde(skip_serializing_if = "Option::is_none")]
         old_secret_until: Option<u64>,
         /// Who did it.
@@ -1062,7 +1062,7 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         domain: Option<String>,
     },
-    /// The new secret of the last owner was used after a rotation, so the old one does not count any more.
+    /// The new secret of the last owner was used after a rotation, so the old one is no longer valid.
     OldSecretEnded {
         /// The name of the credential.
         name: String,
@@ -1076,7 +1076,7 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// A credential does not count any more.
+    /// A credential was revoked.
     CredentialRevoked {
         /// Its name.
         name: String,
@@ -1233,7 +1233,7 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// The recovery set that was just recorded does not count: nobody has got it.
+    /// The recovery set that was just recorded is void: nobody has got it.
     RecoverySetFailed {
         /// Its number.
         set: String,

@@ -52,7 +52,7 @@ pub const FLEET: &str = "fleet.json";
 /// What the name of a file ends with that was replaced when its node joined a fleet.
 pub const BEFORE_FLEET: &str = "before-fleet";
 
-/// What keeps, in the key directory, which recovery set counts, and what became of drills.
+/// Keeps, in the key directory, which recovery set is the current one, and how drills ended.
 pub const RECOVERY: &str = "recovery.json";
 
 /// The directory that keeps, in the key directory, signed bundles of policies and the serials that were seen.

@@ -112,7 +112,7 @@ pub enum State {
 /// Why a request, an approval or a rejection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApprovalError {
-    /// The credential does not count any more.
+    /// The credential is no longer valid.
     #[error("nothing was changed: the credential that asks for it does not count any more")]
     NotLive,
     /// The credential is not of an owner.

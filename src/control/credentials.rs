@@ -48,7 +48,7 @@ const MAX_CREDENTIALS: usize = 1000;
 const SHARE_OF_DOMAIN: usize = 100;
 /// The lifetime of an invitation, in seconds.
 pub const INVITATION: u64 = 15 * 60;
-/// How long the old secret of the last owner counts after a rotation, in seconds, unless the new one is used before.
+/// How long the old secret of the last owner is valid after a rotation, in seconds, unless the new one is used before.
 const OVERLAP: u64 = 15 * 60;
 /// The name of the owner that the first start creates.
 const FIRST: &str = "admin";
@@ -322,9 +322,9 @@ impl NamedCredentials {
         expect_room(&directory, &new.name, now)
     }
 
-    /// Replaces the secret of a credential; the old one is invalid at once. Only that of the last owner counts until the new
+    /// Replaces the secret of a credential; the old one is invalid at once. Only that of the last owner is valid until the new
     /// one is used, or for 15 minutes: if the response is lost, nobody else could make another owner. With an invitation, the
-    /// old one counts until that is used: an invitation that lapses takes no owner away.
+    /// old one is valid until that is used: an invitation that lapses takes no owner away.
     ///
     /// # Errors
     /// [`CredentialError`]; nothing was changed then.
@@ -475,7 +475,7 @@ impl NamedCredentials {
             }
         };
         if let Err(error) = kept {
-            tracing::warn!(%error, "the old secret of an owner has ended, but counts again after a restart, until its end");
+            tracing::warn!(%error, "the old secret of an owner has ended, but is valid again after a restart, until its end");
         }
         drop(turn);
         for credential in settled {
@@ -570,7 +570,7 @@ impl NamedCredentials {
             }
             Store::File => match self.keep(&directory).await {
                 Ok(state_file::Replaced::Safely) => Ok(()),
-                // The next start reads it, so it counts, and its secret is shown: nobody else has it.
+                // The next start reads it, so it is valid, and its secret is shown: nobody else has it.
                 Ok(state_file::Replaced::Unsynced(error)) => {
                     tracing::error!(%error, name = %credential.name, "the change of a credential may be lost if the machine stops");
                     Ok(())

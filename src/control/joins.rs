@@ -36,7 +36,7 @@ use crate::state::{
     self, JoinFile, JoinFileError, JoinRecord, JoinStage, SourceUrl, fitting_in_join, is_join_label,
 };
 
-/// The longest time for which an invitation counts, in seconds.
+/// The longest time for which an invitation is valid, in seconds.
 pub const MAX_VALID: u64 = 15 * 60;
 /// The most invitations that wait for their replicas.
 const MAX_OPEN: usize = 32;
@@ -59,7 +59,7 @@ pub struct NewJoin {
     pub label: Option<JoinLabel>,
     /// How it reaches this KMS, where that is not as CVMs do.
     pub source_url: Option<SourceUrl>,
-    /// For how many seconds it counts, at most [`MAX_VALID`].
+    /// For how many seconds it is valid, at most [`MAX_VALID`].
     pub valid_for: u64,
 }
 
@@ -95,7 +95,7 @@ pub struct InvitedReplica {
     pub token: JoinToken,
 }
 
-/// Proof that a caller has shown the token of an invitation. It says nothing about whether that counts.
+/// Proof that a caller has shown the token of an invitation. It does not show that the invitation is valid.
 #[derive(Debug)]
 pub struct Shown {
     id: String,
@@ -239,7 +239,7 @@ impl Joins {
             })
             .await;
         let changed = match changed {
-            // It counts, and nobody else has its token.
+            // It is valid, and nobody else has its token.
             Err(JoinError::Unsynced(error)) => {
                 tracing::error!(%error, invitation = record.id, "the invitation of a replica may be lost if the machine stops");
                 Ok(())
@@ -331,7 +331,7 @@ impl Joins {
     /// A machine has shown the token.
     ///
     /// # Errors
-    /// [`JoinError`]: the invitation does not count.
+    /// [`JoinError`]: the invitation is not valid.
     pub async fn begin(self: &Arc<Self>, shown: &Shown) -> Result<(), JoinError> {
         let record = self.get(&shown.id).ok_or(JoinError::Wrong)?;
         if let Err(dead) = open(&record, &self.turn()) {
@@ -362,7 +362,7 @@ impl Joins {
     /// Binds the invitation to a machine, by SHA-256 of its attested public key.
     ///
     /// # Errors
-    /// [`JoinError::UsedByAnother`], or the invitation does not count any more.
+    /// [`JoinError::UsedByAnother`], or the invitation is no longer valid.
     pub async fn bind(self: &Arc<Self>, shown: Shown, key: [u8; 32]) -> Result<Bound, JoinError> {
         let key = hex::encode(key);
         let (id, wanted) = (shown.id.clone(), key.clone());
@@ -554,7 +554,7 @@ impl Joins {
             // If the machine stops, the next start marks them again.
             Ok(()) | Err(JoinError::Unsynced(_)) => {}
             Err(error) => {
-                tracing::warn!(%error, "invitations that have expired are not marked so yet; none of them counts");
+                tracing::warn!(%error, "invitations that have expired are not marked so yet; none of them is valid");
                 return;
             }
         }

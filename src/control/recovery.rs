@@ -1,4 +1,4 @@
-//! Recovery sets: which one counts, which were retired, and how the last drill ended.
+//! Recovery sets: which is the current one, which were retired, and how the last drill ended.
 
 use std::io;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Recovery {
     drills: Vec<Drill>,
 }
 
-/// The set that counts.
+/// The current set.
 #[derive(Debug)]
 pub struct CurrentSet {
     /// The manifest.
@@ -43,7 +43,7 @@ pub struct CurrentSet {
     pub choices: Option<[u8; 32]>,
 }
 
-/// A set that counts no more. Its shares still open the root keys that it was made of.
+/// A set that was replaced. Its shares still open the root keys that it was made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetiredSet {
@@ -163,7 +163,7 @@ impl RecoverySets {
         self.current.load_full()
     }
 
-    /// From now on this set counts. `choices` is the SHA-256 of what operators had chosen for apps.
+    /// Makes this set the current one. `choices` is the SHA-256 of what operators had chosen for apps.
     ///
     /// # Errors
     /// The file cannot be written; the set before still counts. Where it was written and its directory cannot be synced, this set
@@ -232,7 +232,7 @@ impl Recovery {
         }
     }
 
-    /// The set that counts.
+    /// The current set.
     pub fn current(&self) -> Option<&Arc<CurrentSet>> {
         self.current.as_ref()
     }
@@ -247,13 +247,13 @@ impl Recovery {
         &self.drills
     }
 
-    /// When the set that counts last gave the root keys in a drill, Unix seconds.
+    /// When the current set last gave the root keys in a drill, Unix seconds.
     pub fn last_proved(&self) -> Option<u64> {
         let set = self.current.as_ref()?.manifest.manifest().set.to_string();
         self.last_passed(&set).and_then(|at| self.drills.get(at)).map(|drill| drill.at)
     }
 
-    /// When the next drill of the set that counts is due, Unix seconds: the first one soon after it was made.
+    /// When the next drill of the current set is due, Unix seconds: the first one soon after it was made.
     pub fn drill_due(&self) -> Option<u64> {
         let made = self.current.as_ref()?.manifest.manifest().created_at;
         Some(match self.last_proved() {
@@ -276,13 +276,13 @@ impl Recovery {
         }
     }
 
-    /// The epochs among `own` whose root keys exist, and are not in the set that counts.
+    /// The epochs among `own` whose root keys exist, and are not in the current set.
     pub fn not_covered(&self, own: &[EpochFingerprint]) -> Vec<u32> {
         let is_missing = |own: &EpochFingerprint| own.destroyed_at.is_none() && self.sealed(own).is_none();
         numbers(own.iter().filter(|own| is_missing(own)))
     }
 
-    /// The epochs among `own` whose root keys are destroyed, and are in the set that counts.
+    /// The epochs among `own` whose root keys are destroyed, and are in the current set.
     pub fn still_held(&self, own: &[EpochFingerprint]) -> Vec<u32> {
         let is_held = |own: &EpochFingerprint| {
             own.destroyed_at.is_some() && self.sealed(own).is_some_and(|sealed| sealed.destroyed_at.is_none())
@@ -290,12 +290,12 @@ impl Recovery {
         numbers(own.iter().filter(|own| is_held(own)))
     }
 
-    /// The epochs among `own` that have another state in the set that counts.
+    /// The epochs among `own` that have another state in the current set.
     pub fn out_of_date(&self, own: &[EpochFingerprint]) -> Vec<u32> {
         numbers(own.iter().filter(|own| self.sealed(own).is_some_and(|sealed| sealed != *own)))
     }
 
-    /// What the set that counts has of the same keys.
+    /// What the current set has of the same keys.
     fn sealed(&self, own: &EpochFingerprint) -> Option<&EpochFingerprint> {
         let sealed = &self.current.as_ref()?.manifest.manifest().epochs;
         sealed.iter().find(|sealed| sealed.has_keys_of(own))

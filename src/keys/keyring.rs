@@ -1,7 +1,7 @@
 //! All root epochs of a node: their public keys, their states, and the keys of those that are not destroyed.
 //!
 //! Epochs are numbered from 0 without a gap, and none is ever removed. A keyring does not change: a change makes
-//! another one, which counts once it is on the disk.
+//! another one, which is in force once it is on the disk.
 
 mod change;
 mod error;

@@ -4,7 +4,7 @@ use prometheus::{Gauge, IntGauge, Registry};
 
 use super::{Metrics, gauge, seconds};
 
-/// The recovery set that counts.
+/// The current recovery set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecoveryState {
     /// Seconds since it was made.

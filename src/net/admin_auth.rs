@@ -91,7 +91,7 @@ impl AdminAuth {
         self.issuer = issuer;
     }
 
-    /// Trusts named credentials of operators and owners only while this counts.
+    /// Trusts named credentials of operators and owners only while `view` is fresh.
     pub(super) fn share(&mut self, view: Option<Arc<View>>) {
         self.view = view;
     }
@@ -180,7 +180,7 @@ impl AdminAuth {
         }
     }
 
-    /// The holder of an access token. One that the issuer has signed is no guess, even if it does not count any more.
+    /// The holder of an access token. A token that the issuer has signed is no guess, even if it is no longer valid.
     async fn access_token(&self, token: &AccessToken, address: IpAddr) -> Result<Operator, Refused> {
         let identified = match &self.issuer {
             Some(issuer) => issuer.identify(token.text(), self.credentials.now()).await,

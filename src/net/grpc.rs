@@ -135,7 +135,7 @@ async fn authorized(
     status::grpc_answer(&refused)
 }
 
-/// Ends the response of a stream once the caller's credential does not count any more.
+/// Ends the response of a stream once the caller's credential is no longer valid.
 async fn ending(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
     // A method that has changed something says so, whatever has become of the credential.
     let is_method = request.uri().path().starts_with("/kms.Admin/");
@@ -147,7 +147,7 @@ async fn ending(request: axum::extract::Request, next: axum::middleware::Next) -
     }
 }
 
-/// A body that ends with the gRPC status for a credential that does not count any more.
+/// A body that ends with the gRPC status for a credential that is no longer valid.
 struct EndingBody {
     body: axum::body::Body,
     ended: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,

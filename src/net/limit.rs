@@ -49,7 +49,7 @@ impl RequestLimit {
         Self::new(address, of_app(address, limits.app))
     }
 
-    /// From now on these rates count, with full bursts. The same rates change nothing.
+    /// Puts these rates in force, with full bursts. The same rates change nothing.
     pub fn change(&self, address: Rate, app: Rate) {
         let app = of_app(address, app);
         if self.buckets.load().rates != [address, app] {

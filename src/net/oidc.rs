@@ -67,7 +67,7 @@ pub enum IssuerError {
 pub enum Refusal {
     /// Nobody whom the issuer knows has made it.
     Wrong,
-    /// The issuer has signed it, and it does not count.
+    /// The issuer has signed it, but it is not valid here.
     Outdated,
     /// The issuer's keys are not known.
     Unreachable,
@@ -98,7 +98,7 @@ struct Fetched {
     at: Instant,
 }
 
-/// What counts in the issuer's document about itself.
+/// What is read of the issuer's document about itself.
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,

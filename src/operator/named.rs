@@ -207,7 +207,7 @@ pub enum Standing {
     },
 }
 
-/// The secret before a rotation, which counts beside the new one until that is used, or until its end.
+/// The secret before a rotation, which is valid beside the new one until that is used, or until its end.
 #[derive(Debug)]
 pub struct Replaced {
     /// Its hash.
@@ -225,13 +225,13 @@ impl Replaced {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// A secret that counts until `until`.
+    /// A secret that is valid until `until`.
     pub fn new(hash: SecretHash, version: u64, until: u64) -> Self {
         Self { hash, version, until, is_over: AtomicBool::new(false) }
     }
 }
 
-/// An invitation to replace the secret of an active credential, which counts until the invitation is used.
+/// An invitation to replace the secret of an active credential. That secret is valid until the invitation is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invitation {
     /// The hash of the token's secret.
@@ -279,7 +279,7 @@ impl NamedCredential {
         }
     }
 
-    /// The secret before this one, while it counts at `now`.
+    /// The secret before this one, if it is valid at `now`.
     pub fn replaced(&self, now: u64) -> Option<&Replaced> {
         self.replaced.as_ref().filter(|old| !old.is_over.load(Ordering::Relaxed) && now < old.until)
     }
@@ -294,12 +294,12 @@ impl NamedCredential {
         }
     }
 
-    /// The invitation to replace its secret, while it counts at `now`.
+    /// The invitation to replace its secret, if it is valid at `now`.
     pub fn invitation(&self, now: u64) -> Option<&Invitation> {
         self.invitation.as_ref().filter(|invitation| now < invitation.until)
     }
 
-    /// The versions of the secrets and invitations that count at `now`, that of the active secret first.
+    /// The versions of the secrets and invitations that are valid at `now`, that of the active secret first.
     pub fn versions(&self, now: u64) -> impl Iterator<Item = u64> {
         let others = [
             self.replaced(now).map(|old| old.version),
@@ -360,7 +360,7 @@ pub struct Named {
     /// Tells of each change.
     changed: watch::Sender<()>,
     wrong: WrongPasswords,
-    /// The earliest time that counts, even if the clock is set back.
+    /// The earliest time that is assumed, even if the clock is set back.
     floor: OnceLock<Floor>,
 }
 
@@ -408,7 +408,7 @@ impl Named {
         &self.wrong
     }
 
-    /// Sets the earliest time that counts.
+    /// Sets the earliest time that is assumed.
     pub fn not_before(&self, floor: Floor) {
         let _ = self.floor.set(floor);
     }

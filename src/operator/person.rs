@@ -54,7 +54,7 @@ impl Person {
 }
 
 impl Credentials {
-    /// The person behind `operator`; `None` for a credential that does not count any more, an invitation, and where no
+    /// The person behind `operator`; `None` for a credential that is no longer valid, an invitation, and where no
     /// credentials are needed.
     pub fn person(&self, operator: &Operator) -> Option<Person> {
         if !self.is_live(operator) {

@@ -1,6 +1,6 @@
 //! Passwords that were wrong recently, as keyed digests of name and password.
 //!
-//! They do not depend on the secret that counts: otherwise the answer to a repeated wrong password would tell outsiders when a
+//! They do not depend on the valid secret: otherwise the answer to a repeated wrong password would tell outsiders when a
 //! secret changes. Only another htpasswd file ends them all: whether it makes one of them right cannot be known.
 
 use std::collections::{HashMap, VecDeque};
@@ -49,7 +49,7 @@ impl WrongPasswords {
         self.memory().digests.get(&digest).is_some_and(|at| at.elapsed() < REMEMBERED_FOR)
     }
 
-    /// Notes a wrong password, if `is_current` says that the secret with which it was compared still counts.
+    /// Notes a wrong password, if `is_current` says that the secret with which it was compared is still valid.
     pub fn note(&self, shown: &Password, is_current: impl FnOnce() -> bool) {
         let digest = self.digest(&shown.joined());
         let mut memory = self.memory();
@@ -58,7 +58,7 @@ impl WrongPasswords {
         }
     }
 
-    /// Forgets a password that counts from now on, or once another owner approves it, and does not remember it again. Callers
+    /// Forgets a password that is valid from now on, or once another owner approves it, and does not remember it again. Callers
     /// that have not shown it cannot notice.
     pub fn exempt(&self, user: &str, password: &str) {
         let digest = self.digest(&super::joined(user, password));

@@ -103,7 +103,7 @@ pub struct CredentialRecord {
     pub invited_until: Option<u64>,
     /// Changes with the secret.
     pub secret_version: u64,
-    /// The secret before this one, while both count.
+    /// The secret before this one, while both are valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<ReplacedRecord>,
     /// The invitation to replace this secret.
@@ -123,7 +123,7 @@ pub struct CredentialRecord {
     pub last_used: u64,
 }
 
-/// A secret that counts beside that of the credential: the one before it, or an invitation to replace it.
+/// A secret that is valid beside that of the credential: the one before it, or an invitation to replace it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplacedRecord {

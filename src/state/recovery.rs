@@ -1,4 +1,4 @@
-//! The file that keeps which recovery set counts, and what became of drills: public data only, replaced as a whole by one
+//! The file that keeps which recovery set is the current one, and how drills ended: public data only, replaced as a whole by one
 //! rename.
 
 use std::io;

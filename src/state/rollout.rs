@@ -235,7 +235,7 @@ pub struct RolloutLease {
     pub by: String,
     /// Grows with each renewal.
     pub serial: u64,
-    /// How long it counts after a renewal, in seconds.
+    /// How long it is in force after a renewal, in seconds.
     pub ttl: u64,
 }
 

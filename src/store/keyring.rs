@@ -1,7 +1,7 @@
 //! `keyring.json`: the root keys of the epochs after 0, the state of every epoch, and how the file is replaced so that
 //! nothing of the old one stays on the disk.
 //!
-//! A replacement is written beside the file and takes its name by a rename, which is the step that counts. Until the old
+//! A replacement is written beside the file and takes its name by a rename, which puts it in force. Until the old
 //! content is overwritten it keeps a second name, so that opening the directory can finish what was interrupted.
 
 use std::fs;

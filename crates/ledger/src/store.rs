@@ -88,7 +88,7 @@ pub struct Tree {
     synced: Option<Size>,
 }
 
-/// Leaves whose hashes are written, but which do not count yet: the tree is as it was until [`Tree::commit`].
+/// Leaves whose hashes are written, but which are not in the tree yet: the tree is as it was until [`Tree::commit`].
 #[derive(Debug)]
 #[must_use = "staged leaves are not in the tree"]
 pub struct Staged {

@@ -181,7 +181,7 @@ pub enum ManifestError {
     /// A member that contradicts another, or that nobody writes.
     #[error("the manifest's {0}: it was altered, or not made by a KMS")]
     Inconsistent(&'static str),
-    /// The signature does not count.
+    /// The signature is not valid.
     #[error(transparent)]
     Signature(#[from] SignatureError),
 }

@@ -9,7 +9,7 @@ pub const LABEL: &[u8] = b"cvm-kms-recovery-set-v1";
 /// `r ‖ s ‖ v`
 pub(crate) const SIGNATURE: usize = 65;
 
-/// Why a signature does not count.
+/// Why a signature is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// It is no signature.

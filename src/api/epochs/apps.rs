@@ -52,7 +52,7 @@ pub struct AppDifference {
     received: Option<String>,
 }
 
-/// What an operator chose for an app. It counts where the policy says nothing about the epochs of the app.
+/// What an operator chose for an app. It is in force where the policy says nothing about the epochs of the app.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AppEpochsShown {
     /// Hexadecimal.

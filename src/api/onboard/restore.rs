@@ -71,7 +71,7 @@ pub struct Restored {
     pub set: String,
     /// When the set was made, RFC 3339 in UTC. What operators chose later is not restored.
     pub made_at: String,
-    /// For how many apps the set has epochs that operators chose; they count again. `None` if the set does not tell.
+    /// For how many apps the set has epochs that operators chose; they are in force again. `None` if the set does not tell.
     pub apps_with_epochs: Option<usize>,
     /// The name of this KMS.
     pub domain: String,

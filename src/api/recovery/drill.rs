@@ -119,7 +119,7 @@ impl RecoveryService {
         DrillStatus { ceremony, drill, not_proved }
     }
 
-    /// Opens a drill of the set that counts, for an hour.
+    /// Opens a drill of the current set, for an hour.
     ///
     /// # Errors
     /// `no_recovery_set`; `drill_open`; `other_domain`; the audit log does not take it.

@@ -46,7 +46,7 @@ pub struct MadeSet {
     pub manifest_sha256: String,
     /// One file for each officer; empty after a restart of this KMS, because they are kept nowhere.
     pub files: Vec<MadeFile>,
-    /// The number of the set that counts no more. Its shares still open the root keys that it was made of.
+    /// The number of the set that it replaced. The shares of that set still open the root keys that it was made of.
     pub retires: Option<String>,
 }
 
@@ -66,7 +66,7 @@ impl RecoveryService {
     ///
     /// # Errors
     /// Officers or threshold make no set; a second owner is needed; a share cannot be encrypted; the audit log or the disk does
-    /// not take it. The set before still counts then.
+    /// not take it. The previous set stays the current one then.
     pub async fn create(self: Arc<Self>, caller: &Caller, request: CreateSet) -> Result<MadeSet> {
         let CreateSet { recipients: officers, threshold } = request;
         check(threshold.into(), &officers).map_err(refused)?;
@@ -130,7 +130,7 @@ impl RecoveryService {
         let NewSet { files, .. } = unrecorded.recorded(&receipt);
         match self.sets.replace(manifest.clone(), author.by.clone(), Some(digest)).await {
             Ok(Replaced::Safely) => {}
-            // It counts, and its officers need their files.
+            // It is the current set, and its officers need their files.
             Ok(Replaced::Unsynced(error)) => {
                 tracing::error!(%error, set, "a machine stop now may bring the previous recovery set back");
             }
@@ -141,7 +141,7 @@ impl RecoveryService {
                 return Err(Error::unavailable(text, error).because("disk_unavailable"));
             }
         }
-        tracing::warn!(set, by = author.by, "a recovery set was made; it counts from now on");
+        tracing::warn!(set, by = author.by, "a recovery set was made; it is the current one now");
         let files = files.into_iter().map(|file| MadeFile {
             officer: file.officer.to_string(),
             name: file.name,
@@ -159,7 +159,7 @@ impl RecoveryService {
         Ok(made)
     }
 
-    /// The set that counts, with its officers' files if this process made it.
+    /// The current set, with its officers' files if this process made it.
     ///
     /// # Errors
     /// There is none with this number.

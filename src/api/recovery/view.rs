@@ -12,7 +12,7 @@ use crate::control::{CurrentSet, RetiredSet};
 /// The response to `GET /api/v1/recovery`. Times are RFC 3339 in UTC.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RecoveryShown {
-    /// The set that counts.
+    /// The current set.
     pub set: Option<SetShown>,
     /// Sets that were replaced, latest first. Their shares still open the root keys that they were made of.
     pub retired: Vec<RetiredShown>,
@@ -20,7 +20,7 @@ pub struct RecoveryShown {
     pub drills: Vec<DrillResult>,
     /// The drill that is open.
     pub ceremony: Option<CeremonyStatus>,
-    /// When the set that counts last gave the root keys in a drill.
+    /// When the current set last gave the root keys in a drill.
     pub proved_at: Option<String>,
     /// When the next drill is due.
     pub drill_due_at: Option<String>,
@@ -66,7 +66,7 @@ pub struct OfficerShown {
     pub recipient: String,
 }
 
-/// A set that counts no more.
+/// A set that was replaced.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RetiredShown {
     /// Its number.

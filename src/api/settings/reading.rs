@@ -1,4 +1,4 @@
-//! Reads the configuration files again: what can count at once does, and the rest is named.
+//! Reads the configuration files again: settings that can change at run time are put in force, and the others are named.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 /// What reading the files again has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// Settings that count from now on.
+    /// Settings that are in force now.
     pub changed: Vec<String>,
-    /// Settings that count after a restart.
+    /// Settings that need a restart.
     pub restart_required: Vec<String>,
     /// Whether there are files.
     pub has_files: bool,

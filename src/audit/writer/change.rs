@@ -7,7 +7,7 @@ use super::{Event, Failure, Identity, Need, Rest, Seen, Segment, Writer, directo
 
 impl Writer {
     /// Leaves the file and goes on in a new one, which is complete before it has the name. Until the name
-    /// lasts, nothing of it counts: after a failure all of it is done again with another file.
+    /// lasts, nothing of it is in force: after a failure all of it is done again with another file.
     pub(super) fn begin_segment(&mut self, cause: &'static str) -> Result<(), Failure> {
         let failed = Failure::write(Need::NewSegment);
         let new = segments::new_name(&self.path);

@@ -91,7 +91,7 @@ pub struct InviteReplica {
     /// How it reaches this KMS, where that is not as CVMs do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_url: Option<String>,
-    /// For how many seconds it counts, from its approval on.
+    /// For how many seconds it is valid, from its approval on.
     pub valid_for: u64,
 }
 

@@ -159,7 +159,7 @@ pub enum KeeperError {
 }
 
 impl BundleKeeper {
-    /// Reads what was kept and puts the bundle that was in force into force again, if its signatures still count. `None` if
+    /// Reads what was kept and puts the bundle that was in force into force again, if its signatures are still valid. `None` if
     /// `policy` has no bundles.
     ///
     /// # Errors

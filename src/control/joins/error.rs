@@ -1,4 +1,4 @@
-//! Why an invitation does not count, or was not changed.
+//! Why an invitation is not valid, or was not changed.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::operator::named::NoRandomNumbers;
 use crate::state::MAX_LABEL;
 use crate::state::shared::Unshared;
 
-/// Why an invitation does not count, or was not changed.
+/// Why an invitation is not valid, or was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// Too many wait.

@@ -17,7 +17,7 @@ const MAX_BLIND: Duration = Duration::from_secs(15);
 /// What is known of all nodes at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Why the shared state does not count here; then nothing is known.
+    /// Why the view of the shared state is not fresh; then nothing is known.
     pub stale: Option<String>,
     /// Whether this node has watched for long enough to know who is silent.
     pub is_settled: bool,

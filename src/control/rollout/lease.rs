@@ -32,7 +32,7 @@ impl LeaseSeen {
         self.0.as_ref().is_some_and(|(driver, serial, _)| (driver, *serial) == (&lease.driver, lease.serial))
     }
 
-    /// Whether it counts: one that was not seen before was just renewed.
+    /// Whether it is in force: one that was not seen before was just renewed.
     pub(super) fn holds(&self, lease: &RolloutLease) -> bool {
         self.holds_at(lease, Instant::now())
     }

@@ -59,7 +59,7 @@ pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Resp
     Ok(answer)
 }
 
-/// Forwards pieces until the stream ends, the caller leaves, or the caller's credential does not count any more.
+/// Forwards pieces until the stream ends, the caller leaves, or the caller's credential is no longer valid.
 async fn pump(
     mut stream: Stream,
     pieces: Sender<Bytes>,

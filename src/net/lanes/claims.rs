@@ -1,4 +1,4 @@
-//! Addresses whose callers claimed to belong to a domain and did not prove it: their next claims count nothing.
+//! Addresses whose callers claimed to belong to a domain and did not prove it: their next claims are ignored.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Lane;
 
-/// How long a false claim counts against an address.
+/// For how long an address is blamed for a false claim.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 /// How many false claims are remembered; the oldest are forgotten first.
 const MAX_REMEMBERED: usize = 16 * 1024;

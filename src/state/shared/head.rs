@@ -34,7 +34,7 @@ pub(super) struct HeadId {
     pub(super) digest: Sha256Digest,
 }
 
-/// The version of a document that counts.
+/// The current version of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Listed {

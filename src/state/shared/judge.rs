@@ -129,7 +129,7 @@ fn documents(
     }
 }
 
-/// Whether a seal is of an older root epoch. One of a retired epoch counts only for what was known before.
+/// Whether a seal is of an older root epoch. One of a retired epoch is accepted only for what was known before.
 fn opened(seals: &Seals, seal: &Seal, what: Sealed<'_>, row: &str, is_known: bool) -> Result<bool, Alarm> {
     match seals.open(seal, what) {
         Ok(Opened::Current | Opened::Newer) => Ok(false),
@@ -157,7 +157,7 @@ pub(super) fn newest(seals: &Seals, beats: &[ReportRow]) -> Option<u64> {
     beats.values().filter_map(|(_, beat)| Some(beat.head?.seq)).max()
 }
 
-/// The beats that count; others say nothing. Where there are too many: the first row, which is that of this node, and those that were
+/// The beats with a valid seal. Where there are too many: the first row, which is that of this node, and those that were
 /// written last.
 fn authentic_beats(seals: &Seals, rows: &[ReportRow]) -> BTreeMap<NodeId, (u64, Beat)> {
     let mut beats: Vec<_> = authentic(seals, super::beat::KIND, rows)

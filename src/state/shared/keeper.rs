@@ -653,14 +653,14 @@ impl Keeper {
         Ok(())
     }
 
-    /// The moment as of which the view counts, otherwise why it does not.
+    /// The moment as of which the view is true, otherwise why it is stale.
     fn as_of(&self, started: Instant, answered: &[Instant]) -> Result<Instant, &'static str> {
         let recent = answered.iter().filter(|at| at.elapsed() <= self.settings.max_view_age).count();
         self.metrics.set_state_peers(recent);
         if !self.peers.is_empty() && is_strange(self.connected, started, answered) {
             return Err("no other node has answered since this node connected");
         }
-        // Also while nothing counts because too few nodes answer: those that do not are silent.
+        // Also while the view is stale because too few nodes answer: those that do not are silent.
         self.view.looked(started);
         match self.settings.min_peers {
             0 => Ok(started),

@@ -69,7 +69,7 @@ pub(super) struct Seal {
     pub(super) mac: Vec<u8>,
 }
 
-/// How a seal that is right counts.
+/// Which root epoch a valid seal is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opened {
     /// It is of the current root epoch.
@@ -78,11 +78,11 @@ pub(super) enum Opened {
     Older,
     /// It is of one that is current elsewhere already.
     Newer,
-    /// It is of a retired one: it counts only for what was known before.
+    /// It is of a retired one: it is accepted only for what was known before.
     Retired,
 }
 
-/// Why a seal does not count.
+/// Why a seal is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unsealed {
     /// There are no keys of this root epoch here.

@@ -18,7 +18,7 @@ use super::seal::NodeId;
 use super::split::Split;
 use crate::config::{Postgres, WhenStale};
 
-/// No view yet, or none that counts.
+/// No view yet, or none that is believed.
 const NEVER: u64 = 0;
 /// After so long without news of a node, it is known to be silent, if its view is not allowed to be older.
 const SETTLED: Duration = Duration::from_secs(20);
@@ -102,12 +102,12 @@ impl NodeSeen {
     }
 }
 
-/// Whether a view counts.
+/// Whether a view is fresh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// It is as old as this.
     Fresh(Duration),
-    /// It does not count.
+    /// It is older than allowed, or not believed.
     Stale(Stale),
 }
 
@@ -175,7 +175,7 @@ impl View {
         !self.answers(node) && (was_heard || since.elapsed() >= self.settles_after())
     }
 
-    /// Whether the last look that was believed is recent: the view need not count, because too few nodes answer.
+    /// Whether the last look that was believed is recent. The view may still be stale, because too few nodes answer.
     fn looks_now(&self, watching: Watching) -> bool {
         watching.looked.is_some_and(|at| at.elapsed() <= self.settings.max_view_age)
     }
@@ -222,12 +222,12 @@ impl View {
         });
     }
 
-    /// What happens while it does not count.
+    /// What happens while it is stale.
     pub fn when_stale(&self) -> WhenStale {
         self.settings.when_stale
     }
 
-    /// Its age; `None` without one that counts.
+    /// Its age; `None` without a view that is believed.
     pub fn age(&self) -> Option<Duration> {
         match self.as_of.load(Ordering::Acquire) {
             NEVER => None,
@@ -250,7 +250,7 @@ impl View {
         tokio::time::timeout(patience, waiting).await.is_ok()
     }
 
-    /// Whether it counts now.
+    /// Whether it is fresh now.
     pub fn standing(&self) -> Standing {
         let max = self.settings.max_view_age;
         match self.age() {
@@ -262,7 +262,7 @@ impl View {
     /// Checks that releases may go on.
     ///
     /// # Errors
-    /// It does not count, and the configuration says that nothing is released then.
+    /// The view is stale, and the configuration says that nothing is released then.
     pub fn check(&self) -> Result<(), Stale> {
         match (self.standing(), self.settings.when_stale) {
             (Standing::Stale(stale), WhenStale::Refuse) => Err(stale),
@@ -332,7 +332,7 @@ impl View {
         self.trouble.send_if_modified(|trouble| trouble.take().is_some());
     }
 
-    /// Notes that what the database shows is not believed: nothing counts until it is again.
+    /// Notes that what the database shows is not believed: the view is stale until it is again.
     pub(super) fn raise(&self, alarm: Alarm) {
         self.as_of.store(NEVER, Ordering::Release);
         self.watching().looked = None;
