@@ -5,7 +5,7 @@
 
 pub mod address; // addresses that count as one
 pub mod admission; // verify evidence, ask policy, give a permit
-pub mod api; // the methods as plain async functions, and the table of who may call them
+pub mod api; // methods and routes as plain async functions, and the table of who may call them
 pub mod app; // builds every part from the configuration, lives the lifecycle
 pub mod audit; // hash-chained record of every release, written before the reply
 pub mod ca; // the certificates we issue, and what a certificate request may ask for
@@ -22,9 +22,9 @@ pub mod lifecycle; // without keys or with them, and the one way between
 pub mod log; // the process log: bounded, waits for nobody
 pub mod log_limit; // lines a second
 pub mod metrics; // counters and gauges, owned, not global
-pub mod net; // listener, TLS, prpc and gRPC
+pub mod net; // listeners, TLS, prpc, gRPC and HTTP routes
 pub mod notify; // webhooks that tell people of events and conditions
-pub mod operator; // tokens and htpasswd users
+pub mod operator; // credentials of operators: token, passwords, named ones with roles, OpenID Connect
 pub mod os_image; // OS images: downloaded, measured, compared with the registers in a quote
 pub mod proto; // messages and gRPC services from `proto/kms.proto`
 pub mod request; // the request that a task serves: its id, why it failed, and its trace

@@ -1,5 +1,4 @@
-//! The routes that are not methods of the proto file: the page and the JSON API of setup, and paths for
-//! probes and monitoring.
+//! The routes that are not methods, with who may call each: probes, setup, console, operators.
 
 use std::sync::LazyLock;
 
