@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 pub use self::epochs::{HandedEpoch, HandedKeys};
 pub use self::onboarding::{HandoverError, Held, Inspection, Onboarding, Prepared};
-pub use self::ready::{EnvPublicKey, Handover, Ready, RehearsalError, RpcIdentity, UnrecordedSet};
+pub use self::ready::{DrillError, EnvPublicKey, Handover, Ready, RpcIdentity, UnrecordedSet};
 pub use self::received::epoch_parts;
 pub use self::recovering::{RecoverError, Recovering};
 pub use self::released::{NotReleased, ReleaseGuards, Released};

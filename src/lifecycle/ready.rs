@@ -17,7 +17,7 @@ use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-pub use self::recovery::{RehearsalError, UnrecordedSet};
+pub use self::recovery::{DrillError, UnrecordedSet};
 use super::epochs::HandedEpoch;
 use super::{LifecycleError, Released};
 use crate::admission::{App, Certificate, Kms, Permit, SelfAuthorization};

@@ -119,7 +119,7 @@ impl<R> Released<R> {
             .in_domain(permit.domain())
             .proved(proof);
         let event = event(subject.clone());
-        // Of what is withheld; the record of a hand-over says it by its type.
+        // Of what is withheld; the record of a handover says it by its type.
         let is_handover = matches!(event, Event::KmsKeyReleased { .. });
         let subject = if is_handover { subject.of_kms() } else { subject };
         let receipt = match audit.record(event).await {

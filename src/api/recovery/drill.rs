@@ -251,9 +251,9 @@ impl RecoveryService {
         let (set, officers) = (drilling.set(), drilling.officers());
         let epochs = drilling.set.manifest.manifest().epochs.iter().map(|epoch| epoch.epoch).collect();
         let ready = Arc::clone(&self.ready);
-        let rehearsed = tokio::task::spawn_blocking(move || ready.rehearse(&drilling.combiner)).await;
-        let rehearsed = rehearsed.map_err(|error| Error::internal("the drill ended in a panic", error))?;
-        let failure = rehearsed.err().map(|error| error.to_string());
+        let drilled = tokio::task::spawn_blocking(move || ready.drill(&drilling.combiner)).await;
+        let drilled = drilled.map_err(|error| Error::internal("the drill ended in a panic", error))?;
+        let failure = drilled.err().map(|error| error.to_string());
         let event = match failure.clone() {
             None => Event::RecoveryDrill { set: set.clone(), officers: officers.clone(), epochs },
             Some(reason) => {

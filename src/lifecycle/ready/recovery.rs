@@ -18,7 +18,7 @@ pub struct UnrecordedSet(NewSet);
 
 /// Why shares do not give the root keys of this KMS.
 #[derive(Debug, thiserror::Error)]
-pub enum RehearsalError {
+pub enum DrillError {
     /// A restore would fail too.
     #[error(transparent)]
     Recover(#[from] RecoverError),
@@ -85,15 +85,15 @@ impl Ready {
     /// Puts the shares together as a restore does, compares root keys and states with those of this KMS, and forgets them.
     ///
     /// # Errors
-    /// [`RehearsalError`]
-    pub fn rehearse(&self, combiner: &Combiner) -> Result<(), RehearsalError> {
+    /// [`DrillError`]
+    pub fn drill(&self, combiner: &Combiner) -> Result<(), DrillError> {
         let recovered = recovered(combiner)?.keyring;
         let own = self.recovery_epochs();
         for epoch in recovered.epochs().iter().map(material::fingerprint) {
             match own.iter().find(|own| own.has_keys_of(&epoch)) {
-                None => return Err(RehearsalError::OtherKeys { epoch: epoch.epoch }),
+                None => return Err(DrillError::OtherKeys { epoch: epoch.epoch }),
                 Some(own) if *own != epoch => {
-                    return Err(RehearsalError::OtherState { epoch: epoch.epoch });
+                    return Err(DrillError::OtherState { epoch: epoch.epoch });
                 }
                 Some(_) => {}
             }
