@@ -377,7 +377,7 @@ impl ActionService {
         done.map(Made::from)
     }
 
-    /// The checkpoint that has the record of the action itself: each record is in a signed tree when its writer goes on.
+    /// The checkpoint that has the record of the action itself: each record is in a signed tree before its receipt exists.
     async fn checkpoint(&self, receipt: Option<&Receipt>) -> Ended {
         let audit = &self.admin.foundation().audit;
         let receipt = receipt.ok_or("the audit log cannot be written")?;

@@ -353,7 +353,7 @@ pub enum Event {
     /// An owner accepted a state of epochs that this KMS warned of.
     EpochStateAccepted {
         /// `lost_epochs`: the key directory is older than this log, and stays so. `app_epochs`: the epochs chosen for apps are
-        /// complete, after a restore or a hand-over that did not bring all.
+        /// complete, after a restore or a handover that did not bring all.
         what: &'static str,
         /// What the owner saw: what is lost, or the SHA-256 of the choices in hex.
         seen: Vec<String>,

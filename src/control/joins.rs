@@ -1,4 +1,4 @@
-//! Invitations of replicas: a token, used by one machine, once, within minutes. It opens the hand-over of root keys to a machine
+//! Invitations of replicas: a token, used by one machine, once, within minutes. It opens the handover of root keys to a machine
 //! that evidence and policy allow, and nothing else.
 //!
 //! An invitation is bound to the attested key of the machine that uses it first, and it is used up, on the disk or in the shared

@@ -1,5 +1,5 @@
 //! What operators chose that every KMS of a cluster has to know to give apps the same keys, as one KMS tells it to another: in a
-//! hand-over of the root keys, and in a recovery set.
+//! handover of the root keys, and in a recovery set.
 //!
 //! A kind of choice that nobody made is left out, so an older version reads what it knows. A kind that it does not know is refused:
 //! without it, apps would get other keys.

@@ -1,4 +1,4 @@
-//! Invitations of replicas: a token opens the hand-over of root keys to one machine, once, and nothing else.
+//! Invitations of replicas: a token opens the handover of root keys to one machine, once, and nothing else.
 
 use std::fs;
 
@@ -297,7 +297,7 @@ async fn expired_cancelled_and_wrong_tokens_open_nothing() {
     let answer = get_keys(&source, &identity, &open.token).await;
     refuses(&answer, 429, "too many wrong credentials from this address");
     assert_eq!(owner.join(&open).await["state"], "waiting");
-    assert_eq!(released(&source), 0, "the public hand-over is no way around a token that does not count");
+    assert_eq!(released(&source), 0, "the public handover is no way around a token that does not count");
     eventually("the right one, after the lock", async || {
         (get_keys(&source, &identity, &open.token).await.status == 200).then_some(())
     })

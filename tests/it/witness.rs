@@ -286,14 +286,14 @@ async fn a_replica_whose_hand_over_was_withheld_lacks_the_new_epoch() {
     assert_eq!(ask().await, 503);
     assert_eq!(world.audited("withheld").len(), 1);
     let without = async || read(&world, "/api/v1/epochs").await["epochs"][1]["replicas_without"].clone();
-    // The index may be behind the log for a moment, in which the record of the hand-over counts.
+    // The index may be behind the log for a moment, in which the record of the handover counts.
     eventually("the replica lacks it", async || {
         without().await.as_array().is_some_and(|list| list.len() == 1).then_some(())
     })
     .await;
     assert_eq!(change(&world, "/api/v1/epochs/1/activate").await.status, 409);
     *witness.log.lock().expect("no panic") = log;
-    eventually("a hand-over", async || (ask().await == 200).then_some(())).await;
+    eventually("a handover", async || (ask().await == 200).then_some(())).await;
     eventually("it has the epoch", async || {
         without().await.as_array().is_some_and(Vec::is_empty).then_some(())
     })

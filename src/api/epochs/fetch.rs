@@ -1,4 +1,4 @@
-//! Epochs from another KMS of the cluster: over the same attested hand-over as in onboarding.
+//! Epochs from another KMS of the cluster: over the same attested handover as in onboarding.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

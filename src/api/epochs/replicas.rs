@@ -19,7 +19,7 @@ impl EpochService {
     /// The index is not available.
     pub(super) async fn replicas(&self) -> Result<Vec<Handover>> {
         let handovers = self.events.ask_index(|index| index.inventory()?.handovers()).await?;
-        // A hand-over that was withheld did not happen.
+        // A handover that was withheld did not happen.
         Ok(handovers.into_iter().filter(|handover| handover.times.count > 0).collect())
     }
 

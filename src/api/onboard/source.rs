@@ -76,7 +76,7 @@ impl Unacceptable {
     }
 }
 
-/// What a hand-over depends on.
+/// What a handover depends on.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::api) struct HandoverTerms {
     /// The time limit of the whole of it.

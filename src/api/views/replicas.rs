@@ -101,7 +101,7 @@ impl HandoverShown {
             device_id: some(&subject.device_id),
             tcb_status: some(&subject.tcb_status),
             address: some(&subject.remote),
-            // A hand-over that was withheld did not happen.
+            // A handover that was withheld did not happen.
             allowed: times.count > 0,
             count: times.count,
             denial_id: None,

@@ -10,7 +10,7 @@ use super::super::ledger::{Ledger, LedgerError, LogKeys};
 use super::{AuditError, Failure, FailureReason, Need, Writer, is_full};
 
 impl Writer {
-    /// From now on a record is complete when it is in a signed tree. Until the tree is open, nothing is recorded.
+    /// From now on a record has its receipt once it is in a signed tree. Until the tree is open, nothing is recorded.
     pub(super) fn sign_with(&mut self, keys: Arc<dyn LogKeys>) {
         if self.segment.as_ref().is_some_and(|segment| !segment.is_file) {
             tracing::warn!("the audit log is no file: nothing signs it, and releases have no receipts");

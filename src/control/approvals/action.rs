@@ -191,7 +191,7 @@ pub enum EpochAction {
 pub enum Accepted {
     /// The key directory is older than the audit log, and nothing newer exists.
     LostEpochs,
-    /// The epochs chosen for apps are complete, after a restore or a hand-over that did not bring all.
+    /// The epochs chosen for apps are complete, after a restore or a handover that did not bring all.
     AppEpochs,
 }
 

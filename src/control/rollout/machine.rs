@@ -435,9 +435,11 @@ impl Rollout {
                 return Found::Back(format!("{name} has another current root epoch"));
             }
             (Some(_), Some(_)) => {
-                return Found::Wrong(format!("{name} came back with other keys: its canary key differs"));
+                return Found::Wrong(format!(
+                    "{name} came back with other keys: its canary fingerprint differs"
+                ));
             }
-            _ => return Found::Back(format!("the canary key of {name} is not known")),
+            _ => return Found::Back(format!("the canary fingerprint of {name} is not known")),
         }
         if let Some(drained) = fact.drained() {
             return Found::Back(drained);

@@ -119,7 +119,7 @@ async fn an_epoch_is_made_fetched_by_replicas_activated_and_gives_the_same_keys_
     assert_eq!(states(&replica).await, ["active", "prepared"]);
     let event = &replica.audited("epoch_received")[0];
     assert_eq!((&event["epoch"], &event["state"]), (&json!(1), &json!("prepared")));
-    assert_eq!(source.audited("kms_key_released").last().expect("a hand-over")["up_to_epoch"], 1);
+    assert_eq!(source.audited("kms_key_released").last().expect("a handover")["up_to_epoch"], 1);
 
     let told = activate(&source, 1, Value::Null).await;
     assert_eq!(

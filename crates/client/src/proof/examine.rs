@@ -108,7 +108,7 @@ impl Examination<'_> {
         match Root::read(&meta.ca_cert) {
             Some(other) if other.spki == root.spki => {
                 let print = hex::encode(Sha256::digest(&root.spki));
-                self.passed(Check::Root, format!("SPKI SHA-256 {print}"));
+                self.passed(Check::Root, format!("root CA public key SHA-256 {print}"));
             }
             Some(_) => self.failed(Check::Root, "GetTempCaCert and GetMeta show different root CAs"),
             None => self.failed(Check::Root, "ca_cert of GetMeta is not one certificate in PEM"),
@@ -141,7 +141,10 @@ impl Examination<'_> {
         let Some(root) = root else { return self.not_checked(Check::RootPin, "there is no root") };
         let Some(pin) = &self.pins.root else {
             let print = hex::encode(Sha256::digest(&root.spki));
-            return self.not_checked(Check::RootPin, format!("nothing is pinned; SPKI SHA-256 {print}"));
+            return self.not_checked(
+                Check::RootPin,
+                format!("nothing is pinned; root CA public key SHA-256 {print}"),
+            );
         };
         if pin.is(&root.spki) {
             return self.passed(Check::RootPin, "the public key of the root CA is the pinned one");

@@ -71,7 +71,7 @@ impl Overview {
                 page.field(&name.replace('_', " "), text(&overview, name));
             }
             // What `status` shows under this name, and relying parties pin.
-            page.field("root SPKI SHA-256", text(&overview, "ca_fingerprint"));
+            page.field("root CA public key SHA-256", text(&overview, "ca_fingerprint"));
             let day = &overview["last_24h"];
             page.field(
                 "last 24 hours",

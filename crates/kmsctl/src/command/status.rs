@@ -249,7 +249,7 @@ impl State {
                 }
                 page.field("  version", printable(&meta.version));
                 let root = public_key(&meta.ca_cert).map(|key| hex::encode(Sha256::digest(key)));
-                page.field("  root SPKI SHA-256", root.unwrap_or_default());
+                page.field("  root CA public key SHA-256", root.unwrap_or_default());
                 page.field("  k256 public key", hex::encode(&meta.k256_pubkey));
                 let relaxed: Vec<String> = meta.relaxed_settings.iter().map(|code| printable(code)).collect();
                 page.field("  relaxed settings", relaxed.join(", "));
