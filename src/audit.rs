@@ -67,7 +67,7 @@ impl Receipt {
         self.seq
     }
 
-    /// That it is in the signed tree; `None` where nothing signs: before there are keys, and in a log that is no file.
+    /// The place of the record in the signed tree; `None` where nothing signs: before there are keys, and if the log is not a file.
     pub fn leaf(&self) -> Option<&Leaf> {
         self.leaf.as_ref()
     }

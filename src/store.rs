@@ -85,7 +85,7 @@ impl KeyDirectory {
         directory.state()
     }
 
-    /// Where it is.
+    /// Where the directory is.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -44,12 +44,12 @@ impl AskedEpochs {
         (self.root.map(|root| root.0), self.app.map(|app| app.0))
     }
 
-    /// Whether it names any.
+    /// Whether the request names an epoch.
     pub fn is_some(self) -> bool {
         self != Self::NONE
     }
 
-    /// What it means for an app that is at `own` epochs.
+    /// The epochs that the request means for an app that is at `own` epochs.
     fn of(self, own: KeyEpochs) -> KeyEpochs {
         match (self.root, self.app) {
             (None, None) => own,
@@ -77,7 +77,7 @@ pub struct GrantedEpochs {
 }
 
 impl GrantedEpochs {
-    /// Those of a request that names none, for an app whose keys were never changed.
+    /// The epochs of a request that names none, for an app whose keys were never changed.
     pub const FIRST: Self = Self { used: KeyEpochs::FIRST, is_named: false, previous: Vec::new() };
 
     /// The epochs of the keys.

@@ -64,7 +64,7 @@ impl Compared {
     /// `core.image.verify = false`: nothing is known.
     pub(super) const WAIVED: Self = Self(Err(NotCompared::Disabled));
 
-    /// Nothing is known yet: the observer does not wait for it.
+    /// The image is not known yet, because the observer does not wait for it.
     pub(super) fn not_awaited() -> Self {
         Self(Err(NotCompared::Unavailable(OsImageError::Stopped.to_string())))
     }

@@ -145,7 +145,7 @@ impl Peer {
 
 #[cfg(test)]
 impl Peer {
-    /// One whose evidence names `app`.
+    /// A peer whose evidence names `app`.
     pub(crate) fn claiming(app: AppId) -> Self {
         Self { claimed: Some(app).into(), ..Self::default() }
     }

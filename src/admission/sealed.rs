@@ -31,7 +31,7 @@ const OF_THE_OS: [&str; 12] = [
     SYSTEM_READY,
 ];
 
-/// Those of them that a boot adds once. A second one has another author.
+/// The events that a boot adds once. A second one was added by another author.
 const ONCE: [&str; 8] = [
     "system-preparing",
     "app-id",

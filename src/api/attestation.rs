@@ -27,19 +27,19 @@ pub const LIFETIME: Duration = Duration::from_secs(60);
 const REFRESH_AT: Duration = Duration::from_secs(35);
 /// The pause after an attempt that gave no document.
 const RETRY: Duration = Duration::from_secs(5);
-/// As long as somebody has asked in this time, there is always a document. Otherwise no quote is made for nobody.
+/// If nobody has asked for the document in this time, no new one is made until somebody asks.
 const WANTED_FOR: Duration = Duration::from_secs(3600);
-/// A failure is the answer to requests for this long, so that many of them are one attempt.
+/// How long a failure is the answer to requests, so that many of them are one attempt.
 const FAILURE_COUNTS: Duration = Duration::from_secs(2);
 /// The longest wait for a document.
 const WAIT: Duration = Duration::from_secs(20);
 /// Quotes over a nonce that are made at a time. Others need the quoting enclave too: guests of this KMS do not, but its
 /// replicas and its certificate.
 const AT_A_TIME: usize = 2;
-/// Of one address: a quote with a nonce each ten seconds, and so many at once.
+/// An address may ask for one quote with a nonce in this time, and for `BURST` at once.
 const EACH: Duration = Duration::from_secs(10);
 const BURST: NonZeroU32 = NonZeroU32::new(3).expect("not zero");
-/// Of all addresses: one each second, and so many at once.
+/// All addresses together may ask for one in this time, and for `ALL_BURST` at once.
 const ALL_EACH: Duration = Duration::from_secs(1);
 const ALL_BURST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 /// From this many addresses on, those that are quiet are forgotten.

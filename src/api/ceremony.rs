@@ -60,7 +60,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// This long from now.
+    /// The deadline that is this long from now.
     pub fn after(lasts: Duration) -> Self {
         Self { began: Instant::now(), lasts }
     }
@@ -70,7 +70,7 @@ impl Deadline {
         self.lasts.saturating_sub(self.began.elapsed())
     }
 
-    /// Whether it has come.
+    /// Whether the deadline has come.
     pub fn is_over(&self) -> bool {
         self.left().is_zero()
     }

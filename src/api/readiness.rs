@@ -622,7 +622,7 @@ fn of_bundle(bundled: &Bundled, now: u64) -> Vec<Reason> {
     fork.into_iter().chain(held).chain(end).collect()
 }
 
-/// That the bundle in force expires soon, or has expired.
+/// A text if the bundle in force expires soon, or has expired.
 fn ending(bundled: &Bundled, now: u64) -> Option<String> {
     let in_force = bundled.bundle()?;
     let header = in_force.bundle.header();

@@ -24,7 +24,7 @@ use super::Role;
 
 /// Puts values into force where they are used.
 pub trait Apply: fmt::Debug + Send + Sync {
-    /// These are in force now.
+    /// Puts `hot` in force.
     fn apply(&self, hot: &Hot);
 }
 

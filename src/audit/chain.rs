@@ -18,7 +18,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// Of a record; of nothing where it does not say.
+    /// The time and type of a record; empty where the record has none.
     pub(super) fn of(record: &[u8]) -> Self {
         serde_json::from_slice(record).unwrap_or_default()
     }

@@ -91,7 +91,7 @@ fn compress(log: &Path, file: &Path) -> io::Result<()> {
     File::open(directory(file))?.sync_data()
 }
 
-/// That the file has this content.
+/// Checks that the file has this content.
 fn check(file: &Path, stored: Stored, content: Content) -> io::Result<()> {
     if compressed::content(stored.reader())? == content {
         Ok(())

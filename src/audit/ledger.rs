@@ -278,7 +278,7 @@ impl Ledger {
         Ok(Some((sync, self.memory.file()?)))
     }
 
-    /// It is synced.
+    /// Notes that the tree is synced.
     pub(super) fn end_sync(&mut self, sync: &TreeSync) -> io::Result<()> {
         self.tree.end_sync(sync)
     }
@@ -304,7 +304,7 @@ pub(super) fn each(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
     lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }
 
-/// That the last record in the files is the one after which the writer goes on.
+/// Checks that the last record in the files is the one after which the writer goes on.
 fn check_end(path: &Path, end: &Link) -> Result<(), LedgerError> {
     let seq = end.seq();
     let mut records = Records::between(path, seq, seq)?;
@@ -317,7 +317,7 @@ fn check_end(path: &Path, end: &Link) -> Result<(), LedgerError> {
     }
 }
 
-/// That the last leaf is the record in the files: those before it are chained to it.
+/// Checks that the last leaf is the record in the files: those before it are chained to it.
 fn check_last(tree: &Tree, path: &Path, legacy: &LegacySalts, first: u64) -> Result<(), LedgerError> {
     let Some(index) = tree.size().get().checked_sub(1) else { return Ok(()) };
     let seq = first + index;

@@ -155,7 +155,7 @@ fn numbered_line(file: &File, from: u64, to: u64) -> io::Result<Option<(u64, u64
     Ok(number(&bytes[start..]).map(|number| (from + start as u64, number)))
 }
 
-/// So many bytes, or fewer at the end of the file.
+/// Reads `length` bytes from `from`, or fewer at the end of the file.
 fn read(file: &File, from: u64, length: u64) -> io::Result<Vec<u8>> {
     let size = file.metadata()?.len();
     let length = usize::try_from(length.min(size.saturating_sub(from))).map_err(io::Error::other)?;

@@ -237,7 +237,7 @@ impl Member {
         self.next_try = Instant::now() + self.pause;
     }
 
-    /// What is shown of it after it was asked; what it says itself is not.
+    /// What is shown of the witness after it was asked. Its own words are not shown.
     fn state(&self, outcome: &Result<String, WitnessError>, head: &Head) -> WitnessState {
         let name = self.key.name().to_string();
         match outcome {

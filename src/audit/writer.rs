@@ -53,14 +53,14 @@ const SPACE_EVERY: Duration = Duration::from_secs(10);
 /// How long after it was spent the reserve is taken again, if there is space.
 const RESERVE_AGAIN: Duration = Duration::from_secs(60);
 
-/// Between attempts to write again; doubled each time.
+/// The pause between attempts to write again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Until there is another attempt where none helps.
+/// The pause before another attempt where no attempt helps.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// After this time without a failure, the next one is the first again.
+/// After this time without a failure, the pause begins at its shortest again.
 const STEADY: Duration = Duration::from_secs(30);
 
 /// What the writer is asked to do.
@@ -517,7 +517,7 @@ impl Writer {
         Ok(events)
     }
 
-    /// So many of them are written.
+    /// Forgets the first `kept` events that waited: they are written.
     fn forget_kept(&mut self, kept: usize) {
         self.import = None;
         let is_announced = self.kept.drain(..kept).any(|fields| Some(&fields) == self.announcement.as_ref());

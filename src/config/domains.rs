@@ -96,7 +96,7 @@ impl fmt::Display for Listed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TcbStatusName(&'static str);
 
-/// Those that evidence with a valid quote can have.
+/// The statuses that evidence with a valid quote can have.
 const TCB_STATUSES: [&str; 8] = [
     "UpToDate",
     "SWHardeningNeeded",

@@ -519,7 +519,7 @@ impl Approvals {
         ApprovalError::NotKept(error)
     }
 
-    /// Never earlier than the newest audit record.
+    /// The time, but never earlier than that of the newest audit record.
     fn now(&self) -> u64 {
         unix_now().max(self.audit.floor().newest())
     }

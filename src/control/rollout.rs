@@ -135,7 +135,7 @@ pub struct Driver {
 }
 
 impl Rollouts {
-    /// Of this run of the process.
+    /// The rollouts as this run of the process takes part in them.
     pub fn new(shared: Arc<Shared>, drain: Arc<Drain>, metrics: Arc<Metrics>, boot_id: String) -> Self {
         Self {
             shared,

@@ -128,7 +128,7 @@ impl Span {
         self.count += 1;
     }
 
-    /// Of no record yet.
+    /// The span before its first record.
     pub(super) fn before(seq: u64, time: u64) -> Self {
         Self { first: time, last: time, seq, count: 0 }
     }
@@ -232,7 +232,7 @@ impl Cvm {
 }
 
 impl Handover {
-    /// Before the first.
+    /// A replica before its first handover.
     pub(super) fn new(times: Span) -> Self {
         Self { subject: Subject::default(), times, up_to_epoch: 0, recent: Vec::new() }
     }

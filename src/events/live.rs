@@ -262,7 +262,7 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// It as a server-sent event of type `gap`. A client that reconnects continues after the gap.
+    /// The gap as a server-sent event of type `gap`. A client that reconnects continues after the gap.
     pub fn frame(self) -> Bytes {
         let Self { after, continues_after } = self;
         let data = format!(r#"{{"after":{after},"continues_after":{continues_after}}}"#);

@@ -69,7 +69,7 @@ pub struct EpochTimes {
 }
 
 impl EpochTimes {
-    /// Those of epoch 0 of a new cluster.
+    /// The times of epoch 0 of a new cluster.
     pub const FIRST: Self =
         Self { prepared_at: None, activate_at: Some(0), retired_at: None, destroyed_at: None };
 
@@ -99,7 +99,7 @@ pub struct PublicRoot {
 }
 
 impl PublicRoot {
-    /// Those of these keys.
+    /// The public keys of `root`.
     pub fn of(root: &RootKeys) -> Self {
         Self { ca_spki: root.ca_spki(), k256: root.k256_public() }
     }

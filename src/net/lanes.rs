@@ -288,7 +288,7 @@ impl Share {
         &self.place.lane
     }
 
-    /// Where it waits now: a claim may have turned out false since.
+    /// Updates where the work waits: its claim may have turned out false since.
     fn update(&mut self) {
         if let Some(claim) = &self.claim
             && self.place.lane == claim.lane

@@ -506,12 +506,12 @@ impl Reservation {
         held.wait(self.number, Some(now));
     }
 
-    /// Part of the response was read, and more follows.
+    /// Notes that part of the response was read, and more follows.
     pub(super) fn read_on(&self) {
         self.memory.lock().wait(self.number, Some(Instant::now()));
     }
 
-    /// Nothing more of the response exists for now: it waits for an event, and is cancelled only when others
+    /// Notes that nothing more of the response exists for now: it waits for an event, and is cancelled only when others
     /// need the memory.
     pub(super) fn rests(&self) {
         let mut held = self.memory.lock();

@@ -33,7 +33,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Those of a KMS.
+    /// The bounds that a KMS uses.
     pub const USUAL: Self = Self {
         request: Duration::from_secs(5),
         refresh: Duration::from_secs(600),

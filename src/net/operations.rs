@@ -10,7 +10,7 @@ use crate::api::Service;
 use crate::api::operations::OperationService;
 
 const ALL: &str = "/api/v1/operations";
-/// One of them, by two names.
+/// The two paths of one operation.
 const ONE: [&str; 2] = ["/api/v1/operations/{id}", "/status/{id}"];
 
 /// The routes of operations.

@@ -41,7 +41,7 @@ pub(super) fn is_by_browser(headers: &HeaderMap) -> bool {
 pub struct OwnNames(Vec<String>);
 
 impl OwnNames {
-    /// These names, in any case.
+    /// Keeps `names`, which are compared without regard to case.
     pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         Self(names.into_iter().map(str::to_ascii_lowercase).collect())
     }

@@ -18,7 +18,7 @@ use crate::address::bucket;
 
 /// A connection that has been idle this long may be closed for a new one.
 const MIN_IDLE: Duration = Duration::from_secs(1);
-/// It may be closed at once if its group has more than this many times the connections of the newcomer's
+/// A connection may be closed at once if its group has more than this many times the connections of the newcomer's
 /// group: a caller that opens connections faster than they become idle only displaces its own.
 const CROWD: usize = 8;
 /// The pause after a search that found no idle connection.

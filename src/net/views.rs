@@ -175,7 +175,7 @@ where
     })
 }
 
-/// What is said about an app holds for some seconds, whether it is yes or no.
+/// Lets caches keep an answer about an app for some seconds, whether it is yes or no.
 async fn kept_shortly(mut answer: Response<Body>) -> Response<Body> {
     if [200, 403].contains(&answer.status().as_u16()) {
         answer.headers_mut().insert(header::CACHE_CONTROL, FOR_PROXIES);

@@ -325,7 +325,7 @@ impl NamedCredential {
             && matches!(self.standing, Standing::Active(_))
     }
 
-    /// Whether it is that of an owner of the whole KMS, also after its end: time must not take an owner away. An invitation
+    /// Whether the credential is that of an owner of the whole KMS, also after its end: time must not take an owner away. An invitation
     /// counts until it ends.
     pub fn counts_as_owner(&self, now: u64) -> bool {
         let is_counted = match self.standing {

@@ -30,7 +30,7 @@ impl DomainScope {
     /// The whole KMS.
     pub const WHOLE_KMS: Self = Self { limit: None };
 
-    /// One domain.
+    /// The scope of a credential that is limited to one domain.
     pub fn limited(domain: DomainName, others: Others) -> Self {
         Self { limit: Some(Limit { domain, others }) }
     }

@@ -194,7 +194,7 @@ fn make_directory(into: &Path, path: &Path) -> Result<(), ArchiveError> {
     fs::create_dir_all(into.join(path)).map_err(store)
 }
 
-/// Nothing in `into` is a link, so no path leads out of it, and nothing is overwritten.
+/// Writes a file of the archive. Nothing in `into` is a link, so no path leads out of it, and nothing is overwritten.
 fn write_file(entry: &mut Entry<'_, impl Read>, into: &Path, path: &Path) -> Result<(), ArchiveError> {
     let parent = path.parent().ok_or(ArchiveError::UnsafePath)?;
     make_directory(into, parent)?;

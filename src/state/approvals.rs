@@ -35,7 +35,7 @@ struct Content<T> {
 }
 
 impl ApprovalFile {
-    /// This file; there need not be one.
+    /// The file at this path, which may not exist yet.
     pub fn new(file: impl Into<StateFile>) -> Self {
         Self(file.into())
     }

@@ -136,7 +136,7 @@ pub struct ReplacedRecord {
 }
 
 impl CredentialFile {
-    /// This file; there need not be one. The key directory says whether there was.
+    /// The file at this path, which may not exist yet. The key directory says whether it existed.
     pub fn new(file: impl Into<StateFile>, key_directory: &Path) -> Self {
         Self { file: file.into(), marker: key_directory.join(MARKER), missing_users: None }
     }
@@ -185,7 +185,7 @@ impl CredentialFile {
         )
     }
 
-    /// Where it is.
+    /// Where the file is.
     pub fn path(&self) -> &Path {
         self.file.path()
     }

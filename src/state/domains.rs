@@ -128,12 +128,12 @@ impl DomainRecords {
 }
 
 impl DomainFile {
-    /// This file, which may not exist yet.
+    /// The file at this path, which may not exist yet.
     pub fn new(file: impl Into<StateFile>) -> Self {
         Self(file.into())
     }
 
-    /// Where it is.
+    /// Where the file is.
     pub fn path(&self) -> &Path {
         self.0.path()
     }

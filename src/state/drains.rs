@@ -59,7 +59,7 @@ pub struct DrainRecord {
 }
 
 impl DrainFile {
-    /// This file, which may not exist yet.
+    /// The file at this path, which may not exist yet.
     pub fn new(file: impl Into<StateFile>) -> Self {
         Self(file.into())
     }

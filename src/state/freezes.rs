@@ -76,7 +76,7 @@ pub struct FreezeRecord {
 }
 
 impl FreezeFile {
-    /// This file, which may not exist yet.
+    /// The file at this path, which may not exist yet.
     pub fn new(file: impl Into<StateFile>) -> Self {
         Self(file.into())
     }

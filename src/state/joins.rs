@@ -89,7 +89,7 @@ impl From<SourceUrl> for String {
 }
 
 impl SourceUrl {
-    /// As a word of a command. Brackets of an IPv6 address are patterns in some shells.
+    /// The URL as a word of a shell command: the brackets of an IPv6 address are patterns in some shells.
     pub fn quoted(&self) -> String {
         let short = self.0.strip_suffix("/prpc").unwrap_or(&self.0);
         if short.contains('[') { format!("'{short}'") } else { short.to_owned() }
@@ -245,12 +245,12 @@ impl JoinRecord {
 }
 
 impl JoinFile {
-    /// This file, which may not exist yet.
+    /// The file at this path, which may not exist yet.
     pub fn new(file: impl Into<StateFile>) -> Self {
         Self(file.into())
     }
 
-    /// Where it is.
+    /// Where the file is.
     pub fn path(&self) -> &Path {
         self.0.path()
     }

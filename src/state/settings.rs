@@ -36,7 +36,7 @@ struct Content {
 }
 
 impl SettingsFile {
-    /// This file, which may not exist yet.
+    /// The file at this path, which may not exist yet.
     pub fn new(file: impl Into<StateFile>) -> Self {
         Self(file.into())
     }

@@ -123,7 +123,7 @@ impl File {
     /// The keys that cannot be derived again.
     pub(super) const ROOT_KEYS: [File; 3] = [File::RootCaKey, File::RootK256Key, File::Keyring];
 
-    /// Those of epoch 0.
+    /// The key files of epoch 0.
     pub(super) const FIRST_KEYS: [File; 2] = [File::RootCaKey, File::RootK256Key];
 
     pub(super) fn name(self) -> &'static str {

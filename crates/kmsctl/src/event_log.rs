@@ -73,7 +73,7 @@ fn kind(text: &str) -> Result<String, String> {
 }
 
 impl Selection {
-    /// As query parameters, each with `&` in front.
+    /// The selection as query parameters, each with `&` in front.
     pub(crate) fn parameters(&self) -> String {
         let source = self.source.map(|source| match source {
             Source::Kms => "kms",
@@ -98,12 +98,12 @@ impl Selection {
 }
 
 impl Period {
-    /// Everything until its begin; `None` if it has none.
+    /// The period until this one begins; `None` if this one has no begin.
     pub(crate) fn before(&self) -> Option<Self> {
         self.since.as_ref().map(|since| Self { since: None, until: Some(since.clone()) })
     }
 
-    /// As query parameters, each with `&` in front.
+    /// The period as query parameters, each with `&` in front.
     pub(crate) fn parameters(&self) -> String {
         [("since", &self.since), ("until", &self.until)]
             .into_iter()

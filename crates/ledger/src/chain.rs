@@ -177,7 +177,7 @@ impl Link {
     }
 }
 
-/// What the hash of a record is over: the record without it. `None` if it is too short for a record.
+/// The bytes that the hash of a record is over: the record without its hash. `None` if `record` is too short for a record.
 pub fn content(record: &[u8]) -> Option<Vec<u8>> {
     let content = &record[..record.len().checked_sub(SEAL)?];
     Some([content, b"}"].concat())

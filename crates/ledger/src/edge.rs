@@ -25,7 +25,7 @@ pub struct EdgeError {
 }
 
 impl Edge {
-    /// Of the empty tree.
+    /// The edge of the empty tree.
     pub const EMPTY: Self = Self { size: Size::ZERO, hashes: Vec::new() };
 
     /// Puts an edge together from what was kept of it. Whether the hashes are right, only the root can say.

@@ -55,7 +55,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Of the log whose growing file is at `path`; `None` for a name that is not text.
+    /// The names of the log whose growing file is at `path`; `None` for a name that is not text.
     pub fn of(path: &Path) -> Option<Self> {
         let extension = match path.extension() {
             Some(extension) => Some(extension.to_str()?.to_owned()),

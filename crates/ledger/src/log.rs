@@ -52,7 +52,7 @@ impl SignedCheckpoint {
         &self.checkpoint
     }
 
-    /// Who else has seen it, each key once.
+    /// The signatures of witnesses that have seen the checkpoint, each key once.
     pub fn cosignatures(&self) -> &[Cosignature] {
         &self.cosignatures
     }
@@ -79,7 +79,7 @@ impl Log {
         Ok(Self { origin: key.name().as_str().parse()?, keys: vec![key] })
     }
 
-    /// What it is called.
+    /// The name of the log.
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
@@ -120,7 +120,7 @@ impl Log {
         Some(own)
     }
 
-    /// That a key of the log has signed the note, and that no line of one of its keys is invalid.
+    /// Checks that a key of the log has signed the note, and that no line of one of its keys is invalid.
     pub(crate) fn check_signature(&self, note: &Note) -> Result<(), OpenCheckpointError> {
         let verified = note.verify(&self.keys)?;
         let is_signed = verified.iter().any(|by| matches!(by.key.key(), PublicKey::Ed25519(_)));

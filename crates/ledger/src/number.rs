@@ -31,7 +31,7 @@ macro_rules! number {
         pub struct $name(u64);
 
         impl $name {
-            /// Nothing larger is read or written.
+            /// The largest number that is read or written.
             pub const MAX: Self = Self(i64::MAX.cast_unsigned());
 
             /// The number.

@@ -63,7 +63,7 @@ impl Width {
         self.0.get()
     }
 
-    /// Whether it is 256.
+    /// Whether the width is 256.
     pub fn is_full(self) -> bool {
         self == Self::FULL
     }
@@ -110,7 +110,7 @@ impl Tile {
         }
     }
 
-    /// What is in it.
+    /// What is in the tile.
     pub fn content(&self) -> Content {
         self.content
     }

@@ -44,7 +44,7 @@ impl Halves {
         self.waiting().iter().find(|half| half.id == id).map(|half| half.text.clone())
     }
 
-    /// Those whose invitations have not lapsed.
+    /// The halves whose invitations have not lapsed.
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Half>> {
         let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

@@ -8,7 +8,7 @@ use crate::address::bucket;
 
 /// How many wrong shares one address may send at once.
 const BURST: u32 = 20;
-/// After which time it may send another one.
+/// After how long the address may send another one.
 const REFILL: Duration = Duration::from_secs(10);
 /// How many addresses are remembered.
 const MAX_ADDRESSES: usize = 4096;

@@ -41,13 +41,13 @@ pub struct FetchBody {
     /// The ids of replicas of this KMS that lack an epoch which comes into force, and are left out, as in an activation.
     #[serde(default)]
     except: Vec<String>,
-    /// What counts for an app whose epochs operators chose here and there, and not the same ones: the choice made here, unless
+    /// Which choice is in force for an app for which operators chose different epochs here and at the source: the one made here, unless
     /// this says otherwise. A choice that was made here only always stays.
     #[serde(default)]
     app_epochs: Preferred,
 }
 
-/// Whose choices of epochs for apps count.
+/// Whose choices of epochs for apps are put in force.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Preferred {

@@ -25,7 +25,7 @@ pub struct StatusReporter {
 }
 
 impl StatusReporter {
-    /// Of this run of the process.
+    /// The reporter for this run of the process.
     pub fn new(
         foundation: Arc<Foundation>,
         ready: Arc<Ready>,

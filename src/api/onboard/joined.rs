@@ -32,7 +32,7 @@ impl JoinReports {
     }
 }
 
-/// Nothing depends on it here: without it the source says that it does not know.
+/// Tells the source what became of the handover. Nothing depends on it here: without it the source shows this replica as unconfirmed.
 async fn told(joined: &Joined, stage: JoinReport) {
     let mut pause = PAUSE;
     for call in 1..=CALLS {

@@ -13,7 +13,7 @@ use crate::error::{Code, Error, Result};
 /// Log lines in a minute.
 const LINES: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
-/// Who sent wrong shares, and how many log lines there may be about them.
+/// The addresses that sent wrong shares, and how many log lines there may be about them.
 #[derive(Debug)]
 pub(super) struct WrongShares {
     attempts: Mutex<Attempts>,

@@ -195,7 +195,7 @@ impl Operation {
         self.path.replace("{*", "{")
     }
 
-    /// Whether it is a method of the proto file.
+    /// Whether the operation is a method of the proto file.
     pub(super) fn is_method(&self) -> bool {
         self.path.starts_with("/prpc/") && !self.path.ends_with("GetSetupStatus")
     }

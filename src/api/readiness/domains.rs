@@ -9,7 +9,7 @@ use kms_policy::bundle::Bundled;
 use super::{Cause, Reason, ending, policy_problem};
 use crate::admission::Foundation;
 
-/// Of each domain that has a policy of its own and is not archived.
+/// The reasons of each domain that has a policy of its own and is not archived.
 pub(super) fn of_domains(foundation: &Foundation, now: u64) -> Vec<Reason> {
     let in_use = in_use(foundation);
     let metrics = &foundation.metrics;

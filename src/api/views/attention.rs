@@ -356,7 +356,7 @@ impl Views {
         list
     }
 
-    /// Where the log says last of an app another choice of epochs than counts here, as after the loss of the file.
+    /// If the last record of an app in the log has another choice of epochs than is in force here, as after the loss of the file.
     pub(super) async fn of_lost_choices(&self) -> Option<Attention> {
         let newest = |index: &Index| newest_records(index, "app_epoch_set", MAX_CHOICES);
         let records = self.sources.events.ask_index(newest).await.ok()?;

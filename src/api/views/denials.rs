@@ -288,7 +288,7 @@ impl Denial {
         }
     }
 
-    /// One from before the last start.
+    /// A denial from before the last start.
     pub(super) fn recorded(refusal: Refusal) -> Self {
         let domain = refusal.domain().map(|domain| domain.to_string());
         let is_kms = refusal.subject.as_ref().is_some_and(Subject::is_kms);

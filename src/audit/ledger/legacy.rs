@@ -12,7 +12,7 @@ use super::super::chain::{Salt, is_salted};
 use super::super::event::Event;
 use super::super::records::{self, Records};
 
-/// So often it is told how far an import is.
+/// After how many records the progress of an import is told.
 const TOLD_RECORDS: u64 = 1024;
 
 /// The salt of their entries: the same at each import, secret without the root keys.

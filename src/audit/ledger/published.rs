@@ -154,7 +154,7 @@ impl Published {
     }
 }
 
-/// That a record is in a signed tree.
+/// The proof that a record is in a signed tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proven {
     /// The entry of the leaf.

@@ -80,7 +80,7 @@ pub enum OfferError {
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(30);
 
 impl OfferError {
-    /// After which pause from `now`, in Unix seconds, the same may be possible; `None` if it is not by itself.
+    /// After which pause from `now`, in Unix seconds, the same request may succeed; `None` if it cannot without a change.
     pub(super) fn pause(&self, now: u64) -> Option<Duration> {
         match self {
             // Not much later if the clock is set.

@@ -30,7 +30,7 @@ pub struct SharedBundle {
 }
 
 impl SharedBundle {
-    /// That of this keeper.
+    /// The document of this keeper.
     pub fn new(keeper: Arc<BundleKeeper>) -> Self {
         let name = bundle_document(keeper.domain());
         Self { keeper, name }

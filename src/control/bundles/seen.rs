@@ -31,7 +31,7 @@ struct Content {
 }
 
 impl SharedSerials {
-    /// Those of these keepers.
+    /// The serials of these keepers.
     pub fn new(keepers: Vec<Arc<BundleKeeper>>) -> Self {
         Self { keepers, shared: Mutex::default() }
     }

@@ -352,7 +352,7 @@ impl Map {
         }
     }
 
-    /// That an app cannot be moved at run time.
+    /// The error if an app cannot be moved at run time.
     fn fixed(&self, app: &AppId) -> Option<DomainError> {
         let member = self.members.get(app)?;
         match member.origin {

@@ -42,7 +42,7 @@ pub struct DomainAdoption {
 }
 
 impl Map {
-    /// Of every domain that could give apps other keys, what decides them.
+    /// For every domain that could give apps other keys, what decides the keys.
     fn stated(&self) -> BTreeMap<DomainName, StatedDomain> {
         let mut apps = BTreeMap::<&DomainName, Vec<AppId>>::new();
         for (app, member) in &self.members {

@@ -192,7 +192,7 @@ impl Drains {
 }
 
 impl Drain {
-    /// Of a node of a fleet, with what the file at `path` has; a missing file means that no node is drained.
+    /// The drains of a node of a fleet, read from the file at `path`; a missing file means that no node is drained.
     ///
     /// # Errors
     /// [`DrainFileError`]: it is not known whether this node is drained.

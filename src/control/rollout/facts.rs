@@ -11,7 +11,7 @@ use crate::state::shared::{NodeId, NodeSeen, Standing, View};
 
 /// A report that was not renewed for so long says nothing any more: nodes write one every five seconds.
 const MAX_AGE: Duration = Duration::from_secs(20);
-/// If nobody looked for so long, nothing is known of the time between.
+/// If nobody looked for longer than this, nothing is known of the time between.
 const MAX_BLIND: Duration = Duration::from_secs(15);
 
 /// What is known of all nodes at one moment.
@@ -70,7 +70,7 @@ impl NodeFact {
         self.answers && self.ready && self.drained_by.is_none()
     }
 
-    /// That an operator drains it, and who may end that.
+    /// A text that an operator drains the node, and who may end that; `None` if nobody does.
     pub fn drained(&self) -> Option<String> {
         let by = self.drained_by.as_ref()?;
         Some(format!("{} is drained by {by}: an operator ends that (undrain)", self.name))

@@ -7,7 +7,7 @@ use crate::state::rollout::RolloutLease;
 
 /// How long a driver may be silent.
 pub const LEASE: Duration = Duration::from_secs(30);
-/// After this time it is renewed.
+/// After how long a lease is renewed.
 const RENEW: Duration = Duration::from_secs(8);
 
 /// When this node first saw the lease that there is, as it was renewed last.
@@ -32,7 +32,7 @@ impl LeaseSeen {
         self.0.as_ref().is_some_and(|(driver, serial, _)| (driver, *serial) == (&lease.driver, lease.serial))
     }
 
-    /// Whether it is in force: one that was not seen before was just renewed.
+    /// Whether the lease is in force. A lease that was not seen before was just renewed.
     pub(super) fn holds(&self, lease: &RolloutLease) -> bool {
         self.holds_at(lease, Instant::now())
     }
@@ -41,7 +41,7 @@ impl LeaseSeen {
         self.age(lease, now).is_none_or(|age| age.as_secs() <= lease.ttl)
     }
 
-    /// Whether it should be renewed.
+    /// Whether the lease should be renewed.
     pub(super) fn is_due(&self, lease: &RolloutLease) -> bool {
         self.age(lease, Instant::now()).is_some_and(|age| age >= RENEW)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// So much may wait without a longer pause.
+/// How much work may wait without a longer pause.
 const FEW: usize = 16;
 /// The longest time that is expected of the queue, so that nobody is sent away for much longer than a minute.
 const LONGEST: Duration = Duration::from_secs(40);

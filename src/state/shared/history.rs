@@ -52,7 +52,7 @@ impl Trail {
         }
     }
 
-    /// What it shows, if it has come to the known head.
+    /// What the trail shows, if it has come to the known head.
     pub(super) fn end(&self) -> Option<Followed> {
         let known = self.shows.known;
         (self.at.named(known.seq) == Some(known.digest)).then_some(self.shows)
@@ -74,7 +74,7 @@ impl DeadEnd {
         Self { way: Followed { head, known }, since: Instant::now() }
     }
 
-    /// Whether it is the same way, and not time to look again: rows that were lost may be back.
+    /// Whether this is the same way, and it is too early to look again. Later, rows that were lost may be back.
     pub(super) fn is_still(&self, now: Self) -> bool {
         self.way == now.way && now.since.saturating_duration_since(self.since) < LOOK_AGAIN
     }

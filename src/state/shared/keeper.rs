@@ -320,7 +320,7 @@ impl Keeper {
         }
     }
 
-    /// One look, and what follows from it.
+    /// Looks once, and does what follows from it.
     async fn round(&mut self, client: &mut Client) -> Result<(), DatabaseError> {
         match self.look(client).await? {
             Look::Empty => self.begin(client).await,

@@ -16,15 +16,15 @@ use super::keeper::Keeper;
 use super::seal::NodeId;
 use super::table;
 
-/// The most bytes of one.
+/// The most bytes of a list.
 pub const MAX_LIST: usize = 64 << 10;
-/// How often they are written and read, at most.
+/// How often lists are written and read, at most.
 const EVERY: Duration = Duration::from_secs(10);
-/// So long before they are written they are made.
+/// How long before it is written a list is made.
 const AHEAD: Duration = Duration::from_secs(3);
-/// So much less often for each other node: what all nodes read together would else grow with the square of their number.
+/// What each other node adds to this interval: otherwise what all nodes read together would grow with the square of their number.
 const EACH: Duration = Duration::from_secs(1);
-/// One that has not changed is written again after this time, should the database have lost it.
+/// A list that has not changed is written again after this time, in case the database has lost it.
 const AGAIN: Duration = Duration::from_secs(300);
 
 /// Something of each list of each node.
@@ -105,7 +105,7 @@ enum Turn {
 }
 
 impl Timetable {
-    /// What is to be done, each thing once in the time `every`. At the start both are due at once: then the lists are made.
+    /// What is due, each once in the time `every`. At the start both are due at once: then the lists are made.
     fn turn(&mut self, now: Instant, every: Duration) -> Turn {
         let passed = self.exchanged.map(|at| now.duration_since(at));
         if !self.is_asked && passed.is_none_or(|passed| passed >= every.saturating_sub(AHEAD)) {

@@ -99,7 +99,7 @@ pub(super) struct Seals {
 }
 
 impl Seals {
-    /// Those of `keyring` at this time.
+    /// The keys for seals that `keyring` has at this time.
     pub(super) fn of(keyring: &Keyring, now: u64) -> Self {
         let fleet = FleetId::of(keyring);
         let current = keyring.current(now);

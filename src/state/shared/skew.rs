@@ -34,7 +34,7 @@ impl Skew {
         (self.min_ms, self.max_ms)
     }
 
-    /// These bounds or newer ones: the narrower, unless those are old or contradict the newer ones, as when a clock was set.
+    /// The narrower of these bounds and newer ones; the newer ones if these are old or contradict them, as when a clock was set.
     pub(super) fn or(self, newer: Self) -> Self {
         let is_old = newer.at.saturating_duration_since(self.at) > KEPT;
         let is_narrower =

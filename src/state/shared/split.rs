@@ -24,11 +24,11 @@ const GRACE: Duration = Duration::from_secs(60);
 const MAX_AWAY: Duration = Duration::from_secs(60);
 /// How long an alarm about two nodes with one id stays after the last sign of them.
 const CLONED_FOR: Duration = Duration::from_secs(600);
-/// How long one about a log stays after the last sign: the log goes on, so nothing ends it.
+/// How long an alarm about a log stays after the last sign: the log goes on, so nothing ends the alarm.
 const FORKED_FOR: Duration = Duration::from_secs(24 * 3600);
-/// How long one about reports that are not authentic, or of another fleet, stays after the last one.
+/// How long an alarm about reports that are not authentic, or of another fleet, stays after the last such report.
 const STRANGE_FOR: Duration = Duration::from_secs(60);
-/// So many new reports that are not authentic are an alarm.
+/// How many new reports that are not authentic raise an alarm.
 const MAX_STRANGE: u32 = 3;
 /// The most starts of a node that are remembered.
 const MAX_RUNS: usize = 4;
@@ -132,7 +132,7 @@ struct Known {
     domains_differ: Option<Instant>,
 }
 
-/// Who writes reports that are not authentic.
+/// The writer of reports that are not authentic.
 #[derive(Debug)]
 struct Stranger {
     counter: i64,
@@ -215,8 +215,8 @@ impl Watch {
         known.status = Arc::clone(status);
     }
 
-    /// What must not be, now. `answers` says which nodes have answered recently; `poll` is the time after which each node has the
-    /// same rules; `unix` is the time in seconds.
+    /// The contradictions between nodes now. `answers` says which nodes have answered recently; `poll` is the time after which each node
+    /// has the same rules; `unix` is the time in seconds.
     pub(super) fn look(
         &mut self,
         nodes: &[NodeSeen],
@@ -299,7 +299,7 @@ impl Watch {
     }
 }
 
-/// What was found, by kind.
+/// The contradictions that were found, by kind.
 #[derive(Default)]
 struct Found(BTreeMap<SplitKind, (Vec<NodeId>, Vec<String>)>);
 
@@ -312,7 +312,7 @@ impl Found {
         }
     }
 
-    /// What is of no node that is known.
+    /// Adds a contradiction that belongs to no known node.
     fn tell(&mut self, kind: SplitKind, text: String) {
         self.0.entry(kind).or_default().1.push(text);
     }

@@ -20,7 +20,7 @@ use crate::config::{Postgres, WhenStale};
 
 /// No view yet, or none that is believed.
 const NEVER: u64 = 0;
-/// After so long without news of a node, it is known to be silent, if its view is not allowed to be older.
+/// A node without news for this long is known to be silent, if its view is not allowed to be older.
 const SETTLED: Duration = Duration::from_secs(20);
 /// How often a newer view is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -204,7 +204,7 @@ impl View {
         &self.lists
     }
 
-    /// What must not be in a fleet, and is.
+    /// The contradictions between nodes that were found.
     pub fn splits(&self) -> Vec<Split> {
         self.splits.borrow().clone()
     }

@@ -23,7 +23,7 @@ const ATTEMPTS: usize = 8;
 /// The end of one transaction.
 const TRANSACTION: Duration = Duration::from_secs(6);
 
-/// One attempt.
+/// The result of one attempt to write.
 enum Attempt {
     /// It is committed.
     Made(New),

@@ -46,7 +46,7 @@ impl JoinToken {
         }
     }
 
-    /// Of the invitation `id` with this secret.
+    /// The token of the invitation `id` with this secret.
     ///
     /// # Errors
     /// [`NotAJoinToken`].

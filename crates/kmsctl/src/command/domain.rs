@@ -15,7 +15,7 @@ use crate::target::{AdminService, Administered};
 const DOMAINS: &str = "/api/v1/domains";
 /// The largest response: a domain with the most apps.
 const MAX_BYTES: usize = 8 << 20;
-/// What a change at one node does not do.
+/// The hint that a change at one node does not change the others.
 const OTHERS: &str = "It counts at this KMS only: do the same at each of the others, or replicas give other keys (--admin takes several).";
 
 /// The commands of `kmsctl domain`.

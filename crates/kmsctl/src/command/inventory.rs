@@ -251,7 +251,7 @@ fn escaped(value: &str) -> String {
     value.bytes().map(escape).collect()
 }
 
-/// It goes into a path.
+/// Checks that `id` has hexadecimal digits only, because it becomes part of a path.
 fn digits(id: &str) -> Outcome<&str> {
     let is_id = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_id.then_some(id).ok_or_else(|| Failure::usage("the id of a CVM has hexadecimal digits only"))

@@ -23,7 +23,7 @@ const NEW_NODE: &str = "--kms is the address of the new node's onboarding (core.
                         http://127.0.0.1:8000, the token stays on that machine.";
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
-/// As many failures in a row end `watch`: a node may restart meanwhile.
+/// How many failures in a row end `watch`: a node may restart meanwhile.
 const FAILURES: u32 = 60;
 
 /// Arguments of `kmsctl replica`.

@@ -128,7 +128,7 @@ impl Administered {
         }
     }
 
-    /// One call on its own connection, to the only one.
+    /// Calls the only KMS, on a connection of its own.
     pub(crate) async fn call<Q, A>(&self, terminal: &Terminal, method: &str, request: &Q) -> Outcome<A>
     where
         Q: Serialize + Sync,
@@ -137,7 +137,7 @@ impl Administered {
         self.one()?.call(terminal, method, request).await
     }
 
-    /// What is at `path` of the only one.
+    /// Reads `path` of the only KMS.
     pub(crate) async fn get<A: DeserializeOwned>(
         &self,
         terminal: &Terminal,

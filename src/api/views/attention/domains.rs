@@ -50,14 +50,14 @@ impl PolicyState {
         }
     }
 
-    /// Of `core.auth_api`, of which readiness says the rest.
+    /// The state of `core.auth_api`, about which readiness says the rest.
     fn of_kms(policy: &Policy) -> Self {
         Self { source_problem: policy.bundled().and_then(Bundled::source_problem), ..Self::default() }
     }
 }
 
 impl Views {
-    /// Of all domains, or of one.
+    /// What needs attention in all domains, or in one.
     pub(super) fn of_domains(&self, only: Option<&DomainName>, now: u64) -> Vec<Attention> {
         let foundation = self.foundation();
         let domains = foundation.domains.list();
@@ -94,7 +94,7 @@ impl Views {
     }
 }
 
-/// Of a credential of a domain that is gone or archived.
+/// What needs attention about a credential of a domain that is gone or archived.
 fn of_credential(name: &str, limit: &DomainName, known: Option<&Domain>) -> Option<Attention> {
     let (code, severity, what) = match known {
         None => (

@@ -70,7 +70,7 @@ impl Pin {
         }
     }
 
-    /// Whether it says alone which KMS is meant. Of the others, a KMS of anyone can have the same.
+    /// Whether this pin alone says which KMS is meant. The values of the other pins can be those of anyone's KMS.
     const fn is_sufficient(self) -> bool {
         matches!(self, Self::RootCaSpkiSha256 | Self::MrAggregated)
     }

@@ -245,7 +245,7 @@ struct Proven {
     index: u64,
 }
 
-/// That the record of a receipt is in the signed tree.
+/// Checks that the record of a receipt is in the signed tree.
 fn prove(names: &Names, verified: &Verified, receipt: &ProofFile) -> Outcome<Proven> {
     let unproven = |error: &dyn std::fmt::Display| {
         Failure::unproven(format_args!("the receipt proves nothing: {error}"))
@@ -272,7 +272,7 @@ fn prove(names: &Names, verified: &Verified, receipt: &ProofFile) -> Outcome<Pro
     Ok(Proven { index: receipt.index.get() })
 }
 
-/// That a tree begins with an older one; otherwise what is wrong.
+/// Checks that a tree begins with an older one; otherwise says what is wrong.
 fn begins_with<R: HashReader>(hashes: &R, newer: &Checkpoint, older: &Checkpoint) -> Result<(), String>
 where
     R::Error: std::fmt::Display,

@@ -258,7 +258,7 @@ impl Remote<'_> {
     }
 }
 
-/// What a server does not answer proves nothing wrong; everything else does.
+/// The failure for an error: a server that does not answer proves nothing wrong, every other error does.
 pub(super) fn failure(url: &OperatorUrl, error: LedgerError) -> Failure {
     match error {
         LedgerError::Call(error) => Failure::from(error).about(url),

@@ -51,7 +51,7 @@ pub(crate) struct Seal {
     force: bool,
 }
 
-/// Whose key it is sealed to.
+/// Whose key the environment is sealed to.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct Recipient {

@@ -13,7 +13,7 @@ use crate::target::{ADMIN_TIME, AdminService, Administered};
 pub(super) const APPS: &str = "/api/v1/epochs/apps";
 /// The largest response: a list of the most apps.
 pub(super) const MAX_BYTES: usize = 8 << 20;
-/// What a change at one node does not do.
+/// The hint that a change at one node does not change the others.
 const OTHERS: &str = "It counts at this KMS until the others of the cluster fetch it (kmsctl epoch fetch), or choose the same at each \
                       of them (--admin takes several). A recovery set has the choices of the time at which it was made.";
 

@@ -180,7 +180,7 @@ impl Made {
 }
 
 impl Out {
-    /// Before a set is made that could not be written.
+    /// Checks that the files can be written, before a set is made.
     fn check(&self) -> Outcome<()> {
         files::check_writable(&self.out.join("recovery.json"), Existing::Replaced)
     }

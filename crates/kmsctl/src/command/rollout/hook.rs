@@ -19,7 +19,7 @@ pub(super) struct Program {
     time: Duration,
 }
 
-/// What it is told.
+/// What the program is told.
 pub(super) struct Task<'a> {
     pub(super) rollout: &'a str,
     pub(super) image: &'a str,

@@ -70,7 +70,7 @@ fn ended(view: &RolloutView, terminal: &Terminal) -> Outcome {
     Ok(if is_done(view) { Exit::Done } else { Exit::Failed })
 }
 
-/// Whether it has ended well, or there is none. A node that cannot show it, because it is older or shares nothing, does not know that.
+/// Whether the rollout has ended well, or there is none. False if the node cannot show it, because it is older or shares nothing.
 fn is_done(view: &RolloutView) -> bool {
     view.problem.is_none()
         && view.rollout.as_ref().is_none_or(|rollout| {
@@ -275,7 +275,7 @@ impl<'a> Driver<'a> {
         self.link.check().await
     }
 
-    /// Until the rollout ends, pauses because a node failed, or is driven by another one.
+    /// Drives the rollout until it ends, pauses because a node failed, or another driver takes over.
     pub(super) async fn run(mut self) -> Outcome {
         let stop = |kind| signal(kind).map_err(|error| Failure::failed(format_args!("signals: {error}")));
         let (mut interrupted, mut terminated) =
@@ -394,7 +394,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// One question, to whichever KMS is next.
+    /// Asks the next KMS once.
     async fn once(&mut self) -> Result<RolloutView, ()> {
         let body = json!({ "driver": self.id, "rollout": self.rollout });
         match self.link.try_once(Some(&body)).await {

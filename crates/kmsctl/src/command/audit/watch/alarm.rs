@@ -14,7 +14,7 @@ use crate::output::printable;
 /// Files of evidence beside one state file: a log that forks again and again does not fill the disk.
 const MAX_EVIDENCE: usize = 64;
 
-/// As many if two notes do not contradict each other: there may be new ones at every look.
+/// The most files of notes that do not contradict each other: every look can bring new ones.
 const MAX_WEAK_EVIDENCE: usize = 32;
 
 /// What is wrong with a log.
@@ -37,7 +37,7 @@ pub(super) enum Kind {
     Quiet,
 }
 
-/// One of them.
+/// An alarm about a log.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Alarm {
     pub(super) kind: Kind,

@@ -70,8 +70,8 @@ impl Seen {
         Ok(())
     }
 
-    /// What another URL has shown is larger than all that is shown now. Only its tiles prove that this is an old copy and not a
-    /// log that was rolled back.
+    /// Checks a log of which another URL has shown a larger tree than any URL shows now. Only the tiles prove that this is an old copy and
+    /// not a log that was rolled back.
     async fn check_behind(&self, kept: &View) -> Result<String, Trouble> {
         let (old, new) = (kept.checkpoint.size, self.view.checkpoint.size);
         let proven = async {

@@ -232,7 +232,7 @@ impl Round {
         self.looks.push(Look { url, origin: None, size: None, standing, warnings: Vec::new() });
     }
 
-    /// It is said before anything else can fail.
+    /// Prints an alarm before anything else can fail, and keeps it.
     fn alarm(&mut self, alarm: Alarm, terminal: &Terminal) {
         terminal.alarm(alarm.text());
         self.alarms.push(alarm);
@@ -301,7 +301,7 @@ impl Round {
         self.looks.iter().for_each(|look| look.show(page, self.at));
     }
 
-    /// What is not as it was at the last look, and what was wrong at an earlier one.
+    /// Shows what has changed since the last look, and the alarms of earlier ones.
     pub(super) fn show_changes(&self, page: &mut Page, alarms: &[Alarm]) {
         let is_news = |look: &&Look| !matches!(look.standing, Standing::Same);
         self.looks.iter().filter(is_news).for_each(|look| look.show(page, self.at));
