@@ -91,8 +91,10 @@ impl Receiver {
         got.unwrap()
     }
 
-    async fn nothing_comes(&mut self) {
-        tokio::time::sleep(Duration::from_millis(600)).await;
+    /// Nothing comes of the records up to `seq`: all of them are seen, and no target waits for anything.
+    async fn nothing_comes(&mut self, notifier: &Notifier, seq: u64) {
+        all_saw(notifier, seq).await;
+        until("nothing waits", || notifier.shared.targets.iter().all(|target| target.is_idle())).await;
         assert_eq!(self.got.try_recv(), Err(TryRecvError::Empty));
     }
 }
@@ -274,7 +276,7 @@ async fn an_event_arrives_signed_and_everyday_life_does_not() {
         "lost": 0,
     });
     assert_eq!(body, expected);
-    receiver.nothing_comes().await;
+    receiver.nothing_comes(&notifier, seq).await;
     world.counts("delivered", "pager", 1).await;
 }
 
@@ -285,13 +287,13 @@ async fn what_is_not_taken_is_sent_again_and_given_up_at_some_time() {
         Receiver::start(vec![Reply::Status(500), Reply::Redirect, Reply::Silence, Reply::Endless]).await;
     // The silence is waited for.
     let bounds = Bounds { total: Duration::from_secs(4), ..PATIENT };
-    let _notifier = world.start_within(bounds, &[entry(&receiver.url, "")]);
-    world.record(frozen("aa")).await;
+    let notifier = world.start_within(bounds, &[entry(&receiver.url, "")]);
+    let seq = world.record(frozen("aa")).await;
     let first = receiver.next().await;
     for _ in 0..3 {
         assert_eq!(receiver.next().await, first, "the same id, and nothing else went to /other");
     }
-    receiver.nothing_comes().await;
+    receiver.nothing_comes(&notifier, seq).await;
     world.counts("delivered", "0", 1).await;
     world.counts("failed", "0", 3).await;
 
@@ -322,7 +324,8 @@ async fn one_body_that_is_refused_holds_up_no_others() {
         // It responds when both wait.
         receiver.close();
         world.record(frozen("aa")).await;
-        all_saw(&notifier, world.record(frozen("bb")).await).await;
+        let seq = world.record(frozen("bb")).await;
+        all_saw(&notifier, seq).await;
         receiver.open();
         let mut before = 0;
         while receiver.next().await["sequence"] != 2 {
@@ -330,7 +333,7 @@ async fn one_body_that_is_refused_holds_up_no_others() {
         }
         assert_eq!(before, 3, "{status}");
         if is_given_up {
-            receiver.nothing_comes().await;
+            receiver.nothing_comes(&notifier, seq).await;
             world.counts("dropped", "0", 1).await;
         } else {
             assert_eq!(receiver.next().await["sequence"], 1, "it is tried again");
@@ -384,7 +387,8 @@ async fn a_storm_is_told_once_and_so_is_its_end() {
     }
     until("a storm", || notifier.shared.is_in_storm.load(Ordering::Relaxed)).await;
     futures_util::future::join_all((0..100).map(|_| world.record(refused()))).await;
-    all_saw(&notifier, world.record(Event::Suppressed { events: 900, source: None }).await).await;
+    let seq = world.record(Event::Suppressed { events: 900, source: None }).await;
+    all_saw(&notifier, seq).await;
     notifier.change_storm(DenialStorm { count: 20, window: Duration::from_secs(3) });
     let mut bodies = Vec::new();
     while bodies.last().is_none_or(|body: &Value| body["state"] != "resolved") {
@@ -399,7 +403,11 @@ async fn a_storm_is_told_once_and_so_is_its_end() {
     assert!(told.iter().any(|told| storm[1]["message"] == **told), "{}", storm[1]["message"]);
     assert_eq!(storm[1]["sequence"], Value::Null);
     assert_eq!(bodies.len(), 2, "single refusals are not told of: {bodies:?}");
-    receiver.nothing_comes().await;
+    receiver.nothing_comes(&notifier, seq).await;
+    // The next notification is of another storm.
+    (0..20).for_each(|_| world.metrics.credentials_failed());
+    let next = receiver.next().await;
+    assert_eq!((&next["type"], &next["state"]), (&"denial_storm".into(), &"raised".into()));
 }
 
 #[tokio::test]
@@ -507,10 +515,10 @@ async fn nothing_is_lost_over_a_restart_and_nothing_is_told_twice() {
     let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;
     let entries = [entry(&receiver.url, "name = 'pager'")];
     let notifier = world.start(&entries);
-    world.record(frozen("aa")).await;
+    let seq = world.record(frozen("aa")).await;
     assert_eq!(receiver.next().await["sequence"], 1);
     world.counts("delivered", "pager", 1).await;
-    receiver.nothing_comes().await;
+    receiver.nothing_comes(&notifier, seq).await;
     drop(notifier);
     let kept = r#"{"targets":{"pager":{"after":1,"lost":0}},"conditions":[]}"#;
     world.keeps(kept).await;
@@ -519,15 +527,16 @@ async fn nothing_is_lost_over_a_restart_and_nothing_is_told_twice() {
     let mut silent = Receiver::start(vec![Reply::Silence]).await;
     let notifier = world.start(&[entry(&silent.url, "name = 'pager'")]);
     notifier.look(Condition::LedgerContradicted, Some("a fork".to_owned()));
-    all_saw(&notifier, world.record(frozen("cc")).await).await;
+    let last = world.record(frozen("cc")).await;
+    all_saw(&notifier, last).await;
     silent.next().await;
     drop(notifier);
     world.keeps(kept).await;
-    let _notifier = world.start(&entries);
+    let notifier = world.start(&entries);
     for seq in [2, 3] {
         assert_eq!(receiver.next().await["sequence"], seq);
     }
-    receiver.nothing_comes().await;
+    receiver.nothing_comes(&notifier, last).await;
 }
 
 #[tokio::test]
@@ -549,16 +558,16 @@ async fn a_new_target_is_told_of_what_happens_from_now_on() {
 async fn what_anyone_can_cause_is_told_once_a_minute() {
     let world = World::new();
     let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;
-    let _notifier = world.start(&[entry(&receiver.url, "")]);
+    let notifier = world.start(&[entry(&receiver.url, "")]);
     let refused = || Event::CredentialsRefused {
         listener: "admin",
         shown: "token",
         remote: IpAddr::from([127, 0, 0, 1]),
     };
-    futures_util::future::join_all((0..10).map(|_| world.record(refused()))).await;
+    let recorded = futures_util::future::join_all((0..10).map(|_| world.record(refused()))).await;
     let body = receiver.next().await;
     assert_eq!((&body["type"], &body["sequence"]), (&"credentials_refused".into(), &1.into()));
-    receiver.nothing_comes().await;
+    receiver.nothing_comes(&notifier, recorded.into_iter().max().unwrap()).await;
     // Other types are not held back by it.
     world.record(frozen("aa")).await;
     assert_eq!(receiver.next().await["type"], "frozen");
