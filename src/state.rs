@@ -27,7 +27,7 @@ pub use app_epochs::{
 pub use approvals::{ApprovalFile, ApprovalFileError};
 pub use aside::set_aside;
 pub use bundles::{
-    BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork, SeenRehearsal, parse as parse_bundles,
+    BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork, SeenShadow, parse as parse_bundles,
 };
 pub use choices::{
     Choices, ChoicesError, ChosenEpochs, HandedDomains, MAX_CHOICES_BYTES, MAX_CHOSEN_APPS,

@@ -48,8 +48,8 @@ pub struct BundleRecord {
     /// Another bundle with a serial that was known, or one that does not follow what was known.
     pub fork: Option<SeenFork>,
     /// What the bundle that waits would have changed so far, if it is tried.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rehearsal: Option<SeenRehearsal>,
+    #[serde(default, rename = "rehearsal", skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<SeenShadow>,
     /// The bundles that were seen, the highest serial first.
     pub seen: Vec<SeenBundle>,
 }
@@ -82,10 +82,10 @@ pub struct SeenBundle {
     pub activated_by: Option<String>,
 }
 
-/// What a bundle that is tried on live requests would have changed.
+/// The shadow of a bundle that waits: what it would have changed in live requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SeenRehearsal {
+pub struct SeenShadow {
     /// Its digest, hex.
     pub digest: String,
     /// For how many seconds it has judged requests.
@@ -102,7 +102,7 @@ pub struct SeenRehearsal {
     pub held: bool,
 }
 
-impl SeenRehearsal {
+impl SeenShadow {
     /// One that begins.
     pub fn of(digest: String) -> Self {
         Self {

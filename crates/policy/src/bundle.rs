@@ -15,7 +15,7 @@
 mod header;
 mod minisign;
 mod policy;
-mod rehearsal;
+mod shadow;
 mod sign;
 pub mod source;
 
@@ -30,7 +30,7 @@ pub use self::header::{Header, HeaderError, MAX_SERIAL};
 use self::minisign::Minisignature;
 pub use self::minisign::{is_unsigned, with_minisig};
 pub use self::policy::{BundleInForce, Bundled, Expiry};
-pub use self::rehearsal::Differences;
+pub use self::shadow::Differences;
 pub use self::sign::{SecretKey, SecretKeyError, SignError, add_signature, sign, sign_text, unsigned};
 use crate::rules::{Rules, RulesError};
 use crate::settings::PinnedKeys;

@@ -33,8 +33,8 @@ pub struct BundleState {
     /// What happens to a new bundle of the source: `automatic` or `manual`.
     pub activation: String,
     /// What the bundle that waits would have changed so far, if it is tried before it decides by itself.
-    #[serde(default)]
-    pub rehearsal: Option<ShownRehearsal>,
+    #[serde(default, rename = "rehearsal")]
+    pub shadow: Option<ShownShadow>,
     /// What an expired bundle does: `warn` or `deny`.
     pub on_expiry: String,
     /// A bundle that contradicts what was seen before.
@@ -69,8 +69,8 @@ pub struct ShownBundle {
 
 /// A bundle that is tried on live requests, without deciding.
 #[derive(Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct ShownRehearsal {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "ShownRehearsal"))]
+pub struct ShownShadow {
     /// SHA-256 of its text, hex.
     pub digest: String,
     /// For how many seconds it has judged requests.

@@ -6,7 +6,7 @@ use kms_attest::identity::DomainName;
 use kms_policy::bundle::{Bundle, BundleDigest, Bundled, UnverifiedBundle};
 use kms_policy::settings::{Activation, OnExpiry};
 use kms_wire::bundles::{
-    BundleList, BundleOutcome, BundleState, PastBundle, ShownBundle, ShownFork, ShownRehearsal,
+    BundleList, BundleOutcome, BundleState, PastBundle, ShownBundle, ShownFork, ShownShadow,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -365,7 +365,7 @@ fn state(view: BundleView, bundled: &Bundled) -> BundleState {
             OnExpiry::Deny => "deny",
         }
         .to_owned(),
-        rehearsal: view.record.rehearsal.map(|it| ShownRehearsal {
+        shadow: view.record.shadow.map(|it| ShownShadow {
             digest: it.digest,
             ran_seconds: it.ran,
             of_seconds: settings.shadow.map(|shadow| shadow.time.as_secs()),

@@ -23,7 +23,7 @@ use crate::audit::{Audit, Beginning, BundleFacts, Event, Receipt};
 use crate::clock::{rfc3339, unix_now};
 use crate::control::Author;
 use crate::metrics::{BundleMeasured, Metrics};
-use crate::state::{BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork, SeenRehearsal};
+use crate::state::{BundleFileError, BundleFiles, BundleRecord, SeenBundle, SeenFork, SeenShadow};
 
 /// The most bundles in the record of those that were seen.
 const MAX_SEEN: usize = 100;
@@ -125,7 +125,7 @@ pub struct BundleKeeper {
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
     state: tokio::sync::Mutex<State>,
-    /// Times of rehearsals are counted from here.
+    /// The times of shadows are counted from here.
     started: Instant,
     source: tokio::sync::Mutex<Fetcher>,
     /// What the fleet has in force, and this node not yet.
@@ -266,8 +266,8 @@ impl BundleKeeper {
         let state = self.state.lock().await;
         let mut record = state.record.clone();
         if let (Some(unattended), Some(pending)) = (&state.unattended, &state.pending) {
-            let seen = self.bundled().rehearsed(pending.digest()).unwrap_or_default();
-            record.rehearsal = Some(unattended.so_far(self.started.elapsed(), seen));
+            let seen = self.bundled().differences(pending.digest()).unwrap_or_default();
+            record.shadow = Some(unattended.so_far(self.started.elapsed(), seen));
         }
         BundleView { domain: self.domain.clone(), record, pending: state.pending.clone().map(PendingBundle) }
     }
@@ -363,7 +363,7 @@ impl BundleKeeper {
                 self.keep(&bundle).await?;
                 let mut record = state.record.clone();
                 record.pending = Some(digest.to_string());
-                record.rehearsal = None;
+                record.shadow = None;
                 record.seen.retain(|seen| seen.serial != bundle.header().serial());
                 record.seen.insert(0, seen(&bundle, origin, now));
                 record.seen.truncate(MAX_SEEN);
@@ -374,7 +374,7 @@ impl BundleKeeper {
                     remote: author.map(|author| author.remote),
                 });
                 *state = State { record, pending: Some(bundle), unattended: None };
-                self.bundled().end_rehearsal();
+                self.bundled().end_shadow();
                 self.bundled().set_held(false);
                 // The one that waited before: many that are never put in force must not fill the disk.
                 replaced.safely().map_err(OfferError::Unsynced)?;
@@ -448,7 +448,7 @@ impl BundleKeeper {
         let mut record = state.record.clone();
         let replaces = record.in_force.replace(digest.to_string());
         record.pending = None;
-        record.rehearsal = None;
+        record.shadow = None;
         record.fork.take_if(|fork| fork.serial < serial);
         let mut origin = Origin::Operators;
         if let Some(seen) = record.seen.iter_mut().find(|seen| seen.serial == serial) {
@@ -471,7 +471,7 @@ impl BundleKeeper {
         self.bundled().set_forked(record.fork.is_some());
         self.bundled().put_in_force(bundle, SystemTime::now());
         *state = State { record, pending: None, unattended: None };
-        self.bundled().end_rehearsal();
+        self.bundled().end_shadow();
         self.bundled().set_held(false);
         // The one before stays until the disk has the record that does not name it.
         replaced.safely().map_err(OfferError::Unsynced)?;
@@ -577,7 +577,7 @@ impl BundleKeeper {
         }
     }
 
-    /// Puts a bundle of the source into force when it is valid, after a rehearsal where one is wanted. `now` is the time since the
+    /// Puts a bundle of the source into force when it is valid, after its shadow where one is wanted. `now` is the time since the
     /// keeper began.
     async fn advance(&self, now: Duration) -> Result<(), OfferError> {
         let digest = {
@@ -592,7 +592,7 @@ impl BundleKeeper {
             let shadow = self.bundled().settings().shadow.filter(|_| self.bundled().can_decide());
             let digest = bundle.digest();
             if let Some(shadow) = shadow
-                && !self.rehearsed(&mut state, bundle, shadow, now).await
+                && !self.has_shadowed(&mut state, bundle, shadow, now).await
             {
                 return Ok(());
             }
@@ -606,7 +606,7 @@ impl BundleKeeper {
     }
 
     /// Whether the bundle that waits has judged live requests for long enough.
-    async fn rehearsed(
+    async fn has_shadowed(
         &self,
         state: &mut State,
         bundle: Bundle,
@@ -616,15 +616,15 @@ impl BundleKeeper {
         let (bundled, digest) = (self.bundled(), bundle.digest());
         let text = digest.to_string();
         if state.unattended.as_ref().is_none_or(|it| it.digest() != text) {
-            let known = state.record.rehearsal.clone().filter(|known| known.digest == text);
-            let before = known.unwrap_or_else(|| SeenRehearsal::of(text));
+            let known = state.record.shadow.clone().filter(|known| known.digest == text);
+            let before = known.unwrap_or_else(|| SeenShadow::of(text));
             tracing::info!(domain = self.domain, %digest, "a policy bundle judges live requests, without deciding");
             bundled.set_held(before.held);
-            bundled.rehearse(bundle.clone());
+            bundled.begin_shadow(bundle.clone());
             self.remember(state, before.clone()).await;
             state.unattended = Some(Unattended::resume(before, now));
         }
-        let seen = bundled.rehearsed(digest).unwrap_or_default();
+        let seen = bundled.differences(digest).unwrap_or_default();
         let Some(unattended) = &mut state.unattended else { return false };
         match unattended.step(now, seen, shadow) {
             Step::Wait => false,
@@ -650,12 +650,12 @@ impl BundleKeeper {
         }
     }
 
-    /// Saves what a rehearsal has seen.
-    async fn remember(&self, state: &mut State, so_far: SeenRehearsal) {
-        if state.record.rehearsal.as_ref() == Some(&so_far) {
+    /// Saves what a shadow has seen.
+    async fn remember(&self, state: &mut State, so_far: SeenShadow) {
+        if state.record.shadow.as_ref() == Some(&so_far) {
             return;
         }
-        state.record.rehearsal = Some(so_far);
+        state.record.shadow = Some(so_far);
         let kept = self.replace(&state.record).await;
         if let Err(error) = kept.and_then(|it| it.safely().map_err(OfferError::Unsynced)) {
             tracing::error!(%error, "what a policy bundle would change is not remembered over a restart");

@@ -103,7 +103,7 @@ mod tests {
             in_force: Some(digest(5).to_string()),
             pending: Some(digest(6).to_string()),
             fork: None,
-            rehearsal: None,
+            shadow: None,
             seen: vec![seen(6, 6), seen(5, 5), seen(3, 3)],
         };
         let of = |record: &BundleRecord, minimum, serial, byte, previous| match compare(

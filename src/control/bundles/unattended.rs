@@ -6,16 +6,16 @@ use std::time::Duration;
 use kms_policy::bundle::Differences;
 use kms_policy::settings::UnattendedShadow;
 
-use crate::state::SeenRehearsal;
+use crate::state::SeenShadow;
 
 /// How often what was seen is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
-/// A rehearsal, also of earlier processes.
+/// The shadow of a bundle, also in earlier processes.
 #[derive(Debug)]
 pub(super) struct Unattended {
     /// What earlier processes have seen.
-    before: SeenRehearsal,
+    before: SeenShadow,
     began: Duration,
     saved: Duration,
 }
@@ -26,16 +26,16 @@ pub(super) enum Step {
     /// Nothing.
     Wait,
     /// To save what was seen.
-    Save(SeenRehearsal),
+    Save(SeenShadow),
     /// An operator has to decide. It is said once.
-    Hold(SeenRehearsal),
+    Hold(SeenShadow),
     /// The bundle is put in force.
     Activate,
 }
 
 impl Unattended {
-    /// Goes on with a rehearsal, or begins one. Time while no process ran does not count.
-    pub(super) fn resume(before: SeenRehearsal, now: Duration) -> Self {
+    /// Goes on with a shadow, or begins one. Time while no process ran does not count.
+    pub(super) fn resume(before: SeenShadow, now: Duration) -> Self {
         Self { before, began: now, saved: now }
     }
 
@@ -45,9 +45,9 @@ impl Unattended {
     }
 
     /// What was seen in all at `now`, with what this process has seen.
-    pub(super) fn so_far(&self, now: Duration, seen: Differences) -> SeenRehearsal {
+    pub(super) fn so_far(&self, now: Duration, seen: Differences) -> SeenShadow {
         let before = &self.before;
-        SeenRehearsal {
+        SeenShadow {
             digest: before.digest.clone(),
             ran: before.ran.saturating_add(now.saturating_sub(self.began).as_secs()),
             compared: before.compared.saturating_add(seen.compared),
@@ -64,7 +64,7 @@ impl Unattended {
         if !so_far.held && (so_far.denies_this_kms || so_far.newly_denied > shadow.max_denied) {
             self.before.held = true;
             self.saved = now;
-            return Step::Hold(SeenRehearsal { held: true, ..so_far });
+            return Step::Hold(SeenShadow { held: true, ..so_far });
         }
         if !so_far.held && so_far.ran >= shadow.time.as_secs() {
             return Step::Activate;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     fn begun(now: u64) -> Unattended {
-        Unattended::resume(SeenRehearsal::of("aa".to_owned()), at(now))
+        Unattended::resume(SeenShadow::of("aa".to_owned()), at(now))
     }
 
     #[test]
@@ -140,10 +140,10 @@ mod tests {
             matches!(it.step(at(202), denied(0), TEN), Step::Save(saved) if saved.ran == 599 && saved.compared == 18)
         );
         assert_eq!(it.step(at(203), denied(0), TEN), Step::Activate);
-        let held = SeenRehearsal { held: true, ran: 700, ..SeenRehearsal::of("aa".to_owned()) };
+        let held = SeenShadow { held: true, ran: 700, ..SeenShadow::of("aa".to_owned()) };
         assert_eq!(Unattended::resume(held, at(0)).step(at(1), denied(0), TEN), Step::Wait);
         // What earlier processes saw and this one saw count together.
-        let before = SeenRehearsal { newly_denied: 2, ..SeenRehearsal::of("aa".to_owned()) };
+        let before = SeenShadow { newly_denied: 2, ..SeenShadow::of("aa".to_owned()) };
         let tolerant = UnattendedShadow { max_denied: 2, ..TEN };
         assert!(matches!(Unattended::resume(before, at(0)).step(at(1), denied(1), tolerant), Step::Hold(_)));
     }

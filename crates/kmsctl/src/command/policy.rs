@@ -195,10 +195,10 @@ impl Policy {
             Self::Fetch(fetch) => fetch.run(terminal).await,
             Self::History(history) => history.run(terminal).await,
             Self::Activate(Activate { sha256, shadow, accept_denials, admin }) => {
-                let rehearsal =
-                    shadow.map(|time| bundles::Rehearsal::parse(&time, accept_denials)).transpose()?;
-                if rehearsal.is_some() || bundles::waits(terminal, &admin, &sha256).await? {
-                    return bundles::activate(terminal, &admin, &sha256, rehearsal).await;
+                let shadow =
+                    shadow.map(|time| bundles::BundleShadow::parse(&time, accept_denials)).transpose()?;
+                if shadow.is_some() || bundles::waits(terminal, &admin, &sha256).await? {
+                    return bundles::activate(terminal, &admin, &sha256, shadow).await;
                 }
                 let body = json!({ "sha256": sha256 }).to_string().into_bytes();
                 let placed: Placed = admin.post(terminal, &format!("{POLICY}/activate"), body, REPLY).await?;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwapOption;
 use kms_attest::clock::unix_now;
 
-use super::rehearsal::Rehearsal;
+use super::shadow::Shadow;
 use super::{Bundle, BundleDigest};
 use crate::decision::{Decision, Denial, DenialCode, Ruling, Subject};
 use crate::drop_in_background::drop_in_background;
@@ -32,7 +32,7 @@ pub struct Bundled {
     source_problem: ArcSwapOption<String>,
     is_forked: AtomicBool,
     /// Judges beside the bundle in force.
-    pub(super) rehearsal: ArcSwapOption<Rehearsal>,
+    pub(super) shadow: ArcSwapOption<Shadow>,
     is_held: AtomicBool,
 }
 
@@ -66,7 +66,7 @@ impl Bundled {
             missing: ArcSwapOption::empty(),
             source_problem: ArcSwapOption::empty(),
             is_forked: AtomicBool::new(false),
-            rehearsal: ArcSwapOption::empty(),
+            shadow: ArcSwapOption::empty(),
             is_held: AtomicBool::new(false),
         }
     }

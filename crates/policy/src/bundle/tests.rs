@@ -129,7 +129,7 @@ fn a_bundle_of_sigstore_is_told_what_to_use_instead() {
 }
 
 #[test]
-fn a_bundle_that_is_rehearsed_counts_differences_and_decides_nothing() {
+fn a_bundle_in_shadow_counts_differences_and_decides_nothing() {
     let a = key("team/a", 1);
     let keys = pinned(&[&a], 1);
     let policy = bundled(OnExpiry::Warn, keys.clone());
@@ -140,21 +140,21 @@ fn a_bundle_that_is_rehearsed_counts_differences_and_decides_nothing() {
     let identity = BootInfo::example();
     let subject = Subject::App(&identity);
     let active = || policy.decide_at(subject, NOW).decision;
-    assert_eq!(policy.rehearsed(digest), None);
-    policy.rehearse(without);
+    assert_eq!(policy.differences(digest), None);
+    policy.begin_shadow(without);
     policy.observe(subject, &active(), Decision::is_allowed);
     // A guest that gets no keys by either.
     policy.observe(subject, &active(), |_| false);
     assert!(active().is_allowed(), "the one in force decides");
     let expected = Differences { compared: 2, newly_denied: 1, ..Differences::default() };
-    assert_eq!(policy.rehearsed(digest), Some(expected));
-    assert_eq!(policy.rehearsed(BundleDigest([0; 32])), None, "of another bundle");
+    assert_eq!(policy.differences(digest), Some(expected));
+    assert_eq!(policy.differences(BundleDigest([0; 32])), None, "of another bundle");
     let own = Decision::Allowed { gateway_app_id: String::new(), release_stage: None, epochs: None };
     policy.observe_own(&identity, &own);
-    assert_eq!(policy.rehearsed(digest), Some(Differences { denies_this_kms: true, ..expected }));
-    policy.rehearse(Bundle::open(&signed(1, &[&a]), &keys, "default").unwrap());
-    assert_eq!(policy.rehearsed(digest), None, "another took its place");
-    policy.end_rehearsal();
+    assert_eq!(policy.differences(digest), Some(Differences { denies_this_kms: true, ..expected }));
+    policy.begin_shadow(Bundle::open(&signed(1, &[&a]), &keys, "default").unwrap());
+    assert_eq!(policy.differences(digest), None, "another took its place");
+    policy.end_shadow();
     policy.observe(subject, &active(), Decision::is_allowed);
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use kms_client::bundles::{BundleList, BundleOutcome, BundleState, ShownBundle, ShownRehearsal};
+use kms_client::bundles::{BundleList, BundleOutcome, BundleState, ShownBundle, ShownShadow};
 use kms_client::proto::ShadowReportResponse;
 use serde_json::json;
 
@@ -16,7 +16,7 @@ use crate::target::Administered;
 
 const BUNDLES: &str = "/api/v1/policy/bundles";
 /// The longest time in shadow that a command waits for.
-const MAX_REHEARSAL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const MAX_SHADOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Arguments of `kmsctl policy push`.
 #[derive(Args, Debug)]
@@ -46,7 +46,7 @@ pub(crate) struct History {
 
 /// How a bundle is tried before it decides.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rehearsal {
+pub(super) struct BundleShadow {
     time: Duration,
     accept_denials: bool,
 }
@@ -98,10 +98,9 @@ impl History {
     }
 }
 
-impl Rehearsal {
+impl BundleShadow {
     pub(super) fn parse(time: &str, accept_denials: bool) -> Outcome<Self> {
-        let parsed =
-            kms_client::text::duration(time).filter(|time| !time.is_zero() && *time <= MAX_REHEARSAL);
+        let parsed = kms_client::text::duration(time).filter(|time| !time.is_zero() && *time <= MAX_SHADOW);
         let time =
             parsed.ok_or_else(|| Failure::usage("--shadow must be a duration such as 10m, at most 7d"))?;
         Ok(Self { time, accept_denials })
@@ -120,15 +119,15 @@ pub(super) async fn waits(terminal: &Terminal, admin: &Administered, digest: &st
     Ok(list.domains.iter().any(|state| is_it(&state.pending) || is_it(&state.in_force)))
 }
 
-/// Puts a bundle in force, after a rehearsal if one is wanted.
+/// Puts a bundle in force, after its shadow if one is wanted.
 pub(super) async fn activate(
     terminal: &Terminal,
     admin: &Administered,
     digest: &str,
-    rehearsal: Option<Rehearsal>,
+    shadow: Option<BundleShadow>,
 ) -> Outcome {
     let body = || json!({ "digest": digest }).to_string().into_bytes();
-    if let Some(Rehearsal { time, accept_denials }) = rehearsal {
+    if let Some(BundleShadow { time, accept_denials }) = shadow {
         let started: BundleOutcome =
             admin.post(terminal, &format!("{BUNDLES}/shadow"), body(), REPLY).await?;
         terminal.note(format_args!("{}; {} s until it is decided", started.message, time.as_secs()));
@@ -192,8 +191,8 @@ fn of_domain(page: &mut Page, state: &BundleState) {
     if let Some(bundle) = &state.pending {
         of_bundle(page, "waiting", bundle);
     }
-    if let Some(it) = &state.rehearsal {
-        let ShownRehearsal { ran_seconds, compared, would_allow, would_deny, .. } = it;
+    if let Some(it) = &state.shadow {
+        let ShownShadow { ran_seconds, compared, would_allow, would_deny, .. } = it;
         let of = it.of_seconds.map_or_else(String::new, |of| format!(" of {of}"));
         let tried = format!(
             "{ran_seconds}{of} s, {compared} requests, would allow {would_allow} and deny {would_deny}"

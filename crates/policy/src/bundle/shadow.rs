@@ -1,4 +1,4 @@
-//! A bundle that judges live requests beside the one in force, without deciding.
+//! The shadow of a bundle: it judges live requests beside the bundle in force, without deciding.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use crate::decision::{Decision, Subject};
 
 /// A bundle with what it would have changed so far.
 #[derive(Debug)]
-pub(super) struct Rehearsal {
+pub(super) struct Shadow {
     bundle: Bundle,
     compared: AtomicU64,
     newly_allowed: AtomicU64,
@@ -34,8 +34,8 @@ pub struct Differences {
 
 impl Bundled {
     /// Lets `bundle` judge live requests from now on, in place of another one.
-    pub fn rehearse(&self, bundle: Bundle) {
-        self.rehearsal.store(Some(Arc::new(Rehearsal {
+    pub fn begin_shadow(&self, bundle: Bundle) {
+        self.shadow.store(Some(Arc::new(Shadow {
             bundle,
             compared: AtomicU64::new(0),
             newly_allowed: AtomicU64::new(0),
@@ -45,14 +45,14 @@ impl Bundled {
     }
 
     /// No bundle judges beside the one in force from now on.
-    pub fn end_rehearsal(&self) {
-        self.rehearsal.store(None);
+    pub fn end_shadow(&self) {
+        self.shadow.store(None);
     }
 
     /// What the bundle with this digest would have changed so far.
-    pub fn rehearsed(&self, digest: BundleDigest) -> Option<Differences> {
-        let rehearsal = self.rehearsal.load();
-        let it = rehearsal.as_ref().filter(|it| it.bundle.digest() == digest)?;
+    pub fn differences(&self, digest: BundleDigest) -> Option<Differences> {
+        let shadow = self.shadow.load();
+        let it = shadow.as_ref().filter(|it| it.bundle.digest() == digest)?;
         Some(Differences {
             compared: it.compared.load(Ordering::Relaxed),
             newly_allowed: it.newly_allowed.load(Ordering::Relaxed),
@@ -64,8 +64,8 @@ impl Bundled {
     /// Compares the decision about a live request with that of the bundle that judges beside. `releases` says whether keys are
     /// released by a decision, which depends on the guest's stage and the epochs too.
     pub fn observe(&self, subject: Subject<'_>, active: &Decision, releases: impl Fn(&Decision) -> bool) {
-        let rehearsal = self.rehearsal.load();
-        let Some(it) = rehearsal.as_ref() else { return };
+        let shadow = self.shadow.load();
+        let Some(it) = shadow.as_ref() else { return };
         let candidate = it.bundle.rules.decide(subject, self.settings().empty_devices);
         match (releases(active), releases(&candidate)) {
             (true, false) => it.newly_denied.fetch_add(1, Ordering::Relaxed),
@@ -77,8 +77,8 @@ impl Bundled {
 
     /// As [`Bundled::observe`], for this KMS itself. Where it is not known whether it will be allowed, it counts as denied.
     pub(crate) fn observe_own(&self, own: &BootInfo, active: &Decision) {
-        let rehearsal = self.rehearsal.load();
-        let Some(it) = rehearsal.as_ref() else { return };
+        let shadow = self.shadow.load();
+        let Some(it) = shadow.as_ref() else { return };
         let candidate = it.bundle.rules.decide(Subject::Kms(own), self.settings().empty_devices);
         let is_denied = match (active, &candidate) {
             (Decision::Denied(_), _) | (_, Decision::Allowed { .. }) => false,
