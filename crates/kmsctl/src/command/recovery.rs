@@ -33,11 +33,11 @@ const CLOCK_TOLERANCE: u64 = 300;
 pub(crate) enum Recovery {
     /// Split the root keys among officers: writes a manifest and one file for each officer
     Create(Create),
-    /// Write the files of the set that counts again, while the KMS still has them
+    /// Write the files of the current set again, while the KMS still has them
     Fetch(Fetch),
-    /// Show the set that counts, retired ones, and drills
+    /// Show the current set, retired ones, and drills
     Show(Plain),
-    /// Let officers prove the set that counts
+    /// Let officers prove the current set
     #[command(subcommand)]
     Drill(Drill),
     /// Open a restore at a KMS without keys, and send it your share
