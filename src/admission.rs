@@ -256,7 +256,7 @@ impl Admission {
         let freshness = self.freshness(asked.fresh, answer).await?;
         let admitted = self.admit(&verified, Role::Certificate, asked, &freshness).await?;
         let latest = freshness.latest(&verified);
-        // Policy judges the registers at boot time; the certificate states those of now.
+        // Policy judges the registers at boot time; the certificate states the current ones.
         let app_info = latest.app_info(Registers::RunTime, asked.vm_config)?;
         self.permit(admitted, shown(latest, Some(&csr.spki)), Certificate { app_info })
     }

@@ -23,7 +23,7 @@ pub struct Peer {
     session: Option<Session>,
     /// What the evidence turned out to be; unset until it was looked at. An outage is not kept.
     outcome: ArcSwapOption<Outcome>,
-    /// Held by the one who verifies.
+    /// Held by the verifier.
     verifying: Mutex<()>,
     admitted: OnceLock<AppId>,
     /// The app that the evidence names, read when first asked for.

@@ -150,7 +150,7 @@ impl RecoverySets {
             Err(error) => {
                 tracing::error!(
                     error,
-                    "which recovery set counts is not known, so none does: make a new one; officers of the last one can still restore with it"
+                    "the current recovery set is not known: make a new one; officers of the last one can still restore with it"
                 );
                 Recovery::from_now_on()
             }

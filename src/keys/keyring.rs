@@ -289,7 +289,7 @@ impl Keyring {
         self.epochs.iter().find(active).map_or_else(|| self.current(now), |epoch| epoch.number)
     }
 
-    /// The keys of an epoch that apps may get keys of now.
+    /// The keys of an epoch whose keys apps may get now.
     ///
     /// # Errors
     /// [`Unreadable`]: there is no such epoch, or its state does not allow it.

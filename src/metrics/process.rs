@@ -27,7 +27,7 @@ pub struct ProcessState {
 }
 
 impl ProcessState {
-    /// As of now; `None` where /proc cannot be read.
+    /// The current values; `None` where /proc cannot be read.
     pub fn now() -> Option<Self> {
         let process = Process::myself().ok()?;
         let stat = process.stat().ok()?;

@@ -104,7 +104,7 @@ impl Conditions {
     }
 }
 
-/// Whether its sentence names domains, so that another sentence is news while the condition holds.
+/// Whether its sentence names domains, so that another sentence is notified while the condition holds.
 fn names_domains(condition: Condition) -> bool {
     matches!(condition, Condition::DomainPolicyUnavailable | Condition::PolicyFork | Condition::PolicyExpires)
 }

@@ -144,7 +144,7 @@ enum Stage {
     Open,
     /// It is being committed: what becomes of it is known only at the end.
     Committing,
-    /// It took too long, and the one who asked was told that nothing was changed, so it is not committed any more.
+    /// It took too long, and the caller was told that nothing was changed, so it is no longer committed.
     GivenUp,
 }
 
@@ -228,7 +228,7 @@ impl Shared {
         &self.view
     }
 
-    /// Says that a document has news, which are written soon.
+    /// Says that a document has changed here, and is to be written soon.
     pub fn wake(&self) {
         self.woken.notify_one();
     }

@@ -116,7 +116,7 @@ impl Views {
     }
 }
 
-/// What the rules of now say.
+/// What today's rules say.
 fn allowed(decision: std::result::Result<Decision, PolicyError>) -> Result<()> {
     match decision {
         Ok(Decision::Allowed { .. }) => Ok(()),

@@ -178,7 +178,7 @@ impl Keeper {
             .collect();
         let rows = table::new_reports(client, seals.fleet, (kind.report(), MAX_LIST), own, &known).await?;
         for (node, counter, body) in authentic(&seals, kind.report(), &rows) {
-            // One that the database shows again is no news.
+            // A list that the database shows again is not new.
             if node != own && known.get(&node).is_none_or(|known| counter > *known) {
                 self.lists.read.insert((kind, node), (counter, body.into()));
             }

@@ -198,7 +198,7 @@ impl Watch {
         for (node, (counter, beat)) in beats {
             let Some(run) = beat.run else { continue };
             let known = self.nodes.entry(*node).or_default();
-            // One that the database shows again is no news.
+            // A beat that the database shows again is not new.
             if *counter > known.counter {
                 known.counter = *counter;
                 known.ran(run, now);

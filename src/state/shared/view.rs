@@ -80,7 +80,7 @@ pub struct NodeSeen {
     pub written_ms: Option<u64>,
     /// What it said of itself, see [`super::Reporter`]; `None` if it did not, or not so that it can be read.
     pub status: Option<Arc<NodeStatus>>,
-    /// When a report with a higher counter was first read; one that is shown again is no news.
+    /// When a report with a higher counter was first read; one that is shown again is not new.
     pub status_at: Option<Instant>,
 }
 
