@@ -1,6 +1,7 @@
 //! What operators control and inspect at run time: freezes, refused requests, a candidate allowlist.
 //! Admission depends on it only through proofs such as [`NotFrozen`].
 
+mod adopted;
 mod app_epochs;
 mod approvals;
 mod author;

@@ -538,7 +538,11 @@ impl Record {
                     ("unfrozen", target) => format!("the freeze of {target} was ended"),
                     ("drained", target) => format!("{target} was drained"),
                     ("undrained", target) => format!("the drain of {target} was ended"),
-                    (_, "") => format!("the {} were changed", v("document")),
+                    (_, "") => match self.text("document") {
+                        "drain" => "drains of nodes were changed".to_owned(),
+                        "joins" => "invitations of replicas were changed".to_owned(),
+                        _ => format!("the {} were changed", v("document")),
+                    },
                     (_, target) => format!("{target} was changed"),
                 };
                 format!("{what} on the node {}{by}; here it is in force too", v("node"))
@@ -889,6 +893,11 @@ mod tests {
                 "replica_progress",
                 r#","domain":"127.0.0.1","stage":"keys","invitation":"7""#,
                 "the invited replica 127.0.0.1 was sent the root keys; invitation 7",
+            ),
+            (
+                "state_adopted",
+                r#","document":"drain","change":"changed","target":"","by":"user amy","node":"two""#,
+                "drains of nodes were changed on the node two, by user amy; here it is in force too",
             ),
             ("suppressed", r#","events":3"#, "3 events came too fast to be recorded"),
             ("suppressed", r#","events":3,"source":"pipe""#, "[pipe] 3 events came too fast to be recorded"),

@@ -7,15 +7,14 @@ use futures_util::future::BoxFuture;
 use kms_attest::identity::AppId;
 
 use super::{AppChoice, AppEpochError, AppEpochs, Choices, MAX_APPS, chosen, record};
-use crate::audit::{Audit, Event};
+use crate::audit::Audit;
+use crate::control::adopted::{AdoptedChange, note_adopted};
 use crate::control::store::{Store, keep_adopted};
 use crate::state;
 use crate::state::shared::{AdoptError, Arrival, Document, Edit, Format, Provenance, Shared};
 
 /// Its name in the database.
 pub(super) const DOCUMENT: &str = "app-epochs";
-/// The most changes of one adoption that are recorded one by one.
-const MAX_RECORDED: usize = 50;
 
 /// The epochs of apps, as the shared state sees them.
 #[derive(Debug)]
@@ -36,23 +35,12 @@ impl SharedAppEpochs {
         apps.dedup();
         let differs = |app: &&&AppId| before.get(**app) != after.get(**app);
         let changed: Vec<_> = apps.iter().filter(differs).collect();
-        let event = |target: String, by: String, domain| Event::StateAdopted {
-            document: DOCUMENT,
+        note_adopted(&self.audit, DOCUMENT, from, &changed, |app| AdoptedChange {
             change: "changed",
-            target,
-            by,
-            node: from.node.clone(),
-            state: from.state,
-            domain,
-        };
-        for app in changed.iter().take(MAX_RECORDED) {
-            let by = after.get(**app).map_or_else(|| from.operator.clone(), |choice| choice.by.clone());
-            let target = format!("the choice of epochs of app {}", hex::encode(app));
-            self.audit.note(event(target, by, self.epochs.domains.recorded(app)));
-        }
-        if changed.len() > MAX_RECORDED {
-            self.audit.note(event(String::new(), from.operator.clone(), None));
-        }
+            target: format!("the choice of epochs of app {}", hex::encode(app)),
+            by: after.get(**app).map_or_else(|| from.operator.clone(), |choice| choice.by.clone()),
+            domain: self.epochs.domains.recorded(app),
+        });
     }
 }
 

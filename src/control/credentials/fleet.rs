@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use super::owners::expect_enough_owners;
 use super::{Changer, CredentialError, NamedCredentials, directory, records_of};
 use crate::audit::{Audit, Event};
+use crate::control::adopted::{AdoptedChange, note_adopted};
 use crate::control::approvals::OwnerChange;
 use crate::control::store::{Store, keep_adopted, see_newest};
 use crate::operator::named::{CredentialName, Directory, Named, NamedCredential};
@@ -22,8 +23,6 @@ use crate::state::{self, RevokedOwner, RevokedRecord};
 
 /// Its name in the database.
 pub(super) const DOCUMENT: &str = "credentials";
-/// The most changes of one adoption that are recorded one by one.
-const MAX_RECORDED: usize = 50;
 
 /// Credentials that were revoked here and may still be in the shared state.
 #[derive(Debug, Default)]
@@ -150,22 +149,14 @@ impl SharedCredentials {
         let versions = |directory: &Directory, name: &CredentialName| {
             directory.get(name).map(|it| it.versions(u64::MIN).collect::<Vec<_>>())
         };
-        let changed = names.into_iter().filter(|name| versions(before, name) != versions(after, name));
-        for name in changed.take(MAX_RECORDED) {
-            let target = match after.contains_key(name) {
+        names.retain(|name| versions(before, name) != versions(after, name));
+        note_adopted(&self.audit, DOCUMENT, from, &names, |name| {
+            let target = match after.contains_key(*name) {
                 true => format!("the credential {name}"),
                 false => format!("the credential {name}, which was revoked,"),
             };
-            self.audit.note(Event::StateAdopted {
-                document: DOCUMENT,
-                change: "changed",
-                target,
-                by: from.operator.clone(),
-                node: from.node.clone(),
-                state: from.state,
-                domain: None,
-            });
-        }
+            AdoptedChange::of(target, from)
+        });
     }
 }
 

@@ -537,3 +537,39 @@ async fn who_asks_for_a_change_counts_where_it_is_made() {
     let asker = Asker::with(&setting.configured, holder, None);
     assert!(asker.expect_live_in(&here).is_err(), "it must count here too");
 }
+
+#[tokio::test]
+async fn the_audit_log_says_that_another_node_changed_more_credentials_than_it_names() {
+    let setting = Setting::with(Some("token")).await;
+    let template = setting.create("ci", Role::Viewer).await.expect("created").credential;
+    let Setting { directory: home, audit, credentials, .. } = setting;
+    let (audit, credentials) = (Arc::new(audit), Arc::new(credentials));
+    let shared = SharedCredentials::new(credentials, Arc::clone(&audit));
+    let mut there = Directory::from([(template.name.clone(), Arc::clone(&template))]);
+    let mut before = 0;
+    for (state, changes, names_all) in [(2, 50, true), (3, 51, false)] {
+        there.extend((0..changes).map(|number| {
+            let name: CredentialName = format!("ci-{state}-{number}").parse().expect("a name");
+            let of = again(&template, template.standing.clone(), template.version);
+            (name.clone(), Arc::new(NamedCredential { name, ..of }))
+        }));
+        let document = state::credentials_content(records_of(&there, 0)).expect("a document");
+        let (node, operator) = ("two".to_owned(), "credential amy".to_owned());
+        let from = Provenance { state, node, operator, arrival: Arrival::Other };
+        shared.adopt(&document, &from).await.expect("it is read");
+        let _ = audit.record(Event::Suppressed { events: 0, source: None }).await.expect("recorded");
+        let log = std::fs::read_to_string(home.path().join("audit.jsonl")).expect("the log");
+        let events = log.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        let adopted: Vec<serde_json::Value> =
+            events.filter(|it: &serde_json::Value| it["event"] == "state_adopted").skip(before).collect();
+        before += adopted.len();
+        let (named, whole): (Vec<_>, Vec<_>) = adopted.iter().partition(|it| it["target"] != "");
+        assert_eq!((named.len(), whole.is_empty()), (50, names_all), "{changes}");
+        assert!(named.iter().all(|it| it["target"].as_str().is_some_and(|it| it.contains("ci-"))));
+        for more in whole {
+            let facts = ["document", "change", "by", "node"].map(|field| more[field].as_str());
+            assert_eq!(facts, [Some("credentials"), Some("changed"), Some("credential amy"), Some("two")]);
+            assert_eq!((&more["state"], &more["domain"]), (&state.into(), &serde_json::Value::Null));
+        }
+    }
+}

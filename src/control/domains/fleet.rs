@@ -8,8 +8,9 @@ use futures_util::future::BoxFuture;
 
 use super::change::{DomainChange, DomainError};
 use super::{Configured, Domains, Map};
-use crate::audit::{Audit, Event};
+use crate::audit::Audit;
 use crate::control::Author;
+use crate::control::adopted::{AdoptedChange, note_adopted};
 use crate::control::store::{Store, keep_adopted, see_newest};
 use crate::state::shared::{AdoptError, Arrival, Document, Edit, Format, Provenance, Shared};
 use crate::state::{self, DomainRecords, HandedDomains, MAX_DOMAINS_BYTES};
@@ -57,15 +58,9 @@ impl Document for SharedDomains {
             let is_news = *before != records;
             self.domains.current.store(Arc::new(map));
             if is_news && from.arrival != Arrival::Own {
-                let domain = changed_domain(&before, &records);
-                self.audit.note(Event::StateAdopted {
-                    document: DOCUMENT,
-                    change: "changed",
-                    target: domain.map(|domain| format!("the domain {domain}")).unwrap_or_default(),
-                    by: from.operator.clone(),
-                    node: from.node.clone(),
-                    state: from.state,
-                    domain: None,
+                note_adopted(&self.audit, DOCUMENT, from, &[changed_domain(&before, &records)], |domain| {
+                    let target = domain.as_ref().map(|domain| format!("the domain {domain}"));
+                    AdoptedChange::of(target.unwrap_or_default(), from)
                 });
             }
             let is_replaced =

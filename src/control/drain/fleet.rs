@@ -11,9 +11,10 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 
 use super::{Begun, Drain, DrainError, Drains, Nodes};
-use crate::audit::{Audit, Event};
+use crate::audit::Audit;
 use crate::clock::unix_now;
 use crate::control::Reach;
+use crate::control::adopted::{AdoptedChange, note_adopted};
 use crate::control::store::keep_adopted;
 use crate::state::shared::{
     AdoptError, Arrival, DatabaseError, Document, Edit, Format, NodeId, Provenance, Shared, Unshared,
@@ -71,19 +72,13 @@ impl SharedDrains {
         let begun = after.values().filter(|it| !before.contains_key(&it.node));
         let ended = before.keys().filter(|node| !after.contains_key(node));
         let begun = begun.map(|record| ("drained", record.node, record.by.clone()));
-        for (change, node, by) in begun.chain(ended.map(|node| ("undrained", *node, from.operator.clone()))) {
-            let name = fleet.name(node);
+        let ended = ended.map(|node| ("undrained", *node, from.operator.clone()));
+        let changes: Vec<_> = begun.chain(ended).collect();
+        note_adopted(&self.audit, DOCUMENT, from, &changes, |(change, node, by)| {
+            let name = fleet.name(*node);
             tracing::warn!(drained = name, by, node = from.node, "{change} on another node");
-            self.audit.note(Event::StateAdopted {
-                document: DOCUMENT,
-                change,
-                target: format!("the node {name}"),
-                by,
-                node: from.node.clone(),
-                state: from.state,
-                domain: None,
-            });
-        }
+            AdoptedChange { change, target: format!("the node {name}"), by: by.clone(), domain: None }
+        });
     }
 }
 

@@ -12,7 +12,8 @@ use super::held::{self, Held, Sharing};
 use super::{
     Author, Entries, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_SHARED, Scope, SeenFreeze, records,
 };
-use crate::audit::{Audit, Event};
+use crate::audit::Audit;
+use crate::control::adopted::{AdoptedChange, note_adopted};
 use crate::control::{Reach, Store};
 use crate::state::shared::{
     AdoptError, Arrival, DatabaseError, Document, Edit, Format, NodeSeen, Provenance, Shared, Unshared,
@@ -23,8 +24,6 @@ use crate::state::{self, FreezeRecord, Written};
 pub(super) const DOCUMENT: &str = "freezes";
 /// How long a freeze, which is in force here at once, waits until it is in the shared state.
 const SHARE_TIME: Duration = Duration::from_secs(3);
-/// The most changes of one adoption that are recorded one by one.
-const MAX_RECORDED: usize = 50;
 
 /// The freezes, as the shared state sees them.
 #[derive(Debug)]
@@ -49,29 +48,12 @@ impl SharedFreezes {
     fn record(&self, changes: &Changes, from: &Provenance) {
         let frozen = changes.frozen.iter().map(|it| ("frozen", it.scope, it.author.by.clone()));
         let ended = changes.ended.iter().map(|scope| ("unfrozen", *scope, from.operator.clone()));
-        for (change, scope, by) in frozen.chain(ended).take(MAX_RECORDED) {
+        let all: Vec<_> = frozen.chain(ended).collect();
+        note_adopted(&self.audit, DOCUMENT, from, &all, |(change, scope, by)| {
             tracing::warn!(what = %scope, by, node = from.node, "{change} on another node");
-            self.audit.note(Event::StateAdopted {
-                document: DOCUMENT,
-                change,
-                target: scope.to_string(),
-                by,
-                node: from.node.clone(),
-                state: from.state,
-                domain: self.freezes.domain_of(scope),
-            });
-        }
-        if changes.frozen.len() + changes.ended.len() > MAX_RECORDED {
-            self.audit.note(Event::StateAdopted {
-                document: DOCUMENT,
-                change: "changed",
-                target: String::new(),
-                by: from.operator.clone(),
-                node: from.node.clone(),
-                state: from.state,
-                domain: None,
-            });
-        }
+            let (target, domain) = (scope.to_string(), self.freezes.domain_of(*scope));
+            AdoptedChange { change, target, by: by.clone(), domain }
+        });
     }
 }
 

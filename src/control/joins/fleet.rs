@@ -8,15 +8,13 @@ use futures_util::future::BoxFuture;
 
 use super::record::{Turn, prune};
 use super::{JoinError, Joins};
-use crate::audit::Event;
+use crate::control::adopted::{AdoptedChange, note_adopted};
 use crate::control::store::{Store, keep_adopted};
 use crate::state::shared::{AdoptError, Arrival, Document, Edit, Format, Provenance, Shared};
 use crate::state::{self, JoinRecord, JoinStage};
 
 /// Its name in the database.
 const DOCUMENT: &str = "joins";
-/// The most changes of one adoption that are recorded one by one.
-const MAX_RECORDED: usize = 50;
 
 /// The invitations, as the shared state sees them.
 #[derive(Debug)]
@@ -37,22 +35,19 @@ impl SharedJoins {
     }
 
     fn record(&self, before: &[JoinRecord], after: &[JoinRecord], from: &Provenance) {
-        let changed = after.iter().filter(|it| before.iter().find(|old| old.id == it.id) != Some(it));
-        for record in changed.take(MAX_RECORDED) {
-            let stage = record.steps.last().map_or("open", |step| step.stage.name());
-            self.joins.audit.note(Event::StateAdopted {
-                document: DOCUMENT,
-                change: "changed",
-                target: format!(
-                    "the invitation {} of the replica {}, which is {stage},",
-                    record.id, record.domain
-                ),
-                by: from.operator.clone(),
-                node: from.node.clone(),
-                state: from.state,
-                domain: None,
-            });
-        }
+        let differs = |it: &&JoinRecord| before.iter().find(|old| old.id == it.id) != Some(it);
+        let changed: Vec<_> = after.iter().filter(differs).collect();
+        note_adopted(
+            &self.joins.audit,
+            DOCUMENT,
+            from,
+            &changed,
+            |JoinRecord { id, domain, steps, .. }| {
+                let stage = steps.last().map_or("open", |step| step.stage.name());
+                let target = format!("the invitation {id} of the replica {domain}, which is {stage},");
+                AdoptedChange::of(target, from)
+            },
+        );
     }
 }
 

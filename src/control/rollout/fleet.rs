@@ -5,7 +5,8 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::{Current, DOCUMENT, Rollouts};
-use crate::audit::{Audit, Event};
+use crate::audit::Audit;
+use crate::control::adopted::{AdoptedChange, note_adopted};
 use crate::state::rollout;
 use crate::state::shared::{AdoptError, Arrival, Document, Provenance};
 
@@ -29,15 +30,9 @@ impl SharedRollout {
             Current::None | Current::Unreadable(_) => None,
         };
         let (before, after) = (whole(before), whole(after));
-        let Some((id, state)) = after.clone().filter(|_| before != after) else { return };
-        self.audit.note(Event::StateAdopted {
-            document: DOCUMENT,
-            change: "changed",
-            target: format!("the rollout {id}, which is {state},"),
-            by: from.operator.clone(),
-            node: from.node.clone(),
-            state: from.state,
-            domain: None,
+        let changed = after.as_ref().filter(|_| before != after);
+        note_adopted(&self.audit, DOCUMENT, from, changed.as_slice(), |(id, state)| {
+            AdoptedChange::of(format!("the rollout {id}, which is {state},"), from)
         });
     }
 }
