@@ -12,6 +12,7 @@ use kms_attest::attester::Attester;
 use kms_attest::binding::ReportData;
 use kms_attest::certificate;
 use kms_attest::p256::P256Key;
+use kms_attest::state_file;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
@@ -225,8 +226,7 @@ fn exists(key: &'static str, path: &Path) -> Result<bool, FileError> {
 /// Writes a whole file or none; creates missing directories.
 fn write(key: &'static str, path: &Path, mode: u32, content: &[u8]) -> Result<(), FileError> {
     let written = || {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = directory.unwrap_or(Path::new("."));
+        let directory = state_file::directory(path);
         fs::create_dir_all(directory)?;
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
         file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;

@@ -4,14 +4,13 @@
 //! `audit.<number>.archived` is about the closed file of that number. Each note is a separate file, so that
 //! the writer removes what it has recorded and nothing that was added in between.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use kms_attest::state_file;
 use serde::{Deserialize, Serialize};
 
-use super::disk::directory;
 use super::event::Event;
 use super::segments;
 
@@ -39,12 +38,7 @@ pub struct ArchivedFile {
 /// The note beside the log cannot be written.
 pub fn note_archived(path: &Path, archived: &ArchivedFile) -> io::Result<()> {
     let note = segments::archived_name(path, archived.last);
-    let new = note.with_extension("archived.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    writeln!(file, "{}", serde_json::to_string(archived)?)?;
-    file.sync_data()?;
-    fs::rename(&new, note)?;
-    File::open(directory(path))?.sync_data()
+    state_file::replace(&note, format!("{}\n", serde_json::to_string(archived)?).as_bytes())
 }
 
 /// A note that is not recorded yet.
@@ -79,7 +73,20 @@ pub(super) fn unrecorded(path: &Path) -> Vec<Note> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
+
+    #[test]
+    fn what_root_notes_the_user_of_the_log_can_read() {
+        let directory = tempfile::tempdir().unwrap();
+        // Only root may do this; for others, all files are their own.
+        let _ = std::os::unix::fs::chown(directory.path(), Some(4242), Some(4243));
+        let path = directory.path().join("audit.jsonl");
+        note_archived(&path, &ArchivedFile { last: 7, bytes: 1, sha256: "00".repeat(32) }).unwrap();
+        let owner = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+        assert_eq!(owner(&segments::archived_name(&path, 7)), owner(directory.path()));
+    }
 
     #[test]
     fn a_file_that_is_moved_away_while_others_are_recorded_is_not_forgotten() {

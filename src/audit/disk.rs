@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
+pub(super) use kms_attest::state_file::directory;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 /// Brings the content of a file to stable storage.
@@ -97,11 +98,6 @@ fn appending() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).append(true).mode(0o600);
     options
-}
-
-/// The directory of a file.
-pub(super) fn directory(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The identity of a file: device and inode.

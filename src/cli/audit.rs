@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use kms_attest::small_file::small_input;
+use kms_attest::state_file;
 use kms_ledger::files::{Directories, Names};
 use kms_ledger::log::Log;
 use kms_ledger::note::MAX_NOTE;
@@ -54,8 +55,7 @@ impl Place {
     }
 
     fn directories(&self) -> Directories {
-        let own = self.file.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let own = own.unwrap_or(Path::new(".")).to_owned();
+        let own = state_file::directory(&self.file).to_owned();
         Directories { directories: [own].into_iter().chain(self.archive.iter().cloned()).collect() }
     }
 }

@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use kms_attest::state_file;
+
 use crate::config::STAGED;
 
 /// New content for a file, on the disk beside it. It is removed when dropped.
@@ -77,8 +79,7 @@ fn resolved(path: &Path) -> io::Result<PathBuf> {
                 return Err(io::Error::other("it is a symbolic link to a file that is missing"));
             }
             let name = path.file_name().ok_or_else(|| io::Error::other("the path names no file"))?;
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            Ok(fs::canonicalize(directory.unwrap_or(Path::new(".")))?.join(name))
+            Ok(fs::canonicalize(state_file::directory(path))?.join(name))
         }
         found => found,
     }

@@ -91,12 +91,18 @@ fn give_to_owner_of(directory: &Path, made: &File) -> io::Result<()> {
 }
 
 fn lock_name(path: &Path) -> PathBuf {
+    suffixed(path, ".lock")
+}
+
+/// The file beside the one at `path` with this after its name.
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".lock");
+    name.push(suffix);
     path.with_file_name(name)
 }
 
-fn directory(path: &Path) -> &Path {
+/// The directory of a file.
+pub fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -230,7 +236,7 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 
 fn replace_and_tell(path: &Path, content: &[u8], sync: SyncDirectory) -> io::Result<Replaced> {
     make_directory(path)?;
-    let new = path.with_extension("json.new");
+    let new = suffixed(path, ".new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -277,6 +283,15 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(file.replace(b"3").is_err(), "a directory is in its place");
+    }
+
+    #[test]
+    fn a_file_that_differs_in_its_extension_only_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let other = directory.path().join("audit.json.new");
+        fs::write(&other, "of a log").unwrap();
+        replace(&directory.path().join("audit.node"), b"{}").unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "of a log");
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The name of a node's log within a cluster: made once, and kept with the files.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
+use kms_attest::state_file;
 use serde::{Deserialize, Serialize};
 
 /// Maximum length of the file, bytes.
@@ -132,15 +132,5 @@ pub(super) fn save(path: &Path, node: &Node) -> io::Result<()> {
     let (renamed, key_changed) = (renamed.clone(), key_changed.clone());
     let key_changes = key_changes.clone();
     let stored = Stored { node: id.to_string(), first: *first, renamed, key_changed, key_changes };
-    write(path, &serde_json::to_string(&stored)?)
-}
-
-/// Written under another name first, so that it is never incomplete.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("node.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    writeln!(file, "{text}")?;
-    file.sync_data()?;
-    fs::rename(&new, path)?;
-    File::open(super::super::disk::directory(path))?.sync_data()
+    state_file::replace(path, format!("{}\n", serde_json::to_string(&stored)?).as_bytes())
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use kms_attest::state_file;
 use kms_ledger::compressed;
 use kms_ledger::files::Names;
 use kms_ledger::verify::{Known, verify};
@@ -45,13 +46,12 @@ impl Archive {
         }
         let made = DirBuilder::new().mode(0o700).create(&self.to);
         if made.is_ok() {
-            sync(self.to.parent())?;
+            sync(state_file::directory(&self.to))?;
         } else if !self.to.is_dir() {
             made.with_context(|| format!("{} is not a directory and cannot be created", self.to.display()))?;
         }
         let own = Place { archive: Vec::new(), ..self.place };
-        let beside =
-            own.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let beside = state_file::directory(&own.file);
         ensure!(
             !is_same(&fs::metadata(&self.to)?, &fs::metadata(beside)?),
             "{} is the directory of the log itself",
@@ -73,7 +73,7 @@ impl Archive {
             note_archived(&own.file, &archived)
                 .context("the archived files cannot be recorded in the log")?;
             fs::remove_file(&file).with_context(|| file.display().to_string())?;
-            sync(file.parent())?;
+            sync(state_file::directory(&file))?;
             say!("{} was moved to {}", file.display(), self.to.display());
             moved += 1;
         }
@@ -97,7 +97,7 @@ fn copy(names: &Names, file: &Path, last: u64, to: &Path) -> anyhow::Result<Arch
         copy.sync_all()?;
         ensure!(digest(&part)? == (sha256, bytes), "the copy of {} differs", file.display());
         fs::rename(&part, &target)?;
-        sync(Some(to))?;
+        sync(to)?;
     }
     ensure!(digest(&target)? == (sha256, bytes), "{} is a different file", target.display());
     debug_assert_eq!(names.last_record(&target), Some(last));
@@ -122,8 +122,7 @@ fn digest(file: &Path) -> anyhow::Result<([u8; 32], u64)> {
     }
 }
 
-fn sync(directory: Option<&Path>) -> io::Result<()> {
-    let directory = directory.filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
