@@ -96,6 +96,24 @@ impl Place {
         }
     }
 
+    /// The log, opened while a closed file before it is read, after the import has failed.
+    async fn opened_while_importing(&self) -> Audit {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let slow = self.path.with_file_name("audit.2.jsonl");
+        mknodat(CWD, &slow, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let audit = Audit::open(&self.path).unwrap();
+        let written = fs::OpenOptions::new().write(true).open(&slow).unwrap();
+        fs::remove_file(&slow).unwrap();
+        drop(written);
+        let began = Instant::now();
+        while reason(&audit) == FailureReason::Importing {
+            assert!(began.elapsed() < PATIENCE, "it does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(reason(&audit), FailureReason::NotImported);
+        audit
+    }
+
     fn tree(&self) -> PathBuf {
         self.path.with_extension("tree")
     }
@@ -475,7 +493,6 @@ async fn an_import_that_takes_long_holds_up_no_start_and_says_how_far_it_is() {
 
 #[tokio::test]
 async fn an_import_that_fails_after_the_start_releases_nothing() {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
     let place = Place::new();
     place.filled(6).await;
     place.make_legacy();
@@ -485,18 +502,7 @@ async fn an_import_that_fails_after_the_start_releases_nothing() {
     fs::write(place.path.with_file_name("audit.3.jsonl"), closed).unwrap();
     let text = lines[3..].concat();
     fs::write(&place.path, &text).unwrap();
-    let slow = place.path.with_file_name("audit.2.jsonl");
-    mknodat(CWD, &slow, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-    let audit = Audit::open(&place.path).unwrap();
-    let written = fs::OpenOptions::new().write(true).open(&slow).unwrap();
-    fs::remove_file(&slow).unwrap();
-    drop(written);
-    let began = Instant::now();
-    while reason(&audit) == FailureReason::Importing {
-        assert!(began.elapsed() < PATIENCE, "it does not end");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(reason(&audit), FailureReason::NotImported);
+    let audit = place.opened_while_importing().await;
     audit.sign_with(Arc::new(TestKeys)).await;
     assert!(audit.record(event(7)).await.is_err() && audit.head().is_none());
     drop(audit);
@@ -505,7 +511,6 @@ async fn an_import_that_fails_after_the_start_releases_nothing() {
 
 #[tokio::test]
 async fn an_import_goes_on_when_the_disk_can_be_read_again() {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
     let place = Place::new();
     place.filled(6).await;
     place.make_legacy();
@@ -514,18 +519,7 @@ async fn an_import_goes_on_when_the_disk_can_be_read_again() {
     let closed = place.path.with_file_name("audit.3.jsonl");
     // Its first bytes cannot be read: EIO.
     std::os::unix::fs::symlink("/proc/self/mem", &closed).unwrap();
-    let slow = place.path.with_file_name("audit.2.jsonl");
-    mknodat(CWD, &slow, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-    let audit = Audit::open(&place.path).unwrap();
-    let written = fs::OpenOptions::new().write(true).open(&slow).unwrap();
-    fs::remove_file(&slow).unwrap();
-    drop(written);
-    let began = Instant::now();
-    while reason(&audit) == FailureReason::Importing {
-        assert!(began.elapsed() < PATIENCE, "it does not end");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(reason(&audit), FailureReason::NotImported);
+    let audit = place.opened_while_importing().await;
     fs::remove_file(&closed).unwrap();
     fs::write(&closed, lines[..3].concat()).unwrap();
     audit.sign_with(Arc::new(TestKeys)).await;
