@@ -237,8 +237,6 @@ fn record((app, choice): (&AppId, &Arc<AppChoice>)) -> AppEpochRecord {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use futures_util::FutureExt as _;
     use kms_attest::state_file::StateFile;
 
@@ -246,10 +244,6 @@ mod tests {
     use crate::state::ChosenEpochs;
 
     const APP: AppId = AppId([7; 20]);
-
-    fn author() -> Author {
-        Author { by: "token".to_owned(), remote: Ipv4Addr::LOCALHOST.into() }
-    }
 
     #[tokio::test]
     async fn a_choice_is_recorded_kept_and_taken_back() {
@@ -259,7 +253,7 @@ mod tests {
         let epochs = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
         assert!(epochs.of(&APP).is_none());
         let choose = async |epochs: &AppEpochs, to: Option<(RootChoice, u32)>| {
-            epochs.change(APP, |_| to, author(), &audit).await.unwrap()
+            epochs.change(APP, |_| to, Author::example(), &audit).await.unwrap()
         };
         let chosen = choose(&epochs, Some((RootChoice::Current, 2))).await.unwrap();
         assert_eq!((chosen.root, chosen.app, &*chosen.by), (RootChoice::Current, 2, "token"));
@@ -303,12 +297,13 @@ mod tests {
         let mut received = epochs.choices();
         received.app_epochs.insert(AppId([8; 20]), ChosenEpochs { root: None, app: 3 });
         let adoption = epochs.adoption(&received, "there".to_owned(), Preference::Own).await.unwrap();
-        let mut change = Box::pin(epochs.change(APP, |_| Some((RootChoice::Current, 2)), author(), &audit));
+        let mut change =
+            Box::pin(epochs.change(APP, |_| Some((RootChoice::Current, 2)), Author::example(), &audit));
         for _ in 0..100 {
             assert!((&mut change).now_or_never().is_none(), "what is received has the turn");
             tokio::task::yield_now().await;
         }
-        adoption.adopt(&author(), &audit, &epochs).await.unwrap();
+        adoption.adopt(&Author::example(), &audit, &epochs).await.unwrap();
         change.await.unwrap();
         assert_eq!(epochs.list().len(), 2);
         assert_eq!(AppEpochs::open(path, Domains::default_only()).unwrap().list(), epochs.list());
@@ -322,7 +317,7 @@ mod tests {
         let epochs = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
         let unsynced = StateFile::from(path.clone()).synced_by(|_| Err(io::Error::other("no sync")));
         *epochs.file.lock().await = AppEpochFile::new(unsynced);
-        let outcome = epochs.change(APP, |_| Some((RootChoice::Current, 2)), author(), &audit).await;
+        let outcome = epochs.change(APP, |_| Some((RootChoice::Current, 2)), Author::example(), &audit).await;
         assert!(matches!(outcome, Err(AppEpochError::Unsynced(_))), "{outcome:?}");
         let again = AppEpochs::open(path, Domains::default_only()).unwrap();
         assert_eq!((epochs.of(&APP).unwrap().app, epochs.of(&APP)), (2, again.of(&APP)));
@@ -332,7 +327,7 @@ mod tests {
         let mut received = epochs.choices();
         received.app_epochs.insert(other, received.app_epochs[&APP]);
         let adoption = epochs.adoption(&received, "there".to_owned(), preference).await.unwrap();
-        let outcome = adoption.adopt(&author(), &audit, &epochs).await;
+        let outcome = adoption.adopt(&Author::example(), &audit, &epochs).await;
         assert!(matches!(outcome, Err(AppEpochError::Unsynced(_))), "{outcome:?}");
         let again = AppEpochs::open(home.path().join("app-epochs.json"), Domains::default_only()).unwrap();
         assert_eq!((again.list().len(), again.list()), (2, epochs.list()));
@@ -349,7 +344,7 @@ mod tests {
         let path = home.path().join("app-epochs.json");
         let epochs = AppEpochs::open(path.clone(), Domains::default_only()).unwrap();
         std::fs::create_dir_all(path.join("x")).unwrap();
-        let outcome = epochs.change(APP, |_| Some((RootChoice::Current, 0)), author(), &audit).await;
+        let outcome = epochs.change(APP, |_| Some((RootChoice::Current, 0)), Author::example(), &audit).await;
         assert!(matches!(outcome, Err(AppEpochError::NotKept(_))), "{outcome:?}");
         assert!(epochs.of(&APP).is_none());
         assert!(

@@ -10,3 +10,11 @@ pub struct Author {
     /// The address that the request came from.
     pub remote: IpAddr,
 }
+
+#[cfg(test)]
+impl Author {
+    /// The token of the configuration, from this machine.
+    pub fn example() -> Self {
+        Self { by: "token".to_owned(), remote: std::net::Ipv4Addr::LOCALHOST.into() }
+    }
+}

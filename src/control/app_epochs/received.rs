@@ -255,16 +255,10 @@ impl Adoption {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     fn app(number: u8) -> AppId {
         AppId([number; 20])
-    }
-
-    fn author() -> Author {
-        Author { by: "token".to_owned(), remote: Ipv4Addr::LOCALHOST.into() }
     }
 
     #[tokio::test]
@@ -276,7 +270,7 @@ mod tests {
         for (number, to) in
             [(1, (RootChoice::Current, 3)), (2, (RootChoice::Fixed(0), 1)), (3, (RootChoice::Current, 0))]
         {
-            epochs.change(app(number), |_| Some(to), author(), &audit).await.unwrap();
+            epochs.change(app(number), |_| Some(to), Author::example(), &audit).await.unwrap();
         }
         let chosen = |root, app| ChosenEpochs { root, app };
         // Older for 1, the same for 2, nothing for 3, and new for 4.
@@ -288,7 +282,7 @@ mod tests {
         let source = || "https://kms.example".to_owned();
         let adoption = epochs.adoption(&received, source(), Preference::Own).await.unwrap();
         assert!(epochs.of(&app(4)).is_none(), "nothing is in force yet");
-        let adopted = adoption.adopt(&author(), &audit, &epochs).await.unwrap();
+        let adopted = adoption.adopt(&Author::example(), &audit, &epochs).await.unwrap();
         let kept = vec![
             Difference { app: app(1), own: Some(chosen(None, 3)), received: Some(chosen(None, 2)) },
             Difference { app: app(3), own: Some(chosen(None, 0)), received: None },
@@ -306,10 +300,10 @@ mod tests {
         let events = || std::fs::read_to_string(&log).unwrap().lines().count();
         let before = events();
         let adoption = epochs.adoption(&received, source(), Preference::Own).await.unwrap();
-        assert_eq!(adoption.adopt(&author(), &audit, &epochs).await.unwrap().changed, 0);
+        assert_eq!(adoption.adopt(&Author::example(), &audit, &epochs).await.unwrap().changed, 0);
         assert_eq!(events(), before);
         let adoption = epochs.adoption(&received, source(), Preference::Received).await.unwrap();
-        let adopted = adoption.adopt(&author(), &audit, &epochs).await.unwrap();
+        let adopted = adoption.adopt(&Author::example(), &audit, &epochs).await.unwrap();
         assert_eq!((adopted.changed, adopted.kept.len()), (1, 1));
         assert_eq!(apps(&epochs)[0], Some(chosen(None, 2)));
         let text = std::fs::read_to_string(&log).unwrap();
@@ -331,7 +325,7 @@ mod tests {
         let app_epochs = [(app(1), ChosenEpochs { root: None, app: 1 })].into();
         let one = Choices { app_epochs, ..Choices::default() };
         let adoption = epochs.adoption(&one, "x".to_owned(), Preference::Own).await.unwrap();
-        let outcome = adoption.adopt(&author(), &audit, &epochs).await;
+        let outcome = adoption.adopt(&Author::example(), &audit, &epochs).await;
         assert!(matches!(outcome, Err(AppEpochError::NotKept(_))), "{outcome:?}");
         assert!(epochs.of(&app(1)).is_none());
         let text = std::fs::read_to_string(&log).unwrap();
