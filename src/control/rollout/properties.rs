@@ -187,6 +187,7 @@ fn rollout(min_serving: u32) -> Rollout {
         healthy_for: HEALTHY,
         node_timeout: TIMEOUT,
         started_at: 0,
+        by: "token".to_owned(),
         nodes: nodes.collect(),
         ..NewRollout::example()
     })
@@ -469,6 +470,7 @@ fn a_document_beyond_a_bound_is_not_read() {
         ("\"node_timeout\":600", "\"node_timeout\":99999999999"),
         ("\"token\"", &format!("\"{}\"", "x".repeat(300))),
     ] {
+        assert!(good.contains(from), "{from}: {good}");
         assert!(parse(good.replacen(from, to, 1).as_bytes()).is_err(), "{to}");
     }
     // What a later version adds is not read, and stops nothing.
