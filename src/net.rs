@@ -50,6 +50,7 @@ pub mod status;
 pub mod tls;
 mod turns;
 mod uploads;
+mod verbs;
 mod views;
 mod web;
 

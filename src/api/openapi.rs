@@ -19,7 +19,7 @@ pub fn document() -> Value {
         if operation.service != Service::Admin && path.get("servers").is_none() {
             path["servers"] = json!([main_listener()]);
         }
-        path[operation.verb.name()] = described(&operation);
+        path[operation.verb()] = described(&operation);
     }
     let mut schemas = bodies.into_schemas();
     schemas.insert("Error".to_owned(), error_schema());
@@ -64,7 +64,7 @@ fn main_listener() -> Value {
 
 fn described(operation: &Operation) -> Value {
     let mut text = operation.description.clone();
-    let access = access(operation.access);
+    let access = access(operation.access());
     if !text.is_empty() {
         text.push_str("\n\n");
     }
@@ -79,14 +79,14 @@ fn described(operation: &Operation) -> Value {
         responses.insert("401".to_owned(), json!({ "description": "no valid credential" }));
     }
     if operation.verb != Verb::Get
-        && operation.access.role().is_some_and(|role| role.includes(Role::Operator))
+        && operation.access().role().is_some_and(|role| role.includes(Role::Operator))
     {
         let waits = json!({ "$ref": "#/components/schemas/ApprovalNeeded" });
         responses.insert("202".to_owned(), Answer::Json(waits).shown("it waits for a second owner"));
     }
     let error = json!({ "$ref": "#/components/schemas/Error" });
     let error = match &operation.response {
-        Answer::Either(_, other) if operation.is_method() => Answer::Either(error, other),
+        Answer::Either(_, other) if operation.method.is_some() => Answer::Either(error, other),
         Answer::Json(_) | Answer::Other(_) | Answer::Either(..) => Answer::Json(error),
     };
     responses.insert("default".to_owned(), error.shown("an error"));
@@ -99,7 +99,7 @@ fn described(operation: &Operation) -> Value {
         "parameters": parameters,
         "responses": responses,
     });
-    if let Some(role) = operation.access.role() {
+    if let Some(role) = operation.access().role() {
         shown["x-role"] = role.name().into();
     }
     if let Some(request) = &operation.request {

@@ -12,23 +12,32 @@ use super::uploads::MAX_UPLOAD;
 use super::{Access, Reach, Service, WhileStale};
 use crate::control::MAX_CANDIDATE;
 
-/// The HTTP methods that a route is served for.
+/// An HTTP method that a route is served for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verbs {
+pub enum Verb {
     /// GET, and therefore HEAD.
     Get,
     /// POST.
     Post,
-    /// Both.
-    GetAndPost,
-    /// GET, and PATCH for those that may change something.
-    GetAndPatch,
-    /// GET, and DELETE for those that may change something.
-    GetAndDelete,
-    /// GET, and PUT and DELETE for those that may change something.
-    GetPutAndDelete,
-    /// GET, and POST and DELETE for those that may change something.
-    GetPostAndDelete,
+    /// PUT.
+    Put,
+    /// PATCH.
+    Patch,
+    /// DELETE.
+    Delete,
+}
+
+impl Verb {
+    /// Its name in a request.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
 }
 
 /// One route: a row of the table, with the fields that [`super::Row`] has for a method.
@@ -38,10 +47,8 @@ pub struct Route {
     pub path: &'static str,
     /// The service it belongs to, which decides its phase and listener.
     pub service: Service,
-    /// Its HTTP methods.
-    pub verbs: Verbs,
-    /// Who may call it.
-    pub access: Access,
+    /// What it is served for, and who may call it so; what only reads comes first.
+    pub verbs: &'static [(Verb, Access)],
     /// Whether credentials of one domain may.
     pub reach: Reach,
     /// What operators and owners with a named credential may do with it while the node is stale.
@@ -58,22 +65,22 @@ const EVIDENCE: usize = 1024 * 1024;
 /// All routes. The routers, access control during onboarding, and `tests/it/access_table.rs` read this table.
 pub const ROUTES: &[Route] = &{
     use Access::{Invitation, Onboarding, Open, Operator};
-    use Role::{Auditor, EventsWriter, Owner, Viewer};
     use Service::{Admin, Kms, Onboard};
-    use Verbs::{Get, GetAndDelete, GetAndPatch, GetAndPost, GetPostAndDelete, GetPutAndDelete, Post};
-    const fn row(
-        service: Service,
-        path: &'static str,
-        verbs: Verbs,
-        access: Access,
-        body_limit: usize,
-    ) -> Route {
+    use Verb::{Delete, Get, Patch, Post, Put};
+    const EVENTS_WRITER: Access = Operator(Role::EventsWriter);
+    const VIEWER: Access = Operator(Role::Viewer);
+    const AUDITOR: Access = Operator(Role::Auditor);
+    const OPERATOR: Access = Operator(Role::Operator);
+    const OWNER: Access = Operator(Role::Owner);
+    type Verbs = &'static [(Verb, Access)];
+    const fn row(service: Service, path: &'static str, verbs: Verbs, body_limit: usize) -> Route {
+        assert!(!verbs.is_empty(), "a route that is served for nothing");
         let (reach, while_stale) = (Reach::WholeKms, WhileStale::Reads);
-        Route { path, service, verbs, access, reach, while_stale, body_limit }
+        Route { path, service, verbs, reach, while_stale, body_limit }
     }
     /// A row for credentials of one domain too: its function asks for a `DomainScope`, and needs no more than that.
-    const fn of_domains(path: &'static str, verbs: Verbs, role: Role, body_limit: usize) -> Route {
-        Route { reach: Reach::Domain, ..row(Admin, path, verbs, Operator(role), body_limit) }
+    const fn of_domains(path: &'static str, verbs: Verbs, body_limit: usize) -> Route {
+        Route { reach: Reach::Domain, ..row(Admin, path, verbs, body_limit) }
     }
     /// A row for named credentials on a stale node too: it changes nothing, only stops something, or ends that the node is stale.
     const fn always(row: Route) -> Route {
@@ -84,138 +91,131 @@ pub const ROUTES: &[Route] = &{
         Route { while_stale: WhileStale::Nothing, ..row }
     }
     [
-        row(Kms, "/health", Get, Open, 0),
-        row(Kms, "/livez", Get, Open, 0),
-        row(Kms, "/readyz", Get, Open, 0),
-        row(Kms, "/metrics", Get, Open, 0),
-        row(Kms, "/attestation.json", Get, Open, 0),
+        row(Kms, "/health", &[(Get, Open)], 0),
+        row(Kms, "/livez", &[(Get, Open)], 0),
+        row(Kms, "/readyz", &[(Get, Open)], 0),
+        row(Kms, "/metrics", &[(Get, Open)], 0),
+        row(Kms, "/attestation.json", &[(Get, Open)], 0),
         // Hashes only; entries are on the admin listener.
-        row(Kms, "/log/checkpoint", Get, Open, 0),
-        row(Kms, "/log/tile/{*tile}", Get, Open, 0),
+        row(Kms, "/log/checkpoint", &[(Get, Open)], 0),
+        row(Kms, "/log/tile/{*tile}", &[(Get, Open)], 0),
         // Officers need not be operators: shares prove themselves.
-        row(Kms, "/recovery", Get, Open, 0),
-        row(Kms, "/recovery/shares", Post, Open, SHORT),
-        row(Onboard, "/", Get, Open, 0),
-        row(Onboard, "/assets/{file}", Get, Open, 0),
-        row(Onboard, "/health", Get, Open, 0),
-        row(Onboard, "/livez", Get, Open, 0),
-        row(Onboard, "/readyz", Get, Open, 0),
-        row(Onboard, "/api/v1/setup/status", Get, Onboarding, 0),
-        row(Onboard, "/api/v1/setup/validate/{check}", Post, Onboarding, SHORT),
+        row(Kms, "/recovery", &[(Get, Open)], 0),
+        row(Kms, "/recovery/shares", &[(Post, Open)], SHORT),
+        row(Onboard, "/", &[(Get, Open)], 0),
+        row(Onboard, "/assets/{file}", &[(Get, Open)], 0),
+        row(Onboard, "/health", &[(Get, Open)], 0),
+        row(Onboard, "/livez", &[(Get, Open)], 0),
+        row(Onboard, "/readyz", &[(Get, Open)], 0),
+        row(Onboard, "/api/v1/setup/status", &[(Get, Onboarding)], 0),
+        row(Onboard, "/api/v1/setup/validate/{check}", &[(Post, Onboarding)], SHORT),
         // The peer's names for the status since its release 0.6.3. Its fields are not documented, so the
         // response has ours.
-        row(Onboard, "/prpc/GetSetupStatus", GetAndPost, Onboarding, SHORT),
-        row(Onboard, "/prpc/Onboard.GetSetupStatus", GetAndPost, Onboarding, SHORT),
-        row(Onboard, "/finish", Get, Onboarding, 0),
+        row(Onboard, "/prpc/GetSetupStatus", &[(Get, Onboarding), (Post, Onboarding)], SHORT),
+        row(Onboard, "/prpc/Onboard.GetSetupStatus", &[(Get, Onboarding), (Post, Onboarding)], SHORT),
+        row(Onboard, "/finish", &[(Get, Onboarding)], 0),
         // Officers need not be operators: shares prove themselves.
-        row(Onboard, "/recovery", Get, Open, 0),
-        row(Onboard, "/recovery/shares", Post, Open, SHORT),
-        row(Onboard, "/recovery/restore", Post, Onboarding, MAX_MANIFEST),
-        row(Onboard, "/recovery/cancel", Post, Onboarding, 0),
+        row(Onboard, "/recovery", &[(Get, Open)], 0),
+        row(Onboard, "/recovery/shares", &[(Post, Open)], SHORT),
+        row(Onboard, "/recovery/restore", &[(Post, Onboarding)], MAX_MANIFEST),
+        row(Onboard, "/recovery/cancel", &[(Post, Onboarding)], 0),
         // The console: the same files for everyone, without data.
-        row(Admin, "/", Get, Open, 0),
-        row(Admin, "/assets/console/{*file}", Get, Open, 0),
-        row(Admin, "/assets/vendor/{*file}", Get, Open, 0),
+        row(Admin, "/", &[(Get, Open)], 0),
+        row(Admin, "/assets/console/{*file}", &[(Get, Open)], 0),
+        row(Admin, "/assets/vendor/{*file}", &[(Get, Open)], 0),
         // The description of the API: nothing in it depends on the configuration.
-        row(Admin, "/openapi.json", Get, Open, 0),
-        row(Admin, "/docs", Get, Open, 0),
-        row(Admin, "/assets/docs/{*file}", Get, Open, 0),
-        of_domains("/livez", Get, Viewer, 0),
-        of_domains("/readyz", Get, Viewer, 0),
-        of_domains("/api/v1/health", Get, Viewer, 0),
-        row(Admin, "/api/v1/diagnostics/key-flow", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/fleet", Get, Operator(Viewer), 0),
-        always(row(Admin, "/api/v1/fleet/repair", Post, Operator(Owner), 0)),
-        // A start needs the role owner, which its handler asks for.
-        row(Admin, "/api/v1/rollout", GetAndPost, Operator(Viewer), 4 * SHORT),
-        row(Admin, "/api/v1/rollout/step", Post, Operator(Role::Operator), SHORT),
-        row(Admin, "/api/v1/rollout/{order}", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/fleet/forget", Post, Operator(Owner), SHORT),
-        // An invitation needs the role owner, which its handler asks for.
-        row(Admin, "/api/v1/replica-joins", GetAndPost, Operator(Viewer), SHORT),
-        row(Admin, "/api/v1/replica-joins/{id}", GetAndDelete, Operator(Viewer), SHORT),
-        row(Admin, "/api/v1/operations", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/operations/{id}", Get, Operator(Viewer), 0),
-        row(Admin, "/status/{id}", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/actions", Get, Operator(Viewer), 0),
-        changing(row(Admin, "/api/v1/actions/{name}", GetAndPost, Operator(Role::Operator), SHORT)),
-        // A change needs the role owner, which its handler asks for.
-        row(Admin, "/api/v1/settings", GetAndPatch, Operator(Viewer), SHORT),
-        always(row(Admin, "/api/v1/reload", Post, Operator(Role::Operator), 0)),
-        always(row(Admin, "/api/v1/restart", Post, Operator(Owner), 0)),
-        row(Admin, "/api/v1/setup/status", Get, Operator(Viewer), 0),
-        of_domains("/api/v1/policy", Get, Viewer, 0),
+        row(Admin, "/openapi.json", &[(Get, Open)], 0),
+        row(Admin, "/docs", &[(Get, Open)], 0),
+        row(Admin, "/assets/docs/{*file}", &[(Get, Open)], 0),
+        of_domains("/livez", &[(Get, VIEWER)], 0),
+        of_domains("/readyz", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/health", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/diagnostics/key-flow", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/fleet", &[(Get, VIEWER)], 0),
+        always(row(Admin, "/api/v1/fleet/repair", &[(Post, OWNER)], 0)),
+        row(Admin, "/api/v1/rollout", &[(Get, VIEWER), (Post, OWNER)], 4 * SHORT),
+        row(Admin, "/api/v1/rollout/step", &[(Post, OPERATOR)], SHORT),
+        row(Admin, "/api/v1/rollout/{order}", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/fleet/forget", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/replica-joins", &[(Get, VIEWER), (Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/replica-joins/{id}", &[(Get, VIEWER), (Delete, OWNER)], SHORT),
+        row(Admin, "/api/v1/operations", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/operations/{id}", &[(Get, VIEWER)], 0),
+        row(Admin, "/status/{id}", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/actions", &[(Get, VIEWER)], 0),
+        changing(row(Admin, "/api/v1/actions/{name}", &[(Get, OPERATOR), (Post, OPERATOR)], SHORT)),
+        row(Admin, "/api/v1/settings", &[(Get, VIEWER), (Patch, OWNER)], SHORT),
+        always(row(Admin, "/api/v1/reload", &[(Post, OPERATOR)], 0)),
+        always(row(Admin, "/api/v1/restart", &[(Post, OWNER)], 0)),
+        row(Admin, "/api/v1/setup/status", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/policy", &[(Get, VIEWER)], 0),
         // A text as a JSON string is longer than the text.
-        always(of_domains("/api/v1/policy/check", Post, Role::Operator, MAX_CANDIDATE * 2)),
-        row(Admin, "/api/v1/policy/activate", Post, Operator(Owner), SHORT),
+        always(of_domains("/api/v1/policy/check", &[(Post, OPERATOR)], MAX_CANDIDATE * 2)),
+        row(Admin, "/api/v1/policy/activate", &[(Post, OWNER)], SHORT),
         // A bundle that an operator brings waits for an owner; its signers vouch for it.
-        of_domains("/api/v1/policy/bundles", GetAndPost, Viewer, MAX_BUNDLE),
-        of_domains("/api/v1/policy/bundles/fetch", Post, Role::Operator, SHORT),
-        row(Admin, "/api/v1/policy/bundles/shadow", Post, Operator(Role::Operator), SHORT),
-        row(Admin, "/api/v1/policy/bundles/activate", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/file-upload/{name}", Post, Operator(Owner), MAX_UPLOAD),
-        of_domains("/log/checkpoint", Get, Viewer, 0),
-        row(Admin, "/log/tile/entries/{*tile}", Get, Operator(Auditor), 0),
-        of_domains("/log/tile/{*tile}", Get, Viewer, 0),
-        of_domains("/logs", Get, Viewer, 0),
-        of_domains("/api/v1/events", Get, Viewer, 0),
-        of_domains("/api/v1/events/stream", Get, Viewer, 0),
-        always(of_domains("/api/v1/new_event", GetAndPost, EventsWriter, SHORT)),
-        of_domains("/api/v1/audit-logs", Get, Auditor, 0),
-        of_domains("/api/v1/me", Get, Viewer, 0),
-        of_domains("/api/v1/approvals", Get, Viewer, 0),
-        of_domains("/api/v1/approvals/{id}", Get, Viewer, 0),
-        always(row(Admin, "/api/v1/approvals/{id}/approve", Post, Operator(Owner), SHORT)),
-        always(row(Admin, "/api/v1/approvals/{id}/reject", Post, Operator(Owner), SHORT)),
-        of_domains("/api/v1/credentials", GetAndPost, Owner, SHORT),
-        of_domains("/api/v1/credentials/{name}/rotate", Post, Owner, SHORT),
-        always(of_domains("/api/v1/credentials/{name}/revoke", Post, Owner, SHORT)),
-        row(Admin, "/api/v1/set-basic-auth", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/activate", Post, Invitation, SHORT),
-        of_domains("/api/v1/overview", Get, Viewer, 0),
-        of_domains("/api/v1/history", Get, Viewer, 0),
-        of_domains("/api/v1/releases", Get, Viewer, 0),
-        of_domains("/api/v1/releases/{seq}", Get, Viewer, 0),
-        of_domains("/api/v1/denials", Get, Viewer, 0),
-        of_domains("/api/v1/denials/{id}", Get, Viewer, 0),
-        always(of_domains("/api/v1/explain", Post, Viewer, EVIDENCE)),
-        of_domains("/api/v1/cvms", Get, Viewer, 0),
-        of_domains("/api/v1/cvms/{id}", Get, Viewer, 0),
-        of_domains("/api/v1/resolve/{app}", Get, Viewer, 0),
-        of_domains("/v1/resolve/{app}", Get, Viewer, 0),
-        // A freeze needs the role operator, which its handler asks for.
-        always(of_domains("/api/v1/freezes", GetAndPost, Viewer, SHORT)),
-        always(of_domains("/api/v1/freezes/preview", Post, Viewer, SHORT)),
-        row(Admin, "/api/v1/freezes/{id}/lift", Post, Operator(Owner), SHORT),
-        // New root keys need the role owner, which the handler asks for.
-        row(Admin, "/api/v1/epochs", GetAndPost, Operator(Viewer), SHORT),
-        row(Admin, "/api/v1/epochs/fetch", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/epochs/accept", Post, Operator(Owner), SHORT),
-        of_domains("/api/v1/epochs/apps", Get, Viewer, 0),
-        // A change needs the role owner, which its handler asks for.
-        of_domains("/api/v1/epochs/apps/{app}", GetPutAndDelete, Viewer, SHORT),
-        row(Admin, "/api/v1/epochs/{id}", Get, Operator(Viewer), 0),
+        of_domains("/api/v1/policy/bundles", &[(Get, VIEWER), (Post, OPERATOR)], MAX_BUNDLE),
+        of_domains("/api/v1/policy/bundles/fetch", &[(Post, OPERATOR)], SHORT),
+        row(Admin, "/api/v1/policy/bundles/shadow", &[(Post, OPERATOR)], SHORT),
+        row(Admin, "/api/v1/policy/bundles/activate", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/file-upload/{name}", &[(Post, OWNER)], MAX_UPLOAD),
+        of_domains("/log/checkpoint", &[(Get, VIEWER)], 0),
+        row(Admin, "/log/tile/entries/{*tile}", &[(Get, AUDITOR)], 0),
+        of_domains("/log/tile/{*tile}", &[(Get, VIEWER)], 0),
+        of_domains("/logs", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/events", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/events/stream", &[(Get, VIEWER)], 0),
+        always(of_domains("/api/v1/new_event", &[(Get, EVENTS_WRITER), (Post, EVENTS_WRITER)], SHORT)),
+        of_domains("/api/v1/audit-logs", &[(Get, AUDITOR)], 0),
+        of_domains("/api/v1/me", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/approvals", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/approvals/{id}", &[(Get, VIEWER)], 0),
+        always(row(Admin, "/api/v1/approvals/{id}/approve", &[(Post, OWNER)], SHORT)),
+        always(row(Admin, "/api/v1/approvals/{id}/reject", &[(Post, OWNER)], SHORT)),
+        of_domains("/api/v1/credentials", &[(Get, OWNER), (Post, OWNER)], SHORT),
+        of_domains("/api/v1/credentials/{name}/rotate", &[(Post, OWNER)], SHORT),
+        always(of_domains("/api/v1/credentials/{name}/revoke", &[(Post, OWNER)], SHORT)),
+        row(Admin, "/api/v1/set-basic-auth", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/activate", &[(Post, Invitation)], SHORT),
+        of_domains("/api/v1/overview", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/history", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/releases", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/releases/{seq}", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/denials", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/denials/{id}", &[(Get, VIEWER)], 0),
+        always(of_domains("/api/v1/explain", &[(Post, VIEWER)], EVIDENCE)),
+        of_domains("/api/v1/cvms", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/cvms/{id}", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/resolve/{app}", &[(Get, VIEWER)], 0),
+        of_domains("/v1/resolve/{app}", &[(Get, VIEWER)], 0),
+        always(of_domains("/api/v1/freezes", &[(Get, VIEWER), (Post, OPERATOR)], SHORT)),
+        always(of_domains("/api/v1/freezes/preview", &[(Post, VIEWER)], SHORT)),
+        row(Admin, "/api/v1/freezes/{id}/lift", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/epochs", &[(Get, VIEWER), (Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/epochs/fetch", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/epochs/accept", &[(Post, OWNER)], SHORT),
+        of_domains("/api/v1/epochs/apps", &[(Get, VIEWER)], 0),
+        of_domains("/api/v1/epochs/apps/{app}", &[(Get, VIEWER), (Put, OWNER), (Delete, OWNER)], SHORT),
+        row(Admin, "/api/v1/epochs/{id}", &[(Get, VIEWER)], 0),
         // Ids of replicas are in the body of an activation.
-        row(Admin, "/api/v1/epochs/{id}/activate", Post, Operator(Owner), 4 * SHORT),
-        row(Admin, "/api/v1/epochs/{id}/retire", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/epochs/{id}/destroy", Post, Operator(Owner), SHORT),
-        // A new domain needs the role owner of the whole KMS, which its handler and its function ask for.
-        of_domains("/api/v1/domains", GetAndPost, Viewer, SHORT),
-        of_domains("/api/v1/domains/{name}", Get, Viewer, 0),
-        row(Admin, "/api/v1/domains/{name}/archive", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/domains/{name}/restore", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/domains/{name}/apps", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/domains/{name}/apps/{app}/move", Post, Operator(Owner), SHORT),
-        row(Admin, "/api/v1/platforms", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/collateral", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/collateral/bundle", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/ledger", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/replicas", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/recovery", Get, Operator(Viewer), 0),
-        row(Admin, "/api/v1/recovery/sets", Post, Operator(Owner), MAX_CREATE),
-        row(Admin, "/api/v1/recovery/sets/{id}", Get, Operator(Owner), 0),
-        // A change needs the role owner, which its handler asks for.
-        row(Admin, "/api/v1/recovery/drill", GetPostAndDelete, Operator(Viewer), SHORT),
+        row(Admin, "/api/v1/epochs/{id}/activate", &[(Post, OWNER)], 4 * SHORT),
+        row(Admin, "/api/v1/epochs/{id}/retire", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/epochs/{id}/destroy", &[(Post, OWNER)], SHORT),
+        // A new domain needs an owner of the whole KMS, which its function asks for.
+        of_domains("/api/v1/domains", &[(Get, VIEWER), (Post, OWNER)], SHORT),
+        of_domains("/api/v1/domains/{name}", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/domains/{name}/archive", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/domains/{name}/restore", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/domains/{name}/apps", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/domains/{name}/apps/{app}/move", &[(Post, OWNER)], SHORT),
+        row(Admin, "/api/v1/platforms", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/collateral", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/collateral/bundle", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/ledger", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/replicas", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/recovery", &[(Get, VIEWER)], 0),
+        row(Admin, "/api/v1/recovery/sets", &[(Post, OWNER)], MAX_CREATE),
+        row(Admin, "/api/v1/recovery/sets/{id}", &[(Get, OWNER)], 0),
+        row(Admin, "/api/v1/recovery/drill", &[(Get, VIEWER), (Post, OWNER), (Delete, OWNER)], SHORT),
     ]
 };
 
@@ -240,6 +240,11 @@ impl Route {
             .iter()
             .find(|route| route.service == service && route.path == path)
             .unwrap_or_else(|| panic!("no row for {path} in src/api/routes.rs"))
+    }
+
+    /// Who may call it with this HTTP method; `None` if it is not served for it.
+    pub fn access(&self, verb: Verb) -> Option<Access> {
+        self.verbs.iter().find(|(served, _)| *served == verb).map(|(_, access)| *access)
     }
 
     /// The route that matches a request's `path`.
@@ -285,6 +290,24 @@ mod tests {
     fn no_row_is_there_twice() {
         for route in ROUTES {
             assert_eq!(Route::at(route.service, route.path), route);
+            for (verb, access) in route.verbs {
+                assert_eq!(route.access(*verb), Some(*access), "{verb:?} {}", route.path);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_begins_with_what_needs_the_least() {
+        for route in ROUTES {
+            let (first, least) = route.verbs[0];
+            for (verb, access) in route.verbs {
+                let told = format!("{} {}", verb.name(), route.path);
+                assert!(*verb != Verb::Get || first == Verb::Get, "{told}");
+                match (access.role(), least.role()) {
+                    (Some(needed), Some(least)) => assert!(needed.includes(least), "{told}"),
+                    (needed, least) => assert_eq!(needed, least, "{told}"),
+                }
+            }
         }
     }
 }

@@ -7,9 +7,10 @@ use axum::extract::Request;
 use http::Method as Verb;
 
 use super::router::{json, part, read_optional_json, route};
-use super::{prpc, same_site};
+use super::{prpc, same_site, verbs};
+use crate::api::Service;
 use crate::api::actions::{Action, ActionRequest, ActionService, Done};
-use crate::api::{Access, Role, Service};
+use crate::api::routes::Route;
 use crate::error::{Error, Result};
 
 const LIST: &str = "/api/v1/actions";
@@ -35,13 +36,14 @@ async fn run(service: Arc<ActionService>, request: Request) -> Result<Done> {
     if is_refused {
         return Err(Error::invalid("an action changes something: ask for it by POST"));
     }
+    let access = verbs::needed(Route::at(Service::Admin, RUN), request.method());
     let caller = prpc::caller(request.extensions())?.clone();
     let action = Action::parse(part(request.uri().path(), 0))?;
     let mut asked = ActionRequest::default();
     if action.has_body() {
         asked = read_optional_json(RUN, request).await?;
         // That of a GET is read only here: the credential may have been revoked meanwhile.
-        caller.authorize(Access::Operator(Role::Operator))?;
+        caller.authorize(access)?;
     }
     service.run(&caller, action, asked).await
 }

@@ -26,7 +26,7 @@ use super::oidc::Issuer;
 use super::prpc::{self, Encoding};
 use super::refusal_log::RefusalLog;
 use super::same_site::OwnNames;
-use super::{events, grpc, probes, status};
+use super::{events, grpc, probes, status, verbs};
 use crate::api::routes::Route;
 use crate::api::{Access, Caller, METHODS, Method, Role, Service};
 use crate::audit::Audit;
@@ -329,7 +329,7 @@ impl Middleware {
 fn is_open_route(request: &Request<Body>) -> bool {
     let is_read = matches!(*request.method(), Verb::GET | Verb::HEAD);
     let row = Route::serving(Service::Admin, request.uri().path());
-    is_read && row.is_some_and(|row| row.access == Access::Open)
+    is_read && row.is_some_and(|row| verbs::needed(row, request.method()) == Access::Open)
 }
 
 /// Where officers bring their shares.

@@ -7,10 +7,10 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::HeaderMap;
+use http::{HeaderMap, Method as Verb};
 
 use super::prpc::{self, Encoding};
-use super::{grpc, restore, same_site, setup, status};
+use super::{grpc, restore, same_site, setup, status, verbs};
 use crate::api::routes::Route;
 use crate::api::{Access, Caller, Method, Service};
 use crate::audit::{Audit, Event};
@@ -53,10 +53,10 @@ impl OnboardingAuth {
 
     fn refuses(&self, request: &Request) -> Option<Error> {
         // The open paths are listed, so that every other path is guarded.
-        if is_open(request.uri().path()) {
+        let (verb, uri, headers) = (request.method(), request.uri(), request.headers());
+        if is_open(verb, uri.path()) {
             return None;
         }
-        let (verb, uri, headers) = (request.method(), request.uri(), request.headers());
         // A page of another site cannot read the response, so it learns nothing from the status.
         if uri.path() != setup::STATUS && same_site::is_of_another_site(verb, uri, headers) {
             let text = "a page of another site may not do this; use the page of this KMS, or curl";
@@ -106,9 +106,9 @@ fn is_json(path: &str) -> bool {
 }
 
 /// Whether the tables list the path as open. Any other path is guarded, except gRPC reflection and health.
-fn is_open(path: &str) -> bool {
+fn is_open(verb: &Verb, path: &str) -> bool {
     if let Some(route) = Route::serving(Service::Onboard, path) {
-        return route.access == Access::Open;
+        return verbs::needed(route, verb) == Access::Open;
     }
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
     path.starts_with("/grpc.")
@@ -178,7 +178,9 @@ mod tests {
             ("/api/v1/setup/validate/clock", false),
             ("/api/v1/setup/validate/GetAttestationInfo", false),
         ] {
-            assert_eq!(is_open(path), open, "{path}");
+            for verb in [Verb::GET, Verb::HEAD, Verb::POST, Verb::DELETE] {
+                assert_eq!(is_open(&verb, path), open, "{verb} {path}");
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{MethodFilter, any, on};
+use axum::routing::{any, on};
 use bytes::Bytes;
 use http::{HeaderValue, Method as Verb, StatusCode, header};
 use serde::Serialize;
@@ -21,7 +21,7 @@ use super::prpc::{self, Dispatch, Encoding};
 use super::{
     actions, approvals, attestation, body, credentials, diagnostics, domains, epochs, events, fleet, grpc,
     joins, ledger, me, operations, policy, policy_bundles, recovery, restart, restore, rollout, settings,
-    setup, status, uploads, views, web,
+    setup, status, uploads, verbs, views, web,
 };
 use crate::api::actions::ActionService;
 use crate::api::admin::AdminService;
@@ -44,7 +44,7 @@ use crate::api::recovery::RecoveryService;
 use crate::api::reload::ReloadService;
 use crate::api::restart::RestartService;
 use crate::api::rollout::RolloutService;
-use crate::api::routes::{Route, Verbs};
+use crate::api::routes::Route;
 use crate::api::settings::SettingsService;
 use crate::api::setup::SetupService;
 use crate::api::uploads::UploadService;
@@ -279,37 +279,31 @@ async fn prpc_call<D: Dispatch + Send + Sync>(
 /// Adds the handler of a row of [`ROUTES`](crate::api::routes::ROUTES).
 pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Handler<T, ()>) -> Router {
     let row = Route::at(service, path);
-    let verbs = match row.verbs {
-        Verbs::Get => MethodFilter::GET,
-        Verbs::Post => MethodFilter::POST,
-        Verbs::GetAndPost => MethodFilter::GET.or(MethodFilter::POST),
-        Verbs::GetAndPatch => MethodFilter::GET.or(MethodFilter::PATCH),
-        Verbs::GetAndDelete => MethodFilter::GET.or(MethodFilter::DELETE),
-        Verbs::GetPutAndDelete => MethodFilter::GET.or(MethodFilter::PUT).or(MethodFilter::DELETE),
-        Verbs::GetPostAndDelete => MethodFilter::GET.or(MethodFilter::POST).or(MethodFilter::DELETE),
-    };
-    let served = Router::new().route(row.path, on(verbs, handler));
-    // Where it says nothing, there is nothing to wait for.
-    match row.access {
-        Access::Operator(_) | Access::OperatorAndAttestedCertificate(_) | Access::Invitation => {
-            served.layer(middleware::from_fn(move |request, next| authorized(row, request, next)))
-        }
+    let served = Router::new().route(row.path, on(verbs::served(row), handler));
+    let by_credential = |access: Access| match access {
+        Access::Operator(_) | Access::OperatorAndAttestedCertificate(_) | Access::Invitation => true,
         Access::Open
         | Access::Onboarding
         | Access::AttestedCertificate
         | Access::AttestedMessage
-        | Access::TokenInMessage => served,
+        | Access::TokenInMessage => false,
+    };
+    // Where it says nothing, there is nothing to wait for.
+    match row.verbs.iter().any(|(_, access)| by_credential(*access)) {
+        true => served.layer(middleware::from_fn(move |request, next| authorized(row, request, next))),
+        false => served,
     }
 }
 
-/// Lets operators pass whose credential has the role that is needed, and still has it when the body is there.
+/// Lets operators pass whose credential has the role that is needed for the verb, and still has it when the body is there.
 async fn authorized(row: &Route, request: Request, next: Next) -> Response {
-    let refused = |error: Error| prpc::route_error(&error).map(Body::new);
+    let refused = |error: Error| uncached(Err(error));
+    let access = verbs::needed(row, request.method());
     let caller = match prpc::caller(request.extensions()) {
         Ok(caller) => caller.clone(),
         Err(missing) => return refused(missing),
     };
-    if let Err(error) = caller.admit(row.access, row.reach) {
+    if let Err(error) = caller.admit(access, row.reach) {
         return refused(error);
     }
     if !matches!(*request.method(), Verb::POST | Verb::PATCH | Verb::PUT | Verb::DELETE) {
@@ -320,7 +314,7 @@ async fn authorized(row: &Route, request: Request, next: Next) -> Response {
         Ok(body) => body,
         Err(error) => return refused(error.cause),
     };
-    match caller.admit(row.access, row.reach) {
+    match caller.admit(access, row.reach) {
         Ok(()) => next.run(Request::from_parts(parts, Body::from(body))).await,
         Err(error) => refused(error),
     }

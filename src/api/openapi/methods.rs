@@ -74,7 +74,7 @@ fn reference(message: &str, way: Way) -> Value {
 }
 
 impl Proto<'_> {
-    fn operation(&self, row: &Row, input: &str, output: &str) -> Operation {
+    fn operation(&self, row: &'static Row, input: &str, output: &str) -> Operation {
         let name = format!("{}.{}", row.service.name(), row.name);
         let comment = self.comments.get(&name).cloned().unwrap_or_default();
         let (summary, description) = match comment.split_once(". ") {
@@ -86,7 +86,7 @@ impl Proto<'_> {
             service: row.service,
             verb: Verb::Post,
             path: format!("/prpc/{name}"),
-            access: row.access,
+            method: Some(row),
             summary,
             description,
             parameters: Vec::new(),

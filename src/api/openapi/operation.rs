@@ -4,29 +4,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use crate::api::{Access, Service};
-
-/// An HTTP method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
-    Get,
-    Post,
-    Patch,
-    Put,
-    Delete,
-}
-
-impl Verb {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Get => "get",
-            Self::Post => "post",
-            Self::Patch => "patch",
-            Self::Put => "put",
-            Self::Delete => "delete",
-        }
-    }
-}
+use crate::api::routes::Route;
+pub(super) use crate::api::routes::Verb;
+use crate::api::{Access, Row, Service};
 
 /// Schemas of bodies, with those that they name.
 pub(super) struct Bodies {
@@ -179,7 +159,8 @@ pub(super) struct Operation {
     pub(super) verb: Verb,
     /// As in the table of routes, or `/prpc/<Service>.<Method>`.
     pub(super) path: String,
-    pub(super) access: Access,
+    /// Its row if it is a method of the proto file, and not a route.
+    pub(super) method: Option<&'static Row>,
     pub(super) summary: String,
     pub(super) description: String,
     pub(super) parameters: Vec<Parameter>,
@@ -195,9 +176,22 @@ impl Operation {
         self.path.replace("{*", "{")
     }
 
-    /// Whether the operation is a method of the proto file.
-    pub(super) fn is_method(&self) -> bool {
-        self.path.starts_with("/prpc/") && !self.path.ends_with("GetSetupStatus")
+    /// Who may call it, by the table of methods or routes.
+    ///
+    /// # Panics
+    /// If the route is not served for the verb, so that nothing is described which is not there.
+    pub(super) fn access(&self) -> Access {
+        match self.method {
+            Some(row) => row.access,
+            None => Route::at(self.service, &self.path)
+                .access(self.verb)
+                .unwrap_or_else(|| panic!("{} is not served for {}", self.path, self.verb())),
+        }
+    }
+
+    /// The verb as OpenAPI writes it.
+    pub(super) fn verb(&self) -> String {
+        self.verb.name().to_ascii_lowercase()
     }
 
     pub(super) fn tag(&self) -> &'static str {
@@ -211,6 +205,6 @@ impl Operation {
     pub(super) fn id(&self) -> String {
         let words = self.path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
         let path = words.collect::<Vec<_>>().join("_");
-        format!("{}_{}_{path}", self.tag(), self.verb.name())
+        format!("{}_{}_{path}", self.tag(), self.verb())
     }
 }
