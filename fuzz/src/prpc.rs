@@ -1,6 +1,7 @@
 //! HTTP requests of the API: method, query and body, in each encoding.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,13 +11,10 @@ use cvm_kms::config::BodyLimits;
 use cvm_kms::error::Result;
 use cvm_kms::net::prpc::{self, Answer, Call, Dispatch};
 use cvm_kms::operator::Operator;
-use cvm_kms::proto::{
-    AppId, BootstrapRequest, ClearImageCacheRequest, ExplainRequest, FreezeRequest, GetAppKeyRequest,
-    GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, LowerClockFloorRequest,
-    OnboardRequest, PrpcError, ReportJoinRequest, SignCertRequest, StartShadowRequest, UnfreezeRequest,
-};
+use cvm_kms::proto::PrpcError;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
+use kms_wire::method::RequestVisitor;
 use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -144,36 +142,19 @@ echo!(EchoKms: Kms, EchoOnboard: Onboard, EchoAdmin: Admin);
 
 /// Responds with the request.
 async fn echo(method: Method, call: Call) -> Result<Bytes> {
-    match method {
-        Method::GetAppKey => again::<GetAppKeyRequest>(call).await,
-        Method::KmsGetKmsKey | Method::AdminGetKmsKey => again::<GetKmsKeyRequest>(call).await,
-        Method::ReportJoin => again::<ReportJoinRequest>(call).await,
-        Method::GetAppEnvEncryptPubKey => again::<AppId>(call).await,
-        Method::SignCert => again::<SignCertRequest>(call).await,
-        Method::KmsClearImageCache => again::<LegacyClearImageCacheRequest>(call).await,
-        Method::Bootstrap => again::<BootstrapRequest>(call).await,
-        Method::Onboard => again::<OnboardRequest>(call).await,
-        Method::AdminClearImageCache => again::<ClearImageCacheRequest>(call).await,
-        Method::Explain => again::<ExplainRequest>(call).await,
-        Method::ListDenials => again::<ListDenialsRequest>(call).await,
-        Method::Freeze => again::<FreezeRequest>(call).await,
-        Method::Unfreeze => again::<UnfreezeRequest>(call).await,
-        Method::StartShadow => again::<StartShadowRequest>(call).await,
-        Method::LowerClockFloor => again::<LowerClockFloorRequest>(call).await,
-        Method::GetMeta
-        | Method::GetTempCaCert
-        | Method::KmsGetChallenge
-        | Method::AdminGetChallenge
-        | Method::GetAttestationInfo
-        | Method::Finish
-        | Method::ListFrozen
-        | Method::ShadowReport
-        | Method::StopShadow
-        | Method::RefreshCollateral
-        | Method::RecentReleases => Ok(Bytes::new()),
-    }
+    method.visit_request(Echo(call)).await
 }
 
-async fn again<M: Message + Default + Serialize + DeserializeOwned>(call: Call) -> Result<Bytes> {
-    call.unary::<M, M, M>(async |message| Ok(message)).await
+struct Echo(Call);
+
+impl RequestVisitor for Echo {
+    type Output = Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>;
+
+    fn message<M: Message + Default + Serialize + DeserializeOwned + 'static>(self) -> Self::Output {
+        Box::pin(self.0.unary::<M, M, M>(async |message| Ok(message)))
+    }
+
+    fn nothing(self) -> Self::Output {
+        Box::pin(std::future::ready(Ok(Bytes::new())))
+    }
 }

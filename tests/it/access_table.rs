@@ -11,7 +11,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use cvm_kms::api::Method::{self, *};
 use cvm_kms::api::routes::{ROUTES, Route, Verb};
-use cvm_kms::api::{Access, METHODS, Service};
+use cvm_kms::api::{Access, METHODS, Role, Service};
 use cvm_kms::error::Code;
 use cvm_kms::keys::derive;
 use cvm_kms::proto::{ClearImageCacheRequest, DESCRIPTORS};
@@ -93,22 +93,23 @@ const GUARDED_ONBOARDING: [Row<{ Credential::ALL.len() }>; 4] = [
     row(Finish, Ask::Valid, [NO_TOKEN, WRONG_TOKEN, Answered]),
 ];
 
-/// The admin listener. Columns: no token, a wrong one, the right one.
-const ADMIN: [Row<{ Credential::ALL.len() }>; 14] = [
-    row(AdminClearImageCache, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(AdminGetKmsKey, Ask::Valid, [Challenged, Challenged, NO_EVIDENCE]),
-    row(AdminGetChallenge, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(Explain, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(ListDenials, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(Freeze, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(Unfreeze, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(ListFrozen, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(StartShadow, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(ShadowReport, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(StopShadow, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(RefreshCollateral, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(RecentReleases, Ask::Valid, [Challenged, Challenged, Answered]),
-    row(LowerClockFloor, Ask::Valid, [Challenged, Challenged, Answered]),
+/// The admin listener: the lowest role that may call a method, and its line. Columns: no token, a wrong one, the right one, of
+/// an owner.
+const ADMIN: &[(Role, Row<{ Credential::ALL.len() }>)] = &[
+    (Role::Operator, row(AdminClearImageCache, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Owner, row(AdminGetKmsKey, Ask::Valid, [Challenged, Challenged, NO_EVIDENCE])),
+    (Role::Owner, row(AdminGetChallenge, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Viewer, row(Explain, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Viewer, row(ListDenials, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Operator, row(Freeze, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Owner, row(Unfreeze, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Viewer, row(ListFrozen, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Operator, row(StartShadow, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Viewer, row(ShadowReport, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Operator, row(StopShadow, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Operator, row(RefreshCollateral, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Viewer, row(RecentReleases, Ask::Valid, [Challenged, Challenged, Answered])),
+    (Role::Owner, row(LowerClockFloor, Ask::Valid, [Challenged, Challenged, Answered])),
 ];
 
 /// The admin listener over TLS, with the right token. Columns: as for the main listener.
@@ -151,7 +152,7 @@ fn every_method_of_the_proto_file_has_its_lines_here() {
     assert_eq!(named(SERVING.iter().map(|row| &row.method)), of("KMS"));
     assert_eq!(named(ONBOARDING.iter().map(|row| &row.method)), of("Onboard"));
     assert_eq!(named(GUARDED_ONBOARDING.iter().map(|row| &row.method)), of("Onboard"));
-    assert_eq!(named(ADMIN.iter().map(|row| &row.method)), of("Admin"));
+    assert_eq!(named(ADMIN.iter().map(|(_, row)| &row.method)), of("Admin"));
     assert_eq!(
         ["KMS", "Onboard", "Admin"].map(of).concat().len(),
         declared().len(),
@@ -163,6 +164,19 @@ fn every_method_of_the_proto_file_has_its_lines_here() {
 fn line<const COLUMNS: usize>(table: &[Row<COLUMNS>], method: Method, ask: Ask) -> [Outcome; COLUMNS] {
     let row = table.iter().find(|row| row.method == method && row.ask == ask);
     row.unwrap_or_else(|| panic!("no line for {method:?} {ask:?}")).expected
+}
+
+/// The outcomes in the line of a method of operators.
+fn admin_line(method: Method) -> [Outcome; Credential::ALL.len()] {
+    let line = ADMIN.iter().find(|(_, row)| row.method == method);
+    line.unwrap_or_else(|| panic!("no line for {method:?}")).1.expected
+}
+
+#[test]
+fn each_method_of_operators_needs_the_role_of_its_line() {
+    for (role, row) in ADMIN {
+        assert_eq!(row.method.row().access.role(), Some(*role), "{:?}", row.method);
+    }
 }
 
 fn is_unauthenticated(outcome: &Outcome) -> bool {
@@ -203,10 +217,10 @@ fn the_access_that_a_method_declares_is_the_access_that_its_lines_show() {
                 assert_eq!(line(&GUARDED_ONBOARDING, method, Ask::Valid), [NO_TOKEN, WRONG_TOKEN, Answered]);
             }
             (Access::Operator(_), Service::Admin) => {
-                assert_eq!(line(&ADMIN, method, Ask::Valid), [Challenged, Challenged, Answered]);
+                assert_eq!(admin_line(method), [Challenged, Challenged, Answered]);
             }
             (Access::OperatorAndAttestedCertificate(_), Service::Admin) => {
-                assert_eq!(line(&ADMIN, method, Ask::Valid), [Challenged, Challenged, NO_EVIDENCE]);
+                assert_eq!(admin_line(method), [Challenged, Challenged, NO_EVIDENCE]);
                 let outcomes = line(&ADMIN_OVER_TLS, method, Ask::Valid);
                 for (certificate, outcome) in Certificate::ALL.iter().zip(&outcomes) {
                     assert_ne!(is_unauthenticated(outcome), certificate.is_attested(), "{method:?}");
@@ -344,7 +358,7 @@ async fn the_admin_listener_answers_each_caller_as_the_table_says() {
     let caller = Caller::new(fixtures.world.admin_address().await).plain().http2();
     let mut to = connected(&caller).await;
     for (column, credential) in Credential::ALL.into_iter().enumerate() {
-        for row in &ADMIN {
+        for (_, row) in ADMIN {
             for codec in Codec::ALL {
                 let message = fixtures.message(row.method, row.ask);
                 check(&mut to, codec, row.method, &message, credential, row.expected[column]).await;

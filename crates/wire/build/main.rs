@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let services = methods::read(&compiler.descriptor_pool())?;
     fs::write(out.join("methods.rs"), methods::table(&services))?;
     fs::write(out.join("method_names.rs"), methods::names(&services))?;
+    fs::write(out.join("method_requests.rs"), methods::requests(&services))?;
     let dispatch = out.join("dispatch.rs");
     fs::write(&dispatch, methods::dispatch(&services))?;
     // The build script of the server reads this as `DEP_KMS_WIRE_DISPATCH`.

@@ -172,6 +172,23 @@ pub(crate) fn table(services: &[Service]) -> String {
     )
 }
 
+/// `Method::visit_request`: the type of each method's request.
+pub(crate) fn requests(services: &[Service]) -> String {
+    let mut arms = String::new();
+    for Method { variant, request, .. } in services.iter().flat_map(|service| &service.methods) {
+        let call = match request.strip_prefix("crate::proto::") {
+            Some(message) => format!("message::<crate::message::{message}>()"),
+            None => "nothing()".to_owned(),
+        };
+        let _ = writeln!(arms, "            Self::{variant} => visitor.{call},");
+    }
+    format!(
+        "impl Method {{\n    /// Calls the function of `visitor` for the type of the method's request.\n    \
+         pub fn visit_request<V: RequestVisitor>(self, visitor: V) -> V::Output {{\n        \
+         match self {{\n{arms}        }}\n    }}\n}}\n"
+    )
+}
+
 /// `NAMES`: the names that a table of limits may use.
 pub(crate) fn names(services: &[Service]) -> String {
     let names: BTreeSet<&str> =

@@ -1,5 +1,9 @@
 //! The table of methods, generated from `proto/kms.proto`: service, access, and body limit of each.
 
+use prost::Message;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::role::Role;
 
 /// The services of the proto file; each belongs to a phase and a listener.
@@ -117,6 +121,19 @@ pub struct Row {
 // the tests' table.
 include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 include!(concat!(env!("OUT_DIR"), "/method_names.rs"));
+include!(concat!(env!("OUT_DIR"), "/method_requests.rs"));
+
+/// What is done with the type of a method's request, for code that treats all methods alike.
+pub trait RequestVisitor {
+    /// What comes of it.
+    type Output;
+
+    /// The request is this message.
+    fn message<M: Message + Default + Serialize + DeserializeOwned + 'static>(self) -> Self::Output;
+
+    /// The request has no fields.
+    fn nothing(self) -> Self::Output;
+}
 
 impl Method {
     /// The method `name` of `service`; names are case sensitive.
@@ -146,6 +163,30 @@ mod tests {
         for row in &METHODS {
             assert_eq!(METHODS.iter().filter(|other| other.method == row.method).count(), 1, "{row:?}");
             assert_eq!(row.method.row(), row);
+        }
+    }
+
+    /// The default message in JSON and in protobuf, read again.
+    struct Again;
+
+    impl RequestVisitor for Again {
+        type Output = Vec<u8>;
+
+        fn message<M: Message + Default + Serialize + DeserializeOwned + 'static>(self) -> Vec<u8> {
+            let text = serde_json::to_string(&M::default()).expect("JSON");
+            let message: M = serde_json::from_str(&text).expect("its own JSON");
+            M::decode(&*message.encode_to_vec()).expect("its own protobuf").encode_to_vec()
+        }
+
+        fn nothing(self) -> Vec<u8> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn each_request_that_says_nothing_is_empty_and_is_read_again() {
+        for row in &METHODS {
+            assert_eq!(row.method.visit_request(Again), [0; 0], "{row:?}");
         }
     }
 
