@@ -14,9 +14,6 @@ use prometheus::{
 use super::{Metrics, counter, counters, register};
 use crate::request;
 
-/// The methods that release keys or certificates.
-const RELEASING: [&str; 3] = ["GetAppKey", "GetKmsKey", "SignCert"];
-
 /// A method, with its most used metrics after their first use: before that they are not shown.
 pub(super) struct Method {
     pub(super) name: &'static str,
@@ -43,7 +40,7 @@ pub struct Observed {
 /// Whether the peer's two counters count a method, below `/prpc/`, with or without the prefix `KMS.`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Yes: its callers bring an attestation.
+    /// Yes: its callers bring an attestation, for keys or a certificate.
     Attestation,
     /// No, only our own metrics do.
     Other,
@@ -51,15 +48,9 @@ pub enum Kind {
 
 impl From<Access> for Kind {
     fn from(access: Access) -> Self {
-        match access {
-            Access::AttestedCertificate
-            | Access::AttestedMessage
-            | Access::OperatorAndAttestedCertificate(_) => Self::Attestation,
-            Access::Open
-            | Access::Onboarding
-            | Access::TokenInMessage
-            | Access::Operator(_)
-            | Access::Invitation => Self::Other,
+        match access.takes_evidence() {
+            true => Self::Attestation,
+            false => Self::Other,
         }
     }
 }
@@ -208,7 +199,7 @@ impl Metrics {
     /// last of them infinite, and the number in each bucket.
     pub fn release_latency(&self) -> Vec<(f64, u64)> {
         let mut buckets: Vec<(f64, u64)> = Vec::new();
-        let releasing = |method: &&Method| RELEASING.contains(&method.name);
+        let releasing = |method: &&Method| method.kind == Kind::Attestation;
         for histogram in
             self.requests.methods.iter().filter(releasing).filter_map(|method| method.latency.get())
         {

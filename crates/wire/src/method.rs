@@ -50,6 +50,18 @@ pub enum Access {
 }
 
 impl Access {
+    /// Whether callers bring evidence, which the policy must allow: for keys or a certificate.
+    pub fn takes_evidence(self) -> bool {
+        match self {
+            Self::AttestedCertificate | Self::AttestedMessage | Self::OperatorAndAttestedCertificate(_) => {
+                true
+            }
+            Self::Open | Self::Onboarding | Self::TokenInMessage | Self::Operator(_) | Self::Invitation => {
+                false
+            }
+        }
+    }
+
     /// The role that an operator needs; `None` where no operator is asked for.
     pub fn role(self) -> Option<Role> {
         match self {

@@ -239,3 +239,21 @@ impl Release {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::api::METHODS;
+
+    #[test]
+    fn each_method_that_takes_evidence_has_its_type_of_records() {
+        let methods: BTreeSet<_> = RELEASES.into_iter().map(method_of).collect();
+        let releasing = METHODS.iter().filter(|row| row.access.takes_evidence()).map(|row| row.name);
+        assert_eq!(methods, releasing.collect());
+        for method in methods {
+            assert_eq!(kind(method).map(method_of).expect("a type of records"), method);
+        }
+    }
+}
