@@ -25,6 +25,7 @@ use super::memory::{Arrival, Exhausted, Holder, RequestMemory, Reservation};
 use super::oidc::Issuer;
 use super::prpc::{self, Encoding};
 use super::refusal_log::RefusalLog;
+use super::restore::SHARES;
 use super::same_site::OwnNames;
 use super::{events, grpc, probes, status, verbs};
 use crate::api::routes::Route;
@@ -331,9 +332,6 @@ fn is_open_route(request: &Request<Body>) -> bool {
     let row = Route::serving(Service::Admin, request.uri().path());
     is_read && row.is_some_and(|row| verbs::needed(row, request.method()) == Access::Open)
 }
-
-/// Where officers bring their shares.
-const SHARES: &str = "/recovery/shares";
 
 /// Whether the method at this path reads the evidence in the caller's certificate.
 fn is_for_guests(path: &str) -> bool {

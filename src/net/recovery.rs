@@ -7,6 +7,7 @@ use axum::Router;
 use axum::extract::Request;
 use http::Method as Verb;
 
+use super::restore::SHARES;
 use super::router::{json, part, read_json, route};
 use super::{body, prpc};
 use crate::api::Service;
@@ -19,7 +20,6 @@ const SETS: &str = "/api/v1/recovery/sets";
 const SET: &str = "/api/v1/recovery/sets/{id}";
 const DRILL: &str = "/api/v1/recovery/drill";
 const STATUS: &str = "/recovery";
-const SHARES: &str = "/recovery/shares";
 
 /// The routes of operators.
 pub(super) fn admin(service: Arc<RecoveryService>) -> Router {

@@ -19,7 +19,8 @@ pub(super) const PATHS: &str = "/recovery";
 const STATUS: &str = "/recovery";
 const OPEN: &str = "/recovery/restore";
 const CANCEL: &str = "/recovery/cancel";
-const SHARES: &str = "/recovery/shares";
+/// Where officers bring their shares, in both phases.
+pub(super) const SHARES: &str = "/recovery/shares";
 
 pub(super) fn routes(service: &Arc<OnboardService>) -> Router {
     let [status, open, cancel, shares] = std::array::from_fn(|_| Arc::clone(service));
