@@ -14,13 +14,13 @@ use tonic::{Request, Response, Status};
 use super::grpc_health::Probe;
 use super::limit::MessageLimit;
 use super::refusal_log::RefusalLog;
-use super::{body, prpc, status};
+use super::{body, probes, prpc, status};
 use crate::api::admin::AdminService;
 use crate::api::kms::KmsService;
 use crate::api::onboard::OnboardService;
 use crate::api::prepared::Reply;
 use crate::api::readiness::Readiness;
-use crate::api::{Access, Caller, METHODS, Method, Reach, Role, Service};
+use crate::api::{Caller, METHODS, Method, Service};
 use crate::config::BodyLimits;
 use crate::error::Result;
 use crate::proto::{self, DESCRIPTORS};
@@ -104,8 +104,7 @@ fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router
         .layer(axum::middleware::from_fn(move |request, next| authorized(is_guarded, request, next)))
 }
 
-/// On the admin listener, looks at the caller's role before a message is decoded. Health probes and reflection need the role
-/// that `/readyz` needs.
+/// On the admin listener, looks at the caller's role before a message is decoded.
 async fn authorized(
     is_guarded: bool,
     request: axum::extract::Request,
@@ -118,7 +117,7 @@ async fn authorized(
     let row = path.strip_prefix("/kms.Admin/").and_then(|name| Method::find(Service::Admin, name));
     let (access, reach) = match row {
         Some(row) => (row.access, row.reach),
-        None => (Access::Operator(Role::Viewer), Reach::Domain),
+        None => probes::over_grpc(Service::Admin),
     };
     let refused = match prpc::caller(request.extensions()) {
         Ok(caller) => match caller.admit(access, reach) {

@@ -10,7 +10,7 @@ use axum::response::Response;
 use http::{HeaderMap, Method as Verb};
 
 use super::prpc::{self, Encoding};
-use super::{grpc, restore, same_site, setup, status, verbs};
+use super::{grpc, probes, restore, same_site, setup, status, verbs};
 use crate::api::routes::Route;
 use crate::api::{Access, Caller, Method, Service};
 use crate::audit::{Audit, Event};
@@ -105,13 +105,14 @@ fn is_json(path: &str) -> bool {
     path.starts_with(SETUP) || path.starts_with(restore::PATHS)
 }
 
-/// Whether the tables list the path as open. Any other path is guarded, except gRPC reflection and health.
+/// Whether the tables list the path as open. Any other path is guarded.
 fn is_open(verb: &Verb, path: &str) -> bool {
     if let Some(route) = Route::serving(Service::Onboard, path) {
         return verbs::needed(route, verb) == Access::Open;
     }
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
-    path.starts_with("/grpc.")
+    let (grpc_health, _) = probes::over_grpc(Service::Onboard);
+    path.starts_with("/grpc.") && grpc_health == Access::Open
         || !is_json(path)
             && Method::find(Service::Onboard, name).is_some_and(|row| row.access == Access::Open)
 }

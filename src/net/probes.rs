@@ -6,15 +6,16 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use kms_wire::media;
 use serde_json::{Value, json as value};
 
-use super::prpc;
 use super::router::{json, route};
-use crate::api::Service;
+use super::{prpc, verbs};
 use crate::api::health::{Detail, HealthService};
 use crate::api::readiness::{Effect, Readiness, Reason};
+use crate::api::routes::Route;
+use crate::api::{Access, Reach, Service};
 use crate::error::Result;
 use crate::operator::DomainScope;
 
@@ -70,6 +71,12 @@ pub(super) fn routes(service: Service, health: Arc<HealthService>, reader: Reade
 /// What an operator may see.
 fn scope(request: &Request) -> Result<DomainScope> {
     prpc::caller(request.extensions())?.scope().cloned()
+}
+
+/// Who may call the health service and reflection of gRPC: who may read `/readyz` of the same listener.
+pub(super) fn over_grpc(service: Service) -> (Access, Reach) {
+    let row = Route::at(service, READY);
+    (verbs::needed(row, &Method::GET), row.reach)
 }
 
 /// Whether a client asks for JSON by name; `*/*` is not enough.

@@ -116,7 +116,7 @@ fn rows() -> Vec<Row> {
     let health = Row {
         name: "the health service".to_owned(),
         access: Access::Operator(Role::Viewer),
-        reach: Reach::WholeKms,
+        reach: Reach::Domain,
         codec: Some(Codec::Grpc),
         call: with(with(health, "content-type", "application/grpc"), "te", "trailers"),
     };

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::access_cases::codec::{Codec, Message};
 use crate::credentials::{Admin, CREDENTIALS, ME};
-use crate::support::http::with;
+use crate::support::http::{post, with};
 use crate::support::{ADMIN_TOKEN, World, eventually};
 
 /// A KMS with a domain `sandbox`, two apps in it and two outside; the first of each is allowed and has keys, the second is refused.
@@ -95,6 +95,12 @@ async fn an_owner_of_a_domain_uses_nothing_that_is_about_the_whole_kms() {
                 assert_eq!(is_refused, row.reach == Reach::WholeKms, "{} {codec:?}: {answer:?}", row.name);
             }
         }
+        let health =
+            with(post("/grpc.health.v1.Health/Check", vec![0; 5]), "content-type", "application/grpc");
+        let health = with(with(health, "te", "trailers"), "authorization", &format!("Bearer {token}"));
+        let answer = teams.admin.0.clone().http2().send(health).await;
+        let status = answer.trailers.get("grpc-status").or_else(|| answer.headers.get("grpc-status"));
+        assert!(status.is_some_and(|status| status == "0"), "{answer:?}");
         for row in ROUTES.iter().filter(|row| row.service == Service::Admin) {
             let guarded = row.verbs.iter().filter(|(_, access)| access.role().is_some());
             let path = row
