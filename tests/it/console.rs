@@ -1,5 +1,8 @@
 //! The files of the console: open to everyone, cached by their content, and nothing else with them.
 
+use cvm_kms::api::routes::{Route, Verb};
+use cvm_kms::api::{Access, Method, Reach, Role, Service};
+
 use crate::support::http::{post, request, with};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
 
@@ -97,4 +100,122 @@ async fn the_page_asks_for_a_credential_only_where_one_is_needed() {
     let page = followed(&world, "/").await;
     assert!(page.text().contains(not_needed) && !page.text().contains(needed), "{}", page.text());
     assert_ne!(page.header("etag"), followed(&World::ready().await, "/").await.header("etag"));
+}
+
+/// What an action of the console calls.
+enum Calls {
+    Method(Method),
+    Route(Verb, &'static str),
+}
+use Calls::Route as To;
+
+impl Calls {
+    fn needs(&self) -> (Access, Reach) {
+        match self {
+            Self::Method(method) => (method.row().access, method.row().reach),
+            Self::Route(verb, path) => {
+                let row = Route::at(Service::Admin, path);
+                (row.access(*verb).unwrap_or_else(|| panic!("{verb:?} {path}")), row.reach)
+            }
+        }
+    }
+}
+
+/// The actions of `web/console/roles.js`, in its order. `domain.manage` makes domains too, for which the function asks that the
+/// credential is of the whole KMS.
+const ACTIONS: &[(&str, &[Calls])] = &[
+    ("denial.explain", &[To(Verb::Post, "/api/v1/explain"), Calls::Method(Method::Explain)]),
+    ("record.read", &[To(Verb::Get, "/log/tile/entries/{*tile}"), To(Verb::Get, "/api/v1/audit-logs")]),
+    ("policy.check", &[To(Verb::Post, "/api/v1/policy/check")]),
+    ("shadow.start", &[Calls::Method(Method::StartShadow), To(Verb::Post, "/api/v1/policy/bundles/shadow")]),
+    ("shadow.stop", &[Calls::Method(Method::StopShadow)]),
+    ("freeze.create", &[To(Verb::Post, "/api/v1/freezes"), Calls::Method(Method::Freeze)]),
+    ("action.run", &[To(Verb::Post, "/api/v1/actions/{name}")]),
+    ("reload", &[To(Verb::Post, "/api/v1/reload")]),
+    ("collateral.refresh", &[Calls::Method(Method::RefreshCollateral)]),
+    ("event.report", &[To(Verb::Post, "/api/v1/new_event")]),
+    ("freeze.lift", &[To(Verb::Post, "/api/v1/freezes/{id}/lift"), Calls::Method(Method::Unfreeze)]),
+    ("policy.upload", &[To(Verb::Post, "/api/v1/file-upload/{name}")]),
+    ("policy.activate", &[To(Verb::Post, "/api/v1/policy/activate")]),
+    (
+        "approval.decide",
+        &[To(Verb::Post, "/api/v1/approvals/{id}/approve"), To(Verb::Post, "/api/v1/approvals/{id}/reject")],
+    ),
+    (
+        "credential.manage",
+        &[
+            To(Verb::Get, "/api/v1/credentials"),
+            To(Verb::Post, "/api/v1/credentials"),
+            To(Verb::Post, "/api/v1/credentials/{name}/rotate"),
+            To(Verb::Post, "/api/v1/credentials/{name}/revoke"),
+        ],
+    ),
+    ("settings.change", &[To(Verb::Patch, "/api/v1/settings")]),
+    ("restart", &[To(Verb::Post, "/api/v1/restart")]),
+    (
+        "recovery.manage",
+        &[
+            To(Verb::Post, "/api/v1/recovery/sets"),
+            To(Verb::Get, "/api/v1/recovery/sets/{id}"),
+            To(Verb::Post, "/api/v1/recovery/drill"),
+            To(Verb::Delete, "/api/v1/recovery/drill"),
+        ],
+    ),
+    (
+        "epoch.manage",
+        &[
+            To(Verb::Post, "/api/v1/epochs"),
+            To(Verb::Post, "/api/v1/epochs/fetch"),
+            To(Verb::Post, "/api/v1/epochs/accept"),
+            To(Verb::Post, "/api/v1/epochs/{id}/activate"),
+            To(Verb::Post, "/api/v1/epochs/{id}/retire"),
+            To(Verb::Post, "/api/v1/epochs/{id}/destroy"),
+        ],
+    ),
+    (
+        "domain.manage",
+        &[
+            To(Verb::Post, "/api/v1/domains/{name}/archive"),
+            To(Verb::Post, "/api/v1/domains/{name}/restore"),
+            To(Verb::Post, "/api/v1/domains/{name}/apps"),
+            To(Verb::Post, "/api/v1/domains/{name}/apps/{app}/move"),
+        ],
+    ),
+    (
+        "replica.invite",
+        &[To(Verb::Post, "/api/v1/replica-joins"), To(Verb::Delete, "/api/v1/replica-joins/{id}")],
+    ),
+    ("fleet.repair", &[To(Verb::Post, "/api/v1/fleet/repair")]),
+    ("fleet.forget", &[To(Verb::Post, "/api/v1/fleet/forget")]),
+    ("rollout.manage", &[To(Verb::Post, "/api/v1/rollout"), To(Verb::Post, "/api/v1/rollout/{order}")]),
+];
+
+/// The texts in single quotes between two lines of the console's table.
+fn quoted(from: &str, to: &str) -> Vec<&'static str> {
+    const TABLE: &str = include_str!("../../web/console/roles.js");
+    let (_, rest) = TABLE.split_once(from).expect("its beginning");
+    let (rows, _) = rest.split_once(to).expect("its end");
+    rows.split('\'').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn the_console_asks_for_the_roles_that_the_kms_requires() {
+    let order = quoted("const ORDER = [", "]");
+    let order: Vec<_> = order.iter().map(|name| name.parse::<Role>().expect("a role")).collect();
+    let roles = quoted("export const ACTIONS = {", "};");
+    let whole = quoted("const WHOLE = [", "];");
+    assert_eq!(roles.len(), 2 * ACTIONS.len(), "an action of the console has no line here, or the other way");
+    for ([name, role], (action, calls)) in roles.as_chunks().0.iter().zip(ACTIONS) {
+        assert_eq!(name, action);
+        for (access, reach) in calls.iter().map(Calls::needs) {
+            let needed = access.role().expect("a role");
+            let least = order.iter().find(|role| role.includes(needed)).expect("a role of people");
+            assert_eq!(least.name(), *role, "{action}");
+            // Viewers and auditors of the only domain read what is about the whole KMS.
+            if least.includes(Role::Operator) {
+                assert_eq!(whole.contains(action), reach == Reach::WholeKms, "{action}");
+            }
+        }
+    }
+    assert!(whole.iter().all(|name| ACTIONS.iter().any(|(action, _)| action == name)), "{whole:?}");
 }
