@@ -208,3 +208,74 @@ impl Operation {
         format!("{}_{}_{path}", self.tag(), self.verb())
     }
 }
+
+pub(super) fn get(service: Service, path: &str, summary: &str, response: Answer) -> Operation {
+    Operation {
+        service,
+        verb: Verb::Get,
+        path: path.to_owned(),
+        method: None,
+        summary: summary.to_owned(),
+        description: String::new(),
+        parameters: path_parameters(path),
+        request: None,
+        response,
+        others: Vec::new(),
+    }
+}
+
+pub(super) fn post(service: Service, path: &str, summary: &str, response: Answer) -> Operation {
+    Operation { verb: Verb::Post, ..get(service, path, summary, response) }
+}
+
+fn path_parameters(path: &str) -> Vec<Parameter> {
+    let names = [
+        ("{name}", "name", "its name"),
+        ("{id}", "id", "its id"),
+        ("{app}", "app", "the app id in hexadecimal"),
+        ("{seq}", "seq", "its number in the audit log"),
+        ("{*file}", "file", "the path of a file"),
+        ("{file}", "file", "the name of a file"),
+        ("{*tile}", "tile", "the path of a tile, as C2SP tlog-tiles has it"),
+        ("{check}", "check", "the name of a check"),
+        ("{order}", "order", "pause, resume, retry, skip or cancel"),
+    ];
+    let found = names.into_iter().filter(|(mark, ..)| path.contains(mark));
+    let parameter = |(_, name, description)| Parameter {
+        place: "path",
+        name: String::from(name),
+        description: String::from(description),
+        schema: json!({ "type": "string", "minLength": 1 }),
+    };
+    found.map(parameter).collect()
+}
+
+pub(super) fn query(name: &str, description: &str, schema: Value) -> Parameter {
+    Parameter { place: "query", name: name.to_owned(), description: description.to_owned(), schema }
+}
+
+impl Operation {
+    pub(super) fn described(self, description: &str) -> Self {
+        Self { description: description.to_owned(), ..self }
+    }
+
+    pub(super) fn with_query(mut self, parameters: Vec<Parameter>) -> Self {
+        self.parameters.extend(parameters);
+        self
+    }
+
+    pub(super) fn taking(self, kind: &'static str, schema: Value) -> Self {
+        Self { request: Some(Content { kind, schema, is_required: true }), ..self }
+    }
+
+    pub(super) fn or(mut self, status: u16, answer: Answer) -> Self {
+        self.others.push((status, answer));
+        self
+    }
+}
+
+pub(super) fn object(properties: Value) -> Value {
+    let names: Vec<String> =
+        properties.as_object().map(|all| all.keys().cloned().collect()).unwrap_or_default();
+    json!({ "type": "object", "properties": properties, "required": names })
+}
