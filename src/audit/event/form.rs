@@ -1,0 +1,136 @@
+//! The type of each event, and its form in a record.
+
+use super::super::AuditError;
+use super::super::chain::MAX_LINE;
+use super::Event;
+use super::requested::Requested;
+use crate::event_type::EventType;
+
+/// Space in a line for the fields that the chain adds to an event.
+const CHAIN_FIELDS: usize = 512;
+
+impl Event {
+    /// Its type, whose name is `event` in the record. An event without a type does not build.
+    pub fn event_type(&self) -> EventType {
+        match self {
+            Self::Started { .. } => EventType::Started,
+            Self::LogBegan { .. } => EventType::LogBegan,
+            Self::LogRenamed { .. } => EventType::LogRenamed,
+            Self::LogKeyChanged { .. } => EventType::LogKeyChanged,
+            Self::Imported { .. } => EventType::Imported,
+            Self::SegmentArchived { .. } => EventType::SegmentArchived,
+            Self::ImageDownloadStarted { .. } => EventType::ImageDownloadStarted,
+            Self::ImageDownloadProgress { .. } => EventType::ImageDownloadProgress,
+            Self::ImageDownloaded { .. } => EventType::ImageDownloaded,
+            Self::ImageDownloadFailed { .. } => EventType::ImageDownloadFailed,
+            Self::Stopped => EventType::Stopped,
+            Self::Recovered { .. } => EventType::Recovered,
+            Self::Resumed { .. } => EventType::Resumed,
+            Self::SegmentBegan { .. } => EventType::SegmentBegan,
+            Self::ClockFloorLowered { .. } => EventType::ClockFloorLowered,
+            Self::Suppressed { .. } => EventType::Suppressed,
+            Self::KeysBootstrapped { .. } => EventType::KeysBootstrapped,
+            Self::KeysReceived { .. } => EventType::KeysReceived,
+            Self::KeysNotReceived { .. } => EventType::KeysNotReceived,
+            Self::RestoreOpened { .. } => EventType::RestoreOpened,
+            Self::RestoreCancelled { .. } => EventType::RestoreCancelled,
+            Self::KeysRestored { .. } => EventType::KeysRestored,
+            Self::SourceRelaxed { .. } => EventType::SourceRelaxed,
+            Self::EpochPrepared { .. } => EventType::EpochPrepared,
+            Self::EpochReceived { .. } => EventType::EpochReceived,
+            Self::EpochActivated { .. } => EventType::EpochActivated,
+            Self::EpochRetired { .. } => EventType::EpochRetired,
+            Self::EpochDestroyed { .. } => EventType::EpochDestroyed,
+            Self::EpochChangeFailed { .. } => EventType::EpochChangeFailed,
+            Self::AppEpochSet { .. } => EventType::AppEpochSet,
+            Self::EpochsMissing { .. } => EventType::EpochsMissing,
+            Self::EpochStateAccepted { .. } => EventType::EpochStateAccepted,
+            Self::AppEpochsReceived { .. } => EventType::AppEpochsReceived,
+            Self::DomainCreated { .. } => EventType::DomainCreated,
+            Self::DomainArchived { .. } => EventType::DomainArchived,
+            Self::DomainRestored { .. } => EventType::DomainRestored,
+            Self::AppAssigned { .. } => EventType::AppAssigned,
+            Self::AppMoved { .. } => EventType::AppMoved,
+            Self::DomainChangeFailed { .. } => EventType::DomainChangeFailed,
+            Self::DomainsReceived { .. } => EventType::DomainsReceived,
+            Self::AppKeyReleased { .. } => EventType::AppKeyReleased,
+            Self::KmsKeyReleased { .. } => EventType::KmsKeyReleased,
+            Self::CertificateIssued { .. } => EventType::CertificateIssued,
+            Self::Denied { .. } => EventType::Denied,
+            Self::Refused { .. } => EventType::Refused,
+            Self::Withheld { .. } => EventType::Withheld,
+            Self::Frozen { .. } => EventType::Frozen,
+            Self::Unfrozen { .. } => EventType::Unfrozen,
+            Self::UnfreezeFailed { .. } => EventType::UnfreezeFailed,
+            Self::Explained { .. } => EventType::Explained,
+            Self::ShadowStarted { .. } => EventType::ShadowStarted,
+            Self::ShadowStopped { .. } => EventType::ShadowStopped,
+            Self::PolicyBundleReceived { .. } => EventType::PolicyBundleReceived,
+            Self::PolicyBundleActivated { .. } => EventType::PolicyBundleActivated,
+            Self::PolicyBundleRefused { .. } => EventType::PolicyBundleRefused,
+            Self::PolicyBundleHeld { .. } => EventType::PolicyBundleHeld,
+            Self::PolicyForked { .. } => EventType::PolicyForked,
+            Self::PolicySerialsLost { .. } => EventType::PolicySerialsLost,
+            Self::CollateralRefreshed { .. } => EventType::CollateralRefreshed,
+            Self::CollateralRefused { .. } => EventType::CollateralRefused,
+            Self::StateAdopted { .. } => EventType::StateAdopted,
+            Self::StateAlarm { .. } => EventType::StateAlarm,
+            Self::FleetAlarm { .. } => EventType::FleetAlarm,
+            Self::NodeForgotten { .. } => EventType::NodeForgotten,
+            Self::StateSetAside { .. } => EventType::StateSetAside,
+            Self::StateRepaired { .. } => EventType::StateRepaired,
+            Self::ReplicaInvited { .. } => EventType::ReplicaInvited,
+            Self::ReplicaProgress { .. } => EventType::ReplicaProgress,
+            Self::ReplicaRefused { .. } => EventType::ReplicaRefused,
+            Self::InvitationEnded { .. } => EventType::InvitationEnded,
+            Self::RolloutStarted { .. } => EventType::RolloutStarted,
+            Self::RolloutChanged { .. } => EventType::RolloutChanged,
+            Self::RolloutNode { .. } => EventType::RolloutNode,
+            Self::RolloutFailed { .. } => EventType::RolloutFailed,
+            Self::RolloutEnded { .. } => EventType::RolloutEnded,
+            Self::ActionStarted { .. } => EventType::ActionStarted,
+            Self::ActionSucceeded { .. } => EventType::ActionSucceeded,
+            Self::ActionFailed { .. } => EventType::ActionFailed,
+            Self::SettingChanged { .. } => EventType::SettingChanged,
+            Self::Reloaded { .. } => EventType::Reloaded,
+            Self::RestartRequested { .. } => EventType::RestartRequested,
+            Self::FileUploaded { .. } => EventType::FileUploaded,
+            Self::FileUploadFailed { .. } => EventType::FileUploadFailed,
+            Self::OwnerCreated { .. } => EventType::OwnerCreated,
+            Self::CredentialCreated { .. } => EventType::CredentialCreated,
+            Self::CredentialRotated { .. } => EventType::CredentialRotated,
+            Self::CredentialActivated { .. } => EventType::CredentialActivated,
+            Self::OldSecretEnded { .. } => EventType::OldSecretEnded,
+            Self::BasicAuthSet { .. } => EventType::BasicAuthSet,
+            Self::CredentialRevoked { .. } => EventType::CredentialRevoked,
+            Self::CredentialChangeFailed { .. } => EventType::CredentialChangeFailed,
+            Self::CredentialsRefused { .. } => EventType::CredentialsRefused,
+            Self::ApprovalRequested { .. } => EventType::ApprovalRequested,
+            Self::ApprovalApproved { .. } => EventType::ApprovalApproved,
+            Self::ApprovalRejected { .. } => EventType::ApprovalRejected,
+            Self::ApprovalExpired { .. } => EventType::ApprovalExpired,
+            Self::ApprovalDone { .. } => EventType::ApprovalDone,
+            Self::ApprovalFailed { .. } => EventType::ApprovalFailed,
+            Self::ApprovalWaived { .. } => EventType::ApprovalWaived,
+            Self::Reported { .. } => EventType::Reported,
+            Self::CachesCleared { .. } => EventType::CachesCleared,
+            Self::RecoverySetCreated { .. } => EventType::RecoverySetCreated,
+            Self::RecoverySetFailed { .. } => EventType::RecoverySetFailed,
+            Self::RecoveryDrillStarted { .. } => EventType::RecoveryDrillStarted,
+            Self::RecoveryDrill { .. } => EventType::RecoveryDrill,
+            Self::RecoveryDrillFailed { .. } => EventType::RecoveryDrillFailed,
+            Self::RecoveryDrillCancelled { .. } => EventType::RecoveryDrillCancelled,
+            Self::RecoveryDrillReminder { .. } => EventType::RecoveryDrillReminder,
+        }
+    }
+
+    /// The event as a JSON object, with the id of the operator's request that caused it.
+    pub(in super::super) fn fields(&self) -> Result<String, AuditError> {
+        let fields = match self.request_id() {
+            Some(request_id) => serde_json::to_string(&Requested { event: self, request_id }),
+            None => serde_json::to_string(self),
+        };
+        let fields = fields.map_err(|_| AuditError::TooLarge)?;
+        if fields.len() > MAX_LINE - CHAIN_FIELDS { Err(AuditError::TooLarge) } else { Ok(fields) }
+    }
+}
