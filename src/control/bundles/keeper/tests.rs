@@ -2,12 +2,14 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kms_policy::bundle::{Header, SecretKey, sign};
 
 use super::*;
+use crate::audit::Event;
 use crate::config::Config;
-use crate::control::SharedBundle;
+use crate::control::{Author, SharedBundle};
 use crate::state::shared::{Arrival, Document, Provenance};
 
 /// A node whose fleet puts bundles in force.
