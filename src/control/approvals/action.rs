@@ -1,16 +1,23 @@
 //! What waits for a second owner: each kind of change with everything that it needs to be made later.
 
+mod credentials;
+mod epochs;
+mod fleet;
+mod freezes;
+
 use kms_attest::identity::DomainName;
 use kms_recovery::Named;
 use kms_wire::role::Role;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::super::{Freeze, NewCredential, OwnerSecret, Scope, ScopeError};
+pub use self::credentials::{OwnerCredential, ReplaceHtpasswd};
+pub use self::epochs::{Accepted, EpochAction, FollowedEpoch, FollowedState};
+pub use self::fleet::{ForgetNode, InviteReplica, RepairFleet, StartRollout};
+pub use self::freezes::{SeenFreeze, Unfreeze};
+use super::super::Scope;
 use crate::clock::rfc3339;
-use crate::operator::{Person, UserChanges, Users};
-use crate::state::rollout::Rollout;
+use crate::operator::{Person, Users};
 
 /// A change that needs two owners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,63 +53,6 @@ pub enum Action {
     ForgetNode(ForgetNode),
 }
 
-/// Removes what a node of the fleet said of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ForgetNode {
-    /// Its id, hex.
-    pub node: String,
-    /// What people call it.
-    pub name: String,
-}
-
-/// Starts a rollout of an OS image over the nodes of the fleet, one by one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StartRollout {
-    /// The hash of the OS image, hex.
-    pub image: String,
-    /// What each node must measure, hex, if that was said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mr_aggregated: Option<String>,
-    /// The names of the nodes in their order.
-    pub nodes: Vec<String>,
-    /// How many other nodes must serve whenever one is taken out of service.
-    pub min_serving: u32,
-    /// How long a node is drained before it is replaced, in seconds.
-    pub drain_for: u64,
-    /// How long a node must be healthy without a gap, in seconds.
-    pub healthy_for: u64,
-    /// How long a node may take, in seconds.
-    pub node_timeout: u64,
-    /// Whether a program of the operators replaces the nodes.
-    pub driven: bool,
-}
-
-/// Makes an invitation by which one more KMS may get the root keys, if evidence and policy allow it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct InviteReplica {
-    /// The name in its certificate.
-    pub domain: String,
-    /// What people call it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<String>,
-    /// How it reaches this KMS, where that is not as CVMs do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source_url: Option<String>,
-    /// For how many seconds it is valid, from its approval on.
-    pub valid_for: u64,
-}
-
-/// Writes the state of this node over whatever the nodes of its fleet share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RepairFleet {
-    /// The number of the newest state that this node knows: with a newer one by then, nothing is written.
-    pub state: u64,
-}
-
 /// Lets keys be released in an archived domain again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,132 +78,6 @@ pub struct MoveApp {
     pub to: DomainName,
     /// What it will lose, as a sentence: which keys, and since when it has had them.
     pub loses: String,
-}
-
-/// Changes the epochs of the root keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "change", rename_all = "snake_case")]
-pub enum EpochAction {
-    /// Makes new root keys.
-    Prepare {
-        /// The number that they get.
-        epoch: u32,
-    },
-    /// Lets apps get keys of an epoch.
-    Activate {
-        /// Its number.
-        epoch: u32,
-        /// SHA-256 of its public secp256k1 key, hex: the owners see which keys they mean.
-        fingerprint: String,
-        /// From when on, Unix seconds; absent for the time at which it is carried out.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        at: Option<u64>,
-        /// The ids of replicas that do not have it and are left out.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        except: Vec<String>,
-    },
-    /// Lets nobody get keys of an epoch any more.
-    Retire {
-        /// Its number.
-        epoch: u32,
-        /// As above.
-        fingerprint: String,
-    },
-    /// Overwrites the keys of an epoch.
-    Destroy {
-        /// Its number.
-        epoch: u32,
-        /// As above.
-        fingerprint: String,
-    },
-    /// Accepts a state of epochs that the KMS warns of.
-    Accept {
-        /// Which.
-        what: Accepted,
-        /// What the owners see: what is lost, or the SHA-256 of the choices in hex.
-        seen: Vec<String>,
-    },
-    /// Takes over the states that another KMS says its epochs have.
-    Follow {
-        /// The address of that KMS.
-        source: String,
-        /// What changes here, in order of the epochs.
-        epochs: Vec<FollowedEpoch>,
-        /// As above.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        except: Vec<String>,
-    },
-}
-
-/// What owners accept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Accepted {
-    /// The key directory is older than the audit log, and nothing newer exists.
-    LostEpochs,
-    /// The epochs chosen for apps are complete, after a restore or a handover that did not bring all.
-    AppEpochs,
-}
-
-impl Accepted {
-    /// Its name, as in JSON and records.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LostEpochs => "lost_epochs",
-            Self::AppEpochs => "app_epochs",
-        }
-    }
-}
-
-/// What another KMS says of an epoch, where it is further than here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FollowedEpoch {
-    /// Its number.
-    pub epoch: u32,
-    /// SHA-256 of its public secp256k1 key, hex.
-    pub fingerprint: String,
-    /// Its state there.
-    pub to: FollowedState,
-}
-
-/// The state to take over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FollowedState {
-    /// In force from this time on, Unix seconds.
-    ActiveFrom(u64),
-    /// Nobody gets its keys any more.
-    Retired,
-}
-
-/// Ends a freeze.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Unfreeze {
-    /// The name of its scope.
-    pub scope: String,
-    /// The value of its scope.
-    #[serde(with = "hex::serde")]
-    pub value: Vec<u8>,
-    /// Why it ends; may be empty.
-    pub reason: String,
-    /// The freeze that ends; another one of the same scope stays. `None` ends each.
-    pub freeze: Option<SeenFreeze>,
-}
-
-/// What identifies a freeze among those of its scope.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SeenFreeze {
-    /// When it began, Unix seconds.
-    pub since: u64,
-    /// When it expires, Unix seconds.
-    pub expires_at: Option<u64>,
-    /// Its reason.
-    pub reason: String,
-    /// The operator.
-    pub by: String,
 }
 
 /// Ignores the dates of earlier audit records, because the clock was ahead when they were made.
@@ -290,19 +114,6 @@ pub struct ActivateBundle {
     pub digest: String,
 }
 
-/// Replaces the users of the htpasswd file, who are owners.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ReplaceHtpasswd {
-    /// The new file: names and bcrypt hashes.
-    pub document: String,
-    /// SHA-256 of the file that it replaces, hex.
-    pub replaces: Option<String>,
-    /// In which users it differs from that.
-    #[serde(default)]
-    pub changes: UserChanges,
-}
-
 /// Splits the root keys among officers. The set before counts no more, but its shares still open the keys that it was made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -311,45 +122,6 @@ pub struct CreateRecoverySet {
     pub officers: Vec<Named>,
     /// How many of them restore.
     pub threshold: u8,
-}
-
-/// Changes a credential of an owner.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "change", rename_all = "snake_case")]
-pub enum OwnerCredential {
-    /// Creates it.
-    Create {
-        /// Its name.
-        name: String,
-        /// The domain to which it is limited.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        domain: Option<String>,
-        /// Its end, Unix seconds.
-        expires_at: Option<u64>,
-    },
-    /// Replaces its secret.
-    Rotate {
-        /// Its name.
-        name: String,
-        /// When it was created, Unix seconds: a later one of the same name stays as it is.
-        created_at: u64,
-    },
-    /// Revokes it.
-    Revoke {
-        /// Its name.
-        name: String,
-        /// As above.
-        created_at: u64,
-    },
-    /// Sets a secret that the requester has chosen, and creates the credential if there is none.
-    SetSecret {
-        /// Its name.
-        name: String,
-        /// Argon2id hash of the secret, PHC form.
-        hash: String,
-        /// As above, if there is one.
-        created_at: Option<u64>,
-    },
 }
 
 impl Action {
@@ -603,119 +375,6 @@ impl Action {
     /// Whether an owner may approve it who may have been revoked on another node: it only revokes, or ends that this is not known.
     pub fn counts_while_stale(&self) -> bool {
         matches!(self, Self::RepairFleet(_) | Self::OwnerCredential(OwnerCredential::Revoke { .. }))
-    }
-}
-
-impl EpochAction {
-    /// As a sentence for the owner who approves it.
-    fn detail(&self) -> String {
-        match self {
-            Self::Prepare { epoch } => {
-                format!("make new root keys, epoch {epoch}; no app gets keys of them yet")
-            }
-            Self::Activate { epoch, fingerprint, at, except } => {
-                let from = at
-                    .map_or_else(|| "when this is approved".to_owned(), |at| format!("from {}", rfc3339(at)));
-                let mut text =
-                    format!("let apps that follow get keys of epoch {epoch} (SHA-256 {fingerprint}) {from}");
-                if !except.is_empty() {
-                    text.push_str(&format!("; these replicas do not have it: {}", except.join(", ")));
-                }
-                text
-            }
-            Self::Retire { epoch, fingerprint } => {
-                format!(
-                    "let nobody get keys of epoch {epoch} (SHA-256 {fingerprint}) any more, which is final"
-                )
-            }
-            Self::Destroy { epoch, fingerprint } => format!(
-                "overwrite the keys of epoch {epoch} (SHA-256 {fingerprint}): what was encrypted with them is lost"
-            ),
-            Self::Accept { what: Accepted::LostEpochs, seen } => format!(
-                "accept that the key directory is older than the audit log, and that nothing newer exists: {}",
-                seen.join("; ")
-            ),
-            Self::Accept { what: Accepted::AppEpochs, seen } => format!(
-                "say that the epochs chosen for apps are complete (SHA-256 {}); compare kmsctl epoch apps",
-                seen.join(", ")
-            ),
-            Self::Follow { source, epochs, except } => {
-                let change = |followed: &FollowedEpoch| {
-                    let FollowedEpoch { epoch, fingerprint, to } = followed;
-                    match to {
-                        FollowedState::ActiveFrom(at) => {
-                            format!(
-                                "epoch {epoch} (SHA-256 {fingerprint}) is in force from {} on",
-                                rfc3339(*at)
-                            )
-                        }
-                        FollowedState::Retired => format!(
-                            "nobody gets keys of epoch {epoch} (SHA-256 {fingerprint}) any more, which is final"
-                        ),
-                    }
-                };
-                let changes: Vec<String> = epochs.iter().map(change).collect();
-                let mut text = format!("follow the KMS at {source}: {}", changes.join("; "));
-                if !except.is_empty() {
-                    text.push_str(&format!("; these replicas lack an epoch: {}", except.join(", ")));
-                }
-                text
-            }
-        }
-    }
-}
-
-impl OwnerCredential {
-    /// The creation of `new`.
-    pub fn create(new: &NewCredential) -> Self {
-        Self::Create {
-            name: new.name.to_string(),
-            domain: new.domain.as_ref().map(ToString::to_string),
-            expires_at: new.expires_at,
-        }
-    }
-
-    /// A secret that the requester has chosen.
-    pub fn set_secret(secret: &OwnerSecret) -> Self {
-        let OwnerSecret { name, hash, created_at } = secret;
-        Self::SetSecret { name: name.to_string(), hash: hash.as_str().to_owned(), created_at: *created_at }
-    }
-}
-
-impl StartRollout {
-    /// What was started.
-    pub fn of(rollout: &Rollout) -> Self {
-        Self {
-            image: hex::encode(rollout.image),
-            mr_aggregated: rollout.mr_aggregated.map(|measured| hex::encode(measured.0)),
-            nodes: rollout.nodes.iter().map(|node| node.name.clone()).collect(),
-            min_serving: rollout.min_serving,
-            drain_for: rollout.drain_for,
-            healthy_for: rollout.healthy_for,
-            node_timeout: rollout.node_timeout,
-            driven: rollout.driven,
-        }
-    }
-}
-
-impl Unfreeze {
-    /// The scope.
-    ///
-    /// # Errors
-    /// It is not one.
-    pub fn scope(&self) -> Result<Scope, ScopeError> {
-        Scope::parse(&self.scope, &self.value)
-    }
-}
-
-impl From<&Freeze> for SeenFreeze {
-    fn from(freeze: &Freeze) -> Self {
-        Self {
-            since: freeze.since,
-            expires_at: freeze.expires_at,
-            reason: freeze.reason.clone(),
-            by: freeze.author.by.clone(),
-        }
     }
 }
 
