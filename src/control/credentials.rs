@@ -3,44 +3,44 @@
 //! A new secret takes effect only after it is in the audit log and on the disk. A revocation takes effect at once, even if the
 //! disk fails, and the response comes after it is on the disk and in the log.
 
+mod change;
 mod error;
 mod first;
 mod fleet;
 mod issue;
+mod open;
 mod owners;
 mod records;
 mod revoke;
 mod room;
+mod settle;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex as StdMutex, Weak};
+use std::sync::{Arc, Mutex as StdMutex};
 
 use kms_attest::identity::DomainName;
 use kms_attest::state_file;
 use kms_wire::role::Role;
 use tokio::sync::{Mutex, MutexGuard};
-use zeroize::Zeroizing;
 
+pub use self::change::{Changer, Issue, Issued, NewCredential, OwnerSecret};
 pub use self::error::{CredentialError, OpenError};
-use self::first::{FirstOwner, first_owner};
 pub use self::fleet::SharedCredentials;
-use self::fleet::{Asker, Mark, Revoked};
+use self::fleet::{Asker, Revoked};
 use self::issue::{again, invited, issue, overlap, version};
+pub use self::open::{Opened, WillMakeOwner};
 use self::owners::{lasting_owners, must_stay};
 use self::records::{directory, records_of};
 use self::room::{expect_room, expect_share};
-use super::approvals::{OwnerChange, OwnerCredential};
+use super::approvals::OwnerCredential;
 use super::{Author, Store};
-use crate::audit::{Audit, Event, Health};
+use crate::audit::{Audit, Event};
 use crate::operator::chosen::ChosenSecret;
-use crate::operator::named::{
-    BadName, CredentialName, Directory, Named, NamedCredential, Replaced, SecretHash, Standing,
-};
-use crate::operator::{Credentials, Operator, Users};
-use crate::state::{self, CredentialContent, CredentialFile, CredentialFileError, RevokedRecord};
+use crate::operator::named::{CredentialName, Directory, Named, NamedCredential, SecretHash, Standing};
+use crate::operator::{Credentials, Operator};
+use crate::state::{self, CredentialContent, CredentialFile};
 
 /// The largest number of credentials.
 const MAX_CREDENTIALS: usize = 1000;
@@ -52,97 +52,6 @@ pub const INVITATION: u64 = 15 * 60;
 const OVERLAP: u64 = 15 * 60;
 /// The name of the owner that the first start creates.
 const FIRST: &str = "admin";
-
-/// How the holder of a new credential gets its secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Issue {
-    /// The response contains it.
-    Secret,
-    /// The response contains a token that can be exchanged for it once, within [`INVITATION`] seconds.
-    Invitation,
-}
-
-impl Issue {
-    /// The end of the invitation, if it is one.
-    fn until(self, now: u64) -> Option<u64> {
-        match self {
-            Self::Secret => None,
-            Self::Invitation => Some(now.saturating_add(INVITATION)),
-        }
-    }
-}
-
-/// A credential to be created.
-#[derive(Debug)]
-pub struct NewCredential {
-    /// Its name.
-    pub name: CredentialName,
-    /// What it may do.
-    pub role: Role,
-    /// The domain to which it is limited; `None` for the whole KMS.
-    pub domain: Option<DomainName>,
-    /// Unix seconds at which it ends by itself.
-    pub expires_at: Option<u64>,
-    /// How its holder gets the secret.
-    pub issue: Issue,
-}
-
-/// The result of a change. The token is shown once and not stored.
-#[derive(Debug)]
-pub struct Issued {
-    /// The credential after the change.
-    pub credential: Arc<NamedCredential>,
-    /// The token of its holder.
-    pub token: Zeroizing<String>,
-}
-
-/// The operator that requests a change. Checked again when the change has the file.
-#[derive(Debug)]
-pub struct Changer {
-    /// The operator, with the version of its secret.
-    pub operator: Operator,
-    /// The same for the audit log.
-    pub author: Author,
-    /// Which change of an owner's credential was approved.
-    pub(super) owner_change: Option<OwnerChange>,
-}
-
-impl Changer {
-    /// An operator who changes no owner's credential.
-    pub fn new(operator: Operator, author: Author) -> Self {
-        Self { operator, author, owner_change: None }
-    }
-
-    /// Checks that this change of an owner's credential was approved.
-    fn expect_approval(&self, change: &OwnerCredential) -> Result<&OwnerChange, CredentialError> {
-        let approved = self.owner_change.as_ref().filter(|approved| approved.is(change));
-        approved.ok_or(CredentialError::OfOwner)
-    }
-}
-
-/// A secret that an owner has chosen.
-#[derive(Debug)]
-pub struct OwnerSecret {
-    /// The name of the owner who will have it.
-    pub name: CredentialName,
-    /// Its hash.
-    pub hash: SecretHash,
-    /// When the credential was created, if there is one.
-    pub created_at: Option<u64>,
-}
-
-impl Changer {
-    /// Checks that the operator may change credentials that are limited to `domain`.
-    ///
-    /// # Errors
-    /// The operator is limited to another domain.
-    pub fn expect_covers(&self, domain: Option<&DomainName>) -> Result<(), CredentialError> {
-        match self.operator.domain() {
-            Some(own) if domain != Some(own) => Err(CredentialError::OtherDomain(own.clone())),
-            Some(_) | None => Ok(()),
-        }
-    }
-}
 
 /// All named credentials, and the right to change them.
 #[derive(Debug)]
@@ -167,79 +76,6 @@ struct Kept {
 }
 
 impl NamedCredentials {
-    /// Reads the file and puts its credentials in force; `None` if no credentials are needed. If the configuration names no
-    /// owner and there never was a file, creates an owner. `show` shows its token and the audit log records it before the
-    /// file is written: if either fails, the next start creates another one. While the audit log cannot be written, for example
-    /// because it imports an older log, no owner is created, nobody is admitted, and the start goes on.
-    ///
-    /// # Errors
-    /// The file cannot be read or written, or no owner would exist.
-    pub async fn open(
-        file: CredentialFile,
-        configured: Arc<Credentials>,
-        audit: &Audit,
-        show: impl FnOnce(&str) -> io::Result<()>,
-    ) -> Result<Option<Opened>, OpenError> {
-        let Some(named) = configured.named().cloned() else { return Ok(None) };
-        named.not_before(audit.floor().clone());
-        let Examined { mut directory, revoked, makes_owner: WillMakeOwner(makes_owner) } =
-            examined(&file, &configured)?;
-        let mut made = None;
-        let can_record = !matches!(audit.health(), Health::Failing { .. });
-        if makes_owner && !can_record {
-            tracing::warn!(
-                "the audit log cannot be written, so no credential of an owner is made: the admin listener admits nobody \
-                 until this KMS is started again"
-            );
-        }
-        if makes_owner && can_record {
-            let name: CredentialName = FIRST.parse().expect("a name");
-            let owner = first_owner(&name, &file)?;
-            show(&owner.shown()).map_err(OpenError::NotShown)?;
-            let event = Event::OwnerCreated { name: name.to_string() };
-            let _ = audit.record(event).await.map_err(OpenError::NotRecorded)?;
-            match owner {
-                FirstOwner::Named(issued) => {
-                    directory.insert(name.clone(), issued.credential);
-                    file.begin(records_of(&directory, named.now())).map_err(OpenError::NotKept)?;
-                }
-                FirstOwner::User(user) => {
-                    file.begin_users(&user.entry).map_err(OpenError::UsersNotKept)?;
-                    configured.set_users(Users::parse(&user.entry).map_err(OpenError::Htpasswd)?);
-                }
-            }
-            made = Some(name);
-        }
-        // Written by a version without the marker.
-        if made.is_none()
-            && !directory.is_empty()
-            && let Err(error) = file.mark()
-        {
-            tracing::warn!(%error, "credentials-created cannot be written to the key directory");
-        }
-        let Ok(()) = named.change(|current| {
-            *current = directory;
-            Ok::<_, Infallible>(())
-        });
-        let credentials = Self {
-            named,
-            configured,
-            file: Mutex::new(Kept { unfinished: BTreeSet::new() }),
-            disk: Mutex::new(Arc::new(file)),
-            store: Store::File,
-            revoked: StdMutex::new(revoked),
-        };
-        Ok(Some(Opened { credentials, made }))
-    }
-
-    /// Whether [`NamedCredentials::open`] would accept the file, and whether it would create an owner.
-    ///
-    /// # Errors
-    /// As [`NamedCredentials::open`].
-    pub fn inspect(file: &CredentialFile, configured: &Credentials) -> Result<WillMakeOwner, OpenError> {
-        examined(file, configured).map(|examined| examined.makes_owner)
-    }
-
     /// All credentials by name, including expired ones.
     pub fn list(&self) -> Arc<Directory> {
         self.named.current()
@@ -425,64 +261,6 @@ impl NamedCredentials {
         self.put(&turn, old.map(|old| old.version), &credential, &changer, event, audit).await
     }
 
-    /// Keeps on the disk, and in the audit log, that the old secret of a last owner has ended because the new one was used.
-    /// Ends with the credentials.
-    pub async fn settle_loop(credentials: Weak<Self>, audit: Weak<Audit>) {
-        let Some(mut changes) = credentials.upgrade().map(|credentials| credentials.named.changes()) else {
-            return;
-        };
-        while changes.changed().await.is_ok() {
-            let (Some(credentials), Some(audit)) = (credentials.upgrade(), audit.upgrade()) else { return };
-            credentials.settle(&audit).await;
-        }
-    }
-
-    async fn settle(&self, audit: &Audit) {
-        let is_over = |it: &NamedCredential| it.replaced.as_ref().is_some_and(Replaced::is_over);
-        if !self.named.current().values().any(|credential| is_over(credential)) {
-            return;
-        }
-        let turn = self.file.lock().await;
-        let Ok(settled) = self.named.change(|directory| {
-            let mut settled = Vec::new();
-            for credential in directory.values_mut().filter(|credential| is_over(credential)) {
-                let invitation = credential.invitation.clone();
-                let alone = again(credential, credential.standing.clone(), credential.version);
-                *credential = Arc::new(NamedCredential { invitation, ..alone });
-                settled.push(Arc::clone(credential));
-            }
-            Ok::<_, Infallible>(settled)
-        });
-        let kept = match &self.store {
-            Store::File => {
-                let kept = self.keep(&self.named.current()).await.and_then(state_file::Replaced::safely);
-                kept.map_err(CredentialError::NotKept)
-            }
-            Store::Shared(shared) => {
-                let ended = settled.clone();
-                let change = move |directory: &mut Directory| {
-                    for credential in &ended {
-                        let same = directory.get_mut(&credential.name);
-                        if let Some(same) = same.filter(|it| it.version == credential.version) {
-                            let invitation = same.invitation.clone();
-                            let alone = again(same, same.standing.clone(), same.version);
-                            *same = Arc::new(NamedCredential { invitation, ..alone });
-                        }
-                    }
-                    Ok(())
-                };
-                self.change_everywhere(&Arc::clone(shared), "", None, change).await
-            }
-        };
-        if let Err(error) = kept {
-            tracing::warn!(%error, "the old secret of an owner has ended, but is valid again after a restart, until its end");
-        }
-        drop(turn);
-        for credential in settled {
-            audit.note(Event::OldSecretEnded { name: credential.name.to_string() });
-        }
-    }
-
     /// Does not remember that a chosen secret was wrong before it counted.
     pub fn exempt_wrong(&self, name: &CredentialName, secret: &ChosenSecret) {
         self.named.wrong().exempt(name.as_str(), secret.expose());
@@ -627,56 +405,6 @@ fn put(
     directory.insert(credential.name.clone(), Arc::clone(credential));
     Ok(())
 }
-
-/// What a file and the configuration say.
-struct Examined {
-    directory: Directory,
-    revoked: Revoked,
-    makes_owner: WillMakeOwner,
-}
-
-/// The content of the file, and whether there never was an owner.
-fn examined(file: &CredentialFile, configured: &Credentials) -> Result<Examined, OpenError> {
-    let content = file.read()?;
-    let has_file = content.is_some();
-    let CredentialContent { credentials, revoked } =
-        content.unwrap_or(CredentialContent { credentials: Vec::new(), revoked: Vec::new() });
-    let directory = directory(credentials).map_err(CredentialFileError::Damaged)?;
-    let marked = |RevokedRecord { name, created_at, owner }| Ok((name.parse()?, Mark { created_at, owner }));
-    let revoked = revoked.into_iter().map(marked);
-    let revoked = revoked.collect::<Result<BTreeMap<_, _>, BadName>>();
-    let revoked = revoked.map_err(|error| CredentialFileError::Damaged(error.to_string()))?;
-    let revoked = Revoked::of(revoked);
-    if let Some(name) = directory.keys().find(|name| configured.has_user(name.as_str())) {
-        return Err(OpenError::IsUser(name.clone()));
-    }
-    let has_owner = lasting_owners(configured, &directory) > 0;
-    if file.lacks_users() && has_owner {
-        return Err(OpenError::UsersMissing);
-    }
-    let makes_owner = match (has_owner, has_file) {
-        (true, _) => false,
-        (false, true) => return Err(OpenError::NoOwner),
-        (false, false) if file.has_begun().map_err(CredentialFileError::Unreadable)? => {
-            return Err(OpenError::Gone);
-        }
-        (false, false) => true,
-    };
-    Ok(Examined { directory, revoked, makes_owner: WillMakeOwner(makes_owner) })
-}
-
-/// The credentials of a KMS that starts.
-#[derive(Debug)]
-pub struct Opened {
-    /// All of them.
-    pub credentials: NamedCredentials,
-    /// The owner that this start created.
-    pub made: Option<CredentialName>,
-}
-
-/// Whether a start would create an owner and show its token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WillMakeOwner(pub bool);
 
 #[cfg(test)]
 mod tests;

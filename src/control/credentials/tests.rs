@@ -1,5 +1,6 @@
 //! Changes that meet each other, and the secret before a rotation.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::FutureExt as _;
@@ -7,8 +8,9 @@ use kms_attest::state_file::StateFile;
 
 use super::*;
 use crate::control::Reach;
+use crate::control::approvals::OwnerChange;
 use crate::operator::OperatorToken;
-use crate::operator::named::Secret;
+use crate::operator::named::{Replaced, Secret};
 use crate::state::RevokedOwner;
 use crate::state::shared::{Arrival, Document as _, Provenance};
 
