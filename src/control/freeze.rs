@@ -8,32 +8,35 @@
 //! An expired freeze is not in force, but is kept for a while: the host controls the clock, so the expiry may
 //! be wrong.
 
+mod error;
 mod fleet;
 mod held;
 mod recent;
+mod records;
 mod scope;
+mod unfreeze;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use kms_attest::identity::{DomainName, Identity};
 use tokio::sync::Mutex;
 
+pub use self::error::FreezeError;
+use self::fleet::Lift;
 pub use self::fleet::SharedFreezes;
-use self::fleet::{Lift, Lifting};
 use self::held::{Held, MachineTime, Sharing, TellTime};
 use self::recent::Recent;
 pub use self::recent::RecentApps;
+use self::records::{Kept, frozen, records};
 pub use self::scope::{Scope, ScopeError};
-use super::approvals::{Approved, SeenFreeze, Unfreeze};
 use super::{Author, Domains, Reach, Store};
-use crate::audit::{Audit, AuditError, Event};
+use crate::audit::{Audit, Event};
 use crate::metrics::Metrics;
 use crate::state::shared::{DatabaseError, Stale, Unshared, View};
-use crate::state::{self, FreezeContent, FreezeFile, FreezeFileError, FreezeRecord, KeptIn, Written};
+use crate::state::{self, FreezeFile, FreezeFileError, Written};
 
 /// The most freezes, including expired ones, which are removed first. One of the whole KMS may come on top.
 pub const MAX_FREEZES: usize = 1000;
@@ -41,8 +44,6 @@ pub const MAX_FREEZES: usize = 1000;
 pub const SHARE_OF_OPERATORS: usize = 900;
 /// The most freezes of a fleet, as [`MAX_FREEZES`]: nodes that freeze at once may exceed that.
 const MAX_SHARED: usize = 4 * MAX_FREEZES;
-/// How long an unfreeze waits to learn what other nodes have frozen.
-const LEARN_TIME: Duration = Duration::from_secs(5);
 /// The longest reason in bytes.
 pub const MAX_REASON: usize = 500;
 
@@ -72,111 +73,6 @@ pub enum Stopped {
     Frozen(Arc<Freeze>),
     /// Whether one does is not known, because other nodes may have set one.
     Stale(Stale),
-}
-
-/// Why a freeze or an unfreeze failed, wholly or in part.
-#[derive(Debug, thiserror::Error)]
-pub enum FreezeError {
-    /// It would end before the freeze that is in force.
-    #[error(
-        "it is frozen already until {}, by {} ({}); nothing was changed. To let it end earlier, set replace",
-        end(earlier), earlier.author.by, earlier.reason
-    )]
-    Shortens {
-        /// The one in force.
-        earlier: Arc<Freeze>,
-    },
-    /// As [`FreezeError::Shortens`], and other nodes may have ended the one in force here, which is kept.
-    #[error(
-        "it is frozen already until {}, by {} ({}), which stays; whether the other nodes have that freeze is not known now ({why}), \
-         and they get it as soon as possible",
-        end(earlier), earlier.author.by, earlier.reason
-    )]
-    ShortensHere {
-        /// The one in force.
-        earlier: Arc<Freeze>,
-        /// Why it is not known.
-        why: Unshared,
-    },
-    /// Too many freezes are in force.
-    #[error("{MAX_FREEZES} freezes are in force, the maximum; nothing was changed")]
-    Full,
-    /// Too many freezes are in force to add one without the role owner.
-    #[error(
-        "{SHARE_OF_OPERATORS} freezes are in force: only an owner can add more. The whole KMS can still be frozen; \
-         nothing was changed"
-    )]
-    ShareFull,
-    /// In force, but only until this process ends.
-    #[error("it is frozen now, but the file that keeps freezes over restarts cannot be written: {0}")]
-    NotKept(#[source] std::io::Error),
-    /// In force and saved, but not in the audit log.
-    #[error("it is frozen now and after a restart, but the audit log does not take the record: {0}")]
-    NotRecorded(#[source] AuditError),
-    /// In force, but only until this process ends, and not in the audit log.
-    #[error(
-        "it is frozen now, but the file that keeps freezes over restarts cannot be written: {kept}; and the audit log \
-         does not take the record: {recorded}"
-    )]
-    NeitherKeptNorRecorded {
-        /// Why it is not saved.
-        #[source]
-        kept: std::io::Error,
-        /// Why it is not recorded.
-        recorded: AuditError,
-    },
-    /// Another freeze than the one whose end was approved.
-    #[error(
-        "it is still frozen: not the freeze whose end was approved is in force, but one by {} ({})",
-        current.author.by, current.reason
-    )]
-    Changed {
-        /// The one in force.
-        current: Arc<Freeze>,
-    },
-    /// The scope is not one.
-    #[error(transparent)]
-    Scope(#[from] ScopeError),
-    /// An unfreeze that cannot be recorded does not happen.
-    #[error("it is still frozen: the audit log does not take the record: {0}")]
-    UnfreezeNotRecorded(#[source] AuditError),
-    /// An unfreeze that cannot be saved does not happen.
-    #[error("it is still frozen: the file that keeps freezes over restarts cannot be written: {0}")]
-    UnfreezeNotKept(#[source] std::io::Error),
-    /// It is no longer frozen, and the disk does not say that it stays so.
-    #[error(
-        "it is no longer frozen, but the directory of the file that keeps freezes cannot be synced, so the freeze may be back if \
-         the machine stops: {0}"
-    )]
-    UnfreezeUnsynced(#[source] std::io::Error),
-    /// It is no longer frozen on any node, but the disk does not say so.
-    #[error(
-        "it is no longer frozen, but the file that keeps freezes over restarts cannot be written, so the freeze may be back after \
-         a restart: {0}"
-    )]
-    UnfreezeLeftOnDisk(#[source] std::io::Error),
-    /// Another operator froze it while it was being unfrozen.
-    #[error(
-        "it is still frozen: it was frozen again meanwhile; in force is the freeze by {} ({})",
-        current.author.by, current.reason
-    )]
-    FrozenAgain {
-        /// The one in force.
-        current: Arc<Freeze>,
-    },
-    /// Whether other nodes have frozen it is not known.
-    #[error(
-        "it is not frozen on this node, and whether it is on another one is not known now: the shared state was not read in time. \
-         Nothing was changed: try again, or ask another node"
-    )]
-    NotSeen,
-    /// An unfreeze that is not in the state of the fleet does not happen.
-    #[error("{}", .0.after("it is still frozen"))]
-    UnfreezeNotShared(#[from] Unshared),
-}
-
-fn end(freeze: &Freeze) -> String {
-    freeze.expires_at.map_or("it is taken back".to_owned(), |end| format!("{end} (Unix seconds)"))
 }
 
 /// What happens to a freeze of the same scope that is in force.
@@ -468,116 +364,6 @@ impl Freezes {
         Some(Arc::clone(&self.kept().get(&scope)?.freeze))
     }
 
-    /// Removes a freeze, even an expired one, so that no change of the clock revives it.
-    ///
-    /// # Errors
-    /// [`FreezeError`]; the freeze then stays, except for [`FreezeError::UnfreezeUnsynced`] and
-    /// [`FreezeError::UnfreezeLeftOnDisk`].
-    pub async fn unfreeze(
-        &self,
-        approved: &Approved<Unfreeze>,
-        audit: &Audit,
-    ) -> Result<Unfrozen, FreezeError> {
-        let Unfreeze { reason, freeze, .. } = approved.action();
-        let scope = approved.action().scope()?;
-        self.lift(scope, freeze.as_ref(), approved.author().clone(), reason.clone(), audit).await
-    }
-
-    /// Waits until this node knows whether another one has frozen `scope`, unless that is in force here.
-    ///
-    /// # Errors
-    /// [`FreezeError::NotSeen`].
-    pub async fn learn(&self, scope: Scope) -> Result<(), FreezeError> {
-        let Some(view) = self.view() else { return Ok(()) };
-        let is_known = self.of(scope).is_some() || view.reaches_now(LEARN_TIME).await;
-        if is_known || self.of(scope).is_some() { Ok(()) } else { Err(FreezeError::NotSeen) }
-    }
-
-    /// Removes the freeze of `scope`; only the one that was `seen`, if one was.
-    async fn lift(
-        &self,
-        scope: Scope,
-        seen: Option<&SeenFreeze>,
-        author: Author,
-        reason: String,
-        audit: &Audit,
-    ) -> Result<Unfrozen, FreezeError> {
-        self.learn(scope).await?;
-        let file = Arc::clone(&self.file).lock_owned().await;
-        let mut entries = self.kept();
-        let seen = seen.cloned();
-        let thaw = match entries.remove(&scope) {
-            None => return Ok(Unfrozen::WasNotFrozen),
-            Some(held) if seen.as_ref().is_some_and(|seen| *seen != SeenFreeze::from(&*held.freeze)) => {
-                return Err(FreezeError::Changed { current: Arc::clone(&held.freeze) });
-            }
-            Some(held) if held.is_live(self.time.now()) => Unfrozen::Done,
-            Some(_) => Unfrozen::WasNotFrozen,
-        };
-        // A freeze from now on is the later of the two.
-        let shared = match &self.store {
-            Store::File => None,
-            Store::Shared(shared) => Some((Arc::clone(shared), Lifting::begin(self, scope))),
-        };
-        let event = Event::Unfrozen {
-            scope: scope.name(),
-            value: hex::encode(scope.value()),
-            reason,
-            by: author.by.clone(),
-            remote: author.remote,
-            domain: self.domain_of(scope),
-        };
-        let _ = audit.record(event).await.map_err(FreezeError::UnfreezeNotRecorded)?;
-        if let Some((shared, lifting)) = shared {
-            // The shared state is adopted with the file.
-            drop(file);
-            let lifted = self.lift_everywhere(&shared, lifting, seen, &author).await;
-            let was_there =
-                lifted.inspect_err(|error| self.note_failure(scope, because(error), &author, audit))?;
-            if !was_there {
-                self.note_failure(scope, Some("it had ended already".to_owned()), &author, audit);
-                return Ok(Unfrozen::WasNotFrozen);
-            }
-            tracing::warn!(what = %scope, by = author.by, "no longer frozen, on all nodes");
-            return Ok(thaw);
-        }
-        let Written { outcome, turn: _turn } =
-            state::write_and_tell(file, records(&entries, &self.store)).await;
-        let replaced = outcome.map_err(FreezeError::UnfreezeNotKept);
-        let replaced =
-            replaced.inspect_err(|error| self.note_failure(scope, because(error), &author, audit))?;
-        tracing::warn!(what = %scope, by = author.by, "no longer frozen");
-        self.current.rcu(|current| {
-            let mut entries = Entries::clone(current);
-            entries.remove(&scope);
-            entries
-        });
-        self.count();
-        replaced.safely().map_err(FreezeError::UnfreezeUnsynced)?;
-        Ok(thaw)
-    }
-
-    /// Notes that an unfreeze that is in the log was not made: the log must not say last what is not so.
-    fn note_failure(&self, scope: Scope, reason: Option<String>, author: &Author, audit: &Audit) {
-        let Some(reason) = reason else { return };
-        audit.note(Event::UnfreezeFailed {
-            scope: scope.name(),
-            value: hex::encode(scope.value()),
-            reason,
-            by: author.by.clone(),
-            remote: author.remote,
-            domain: self.domain_of(scope),
-        });
-    }
-
-    /// The domain of a target as records name it; a machine or an OS image has none.
-    fn domain_of(&self, scope: Scope) -> Option<String> {
-        match scope {
-            Scope::App(app) => self.domains.recorded(&app),
-            Scope::Kms | Scope::Instance(_) | Scope::Device(_) | Scope::OsImage(_) => None,
-        }
-    }
-
     /// Updates the metrics; called periodically, because freezes expire by themselves.
     pub fn count(&self) {
         let live = self.list();
@@ -603,75 +389,6 @@ fn because(error: &FreezeError) -> Option<String> {
             Some("another operator froze it again".to_owned())
         }
         other => Some(other.to_string()),
-    }
-}
-
-/// What the file has.
-struct Kept {
-    freezes: Vec<(Freeze, Sharing)>,
-    was_shared: bool,
-}
-
-/// Parses the entries of the file.
-fn frozen(file: &FreezeFile) -> Result<Kept, FreezeFileError> {
-    let FreezeContent { shared, frozen, .. } = file.read()?;
-    let found = frozen.iter().filter(|record| record.scope != Scope::Kms.name()).count();
-    // Beside those of the fleet, what this node could not share.
-    let most = if shared { 2 * MAX_SHARED } else { MAX_FREEZES };
-    if found > most {
-        return Err(FreezeFileError::Damaged(format!(
-            "at most {most} entries beside that of the KMS are allowed, got {found}"
-        )));
-    }
-    let freezes = frozen.into_iter().map(|record| {
-        let sharing = if record.unshared { Sharing::Unshared } else { Sharing::Settled };
-        Ok((Freeze::try_from(record).map_err(FreezeFileError::Damaged)?, sharing))
-    });
-    Ok(Kept { freezes: freezes.collect::<Result<_, _>>()?, was_shared: shared })
-}
-
-/// The content of the file.
-fn records(entries: &Entries, store: &Store) -> (Vec<FreezeRecord>, KeptIn) {
-    let (kept_in, marks) = match store {
-        Store::File => (KeptIn::ThisMachine, false),
-        Store::Shared(_) => (KeptIn::Fleet, true),
-    };
-    let record = |held: &Arc<Held>| FreezeRecord {
-        unshared: marks && held.sharing == Sharing::Unshared,
-        ..FreezeRecord::from(&*held.freeze)
-    };
-    (entries.values().map(record).collect(), kept_in)
-}
-
-impl From<&Freeze> for FreezeRecord {
-    fn from(freeze: &Freeze) -> Self {
-        Self {
-            scope: freeze.scope.name().to_owned(),
-            value: freeze.scope.value().to_vec(),
-            reason: freeze.reason.clone(),
-            since: freeze.since,
-            expires_at: freeze.expires_at,
-            by: freeze.author.by.clone(),
-            remote: freeze.author.remote,
-            unshared: false,
-        }
-    }
-}
-
-impl TryFrom<FreezeRecord> for Freeze {
-    type Error = String;
-
-    fn try_from(record: FreezeRecord) -> Result<Self, String> {
-        if record.reason.len() > MAX_REASON {
-            return Err(format!("a reason must be at most {MAX_REASON} bytes, got {}", record.reason.len()));
-        }
-        Ok(Self {
-            scope: Scope::parse(&record.scope, &record.value).map_err(|error| error.to_string())?,
-            reason: record.reason,
-            since: record.since,
-            expires_at: record.expires_at,
-            author: Author { by: record.by, remote: record.remote },
-        })
     }
 }
 
