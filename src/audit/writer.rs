@@ -7,8 +7,14 @@
 //! How a file is opened, also one that cannot be opened yet, is in `opening`; how the writer leaves one, in
 //! `change`; the tree over the records, in `tree`.
 
+mod change;
+mod opening;
+mod repair;
+mod reserve;
+mod tree;
+
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc as std_mpsc};
@@ -21,15 +27,17 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
+use self::repair::{Failure, Need, Trouble};
+use self::reserve::is_full;
 use super::archived;
 use super::chain::{Link, Salt};
 use super::compress::Compressor;
-use super::disk::{Disk, Identity, Seen, directory};
+use super::disk::{Disk, Identity, Seen};
 use super::event::Event;
-use super::health::{FailureReason, Reserve, Space, Status};
+use super::health::{FailureReason, Status};
 use super::ledger::{Ledger, LogKeys, Published, each};
 use super::tail::Rest;
-use super::{AuditError, Receipt, Storage, segments};
+use super::{AuditError, Receipt, Storage};
 use crate::clock::{Floor, unix_now};
 
 /// No more events share one write.
@@ -50,19 +58,6 @@ const COMPRESS_EVERY: Duration = Duration::from_secs(60);
 /// How often free space is asked for.
 const SPACE_EVERY: Duration = Duration::from_secs(10);
 
-/// How long after it was spent the reserve is taken again, if there is space.
-const RESERVE_AGAIN: Duration = Duration::from_secs(60);
-
-/// The pause between attempts to write again; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-
-/// The pause before another attempt where no attempt helps.
-const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// After this time without a failure, the pause begins at its shortest again.
-const STEADY: Duration = Duration::from_secs(30);
-
 /// What the writer is asked to do.
 pub(super) enum Job {
     /// To write an event.
@@ -78,10 +73,6 @@ pub(super) struct Entry {
     /// Who waits for it; nobody for events that are recorded best effort.
     pub(super) acknowledge: Option<oneshot::Sender<Result<Receipt, AuditError>>>,
 }
-
-mod change;
-mod opening;
-mod tree;
 
 pub(super) struct Writer {
     disk: Box<dyn Disk>,
@@ -142,59 +133,6 @@ struct Segment {
     is_file: bool,
     /// When its first record was made, in Unix seconds; `None` without one.
     began: Option<u64>,
-}
-
-/// Why nothing is written, and what must be done first.
-struct Trouble {
-    cause: &'static str,
-    reason: FailureReason,
-    need: Need,
-    since: Instant,
-    next_try: Instant,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Need {
-    /// The file is sound: the next write may do.
-    Write,
-    /// The file is in doubt, or no longer ours.
-    NewSegment,
-    /// There is no open file.
-    Open,
-    /// Nothing that this process does helps.
-    Restart,
-}
-
-/// A write that did not happen, as far as anyone knows.
-struct Failure {
-    cause: &'static str,
-    reason: FailureReason,
-    need: Need,
-    error: io::Error,
-}
-
-impl Failure {
-    fn write(need: Need) -> impl Fn(io::Error) -> Self {
-        move |error| {
-            let (cause, reason) = match is_full(&error) {
-                true => ("disk_full", FailureReason::DiskFull),
-                false => ("write_failed", FailureReason::Write),
-            };
-            Self { cause, reason, need, error }
-        }
-    }
-
-    fn sync(need: Need) -> impl Fn(io::Error) -> Self {
-        move |error| {
-            let reason = if is_full(&error) { FailureReason::DiskFull } else { FailureReason::Sync };
-            Self { cause: "sync_failed", reason, need, error }
-        }
-    }
-
-    fn changed(cause: &'static str) -> Self {
-        let error = io::Error::other(FailureReason::FileChanged.to_string());
-        Self { cause, reason: FailureReason::FileChanged, need: Need::NewSegment, error }
-    }
 }
 
 impl Writer {
@@ -332,63 +270,6 @@ impl Writer {
 
     fn keep(&mut self, fields: String) {
         if self.kept.len() < MAX_KEPT { self.kept.push_back(fields) } else { self.lost += 1 }
-    }
-
-    fn fail(&mut self, failure: Failure) {
-        let Failure { cause, reason, need, error } = failure;
-        let now = Instant::now();
-        if self.trouble.is_none()
-            && self.recovered.is_none_or(|recovered| now.duration_since(recovered) > STEADY)
-        {
-            self.pause = Duration::ZERO;
-        }
-        if self.trouble.as_ref().is_none_or(|known| known.reason != reason) {
-            tracing::error!(cause, %error, "audit records cannot be written: no keys are released");
-        }
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
-        self.status.failed(reason);
-        let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);
-        // What is in doubt stays so, whatever else fails later.
-        let (cause, need) = match &self.trouble {
-            Some(old) if need == Need::Write || need == old.need => (old.cause, old.need),
-            _ => (cause, need),
-        };
-        let pause = if need == Need::Restart { NEVER } else { self.pause };
-        self.trouble = Some(Trouble { cause, reason, need, since, next_try: now + pause });
-    }
-
-    /// Tries to write again.
-    fn repair(&mut self) {
-        let Some(trouble) = self.trouble.as_ref().filter(|trouble| trouble.need != Need::Restart) else {
-            return;
-        };
-        let (cause, seconds) = (trouble.cause, trouble.since.elapsed().as_secs());
-        self.status.begins();
-        let outcome = match trouble.need {
-            Need::Write => {
-                self.look().and_then(|()| self.write_kept(Some(Event::Resumed { reason: cause, seconds })))
-            }
-            Need::NewSegment => self.begin_segment(cause),
-            Need::Open => self.open_again(Event::Resumed { reason: cause, seconds }),
-            Need::Restart => return,
-        };
-        match outcome {
-            Ok(()) => {
-                self.trouble = None;
-                self.recovered = Some(Instant::now());
-                self.status.succeeded();
-                tracing::warn!(cause, seconds, "audit records are written again");
-            }
-            Err(failure) => self.fail(failure),
-        }
-    }
-
-    fn look_and_repair(&mut self) {
-        self.looked = Some(Instant::now());
-        if let Err(failure) = self.look() {
-            self.fail(failure);
-            self.repair();
-        }
     }
 
     /// Records what an operator has moved away. After a crash in between, it is recorded twice.
@@ -549,55 +430,6 @@ impl Writer {
         }
         Ok(())
     }
-
-    /// Looks how much space there is, and takes the reserve back where there is enough.
-    fn hold_reserve(&mut self) {
-        self.status.begins();
-        // A disk that cannot be measured is not called full: writing to it tells.
-        let Ok(room) = self.disk.room(&self.path) else { return };
-        let name = segments::reserve_name(&self.path);
-        let is_held = Seen::at(&name).is_ok_and(|seen| seen.is_some_and(|seen| seen.size >= self.reserve));
-        let may_take = self.reserve > 0
-            && self.trouble.is_none()
-            && self.spent.is_none_or(|spent| spent.elapsed() > RESERVE_AGAIN)
-            && room.free > 4 * self.reserve;
-        let is_held = is_held
-            || may_take && {
-                let held = self.disk.allocate(&name, self.reserve);
-                if let Err(error) = &held {
-                    tracing::warn!(%error, "no space can be reserved for the audit log");
-                    // A file without its space would be taken for the reserve.
-                    let _ = fs::remove_file(&name);
-                    self.reserve = 0;
-                }
-                held.is_ok()
-            };
-        let reserve = match (self.reserve, is_held) {
-            (0, _) => Reserve::None,
-            (_, true) => Reserve::Held,
-            (_, false) => Reserve::Spent,
-        };
-        if self.status.set_space(Space::of(room, reserve, self.reserve)) {
-            tracing::warn!(free_bytes = room.free, "the disk of the audit log is nearly full");
-        }
-    }
-
-    /// Gives the reserve to the log, if it is space that is missing. Whether that was so.
-    fn spend_reserve(&mut self, error: &io::Error) -> bool {
-        let is_spent =
-            is_full(error) && self.reserve > 0 && fs::remove_file(segments::reserve_name(&self.path)).is_ok();
-        if is_spent {
-            self.spent = Some(Instant::now());
-            tracing::error!("the disk is full: the audit log goes on in the space that was reserved for it");
-            self.hold_reserve();
-        }
-        is_spent
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 fn copy(error: &io::Error) -> io::Error {

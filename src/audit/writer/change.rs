@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::io;
 
-use super::{Event, Failure, Identity, Need, Rest, Seen, Segment, Writer, directory, segments, unix_now};
+use super::super::disk::directory;
+use super::super::segments;
+use super::{Event, Failure, Identity, Need, Rest, Seen, Segment, Writer, unix_now};
 
 impl Writer {
     /// Leaves the file and goes on in a new one, which is complete before it has the name. Until the name

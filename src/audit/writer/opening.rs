@@ -12,10 +12,11 @@ use kms_ledger::compressed::Stored;
 use super::super::Beginning;
 use super::super::Storage;
 use super::super::ledger::{Published, legacy};
+use super::super::segments;
 use super::super::tail::{End, Rest};
 use super::{
     AuditError, Disk, Event, Failure, FailureReason, Floor, Link, Need, Seen, Segment, Status, Writer,
-    is_full, segments,
+    is_full,
 };
 
 impl Writer {
