@@ -3,35 +3,27 @@
 //! A secret has 256 random bits, is shown once, and is stored as an Argon2id hash. Each request reads these credentials; only
 //! `control::credentials` changes them.
 
+mod credential;
+mod secret;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{Algorithm, Argon2, Params, Version};
-use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use kms_attest::identity::DomainName;
-use kms_wire::role::Role;
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
-use super::chosen::ChosenSecret;
-use super::person::Person;
+pub use self::credential::{Invitation, NamedCredential, Replaced, Standing};
+use self::secret::is_hash_of;
+pub use self::secret::{BadHash, NoRandomNumbers, Secret, SecretHash};
+pub(super) use self::secret::{begins_like_a_token, parts_of_token};
 use super::wrong::WrongPasswords;
 use crate::clock::{Floor, unix_now};
 
-/// The prefix of a token, by which secret scanners find it.
-const PREFIX: &str = "ckms_";
-/// Hex digits of a generated secret.
-const SECRET_DIGITS: usize = 64;
 /// The longest name, in bytes.
 const MAX_NAME: usize = 64;
-/// Memory (KiB), passes and lanes of one hash: OWASP's recommendation for Argon2id.
-const COST: (u32, u32, u32) = (19 * 1024, 2, 1);
 
 /// The name of a credential: 1 to 64 lower-case letters, digits, `-` or `.`, the first of them a letter or a digit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,270 +61,6 @@ impl CredentialName {
 impl fmt::Display for CredentialName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-/// A new secret. Its `Debug` prints nothing; [`Secret::token`] shows it.
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// 256 random bits in hex.
-    ///
-    /// # Errors
-    /// The random number generator failed.
-    pub fn generate() -> Result<Self, NoRandomNumbers> {
-        let mut bytes = Zeroizing::new([0; SECRET_DIGITS / 2]);
-        SystemRandom::new().fill(&mut *bytes).map_err(|_| NoRandomNumbers)?;
-        Ok(Self(Zeroizing::new(hex::encode(*bytes))))
-    }
-
-    /// The secret alone, as the password of a user.
-    pub fn password(&self) -> &str {
-        &self.0
-    }
-
-    /// The holder's token: `ckms_<name>_<secret>`.
-    pub fn token(&self, name: &CredentialName) -> Zeroizing<String> {
-        Zeroizing::new(format!("{PREFIX}{name}_{}", self.0.as_str()))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Secret").finish_non_exhaustive()
-    }
-}
-
-/// The system's random number generator failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the system random number generator failed")]
-pub struct NoRandomNumbers;
-
-/// Whether a text begins as tokens do.
-pub(super) fn begins_like_a_token(text: &str) -> bool {
-    text.starts_with(PREFIX)
-}
-
-/// Name and secret in a token; `None` if it is not a token of a named credential.
-pub(super) fn parts_of_token(token: &str) -> Option<(&str, &str)> {
-    let (name, secret) = token.strip_prefix(PREFIX)?.split_once('_')?;
-    let is_secret = secret.len() == SECRET_DIGITS && secret.bytes().all(|digit| digit.is_ascii_hexdigit());
-    (is_secret && name.parse::<CredentialName>().is_ok()).then_some((name, secret))
-}
-
-/// An Argon2id hash in PHC form.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SecretHash(String);
-
-/// A text that is not an Argon2id hash with our parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a hash is not Argon2id in PHC form with the parameters of this program")]
-pub struct BadHash;
-
-impl SecretHash {
-    /// Hashes a secret: about 20 ms and 19 MiB.
-    ///
-    /// # Errors
-    /// The system gives no random numbers.
-    pub fn of(secret: &Secret) -> Result<Self, NoRandomNumbers> {
-        Self::of_text(&secret.0)
-    }
-
-    /// Hashes a secret that an operator has chosen.
-    ///
-    /// # Errors
-    /// The system gives no random numbers.
-    pub fn of_chosen(secret: &ChosenSecret) -> Result<Self, NoRandomNumbers> {
-        Self::of_text(secret.expose())
-    }
-
-    fn of_text(text: &str) -> Result<Self, NoRandomNumbers> {
-        let mut salt = [0; 16];
-        SystemRandom::new().fill(&mut salt).map_err(|_| NoRandomNumbers)?;
-        let hash = argon2id().hash_password_with_salt(text.as_bytes(), &salt);
-        let hash: PasswordHash = hash.expect("a short secret, and a salt of the usual length");
-        Ok(Self(hash.to_string()))
-    }
-
-    /// The PHC text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether `secret` has this hash: as long as [`SecretHash::of`], and compared in constant time.
-    pub fn is_of(&self, secret: &str) -> bool {
-        is_hash_of(&self.0, secret)
-    }
-}
-
-impl FromStr for SecretHash {
-    type Err = BadHash;
-
-    /// Accepts our own parameters only, because they set the memory and time of a login.
-    fn from_str(text: &str) -> Result<Self, BadHash> {
-        let hash = PasswordHash::new(text).map_err(|_| BadHash)?;
-        let is_ours = hash.algorithm == argon2::ARGON2ID_IDENT
-            && hash.version == Some(Version::V0x13.into())
-            && hash.hash.is_some()
-            && Params::try_from(&hash)
-                .is_ok_and(|params| (params.m_cost(), params.t_cost(), params.p_cost()) == COST);
-        if is_ours { Ok(Self(text.to_owned())) } else { Err(BadHash) }
-    }
-}
-
-fn is_hash_of(hash: &str, secret: &str) -> bool {
-    #[cfg(test)]
-    super::count_hash();
-    let hash = PasswordHash::new(hash);
-    hash.is_ok_and(|hash| argon2id().verify_password(secret.as_bytes(), &hash).is_ok())
-}
-
-fn argon2id() -> Argon2<'static> {
-    let (memory, passes, lanes) = COST;
-    let params = Params::new(memory, passes, lanes, None).expect("recommended parameters");
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-}
-
-/// The state of a credential.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// Its holder has a secret.
-    Active(SecretHash),
-    /// Its holder has an invitation, which can be exchanged for a secret once.
-    Invited {
-        /// The hash of the token's secret.
-        hash: SecretHash,
-        /// The end of the invitation, in Unix seconds.
-        until: u64,
-    },
-}
-
-/// The secret before a rotation, which is valid beside the new one until that is used, or until its end.
-#[derive(Debug)]
-pub struct Replaced {
-    /// Its hash.
-    pub hash: SecretHash,
-    /// Its version.
-    pub version: u64,
-    /// Its end, in Unix seconds.
-    pub until: u64,
-    is_over: AtomicBool,
-}
-
-impl Replaced {
-    /// Whether the secret after it has been used.
-    pub fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
-    }
-
-    /// A secret that is valid until `until`.
-    pub fn new(hash: SecretHash, version: u64, until: u64) -> Self {
-        Self { hash, version, until, is_over: AtomicBool::new(false) }
-    }
-}
-
-/// An invitation to replace the secret of an active credential. That secret is valid until the invitation is used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invitation {
-    /// The hash of the token's secret.
-    pub hash: SecretHash,
-    /// Its version.
-    pub version: u64,
-    /// Its end, in Unix seconds.
-    pub until: u64,
-}
-
-/// One credential.
-#[derive(Debug)]
-pub struct NamedCredential {
-    /// Its name.
-    pub name: CredentialName,
-    /// What it may do.
-    pub role: Role,
-    /// The domain to which it is limited; `None` for the whole KMS.
-    pub domain: Option<DomainName>,
-    /// Its state.
-    pub standing: Standing,
-    /// Changes with the secret, so that a remembered earlier secret is invalid.
-    pub version: u64,
-    /// The secret before this one, if that had an overlap.
-    pub replaced: Option<Replaced>,
-    /// The invitation to replace its secret.
-    pub invitation: Option<Invitation>,
-    /// The other owner who has chosen its secret, and could use it.
-    pub chosen_by: Option<Person>,
-    /// Unix seconds.
-    pub created_at: u64,
-    /// The operator that created it.
-    pub created_by: String,
-    /// Its end, in Unix seconds.
-    pub expires_at: Option<u64>,
-    /// Unix seconds of its last use; 0 before the first.
-    pub last_used: AtomicU64,
-}
-
-impl NamedCredential {
-    /// The hash of the secret that was issued last.
-    pub fn hash(&self) -> &SecretHash {
-        match &self.standing {
-            Standing::Active(hash) | Standing::Invited { hash, .. } => hash,
-        }
-    }
-
-    /// The secret before this one, if it is valid at `now`.
-    pub fn replaced(&self, now: u64) -> Option<&Replaced> {
-        self.replaced.as_ref().filter(|old| !old.is_over.load(Ordering::Relaxed) && now < old.until)
-    }
-
-    /// Ends the secret before this one, if it is one that has ended meanwhile: when that of `earlier` was used.
-    pub fn end_replaced_with(&self, earlier: &Self) {
-        if let (Some(own), Some(other)) = (&self.replaced, &earlier.replaced)
-            && own.version == other.version
-            && other.is_over()
-        {
-            own.is_over.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// The invitation to replace its secret, if it is valid at `now`.
-    pub fn invitation(&self, now: u64) -> Option<&Invitation> {
-        self.invitation.as_ref().filter(|invitation| now < invitation.until)
-    }
-
-    /// The versions of the secrets and invitations that are valid at `now`, that of the active secret first.
-    pub fn versions(&self, now: u64) -> impl Iterator<Item = u64> {
-        let others = [
-            self.replaced(now).map(|old| old.version),
-            self.invitation(now).map(|invitation| invitation.version),
-        ];
-        [self.version].into_iter().chain(others.into_iter().flatten())
-    }
-
-    /// Whether it has expired at `now`, in Unix seconds.
-    pub fn has_ended(&self, now: u64) -> bool {
-        let ends = self.expires_at.is_some_and(|end| end <= now);
-        match self.standing {
-            Standing::Active(_) => ends,
-            Standing::Invited { until, .. } => ends || until <= now,
-        }
-    }
-
-    /// Whether it is an active owner of the whole KMS that does not expire.
-    pub fn is_lasting_owner(&self) -> bool {
-        self.role == Role::Owner
-            && self.domain.is_none()
-            && self.expires_at.is_none()
-            && matches!(self.standing, Standing::Active(_))
-    }
-
-    /// Whether the credential is that of an owner of the whole KMS, also after its end: time must not take an owner away. An invitation
-    /// counts until it ends.
-    pub fn counts_as_owner(&self, now: u64) -> bool {
-        let is_counted = match self.standing {
-            Standing::Active(_) => true,
-            Standing::Invited { .. } => !self.has_ended(now),
-        };
-        self.role == Role::Owner && self.domain.is_none() && is_counted
     }
 }
 
@@ -467,6 +195,10 @@ impl fmt::Debug for Named {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use kms_wire::role::Role;
+
     use super::*;
 
     fn credential(name: &str, secret: &Secret, expires_at: Option<u64>) -> NamedCredential {
@@ -502,7 +234,7 @@ mod tests {
             ("cj", &secret, 99, false),
             ("CI", &secret, 99, false),
         ] {
-            assert_eq!(named.admits(name, secret.0.as_str(), now).is_some(), admitted, "{name} at {now}");
+            assert_eq!(named.admits(name, secret.password(), now).is_some(), admitted, "{name} at {now}");
         }
     }
 
@@ -527,7 +259,7 @@ mod tests {
         let secret = Secret::generate().unwrap();
         let name: CredentialName = "a.b-9".parse().unwrap();
         let token = secret.token(&name);
-        assert_eq!(parts_of_token(&token), Some(("a.b-9", secret.0.as_str())));
+        assert_eq!(parts_of_token(&token), Some(("a.b-9", secret.password())));
         let long = format!("{}0", token.as_str());
         for other in ["", "ckms_", "ckms_a_", "ckms__00", &token[..token.len() - 1], &long, &token[1..]] {
             assert_eq!(parts_of_token(other), None, "{other}");
