@@ -10,19 +10,22 @@
 //! without events) are cancelled when others need the memory.
 
 mod budget;
+mod class;
+mod reservation;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use kms_attest::identity::AppId;
 use slab::Slab;
 use tokio::time::Instant;
 
+use self::class::Class;
+pub(super) use self::class::{Arrival, Holder};
+pub(super) use self::reservation::Reservation;
 use super::activity::Activity;
 use super::party::Party;
 use crate::config::Limits;
@@ -56,72 +59,6 @@ pub(super) struct Exhausted;
 pub struct RequestMemory {
     total: usize,
     held: Mutex<Held>,
-}
-
-/// What kind of caller holds memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holder {
-    /// The caller has proved nothing.
-    Stranger,
-    /// The caller's address is one from which a caller was admitted before.
-    Known,
-    /// Policy has given this app a permit on the connection.
-    Admitted(AppId),
-    /// The caller has shown an operator's credentials.
-    Operator,
-    /// A health probe.
-    Probe,
-}
-
-/// What has arrived of a request when it gets its first memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Arrival {
-    /// Its line and headers: its body is waited for.
-    Head,
-    /// All of it.
-    Whole,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Class {
-    Stranger,
-    Known,
-    Operator,
-    Probe,
-}
-
-impl Class {
-    const ALL: [Self; 4] = [Self::Stranger, Self::Known, Self::Operator, Self::Probe];
-
-    fn index(self) -> usize {
-        self as usize
-    }
-
-    fn of(holder: Holder) -> Self {
-        match holder {
-            Holder::Stranger => Self::Stranger,
-            Holder::Known | Holder::Admitted(_) => Self::Known,
-            Holder::Operator => Self::Operator,
-            Holder::Probe => Self::Probe,
-        }
-    }
-
-    /// The part that no other kind can take.
-    fn guaranteed(self, total: usize) -> usize {
-        match self {
-            Self::Stranger | Self::Known => total / 16 * 3,
-            Self::Operator | Self::Probe => total / 16,
-        }
-    }
-
-    /// The most that one address or app may hold, however much is free.
-    fn largest_share(self, total: usize) -> usize {
-        match self {
-            Self::Stranger | Self::Known => total / 4,
-            Self::Operator => total,
-            Self::Probe => total / 32,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -430,116 +367,6 @@ impl Held {
         *of_class = moved(*of_class);
         let share = &mut self.shares[request.share];
         share.bytes = moved(share.bytes);
-    }
-}
-
-/// The memory of one request, released when dropped.
-#[derive(Debug)]
-pub(super) struct Reservation {
-    memory: Arc<RequestMemory>,
-    number: usize,
-    arrival: Arrival,
-    signal: Arc<Signal>,
-}
-
-impl Reservation {
-    /// Takes what receiving `body` bytes more needs.
-    ///
-    /// # Errors
-    /// [`Exhausted`]; what is already held stays held.
-    pub(super) fn receive(&self, body: usize) -> Result<(), Exhausted> {
-        self.grow(body.saturating_mul(BUFFER), body, Instant::now())
-    }
-
-    /// The body has been received: from now on the caller waits for us.
-    pub(super) fn received(&self) {
-        if self.arrival == Arrival::Head {
-            self.memory.lock().wait(self.number, None);
-        }
-    }
-
-    /// Whether memory was denied or taken back.
-    pub(super) fn was_refused(&self) -> bool {
-        self.signal.was_refused.load(Ordering::Relaxed)
-    }
-
-    /// Whether the request was cancelled for others. If not, `waker` is woken when it is.
-    pub(super) fn is_given_up(&self, waker: &Waker) -> bool {
-        self.signal.body.register(waker);
-        self.signal.is_given_up.load(Ordering::Relaxed)
-    }
-
-    /// The caller has shown an operator's credentials.
-    pub(super) fn belongs_to_operator(&self) {
-        self.memory.lock().becomes(self.number, Class::Operator);
-    }
-
-    fn grow(&self, bytes: usize, fresh: usize, now: Instant) -> Result<(), Exhausted> {
-        let mut held = self.memory.lock();
-        held.take(self.number, bytes, self.memory.total, now)?;
-        if let Some(request) = held.requests.get_mut(self.number) {
-            request.fresh += fresh;
-            if request.fresh >= PROGRESS && request.waits.is_some() && !request.is_answered {
-                held.wait(self.number, Some(now));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes what decoding a body of `body` bytes needs beside it.
-    ///
-    /// # Errors
-    /// [`Exhausted`].
-    pub(super) fn decode(&self, body: usize) -> Result<(), Exhausted> {
-        self.grow(body.saturating_mul(DECODED), 0, Instant::now())
-    }
-
-    /// The request is done: from now on its response is held until it is read. This never fails, because the
-    /// work is already done.
-    pub(super) fn answered(&self, length: Option<u64>, now: Instant) {
-        let answer = length.map_or(ANSWER, |length| usize::try_from(length).unwrap_or(usize::MAX));
-        let mut held = self.memory.lock();
-        if let Some(request) = held.requests.get_mut(self.number) {
-            request.is_answered = true;
-        }
-        held.settle(self.number, REQUEST.saturating_add(answer));
-        held.wait(self.number, Some(now));
-    }
-
-    /// Notes that part of the response was read, and more follows.
-    pub(super) fn read_on(&self) {
-        self.memory.lock().wait(self.number, Some(Instant::now()));
-    }
-
-    /// Notes that nothing more of the response exists for now: it waits for an event, and is cancelled only when others
-    /// need the memory.
-    pub(super) fn rests(&self) {
-        let mut held = self.memory.lock();
-        held.wait(self.number, Some(Instant::now()));
-        if let Some(request) = held.requests.get_mut(self.number) {
-            request.rests = true;
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn give_up(&self) {
-        self.memory.lock().give_up(self.number);
-    }
-
-    /// Whether the response has begun.
-    pub(super) fn is_answered(&self) -> bool {
-        self.memory.lock().requests.get(self.number).is_none_or(|request| request.is_answered)
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut held = self.memory.lock();
-        held.wait(self.number, None);
-        held.settle(self.number, 0);
-        if let Some(request) = held.requests.try_remove(self.number) {
-            held.leave(request.share);
-        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Weak;
 
+use kms_attest::identity::AppId;
+
 use super::*;
 
 const MIB: usize = 1 << 20;
