@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use kms_attest::state_file::StateFile;
+use kms_wire::join::JoinReport;
 
 use super::*;
 
