@@ -1,15 +1,16 @@
 //! The KMS service. Each handler is a ladder: parse, admit, record, reply.
 
 mod joining;
+mod recording;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use kms_attest::csr::{ApiVersion, Csr};
-use kms_attest::identity::{AppId, BadDomainName, DomainName, Identity};
+use kms_attest::identity::{AppId, BadDomainName, DomainName};
 use kms_policy::Role;
 
+use self::recording::{LINES, tell};
 use super::env_keys::EnvKeys;
 use super::images::{clear, note_cleared};
 use super::meta::Meta;
@@ -29,8 +30,8 @@ use crate::control::{Denials, Shadow};
 use crate::error::{Code, Error, Result};
 use crate::keys::derive::DeriveError;
 use crate::keys::epoch::{KeyEpochs, RootEpoch};
-use crate::keys::keyring::{EpochTimes, Unreadable};
-use crate::lifecycle::{HandedEpoch, NotReleased, Ready, ReleaseGuards, Released};
+use crate::keys::keyring::EpochTimes;
+use crate::lifecycle::{HandedEpoch, Ready, Released};
 use crate::log_limit::LogLimit;
 use crate::metrics::RequestStage;
 use crate::operator::{Operator, OperatorToken};
@@ -69,9 +70,6 @@ const NO_PUBLIC_HANDOVER: &str = "public KMS key handover is disabled; use the a
 /// A replica that stored one epoch only would give apps other keys than this KMS.
 const ONE_EPOCH: &str = "this KMS has more than one epoch of root keys, and the caller can store only one: update it, then \
                          let it receive the root keys again";
-
-/// Log lines a second about releases to apps.
-const LINES: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
 const APP_KEY_API_VERSION: u32 = 1;
 
@@ -421,32 +419,6 @@ impl KmsService {
         .await
     }
 
-    fn guards(&self) -> ReleaseGuards<'_> {
-        let Foundation { audit, freezes, domains, .. } = &*self.foundation;
-        ReleaseGuards { audit, freezes, domains }
-    }
-
-    /// The attempt of a caller that identifies itself by its client certificate.
-    fn attempt<'a>(
-        &'a self,
-        method: Method,
-        role: Role,
-        caller: &'a Caller,
-        asked: Asked<'a>,
-    ) -> Attempt<'a> {
-        Attempt {
-            service: self,
-            method,
-            role: Some(role),
-            caller,
-            vm_config: asked.vm_config,
-            epochs: asked.epochs,
-            domain: asked.domain,
-            fresh: asked.fresh,
-            csr: None,
-        }
-    }
-
     /// The self-authorization from the last check, for methods that give every caller the same. Without it a
     /// guest learns nothing more, so the refusal is kept for operators.
     async fn current_self_authorization(&self, method: Method, caller: &Caller) -> Result<SelfAuthorization> {
@@ -462,39 +434,6 @@ impl KmsService {
             csr: None,
         };
         self.foundation.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal.into()))
-    }
-
-    /// The refusal of a release whose epoch was retired after its record was written.
-    async fn withheld<R>(&self, released: Released<R>, error: Unreadable, attempt: &Attempt<'_>) -> Error {
-        let permit = released.withhold(&self.foundation.audit).await;
-        attempt.refuse(permit.without_epoch(error))
-    }
-
-    /// Counts the outcome of a record; nothing is sent without one.
-    fn recorded<R>(
-        &self,
-        outcome: std::result::Result<Released<R>, (NotReleased, Permit<R>)>,
-        attempt: &Attempt<'_>,
-    ) -> Result<Released<R>> {
-        match outcome {
-            Ok(released) => {
-                self.foundation.metrics.audit_recorded();
-                Ok(released)
-            }
-            Err((NotReleased::Frozen(frozen), permit)) => {
-                let identity = Some(Box::new(permit.identity().clone()));
-                Err(attempt.refuse(Refusal::Frozen { frozen, identity }))
-            }
-            Err((NotReleased::Stale(stale), _)) => Err(attempt.refuse(Refusal::StateStale(stale))),
-            Err((NotReleased::Outdated | NotReleased::Moved, _)) => Err(Error::new(
-                Code::Unavailable,
-                "the release took too long to be decided and recorded, try again",
-            )),
-            Err((NotReleased::Unrecorded(error), _)) => {
-                self.foundation.metrics.audit_failed();
-                Err(attempt.unrecorded(error))
-            }
-        }
     }
 }
 
@@ -557,24 +496,6 @@ fn epoch_keys(epoch: &HandedEpoch) -> EpochKeys {
         stated_by: statement.map(|statement| statement.by.0),
         statement: statement.map(|statement| statement.signature.to_vec()).unwrap_or_default(),
     }
-}
-
-/// Logs a release, beside its line in the audit log: its receiver, never its content.
-fn tell<R>(log: &LogLimit, what: &'static str, released: &Released<R>, caller: &Caller) {
-    let Some(omitted) = log.admit() else { return };
-    let identity = released.permit().identity();
-    let Identity { app_id, compose_hash, device_id, mr_aggregated, .. } = identity;
-    tracing::info!(
-        app_id = hex::encode(app_id),
-        instance_id = hex::encode(identity.instance_bytes()),
-        compose_hash = hex::encode(compose_hash),
-        device_id = hex::encode(device_id),
-        mr_aggregated = hex::encode(mr_aggregated),
-        remote = %caller.remote(),
-        seq = released.seq(),
-        omitted,
-        "{what}"
-    );
 }
 
 #[cfg(test)]
