@@ -16,8 +16,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared};
+use kms_attest::single_flight::SingleFlight;
 
 use self::queue::{Queue, Rank};
 use crate::address::bucket;
@@ -61,10 +60,11 @@ struct Inner {
     queue: Arc<Queue>,
     key: hmac::Key,
     memory: Mutex<Memory>,
+    /// Requests from one address with the same password share one hash.
+    hashing: SingleFlight<(IpAddr, Digest), Verdict>,
 }
 
 type Digest = [u8; 32];
-type Hashing = Shared<BoxFuture<'static, Verdict>>;
 
 #[derive(Default)]
 struct Memory {
@@ -72,8 +72,6 @@ struct Memory {
     right: HashMap<Digest, Instant>,
     /// Addresses from which somebody has logged in, and when.
     addresses: HashMap<IpAddr, Instant>,
-    /// What is being hashed: requests from one address with the same password share one hash.
-    hashing: HashMap<(IpAddr, Digest), Hashing>,
     /// The number of requests that wait for a verdict, by address.
     waiters: HashMap<IpAddr, usize>,
 }
@@ -112,7 +110,9 @@ impl Passwords {
     pub(super) fn new(credentials: Arc<Credentials>, lockout: Arc<Lockout>) -> Self {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("random numbers");
         let (queue, memory) = (Arc::default(), Mutex::default());
-        Self(Arc::new(Inner { credentials, lockout, queue, key, memory }))
+        // The queue limits what waits for a hash.
+        let hashing = SingleFlight::new(usize::MAX);
+        Self(Arc::new(Inner { credentials, lockout, queue, key, memory, hashing }))
     }
 
     /// Shows how many passwords wait in `metrics`.
@@ -152,37 +152,21 @@ impl Passwords {
             }
             *memory.waiters.entry(key.0).or_insert(0) += 1;
             _waiter = Waiter { inner: &self.0, address: key.0 };
-            match memory.hashing.get(&key) {
-                Some(hashing) => hashing.clone(),
-                None => {
-                    let hashing = Arc::clone(&self.0).hashing(shown, versions, address, *digest);
-                    memory.hashing.insert(key, hashing.clone());
-                    hashing
-                }
-            }
+            let inner = Arc::clone(&self.0);
+            // A task of its own, so that the hash ends and is counted even if the caller hangs up. It is joined
+            // under the lock: a password is remembered before its hash ends, so it is not hashed twice.
+            let hash = || async move { inner.hash(shown, versions, address).await };
+            self.0.hashing.join(key, hash)
         };
-        hashing.await
+        // Without a result nothing is known about the password.
+        match hashing {
+            Ok(hashing) => hashing.result().await.unwrap_or(Verdict::Busy),
+            Err(_) => Verdict::Busy,
+        }
     }
 }
 
 impl Inner {
-    /// A task of its own, so that the hash ends and is counted even if the caller hangs up.
-    fn hashing(
-        self: Arc<Self>,
-        shown: Password,
-        versions: Vec<u64>,
-        address: IpAddr,
-        digest: Digest,
-    ) -> Hashing {
-        let work = tokio::spawn(async move {
-            let verdict = self.hash(shown, versions, address).await;
-            self.memory().hashing.remove(&(bucket(address), digest));
-            verdict
-        });
-        // A task that panicked admits nobody.
-        async move { work.await.unwrap_or(Verdict::Busy) }.boxed().shared()
-    }
-
     async fn hash(self: &Arc<Self>, shown: Password, versions: Vec<u64>, address: IpAddr) -> Verdict {
         let guesser = Guesser::new(address, Guess::Password(self.slot(shown.user())));
         if let Some(wait) = self.lockout.wait(guesser, Instant::now()) {

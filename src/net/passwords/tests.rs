@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::*;
