@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use kms_attest::attester::Attester;
 use kms_attest::identity::BootInfo;
+use kms_attest::single_flight::{Answer, Latest};
 use kms_attest::verify::Verifier;
 use kms_policy::{Decision, NotCompared, Policy, PolicyError, Unsettled};
-use tokio::sync::{Mutex, Notify, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use self::own::{Booted, Own};
 use super::image_check::{Settled, settled};
@@ -45,11 +46,10 @@ const FIRST_ANSWER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct SelfAuthorizer {
     requirement: Requirement,
-    recent: ArcSwapOption<Recent>,
+    /// The last answer of policy. It limits the requests.
+    answers: Latest<Answered>,
     /// The last request without an answer.
     unanswered: ArcSwapOption<Outage>,
-    /// Limits the requests to policy.
-    turns: Semaphore,
     /// Wakes [`SelfAuthorizer::keep_fresh`], which asks on behalf of all callers of methods that anyone may
     /// call.
     wanted: Notify,
@@ -73,11 +73,7 @@ enum Requirement {
     },
 }
 
-#[derive(Debug)]
-struct Recent {
-    answer: Result<SelfAuthorization, SelfDenial>,
-    asked: Instant,
-}
+type Answered = Result<SelfAuthorization, SelfDenial>;
 
 /// The last request to the policy that had no response.
 #[derive(Debug)]
@@ -121,9 +117,8 @@ impl SelfAuthorizer {
     fn with(requirement: Requirement) -> Self {
         Self {
             requirement,
-            recent: ArcSwapOption::empty(),
+            answers: Latest::new(AT_A_TIME),
             unanswered: ArcSwapOption::empty(),
-            turns: Semaphore::new(AT_A_TIME),
             wanted: Notify::new(),
             ended: watch::Sender::new(()),
         }
@@ -138,9 +133,8 @@ impl SelfAuthorizer {
         if matches!(self.requirement, Requirement::Waived) {
             return Ok(SelfAuthorization::granted());
         }
-        let recent = self.recent.load();
-        match recent.as_ref().filter(|recent| recent.asked.elapsed() < LIFETIME) {
-            Some(recent) => recent.answer.clone().map_err(SelfRefusal::Denied),
+        match self.answers.last().filter(|recent| recent.asked.elapsed() < LIFETIME) {
+            Some(recent) => recent.value.clone().map_err(SelfRefusal::Denied),
             None => Err(self.no_recent_answer()),
         }
     }
@@ -167,7 +161,7 @@ impl SelfAuthorizer {
 
     /// The time since the start of the last request that has ended.
     fn age(&self) -> Duration {
-        let (recent, unanswered) = (self.recent.load(), self.unanswered.load());
+        let (recent, unanswered) = (self.answers.last(), self.unanswered.load());
         let asked = [recent.as_ref().map(|it| it.asked), unanswered.as_ref().map(|it| it.began)];
         asked.into_iter().flatten().max().map_or(Duration::MAX, |asked| asked.elapsed())
     }
@@ -181,11 +175,11 @@ impl SelfAuthorizer {
         if matches!(self.requirement, Requirement::Waived) {
             return Ok(());
         }
-        let (recent, unanswered) = (self.recent.load(), self.unanswered.load());
+        let (recent, unanswered) = (self.answers.last(), self.unanswered.load());
         match (recent.as_ref(), unanswered.as_ref()) {
             (Some(recent), Some(unanswered)) if unanswered.began > recent.asked => Err(unanswered.refusal()),
             (Some(recent), _) if recent.asked.elapsed() < LIFETIME => {
-                recent.answer.clone().map(|_| ()).map_err(SelfRefusal::Denied)
+                recent.value.clone().map(|_| ()).map_err(SelfRefusal::Denied)
             }
             (None, Some(unanswered)) => Err(unanswered.refusal()),
             _ => Err(self.no_recent_answer()),
@@ -284,50 +278,30 @@ impl SelfAuthorizer {
 
     async fn refresh(&self) -> Result<SelfAuthorization, SelfRefusal> {
         let called = Instant::now();
-        // The semaphore is never closed.
-        let _turn = self.turns.acquire().await;
-        if let Some(outcome) = self.outcome_since(called) {
-            return outcome;
+        let is_fresh = |answer: &Arc<Answer<Answered>>| answer.asked >= called;
+        let answer = self.answers.get(is_fresh, async |_| self.ask(called).await).await?;
+        answer.value.clone().map_err(SelfRefusal::Denied)
+    }
+
+    /// Asks policy, unless a request that began after `called` has ended without an answer.
+    async fn ask(&self, called: Instant) -> Result<Answered, SelfRefusal> {
+        if let Some(outage) = self.unanswered.load().as_ref().filter(|outage| outage.began >= called) {
+            return Err(outage.refusal());
         }
         let asked = Instant::now();
-        let answer = match self.decide().await {
-            Ok(Settled::Allowed) => Ok(SelfAuthorization::granted()),
-            Ok(Settled::Denied(denial)) => Err(SelfDenial::denied(denial)),
+        // An outage is not an answer: the last answer is used until it is too old.
+        match self.decide().await {
+            Ok(Settled::Allowed) => Ok(Ok(SelfAuthorization::granted())),
+            Ok(Settled::Denied(denial)) => Ok(Err(SelfDenial::denied(denial))),
             Err(OwnDecisionError::Evidence(OwnEvidenceError::Verify(error))) if !error.is_unavailable() => {
-                Err(SelfDenial::unproven(&error))
+                Ok(Err(SelfDenial::unproven(&error)))
             }
-            // An outage is not an answer: the last answer is used until it is too old.
-            Err(OwnDecisionError::Evidence(error)) => {
-                return Err(self.unanswered(Missing::of(&error), error, asked));
-            }
-            Err(OwnDecisionError::OsImage(error)) => {
-                return Err(self.unanswered(Missing::OsImage, error, asked));
-            }
+            Err(OwnDecisionError::Evidence(error)) => Err(self.unanswered(Missing::of(&error), error, asked)),
+            Err(OwnDecisionError::OsImage(error)) => Err(self.unanswered(Missing::OsImage, error, asked)),
             Err(OwnDecisionError::Policy(error)) => {
-                return Err(self.unanswered(Missing::Policy, error.detail(), asked));
+                Err(self.unanswered(Missing::Policy, error.detail(), asked))
             }
-        };
-        self.newest(Recent { answer, asked }).answer.clone().map_err(SelfRefusal::Denied)
-    }
-
-    /// Stores an answer and returns it. The answer to a later request stays and is returned instead, because
-    /// a slow answer states what was true earlier.
-    fn newest(&self, recent: Recent) -> Arc<Recent> {
-        let recent = Arc::new(recent);
-        let before = self.recent.rcu(|known| match known {
-            Some(known) if known.asked > recent.asked => Some(Arc::clone(known)),
-            _ => Some(Arc::clone(&recent)),
-        });
-        before.filter(|known| known.asked > recent.asked).unwrap_or(recent)
-    }
-
-    /// The outcome of a request that began after `called`, if one has ended.
-    fn outcome_since(&self, called: Instant) -> Option<Result<SelfAuthorization, SelfRefusal>> {
-        if let Some(recent) = self.recent.load().as_ref().filter(|recent| recent.asked >= called) {
-            return Some(recent.answer.clone().map_err(SelfRefusal::Denied));
         }
-        let unanswered = self.unanswered.load();
-        unanswered.as_ref().filter(|unanswered| unanswered.began >= called).map(|it| Err(it.refusal()))
     }
 
     fn unanswered(&self, missing: Missing, detail: impl ToString, asked: Instant) -> SelfRefusal {
@@ -397,38 +371,5 @@ enum OwnDecisionError {
 impl From<OwnEvidenceError> for OwnDecisionError {
     fn from(error: OwnEvidenceError) -> Self {
         Self::Evidence(error)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use kms_policy::DenialCode;
-
-    use super::*;
-
-    #[test]
-    fn a_slow_answer_to_an_older_question_overwrites_nothing() {
-        let self_authorization = SelfAuthorizer::waived();
-        let first = Instant::now();
-        let second = first + Duration::from_millis(1);
-        let allowed = |asked| Recent { answer: Ok(SelfAuthorization::granted()), asked };
-        let self_denial = || SelfDenial {
-            code: SelfDenialCode::NotAllowed,
-            denied: Some(DenialCode::KmsMeasurement),
-            cause: "closed".to_owned(),
-            expected: None,
-            actual: None,
-        };
-        let denied = |asked| Recent { answer: Err(self_denial()), asked };
-        let remembered = || self_authorization.recent.load().as_ref().map(|recent| recent.answer.is_ok());
-
-        assert!(self_authorization.newest(denied(second)).answer.is_err());
-        assert!(
-            self_authorization.newest(allowed(first)).answer.is_err(),
-            "who asked first is told of the denial too"
-        );
-        assert_eq!(remembered(), Some(false));
-        assert!(self_authorization.newest(allowed(second + Duration::from_millis(1))).answer.is_ok());
-        assert_eq!(remembered(), Some(true));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Why shared work has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,11 +102,12 @@ where
     }
 }
 
-/// The last result of one request. One caller at a time sends it; the others wait and use its result if it
-/// serves them.
+/// The last result of one request. One caller at a time sends it, or a few; the others wait and use its result
+/// if it serves them.
 #[derive(Debug)]
 pub struct Latest<T> {
-    asking: tokio::sync::Mutex<()>,
+    /// Never closed.
+    asking: Semaphore,
     answer: ArcSwapOption<Answer<T>>,
 }
 
@@ -123,11 +124,16 @@ pub struct Answer<T> {
 
 impl<T> Default for Latest<T> {
     fn default() -> Self {
-        Self { asking: tokio::sync::Mutex::default(), answer: ArcSwapOption::empty() }
+        Self::new(1)
     }
 }
 
 impl<T> Latest<T> {
+    /// At most `max_asking` callers at a time send the request.
+    pub fn new(max_asking: usize) -> Self {
+        Self { asking: Semaphore::new(max_asking), answer: ArcSwapOption::empty() }
+    }
+
     /// The last result, of any age.
     pub fn last(&self) -> Option<Arc<Answer<T>>> {
         self.answer.load_full()
@@ -159,16 +165,25 @@ impl<T> Latest<T> {
         if let Some(answer) = self.last().filter(&serves) {
             return Ok(answer);
         }
-        let _asking = self.asking.lock().await;
+        let _asking = self.asking.acquire().await;
         let last = self.last();
         if let Some(answer) = last.clone().filter(serves) {
             return Ok(answer);
         }
         let asked = Instant::now();
         let value = ask(last).await?;
-        let answer = Arc::new(Answer { value, asked, answered: Instant::now() });
-        self.answer.store(Some(Arc::clone(&answer)));
-        Ok(answer)
+        Ok(self.newest(Answer { value, asked, answered: Instant::now() }))
+    }
+
+    /// Keeps an answer and returns it. The answer to a later request stays and is returned instead, because a
+    /// slow answer states what was true earlier.
+    fn newest(&self, answer: Answer<T>) -> Arc<Answer<T>> {
+        let answer = Arc::new(answer);
+        let before = self.answer.rcu(|known| match known {
+            Some(known) if known.asked > answer.asked => Some(Arc::clone(known)),
+            _ => Some(Arc::clone(&answer)),
+        });
+        before.filter(|known| known.asked > answer.asked).unwrap_or(answer)
     }
 }
 
@@ -242,6 +257,41 @@ mod tests {
         let both = tokio::join!(get(), get());
         assert!(both.0.is_ok() && both.1.is_ok());
         assert_eq!(get().await.map(|answer| answer > 1), Ok(true), "a later caller asks again");
+    }
+
+    #[tokio::test]
+    async fn a_few_callers_ask_at_a_time_if_the_limit_permits() {
+        let latest = Latest::new(2);
+        let both = tokio::sync::Barrier::new(2);
+        let get = async || {
+            let came = Instant::now();
+            let ask = async |_: Option<Arc<Answer<()>>>| {
+                both.wait().await;
+                Ok::<_, ()>(())
+            };
+            latest.get(|answer| answer.asked >= came, ask).await.is_ok()
+        };
+        assert_eq!(tokio::join!(get(), get()), (true, true), "each waits until the other asks");
+    }
+
+    #[test]
+    fn a_slow_answer_to_an_older_request_overwrites_nothing() {
+        let latest = Latest::new(2);
+        let first = Instant::now();
+        let second = first + Duration::from_millis(1);
+        let answer = |asked, value| Answer { value, asked, answered: asked };
+        let remembered = || latest.last().map(|answer| answer.value);
+
+        assert_eq!(latest.newest(answer(second, "denied")).value, "denied");
+        assert_eq!(
+            latest.newest(answer(first, "allowed")).value,
+            "denied",
+            "who asked first is told of the denial too"
+        );
+        assert_eq!(remembered(), Some("denied"));
+        let third = second + Duration::from_millis(1);
+        assert_eq!(latest.newest(answer(third, "allowed")).value, "allowed");
+        assert_eq!(remembered(), Some("allowed"));
     }
 
     #[tokio::test]
