@@ -1,13 +1,14 @@
 //! Operators who sign in with OpenID Connect: the issuer's keys are fetched, kept, and fetched again when they change.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
 use kms_attest::outgoing::{self, Endpoint, ResponseTimeout, Timeouts};
+use kms_attest::single_flight::{Answer, Latest};
 use reqwest::{Client, redirect};
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 use url::Url;
 
 use crate::config::{FileError, Oidc};
@@ -81,15 +82,22 @@ pub struct Issuer {
     may_be_exposed: Exposure,
     client: Client,
     bounds: Bounds,
-    keys: ArcSwapOption<Fetched>,
-    /// When the last attempt began. One at a time.
-    attempt: Mutex<Option<Instant>>,
+    /// The last attempt to fetch the keys. One at a time.
+    attempts: Latest<Attempt>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exposure {
     Refused,
     Accepted,
+}
+
+/// An attempt to fetch the keys. A failed one is kept too, so that the next one waits.
+#[derive(Debug)]
+struct Attempt {
+    outcome: Outcome,
+    /// The keys of the last attempt that fetched some.
+    keys: Option<Arc<Fetched>>,
 }
 
 #[derive(Debug)]
@@ -122,8 +130,7 @@ impl Issuer {
             may_be_exposed: if config.insecure_plain_http { Exposure::Accepted } else { Exposure::Refused },
             client: client.build().map_err(|error| unusable(error.into()))?,
             bounds,
-            keys: ArcSwapOption::empty(),
-            attempt: Mutex::default(),
+            attempts: Latest::default(),
         })
     }
 
@@ -143,7 +150,8 @@ impl Issuer {
         let token = Token::parse(text).map_err(refused)?;
         let mut fetched = self.usable();
         if fetched.as_ref().is_none_or(|fetched| !token.is_signed_with_one_of(&fetched.keys)) {
-            let outcome = self.refresh().await;
+            // A caller that hangs up does not end the attempt, because only an attempt that has ended delays the next.
+            let outcome = self.refreshing().await.unwrap_or(Outcome::Failed);
             fetched = self.usable();
             let is_known = fetched.as_ref().is_some_and(|fetched| token.is_signed_with_one_of(&fetched.keys));
             if !is_known && outcome == Outcome::Failed {
@@ -153,8 +161,7 @@ impl Issuer {
         let fetched = fetched.ok_or(Refusal::Unreachable)?;
         let holder = token.verify(&fetched.keys, &self.rules, now).map_err(refused)?;
         if fetched.at.elapsed() >= self.bounds.refresh {
-            let issuer = Arc::clone(self);
-            tokio::spawn(async move { issuer.refresh().await });
+            drop(self.refreshing());
         }
         let Holder { subject, name, role, expires_at } = holder;
         Ok(Operator::Oidc { subject, name, role, expires_at })
@@ -162,32 +169,36 @@ impl Issuer {
 
     /// The keys, unless they are too old.
     fn usable(&self) -> Option<Arc<Fetched>> {
-        self.keys.load_full().filter(|fetched| fetched.at.elapsed() < self.bounds.keep)
+        self.attempts.last()?.value.keys.clone().filter(|fetched| fetched.at.elapsed() < self.bounds.keep)
+    }
+
+    /// [`Issuer::refresh`] in a task of its own.
+    fn refreshing(self: &Arc<Self>) -> JoinHandle<Outcome> {
+        let issuer = Arc::clone(self);
+        tokio::spawn(async move { issuer.refresh().await })
     }
 
     /// Fetches the keys, unless that was tried just now. Waits for an attempt that is running.
     async fn refresh(&self) -> Outcome {
         let began = Instant::now();
-        let mut attempt = self.attempt.lock().await;
-        let is_early = attempt.is_some_and(|last| last > began || last.elapsed() < self.bounds.pause);
-        if is_early {
-            let known_since = self.keys.load_full().map(|fetched| fetched.at);
-            return match known_since >= *attempt {
-                true => Outcome::Fetched,
-                false => Outcome::Failed,
-            };
-        }
-        *attempt = Some(Instant::now());
-        match self.fetched().await {
-            Ok(keys) => {
-                self.keys.store(Some(Arc::new(Fetched { keys, at: Instant::now() })));
-                Outcome::Fetched
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the issuer of core.admin.oidc gives no keys");
-                Outcome::Failed
-            }
-        }
+        let is_recent = |attempt: &Arc<Answer<Attempt>>| {
+            attempt.asked > began || attempt.asked.elapsed() < self.bounds.pause
+        };
+        let attempt = async |last: Option<Arc<Answer<Attempt>>>| {
+            Ok::<_, Infallible>(match self.fetched().await {
+                Ok(keys) => {
+                    let keys = Some(Arc::new(Fetched { keys, at: Instant::now() }));
+                    Attempt { outcome: Outcome::Fetched, keys }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the issuer of core.admin.oidc gives no keys");
+                    let keys = last.and_then(|last| last.value.keys.clone());
+                    Attempt { outcome: Outcome::Failed, keys }
+                }
+            })
+        };
+        let Ok(attempt) = self.attempts.get(is_recent, attempt).await;
+        attempt.value.outcome
     }
 
     async fn fetched(&self) -> Result<KeySet, IssuerError> {

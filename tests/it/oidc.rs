@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cvm_kms::api::Role;
 use cvm_kms::config::Config;
 use cvm_kms::operator::oidc::{Holder, KeySet, Rules, Token, TokenError};
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use crate::support::http::{request, with};
@@ -372,6 +373,32 @@ async fn keys_are_kept_and_fetched_again_for_an_unknown_one() {
     let never = Bounds { keep: Duration::ZERO, pause: Duration::ZERO, ..Bounds::USUAL };
     let client = Arc::new(cvm_kms::net::oidc::Issuer::new(&oidc, never).expect("a client"));
     assert!(client.identify(&token(&second, "two"), now).await.is_err(), "keys that are too old");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_counts_also_if_its_caller_hangs_up() {
+    use cvm_kms::net::oidc::{Bounds, Refusal};
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", silent.local_addr().expect("an address"));
+    let toml =
+        format!("[core.admin.oidc]\nissuer = '{url}'\naudience = 'kms'\nroles = {{ kms-owners = 'owner' }}");
+    let Ok((config, _)) = Config::from_toml(&toml) else { panic!("a configuration") };
+    let oidc = config.core.admin.oidc.expect("an issuer");
+    let bounds = Bounds { request: Duration::from_millis(300), ..Bounds::USUAL };
+    let client = Arc::new(cvm_kms::net::oidc::Issuer::new(&oidc, bounds).expect("a client"));
+    let now = unix_now();
+    let token = Signer::ed().sign(&json!({ "alg": "EdDSA", "kid": "one" }), &claims(&url, now));
+    let first = {
+        let (client, token) = (Arc::clone(&client), token.clone());
+        tokio::spawn(async move { client.identify(&token, now).await })
+    };
+    let (_connection, _) = silent.accept().await.expect("a request");
+    first.abort();
+    assert!(first.await.is_err_and(|error| error.is_cancelled()));
+    for _ in 0..3 {
+        assert_eq!(client.identify(&token, now).await.err(), Some(Refusal::Unreachable));
+    }
+    assert!(silent.accept().now_or_never().is_none(), "one attempt in ten seconds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
