@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, header};
-use kms_attest::outgoing::{self, BodyError, Cause, ResponseTimeout, Timeouts};
+use kms_attest::outgoing::{self, BodyError, Cause, RequestError, ResponseTimeout, Timeouts};
 use prost::Message as _;
 use reqwest::{Client, StatusCode, redirect};
 use tokio::sync::mpsc::Receiver;
@@ -79,14 +79,12 @@ impl Exporter {
         let Some(endpoint) = &traces.endpoint else { return Ok(None) };
         let tls = outgoing::client_config(&traces.certificates()?).map_err(SetupError::Tls)?;
         let timeouts = Timeouts { connect: traces.timeout, response: ResponseTimeout::Total(traces.timeout) };
-        let client = outgoing::client(tls, timeouts, redirect::Policy::none()).pool_max_idle_per_host(1);
-        // A collector on this machine needs no proxy.
-        let client = if endpoint.is_loopback() { client.no_proxy() } else { client };
+        let client = outgoing::client(endpoint, tls, timeouts, redirect::Policy::none());
         let mut headers = traces.headers()?;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         let (tracer, finished) = Tracer::new(traces.sample_ratio);
         Ok(Some(Self {
-            client: client.build().map_err(SetupError::Client)?,
+            client: client.pool_max_idle_per_host(1).build().map_err(SetupError::Client)?,
             url: endpoint.url().clone(),
             headers,
             tracer,
@@ -152,9 +150,9 @@ impl Exporter {
     }
 
     async fn send(&self, body: Vec<u8>) -> Result<(), ExportError> {
-        let failed = |error: reqwest::Error| match error.is_timeout() {
-            true => ExportError::TimedOut,
-            false => ExportError::Connection(Cause::of(&error)),
+        let failed = |error: reqwest::Error| match error.into() {
+            RequestError::Timeout => ExportError::TimedOut,
+            RequestError::Connection(cause) => ExportError::Connection(cause),
         };
         let request = self.client.post(self.url.clone()).headers(self.headers.clone()).body(body);
         let mut response = request.send().await.map_err(failed)?;

@@ -43,7 +43,7 @@ const MAX_ATTEMPTS: usize = 10;
 #[derive(Debug, thiserror::Error)]
 enum WitnessError {
     #[error("no connection, or none in time: {0}")]
-    Connection(String),
+    Connection(outgoing::RequestError),
     #[error("the answer is too long")]
     TooLong,
     #[error(transparent)]
@@ -129,18 +129,19 @@ impl Witnesses {
         let tls = outgoing::client_config(&[]).map_err(|error| io::Error::other(error.to_string()))?;
         let timeouts =
             Timeouts { connect: MAX_REQUEST_TIME, response: ResponseTimeout::Total(MAX_REQUEST_TIME) };
-        let client = || outgoing::client(tls.clone(), timeouts, redirect::Policy::none());
-        let remote = client().build().map_err(io::Error::other)?;
-        let local = client().no_proxy().build().map_err(io::Error::other)?;
-        let member = |witness: &config::Witness| Member {
-            client: if witness.url.is_loopback() { local.clone() } else { remote.clone() },
-            key: witness.key.clone(),
-            url: witness.add_checkpoint(),
-            known: Size::ZERO,
-            pause: Duration::ZERO,
-            next_try: Instant::now(),
+        let member = |witness: &config::Witness| {
+            let client = outgoing::client(&witness.url, tls.clone(), timeouts, redirect::Policy::none());
+            Ok(Member {
+                client: client.build().map_err(io::Error::other)?,
+                key: witness.key.clone(),
+                url: witness.add_checkpoint(),
+                known: Size::ZERO,
+                pause: Duration::ZERO,
+                next_try: Instant::now(),
+            })
         };
-        Ok(Self { members: settings.list.iter().map(member).collect(), require: settings.require })
+        let members = settings.list.iter().map(member).collect::<io::Result<_>>()?;
+        Ok(Self { members, require: settings.require })
     }
 
     /// Sends each new checkpoint to the witnesses, until the process ends.
@@ -269,7 +270,7 @@ impl Member {
     }
 
     async fn ask(&self, request: &Request) -> Result<(u16, Option<String>, Vec<u8>), WitnessError> {
-        let broken = |error: reqwest::Error| WitnessError::Connection(error.without_url().to_string());
+        let broken = |error: reqwest::Error| WitnessError::Connection(error.into());
         let mut answer =
             self.client.post(self.url.clone()).body(request.to_string()).send().await.map_err(broken)?;
         let kind = answer.headers().get(http::header::CONTENT_TYPE);

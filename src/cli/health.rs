@@ -87,7 +87,7 @@ impl Health {
         let limit = Duration::from_secs(self.timeout);
         let timeouts = Timeouts { connect: limit, response: ResponseTimeout::Total(limit) };
         let tls = Trust::DangerousAnyServer.client_config()?;
-        let client = outgoing::client(tls, timeouts, Policy::none()).no_proxy().build()?;
+        let client = outgoing::client_of_any(tls, timeouts, Policy::none()).no_proxy().build()?;
         let path = if self.live { "livez" } else { "readyz" };
         let mut response = client
             .get(format!("{}/{path}", url.trim_end_matches('/')))

@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kms_attest::outgoing::{self, Endpoint, ResponseTimeout, Timeouts};
+use kms_attest::outgoing::{self, Endpoint, GetError, RequestError, ResponseTimeout, Timeouts};
 use kms_attest::single_flight::{Answer, Latest};
-use reqwest::{Client, redirect};
+use reqwest::{Client, StatusCode, redirect};
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 use url::Url;
@@ -122,13 +122,12 @@ impl Issuer {
         let unusable = |error: Box<dyn std::error::Error + Send + Sync>| IssuerError::Client(error);
         let tls = outgoing::client_config(&config.certificates()?).map_err(|error| unusable(error.into()))?;
         let timeouts = Timeouts { connect: bounds.request, response: ResponseTimeout::Total(bounds.request) };
-        let client = outgoing::client(tls, timeouts, redirect::Policy::none()).pool_max_idle_per_host(1);
-        let client = if config.issuer.is_loopback() { client.no_proxy() } else { client };
+        let client = outgoing::client(&config.issuer, tls, timeouts, redirect::Policy::none());
         Ok(Self {
             discovery: config.discovery(),
             rules: config.rules.clone(),
             may_be_exposed: if config.insecure_plain_http { Exposure::Accepted } else { Exposure::Refused },
-            client: client.build().map_err(|error| unusable(error.into()))?,
+            client: client.pool_max_idle_per_host(1).build().map_err(|error| unusable(error.into()))?,
             bounds,
             attempts: Latest::default(),
         })
@@ -217,22 +216,16 @@ impl Issuer {
     }
 
     async fn get(&self, url: Url, limit: usize) -> Result<Vec<u8>, IssuerError> {
-        let failed = |error: &reqwest::Error| {
-            IssuerError::Unreachable(match error.is_timeout() {
-                true => "did not answer in time".to_owned(),
-                false => format!("cannot be used: {}", outgoing::Cause::of(error)),
+        let document = outgoing::get(&self.client, url, limit, StatusCode::is_success).await;
+        document.map_err(|error| {
+            IssuerError::Unreachable(match error {
+                GetError::Request(RequestError::Timeout) => "did not answer in time".to_owned(),
+                GetError::Request(RequestError::Connection(cause)) => format!("cannot be used: {cause}"),
+                GetError::Status(status) => {
+                    format!("answered {}; redirects are not followed", status.as_u16())
+                }
+                GetError::TooLarge => "answered with too long a document".to_owned(),
             })
-        };
-        let mut response = self.client.get(url).send().await.map_err(|error| failed(&error))?;
-        if !response.status().is_success() {
-            let status = response.status().as_u16();
-            return Err(IssuerError::Unreachable(format!("answered {status}; redirects are not followed")));
-        }
-        outgoing::read_at_most(&mut response, limit).await.map_err(|error| match error {
-            outgoing::BodyError::TooLarge => {
-                IssuerError::Unreachable("answered with too long a document".to_owned())
-            }
-            outgoing::BodyError::Connection(error) => failed(&error),
         })
     }
 }

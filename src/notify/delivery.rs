@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use kms_attest::outgoing::{self, ResponseTimeout, Timeouts};
+use kms_attest::outgoing::{self, RequestError, ResponseTimeout, Timeouts};
 use reqwest::{Client, redirect};
 
 use super::notification::{Notification, Sender};
@@ -67,10 +67,8 @@ pub(super) struct Delivery {
 pub(super) enum Failure {
     /// The status was not 2xx.
     Status(StatusCode),
-    /// There was no response in time.
-    TimedOut,
-    /// It could not be reached, or closed the connection.
-    Connection(outgoing::Cause),
+    /// There was no response in time, it could not be reached, or it closed the connection.
+    Request(RequestError),
 }
 
 impl fmt::Display for Failure {
@@ -80,8 +78,8 @@ impl fmt::Display for Failure {
                 write!(f, "it answered {}: redirects are not followed", status.as_u16())
             }
             Self::Status(status) => write!(f, "it answered {}", status.as_u16()),
-            Self::TimedOut => f.write_str("it did not answer in time"),
-            Self::Connection(cause) => cause.fmt(f),
+            Self::Request(RequestError::Timeout) => f.write_str("it did not answer in time"),
+            Self::Request(RequestError::Connection(cause)) => cause.fmt(f),
         }
     }
 }
@@ -93,16 +91,14 @@ impl Delivery {
         let key = target.key()?;
         let tls = outgoing::client_config(&target.certificates()?).map_err(SetupError::Tls)?;
         let timeouts = Timeouts { connect: bounds.connect, response: ResponseTimeout::Total(bounds.total) };
-        let client = outgoing::client(tls, timeouts, redirect::Policy::none()).pool_max_idle_per_host(1);
-        // A receiver on this machine needs no proxy.
-        let client = if target.url.is_loopback() { client.no_proxy() } else { client };
+        let client = outgoing::client(&target.url, tls, timeouts, redirect::Policy::none());
         let key_id = hex::encode(&key.sign(&[b"cvm-kms notify key id"])[..4]);
         Ok(Self {
             name: target.name.clone(),
             url: target.url.url().clone(),
             key,
             key_id,
-            client: client.build().map_err(SetupError::Client)?,
+            client: client.pool_max_idle_per_host(1).build().map_err(SetupError::Client)?,
             bounds,
         })
     }
@@ -170,10 +166,7 @@ impl Delivery {
         let body = notification.body(sender, lost);
         let headers = self.headers(&notification.id, unix_now(), body.as_bytes());
         let post = self.client.post(self.url.clone()).headers(headers).body(body);
-        let answer = post.send().await.map_err(|error| match error.is_timeout() {
-            true => (Failure::TimedOut, Duration::ZERO),
-            false => (Failure::Connection(outgoing::Cause::of(&error)), Duration::ZERO),
-        })?;
+        let answer = post.send().await.map_err(|error| (Failure::Request(error.into()), Duration::ZERO))?;
         // The body of the response is not read.
         match answer.status() {
             status if status.is_success() => Ok(()),
@@ -220,7 +213,7 @@ impl Failure {
                 status.is_client_error()
                     && !matches!(status.as_u16(), 401 | 403..=405 | 407 | 408 | 410 | 423 | 425 | 429)
             }
-            Self::TimedOut | Self::Connection(_) => false,
+            Self::Request(_) => false,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kms_attest::outgoing::{self, Endpoint, ResponseTimeout, Timeouts};
+use kms_attest::outgoing::{self, Endpoint, RequestError, ResponseTimeout, Timeouts};
 use reqwest::redirect::{self, Attempt};
 use reqwest::{Client, StatusCode};
 use rustls_pki_types::CertificateDer;
@@ -22,7 +22,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 5;
 const PLACEHOLDER: &str = "{OS_IMAGE_HASH}";
 
-/// Why there is no archive. The texts contain no address; the sources do, for the log.
+/// Why there is no archive. The texts contain no address; the sources are for the log.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DownloadError {
     /// The server does not have it, or refuses the request.
@@ -30,7 +30,7 @@ pub enum DownloadError {
     Status(StatusCode),
     /// No response, or a truncated one.
     #[error("Failed to download image: the image server does not answer")]
-    Connection(#[source] Arc<reqwest::Error>),
+    Connection(#[source] RequestError),
     /// Larger than the limit.
     #[error("Failed to download image: larger than {MAX_ARCHIVE} bytes")]
     TooLarge,
@@ -44,7 +44,7 @@ pub enum DownloadError {
 
 impl From<reqwest::Error> for DownloadError {
     fn from(error: reqwest::Error) -> Self {
-        Self::Connection(Arc::new(error))
+        Self::Connection(error.into())
     }
 }
 
@@ -78,9 +78,12 @@ impl Source {
     pub(super) fn new(template: String, extra_roots: &[CertificateDer<'static>]) -> Result<Self, SetupError> {
         let tls = outgoing::client_config(extra_roots)?;
         let timeouts = Timeouts { connect: CONNECT, response: ResponseTimeout::Silence(SILENCE) };
-        let client = outgoing::client(tls, timeouts, redirect::Policy::custom(never_weaker));
-        let is_local = Endpoint::parse(&template).is_ok_and(|endpoint| endpoint.is_loopback());
-        let client = if is_local { client.no_proxy() } else { client };
+        let redirects = redirect::Policy::custom(never_weaker);
+        let client = match Endpoint::parse(&template) {
+            Ok(endpoint) => outgoing::client(&endpoint, tls, timeouts, redirects),
+            // The placeholder is in the host, so it is none on this machine.
+            Err(_) => outgoing::client_of_any(tls, timeouts, redirects),
+        };
         Ok(Self { client: client.pool_max_idle_per_host(0).build()?, template })
     }
 
@@ -109,5 +112,21 @@ impl Source {
             fetched(chunk.len(), length);
         }
         Ok(file.flush().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_cause_of_a_failure_does_not_name_the_address() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = Source::new("http://user:hush@127.0.0.1:1/{OS_IMAGE_HASH}".to_owned(), &[]).unwrap();
+        let saved = source.save(&[0; 32], &directory.path().join("archive"), |_, _| {}).await;
+        let cause = saved.unwrap_err().source().unwrap().to_string();
+        assert_eq!(cause, "connection refused");
     }
 }

@@ -7,13 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::redirect;
+use reqwest::{StatusCode, redirect};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use url::Url;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::tls::{ChainLimit, trusting};
@@ -172,8 +173,24 @@ pub enum ResponseTimeout {
     Caller,
 }
 
-/// Starts the builder of an HTTP client with our user agent.
-pub fn client(tls: ClientConfig, timeouts: Timeouts, redirects: redirect::Policy) -> reqwest::ClientBuilder {
+/// Starts the builder of an HTTP client of `endpoint` with our user agent. The proxy variables of the environment
+/// apply beyond this machine: a service on it needs no proxy, which could forge its responses.
+pub fn client(
+    endpoint: &Endpoint,
+    tls: ClientConfig,
+    timeouts: Timeouts,
+    redirects: redirect::Policy,
+) -> reqwest::ClientBuilder {
+    let client = client_of_any(tls, timeouts, redirects);
+    if endpoint.is_loopback() { client.no_proxy() } else { client }
+}
+
+/// As [`client`], for a client whose caller decides about the proxy.
+pub fn client_of_any(
+    tls: ClientConfig,
+    timeouts: Timeouts,
+    redirects: redirect::Policy,
+) -> reqwest::ClientBuilder {
     let client = reqwest::Client::builder()
         .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
         .tls_backend_preconfigured(tls)
@@ -184,6 +201,72 @@ pub fn client(tls: ClientConfig, timeouts: Timeouts, redirects: redirect::Policy
         ResponseTimeout::Silence(silence) => client.read_timeout(silence),
         ResponseTimeout::Caller => client,
     }
+}
+
+/// Why a request has no response, in words without host, address or text from the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The time-out passed.
+    #[error("no answer in time")]
+    Timeout,
+    /// There was no connection, or it broke.
+    #[error("{0}")]
+    Connection(Cause),
+}
+
+impl From<&reqwest::Error> for RequestError {
+    fn from(error: &reqwest::Error) -> Self {
+        if error.is_timeout() { Self::Timeout } else { Self::Connection(Cause::of(error)) }
+    }
+}
+
+impl From<reqwest::Error> for RequestError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+/// Why a document could not be fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GetError {
+    /// There is no response, or only a part of one.
+    Request(RequestError),
+    /// It has this status.
+    Status(StatusCode),
+    /// It is longer than the limit.
+    TooLarge,
+}
+
+impl From<reqwest::Error> for GetError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Request(error.into())
+    }
+}
+
+impl From<BodyError> for GetError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge => Self::TooLarge,
+            BodyError::Connection(error) => error.into(),
+        }
+    }
+}
+
+/// Fetches a document of at most `limit` bytes; `accepts` says with which status it is one.
+///
+/// # Errors
+/// [`GetError`].
+pub async fn get(
+    client: &reqwest::Client,
+    url: Url,
+    limit: usize,
+    accepts: impl Fn(&StatusCode) -> bool,
+) -> Result<Vec<u8>, GetError> {
+    let mut response = client.get(url).send().await?;
+    if !accepts(&response.status()) {
+        return Err(GetError::Status(response.status()));
+    }
+    Ok(read_at_most(&mut response, limit).await?)
 }
 
 /// Why the body of a response could not be read.

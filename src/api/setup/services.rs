@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use kms_attest::outgoing::{self, Endpoint, ResponseTimeout, Timeouts};
+use kms_attest::outgoing::{self, Endpoint, RequestError, ResponseTimeout, Timeouts};
 use reqwest::{Client, Method, redirect};
 use rustls_pki_types::CertificateDer;
 use url::Url;
@@ -91,9 +91,8 @@ impl Service {
             let unusable = "no HTTP client can be made";
             let tls = outgoing::client_config(&trusted).map_err(|_| unusable.to_owned())?;
             let timeouts = Timeouts { connect: ANSWER_TIME, response: ResponseTimeout::Total(ANSWER_TIME) };
-            let client = outgoing::client(tls, timeouts, redirect::Policy::none()).pool_max_idle_per_host(0);
-            let client = if endpoint.is_loopback() { client.no_proxy() } else { client };
-            client.build().map_err(|_| unusable.to_owned())
+            let client = outgoing::client(endpoint, tls, timeouts, redirect::Policy::none());
+            client.pool_max_idle_per_host(0).build().map_err(|_| unusable.to_owned())
         });
         Self { kind, name, url, client }
     }
@@ -101,10 +100,7 @@ impl Service {
     async fn reach(&self) -> Result<(), Unreached> {
         let client = self.client.as_ref().map_err(Unreached::clone)?;
         let request = client.request(self.kind.verb(), self.url.clone());
-        let answer = request.send().await.map_err(|error| match error.is_timeout() {
-            true => "no answer in time".to_owned(),
-            false => outgoing::Cause::of(&error).to_string(),
-        })?;
+        let answer = request.send().await.map_err(|error| RequestError::from(error).to_string())?;
         match answer.status().as_u16() {
             status if self.kind.accepts(status) => Ok(()),
             status => Err(format!("it answered {status}")),

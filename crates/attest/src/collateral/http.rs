@@ -45,8 +45,9 @@ impl Http {
     pub fn new(extra_roots: &[CertificateDer<'static>]) -> Result<Self, EndpointError> {
         let tls = outgoing::client_config(extra_roots).map_err(|e| EndpointError::Client(e.to_string()))?;
         let timeouts = Timeouts { connect: CONNECT, response: ResponseTimeout::Total(REQUEST) };
-        let client =
-            |redirects| outgoing::client(tls.clone(), timeouts, redirects).pool_max_idle_per_host(MAX_IDLE);
+        let client = |redirects| {
+            outgoing::client_of_any(tls.clone(), timeouts, redirects).pool_max_idle_per_host(MAX_IDLE)
+        };
         let built = |client: ClientBuilder| client.build().map_err(|e| EndpointError::Client(e.to_string()));
         Ok(Self {
             endpoints: built(client(Policy::custom(within_host)))?,

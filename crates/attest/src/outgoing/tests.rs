@@ -193,3 +193,24 @@ fn a_ca_file_holds_certificates_and_some() {
     }
     assert!(client_config(&[CertificateDer::from(vec![1, 2, 3])]).is_err());
 }
+
+#[tokio::test]
+async fn a_document_is_fetched_within_its_limit_and_failures_name_no_host() {
+    let ca = Ca::new();
+    let server = ca.serve("localhost", |_| {}).await;
+    let fetch = async |text: &str, limit, accepts: fn(&StatusCode) -> bool| {
+        let endpoint = Endpoint::parse(text).unwrap();
+        let tls = client_config(std::slice::from_ref(&ca.root)).unwrap();
+        let bound = Duration::from_secs(20);
+        let timeouts = Timeouts { connect: bound, response: ResponseTimeout::Total(bound) };
+        let client = client(&endpoint, tls, timeouts, redirect::Policy::none()).build().unwrap();
+        get(&client, endpoint.url().clone(), limit, accepts).await
+    };
+    let url = format!("https://localhost:{}/", server.port);
+    assert_eq!(fetch(&url, 2, StatusCode::is_success).await, Ok(b"ok".to_vec()));
+    assert_eq!(fetch(&url, 1, StatusCode::is_success).await, Err(GetError::TooLarge));
+    assert_eq!(fetch(&url, 2, StatusCode::is_redirection).await, Err(GetError::Status(StatusCode::OK)));
+    let failed = fetch("https://user:hush@127.0.0.1:1/", 2, StatusCode::is_success).await;
+    let Err(GetError::Request(failed)) = failed else { panic!("{failed:?}") };
+    assert_eq!(failed.to_string(), "connection refused");
+}

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kms_attest::outgoing::{self, BodyError, Cause, Endpoint, ResponseTimeout, Timeouts};
+use kms_attest::outgoing::{self, BodyError, Endpoint, GetError, RequestError, ResponseTimeout, Timeouts};
 use kms_attest::small_file::small_file;
 use reqwest::header::{ETAG, HeaderValue, IF_NONE_MATCH};
 use reqwest::redirect::{self, Attempt};
@@ -135,7 +135,7 @@ impl Fetcher {
         if let Some(Seen::ETag(Some(etag))) = &self.seen {
             request = request.header(IF_NONE_MATCH, etag);
         }
-        let mut response = request.send().await.map_err(|error| no_answer(&error))?;
+        let mut response = request.send().await.map_err(no_answer)?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_MODIFIED if matches!(self.seen, Some(Seen::ETag(Some(_)))) => {
@@ -146,7 +146,7 @@ impl Fetcher {
         let etag = response.headers().get(ETAG).filter(|etag| etag.len() <= MAX_ETAG).cloned();
         let body = outgoing::read_at_most(&mut response, MAX_BUNDLE).await.map_err(|error| match error {
             BodyError::TooLarge => FetchError::TooLarge,
-            BodyError::Connection(error) => no_answer(&error),
+            BodyError::Connection(error) => no_answer(error),
         })?;
         let body = match self.minisign && is_unsigned(&body) {
             true => with_minisig(&body, &minisig(client, endpoint).await?),
@@ -179,22 +179,16 @@ pub fn read_file(path: &Path, minisign: bool) -> Result<Vec<u8>, FetchError> {
 async fn minisig(client: &Client, endpoint: &Endpoint) -> Result<Vec<u8>, FetchError> {
     let mut url = endpoint.url().clone();
     url.set_path(&format!("{}{MINISIG}", endpoint.url().path()));
-    let mut response = client.get(url).send().await.map_err(|error| no_answer(&error))?;
-    if response.status() != StatusCode::OK {
-        return Err(FetchError::Minisig(format!("status {}", response.status().as_u16())));
-    }
-    outgoing::read_at_most(&mut response, MAX_MINISIG).await.map_err(|error| match error {
-        BodyError::TooLarge => FetchError::Minisig(format!("it has more than {MAX_MINISIG} bytes")),
-        BodyError::Connection(error) => no_answer(&error),
+    let is_ok = |status: &StatusCode| *status == StatusCode::OK;
+    outgoing::get(client, url, MAX_MINISIG, is_ok).await.map_err(|error| match error {
+        GetError::Status(status) => FetchError::Minisig(format!("status {}", status.as_u16())),
+        GetError::TooLarge => FetchError::Minisig(format!("it has more than {MAX_MINISIG} bytes")),
+        GetError::Request(error) => no_answer(error),
     })
 }
 
-fn no_answer(error: &reqwest::Error) -> FetchError {
-    let cause = match error.is_timeout() {
-        true => "no answer in time".to_owned(),
-        false => Cause::of(error).to_string(),
-    };
-    FetchError::Connection(cause)
+fn no_answer(error: impl Into<RequestError>) -> FetchError {
+    FetchError::Connection(error.into().to_string())
 }
 
 fn client(endpoint: &Endpoint, settings: &Bundle) -> Result<Client, SetupError> {
@@ -205,8 +199,7 @@ fn client(endpoint: &Endpoint, settings: &Bundle) -> Result<Client, SetupError> 
     };
     let tls = outgoing::client_config(&extra).map_err(|error| SetupError::file(KEY, error.to_string()))?;
     let timeouts = Timeouts { connect: CONNECT, response: ResponseTimeout::Total(TOTAL) };
-    let client = outgoing::client(tls, timeouts, redirect::Policy::custom(same_scheme));
-    let client = if endpoint.is_loopback() { client.no_proxy() } else { client };
+    let client = outgoing::client(endpoint, tls, timeouts, redirect::Policy::custom(same_scheme));
     client.pool_max_idle_per_host(0).build().map_err(SetupError::Client)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kms_attest::outgoing::{self, BodyError, Cause, Endpoint, ResponseTimeout, Timeouts};
+use kms_attest::outgoing::{self, BodyError, Endpoint, RequestError, ResponseTimeout, Timeouts};
 use reqwest::{Client, Response, redirect};
 use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
@@ -30,13 +30,11 @@ pub(super) struct Http {
 impl Http {
     pub(super) fn new(url: Endpoint, timeout: Duration, tls: ClientConfig) -> reqwest::Result<Self> {
         let timeouts = Timeouts { connect: CONNECT.min(timeout), response: ResponseTimeout::Caller };
-        let client = outgoing::client(tls, timeouts, redirect::Policy::none())
+        let client = outgoing::client(&url, tls, timeouts, redirect::Policy::none())
             .pool_max_idle_per_host(IDLE)
             // All requests share one HTTP/2 connection, so a dead one must be found soon.
             .http2_keep_alive_interval(SILENCE)
             .http2_keep_alive_timeout(SILENCE);
-        // A proxy could forge results; a node on this machine needs none.
-        let client = if url.is_loopback() { client.no_proxy() } else { client };
         Ok(Self { secrets: secrets(&url), client: client.build()?, url, timeout })
     }
 
@@ -93,10 +91,10 @@ fn secrets(endpoint: &Endpoint) -> Vec<String> {
 
 /// The kind of an error, without its message, which can contain the URL.
 fn node_error(error: reqwest::Error) -> NodeError {
-    if error.is_timeout() {
-        return NodeError::Silent;
+    match RequestError::from(error) {
+        RequestError::Timeout => NodeError::Silent,
+        RequestError::Connection(cause) => NodeError::Connection(cause.to_string()),
     }
-    NodeError::Connection(Cause::of(&error).to_string())
 }
 
 /// Trusts the public roots and `extra_roots`.

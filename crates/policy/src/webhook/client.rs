@@ -33,17 +33,16 @@ const KEY_FILE: &str = "core.auth_api.webhook.client_key_file";
 /// machines.
 pub(super) fn build(webhook: &Webhook, bounds: &Bounds) -> Result<Client, SetupError> {
     let timeouts = Timeouts { connect: bounds.connect, response: ResponseTimeout::Caller };
-    let client = outgoing::client(tls(webhook)?, timeouts, redirect::Policy::none())
+    outgoing::client(&webhook.url, tls(webhook)?, timeouts, redirect::Policy::none())
         .user_agent(concat!("dstack-kms/", env!("CARGO_PKG_VERSION")))
         .default_headers(credentials(webhook)?)
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(bounds.concurrent)
         // All requests share one HTTP/2 connection, so a dead one must be found soon.
         .http2_keep_alive_interval(SILENCE)
-        .http2_keep_alive_timeout(SILENCE);
-    // A proxy could forge decisions; a service on this machine needs none.
-    let client = if webhook.url.is_loopback() { client.no_proxy() } else { client };
-    client.build().map_err(SetupError::Client)
+        .http2_keep_alive_timeout(SILENCE)
+        .build()
+        .map_err(SetupError::Client)
 }
 
 fn credentials(webhook: &Webhook) -> Result<HeaderMap, SetupError> {
