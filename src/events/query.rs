@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use kms_attest::identity::DomainName;
+use kms_client::text::number_and_unit;
 use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
@@ -204,17 +205,8 @@ pub fn time(text: &str, now: u64) -> Option<u64> {
     if let Some(seconds) = number(text) {
         return seconds.checked_mul(1000).filter(|time| *time < MAX_TIME);
     }
-    if let Some((count, unit)) = text.split_at_checked(text.len().saturating_sub(1))
-        && let Some(count) = number(count)
-    {
-        let seconds = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 60 * 60,
-            "d" => 24 * 60 * 60,
-            _ => return None,
-        };
-        return Some(now.saturating_sub(count.saturating_mul(seconds).saturating_mul(1000)));
+    if let Some((count, unit)) = number_and_unit(text).filter(|_| text.len() <= MAX_DIGITS + 1) {
+        return Some(now.saturating_sub(count.saturating_mul(unit).saturating_mul(1000)));
     }
     milliseconds(text)
 }
@@ -233,8 +225,12 @@ pub(super) fn milliseconds(text: &str) -> Option<u64> {
     u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok().filter(|time| *time < MAX_TIME)
 }
 
+/// The most digits of a number.
+const MAX_DIGITS: usize = 20;
+
 fn number(text: &str) -> Option<u64> {
-    let is_number = !text.is_empty() && text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number =
+        !text.is_empty() && text.len() <= MAX_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number { text.parse().ok() } else { None }
 }
 
@@ -294,6 +290,7 @@ mod tests {
             ("7d", Some(NOW - 7 * 86_400_000)),
             ("99999999999999999999d", None),
             ("9999999999999999999d", Some(0)),
+            ("000000000000000000090s", None),
             ("253402300800", None),
             ("0", Some(0)),
             ("", None),

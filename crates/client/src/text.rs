@@ -33,6 +33,12 @@ pub fn count(number: u64, noun: &str) -> String {
 
 /// Parses a duration such as `90s`, `30m`, `8h` or `7d`: digits and one unit.
 pub fn duration(text: &str) -> Option<Duration> {
+    let (number, seconds) = number_and_unit(text)?;
+    Some(Duration::from_secs(number.checked_mul(seconds)?))
+}
+
+/// The number of a duration, and its unit in seconds: for callers that accept fewer units, or any product.
+pub fn number_and_unit(text: &str) -> Option<(u64, u64)> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
         "s" => 1,
@@ -42,8 +48,7 @@ pub fn duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
-    let number: u64 = number.parse().ok().filter(|_| is_number)?;
-    Some(Duration::from_secs(number.checked_mul(seconds)?))
+    Some((number.parse().ok().filter(|_| is_number)?, seconds))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use kms_attest::identity::DomainName;
+use kms_client::text::number_and_unit;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -130,31 +131,14 @@ parameter!(
 parameter!(
     /// A span of time in seconds.
     Window(u64),
-    |text| {
-        let (count, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let seconds = match unit {
-            "h" => 3600,
-            "d" => 86_400,
-            _ => return None,
-        };
-        number(count)?.checked_mul(seconds).filter(|window| (3600..=30 * 86_400).contains(window))
-    },
+    |text| span(text, 3600).filter(|window| (3600..=30 * 86_400).contains(window)),
     "window must be from 1h to 30d"
 );
 
 parameter!(
     /// An age in seconds.
     Age(u64),
-    |text| {
-        let (count, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let seconds = match unit {
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
-            _ => return None,
-        };
-        number(count)?.checked_mul(seconds).filter(|age| *age <= 3650 * 86_400)
-    },
+    |text| span(text, 60).filter(|age| *age <= 3650 * 86_400),
     "max_age must be a span such as 30m, 12h or 90d"
 );
 
@@ -172,8 +156,18 @@ parameter!(
     "page must be a whole number from 1"
 );
 
+/// The most digits of a number.
+const MAX_DIGITS: usize = 20;
+
+/// A span of time in seconds, whose unit has at least `min_unit` seconds.
+fn span(text: &str, min_unit: u64) -> Option<u64> {
+    let (count, unit) = number_and_unit(text)?;
+    let is_accepted = unit >= min_unit && text.len() <= MAX_DIGITS + 1;
+    count.checked_mul(unit).filter(|_| is_accepted)
+}
+
 fn number(text: &str) -> Option<u64> {
-    let is_number = text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number = text.len() <= MAX_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number { text.parse().ok() } else { None }
 }
 
@@ -181,5 +175,38 @@ impl Limit {
     /// The most entries; 50 unless it is said.
     pub(super) fn of(limit: Option<Self>) -> usize {
         limit.map_or(50, |Self(limit)| limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_a_number_with_a_unit_and_each_parameter_has_its_own() {
+        for (text, window, age) in [
+            ("1h", Some(3600), Some(3600)),
+            ("30d", Some(2_592_000), Some(2_592_000)),
+            ("31d", None, Some(2_678_400)),
+            ("3650d", None, Some(315_360_000)),
+            ("3651d", None, None),
+            ("0h", None, Some(0)),
+            ("120m", None, Some(7200)),
+            ("7200s", None, None),
+            ("00000000000000000002h", Some(7200), Some(7200)),
+            ("000000000000000000002h", None, None),
+            ("18446744073709551615d", None, None),
+            ("+2h", None, None),
+            ("2 h", None, None),
+            ("2é", None, None),
+            ("2", None, None),
+            ("h", None, None),
+            ("", None, None),
+        ] {
+            let parsed = Window::try_from(text.to_owned()).ok().map(|Window(seconds)| seconds);
+            assert_eq!(parsed, window, "a window of {text:?}");
+            let parsed = Age::try_from(text.to_owned()).ok().map(|Age(seconds)| seconds);
+            assert_eq!(parsed, age, "an age of {text:?}");
+        }
     }
 }
