@@ -4,10 +4,11 @@
 //! `audit.<number>.archived` is about the closed file of that number. Each note is a separate file, so that
 //! the writer removes what it has recorded and nothing that was added in between.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use kms_attest::small_file::small_file;
 use kms_attest::state_file;
 use serde::{Deserialize, Serialize};
 
@@ -49,9 +50,8 @@ pub(super) struct Note {
 
 impl Note {
     fn read(file: PathBuf) -> Option<Self> {
-        let mut text = String::new();
-        File::open(&file).and_then(|file| file.take(MAX_NOTE).read_to_string(&mut text)).ok()?;
-        Some(Self { file, archived: serde_json::from_str(&text).ok()? })
+        let text = small_file(&file, MAX_NOTE).ok()?;
+        Some(Self { archived: kms_attest::json::from_utf8(&text).ok()?, file })
     }
 
     pub(super) fn event(&self) -> Event {

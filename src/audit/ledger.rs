@@ -14,7 +14,9 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use kms_attest::small_file::small_file;
 use kms_ledger::checkpoint::{Checkpoint, Origin};
+use kms_ledger::note::MAX_NOTE;
 use kms_ledger::proof::InclusionProof;
 use kms_ledger::signature::SigningKey;
 use kms_ledger::store::{Staged, StoreError, TileFiles, Tree, TreeSync};
@@ -374,7 +376,7 @@ fn entry(record: &[u8], seq: u64, index: u64, legacy: &LegacySalts) -> io::Resul
 /// The log's key in a file, for verification without the KMS. The same at each start.
 fn write_key(path: &Path, key: &LogKey) -> io::Result<()> {
     let vouched = VouchedKey { key: key.signing.verifying_key().clone(), vouching: key.vouching }.to_string();
-    if std::fs::read(path).is_ok_and(|known| known == vouched.as_bytes()) {
+    if small_file(path, vouched.len() as u64).is_ok_and(|known| known == vouched.as_bytes()) {
         return Ok(());
     }
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
@@ -385,7 +387,7 @@ fn write_key(path: &Path, key: &LogKey) -> io::Result<()> {
 /// The change from the key in the file to `key`, if it is another one of the same log; `pending` is an earlier change that
 /// no record says yet.
 fn key_changed(file: &Path, pending: Option<&KeyChanged>, key: &LogKey) -> Option<KeyChanged> {
-    let before = VouchedKey::parse(&std::fs::read(file).ok()?)?;
+    let before = VouchedKey::parse(&small_file(file, MAX_NOTE as u64).ok()?)?;
     let now = key.signing.verifying_key();
     if before.key == *now {
         return None;

@@ -1,7 +1,7 @@
 //! The directories of cached OS images and measurements: their layout, and how operators clear them.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use kms_attest::platform::tdx::image::BootRegisters;
 use kms_attest::platform::tdx::image::legacy::METADATA;
+use kms_attest::small_file::small_file;
 use kms_attest::vm_config::VmConfig;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -212,9 +213,7 @@ impl ImageCache {
     }
 
     fn kept(&self, key: &str, origin: &Origin) -> Option<Measured> {
-        let file = fs::File::open(self.entry(MEASURED, key)).ok()?;
-        let mut text = Vec::new();
-        file.take(MAX_MEASUREMENT).read_to_end(&mut text).ok()?;
+        let text = small_file(&self.entry(MEASURED, key), MAX_MEASUREMENT).ok()?;
         let kept: Record = kms_attest::json::from_utf8(&text).ok()?;
         (kept.origin == origin.as_str() && kept.key == key).then_some(kept.measured)
     }

@@ -2,7 +2,10 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
+use std::mem;
 use std::path::Path;
+
+use zeroize::Zeroizing;
 
 /// The content of a regular file of at most `limit` bytes.
 ///
@@ -44,10 +47,10 @@ pub fn small_input(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// The content of `file`, allocated for `size` bytes; `None` if it is larger than `limit`.
 fn read(file: File, size: u64, limit: u64) -> io::Result<Option<Vec<u8>>> {
     // Allocated at once, because growing would leave copies of a secret in memory. One byte more, in case the
-    // file grows.
-    let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+    // file grows. Wiped unless it is returned.
+    let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1));
     file.take(limit.saturating_add(1)).read_to_end(&mut content)?;
-    Ok(Some(content).filter(|content| content.len() as u64 <= limit))
+    Ok((content.len() as u64 <= limit).then(|| mem::take(&mut *content)))
 }
 
 fn too_large(limit: u64) -> io::Error {

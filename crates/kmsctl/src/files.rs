@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use kms_attest::small_file::small_input;
 use tempfile::{Builder, PersistError};
 use zeroize::Zeroizing;
 
@@ -27,24 +28,22 @@ pub(crate) enum Readers {
 
 /// The content of a file, or of standard input for `-`; at most `limit` bytes. Wiped when dropped.
 pub(crate) fn read(path: &Path, limit: usize) -> Outcome<Zeroizing<Vec<u8>>> {
-    let mut content = Zeroizing::new(Vec::new());
-    let bound = limit as u64 + 1;
-    let outcome = if path == Path::new("-") {
-        content.reserve_exact(limit.min(64 << 10));
-        io::stdin().lock().take(bound).read_to_end(&mut content)
-    } else {
-        File::open(path).and_then(|file| {
-            // Allocated at once, because growing would leave copies in memory.
-            let length = file.metadata().map_or(0, |metadata| metadata.len());
-            content.reserve_exact(usize::try_from(length).unwrap_or(limit).min(limit) + 1);
-            file.take(bound).read_to_end(&mut content)
-        })
-    };
-    outcome.map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))?;
+    let outcome = if path == Path::new("-") { stdin(limit) } else { small_input(path, limit as u64) };
+    outcome.map(Zeroizing::new).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => {
+            Failure::usage(format_args!("{}: longer than {limit} bytes", path.display()))
+        }
+        _ => Failure::usage(format_args!("{}: {error}", path.display())),
+    })
+}
+
+fn stdin(limit: usize) -> io::Result<Vec<u8>> {
+    let mut content = Zeroizing::new(Vec::with_capacity(limit.min(64 << 10)));
+    io::stdin().lock().take(limit as u64 + 1).read_to_end(&mut content)?;
     if content.len() > limit {
-        return Err(Failure::usage(format_args!("{}: longer than {limit} bytes", path.display())));
+        return Err(io::ErrorKind::FileTooLarge.into());
     }
-    Ok(content)
+    Ok(std::mem::take(&mut *content))
 }
 
 /// The text of a file, or of standard input for `-`.

@@ -1,10 +1,10 @@
 //! The name of a node's log within a cluster: made once, and kept with the files.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
+use kms_attest::small_file::small_file;
 use kms_attest::state_file;
 use serde::{Deserialize, Serialize};
 
@@ -113,10 +113,9 @@ impl Node {
 
 /// Reads the file; `None` if it is missing.
 pub(super) fn read(path: &Path) -> io::Result<Option<Node>> {
-    let mut text = String::new();
-    match File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)) {
-        Ok(_) => {
-            let stored: Stored = serde_json::from_str(&text).map_err(io::Error::from)?;
+    match small_file(path, MAX_FILE) {
+        Ok(text) => {
+            let stored: Stored = kms_attest::json::from_utf8(&text).map_err(io::Error::from)?;
             let id = NodeId::parse(&stored.node).ok_or(io::ErrorKind::InvalidData)?;
             let Stored { first, renamed, key_changed, key_changes, .. } = stored;
             Ok(Some(Node { id, first: first.max(1), renamed, key_changed, key_changes }))

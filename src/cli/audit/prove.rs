@@ -1,11 +1,10 @@
 //! `kms audit prove`: writes the proof file of one record.
 
-use std::fs;
-use std::io::Read as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use kms_attest::small_file::small_file;
 use kms_ledger::log::Log;
 use kms_ledger::note::MAX_NOTE;
 use kms_ledger::proof::InclusionProof;
@@ -39,11 +38,7 @@ impl Prove {
         }
         let names = self.place.names()?;
         let read = |file: std::path::PathBuf| {
-            let mut content = Vec::new();
-            fs::File::open(&file)
-                .and_then(|opened| opened.take(MAX_NOTE as u64).read_to_end(&mut content))
-                .with_context(|| file.display().to_string())?;
-            anyhow::Ok(content)
+            small_file(&file, MAX_NOTE as u64).with_context(|| file.display().to_string())
         };
         let key = VouchedKey::parse(&read(names.tree("key"))?).context("the key of the log is malformed")?;
         let checkpoint = read(names.tree("checkpoint"))?;

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -155,8 +155,11 @@ fn append(path: &Path, kms: &KmsName, signer: Signer) -> Outcome<()> {
     let mut file =
         OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(failed)?;
     // A last line without a line break would be joined with ours.
-    let ends_open = std::fs::read(path).map_err(failed)?.last().is_some_and(|byte| *byte != b'\n');
-    let start = if ends_open { "\n" } else { "" };
+    let mut last = [b'\n'];
+    if let Some(before) = file.metadata().map_err(failed)?.len().checked_sub(1) {
+        file.read_exact_at(&mut last, before).map_err(failed)?;
+    }
+    let start = if last == [b'\n'] { "" } else { "\n" };
     file.write_all(format!("{start}{}", known_signers::line(kms, signer)).as_bytes()).map_err(failed)?;
     file.sync_all().map_err(failed)
 }
