@@ -1,7 +1,7 @@
 //! PEM (RFC 7468): writes blocks in one form, and reads the first block of a text.
 //!
-//! Like the peer, the reader ignores text around a block and white space in it. Chains in evidence are read
-//! more strictly: `collateral::read_chain`.
+//! Like the peer, the reader ignores text around a block and white space in it. Chains in evidence and CRLs are
+//! read more strictly: `collateral::read_chain`, `collateral::crl`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

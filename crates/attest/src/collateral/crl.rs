@@ -22,6 +22,7 @@ pub fn decode(body: Vec<u8>) -> Option<Vec<u8>> {
         text.trim_start_matches('\u{feff}').trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
     // One service sends the text as a JSON string.
     let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    // Unlike `pem::read`: the block is all of the text, because another one would not be verified.
     let der = match text.strip_prefix(BEGIN) {
         Some(rest) => STANDARD.decode(dense(rest.strip_suffix(END)?)).ok()?,
         None => hex::decode(dense(text)).ok()?,
