@@ -7,6 +7,7 @@
 //! How a file is opened, also one that cannot be opened yet, is in `opening`; how the writer leaves one, in
 //! `change`; the tree over the records, in `tree`.
 
+mod cause;
 mod change;
 mod opening;
 mod repair;
@@ -27,6 +28,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
+use self::cause::Cause;
 use self::repair::{Failure, Need, Trouble};
 use self::reserve::is_full;
 use super::archived;
@@ -294,7 +296,7 @@ impl Writer {
     /// Whether the clock can be right.
     fn check_clock(&self, now: u64) -> Result<(), Failure> {
         self.floor.check(now).map_err(|behind| Failure {
-            cause: "clock_behind",
+            cause: Cause::ClockBehind,
             reason: FailureReason::ClockBehind,
             need: Need::Write,
             error: io::Error::other(behind),
@@ -309,10 +311,10 @@ impl Writer {
         let own = Seen::of(&own).identity;
         let named = Seen::at(&self.path).map_err(Failure::write(Need::Write))?;
         Err(Failure::changed(match named {
-            None => "file_gone",
-            Some(named) if named.identity != own => "file_replaced",
-            Some(named) if named.size < segment.length => "file_truncated",
-            Some(named) if named.size > segment.length => "file_written_by_others",
+            None => Cause::FileGone,
+            Some(named) if named.identity != own => Cause::FileReplaced,
+            Some(named) if named.size < segment.length => Cause::FileTruncated,
+            Some(named) if named.size > segment.length => Cause::FileWrittenByOthers,
             Some(_) => return Ok(()),
         }))
     }
@@ -322,8 +324,8 @@ impl Writer {
         let Some(segment) = self.segment.as_ref().filter(|segment| segment.is_file) else { return };
         let age = segment.began.map_or(0, |began| unix_now().saturating_sub(began));
         let cause = match () {
-            () if segment.length >= self.storage.segment_size => "size",
-            () if self.storage.segment_age.is_some_and(|max| age >= max.as_secs()) => "age",
+            () if segment.length >= self.storage.segment_size => Cause::Size,
+            () if self.storage.segment_age.is_some_and(|max| age >= max.as_secs()) => Cause::Age,
             () => return,
         };
         if self.trouble.is_none()

@@ -5,18 +5,18 @@ use std::io;
 
 use super::super::disk::directory;
 use super::super::segments;
-use super::{Event, Failure, Identity, Need, Rest, Seen, Segment, Writer, unix_now};
+use super::{Cause, Event, Failure, Identity, Need, Rest, Seen, Segment, Writer, unix_now};
 
 impl Writer {
     /// Leaves the file and goes on in a new one, which is complete before it has the name. Until the name
     /// lasts, nothing of it is in force: after a failure all of it is done again with another file.
-    pub(super) fn begin_segment(&mut self, cause: &'static str) -> Result<(), Failure> {
+    pub(super) fn begin_segment(&mut self, cause: Cause) -> Result<(), Failure> {
         let failed = Failure::write(Need::NewSegment);
         let new = segments::new_name(&self.path);
         self.clear_new_name().map_err(&failed)?;
         let damaged = self.segment.as_ref().map_or(0, |segment| segment.rest.damaged());
         let began = Event::SegmentBegan {
-            reason: if damaged > 0 { "damaged_end" } else { cause },
+            reason: if damaged > 0 { Cause::DamagedEnd } else { cause }.name(),
             after: self.link.seq(),
             damaged_bytes: (damaged > 0).then_some(damaged),
         };
@@ -70,7 +70,7 @@ impl Writer {
 
     /// Keeps what has the name of the log under another one, unless it is of an `earlier` attempt that nobody
     /// relied on.
-    fn leave(&mut self, cause: &str, earlier: Option<Identity>) -> io::Result<()> {
+    fn leave(&mut self, cause: Cause, earlier: Option<Identity>) -> io::Result<()> {
         let Some(segment) = &self.segment else { return Ok(()) };
         let own = Seen::of(&segment.file.metadata()?);
         match Seen::at(&self.path)? {
@@ -79,10 +79,8 @@ impl Writer {
             Some(named) if named.size == 0 || Some(named.identity) == earlier => Ok(()),
             Some(named) if named.identity != own.identity => segments::set_aside(&self.path, self.link.seq()),
             Some(_) => {
-                if segment.rest.damaged() == 0
-                    && matches!(cause, "sync_failed" | "write_failed" | "disk_full")
-                {
-                    // Never acknowledged; where it stays, verification sees that the chain goes on without it.
+                if segment.rest.damaged() == 0 && cause.leaves_unacknowledged() {
+                    // Where it stays, verification sees that the chain goes on without it.
                     let _ = self.disk.cut(&segment.file, segment.length);
                 }
                 if segment.length == 0 && segment.rest.damaged() == 0 {

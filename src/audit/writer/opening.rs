@@ -15,7 +15,7 @@ use super::super::ledger::{Published, legacy};
 use super::super::segments;
 use super::super::tail::{End, Rest};
 use super::{
-    AuditError, Disk, Event, Failure, FailureReason, Floor, Link, Need, Seen, Segment, Status, Writer,
+    AuditError, Cause, Disk, Event, Failure, FailureReason, Floor, Link, Need, Seen, Segment, Status, Writer,
     is_full,
 };
 
@@ -129,7 +129,11 @@ impl Writer {
                     "the audit file has no records: the log goes on after the closed files"
                 );
                 if end.rest == Rest::None {
-                    gap = Some(Event::SegmentBegan { reason: "file_gone", after, damaged_bytes: None });
+                    gap = Some(Event::SegmentBegan {
+                        reason: Cause::FileGone.name(),
+                        after,
+                        damaged_bytes: None,
+                    });
                 }
                 end = End { length: 0, rest: end.rest, began: None, ..closed };
             }
@@ -212,8 +216,8 @@ impl Writer {
     fn settle(&mut self, first: Option<Event>) -> Result<(), Failure> {
         self.import().map_err(|error| not_imported(&error))?;
         match self.segment()?.rest {
-            Rest::Damaged(_) => return self.begin_segment("damaged_end"),
-            _ if self.is_directory_in_doubt => return self.begin_segment("sync_failed"),
+            Rest::Damaged(_) => return self.begin_segment(Cause::DamagedEnd),
+            _ if self.is_directory_in_doubt => return self.begin_segment(Cause::SyncFailed),
             Rest::Unfinished(_) => self.rewind().map_err(Failure::write(Need::NewSegment))?,
             Rest::None => {}
         }
@@ -292,10 +296,19 @@ impl Writer {
 fn not_imported(error: &AuditError) -> Failure {
     let need = match error {
         AuditError::Open { source, .. } if may_pass(source) => Need::Open,
-        _ => Need::Restart,
+        AuditError::Open { .. }
+        | AuditError::Locked { .. }
+        | AuditError::Broken { .. }
+        | AuditError::Missing { .. }
+        | AuditError::TooLarge
+        | AuditError::Write(_)
+        | AuditError::Overloaded
+        | AuditError::NotWitnessed
+        | AuditError::TimedOut
+        | AuditError::Stopped => Need::Restart,
     };
     let error = io::Error::other(error.to_string());
-    Failure { cause: "not_imported", reason: FailureReason::NotImported, need, error }
+    Failure { cause: Cause::NotImported, reason: FailureReason::NotImported, need, error }
 }
 
 fn lock(file: &File, path: &Path) -> Result<(), AuditError> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::event::Event;
 use super::super::health::FailureReason;
 use super::Writer;
+use super::cause::Cause;
 use super::reserve::is_full;
 
 /// The pause between attempts to write again; doubled each time.
@@ -21,7 +22,7 @@ const STEADY: Duration = Duration::from_secs(30);
 
 /// Why nothing is written, and what must be done first.
 pub(super) struct Trouble {
-    pub(super) cause: &'static str,
+    pub(super) cause: Cause,
     pub(super) reason: FailureReason,
     pub(super) need: Need,
     pub(super) since: Instant,
@@ -42,7 +43,7 @@ pub(super) enum Need {
 
 /// A write that did not happen, as far as anyone knows.
 pub(super) struct Failure {
-    pub(super) cause: &'static str,
+    pub(super) cause: Cause,
     pub(super) reason: FailureReason,
     pub(super) need: Need,
     pub(super) error: io::Error,
@@ -52,8 +53,8 @@ impl Failure {
     pub(super) fn write(need: Need) -> impl Fn(io::Error) -> Self {
         move |error| {
             let (cause, reason) = match is_full(&error) {
-                true => ("disk_full", FailureReason::DiskFull),
-                false => ("write_failed", FailureReason::Write),
+                true => (Cause::DiskFull, FailureReason::DiskFull),
+                false => (Cause::WriteFailed, FailureReason::Write),
             };
             Self { cause, reason, need, error }
         }
@@ -62,11 +63,11 @@ impl Failure {
     pub(super) fn sync(need: Need) -> impl Fn(io::Error) -> Self {
         move |error| {
             let reason = if is_full(&error) { FailureReason::DiskFull } else { FailureReason::Sync };
-            Self { cause: "sync_failed", reason, need, error }
+            Self { cause: Cause::SyncFailed, reason, need, error }
         }
     }
 
-    pub(super) fn changed(cause: &'static str) -> Self {
+    pub(super) fn changed(cause: Cause) -> Self {
         let error = io::Error::other(FailureReason::FileChanged.to_string());
         Self { cause, reason: FailureReason::FileChanged, need: Need::NewSegment, error }
     }
@@ -82,7 +83,7 @@ impl Writer {
             self.pause = Duration::ZERO;
         }
         if self.trouble.as_ref().is_none_or(|known| known.reason != reason) {
-            tracing::error!(cause, %error, "audit records cannot be written: no keys are released");
+            tracing::error!(cause = cause.name(), %error, "audit records cannot be written: no keys are released");
         }
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
         self.status.failed(reason);
@@ -104,11 +105,11 @@ impl Writer {
         let (cause, seconds) = (trouble.cause, trouble.since.elapsed().as_secs());
         self.status.begins();
         let outcome = match trouble.need {
-            Need::Write => {
-                self.look().and_then(|()| self.write_kept(Some(Event::Resumed { reason: cause, seconds })))
-            }
+            Need::Write => self
+                .look()
+                .and_then(|()| self.write_kept(Some(Event::Resumed { reason: cause.name(), seconds }))),
             Need::NewSegment => self.begin_segment(cause),
-            Need::Open => self.open_again(Event::Resumed { reason: cause, seconds }),
+            Need::Open => self.open_again(Event::Resumed { reason: cause.name(), seconds }),
             Need::Restart => return,
         };
         match outcome {
@@ -116,7 +117,7 @@ impl Writer {
                 self.trouble = None;
                 self.recovered = Some(Instant::now());
                 self.status.succeeded();
-                tracing::warn!(cause, seconds, "audit records are written again");
+                tracing::warn!(cause = cause.name(), seconds, "audit records are written again");
             }
             Err(failure) => self.fail(failure),
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use kms_ledger::store::{Staged, StoreError};
 
 use super::super::ledger::{Ledger, LedgerError, LogKeys};
-use super::{AuditError, Failure, FailureReason, Need, Writer, is_full};
+use super::{AuditError, Cause, Failure, FailureReason, Need, Writer, is_full};
 
 impl Writer {
     /// From now on a record has its receipt once it is in a signed tree. Until the tree is open, nothing is recorded.
@@ -129,14 +129,14 @@ impl Writer {
 fn failure(error: LedgerError) -> Failure {
     let (cause, reason) = match &error {
         LedgerError::Disk(error) | LedgerError::Store(StoreError::Disk(error)) if is_full(error) => {
-            ("disk_full", FailureReason::DiskFull)
+            (Cause::DiskFull, FailureReason::DiskFull)
         }
         LedgerError::RolledBack { .. }
         | LedgerError::Forked
         | LedgerError::Forgotten
-        | LedgerError::AnotherEnd { .. } => ("not_as_signed", FailureReason::NotAsSigned),
+        | LedgerError::AnotherEnd { .. } => (Cause::NotAsSigned, FailureReason::NotAsSigned),
         LedgerError::Disk(_) | LedgerError::Store(_) | LedgerError::Records(_) | LedgerError::Origin => {
-            ("tree_failed", FailureReason::Tree)
+            (Cause::TreeFailed, FailureReason::Tree)
         }
     };
     let error = match error {
