@@ -51,7 +51,7 @@ pub use kms_attest::outgoing::Endpoint;
 pub use kms_policy::settings::{
     AuthApi, BlockChoice, ClientFiles, DecisionKey, EmptyDevices, Ethereum, Secret, Webhook,
 };
-pub use kms_policy::{Relaxation, ReleaseStage};
+pub use kms_policy::{Relaxation, RelaxationCode, ReleaseStage};
 pub use kms_wire::method::NAMES as METHODS;
 pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};

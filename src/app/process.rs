@@ -376,7 +376,7 @@ impl Process {
             "cvm-kms starts"
         );
         for relaxation in self.posture.relaxed() {
-            tracing::warn!(setting = relaxation.code, "RELAXED: {}", relaxation.sentence);
+            tracing::warn!(setting = relaxation.code.name(), "RELAXED: {}", relaxation.sentence);
         }
         if !self.notifier.is_idle() {
             tracing::info!(targets = self.notifier.names().join(", "), "events and conditions are notified");

@@ -102,7 +102,7 @@ impl Serve {
             );
         }
         if let Some(relaxation) = policy.relaxation() {
-            tracing::warn!(setting = relaxation.code, "RELAXED: {}", relaxation.sentence);
+            tracing::warn!(setting = relaxation.code.name(), "RELAXED: {}", relaxation.sentence);
         }
         if let Some(signer) = &signer {
             tracing::info!(decision_key = %signer.public_key(), "decisions are signed");

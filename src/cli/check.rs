@@ -135,7 +135,7 @@ pub(super) fn walk(explicit: Option<&Path>, config: &Config, notices: &[Notice])
         ));
     }
     for relaxation in config.posture().relaxed() {
-        found.fact("RELAXED", format!("{}: {}", relaxation.code, relaxation.sentence));
+        found.fact("RELAXED", format!("{}: {}", relaxation.code.name(), relaxation.sentence));
     }
     for problem in problems {
         found.refuse(format!("{:#}", anyhow::Error::from(problem)));
@@ -212,7 +212,7 @@ fn decides(policy: &Policy, found: &mut Findings) {
         found.useless(format!("the policy would deny everyone: {error}"));
     }
     if let Some(relaxation) = policy.relaxation() {
-        found.fact("RELAXED", format!("{}: {}", relaxation.code, relaxation.sentence));
+        found.fact("RELAXED", format!("{}: {}", relaxation.code.name(), relaxation.sentence));
     }
 }
 

@@ -1,12 +1,8 @@
 //! The relaxed settings of a configuration, as stable codes for `GetMeta`, metrics and the log.
 
-use super::{AuthApi, BlockChoice, Config, EmptyDevices, Endpoint, Ethereum, Relaxation, Webhook};
-
-/// The code of `core.image.verify = false`.
-const OS_IMAGE_NOT_VERIFIED: &str = "os_image_not_verified";
-
-/// The code of a policy that is read from blocks which the chain may drop.
-const CHAIN_NOT_FINAL: &str = "chain_not_final";
+use super::{
+    AuthApi, BlockChoice, Config, EmptyDevices, Endpoint, Ethereum, Relaxation, RelaxationCode, Webhook,
+};
 
 /// Everything that is relaxed, in a stable order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,18 +25,18 @@ impl Posture {
 
     /// Whether measured registers are compared with OS images.
     pub fn verifies_os_images(&self) -> bool {
-        self.codes().all(|code| code != OS_IMAGE_NOT_VERIFIED)
+        self.relaxed.iter().all(|relaxation| relaxation.code != RelaxationCode::OsImageNotVerified)
     }
 
     /// The codes of the relaxations.
     pub fn codes(&self) -> impl Iterator<Item = &'static str> {
-        self.relaxed.iter().map(|relaxation| relaxation.code)
+        self.relaxed.iter().map(|relaxation| relaxation.code.name())
     }
 
     /// How far each goes: [`Relaxation::details`], or the code where there are none. Each code begins one at least.
     pub fn details(&self) -> impl Iterator<Item = &str> {
         self.relaxed.iter().flat_map(|relaxation| {
-            let code = relaxation.details.is_empty().then_some(relaxation.code);
+            let code = relaxation.details.is_empty().then_some(relaxation.code.name());
             code.into_iter().chain(relaxation.details.iter().map(String::as_str))
         })
     }
@@ -82,30 +78,34 @@ impl Config {
         let webhooks = || of_domains.iter().chain([&policy]).filter_map(|policy| policy.webhook);
         let chains = || of_domains.iter().chain([&policy]).filter_map(|policy| policy.chain);
         let relaxed = [
-            (core.insecure_no_tee, "no_tee", "no TEE protects the keys, and nothing attests this service"),
+            (
+                core.insecure_no_tee,
+                RelaxationCode::NoTee,
+                "no TEE protects the keys, and nothing attests this service",
+            ),
             (
                 policy.allows_everything,
-                "dev_auth",
+                RelaxationCode::DevAuth,
                 "every attested caller is allowed: anyone with a TDX machine can have the keys of any app",
             ),
             (
                 of_domains.iter().any(|policy| policy.allows_everything),
-                "domain_dev_auth",
+                RelaxationCode::DomainDevAuth,
                 "every attested caller is allowed in a domain: anyone with a TDX machine can have the keys of its apps",
             ),
             (
                 !core.attest_rpc_cert,
-                "rpc_cert_not_attested",
+                RelaxationCode::RpcCertNotAttested,
                 "the server certificate carries no attestation: callers cannot check what they talk to",
             ),
             (
                 !core.enforce_self_authorization,
-                "self_authorization_off",
+                RelaxationCode::SelfAuthorizationOff,
                 "this service serves keys without being allowed by the policy itself",
             ),
             (
                 !core.image.verify,
-                OS_IMAGE_NOT_VERIFIED,
+                RelaxationCode::OsImageNotVerified,
                 // The first words are the peer's.
                 "os image verification is disabled; os_image_hash is caller-supplied and unverified: anyone \
                  with a TDX machine can boot an image of their own and claim an app",
@@ -115,53 +115,53 @@ impl Config {
                     .iter()
                     .chain([&policy])
                     .any(|policy| policy.empty_devices == EmptyDevices::AnyDevice),
-                "empty_devices_allow_any",
+                RelaxationCode::EmptyDevicesAllowAny,
                 "an empty device list in the allowlist means any device \
                  (core.auth_api.allowlist.insecure_empty_devices_allow_any)",
             ),
             (
                 core.attestation.tdx_root.is_some(),
-                "external_trust_anchors",
+                RelaxationCode::ExternalTrustAnchors,
                 "evidence is accepted under a root that is not the hardware vendor's",
             ),
             (
                 core.admin.enabled && core.admin.insecure_no_auth,
-                "admin_without_credentials",
+                RelaxationCode::AdminWithoutCredentials,
                 "the admin listener requires no credentials",
             ),
             (
                 core.admin.is_exposed(),
-                "admin_unencrypted",
+                RelaxationCode::AdminUnencrypted,
                 "the admin listener speaks plain http beyond this machine: others can read and use its credentials",
             ),
             (
                 core.insecure_world_readable_keys,
-                "world_readable_keys",
+                RelaxationCode::WorldReadableKeys,
                 "the key directory may be readable by others on this machine",
             ),
             (
                 webhooks().any(Webhook::is_exposed),
-                "webhook_unencrypted",
+                RelaxationCode::WebhookUnencrypted,
                 "the policy is called over plain http beyond this machine: an attacker in between can decide",
             ),
             (
                 chains().any(|chain| chain.rpc_urls.iter().any(Endpoint::is_exposed)),
-                "chain_unencrypted",
+                RelaxationCode::ChainUnencrypted,
                 "the chain is read over plain http beyond this machine: an attacker in between can decide",
             ),
             (
                 core.admin.enabled && core.admin.oidc.as_ref().is_some_and(|oidc| oidc.issuer.is_exposed()),
-                "oidc_plain_http",
+                RelaxationCode::OidcPlainHttp,
                 "the keys of the issuer of operators' tokens come over plain http: others can become operators",
             ),
             (
                 core.notify.iter().any(|target| target.url.is_exposed()),
-                "notifications_unencrypted",
+                RelaxationCode::NotificationsUnencrypted,
                 "notifications go over plain http beyond this machine: others can read which apps get keys",
             ),
             (
                 chains().any(|chain| matches!(chain.block, BlockChoice::Latest { .. })),
-                CHAIN_NOT_FINAL,
+                RelaxationCode::ChainNotFinal,
                 "policy is read from blocks that the chain may still drop: what was revoked may hold again for a while",
             ),
         ];
@@ -177,10 +177,10 @@ impl Config {
                 .collect(),
         };
         if let Some(BlockChoice::Latest { confirmations }) = policy.chain.map(|chain| chain.block) {
-            let not_final =
-                posture.relaxed.iter_mut().filter(|relaxation| relaxation.code == CHAIN_NOT_FINAL);
+            let code = RelaxationCode::ChainNotFinal;
+            let not_final = posture.relaxed.iter_mut().filter(|relaxation| relaxation.code == code);
             not_final
-                .for_each(|it| it.details = vec![format!("{CHAIN_NOT_FINAL}:confirmations:{confirmations}")]);
+                .for_each(|it| it.details = vec![format!("{}:confirmations:{confirmations}", code.name())]);
         }
         core.tcb.relaxations().into_iter().for_each(|relaxation| posture.relax(relaxation));
         posture

@@ -8,6 +8,8 @@ mod values;
 
 use std::fmt;
 
+use kms_policy::RelaxedKey;
+
 use super::{Config, Onboard, Posture, Profile};
 pub(super) use values::{Values, Variables, recorded};
 
@@ -75,59 +77,17 @@ impl Config {
 }
 
 fn relaxed(posture: &Posture) -> Vec<UnsafeSetting> {
-    let relaxed = posture.relaxed().iter().map(|relaxation| UnsafeSetting {
-        code: relaxation.code,
-        subject: subject_of(relaxation.code).to_owned(),
-        problem: relaxation.sentence.clone().into_owned(),
-        remedy: remedy_of(relaxation.code).to_owned(),
+    let relaxed = posture.relaxed().iter().filter_map(|relaxation| {
+        // URLs are found one by one.
+        let RelaxedKey { key, remedy } = relaxation.code.relaxed_key()?;
+        Some(UnsafeSetting {
+            code: relaxation.code.name(),
+            subject: key.to_owned(),
+            problem: relaxation.sentence.clone().into_owned(),
+            remedy: remedy.to_owned(),
+        })
     });
-    // Their URLs are found one by one.
-    let is_found =
-        |code| ["webhook_unencrypted", "chain_unencrypted", "notifications_unencrypted"].contains(&code);
-    relaxed.filter(|found| !is_found(found.code)).collect()
-}
-
-/// The key of a relaxation.
-fn subject_of(code: &str) -> &str {
-    match code {
-        "no_tee" => "core.insecure_no_tee",
-        "dev_auth" => "core.auth_api.type",
-        "domain_dev_auth" => "domains",
-        "rpc_cert_not_attested" => "core.attest_rpc_cert",
-        "self_authorization_off" => "core.enforce_self_authorization",
-        "os_image_not_verified" => "core.image.verify",
-        "empty_devices_allow_any" => "core.auth_api.allowlist.insecure_empty_devices_allow_any",
-        "external_trust_anchors" => "core.attestation.root_ca.tdx",
-        "admin_without_credentials" => "core.admin.insecure_no_auth",
-        "admin_unencrypted" => "core.admin.address",
-        "oidc_plain_http" => "core.admin.oidc.issuer",
-        "world_readable_keys" => "core.insecure_world_readable_keys",
-        "chain_not_final" => "core.auth_api.ethereum.block",
-        "tcb_grace" => "core.tcb.grace",
-        "tcb_advisories" => "core.tcb.advisories",
-        "tcb_models" => "core.tcb.fmspcs",
-        other => other,
-    }
-}
-
-fn remedy_of(code: &str) -> &'static str {
-    match code {
-        "no_tee" => "Run it in a confidential VM, and remove the key",
-        "dev_auth" => "Set it to \"allowlist\", \"webhook\" or \"ethereum\"",
-        "domain_dev_auth" => "Set auth_api.type of each domain to \"allowlist\", \"webhook\" or \"ethereum\"",
-        "rpc_cert_not_attested" | "self_authorization_off" | "os_image_not_verified" => "Set it to true",
-        "external_trust_anchors" => "Remove it: the vendor's root is built in",
-        "admin_without_credentials" => {
-            "Remove it: without other credentials the first start creates an owner and prints its token once"
-        }
-        "admin_unencrypted" => {
-            "Name files in core.admin.tls, with create_if_missing = true, or set it to \"127.0.0.1\""
-        }
-        "oidc_plain_http" => "Set it to the issuer's https URL",
-        "chain_not_final" => "Set it to \"finalized\" or \"safe\"",
-        "tcb_grace" | "tcb_advisories" | "tcb_models" => "Update the platforms, and remove it",
-        _ => "Remove it: the default is safe",
-    }
+    relaxed.collect()
 }
 
 fn onboarding(onboard: &Onboard) -> Option<UnsafeSetting> {

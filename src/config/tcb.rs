@@ -7,7 +7,7 @@ use kms_attest::tcb::{TOLERABLE, TcbStatus};
 use serde_json::Value;
 
 use super::reader::{Report, Section};
-use super::{Relaxation, values};
+use super::{Relaxation, RelaxationCode, values};
 
 /// Most entries of a list: each may become a label of a metric.
 const MAX_ENTRIES: usize = 64;
@@ -50,19 +50,19 @@ impl Tcb {
         let fmspcs: Vec<String> = self.fmspcs.iter().map(hex::encode).collect();
         [
             (
-                "tcb_grace",
+                RelaxationCode::TcbGrace,
                 "tcb_grace",
                 graces,
                 "platforms that Intel calls out of date or misconfigured are accepted for a time",
             ),
             (
-                "tcb_advisories",
+                RelaxationCode::TcbAdvisories,
                 "tcb_advisory",
                 self.advisories.clone(),
                 "platforms with known weaknesses are accepted",
             ),
             (
-                "tcb_models",
+                RelaxationCode::TcbModels,
                 "tcb_model",
                 fmspcs,
                 "platforms of these models are accepted however far behind they are",

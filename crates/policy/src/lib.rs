@@ -39,7 +39,7 @@ pub use ethereum::Ethereum;
 pub use info::{ChainState, InForce, Info};
 pub use observer::{ShedBy, WebhookObserver};
 pub use policy::Policy;
-pub use relaxation::Relaxation;
+pub use relaxation::{Relaxation, RelaxationCode, RelaxedKey};
 pub use rules::RulesError;
 pub use ruleset::Ruleset;
 pub use webhook::Webhook;

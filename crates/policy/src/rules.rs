@@ -19,7 +19,7 @@ use crate::decision::{Decision, Denial, IfImage, Subject};
 use crate::epochs::{self, AppEpochs};
 use crate::hex_text::bytes_of;
 use crate::info::Info;
-use crate::relaxation::Relaxation;
+use crate::relaxation::{Relaxation, RelaxationCode};
 use crate::rule::{Outcome, Rule, RuleOutcome};
 use crate::settings::EmptyDevices;
 
@@ -257,7 +257,7 @@ impl Rules {
             names.push(format!("{} more apps", open.len() - 3));
         }
         Some(Relaxation {
-            code: "empty_device_list",
+            code: RelaxationCode::EmptyDeviceList,
             sentence: format!(
                 "an empty device list in the allowlist means any device \
                  (core.auth_api.allowlist.insecure_empty_devices_allow_any): {}",

@@ -327,7 +327,7 @@ fn reasons(report: &Report) -> Vec<Reason> {
 
 fn relaxed(posture: &Posture) -> Vec<Relaxed> {
     let relaxed = posture.relaxed().iter();
-    relaxed.map(|it| Relaxed { setting: it.code, message: it.sentence.to_string() }).collect()
+    relaxed.map(|it| Relaxed { setting: it.code.name(), message: it.sentence.to_string() }).collect()
 }
 
 #[cfg(test)]
