@@ -246,7 +246,9 @@ fn is_silent(shared: &Shared, node: &NodeSeen) -> Result<()> {
 fn failed(error: Unshared, so: &str) -> Error {
     let code = match error {
         Unshared::Behind | Unshared::Conflict => Code::Conflict,
-        _ => Code::Unavailable,
+        Unshared::Database(_) | Unshared::Alarm(_) | Unshared::Unusable(_) | Unshared::NotRunning => {
+            Code::Unavailable
+        }
     };
     Error::new(code, error.after(so)).caused_by(error)
 }

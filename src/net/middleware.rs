@@ -347,11 +347,16 @@ fn asks(path: &str) -> Option<Asks> {
         return Some(Asks::Anything);
     }
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
-    METHODS.iter().filter(|row| row.name == name).find_map(|row| match (row.access, row.method) {
-        (Access::AttestedCertificate, Method::KmsGetKmsKey) => Some(Asks::ItsKms),
-        (Access::AttestedCertificate, _) => Some(Asks::ItsApp),
-        (Access::AttestedMessage, _) | (_, Method::GetAppEnvEncryptPubKey) => Some(Asks::Anything),
-        _ => None,
+    METHODS.iter().filter(|row| row.name == name).find_map(|row| match row.access {
+        Access::AttestedCertificate if row.method == Method::KmsGetKmsKey => Some(Asks::ItsKms),
+        Access::AttestedCertificate => Some(Asks::ItsApp),
+        Access::AttestedMessage => Some(Asks::Anything),
+        Access::Open
+        | Access::Onboarding
+        | Access::TokenInMessage
+        | Access::Operator(_)
+        | Access::OperatorAndAttestedCertificate(_)
+        | Access::Invitation => (row.method == Method::GetAppEnvEncryptPubKey).then_some(Asks::Anything),
     })
 }
 

@@ -59,7 +59,27 @@ pub(crate) fn by_image(code: DenialCode, subject: Subject<'_>) -> Option<Remedy>
                 call: None,
             })
         }
-        _ => None,
+        (DenialCode::KmsMeasurement, Subject::App(_))
+        | (
+            DenialCode::TcbStatus
+            | DenialCode::Advisory
+            | DenialCode::OsImage
+            | DenialCode::Device
+            | DenialCode::AppNotRegistered
+            | DenialCode::ComposeHash
+            | DenialCode::AppNotDeployed
+            | DenialCode::InvalidRequest
+            | DenialCode::GuestHasBooted
+            | DenialCode::EpochTooNew
+            | DenialCode::EpochNotReadable
+            | DenialCode::EpochNotActive
+            | DenialCode::EpochRetired
+            | DenialCode::EpochDestroyed
+            | DenialCode::EpochUnknown
+            | DenialCode::AllowlistUnusable
+            | DenialCode::Backend,
+            _,
+        ) => None,
     }
 }
 

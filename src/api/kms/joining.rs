@@ -151,7 +151,19 @@ fn refusal(error: JoinError) -> Error {
         | JoinError::NotRecorded(_) => {
             "the use of the invitation cannot be noted now, so nothing is sent; try again".to_owned()
         }
-        _ => error.to_string(),
+        JoinError::Full
+        | JoinError::Validity
+        | JoinError::Label
+        | JoinError::Unknown(_)
+        | JoinError::Wrong
+        | JoinError::Busy
+        | JoinError::NotSeen
+        | JoinError::Expired
+        | JoinError::Cancelled
+        | JoinError::Used
+        | JoinError::UsedByAnother
+        | JoinError::NoKeys
+        | JoinError::Late => error.to_string(),
     };
     Error::new(code, text).because(reason).caused_by(error)
 }
