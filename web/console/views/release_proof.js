@@ -9,6 +9,11 @@ const failed = (step, message) => ({ step, state: 'failed', message });
 /** A step by whether it is right, with a message for either. */
 export const check = (step, isRight, right, wrong) => (isRight ? passed(step, right) : failed(step, wrong));
 const open = (step, message) => ({ step, state: 'not_reached', message });
+/** The steps that decide the outcome: the signatures of the receipt's checkpoint, and of the log's checkpoint now. */
+const RECEIPT_SIGNED = 'receipt_signed';
+const LOG_SIGNED = 'log_signed';
+/** Whether the step with this id has passed. */
+const hasPassed = (steps, wanted) => steps.some(({ id, state }) => id === wanted && state === 'passed');
 const records = (size) => count(Number(size), 'record');
 
 /** A tile of the log. */
@@ -64,7 +69,7 @@ export async function verify({ record, receipt, leaf }) {
   const steps = [];
   const outcome = () => {
     if (steps.some(({ state }) => state === 'failed')) return 'wrong';
-    return steps.some(({ step, state }) => state === 'passed' && step === 'Log now') && !steps.some(({ step, state }) => step.includes('heckpoint') && state !== 'passed') ? 'verified' : 'partly';
+    return hasPassed(steps, LOG_SIGNED) && hasPassed(steps, RECEIPT_SIGNED) ? 'verified' : 'partly';
   };
   try {
     await walk(steps, { record, receipt, leaf });
@@ -93,10 +98,10 @@ async function walk(steps, { record, receipt, leaf }) {
   const old = proof.parseCheckpoint(file.checkpoint);
   const isIn = await proof.isIncluded(hash, file.index, old.size, file.proof, old.root);
   if (!goesOn(check('Receipt', isIn, `leaf ${number(Number(file.index))} of a tree of ${records(old.size)}, by ${count(file.proof.length, 'hash', 'hashes')}`, 'its proof leads to another root'))) return;
-  if (!goesOn(await signature(old, key, 'Its checkpoint'))) return;
+  if (!goesOn({ id: RECEIPT_SIGNED, ...await signature(old, key, 'Its checkpoint') })) return;
 
   const now = proof.parseCheckpoint(await get('/log/checkpoint', { accept: 'text/plain' }));
-  if (!goesOn(await signature(now, key, 'Log now'))) return;
+  if (!goesOn({ id: LOG_SIGNED, ...await signature(now, key, 'Log now') })) return;
   const made = await proof.proofFromTiles(file.index, now.size, tile);
   const still = await proof.isIncluded(hash, file.index, now.size, made, now.root);
   if (!goesOn(check('Still in it', still, `the tree of ${records(now.size)} has it, as computed from its tiles`, 'the tiles of the log lead to another root'))) return;
@@ -104,7 +109,7 @@ async function walk(steps, { record, receipt, leaf }) {
     const grown = await continues(old, now);
     if (!goesOn(check('Only grown', grown, `from ${records(old.size)} to ${number(Number(now.size))}; none before was changed`, 'the log does not continue the tree of the receipt'))) return;
   }
-  const isSigned = steps.some(({ step, state }) => step === 'Log now' && state === 'passed');
+  const isSigned = hasPassed(steps, LOG_SIGNED);
   const last = isSigned ? recall(now.origin) : null;
   if (last && !goesOn(await sameLog(last, now, vkey))) return;
   if (isSigned) remember(now, vkey);
