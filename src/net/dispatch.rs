@@ -5,6 +5,7 @@
 //! does not compile.
 
 use bytes::Bytes;
+use kms_wire::method::UNKNOWN_METHOD;
 
 use super::grpc;
 use super::prpc::{Call, Dispatch};
@@ -18,5 +19,5 @@ include!(env!("KMS_DISPATCH"));
 
 /// For a method of another service, which [`Method::find`] never returns.
 fn elsewhere(method: Method) -> Error {
-    Error::new(Code::UnknownMethod, format!("Service not found: {}", method.row().name))
+    Error::new(Code::UnknownMethod, format!("{UNKNOWN_METHOD}: {}", method.row().name))
 }

@@ -7,6 +7,7 @@ use http_body_util::Full;
 use kms_wire::code::{DENIAL_ID, ERROR_CODE};
 use kms_wire::encoding::is_read;
 pub use kms_wire::encoding::{Encoding, from_query};
+use kms_wire::method::UNKNOWN_METHOD;
 use prost::Message;
 use serde::de::DeserializeOwned;
 
@@ -137,7 +138,7 @@ where
         }
     };
     let Some(row @ Row { method, .. }) = row else {
-        let unknown = Error::new(Code::UnknownMethod, format!("Service not found: {name}"));
+        let unknown = Error::new(Code::UnknownMethod, format!("{UNKNOWN_METHOD}: {name}"));
         return error(encoding, &unknown);
     };
     let may_read = match row.by_get {

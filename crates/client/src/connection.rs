@@ -73,6 +73,15 @@ pub enum ConnectError {
     Timeout(Duration),
 }
 
+impl ConnectError {
+    /// Whether the server answered the handshake with something else than TLS, as a listener for plain HTTP does.
+    pub fn is_plain_http(&self) -> bool {
+        let Self::Tls(error) = self else { return false };
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        matches!(inner, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
+    }
+}
+
 impl Connection {
     /// Connects within [`CONNECT_TIMEOUT`].
     pub async fn open(

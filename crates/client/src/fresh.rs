@@ -20,16 +20,6 @@ pub struct Fresh {
     pub evidence: Vec<u8>,
 }
 
-/// Whether a server does not know a method: it takes no fresh evidence, as `dstack-kms` and older versions. Every other refusal
-/// and every failure is reported, so that nobody who delays or disturbs a connection has a call made without fresh evidence.
-fn is_unknown(error: &CallError) -> bool {
-    matches!(
-        error,
-        CallError::Refused { status, message, .. }
-            if status.as_u16() == 404 || message.starts_with("Service not found")
-    )
-}
-
 impl Connection {
     /// Fresh evidence for one call of `method` (`KMS.GetAppKey`) on this connection, by the holder of the key with this
     /// SubjectPublicKeyInfo (DER): that of the client certificate, or of a certificate request. Nothing, if the connection is
@@ -77,7 +67,9 @@ impl Connection {
         attester: &Attester,
     ) -> Result<Fresh, CallError> {
         let response = match response {
-            Err(error) if is_unknown(&error) => return Ok(Fresh::default()),
+            // It takes no fresh evidence. Every other refusal and every failure is reported, so that nobody who delays or
+            // disturbs a connection has a call made without fresh evidence.
+            Err(error) if error.is_unknown_method() => return Ok(Fresh::default()),
             response => response?,
         };
         let (Some(challenge), Some(exporter)) = (challenge(&response)?, self.exporter()) else {

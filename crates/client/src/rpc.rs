@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, h
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use kms_wire::code::ERROR_CODE;
+use kms_wire::method::UNKNOWN_METHOD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -102,6 +103,24 @@ pub enum CallError {
         /// The time limit.
         limit: Duration,
     },
+}
+
+impl CallError {
+    /// Whether the server does not have the method, as a `dstack-kms` or an older version may not.
+    pub fn is_unknown_method(&self) -> bool {
+        match self {
+            Self::Refused { status, message, .. } => {
+                *status == StatusCode::NOT_FOUND || message.starts_with(UNKNOWN_METHOD)
+            }
+            Self::Method(_)
+            | Self::Encode { .. }
+            | Self::Transport { .. }
+            | Self::TooLarge { .. }
+            | Self::Decode { .. }
+            | Self::Incomplete { .. }
+            | Self::Timeout { .. } => false,
+        }
+    }
 }
 
 impl Connection {

@@ -152,11 +152,7 @@ pub(crate) async fn other_side(url: &OperatorUrl, error: &CallError) -> Option<S
     let is_plain = matches!(url, OperatorUrl::Plain(_));
     let may_be = match error {
         CallError::Transport { .. } => is_plain,
-        CallError::Refused { status, message, .. } => {
-            status.as_u16() == 404
-                || message.starts_with("Service not found")
-                || is_plain && status.as_u16() == 400
-        }
+        CallError::Refused { status, .. } => error.is_unknown_method() || is_plain && status.as_u16() == 400,
         CallError::Method(_)
         | CallError::Encode { .. }
         | CallError::TooLarge { .. }
@@ -180,10 +176,9 @@ pub(crate) async fn other_side(url: &OperatorUrl, error: &CallError) -> Option<S
 
 /// Explains a failed connection: TLS with a listener that serves plain HTTP fails with an obscure error.
 pub(crate) fn unconnected(error: ConnectError, url: &OperatorUrl) -> Failure {
-    let speaks_http =
-        matches!(&error, ConnectError::Tls(cause) if cause.to_string().contains("InvalidContentType"));
+    let is_plain_http = error.is_plain_http();
     let failure = Failure::from(error).about(url);
-    match speaks_http {
+    match is_plain_http {
         true => failure.hint("plain HTTP is spoken there: try http://"),
         false => failure,
     }
@@ -282,7 +277,7 @@ impl Operated {
             (OperatorUrl::Tls(_), Belief::Unsaid | Belief::Any) => {
                 terminal.warn(format_args!("{} is an unverified server", self.url));
             }
-            _ => {}
+            (OperatorUrl::Tls(_), Belief::Root(_) | Belief::Key(_)) | (OperatorUrl::Plain(_), _) => {}
         }
         self.open(&belief, token).await
     }

@@ -6,6 +6,10 @@ use serde::de::DeserializeOwned;
 
 use crate::role::Role;
 
+/// How the text of a refusal begins whose server has no such method. The words are those of `dstack-kms`, which in some versions
+/// gives no status of their own to such refusals.
+pub const UNKNOWN_METHOD: &str = "Service not found";
+
 /// The services of the proto file; each belongs to a phase and a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {

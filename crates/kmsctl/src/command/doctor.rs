@@ -352,7 +352,7 @@ fn of_recovery(recovery: &Value, report: &mut Report) {
 fn profile(settings: &Value, report: &mut Report) {
     let of = |key: &str| list(settings, "settings").find(|it| text(it, "key") == key);
     if let Some(profile) = of("profile").map(|it| text(it, "value")) {
-        match profile.contains("production") {
+        match profile == "production" {
             true => report.add("profile", Level::Fine, printable(profile)),
             false => report.advise(
                 "profile",

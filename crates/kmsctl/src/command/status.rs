@@ -105,11 +105,11 @@ impl Status {
             Err(refusal) => refusal,
         };
         // A KMS without keys does not have the method.
-        let CallError::Refused { status, message, .. } = &refusal else {
+        let CallError::Refused { .. } = &refusal else {
             let other_side = other_side(url, &refusal).await;
             return Ok(State::Unreachable(other_side.unwrap_or_else(|| causes(&refusal))));
         };
-        if status.as_u16() != 404 && !message.starts_with("Service not found") {
+        if !refusal.is_unknown_method() {
             return Ok(State::Unreachable(refusal.to_string()));
         }
         // It is onboarding even if its guest agent does not respond.
@@ -177,7 +177,7 @@ impl State {
             Self::Serving(meta) => {
                 Some(Keys { root: public_key(&meta.ca_cert)?, k256: meta.k256_pubkey.clone() })
             }
-            _ => None,
+            Self::Onboarding(_) | Self::Unreachable(_) => None,
         }
     }
 

@@ -161,6 +161,9 @@ async fn refusals_and_bad_tokens_are_told_apart() {
         .await
         .expect(1)
         .says("http://127.0.0.1:1/prpc: connection failed");
+    let over_tls = kms.url.replace("http://", "https://");
+    let ran = desk.run(&["finish", "--kms", &over_tls]).await.expect(4);
+    ran.says("TLS handshake failed").says("plain HTTP is spoken there: try http://");
     for word in ["--token", "--password"] {
         desk.run(&["finish", word, TOKEN]).await.expect(2).says("unexpected argument");
     }

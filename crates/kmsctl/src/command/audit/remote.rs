@@ -12,7 +12,7 @@ use kms_ledger::log::SignedCheckpoint;
 use kms_ledger::proof_file::ProofFile;
 use serde_json::{Value, json};
 
-use super::source::{Elsewhere, Shown, Source};
+use super::source::{Because, Elsewhere, Shown, Source};
 use super::verify::Known;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::files::{self, Existing, Readers};
@@ -158,7 +158,7 @@ impl Remote<'_> {
             "url": self.url.to_string(),
             "origin": checkpoint.origin.as_str(),
             "log_key": found.shown.log_key,
-            "log_key_believed_because": found.shown.because,
+            "log_key_believed_because": found.shown.because.words(),
             "earlier_log_keys": found.shown.earlier().iter().map(|key| key.log_key.as_str()).collect::<Vec<_>>(),
             "k256_pubkey": found.shown.root_key.map(|key| key.to_string()),
             "size": checkpoint.size.get(),
@@ -182,7 +182,7 @@ impl Remote<'_> {
             }
         };
         note(
-            found.shown.because == "any server was believed",
+            found.shown.because == Because::AnyServer,
             "whose log it is: any server was believed (--k256-pubkey)".to_owned(),
         );
         note(
@@ -225,7 +225,10 @@ impl Remote<'_> {
         };
         page.line(format_args!("{word}  the log of {}", self.url));
         page.field("log", printable(checkpoint.origin.as_str()));
-        page.field("log key", format_args!("{} ({})", printable(&found.shown.log_key), found.shown.because));
+        page.field(
+            "log key",
+            format_args!("{} ({})", printable(&found.shown.log_key), found.shown.because.words()),
+        );
         for earlier in found.shown.earlier() {
             let (key, by) = (printable(&earlier.log_key), earlier.root_key);
             page.field("earlier key", format_args!("{key} (signed by {by})"));

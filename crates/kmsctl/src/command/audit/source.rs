@@ -52,9 +52,46 @@ pub(super) struct Shown {
     pub(super) root_key: Option<Signer>,
     /// The root key that has signed the log's key, if `GetMeta` is served. It may be that of somebody in between.
     pub(super) signer: Option<Signer>,
-    pub(super) because: &'static str,
+    pub(super) because: Because,
     /// The keys that the log had before, the newest first, if this server can be believed about them.
     pub(super) claimed: Vec<EarlierKey>,
+}
+
+/// Why the key of a log is believed to be that of the KMS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Because {
+    /// A root key has signed it that the key of `--k256-pubkey` states.
+    StatedRootKey,
+    /// It comes after the key of `--log-key`, as the root key says.
+    FollowsLogKey,
+    /// It is the key of `--log-key`.
+    LogKey,
+    /// The key of `--k256-pubkey` has signed it.
+    RootKey,
+    /// The root key of a server that an option identifies has.
+    VerifiedServer,
+    /// It signed what was kept.
+    SignedWhatWasKept,
+    /// Any server was to be believed.
+    AnyServer,
+    /// The root key of a server with a certificate of a public CA has signed it.
+    PublicCertificate,
+}
+
+impl Because {
+    /// For people, and `log_key_believed_because` of reports.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::StatedRootKey => "signed by a root key that --k256-pubkey states",
+            Self::FollowsLogKey => "it follows --log-key, as the root key says",
+            Self::LogKey => "--log-key",
+            Self::RootKey => "signed by --k256-pubkey",
+            Self::VerifiedServer => "signed by the root key of the verified server",
+            Self::SignedWhatWasKept => "it signed what was kept",
+            Self::AnyServer => "any server was believed",
+            Self::PublicCertificate => "signed by the root key of a server with a public certificate",
+        }
+    }
 }
 
 impl Shown {
@@ -120,7 +157,7 @@ impl Source {
                     log_key: known.text.clone(),
                     root_key: None,
                     signer: None,
-                    because: "--log-key",
+                    because: Because::LogKey,
                     claimed: Vec::new(),
                 });
             }
@@ -149,14 +186,14 @@ impl Source {
             return Err(unproven(&format_args!("it has another log, {}, than --log-key", log.origin())));
         }
         let because = match (known, self.k256_pubkey, &belief, elsewhere) {
-            (_, Some(_), ..) if leads_here => "signed by a root key that --k256-pubkey states",
-            ([_, ..], ..) if is_renewed => "it follows --log-key, as the root key says",
-            ([_, ..], ..) => "--log-key",
-            (_, Some(_), ..) => "signed by --k256-pubkey",
-            (.., Belief::Root(_) | Belief::Key(_), _) => "signed by the root key of the verified server",
-            (.., Elsewhere::Signature) => "it signed what was kept",
-            (.., Belief::Any, _) => "any server was believed",
-            (.., Belief::Unsaid, _) => "signed by the root key of a server with a public certificate",
+            (_, Some(_), ..) if leads_here => Because::StatedRootKey,
+            ([_, ..], ..) if is_renewed => Because::FollowsLogKey,
+            ([_, ..], ..) => Because::LogKey,
+            (_, Some(_), ..) => Because::RootKey,
+            (.., Belief::Root(_) | Belief::Key(_), _) => Because::VerifiedServer,
+            (.., Elsewhere::Signature) => Because::SignedWhatWasKept,
+            (.., Belief::Any, _) => Because::AnyServer,
+            (.., Belief::Unsaid, _) => Because::PublicCertificate,
         };
         let files = RemoteLog::new(connection);
         let is_verified = match &belief {
