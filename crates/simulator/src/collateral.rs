@@ -78,6 +78,8 @@ pub struct CollateralSpec {
     pub module: Standing,
     /// The status of the quoting enclave in QE identity.
     pub qe: Standing,
+    /// The lowest version of the quoting enclave that QE identity lists.
+    pub lowest_qe: u16,
     /// The certificates in the CRLs.
     pub revoked: Vec<Revocation>,
 }
@@ -102,6 +104,7 @@ impl CollateralSpec {
             word: None,
             module: Standing::of(TcbLevel::UpToDate),
             qe: Standing::of(TcbLevel::UpToDate),
+            lowest_qe: QE_ISV_SVN,
             revoked: Vec::new(),
         }
     }
@@ -313,7 +316,7 @@ fn qe_identity(spec: &CollateralSpec) -> Value {
         "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
         "mrsigner": hex::encode_upper(QE_MR_SIGNER),
         "isvprodid": QE_ISV_PROD_ID,
-        "tcbLevels": [tcb_level(json!({ "isvsvn": QE_ISV_SVN }), &spec.qe, spec.qe_identity.issued)],
+        "tcbLevels": [tcb_level(json!({ "isvsvn": spec.lowest_qe }), &spec.qe, spec.qe_identity.issued)],
     })
 }
 

@@ -117,7 +117,20 @@ fn tells_little(error: &DatabaseError) -> u8 {
     match error {
         DatabaseError::ReadOnly => 2,
         DatabaseError::Slow | DatabaseError::Unreachable(_) => 1,
-        _ => 0,
+        DatabaseError::Credentials
+        | DatabaseError::NoDatabase
+        | DatabaseError::Tls(..)
+        | DatabaseError::NoRights
+        | DatabaseError::TooNew { .. }
+        | DatabaseError::Schema
+        | DatabaseError::Ignored
+        | DatabaseError::TooMuch
+        | DatabaseError::Full
+        | DatabaseError::NoConnection
+        | DatabaseError::Unconfirmed
+        | DatabaseError::Locked
+        | DatabaseError::Refused(_)
+        | DatabaseError::Settings(_) => 0,
     }
 }
 
@@ -125,7 +138,7 @@ fn tells_little(error: &DatabaseError) -> u8 {
 async fn addresses(host: Config) -> Result<Vec<Config>, DatabaseError> {
     let ([Host::Tcp(name)], []) = (host.get_hosts(), host.get_hostaddrs()) else { return Ok(vec![host]) };
     let port = host.get_ports().first().copied().unwrap_or(DEFAULT_PORT);
-    let found = lookup_host((&**name, port)).await.map_err(|error| DatabaseError::from(&error))?;
+    let found = lookup_host((&**name, port)).await.map_err(|error| DatabaseError::of_lookup(&error))?;
     let at = |address: SocketAddr| host.clone().hostaddr(address.ip()).clone();
     Ok(found.take(MAX_ADDRESSES).map(at).collect())
 }

@@ -118,6 +118,15 @@ impl PartialEq for Cause {
 impl Eq for Cause {}
 
 impl DatabaseError {
+    /// Why the name of a host has no address.
+    pub(super) fn of_lookup(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(_) => error.into(),
+            // Of the resolver, whose codes the standard library does not give.
+            None => Self::Unreachable("the name of its host is not known".to_owned()),
+        }
+    }
+
     /// What the failure of a commit says of the change.
     pub(super) fn of_commit(error: tokio_postgres::Error) -> Self {
         // A server that ends over it may have written the commit, and finds it when it starts again.
@@ -157,7 +166,22 @@ impl DatabaseError {
     pub fn detailed(&self) -> String {
         match self {
             Self::Tls(_, Cause(cause)) => format!("{self} ({cause})"),
-            _ => self.to_string(),
+            Self::Unreachable(_)
+            | Self::Credentials
+            | Self::NoDatabase
+            | Self::NoRights
+            | Self::ReadOnly
+            | Self::TooNew { .. }
+            | Self::Schema
+            | Self::Ignored
+            | Self::TooMuch
+            | Self::Full
+            | Self::NoConnection
+            | Self::Unconfirmed
+            | Self::Slow
+            | Self::Locked
+            | Self::Refused(_)
+            | Self::Settings(_) => self.to_string(),
         }
     }
 }
@@ -229,7 +253,7 @@ impl From<tokio_postgres::Error> for DatabaseError {
             }
             cause = inner.source();
         }
-        // The words of the library name no value.
+        // The library has no codes for these. Its words name no value.
         let cause = error.source().map(ToString::to_string).unwrap_or_default();
         match cause.as_str() {
             _ if error.is_closed() => Self::Unreachable("the connection was closed".to_owned()),
@@ -259,15 +283,11 @@ impl From<&io::Error> for DatabaseError {
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             return tls.into();
         }
-        // The standard library and the library of the database have no kinds for these.
-        let text = error.to_string();
-        match text.as_str() {
-            "database does not allow writes" => Self::ReadOnly,
-            _ if text.starts_with("failed to lookup address information") => {
-                Self::Unreachable("the name of its host is not known".to_owned())
-            }
-            _ if error.kind() == io::ErrorKind::FileTooLarge => Self::TooMuch,
-            _ => Self::Unreachable(unreachable(error.kind())),
+        match error.kind() {
+            // The system does not say this: the library of the database does, of a server that is read-only.
+            io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => Self::ReadOnly,
+            io::ErrorKind::FileTooLarge => Self::TooMuch,
+            kind => Self::Unreachable(unreachable(kind)),
         }
     }
 }
@@ -297,62 +317,4 @@ impl From<PostgresError> for DatabaseError {
 }
 
 #[cfg(test)]
-mod tests {
-    use rustls::pki_types::ServerName;
-
-    use super::*;
-
-    #[test]
-    fn the_name_of_the_host_is_shown_only_where_the_whole_cause_is_asked_for() {
-        let expected = ServerName::try_from("db.inside.example").unwrap();
-        let presented = vec!["other.example".to_owned()];
-        let wrong = CertificateError::NotValidForNameContext { expected, presented };
-        let wrong = rustls::Error::InvalidCertificate(wrong);
-        let error = DatabaseError::from(&io::Error::new(io::ErrorKind::InvalidData, wrong));
-        assert!(matches!(error, DatabaseError::Tls(TlsFault::Name, _)), "{error:?}");
-        for text in [error.to_string(), format!("{error:?}")] {
-            assert!(!text.contains("example"), "{text}");
-        }
-        assert!(error.detailed().contains("db.inside.example"), "{}", error.detailed());
-    }
-
-    #[test]
-    fn a_database_that_is_not_reached_is_told_in_a_sentence_and_with_a_remedy() {
-        for (kind, sentence) in [
-            (io::ErrorKind::NotFound, "there is no such socket"),
-            (io::ErrorKind::ConnectionRefused, "nothing listens there"),
-            (io::ErrorKind::ConnectionReset, "the connection was closed"),
-        ] {
-            let error = DatabaseError::from(&io::Error::from(kind));
-            assert_eq!(error.to_string(), format!("the database cannot be reached: {sentence}"));
-            assert!(error.remedy().is_some_and(|remedy| remedy.starts_with("Start PostgreSQL")));
-        }
-        let unknown = io::Error::other("failed to lookup address information: Name or service not known");
-        let error = DatabaseError::from(&unknown).to_string();
-        assert!(error.ends_with("the name of its host is not known"), "{error}");
-    }
-
-    #[test]
-    fn a_commit_is_refused_only_by_a_server_that_goes_on() {
-        for (state, refuses) in [
-            (SqlState::T_R_SERIALIZATION_FAILURE, true),
-            (SqlState::DISK_FULL, true),
-            (SqlState::READ_ONLY_SQL_TRANSACTION, true),
-            (SqlState::QUERY_CANCELED, true),
-            (SqlState::ADMIN_SHUTDOWN, false),
-            (SqlState::CRASH_SHUTDOWN, false),
-            (SqlState::CONNECTION_FAILURE, false),
-            (SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN, false),
-        ] {
-            assert_eq!(refuses_commit(state.code()), refuses, "{state:?}");
-        }
-    }
-
-    #[test]
-    fn what_the_database_says_of_itself_is_shown_only_if_it_is_a_code() {
-        assert_eq!(sqlstate("40P01"), "40P01");
-        for text in ["40P0", "40P01x", "db.in", "ünïcö", ""] {
-            assert_eq!(sqlstate(text), "unknown", "{text}");
-        }
-    }
-}
+mod tests;

@@ -163,6 +163,9 @@ async fn other_causes_have_their_words_too() {
     drop(free);
     let refused = ask(&format!("https://localhost:{port}/"), &[]).await;
     assert_eq!(refused, Err("connection refused".to_owned()));
+    // The client has no type for this, only words.
+    let unknown = ask("https://nothing.invalid/", &[]).await;
+    assert_eq!(unknown, Err("the name does not resolve".to_owned()));
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = plain.local_addr().unwrap().port();
     let task = tokio::spawn(async move {

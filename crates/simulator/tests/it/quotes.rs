@@ -71,11 +71,15 @@ fn guests_that_must_be_refused_are_refused_for_the_right_reason() {
 fn altered_reports_are_refused_for_the_right_reason() {
     let platform = Platform::from_seed(b"quotes");
     type Alter = fn(&mut TdReport);
-    let cases: [(Alter, &str); 4] = [
+    let cases: [(Alter, &str); 5] = [
         (|report| report.mr_service_td = [1; 48], "Invalid MR service TD"),
         (|report| report.mr_signer_seam = [1; 48], "TDX module MRSIGNER mismatch"),
         (|report| report.seam_attributes = [1; 8], "SEAMATTRIBUTES mismatch"),
         (|report| report.tee_tcb_svn[1] = 9, "No TDX module identity with id TDX_09"),
+        (
+            |report| report.tee_tcb_svn[0] = 0,
+            "TDX module ISVSVN 0 is below minimum required from TDX module TCB levels",
+        ),
     ];
     for (alter, refusal) in cases {
         let cvm = Cvm::builder(&platform).format(QuoteFormat::V5Td15).build();
@@ -98,6 +102,11 @@ fn collateral_says_what_its_spec_says() {
         ("recovery", CollateralSpec::after_tcb_recovery(TcbLevel::OutOfDate), Ok("OutOfDate")),
         ("module", CollateralSpec { module: out_of_date(), ..default() }, Ok("OutOfDate")),
         ("qe", CollateralSpec { qe: out_of_date(), ..default() }, Ok("OutOfDate")),
+        (
+            "a quoting enclave below every level",
+            CollateralSpec { lowest_qe: 99, ..default() },
+            Err("QE ISVSVN 4 is below minimum required 99 from QE Identity"),
+        ),
         ("recent", CollateralSpec::valid(Validity::lasting(NOW, 60)), Ok("UpToDate")),
         ("lapsed TCB info", CollateralSpec { tcb_info: lapsed, ..default() }, Err("TCBInfo expired")),
         (
