@@ -320,7 +320,24 @@ impl Refusal {
     pub fn is_after_session(&self) -> bool {
         match self {
             Self::Domain { proved, .. } => proved.is_some(),
-            other => other.fault().or_else(|| other.outage()).is_some_and(|it| it.step > Step::Session),
+            Self::NoAttestation
+            | Self::BadEvidence(_)
+            | Self::BadRequest(_)
+            | Self::CollateralUnavailable(_)
+            | Self::ClockBehind(_)
+            | Self::Unidentified(_)
+            | Self::ConfigMismatch { .. }
+            | Self::Fresh { .. }
+            | Self::Frozen { .. }
+            | Self::StateStale(_)
+            | Self::Denied { .. }
+            | Self::AfterBoot { .. }
+            | Self::Epochs { .. }
+            | Self::PolicyUnavailable(_)
+            | Self::OsImage { .. }
+            | Self::SelfAuthorization(_) => {
+                self.fault().or_else(|| self.outage()).is_some_and(|it| it.step > Step::Session)
+            }
         }
     }
 
@@ -370,7 +387,23 @@ impl Refusal {
     pub fn of_self(&self) -> Option<DenialCode> {
         match self {
             Self::SelfAuthorization(SelfRefusal::Denied(denial)) => denial.denied,
-            _ => None,
+            Self::NoAttestation
+            | Self::BadEvidence(_)
+            | Self::BadRequest(_)
+            | Self::CollateralUnavailable(_)
+            | Self::ClockBehind(_)
+            | Self::Unidentified(_)
+            | Self::ConfigMismatch { .. }
+            | Self::Domain { .. }
+            | Self::Fresh { .. }
+            | Self::Frozen { .. }
+            | Self::StateStale(_)
+            | Self::Denied { .. }
+            | Self::AfterBoot { .. }
+            | Self::Epochs { .. }
+            | Self::PolicyUnavailable(_)
+            | Self::OsImage { .. }
+            | Self::SelfAuthorization(SelfRefusal::Unknown { .. }) => None,
         }
     }
 

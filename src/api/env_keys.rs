@@ -50,7 +50,11 @@ impl Default for EnvKeys {
 fn underivable(error: DeriveError) -> Error {
     match error {
         DeriveError::Epoch(unreadable) => Error::new(Code::Denied, unreadable.to_string()),
-        error => Error::internal("the key of this app cannot be derived", error),
+        DeriveError::TooLong(_)
+        | DeriveError::DiskKey(_)
+        | DeriveError::EnvKey(_)
+        | DeriveError::AppCaKey(_)
+        | DeriveError::K256Key(_) => Error::internal("the key of this app cannot be derived", error),
     }
 }
 

@@ -143,7 +143,18 @@ impl FleetService {
             (Some(shared), Some(Operator::Named { .. })) => {
                 shared.view().check().map_err(|stale| perhaps_revoked(&stale))
             }
-            _ => Ok(()),
+            (
+                Some(_),
+                None
+                | Some(
+                    Operator::Anyone
+                    | Operator::Token
+                    | Operator::User { .. }
+                    | Operator::Oidc { .. }
+                    | Operator::Invited { .. },
+                ),
+            )
+            | (None, _) => Ok(()),
         }
     }
 

@@ -290,7 +290,7 @@ impl RolloutService {
                 let refusal = self.would_allow(&StartRollout::of(rollout)).await.err();
                 refusal.map(|refusal| Refused { rollout: rollout.id.clone(), refusal, at: Instant::now() })
             }
-            _ => None,
+            Current::Known(_) | Current::None | Current::Unreadable(_) => None,
         };
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&refused);
         refused.map(|refused| refused.refusal.to_string())

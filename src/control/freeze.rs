@@ -388,7 +388,17 @@ fn because(error: &FreezeError) -> Option<String> {
         FreezeError::Changed { .. } | FreezeError::FrozenAgain { .. } => {
             Some("another operator froze it again".to_owned())
         }
-        other => Some(other.to_string()),
+        FreezeError::Shortens { .. }
+        | FreezeError::ShortensHere { .. }
+        | FreezeError::Full
+        | FreezeError::ShareFull
+        | FreezeError::NotKept(_)
+        | FreezeError::NotRecorded(_)
+        | FreezeError::NeitherKeptNorRecorded { .. }
+        | FreezeError::Scope(_)
+        | FreezeError::UnfreezeNotRecorded(_)
+        | FreezeError::UnfreezeUnsynced(_)
+        | FreezeError::NotSeen => Some(error.to_string()),
     }
 }
 

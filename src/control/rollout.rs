@@ -398,8 +398,8 @@ impl Rollouts {
     pub fn failure(&self) -> Option<String> {
         match &*self.current() {
             Current::Known(rollout) => match &rollout.state {
-                RolloutState::Paused { reason, failed: true, .. } => Some(reason.clone()),
-                _ => None,
+                RolloutState::Paused { reason, failed, .. } => failed.then(|| reason.clone()),
+                RolloutState::Running | RolloutState::Done { .. } | RolloutState::Cancelled { .. } => None,
             },
             Current::None | Current::Unreadable(_) => None,
         }

@@ -276,7 +276,13 @@ impl RolloutStep {
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Failed { reason } | Self::Skipped { reason } => Some(reason),
-            _ => None,
+            Self::Waiting
+            | Self::Draining
+            | Self::Replacing
+            | Self::Booting
+            | Self::Checking
+            | Self::Healthy
+            | Self::Done => None,
         }
     }
 }

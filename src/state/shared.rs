@@ -193,7 +193,12 @@ impl Unshared {
     pub fn after(&self, what: &str) -> String {
         match self {
             Self::Database(DatabaseError::Unconfirmed) => self.to_string(),
-            _ => format!("{what}: {self}"),
+            Self::Database(_)
+            | Self::Alarm(_)
+            | Self::Conflict
+            | Self::Behind
+            | Self::Unusable(_)
+            | Self::NotRunning => format!("{what}: {self}"),
         }
     }
 }
@@ -267,7 +272,7 @@ impl Shared {
         let refused = refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (written, refused) {
             (Written::Refused, Some(error)) => Ok(Err(error)),
-            _ => Ok(Ok(())),
+            (Written::Refused, None) | (Written::State | Written::Nothing, _) => Ok(Ok(())),
         }
     }
 

@@ -402,7 +402,21 @@ impl KeyDirectory {
                 .ok()
                 .and_then(|pem| P256Key::from_pem(pem).ok())
                 .is_some_and(|key| key.spki_der() != public.ca_spki),
-            _ => K256Key::from_bytes(&content).is_ok_and(|key| *key.public_key() != public.k256),
+            File::RootK256Key => {
+                K256Key::from_bytes(&content).is_ok_and(|key| *key.public_key() != public.k256)
+            }
+            // They have no key of epoch 0.
+            File::TempCaKey
+            | File::RpcKey
+            | File::RootCaCertificate
+            | File::TempCaCertificate
+            | File::RpcCertificate
+            | File::Domain
+            | File::BootstrapInfo
+            | File::Keyring
+            | File::Fingerprints
+            | File::AppEpochs
+            | File::Domains => false,
         })
     }
 

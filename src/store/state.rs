@@ -221,7 +221,20 @@ impl KeyDirectory {
                     File::Keyring => {
                         "a certificate in keyring.json is of another key: restore it from a backup".to_owned()
                     }
-                    _ => format!("{} is of another key: restore the whole set from one backup", file.name()),
+                    File::RootCaKey
+                    | File::RootK256Key
+                    | File::TempCaKey
+                    | File::RpcKey
+                    | File::RootCaCertificate
+                    | File::TempCaCertificate
+                    | File::RpcCertificate
+                    | File::Domain
+                    | File::BootstrapInfo
+                    | File::Fingerprints
+                    | File::AppEpochs
+                    | File::Domains => {
+                        format!("{} is of another key: restore the whole set from one backup", file.name())
+                    }
                 };
                 return Ok(broken(None, reason));
             }

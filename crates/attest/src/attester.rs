@@ -220,7 +220,26 @@ impl AttesterError {
         let place = match self {
             Self::Unreachable { address, .. } => format!(" ({address})"),
             Self::EventLogFile { path, .. } => format!(" ({})", path.display()),
-            _ => String::new(),
+            Self::NotConfigured
+            | Self::Address
+            | Self::UnsupportedScheme(_)
+            | Self::Broken
+            | Self::Timeout
+            | Self::Status(_)
+            | Self::TooLarge { .. }
+            | Self::Empty
+            | Self::Malformed(_)
+            | Self::Evidence(_)
+            | Self::OtherReportData
+            | Self::NoReports
+            | Self::QuoteLate
+            | Self::QuoteRefused(_)
+            | Self::EmptyQuote
+            | Self::UnreadableQuote
+            | Self::Tsm { .. }
+            | Self::Provider(_)
+            | Self::Conflict
+            | Self::EventLog(_) => String::new(),
         };
         format!("{self}{place}; {}", self.advice())
     }

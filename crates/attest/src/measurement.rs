@@ -214,7 +214,7 @@ fn replayed(events: &[RuntimeEvent], until: Until) -> &[RuntimeEvent] {
     let boot_end = events.iter().position(|event| event.event == BOOT_MR_DONE);
     match (until, boot_end) {
         (Until::BootMrDone, Some(last)) => &events[..=last],
-        _ => events,
+        (Until::BootMrDone, None) | (Until::End, _) => events,
     }
 }
 

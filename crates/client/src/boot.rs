@@ -145,7 +145,16 @@ impl AttemptError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Call(CallError::Refused { retry_after, .. }) => *retry_after,
-            _ => None,
+            Self::Connect(_)
+            | Self::Call(_)
+            | Self::Identity(_)
+            | Self::Server(_)
+            | Self::KeyProvider
+            | Self::RootCa { .. }
+            | Self::OtherRootCa
+            | Self::OtherEpochs { .. }
+            | Self::KeyLength { .. }
+            | Self::OutOfTime => None,
         }
     }
 }

@@ -113,7 +113,14 @@ impl From<CallError> for Failure {
         let failure = Self::new(call_exit(&error), call_text(&error));
         match error {
             CallError::Refused { code: Some(code), .. } => failure.with("code", code.into()),
-            _ => failure,
+            CallError::Refused { code: None, .. }
+            | CallError::Method(_)
+            | CallError::Encode { .. }
+            | CallError::Transport { .. }
+            | CallError::TooLarge { .. }
+            | CallError::Decode { .. }
+            | CallError::Incomplete { .. }
+            | CallError::Timeout { .. } => failure,
         }
     }
 }

@@ -106,7 +106,7 @@ impl Tile {
     pub fn new(content: Content, number: u64, width: Width) -> Option<Self> {
         match content {
             Content::Hashes(level) if level > MAX_LEVEL => None,
-            _ => Some(Self { content, number, width }),
+            Content::Hashes(_) | Content::Entries => Some(Self { content, number, width }),
         }
     }
 

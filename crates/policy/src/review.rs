@@ -159,7 +159,18 @@ impl Review {
             Grant::Running { app, .. } | Grant::Epochs { app, .. } if are_usable => {
                 other.contains(&Grant::App { app: app.clone() })
             }
-            _ => true,
+            Grant::Running { .. }
+            | Grant::Epochs { .. }
+            | Grant::TcbStatus { .. }
+            | Grant::Advisory { .. }
+            | Grant::OsImage { .. }
+            | Grant::KmsMeasurement { .. }
+            | Grant::KmsImage { .. }
+            | Grant::KmsDevice { .. }
+            | Grant::App { .. }
+            | Grant::ComposeHash { .. }
+            | Grant::AppDevice { .. }
+            | Grant::Gateway { .. } => true,
         };
         Difference {
             newly_allowed: new.difference(old).filter(|grant| is_news(grant, old)).cloned().collect(),

@@ -235,7 +235,7 @@ impl Handler for State {
         let published = match early {
             Early::Refused if asks_early => return Reply::new(400, "unknown parameter update"),
             Early::Published(early) if asks_early => early,
-            _ => published,
+            Early::Standard | Early::Refused | Early::Published(_) => published,
         };
         match endpoint {
             Some(endpoint) if request.method == "GET" => {

@@ -72,11 +72,9 @@ impl AdminService {
         let reach = finished(
             change,
             "it is frozen now, but the disk does not respond: the freeze may not survive a restart",
-            |error| match error {
-                FreezeError::Shortens { .. } if needs_two => {
-                    Error::invalid(ONLY_BY_UNFREEZE).caused_by(error)
-                }
-                error => failed(error),
+            |error| match needs_two && matches!(error, FreezeError::Shortens { .. }) {
+                true => Error::invalid(ONLY_BY_UNFREEZE).caused_by(error),
+                false => failed(error),
             },
         )
         .await?;

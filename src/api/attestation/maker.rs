@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
+use kms_attest::attester::Attester;
 use kms_attest::binding::ReportData;
 use kms_attest::collateral::CollateralError;
 use kms_attest::verify::{Binding, Verified, VerifyError};
@@ -112,8 +113,8 @@ impl Maker {
             let evidence = self.foundation.attester.attest(report_data).await.map_err(|error| {
                 tracing::warn!(%error, "there is no quote about this KMS for outsiders");
                 match *self.foundation.attester {
-                    kms_attest::attester::Attester::None => Unproven::NoAttester,
-                    _ => Unproven::NoEvidence,
+                    Attester::None => Unproven::NoAttester,
+                    Attester::GuestAgent(_) | Attester::ConfigfsTsm(_) => Unproven::NoEvidence,
                 }
             })?;
             let evidence = Arc::new(evidence);

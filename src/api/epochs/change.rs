@@ -379,7 +379,14 @@ pub(super) fn failed(epoch: u32, error: LifecycleError) -> Error {
                 "epoch {epoch} is destroyed, but its old bytes are not overwritten yet: the next start does it"
             )
         }
-        _ => format!("the key directory does not take the change of epoch {epoch}; nothing was changed"),
+        LifecycleError::Store(_)
+        | LifecycleError::Broken { .. }
+        | LifecycleError::NoDomain
+        | LifecycleError::Domain(_)
+        | LifecycleError::Ca(_)
+        | LifecycleError::Epoch(_) => {
+            format!("the key directory does not take the change of epoch {epoch}; nothing was changed")
+        }
     };
     Error::new(Code::Unavailable, text).because("keys_not_saved").caused_by(error)
 }

@@ -235,7 +235,7 @@ impl OnboardService {
         tracing::info!(officer, index, "the share of an officer is in");
         match progress {
             Progress::Complete => self.restore_keys(turn, remote).await,
-            _ => Ok(()),
+            Progress::Waiting { .. } => Ok(()),
         }
     }
 

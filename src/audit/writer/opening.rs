@@ -263,7 +263,21 @@ impl Writer {
                 match (lock(&file, &new), End::read(&new, &file, seen.size)) {
                     (Ok(()), Ok(found)) if end.is_continued_by(&found) => Some((file, found)),
                     (_, Err(AuditError::Open { source, .. })) => return Err(source),
-                    _ => None,
+                    (Ok(()) | Err(_), Ok(_))
+                    | (
+                        _,
+                        Err(
+                            AuditError::Locked { .. }
+                            | AuditError::Broken { .. }
+                            | AuditError::Missing { .. }
+                            | AuditError::TooLarge
+                            | AuditError::Write(_)
+                            | AuditError::Overloaded
+                            | AuditError::NotWitnessed
+                            | AuditError::TimedOut
+                            | AuditError::Stopped,
+                        ),
+                    ) => None,
                 }
             }
             false => None,

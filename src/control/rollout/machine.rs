@@ -242,7 +242,11 @@ impl Rollout {
                     ),
                 })
             }
-            _ => None,
+            RolloutStep::Waiting
+            | RolloutStep::Draining
+            | RolloutStep::Done
+            | RolloutStep::Failed { .. }
+            | RolloutStep::Skipped { .. } => None,
         }
     }
 
@@ -493,14 +497,18 @@ impl Rollout {
                     self.state = RolloutState::Paused { reason, failed: false, since: now };
                     Ok(None)
                 }
-                _ => Err(OrderError::PausedAlready),
+                RolloutState::Paused { .. } | RolloutState::Done { .. } | RolloutState::Cancelled { .. } => {
+                    Err(OrderError::PausedAlready)
+                }
             },
             Order::Resume => match &self.state {
                 RolloutState::Paused { .. } => {
                     self.state = RolloutState::Running;
                     Ok(None)
                 }
-                _ => Err(OrderError::NotPaused),
+                RolloutState::Running | RolloutState::Done { .. } | RolloutState::Cancelled { .. } => {
+                    Err(OrderError::NotPaused)
+                }
             },
             Order::Retry(name) => {
                 let at = self.place(name)?;

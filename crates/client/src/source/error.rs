@@ -164,7 +164,29 @@ impl<E> SourceError<E> {
             Self::Call(CallError::Refused { method, code: Some(code), .. }) if method == HANDOVER => {
                 DeadInvitation::parse(code)
             }
-            _ => None,
+            Self::Connect { .. }
+            | Self::NoCertificate
+            | Self::StolenCertificate { .. }
+            | Self::Certificate(_)
+            | Self::NotAKms(_)
+            | Self::NoKeys
+            | Self::NoAttestation
+            | Self::Attestation(_)
+            | Self::NotAllowed(_)
+            | Self::RootCa
+            | Self::UnexpectedRoot { .. }
+            | Self::OtherRoot(_)
+            | Self::Call(_)
+            | Self::Broken { .. }
+            | Self::Identity(_)
+            | Self::OtherServer
+            | Self::CertificateRefused(_)
+            | Self::InvalidKeys
+            | Self::CaKey
+            | Self::TempCaKey
+            | Self::K256Key
+            | Self::Epoch { .. }
+            | Self::OtherKey { .. } => None,
         }
     }
 

@@ -297,7 +297,14 @@ impl AdminService<'_> {
             CallError::Transport { .. } if matches!(self.url, OperatorUrl::Plain(_)) => {
                 Some("is this the admin listener? It has an address of its own (core.admin)")
             }
-            _ => None,
+            CallError::Refused { .. }
+            | CallError::Method(_)
+            | CallError::Encode { .. }
+            | CallError::Transport { .. }
+            | CallError::TooLarge { .. }
+            | CallError::Decode { .. }
+            | CallError::Incomplete { .. }
+            | CallError::Timeout { .. } => None,
         };
         let failure = Failure::from(error).about(self.url);
         Ok(match hint {

@@ -209,7 +209,26 @@ impl Node {
                 health.rest = (health.rest * 2).clamp(REST, MAX_REST);
                 health.rests_until = Some(Instant::now() + health.rest);
             }
-            _ => (health.rests_until, health.rest) = (None, Duration::ZERO),
+            None
+            | Some(
+                NodeError::Slow
+                | NodeError::Connection(_)
+                | NodeError::Status(_)
+                | NodeError::TooLarge(_)
+                | NodeError::NotJsonRpc(_)
+                | NodeError::Error { .. }
+                | NodeError::Reverted { .. }
+                | NodeError::Contract(_)
+                | NodeError::OtherChain { .. }
+                | NodeError::NoBlock(_)
+                | NodeError::OtherBlock { .. }
+                | NodeError::Stale { .. }
+                | NodeError::Ahead { .. }
+                | NodeError::NotFinal(_)
+                | NodeError::FarBack { .. }
+                | NodeError::FarAhead { .. }
+                | NodeError::Moved(_),
+            ) => (health.rests_until, health.rest) = (None, Duration::ZERO),
         }
         if health.error.as_ref().map(std::mem::discriminant) != error.map(std::mem::discriminant) {
             let endpoint = self.number;

@@ -120,9 +120,9 @@ impl Checklist {
         let failed = refusal.fault().map_or(Step::Collateral, |fault| fault.step);
         for step in OF_EVIDENCE {
             if step < failed {
-                match (step, binding) {
-                    (Step::KeyBinding, KeyBinding::Unknown) => self.skip(step, NO_KEY),
-                    _ => self.pass(step, "", ""),
+                match binding {
+                    KeyBinding::Unknown if step == Step::KeyBinding => self.skip(step, NO_KEY),
+                    KeyBinding::Unknown | KeyBinding::Checked => self.pass(step, "", ""),
                 }
             } else if step == failed {
                 self.refuse(step, refusal);
@@ -135,9 +135,9 @@ impl Checklist {
     /// The steps that need an identity, when there is none.
     pub(super) fn no_identity(&mut self, frozen: Option<&Refusal>) {
         for step in OF_IDENTITY {
-            match (step, frozen) {
-                (Step::Frozen, Some(refusal)) => self.refuse(step, refusal),
-                _ => self.skip(step, "the identity is unknown"),
+            match frozen {
+                Some(refusal) if step == Step::Frozen => self.refuse(step, refusal),
+                Some(_) | None => self.skip(step, "the identity is unknown"),
             }
         }
     }

@@ -175,7 +175,22 @@ impl Observer for Explanation<'_> {
                 }
                 self.rules(identity);
             }
-            other => self.list.refuse(step, other),
+            Refusal::NoAttestation
+            | Refusal::BadEvidence(_)
+            | Refusal::BadRequest(_)
+            | Refusal::CollateralUnavailable(_)
+            | Refusal::ClockBehind(_)
+            | Refusal::Unidentified(_)
+            | Refusal::ConfigMismatch { .. }
+            | Refusal::Domain { .. }
+            | Refusal::Fresh { .. }
+            | Refusal::Frozen { .. }
+            | Refusal::StateStale(_)
+            | Refusal::AfterBoot { .. }
+            | Refusal::Epochs { .. }
+            | Refusal::PolicyUnavailable(_)
+            | Refusal::OsImage { .. }
+            | Refusal::SelfAuthorization(_) => self.list.refuse(step, refusal),
         }
         if step == Step::Identity {
             for step in [Step::Frozen, Step::Policy, Step::Stage, Step::OsImage] {

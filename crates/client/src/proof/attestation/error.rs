@@ -211,7 +211,26 @@ impl Refusal {
     pub fn pin(&self) -> Option<Pin> {
         match self {
             Self::PinMismatch { pin, .. } => Some(*pin),
-            _ => None,
+            Self::BadPins(_)
+            | Self::NoPin
+            | Self::TooLarge
+            | Self::Malformed(_)
+            | Self::DuplicateKey(_)
+            | Self::UnknownVersion(_)
+            | Self::ReportData
+            | Self::EventLog(_)
+            | Self::CollateralMissing
+            | Self::CollateralExpired { .. }
+            | Self::CollateralMismatch(_)
+            | Self::Debug
+            | Self::TdIsolation(_)
+            | Self::Quote(_)
+            | Self::TcbStatus { .. }
+            | Self::Identity(_)
+            | Self::RootSignature(_)
+            | Self::Nonce
+            | Self::Time { .. }
+            | Self::TlsKey => None,
         }
     }
 }

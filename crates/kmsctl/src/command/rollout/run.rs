@@ -228,7 +228,13 @@ impl<'a> Link<'a> {
             Err(error) => {
                 let code = match &error {
                     CallError::Refused { code, .. } => code.clone(),
-                    _ => None,
+                    CallError::Method(_)
+                    | CallError::Encode { .. }
+                    | CallError::Transport { .. }
+                    | CallError::TooLarge { .. }
+                    | CallError::Decode { .. }
+                    | CallError::Incomplete { .. }
+                    | CallError::Timeout { .. } => None,
                 };
                 Ok(Err(Refusal { code, failure: service.failure(error)? }))
             }

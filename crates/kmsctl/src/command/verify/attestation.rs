@@ -151,7 +151,25 @@ fn refused(from: &str, refusal: &Refusal) -> Failure {
     let details = json!({ "code": refusal.code().name(), "pin": refusal.pin().map(Pin::name) });
     let failure = match refusal.code() {
         Code::BadPins | Code::NoPin => Failure::usage(refusal),
-        _ => Failure::unproven(refusal),
+        Code::TooLarge
+        | Code::Malformed
+        | Code::DuplicateKey
+        | Code::UnknownVersion
+        | Code::ReportData
+        | Code::EventLog
+        | Code::CollateralMissing
+        | Code::CollateralExpired
+        | Code::CollateralMismatch
+        | Code::Debug
+        | Code::TdIsolation
+        | Code::Quote
+        | Code::TcbStatus
+        | Code::Identity
+        | Code::RootSignature
+        | Code::Nonce
+        | Code::Time
+        | Code::PinMismatch
+        | Code::TlsKey => Failure::unproven(refusal),
     };
     failure.about(from).with("refusal", details)
 }

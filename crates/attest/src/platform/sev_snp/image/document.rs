@@ -41,14 +41,14 @@ impl<T> Once<T> {
     fn meet(&mut self, value: T) {
         *self = match self {
             Self::Never => Self::Met(value),
-            _ => Self::Again,
+            Self::Met(_) | Self::Again => Self::Again,
         };
     }
 
     fn take(self, name: &'static str) -> Result<T, SevSnpError> {
         match self {
             Self::Met(value) => Ok(value),
-            _ => Err(SevSnpError::Field(name)),
+            Self::Never | Self::Again => Err(SevSnpError::Field(name)),
         }
     }
 }

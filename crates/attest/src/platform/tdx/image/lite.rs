@@ -325,7 +325,7 @@ impl<'a> Document<'a> {
             CommandLine::Text(text) if text.len() > MAX_COMMAND_LINE => {
                 Err(LiteError::CommandLine(text.len()))
             }
-            _ => Ok(document),
+            CommandLine::Text(_) | CommandLine::Digest(_) => Ok(document),
         }
     }
 }
