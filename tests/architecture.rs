@@ -348,3 +348,105 @@ fn each_claim_of_the_threat_model_names_tests_that_exist() {
     }
     assert!(named.len() > 40, "{}", named.len());
 }
+
+/// Default arms (`_ =>`) beside arms that name variants of an enum with a name of ours, each with the reason.
+const DEFAULT_ARMS: [(&str, usize); 9] = [
+    // What is added later is for whoever sees the whole KMS.
+    ("src/event_type.rs", 1),
+    // The body of an answer.
+    ("src/net/prpc.rs", 1),
+    // Several values at once, most of them of no enum of ours.
+    ("src/config/ethereum.rs", 1),
+    ("src/api/admin/explain.rs", 1),
+    ("src/api/rollout/operation.rs", 1),
+    // Enums of libraries that have the name of one of ours.
+    ("src/net/status.rs", 1),
+    ("src/state/shared/error.rs", 2),
+    ("crates/client/src/source/error.rs", 1),
+    ("crates/recovery/src/envelope.rs", 1),
+];
+
+/// The names of the enums that a file declares.
+fn enums(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let (visibility, name) = line.trim_start().split_once("enum ")?;
+        let is_declaration = visibility.is_empty() || visibility.starts_with("pub");
+        name.split(|c: char| !c.is_alphanumeric()).next().filter(|name| is_declaration && !name.is_empty())
+    })
+}
+
+/// The enums whose variants a pattern names, by the last part of their paths.
+fn named_enums(pattern: &str) -> impl Iterator<Item = &str> {
+    let words = pattern.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
+    words.filter_map(|word| {
+        let (path, variant) = word.rsplit_once("::")?;
+        // A constant has no small letters.
+        variant.contains(|c: char| c.is_lowercase()).then(|| path.rsplit("::").next().unwrap_or(path))
+    })
+}
+
+/// How many default arms have an arm beside them that names a variant of one of these enums, or of `Self`. Arms of a match
+/// begin in the same column, because the sources are formatted.
+fn default_arms(text: &str, ours: &BTreeSet<&str>) -> usize {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let lines: Vec<&str> = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text).lines().collect();
+    let of_ours = |(at, line): (usize, &&str)| {
+        let column = indent(line);
+        let is_of_ours = |name: &str| name == "Self" || ours.contains(name);
+        line.trim_start().starts_with("_ =>")
+            && lines[..at]
+                .iter()
+                .rev()
+                .take_while(|other| other.trim().is_empty() || indent(other) >= column)
+                .filter(|other| indent(other) == column || other.trim_start().starts_with('|'))
+                .filter_map(|other| other.split("=>").next()?.split(" if ").next())
+                .any(|pattern| named_enums(pattern).any(is_of_ours))
+    };
+    lines.iter().enumerate().filter(|line| of_ours(*line)).count()
+}
+
+#[test]
+fn an_enum_of_ours_is_matched_without_a_default_arm() {
+    let mut files = Vec::new();
+    sources(Path::new("src"), &mut files);
+    for entry in fs::read_dir("crates").expect("the crates") {
+        sources(&entry.expect("a crate").path().join("src"), &mut files);
+    }
+    let texts: Vec<_> = files
+        .iter()
+        .filter(|path| !is_test_file(path))
+        .map(|path| (path.to_str().expect("UTF-8"), fs::read_to_string(path).expect("a source")))
+        .collect();
+    let ours: BTreeSet<&str> = texts.iter().flat_map(|(_, text)| enums(text)).collect();
+    let found: BTreeMap<&str, usize> = texts
+        .iter()
+        .map(|(path, text)| (*path, default_arms(text, &ours)))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    assert_eq!(
+        found,
+        BTreeMap::from(DEFAULT_ARMS),
+        "spell the variants out, so that the compiler asks about one that is added"
+    );
+}
+
+#[test]
+fn the_reader_of_matches_tells_our_enums_from_texts_and_constants() {
+    let ours = BTreeSet::from(["Step"]);
+    for (matched, expected) in [
+        ("match step {\n    Step::One => 1,\n    _ => 2,\n}", 1),
+        (
+            "match step {\n    a::Step::One\n        | a::Step::Two(_) => {\n        1\n    }\n    _ => 2,\n}",
+            1,
+        ),
+        ("match self {\n    Self::One => 1,\n    _ => 2,\n}", 1),
+        ("match step {\n    Step::One => 1,\n    Step::Two => 2,\n}", 0),
+        ("match kind {\n    Other::One => Step::One,\n    _ => Step::Two,\n}", 0),
+        ("match text {\n    \"one\" => Step::One,\n    _ => Step::Two,\n}", 0),
+        ("match length {\n    Self::LEN => 1,\n    _ => 2,\n}", 0),
+    ] {
+        assert_eq!(default_arms(matched, &ours), expected, "{matched}");
+    }
+    let declared = "pub enum One {}\nenum Two<T> {\n// an enum of ours\npub(super) enum Three {";
+    assert_eq!(enums(declared).collect::<Vec<_>>(), ["One", "Two", "Three"]);
+}
