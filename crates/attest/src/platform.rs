@@ -8,12 +8,13 @@ mod nitro;
 pub mod sev_snp;
 pub mod tdx;
 
-pub use gcp::{PcrValue, TpmEvent, TpmPlatform, TpmQuote};
+pub use events::EventsError;
+pub use gcp::{GcpError, PcrValue, TpmEvent, TpmPlatform, TpmQuote};
 pub use nitro::NitroError;
 use sev_snp::SevSnpError;
-use tdx::{QuotedError, Tdx};
+use tdx::{Quoted, QuotedError, Tdx, tdx_identity};
 
-use crate::identity::{AppInfo, MAX_INIT_SCRIPTS, Registers};
+use crate::identity::{AppInfo, Registers};
 use crate::measurement::RuntimeEvent;
 use crate::vm_config::{VmConfig, VmConfigError};
 
@@ -86,18 +87,15 @@ pub enum IdentityError {
     /// The SEV-SNP report does not parse.
     #[error(transparent)]
     SevSnp(#[from] SevSnpError),
-    /// The Nitro document does not parse.
+    /// The Nitro document or the runtime events have none.
     #[error(transparent)]
     Nitro(#[from] NitroError),
-    /// The TPM quote has no such PCR.
-    #[error("the TPM quote has no SHA-256 value of PCR {0}")]
-    NoPcr(u32),
-    /// An `init-script-hash` event whose payload is not a hash.
-    #[error("an init-script-hash event must be 32 bytes, got {0}")]
-    InitScriptHash(usize),
-    /// More `init-script-hash` events than an identity holds.
-    #[error("at most {MAX_INIT_SCRIPTS} init-script-hash events are allowed, got {0}")]
-    TooManyInitScripts(usize),
+    /// The TPM quote or the runtime events have none.
+    #[error(transparent)]
+    Gcp(#[from] GcpError),
+    /// The runtime events have none.
+    #[error(transparent)]
+    Events(#[from] EventsError),
 }
 
 /// The identity that evidence of any platform claims, with the raw device id that verification gave (not used
@@ -110,14 +108,16 @@ pub fn decode(
     device: &[u8],
 ) -> Result<AppInfo, IdentityError> {
     match platform {
-        Platform::Tdx(tdx) => tdx::decode(tdx, runtime_events, registers, config, device),
-        Platform::GcpTdx { tpm, .. } => gcp::identity(tpm, runtime_events, registers, config, device),
+        Platform::Tdx(tdx) => {
+            Ok(tdx_identity(&Quoted::parse(&tdx.quote)?, runtime_events, registers, config, device)?)
+        }
+        Platform::GcpTdx { tpm, .. } => Ok(gcp::identity(tpm, runtime_events, registers, config, device)?),
         Platform::SevSnp { report, mr_config, .. } => Ok(sev_snp::identity(report, mr_config, config)?),
         Platform::NitroEnclave { nsm_quote } => {
-            nitro::enclave_identity(nsm_quote, runtime_events, registers, config, device)
+            Ok(nitro::enclave_identity(nsm_quote, runtime_events, registers, config, device)?)
         }
         Platform::AwsNitroTpm { attestation_doc } => {
-            nitro::tpm_identity(attestation_doc, runtime_events, registers, config, device)
+            Ok(nitro::tpm_identity(attestation_doc, runtime_events, registers, config, device)?)
         }
     }
 }

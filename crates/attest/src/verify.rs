@@ -118,7 +118,9 @@ impl Verified {
     pub fn app_info(&self, registers: Registers, vm_config: &str) -> Result<AppInfo, UnidentifiedError> {
         let stack = &self.evidence.stack;
         let config = VmConfig::effective(vm_config, &stack.config).map_err(IdentityError::from)?;
-        Ok(tdx_identity(&self.td().quoted, &stack.runtime_events, registers, &config, self.ppid())?)
+        let quoted = &self.td().quoted;
+        let app_info = tdx_identity(quoted, &stack.runtime_events, registers, &config, self.ppid());
+        Ok(app_info.map_err(IdentityError::from)?)
     }
 
     /// Who the guest is, with `vm_config` as in [`Verified::app_info`]. The hash of the OS image is a claim

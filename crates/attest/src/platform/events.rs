@@ -2,10 +2,20 @@
 
 use sha2::{Digest, Sha256};
 
-use super::IdentityError;
 use crate::identity::{AppInfo, MAX_INIT_SCRIPTS, Registers};
 use crate::measurement::{self, RuntimeEvent};
 use crate::vm_config::VmConfig;
+
+/// Why runtime events have no identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EventsError {
+    /// An `init-script-hash` event whose payload is not a hash.
+    #[error("an init-script-hash event must be 32 bytes, got {0}")]
+    InitScriptHash(usize),
+    /// More `init-script-hash` events than an identity holds.
+    #[error("at most {MAX_INIT_SCRIPTS} init-script-hash events are allowed, got {0}")]
+    TooManyInitScripts(usize),
+}
 
 /// The identity in runtime events.
 pub(super) struct Events {
@@ -17,13 +27,13 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn decode(events: &[RuntimeEvent], registers: Registers) -> Result<Self, IdentityError> {
+    pub(super) fn decode(events: &[RuntimeEvent], registers: Registers) -> Result<Self, EventsError> {
         let first = |name| measurement::first_payload(events, name).to_vec();
         let init_script_hashes = measurement::payloads(events, "init-script-hash")
-            .map(|hash| hash.try_into().map_err(|_| IdentityError::InitScriptHash(hash.len())))
+            .map(|hash| hash.try_into().map_err(|_| EventsError::InitScriptHash(hash.len())))
             .collect::<Result<Vec<_>, _>>()?;
         if init_script_hashes.len() > MAX_INIT_SCRIPTS {
-            return Err(IdentityError::TooManyInitScripts(init_script_hashes.len()));
+            return Err(EventsError::TooManyInitScripts(init_script_hashes.len()));
         }
         Ok(Self {
             app_id: first("app-id"),

@@ -1,7 +1,6 @@
 //! Google's TDX guests: besides TDX they have a virtual TPM, whose registers identify the guest.
 
-use super::IdentityError;
-use super::events::{Events, sha256};
+use super::events::{Events, EventsError, sha256};
 use crate::identity::{AppInfo, Registers};
 use crate::measurement::{self, RuntimeEvent};
 use crate::vm_config::VmConfig;
@@ -56,6 +55,17 @@ pub enum TpmPlatform {
     AwsEc2,
 }
 
+/// Why the evidence of a Google TDX guest has no identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GcpError {
+    /// The runtime events have none.
+    #[error(transparent)]
+    Events(#[from] EventsError),
+    /// The TPM quote has no such PCR.
+    #[error("the TPM quote has no SHA-256 value of PCR {0}")]
+    NoPcr(u32),
+}
+
 /// `mr_system = SHA-256(os_image_hash ‖ mr_key_provider)`; `mr_aggregated = SHA-256(PCR0 ‖ PCR2 ‖ PCR14 replayed)`.
 pub(super) fn identity(
     tpm: &TpmQuote,
@@ -63,12 +73,12 @@ pub(super) fn identity(
     registers: Registers,
     config: &VmConfig,
     ppid: &[u8],
-) -> Result<AppInfo, IdentityError> {
+) -> Result<AppInfo, GcpError> {
     let events = Events::decode(runtime_events, registers)?;
     let pcr = |index| {
         let mut values = tpm.pcr_values.iter();
         let value = values.find(|pcr| pcr.index == index && pcr.algorithm == "sha256");
-        value.map(|pcr| pcr.value.as_slice()).ok_or(IdentityError::NoPcr(index))
+        value.map(|pcr| pcr.value.as_slice()).ok_or(GcpError::NoPcr(index))
     };
     let replayed = measurement::replay_pcr14_sha256(runtime_events, registers.until());
     let system = sha256(&[&config.os_image_hash, &events.mr_key_provider()]);

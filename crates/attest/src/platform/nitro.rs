@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::IdentityError;
-use super::events::{Events, sha256};
+use super::events::{Events, EventsError, sha256};
 use crate::codec::cbor::{CborError, Reader};
 use crate::identity::{AppInfo, Registers};
 use crate::measurement::{self, RuntimeEvent};
@@ -11,7 +10,7 @@ use crate::vm_config::VmConfig;
 
 type Pcr = [u8; 48];
 
-/// Why a Nitro document has no identity.
+/// Why Nitro evidence has no identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NitroError {
     /// The document does not parse.
@@ -20,6 +19,9 @@ pub enum NitroError {
     /// The PCR is missing or not 48 bytes long.
     #[error("the Nitro attestation document has no 48-byte PCR {0}")]
     NoPcr(u64),
+    /// The runtime events have none.
+    #[error(transparent)]
+    Events(#[from] EventsError),
 }
 
 impl From<CborError> for NitroError {
@@ -35,7 +37,7 @@ pub(super) fn enclave_identity(
     registers: Registers,
     config: &VmConfig,
     device: &[u8],
-) -> Result<AppInfo, IdentityError> {
+) -> Result<AppInfo, NitroError> {
     let image = enclave_image(document)?;
     let events = Events::decode(runtime_events, registers)?;
     let image_hash = config.os_image_hash.clone();
@@ -51,7 +53,7 @@ pub(super) fn tpm_identity(
     registers: Registers,
     config: &VmConfig,
     device: &[u8],
-) -> Result<AppInfo, IdentityError> {
+) -> Result<AppInfo, NitroError> {
     let boot = tpm_boot_registers(document)?;
     let events = Events::decode(runtime_events, registers)?;
     let replayed = measurement::replay_pcr14_sha384(runtime_events, registers.until());

@@ -1,22 +1,10 @@
 //! Identity of a TDX guest: its registers, and the runtime events that replay to RTMR3.
 
-use super::{Quoted, Tdx};
+use super::Quoted;
 use crate::identity::{AppInfo, Registers};
 use crate::measurement::{self, RuntimeEvent};
-use crate::platform::IdentityError;
-use crate::platform::events::{Events, sha256};
+use crate::platform::events::{Events, EventsError, sha256};
 use crate::vm_config::VmConfig;
-
-/// The identity that a TDX guest's evidence claims; its quote is **not** verified.
-pub(crate) fn decode(
-    tdx: &Tdx,
-    runtime_events: &[RuntimeEvent],
-    registers: Registers,
-    config: &VmConfig,
-    device: &[u8],
-) -> Result<AppInfo, IdentityError> {
-    tdx_identity(&Quoted::parse(&tdx.quote)?, runtime_events, registers, config, device)
-}
 
 /// The identity of a TDX guest, from its registers and the runtime events that RTMR3 replays to.
 ///
@@ -29,7 +17,7 @@ pub fn tdx_identity(
     registers: Registers,
     config: &VmConfig,
     ppid: &[u8],
-) -> Result<AppInfo, IdentityError> {
+) -> Result<AppInfo, EventsError> {
     let events = Events::decode(runtime_events, registers)?;
     let Quoted { mr_td, rt_mr0, rt_mr1, rt_mr2, .. } = quoted;
     let rt_mr3 = measurement::replay_rtmr3(runtime_events, registers.until());

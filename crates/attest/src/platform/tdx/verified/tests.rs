@@ -1,7 +1,7 @@
 //! Quotes of the development PKI and real ones, compared with the results of the peer's verifier.
 
 use dcap_qvl::configs::RingConfig;
-use dcap_qvl::quote::TDReport15;
+use dcap_qvl::quote::{Report, TDReport15};
 use serde_json::Value;
 
 use super::*;
@@ -9,6 +9,8 @@ use crate::collateral::testing::{
     NOW, bytes_of, collateral_set, json, mock_anchors, mock_quote, other_anchors, real_collateral,
     real_quote, vector,
 };
+use crate::platform::tdx::Quoted;
+use crate::platform::tdx::error::MAX_REASON_CHARS;
 
 const REAL_NOW: u64 = 1_751_000_000;
 
