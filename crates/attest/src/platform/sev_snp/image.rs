@@ -2,54 +2,23 @@
 //! image.
 
 mod document;
+mod error;
 mod launch;
 mod vmsa;
 
 use serde::Deserialize;
 
-use self::document::VERSION;
-pub use self::launch::{Image, Launch, LaunchError, MAX_PAGES, MAX_SECTIONS, MAX_VCPUS, Section};
+use self::error::DOCUMENT;
+pub use self::error::{LaunchError, MAX_PAGES, MAX_SECTIONS, MAX_VCPUS, SevSnpError};
+pub use self::launch::{Image, Launch, Section};
 pub use self::vmsa::CpuModel;
-use crate::codec::cbor::CborError;
 use crate::identity::mr_config;
 use crate::measurement::base64_text;
-use crate::platform::manifest::{self, UnvouchedError};
+use crate::platform::manifest;
 use crate::vm_config::{self, Layout};
 
-/// File name of the measurement document in the manifest.
-const DOCUMENT: &str = "measurement.snp.cbor";
 /// Maximum length of a configuration with those nested in it, bytes.
 const MAX_CONFIG: usize = 1 << 20;
-
-/// Why a report does not prove that its guest booted its image. Messages are the peer's where callers may
-/// match them.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SevSnpError {
-    /// The configuration does not parse or lacks a key of a SEV-SNP guest.
-    #[error("vm_config of a SEV-SNP guest must have {0}")]
-    Config(&'static str),
-    /// The image hash does not cover the document.
-    #[error(transparent)]
-    Unvouched(#[from] UnvouchedError),
-    /// The document does not decode.
-    #[error("{DOCUMENT} does not decode: {0}")]
-    Cbor(#[from] CborError),
-    /// An unknown version of the document.
-    #[error("{DOCUMENT} must be of version {VERSION}, got {0}")]
-    Version(u64),
-    /// A field is missing, repeated, or out of range.
-    #[error("{DOCUMENT} must have exactly one {0}, in its range")]
-    Field(&'static str),
-    /// No guest can be launched like this.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// The report's measurement is not the image's.
-    #[error("amd sev-snp measurement mismatch")]
-    Measurement,
-    /// The report's HOST_DATA is not the configuration's.
-    #[error("amd sev-snp host_data mismatch")]
-    HostData,
-}
 
 /// The launch that a SEV-SNP guest's configuration claims, until it is compared with a report.
 #[derive(Clone, Debug, PartialEq, Eq)]

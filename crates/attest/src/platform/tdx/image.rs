@@ -6,6 +6,7 @@
 pub mod acpi;
 mod authenticode;
 mod bytes;
+mod digest;
 pub mod kernel;
 pub mod legacy;
 pub mod lite;

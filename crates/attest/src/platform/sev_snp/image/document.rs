@@ -1,11 +1,8 @@
 //! `measurement.snp.cbor`: the image's part of the launch measurement.
 
-use super::SevSnpError;
-use super::launch::{Image, MAX_SECTIONS, Section};
+use super::error::{MAX_SECTIONS, SevSnpError, VERSION};
+use super::launch::{Image, Section};
 use crate::codec::cbor::{CborError, Reader};
-
-/// The supported version.
-pub(super) const VERSION: u64 = 3;
 
 /// The fields found in a document; each must occur once.
 #[derive(Default)]

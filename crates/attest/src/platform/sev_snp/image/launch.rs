@@ -2,15 +2,9 @@
 
 use sha2::{Digest as _, Sha256, Sha384};
 
+use super::error::{LaunchError, MAX_PAGES, MAX_SECTIONS, MAX_VCPUS};
 use super::vmsa::{self, CpuModel};
-use crate::platform::command_line::{self, RootfsHashError};
-
-/// Maximum number of vCPUs.
-pub const MAX_VCPUS: u32 = 512;
-/// Maximum number of firmware sections.
-pub const MAX_SECTIONS: usize = 64;
-/// Maximum number of measured pages: 64 GiB.
-pub const MAX_PAGES: u64 = 16_777_216;
+use crate::platform::command_line;
 
 const PAGE: u64 = 4096;
 /// The address under which a vCPU's state is measured.
@@ -84,44 +78,6 @@ pub struct Launch {
     pub cpu: CpuModel,
     /// SEV_FEATURES of the vCPUs.
     pub guest_features: u64,
-}
-
-/// Why a launch is impossible. Messages are the peer's where it has one.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LaunchError {
-    /// Zero vCPUs.
-    #[error("vcpus must be greater than zero")]
-    NoVcpus,
-    /// More than [`MAX_VCPUS`].
-    #[error("vcpus must not exceed {MAX_VCPUS}")]
-    TooManyVcpus,
-    /// An unknown CPU model.
-    #[error("unknown vcpu_type {0:?}")]
-    Cpu(String),
-    /// A field that must not be zero.
-    #[error("{0} must not be zero")]
-    Zero(&'static str),
-    /// Too few or too many sections.
-    #[error("ovmf_sections must be 1 to {MAX_SECTIONS}, got {0}")]
-    Sections(usize),
-    /// A section of unknown type.
-    #[error("unknown type {0:#x} of an ovmf section")]
-    SectionType(u64),
-    /// A section beyond the end of the address space.
-    #[error("an ovmf section ends beyond all memory")]
-    SectionEnd,
-    /// More than [`MAX_PAGES`].
-    #[error("ovmf_sections must not exceed {MAX_PAGES} pages")]
-    TooManyPages,
-    /// No section for the kernel hashes.
-    #[error("ovmf_sections must have one for the kernel hashes")]
-    NoHashes,
-    /// The table of kernel hashes crosses a page boundary.
-    #[error("the kernel hashes do not fit into their page")]
-    HashesAcrossPages,
-    /// The command line does not determine the root file system.
-    #[error(transparent)]
-    RootfsHash(#[from] RootfsHashError),
 }
 
 impl Launch {

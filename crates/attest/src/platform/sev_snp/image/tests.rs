@@ -4,8 +4,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::*;
+use crate::codec::cbor::CborError;
 use crate::identity::mr_config::host_data;
 use crate::platform::command_line::RootfsHashError;
+use crate::platform::manifest::UnvouchedError;
 use crate::test_vectors;
 
 fn cases() -> Vec<Value> {

@@ -1,6 +1,6 @@
 //! The initial state of a vCPU (VMSA) as KVM sets it up: one page, little-endian.
 
-use super::launch::LaunchError;
+use super::error::LaunchError;
 
 const PAGE: usize = 4096;
 

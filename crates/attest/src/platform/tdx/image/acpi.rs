@@ -28,7 +28,7 @@ mod tests;
 
 pub use self::blobs::AcpiError;
 pub use self::shape::{MAX_CPUS, MAX_EXPANDER_PORTS, MAX_NODES, Shape, ShapeError};
-use super::registers::sha384;
+use super::digest::sha384;
 
 /// QEMU pads the tables to a multiple of this.
 const UNIT: usize = 128 << 10;

@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha384};
 
 use super::bytes::{OutOfBounds, slice, u16_at, u32_at};
-use super::registers::Digest;
+use super::digest::Digest;
 
 /// Why bytes are not an EFI program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use super::authenticode::{self, AuthenticodeError};
 use super::bytes::{OutOfBounds, put, u16_at, u32_at};
-use super::registers::Digest;
+use super::digest::Digest;
 use super::td_hob::{LOW_MEMORY, SPLIT_FROM};
 
 /// Which form of the kernel's setup header the firmware measures.

@@ -1,12 +1,16 @@
 //! Lite verification: computes the registers from digests that the image hash covers, without the image.
 
+mod witness;
+
+pub use self::witness::WitnessError;
+use self::witness::witness;
 use super::TdHobError;
 use super::acpi::{AcpiDigests, Shape, ShapeError};
+use super::digest::Digest;
 use super::kernel::Header;
 use super::qemu::{Machine, MachineError, Passes};
-use super::registers::{self, BootRegisters, Digest};
-use super::td_hob::{LOW_MEMORY, MemoryLayout, Range, SPLIT_FROM};
-use super::tdvf::{MAX_SECTIONS, PAGE};
+use super::registers::{self, BootRegisters};
+use super::td_hob::{LOW_MEMORY, SPLIT_FROM};
 use crate::codec::cbor::{CborError, Reader};
 use crate::measurement::TdxEvent;
 use crate::platform::command_line::{self, RootfsHashError};
@@ -19,7 +23,9 @@ const DOCUMENT: &str = "measurement.tdx.cbor";
 const MAX_COMMAND_LINE: usize = 2048;
 
 /// The names that guests give to the events of the ACPI tables.
-pub(super) const ACPI_EVENT_NAMES: [&str; 3] = ["acpi-loader", "acpi-rsdp", "acpi-tables"];
+const ACPI_EVENT_NAMES: [&str; 3] = ["acpi-loader", "acpi-rsdp", "acpi-tables"];
+const ACPI_EVENT_TYPE: u32 = 10;
+const ACPI_PAYLOAD: &[u8] = b"ACPI DATA";
 
 /// Why the registers cannot be computed. Messages are the peer's where callers may match them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,7 +123,7 @@ pub fn boot_registers(config: &VmConfig, event_log: &[TdxEvent]) -> Result<BootR
     if config.ovmf_variant.is_some_and(|variant| variant != document.ovmf) {
         return Err(LiteError::OvmfVariant);
     }
-    let reported = registers::logged_acpi(event_log)?;
+    let reported = logged_acpi(event_log)?;
     let acpi = AcpiDigests::of_vm(&Shape::of(config)?);
     same_acpi(&acpi, &reported)?;
     let memory = config.memory_size;
@@ -139,6 +145,28 @@ pub fn boot_registers(config: &VmConfig, event_log: &[TdxEvent]) -> Result<BootR
         rtmr1: registers::rtmr1(kernel),
         rtmr2: registers::rtmr2(command_line, initrd),
     })
+}
+
+/// The digests of the ACPI tables in a guest's event log: three events of RTMR0, named by the guest.
+fn logged_acpi(event_log: &[TdxEvent]) -> Result<AcpiDigests, LiteError> {
+    let is_acpi = |event: &&TdxEvent| {
+        event.imr == 0 && event.event_type == ACPI_EVENT_TYPE && event.event_payload == ACPI_PAYLOAD
+    };
+    let events: Vec<&TdxEvent> = event_log.iter().filter(is_acpi).take(ACPI_EVENT_NAMES.len() + 1).collect();
+    if events.len() != ACPI_EVENT_NAMES.len() {
+        return Err(LiteError::AcpiEvents(events.len()));
+    }
+    let digest = |name: &'static str| {
+        let mut named = events.iter().filter(|event| event.event == name);
+        match (named.next(), named.next()) {
+            (Some(event), None) => {
+                event.digest.as_slice().try_into().map_err(|_| LiteError::AcpiDigest(event.digest.len()))
+            }
+            _ => Err(LiteError::AcpiEventName(name)),
+        }
+    };
+    let [loader, rsdp, tables] = ACPI_EVENT_NAMES;
+    Ok(AcpiDigests { loader: digest(loader)?, rsdp: digest(rsdp)?, tables: digest(tables)? })
 }
 
 fn same_acpi(expected: &AcpiDigests, reported: &AcpiDigests) -> Result<(), LiteError> {
@@ -328,63 +356,4 @@ impl<'a> Document<'a> {
             CommandLine::Text(_) | CommandLine::Digest(_) => Ok(document),
         }
     }
-}
-
-/// Why a TD HOB witness does not decode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WitnessError {
-    /// It ends inside a number.
-    #[error("it is truncated")]
-    Truncated,
-    /// More ranges than the limit.
-    #[error("it declares {0} ranges, more than the {MAX_SECTIONS} supported")]
-    TooManyRanges(u64),
-    /// A number or an address exceeds 64 bits.
-    #[error("an address overflows")]
-    Overflow,
-    /// Trailing bytes.
-    #[error("it has {0} trailing bytes")]
-    Trailing(usize),
-}
-
-/// Page numbers in LEB128: base; hand-off block relative to it; count; for each range, its start relative to
-/// the base, and its length.
-fn witness(mut bytes: &[u8]) -> Result<MemoryLayout, WitnessError> {
-    let base = leb128(&mut bytes)?;
-    let address = |page: u64| {
-        let page = base.checked_add(page).and_then(|page| page.checked_mul(PAGE));
-        page.ok_or(WitnessError::Overflow)
-    };
-    let hob = address(leb128(&mut bytes)?)?;
-    let count = leb128(&mut bytes)?;
-    if count > u64::from(MAX_SECTIONS) {
-        return Err(WitnessError::TooManyRanges(count));
-    }
-    let mut accepted = Vec::new();
-    for _ in 0..count {
-        let (start, pages) = (address(leb128(&mut bytes)?)?, leb128(&mut bytes)?);
-        let end = pages.checked_mul(PAGE).and_then(|length| start.checked_add(length));
-        accepted.push(Range { start, end: end.ok_or(WitnessError::Overflow)? });
-    }
-    match bytes.len() {
-        0 => Ok(MemoryLayout { hob, accepted }),
-        left => Err(WitnessError::Trailing(left)),
-    }
-}
-
-fn leb128(bytes: &mut &[u8]) -> Result<u64, WitnessError> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first().ok_or(WitnessError::Truncated)?;
-        *bytes = rest;
-        let group = u64::from(byte & 0x7f);
-        if group << shift >> shift != group {
-            return Err(WitnessError::Overflow);
-        }
-        value |= group << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err(WitnessError::Overflow)
 }

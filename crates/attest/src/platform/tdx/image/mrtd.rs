@@ -3,8 +3,8 @@
 use sha2::{Digest as _, Sha384};
 
 use super::bytes::{OutOfBounds, slice};
+use super::digest::Digest;
 use super::qemu::Passes;
-use super::registers::Digest;
 use super::tdvf::{PAGE, Section};
 
 /// Maximum number of measured pages: 1 GiB. Real firmware has a few thousand.

@@ -3,16 +3,11 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha384};
 
 use super::acpi::AcpiDigests;
 use super::bytes::guid;
-use super::lite::{ACPI_EVENT_NAMES, LiteError};
-use crate::measurement::TdxEvent;
+use super::digest::{Digest, sha384};
 use crate::platform::tdx::Quoted;
-
-/// A SHA-384 value.
-pub(super) type Digest = [u8; 48];
 
 /// MRTD and RTMR0 to RTMR2. The JSON form is `measurements` in the peer's measurement cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,13 +83,6 @@ impl BootRegisters {
     }
 }
 
-/// SHA-384 of the concatenated parts.
-pub(super) fn sha384(parts: &[&[u8]]) -> Digest {
-    let mut hash = Sha384::new();
-    parts.iter().for_each(|part| hash.update(part));
-    hash.finalize().into()
-}
-
 /// A register after these extensions: from 48 zero bytes, each time register := SHA-384(register ‖ digest).
 fn extended(digests: &[Digest]) -> Digest {
     digests.iter().fold([0; 48], |register, digest| sha384(&[&register, digest]))
@@ -167,28 +155,3 @@ pub(super) fn rtmr2(command_line: Digest, initrd: Digest) -> Digest {
 pub(super) fn command_line(text: &str) -> Digest {
     sha384(&[&utf16(text), &utf16(" initrd=initrd"), &[0; 2]])
 }
-
-/// The digests of the ACPI tables in a guest's event log: three events of RTMR0, named by the guest.
-pub(super) fn logged_acpi(event_log: &[TdxEvent]) -> Result<AcpiDigests, LiteError> {
-    let is_acpi = |event: &&TdxEvent| {
-        event.imr == 0 && event.event_type == ACPI_EVENT_TYPE && event.event_payload == ACPI_PAYLOAD
-    };
-    let events: Vec<&TdxEvent> = event_log.iter().filter(is_acpi).take(ACPI_EVENT_NAMES.len() + 1).collect();
-    if events.len() != ACPI_EVENT_NAMES.len() {
-        return Err(LiteError::AcpiEvents(events.len()));
-    }
-    let digest = |name: &'static str| {
-        let mut named = events.iter().filter(|event| event.event == name);
-        match (named.next(), named.next()) {
-            (Some(event), None) => {
-                event.digest.as_slice().try_into().map_err(|_| LiteError::AcpiDigest(event.digest.len()))
-            }
-            _ => Err(LiteError::AcpiEventName(name)),
-        }
-    };
-    let [loader, rsdp, tables] = ACPI_EVENT_NAMES;
-    Ok(AcpiDigests { loader: digest(loader)?, rsdp: digest(rsdp)?, tables: digest(tables)? })
-}
-
-const ACPI_EVENT_TYPE: u32 = 10;
-const ACPI_PAYLOAD: &[u8] = b"ACPI DATA";

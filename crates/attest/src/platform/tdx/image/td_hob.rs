@@ -1,6 +1,6 @@
 //! The TD hand-off block (TD HOB): the memory map that QEMU gives to the firmware.
 
-use super::registers::{Digest, sha384};
+use super::digest::{Digest, sha384};
 use super::tdvf::{self, Section};
 
 /// Why there is no hand-off block.

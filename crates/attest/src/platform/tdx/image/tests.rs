@@ -7,11 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::acpi::{AcpiDigests, AcpiError, Shape};
+use super::digest::sha384;
 use super::kernel::{Header, KernelError};
 use super::legacy::{self, AcpiTables, Image, LegacyError, Metadata, MetadataError};
 use super::lite::{self, LiteError};
 use super::qemu::{AcpiCall, Machine, MachineError, Passes, Pic};
-use super::registers::sha384;
 use super::tdvf::{self, TdvfError};
 use super::{BootRegisters, Register};
 use crate::codec::cbor::CborError;

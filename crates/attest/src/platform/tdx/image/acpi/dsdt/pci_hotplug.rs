@@ -8,7 +8,7 @@ use super::super::aml::{
     shift_left, store, string,
 };
 use super::super::shape::{Release, Shape};
-use super::pci_root::{element, without_labels};
+use super::pci_root::{element, name_of, without_labels};
 
 /// PCST, SEJ and BNMR, and the methods that use them.
 pub(super) fn registers(shape: &Shape) -> Aml {
@@ -123,7 +123,7 @@ pub(super) fn port_number(position: usize, ports: usize) -> u8 {
 
 /// `PCNT` of each root port, the last first, and of the root bus, which calls them; empty without root ports.
 pub(super) fn counters(shape: &Shape) -> Aml {
-    let ports: Vec<String> = shape.root_ports().rev().map(super::slots::name_of).collect();
+    let ports: Vec<String> = shape.root_ports().rev().map(name_of).collect();
     if ports.is_empty() {
         return Aml::new();
     }

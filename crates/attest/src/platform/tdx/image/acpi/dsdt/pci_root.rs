@@ -9,6 +9,15 @@ use super::super::aml::{
 use super::super::shape::Shape;
 use super::interrupts;
 
+/// The name of the device in a slot of the root bus: the slot number, then three bits for the function.
+pub(super) fn name_of(slot: u8) -> String {
+    name_of_function(slot, 0)
+}
+
+pub(super) fn name_of_function(slot: u8, function: u8) -> String {
+    format!("S{:02X}", slot << 3 | function)
+}
+
 /// PCI0 without its resources, and the configuration space area.
 pub(super) fn bridge(shape: &Shape) -> Aml {
     scope(

@@ -6,6 +6,7 @@ use super::super::aml::{
 };
 use super::super::shape::{Device, LPC, Release, Shape};
 use super::pci_hotplug;
+use super::pci_root::{name_of, name_of_function};
 
 pub(super) fn slots(shape: &Shape) -> Aml {
     let mut devices = Vec::new();
@@ -28,15 +29,6 @@ pub(super) fn slots(shape: &Shape) -> Aml {
         devices.push(device(&name_of_function(LPC, function), [address(LPC, function)]));
     }
     scope("\\_SB", [scope("PCI0", devices)])
-}
-
-/// The name of the device in a slot: the slot number, then three bits for the function.
-pub(super) fn name_of(slot: u8) -> String {
-    name_of_function(slot, 0)
-}
-
-fn name_of_function(slot: u8, function: u8) -> String {
-    format!("S{:02X}", slot << 3 | function)
 }
 
 fn address(slot: u8, function: u8) -> Aml {
