@@ -4,22 +4,25 @@
 //! be identical on all replicas, extensions keep the peer's order, and keyUsage keeps the peer's two-byte
 //! form.
 
+mod asn1;
 mod extensions;
 pub mod oid;
+mod spec;
 #[cfg(test)]
 mod tests;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::SubjectPublicKeyInfo;
 use yasna::models::{GeneralizedTime, ObjectIdentifier, UTCTime};
-use yasna::{DERWriter, DERWriterSeq, Tag};
+use yasna::{DERWriter, Tag};
 
+use self::asn1::{IDENTIFIER_LENGTH, first_of_sha256, sequence};
 use self::extensions::{GeneralName, extensions, says_anything};
+pub use self::spec::{CertificateError, CertificateSpec, Role, Validity};
 use crate::p256::P256Key;
 use crate::pem;
 
@@ -29,87 +32,9 @@ pub const LAST_SECOND: u64 = 253_402_300_799;
 pub const LONG_AGO: u64 = 157_766_400;
 
 const FIRST_YEAR_OF_GENERALIZED_TIME: i32 = 2050;
-const IDENTIFIER_LENGTH: usize = 20;
 const PEM_LABEL: &str = "CERTIFICATE";
 /// Maximum length of a PEM text, bytes.
 const MAX_PEM: usize = 24 * 1024 * 1024;
-
-/// The contents of a certificate.
-#[derive(Debug, Clone)]
-pub struct CertificateSpec<'a> {
-    /// Subject `O`, omitted if `None`.
-    pub organization: Option<&'a str>,
-    /// Subject `CN`.
-    pub common_name: &'a str,
-    /// Subject alternative names: an IP address becomes an iPAddress, anything else a dNSName.
-    pub names: &'a [String],
-    /// The validity period.
-    pub validity: Validity,
-    /// Authority or end entity.
-    pub role: Role,
-    /// App id: the payload of extension `.3` of the peer's arc ([`oid`]).
-    pub app_id: Option<&'a [u8]>,
-    /// App info: the payload of `.9`.
-    pub app_info: Option<&'a [u8]>,
-    /// Special usage: the payload of `.4`.
-    pub usage: Option<&'a str>,
-    /// Evidence: the payload of `.8`.
-    pub evidence: Option<&'a [u8]>,
-}
-
-/// A validity period, both ends included, Unix seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Validity {
-    /// First second.
-    pub not_before: u64,
-    /// Last second.
-    pub not_after: u64,
-}
-
-/// What the key of a certificate may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Signs certificates, with at most `path_len` CAs below it.
-    Ca {
-        /// The path length constraint.
-        path_len: u8,
-    },
-    /// Signs handshakes. With neither flag there is no extended key usage, which means no restriction.
-    Leaf {
-        /// Extended key usage serverAuth.
-        server_auth: bool,
-        /// Extended key usage clientAuth.
-        client_auth: bool,
-    },
-}
-
-impl Role {
-    /// A leaf without extended key usage.
-    pub const LEAF: Role = Role::Leaf { server_auth: false, client_auth: false };
-}
-
-/// Why a certificate cannot be issued or read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CertificateError {
-    /// A date that X.509 cannot express.
-    #[error("certificate date {0} is after 9999-12-31T23:59:59Z")]
-    Date(u64),
-    /// A subject alternative name that is not ASCII.
-    #[error("subject alternative name is not ASCII")]
-    Name,
-    /// The subject's public key is not SubjectPublicKeyInfo DER.
-    #[error("public key is not SubjectPublicKeyInfo DER")]
-    PublicKey,
-    /// Not exactly one X.509 certificate in DER.
-    #[error("not an X.509 certificate in DER")]
-    Certificate,
-    /// No `CERTIFICATE` block, or its content is not base64.
-    #[error("no certificate in the PEM text")]
-    Pem,
-    /// A CA's certificate and private key do not match.
-    #[error("CA certificate does not match private key")]
-    KeyMismatch,
-}
 
 /// A CA: its name as in its certificate, and its key.
 pub struct Issuer<'a> {
@@ -287,14 +212,4 @@ fn serial(point: &[u8]) -> [u8; IDENTIFIER_LENGTH] {
     let mut serial = first_of_sha256(point);
     serial[0] &= 0x7f;
     serial
-}
-
-fn first_of_sha256(bytes: &[u8]) -> [u8; IDENTIFIER_LENGTH] {
-    let mut first = [0; IDENTIFIER_LENGTH];
-    first.copy_from_slice(&Sha256::digest(bytes)[..IDENTIFIER_LENGTH]);
-    first
-}
-
-fn sequence(content: impl FnOnce(&mut DERWriterSeq<'_>)) -> Vec<u8> {
-    yasna::construct_der(|writer| writer.write_sequence(content))
 }

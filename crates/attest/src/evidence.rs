@@ -1,6 +1,8 @@
 //! Attestation evidence, by which a CVM proves what it runs, and its two wire forms.
 
+mod error;
 mod legacy;
+mod parts;
 mod strip;
 mod v0;
 mod v1;
@@ -16,89 +18,9 @@ use crate::vm_config::VmConfig;
 pub use crate::codec::{FieldError, Problem};
 pub use crate::platform::tdx::Tdx;
 pub use crate::platform::{PcrValue, Platform, TpmEvent, TpmPlatform, TpmQuote};
+pub use error::EvidenceError;
 pub use legacy::LegacyError;
-
-/// Maximum length of evidence, bytes.
-pub const MAX_BYTES: usize = 10 * 1024 * 1024;
-
-/// Maximum number of elements in any list of evidence. A guest's log has about thirty events at boot.
-pub const MAX_ELEMENTS: usize = 4096;
-
-/// Evidence as received; nothing in it is verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Evidence {
-    /// The wire form it was read from and is written in.
-    pub wire: Wire,
-    /// The platform's part, signed by the hardware.
-    pub platform: Platform,
-    /// The guest software's part.
-    pub stack: Stack,
-}
-
-/// The two wire forms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wire {
-    /// SCALE. It omits the version and the preimage of events.
-    V0,
-    /// MessagePack.
-    V1,
-}
-
-/// The guest software's part of evidence.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stack {
-    /// The report data in the platform's report. As in the peer, evidence with another length than 64
-    /// decodes, and fails on use: see [`Evidence::report_data`].
-    pub report_data: Vec<u8>,
-    /// The events that extended RTMR3 or PCR14.
-    pub runtime_events: Vec<RuntimeEvent>,
-    /// `vm_config`, or a system configuration that contains it; empty in legacy evidence.
-    pub config: String,
-    /// The payload from which the report data is made, for the stack `dstack-pod`.
-    pub report_data_payload: Option<String>,
-}
-
-impl Stack {
-    /// The stack's name in the V1 wire form.
-    pub fn kind(&self) -> &'static str {
-        match self.report_data_payload {
-            None => "dstack",
-            Some(_) => "dstack-pod",
-        }
-    }
-}
-
-/// Why bytes are not evidence, or evidence cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum EvidenceError {
-    /// Zero bytes.
-    #[error("attestation is empty")]
-    Empty,
-    /// Longer than [`MAX_BYTES`].
-    #[error("attestation must be at most {MAX_BYTES} bytes, got {0}")]
-    TooLarge(usize),
-    /// The first byte belongs to neither wire form.
-    #[error("unknown attestation wire format: first byte is 0x{0:02x}")]
-    UnknownWire(u8),
-    /// V1 with another version number.
-    #[error("unsupported attestation version: expected 1, got {0}")]
-    UnsupportedVersion(u64),
-    /// V0 that does not decode.
-    #[error("attestation in SCALE form does not decode: {0}")]
-    V0(#[source] FieldError),
-    /// V1 that does not decode.
-    #[error("attestation in MessagePack form does not decode: {0}")]
-    V1(#[source] FieldError),
-    /// Trailing bytes after the evidence.
-    #[error("{0} trailing bytes after the attestation")]
-    Trailing(usize),
-    /// The stack's report data is not 64 bytes long.
-    #[error("stack.report_data must be 64 bytes, got {0}")]
-    ReportDataLength(usize),
-    /// A quote and event log that are not valid legacy evidence.
-    #[error(transparent)]
-    Legacy(#[from] LegacyError),
-}
+pub use parts::{Evidence, MAX_BYTES, MAX_ELEMENTS, Stack, Wire};
 
 impl Evidence {
     /// Evidence of a TDX guest. The wire form is V0, unless there is a V2 event, which V0 cannot express.

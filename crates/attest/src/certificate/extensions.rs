@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use yasna::models::ObjectIdentifier;
 use yasna::{DERWriter, DERWriterSeq, Tag};
 
-use super::{CertificateError, CertificateSpec, Role, first_of_sha256, oid, sequence};
+use super::asn1::{first_of_sha256, sequence};
+use super::oid;
+use super::spec::{CertificateError, CertificateSpec, Role};
 
 /// A certificate with nothing but a name has no extensions at all, not even keyUsage. Quirk of the peer, see
 /// `docs/compatibility.md`.
