@@ -10,7 +10,9 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::chain::certificates;
-use super::{CaKind, Clock, Collateral, Dated, FetchFailure, PlatformKey, Resource, unix_seconds};
+use super::set::{Dated, unix_seconds};
+use super::signed::{crl_is_signed, is_signed};
+use super::{CaKind, Clock, Collateral, FetchFailure, PlatformKey, Resource};
 
 /// Makes collateral from an endpoint's response, if it is for `platform`, valid now and signed up to `root`.
 /// Its dates of issue are in the past, so they raise the clock's floor.
@@ -30,7 +32,7 @@ pub(super) fn admit(
 
 /// Refuses collateral that is not valid at `now`, Unix seconds.
 pub(super) fn check_dates(collateral: &Collateral, now: u64) -> Result<(), FetchFailure> {
-    match (collateral.begins..=collateral.expires()).contains(&now) {
+    match (collateral.begins()..=collateral.expires()).contains(&now) {
         true => Ok(()),
         false => Err(FetchFailure::NotCurrent),
     }
@@ -97,11 +99,6 @@ fn is_about(document: &str, what: &str) -> bool {
     serde_json::from_str::<Subject>(document).is_ok_and(|subject| subject.id == what)
 }
 
-/// Whether `certificate` is `root` itself or signed by it.
-pub(super) fn is_rooted(certificate: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
-    certificate == root || is_signed(certificate, root)
-}
-
 fn signed_json(
     resource: Resource,
     issuer_chain: &str,
@@ -130,25 +127,6 @@ fn pck_crl_is_signed(parts: &QuoteCollateralV3, ca: CaKind, root: &CertificateDe
         && issuers
             .iter()
             .any(|issuer| issuer != root && is_signed(issuer, root) && crl_is_signed(&parts.pck_crl, issuer))
-}
-
-/// Whether `certificate` is signed by `issuer`, and `issuer` is a CA.
-pub(super) fn is_signed(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
-    let (Ok((_, certificate)), Ok((_, issuer))) =
-        (X509Certificate::from_der(certificate), X509Certificate::from_der(issuer))
-    else {
-        return false;
-    };
-    issuer.is_ca() && certificate.verify_signature(Some(issuer.public_key())).is_ok()
-}
-
-fn crl_is_signed(crl: &[u8], issuer: &CertificateDer<'_>) -> bool {
-    let (Ok((_, crl)), Ok((_, issuer))) =
-        (CertificateRevocationList::from_der(crl), X509Certificate::from_der(issuer))
-    else {
-        return false;
-    };
-    crl.verify_signature(issuer.public_key()).is_ok()
 }
 
 /// The later `thisUpdate` of the two CRLs, Unix seconds; 0 if there is none.

@@ -8,6 +8,7 @@ mod entries;
 mod import;
 mod lane;
 mod news;
+mod refresh;
 mod refreshed;
 mod stats;
 mod stored;
@@ -27,15 +28,14 @@ pub use self::import::{BundleError, CollateralBundle, Import};
 use self::lane::Lane;
 use self::news::News;
 pub use self::news::{RefusedSet, Source};
+pub use self::refresh::RefreshTask;
 pub use self::refreshed::Refreshed;
-pub use self::stats::{CacheStats, EntryStats};
-pub use self::stored::StoredStats;
+pub use self::stats::{CacheStats, EntryStats, StoredStats};
 use super::endpoint::Endpoint;
-use super::floors::TcbSet;
 use super::origin::{Origin, PckRequest};
 use super::{
     CacheOptions, Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, Pccs, PckChain,
-    PlatformKey, RefreshTask, ServiceFailure,
+    PlatformKey, ServiceFailure, TcbSet,
 };
 use crate::single_flight::{InFlight, SingleFlight, Unfinished};
 use crate::trust::TrustAnchors;
@@ -49,9 +49,6 @@ const MAX_UPSTREAM: usize = 8;
 const MAX_CHAIN_REQUESTS: usize = 4;
 /// Further requests that have taken longer than [`CacheOptions::chain_turn_time`].
 const MAX_SLOW_CHAIN_REQUESTS: usize = 32;
-/// Delay before a failed background refresh is repeated.
-const REFRESH_RETRY_SECONDS: u64 = 300;
-
 /// Is told how requests to collateral services end.
 pub trait FetchObserver: Send + Sync {
     /// A request took `took`; `failure` is the cause if it gave nothing usable. Its text names no host.
@@ -213,27 +210,6 @@ impl CollateralCache {
         self.shared.endpoints.iter().filter_map(Endpoint::last_failure).collect()
     }
 
-    /// Starts the task that refreshes entries before they expire. It stops when the handle is dropped.
-    pub fn spawn_refresh(&self) -> RefreshTask {
-        RefreshTask::spawn(self.clone(), self.shared.options.refresh_every)
-    }
-
-    /// Fetches every entry that is due and drops expired ones. After a failed fetch the entry stays in use.
-    pub(super) async fn refresh_due(&self) {
-        self.retry_unwritten().await;
-        if self.is_offline() {
-            return;
-        }
-        let due = self.entries().due(self.clock().now());
-        for platform in due {
-            let fetch = self.join_fetch(platform);
-            if finished(fetch).await.is_err() {
-                let later = self.clock().now().saturating_add(REFRESH_RETRY_SECONDS);
-                self.entries().postpone(platform, later);
-            }
-        }
-    }
-
     async fn platform(&self, chain: &PckChain) -> Fetched {
         let platform = chain.platform();
         self.loaded().await;
@@ -354,6 +330,12 @@ impl CollateralCache {
         Err(CollateralError::Unavailable { failures })
     }
 
+    /// The refusals since the last call, each once: a set that is older than seen before, whatever it came from, and files that
+    /// are not as they were written or not signed.
+    pub fn take_refused(&self) -> Vec<RefusedSet> {
+        self.shared.news().take()
+    }
+
     /// Tells `observer` of each request from now on. The first observer stays.
     pub fn report_to(&self, observer: Arc<dyn FetchObserver>) {
         let _ = self.shared.observer.set(observer);
@@ -414,6 +396,12 @@ impl CollateralCache {
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,110 +10,13 @@
 mod file;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::file::FloorsFile;
 pub use self::file::FloorsFileError;
-use super::{CaKind, Collateral, FetchFailure};
-
-/// Maximum number of floors. Only collateral signed up to the root adds one; there are a few hundred models.
-const MAX_FLOORS: usize = 4096;
-
-/// The TCB set that was requested: Intel's `update` parameter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum TcbSet {
-    /// The set that decisions use (`update=standard`).
-    Standard,
-    /// The set with the next TCB recovery (`update=early`).
-    Early,
-}
-
-impl TcbSet {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Standard => "standard",
-            Self::Early => "early",
-        }
-    }
-}
-
-/// What a floor applies to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum FloorKind {
-    /// `tcbEvaluationDataNumber` of the TCB info of an FMSPC.
-    TcbInfo(TcbSet, [u8; 6]),
-    /// `tcbEvaluationDataNumber` of QE identity.
-    QeIdentity(TcbSet),
-    /// CRL number of the root CA.
-    RootCrl,
-    /// CRL number of a PCK CA.
-    PckCrl(CaKind),
-}
-
-impl FloorKind {
-    /// Stable name in metrics: `tcb_info`, `qe_identity`, `root_crl`, `pck_crl`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::TcbInfo(..) => "tcb_info",
-            Self::QeIdentity(_) => "qe_identity",
-            Self::RootCrl => "root_crl",
-            Self::PckCrl(_) => "pck_crl",
-        }
-    }
-
-    /// All names.
-    pub const NAMES: [&'static str; 4] = ["tcb_info", "qe_identity", "root_crl", "pck_crl"];
-
-    /// The four numbers of collateral from `set`, by kind.
-    pub(super) fn of(collateral: &Collateral, set: TcbSet) -> [(Self, u64); 4] {
-        let (model, numbers) = (collateral.model(), collateral.numbers());
-        [
-            (Self::TcbInfo(set, model.fmspc), numbers.tcb_info.into()),
-            (Self::QeIdentity(set), numbers.qe_identity.into()),
-            (Self::RootCrl, numbers.root_crl),
-            (Self::PckCrl(model.ca), numbers.pck_crl),
-        ]
-    }
-}
-
-/// The form in the file: `tcb_info/standard/b0c06f000000`, `pck_crl/platform`.
-impl fmt::Display for FloorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TcbInfo(set, fmspc) => {
-                write!(f, "{}/{}/{}", self.name(), set.as_str(), hex::encode(fmspc))
-            }
-            Self::QeIdentity(set) => write!(f, "{}/{}", self.name(), set.as_str()),
-            Self::RootCrl => f.write_str(self.name()),
-            Self::PckCrl(ca) => write!(f, "{}/{}", self.name(), ca.as_str()),
-        }
-    }
-}
-
-impl FloorKind {
-    fn parse(text: &str) -> Option<Self> {
-        let set = |word: &str| [TcbSet::Standard, TcbSet::Early].into_iter().find(|set| set.as_str() == word);
-        let ca =
-            |word: &str| [CaKind::Processor, CaKind::Platform].into_iter().find(|ca| ca.as_str() == word);
-        let mut words = text.split('/');
-        let kind = match (words.next()?, words.next(), words.next()) {
-            ("tcb_info", Some(word), Some(fmspc)) => {
-                let mut bytes = [0; 6];
-                hex::decode_to_slice(fmspc, &mut bytes).ok()?;
-                Self::TcbInfo(set(word)?, bytes)
-            }
-            ("qe_identity", Some(word), None) => Self::QeIdentity(set(word)?),
-            ("root_crl", None, None) => Self::RootCrl,
-            ("pck_crl", Some(word), None) => Self::PckCrl(ca(word)?),
-            _ => return None,
-        };
-        // Only the spelling that `Display` writes is accepted.
-        (words.next().is_none() && kind.to_string() == text).then_some(kind)
-    }
-}
+use self::file::{FloorsFile, MAX_FLOORS};
+use super::{Collateral, FetchFailure, FloorKind, TcbSet};
 
 /// The floors of one trusted root. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -181,7 +84,7 @@ impl Floors {
             return Err(failure.1);
         }
         let mut has_risen = false;
-        for (kind, number) in FloorKind::of(collateral, set) {
+        for (kind, number) in numbers_of(collateral, set) {
             if floors.len() >= MAX_FLOORS && !floors.contains_key(&kind) {
                 continue;
             }
@@ -210,7 +113,7 @@ impl Floors {
         set: TcbSet,
         is_excused: impl Fn(FloorKind, u64) -> bool,
     ) -> Option<(FloorKind, FetchFailure)> {
-        FloorKind::of(collateral, set).into_iter().find_map(|(kind, number)| {
+        numbers_of(collateral, set).into_iter().find_map(|(kind, number)| {
             let minimum = match kind {
                 FloorKind::TcbInfo(..) | FloorKind::QeIdentity(_) => u64::from(self.shared.minimum),
                 FloorKind::RootCrl | FloorKind::PckCrl(_) => 0,
@@ -282,6 +185,17 @@ impl Floors {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<FloorKind, u64>> {
         self.shared.floors.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The four numbers of collateral from `set`, by kind.
+pub(super) fn numbers_of(collateral: &Collateral, set: TcbSet) -> [(FloorKind, u64); 4] {
+    let (model, numbers) = (collateral.model(), collateral.numbers());
+    [
+        (FloorKind::TcbInfo(set, model.fmspc), numbers.tcb_info.into()),
+        (FloorKind::QeIdentity(set), numbers.qe_identity.into()),
+        (FloorKind::RootCrl, numbers.root_crl),
+        (FloorKind::PckCrl(model.ca), numbers.pck_crl),
+    ]
 }
 
 #[cfg(test)]

@@ -2,41 +2,8 @@
 
 use dcap_qvl::quote::{EncryptedPpidParams, Quote};
 
-use super::{CollateralError, PckChain};
-
-/// The PCK CA that issued a platform's PCK certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum CaKind {
-    /// Single-socket platforms; also used for an unknown issuer.
-    Processor,
-    /// Platforms registered as a whole.
-    Platform,
-}
-
-impl CaKind {
-    /// The value of the `ca` parameter of a collateral service.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            CaKind::Processor => "processor",
-            CaKind::Platform => "platform",
-        }
-    }
-
-    /// By the CA's subject name.
-    pub(super) fn of_issuer(name: &str) -> Self {
-        let is_platform = name.contains("Platform") && !name.contains("Processor");
-        if is_platform { CaKind::Platform } else { CaKind::Processor }
-    }
-}
-
-/// The key of TDX collateral: platforms with the same key share it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PlatformKey {
-    /// Family, model, stepping, platform type and custom SKU.
-    pub fmspc: [u8; 6],
-    /// The PCK CA whose CRL applies to the PCK certificate.
-    pub ca: CaKind,
-}
+use super::{CollateralError, PckChain, PlatformKey};
+use crate::trust::TrustAnchors;
 
 /// The quoting enclave of a platform, as the header of its quotes names it.
 pub(super) type QeId = [u8; 16];
@@ -85,9 +52,36 @@ impl Origin {
     }
 }
 
+/// Checks, without collateral, that the PCK certificate in `quote` chains to the trusted root. A quote with
+/// an encrypted PPID carries no certificate and passes; its chain is fetched with the collateral and checked
+/// then.
+///
+/// # Errors
+/// [`CollateralError::UntrustedPlatform`], or the error of a quote that does not name its platform.
+pub fn platform_is_rooted(quote: &[u8], anchors: &TrustAnchors) -> Result<(), CollateralError> {
+    let Origin::Certificate(chain) = Origin::of(quote)? else { return Ok(()) };
+    match chain.leads_to(anchors.tdx_root()) {
+        true => Ok(()),
+        false => Err(CollateralError::UntrustedPlatform),
+    }
+}
+
+/// The model of the platform that `quote` names, not verified; `None` for a quote with an encrypted PPID, which names
+/// none.
+///
+/// # Errors
+/// [`CollateralError::Quote`], [`CollateralError::NotATd`], [`CollateralError::PckChain`].
+pub fn named_model(quote: &[u8]) -> Result<Option<PlatformKey>, CollateralError> {
+    match Origin::of(quote)? {
+        Origin::Certificate(chain) => Ok(Some(chain.platform())),
+        Origin::EncryptedPpid(_) => Ok(None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collateral::CaKind;
     use crate::collateral::testing::{mock_quote, real_quote, vector, with_encrypted_ppid};
 
     fn platform(quote: &[u8]) -> Result<PlatformKey, CollateralError> {

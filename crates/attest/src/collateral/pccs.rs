@@ -16,7 +16,7 @@ use super::http::{MAX_CRL, MAX_DOCUMENT, Response};
 use super::origin::{Origin, PckRequest};
 use super::{
     Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, PckChain, PlatformKey, Resource,
-    authentic,
+    authentic, signed,
 };
 use crate::trust::TrustAnchors;
 
@@ -221,7 +221,7 @@ impl Pccs {
         // requests to any host.
         let url = chain
             .last()
-            .filter(|last| authentic::is_rooted(last, &self.root))
+            .filter(|last| signed::is_rooted(last, &self.root))
             .and_then(|last| distribution_point(last))
             .ok_or(FetchFailure::NoDistributionPoint)?;
         crl(self.http.get_distribution_point(&url).await?, Resource::DistributionPoint)

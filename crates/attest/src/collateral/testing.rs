@@ -91,7 +91,7 @@ pub(crate) fn with_certification(quote: &[u8], kind: u16, inner: &[u8]) -> Vec<u
 
 /// `collateral` with other version numbers. Its signatures no longer verify.
 pub(crate) fn numbered(collateral: Collateral, numbers: super::Numbers) -> Collateral {
-    Collateral { numbers, ..collateral }
+    collateral.with_numbers(numbers)
 }
 
 /// One response of the server.

@@ -5,8 +5,8 @@
 
 use dcap_qvl::QuoteCollateralV3;
 
-use crate::collateral::Collateral;
-use crate::collateral::floors::{FloorKind, TcbSet};
+use crate::collateral::floors::numbers_of;
+use crate::collateral::{Collateral, FloorKind, TcbSet};
 
 /// One of the four documents: what shares it, the number by which one is later, and its end (Unix seconds).
 #[derive(Clone, Copy)]
@@ -16,11 +16,11 @@ struct Document {
     end: u64,
 }
 
-/// In the order of [`FloorKind::of`].
+/// In the order of [`numbers_of`].
 fn documents(collateral: &Collateral) -> [Document; 4] {
     let ends = collateral.ends;
     let mut ends = [ends.tcb_info, ends.qe_identity, ends.root_crl, ends.pck_crl].into_iter();
-    FloorKind::of(collateral, TcbSet::Standard).map(|(kind, number)| Document {
+    numbers_of(collateral, TcbSet::Standard).map(|(kind, number)| Document {
         kind,
         number,
         end: ends.next().unwrap_or_default(),
@@ -35,7 +35,7 @@ pub(super) fn complete<'a>(
     now: u64,
 ) -> Option<QuoteCollateralV3> {
     let mut latest = documents(own).map(|document| (document, None));
-    for other in others.into_iter().filter(|other| other.begins <= now) {
+    for other in others.into_iter().filter(|other| other.begins() <= now) {
         for ((held, from), document) in latest.iter_mut().zip(documents(other)) {
             let is_longer = (held.end < now || from.is_some()) && document.end > held.end;
             let is_later = document.number > held.number || (document.number == held.number && is_longer);

@@ -1,9 +1,6 @@
 //! Collateral that was refused because it is older than what was seen, or not what was written: for the log of the operators.
 
 use std::collections::HashSet;
-use std::sync::{MutexGuard, PoisonError};
-
-use super::{CollateralCache, Shared};
 
 /// Different refusals that are told during the life of a process. Each is told once.
 const MAX_TOLD: usize = 64;
@@ -44,25 +41,16 @@ pub(super) struct News {
 }
 
 impl News {
+    /// What was noted since the last call.
+    pub(super) fn take(&mut self) -> Vec<RefusedSet> {
+        std::mem::take(&mut self.fresh)
+    }
+
     /// Notes a refusal, the first time.
     pub(super) fn refuse(&mut self, source: Source, reason: &impl ToString) {
         let refused = RefusedSet { source, reason: reason.to_string() };
         if self.told.len() < MAX_TOLD && self.told.insert(refused.clone()) {
             self.fresh.push(refused);
         }
-    }
-}
-
-impl Shared {
-    pub(super) fn news(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl CollateralCache {
-    /// The refusals since the last call, each once: a set that is older than seen before, whatever it came from, and files that
-    /// are not as they were written or not signed.
-    pub fn take_refused(&self) -> Vec<RefusedSet> {
-        std::mem::take(&mut self.shared.news().fresh)
     }
 }

@@ -1,7 +1,6 @@
 //! Counters of the cache, for metrics.
 
-use super::StoredStats;
-use crate::collateral::{EndpointStats, FloorKind, Numbers, PlatformKey};
+use crate::collateral::{EndpointStats, FloorKind, Numbers, PlatformKey, RefusedFile};
 
 /// Counters of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,4 +41,19 @@ pub struct EntryStats {
     pub expires: u64,
     /// Its version numbers.
     pub numbers: Numbers,
+}
+
+/// The state of the store, for metrics and operators.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredStats {
+    /// Whether files are still being read.
+    pub is_loading: bool,
+    /// Models whose collateral came from the disk at the start.
+    pub loaded: usize,
+    /// The files that were not used.
+    pub refused: Vec<RefusedFile>,
+    /// Failed writes.
+    pub unsaved: u64,
+    /// Why the last write failed, if it did.
+    pub write_failure: Option<std::io::ErrorKind>,
 }

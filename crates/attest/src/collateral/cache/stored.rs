@@ -9,29 +9,15 @@ use std::thread;
 use dcap_qvl::QuoteCollateralV3;
 
 use super::completion::{complete, knows};
-use super::{CollateralCache, Shared, Source};
+use super::{CollateralCache, Shared, Source, StoredStats};
+use crate::collateral::set::crl_issuer;
 use crate::collateral::{
     CacheOptions, Collateral, CollateralStore, FetchFailure, PlatformKey, RefusedFile, Resource,
-    StoredProblem, StoredSet, TcbSet, authentic, crl_issuer,
+    StoredProblem, StoredSet, TcbSet, authentic,
 };
 
 /// The threads that check signatures at the start.
 const MAX_THREADS: usize = 4;
-
-/// The state of the store, for metrics and operators.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StoredStats {
-    /// Whether files are still being read.
-    pub is_loading: bool,
-    /// Models whose collateral came from the disk at the start.
-    pub loaded: usize,
-    /// The files that were not used.
-    pub refused: Vec<RefusedFile>,
-    /// Failed writes.
-    pub unsaved: u64,
-    /// Why the last write failed, if it did.
-    pub write_failure: Option<std::io::ErrorKind>,
-}
 
 /// A verified file.
 struct Candidate {

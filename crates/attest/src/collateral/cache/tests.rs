@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64 as Cell;
 use std::time::Duration;
 
+use super::refresh::REFRESH_RETRY_SECONDS;
 use super::*;
 use crate::collateral::testing::{
     NOW, Route, Routes, Server, collateral_set, mock_anchors, mock_quote, normal_routes, numbered,

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{FloorKind, MAX_FLOORS};
+use crate::collateral::FloorKind;
 use crate::state_file::{self, StateFileError};
 
+/// Maximum number of floors. Only collateral signed up to the root adds one; there are a few hundred models.
+pub(super) const MAX_FLOORS: usize = 4096;
 /// Larger files are refused; ours are always smaller.
 const MAX_FILE: u64 = 4 << 20;
 /// The only version written and read.

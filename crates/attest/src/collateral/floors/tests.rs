@@ -1,8 +1,8 @@
 //! Floors rise and never fall: in memory, on the disk, against two processes and a damaged file.
 
 use super::*;
-use crate::collateral::Numbers;
 use crate::collateral::testing::{collateral_set, mock_root_der, numbered};
+use crate::collateral::{CaKind, Numbers};
 
 fn of(tcb_info: u32, qe_identity: u32, root_crl: u64, pck_crl: u64) -> Collateral {
     numbered(collateral_set("good"), Numbers { tcb_info, qe_identity, root_crl, pck_crl })
