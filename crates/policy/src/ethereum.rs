@@ -6,6 +6,7 @@
 
 mod abi;
 mod block;
+mod bounds;
 mod chain;
 mod denial;
 mod error;

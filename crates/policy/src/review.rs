@@ -1,5 +1,6 @@
 //! The review of a candidate allowlist before it is used.
 
+mod findings;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -7,39 +8,14 @@ use std::collections::BTreeSet;
 use kms_attest::json::duplicate_keys;
 use serde::Serialize;
 
+use self::findings::Findings;
+pub use self::findings::{Finding, Severity};
 pub use crate::rules::grants::Grant;
 use crate::rules::{MAX_FILE, Rules};
 use crate::settings::EmptyDevices;
 
-/// Further findings are counted, not listed.
-const MAX_FINDINGS: usize = 200;
-
 /// A file larger than this works, but decisions wait while it is read.
 const LARGE: usize = 8 << 20;
-
-/// The severity of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// The file is invalid: it would deny everything.
-    Error,
-    /// The file is valid, but a part of it has no effect or an unexpected one.
-    Warning,
-}
-
-/// A problem in a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Its severity.
-    pub severity: Severity,
-    /// A stable code for programs: `unknown_key`.
-    pub code: &'static str,
-    /// The place: `line 3, column 7`, or the path of a key, `apps.<id>.composeHashes[0]`. Empty for the whole
-    /// file.
-    pub at: String,
-    /// The message.
-    pub message: String,
-}
 
 /// How many entries of a file can match something.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -63,8 +39,7 @@ pub struct Summary {
 /// The result of a review.
 #[derive(Debug)]
 pub struct Review {
-    findings: Vec<Finding>,
-    unlisted: usize,
+    findings: Findings,
     grants: Option<BTreeSet<Grant>>,
 }
 
@@ -80,35 +55,35 @@ pub struct Difference {
 impl Review {
     /// Reviews the content of a file.
     pub fn of(content: &[u8], empty_devices: EmptyDevices) -> Self {
-        let mut review = Self { findings: Vec::new(), unlisted: 0, grants: None };
+        let mut review = Self { findings: Findings::default(), grants: None };
         if content.len() as u64 > MAX_FILE {
-            review.find(Severity::Error, "too_large", "", "is larger than 64 MiB".to_owned());
+            review.findings.find(Severity::Error, "too_large", "", "is larger than 64 MiB".to_owned());
             return review;
         }
         if content.len() > LARGE {
             let size = content.len() >> 20;
             let message = format!("has {size} MiB: decisions wait for it after each change");
-            review.find(Severity::Warning, "huge", "", message);
+            review.findings.find(Severity::Warning, "huge", "", message);
         }
         let value = match kms_attest::json::from_utf8(content) {
             Ok(value) => value,
             Err(error) => {
                 let at = format!("line {}, column {}", error.line(), error.column());
-                review.find(Severity::Error, "not_json", &at, format!("is not valid JSON: {error}"));
+                review.findings.find(Severity::Error, "not_json", &at, format!("is not valid JSON: {error}"));
                 return review;
             }
         };
         for key in duplicate_keys(content) {
             let message = "is given more than once; the last one counts".to_owned();
-            review.find(Severity::Warning, "duplicate_key", &key, message);
+            review.findings.find(Severity::Warning, "duplicate_key", &key, message);
         }
-        walk::file(&value, empty_devices, &mut review);
+        walk::file(&value, empty_devices, &mut review.findings);
         match Rules::parse(content) {
             Ok(rules) => review.grants = Some(rules.grants(empty_devices)),
-            Err(error) if review.has_errors() => drop(error),
-            Err(error) => review.find(Severity::Error, "invalid", "", error.to_string()),
+            Err(error) if review.findings.has_errors() => drop(error),
+            Err(error) => review.findings.find(Severity::Error, "invalid", "", error.to_string()),
         }
-        review.findings.sort_by_key(|finding| finding.severity);
+        review.findings.listed.sort_by_key(|finding| finding.severity);
         review
     }
 
@@ -119,12 +94,12 @@ impl Review {
 
     /// The findings, errors first.
     pub fn findings(&self) -> &[Finding] {
-        &self.findings
+        &self.findings.listed
     }
 
     /// How many findings are not listed.
     pub fn unlisted(&self) -> usize {
-        self.unlisted
+        self.findings.unlisted
     }
 
     /// How much the file allows; `None` if it is invalid.
@@ -176,19 +151,6 @@ impl Review {
             newly_allowed: new.difference(old).filter(|grant| is_news(grant, old)).cloned().collect(),
             newly_denied: old.difference(new).filter(|grant| is_news(grant, new)).cloned().collect(),
         }
-    }
-
-    fn has_errors(&self) -> bool {
-        self.findings.iter().any(|finding| finding.severity == Severity::Error)
-    }
-
-    fn find(&mut self, severity: Severity, code: &'static str, at: &str, message: String) {
-        // Warnings must not hide the only error.
-        if self.findings.len() >= MAX_FINDINGS && (severity == Severity::Warning || self.has_errors()) {
-            self.unlisted += 1;
-            return;
-        }
-        self.findings.push(Finding { severity, code, at: at.to_owned(), message });
     }
 }
 

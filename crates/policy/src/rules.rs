@@ -72,7 +72,7 @@ impl Rules {
         let mut value: Value = kms_attest::json::from_utf8(json).map_err(RulesError::new)?;
         let mut section = |key| value.as_object_mut().and_then(|file| file.shift_remove(key));
         let mut kms: KmsEntry = section("kms").map_or_else(|| Ok(KmsEntry::default()), object)?;
-        let images = KmsImages::parse(std::mem::take(&mut kms.images))?;
+        let images = KmsImages::parse(std::mem::take(&mut kms.images)).map_err(RulesError)?;
         let apps = section("apps").map_or_else(|| Ok(HashMap::new()), apps)?;
         Ok(Self { kms_images: images, ..Self::new(object(value)?, kms, apps) })
     }

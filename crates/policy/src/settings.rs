@@ -2,6 +2,7 @@
 
 mod bundle;
 mod decision_key;
+mod empty_devices;
 mod ethereum;
 pub(crate) mod minisign;
 mod secret;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 pub use bundle::{Activation, Bundle, BundleSource, MAX_KEYS, OnExpiry, PinnedKeys, UnattendedShadow};
 pub use decision_key::DecisionKey;
+pub use empty_devices::EmptyDevices;
 pub use ethereum::{BlockChoice, ContractAddress, Ethereum, contract_address};
 pub use minisign::MinisignKey;
 pub use secret::Secret;
@@ -47,13 +49,4 @@ impl AuthApi {
             Self::Webhook(_) | Self::Ethereum(_) | Self::Dev { .. } => EmptyDevices::NoDevice,
         }
     }
-}
-
-/// The meaning of an empty `devices` list in the allowlist if `allowAnyDevice` is false.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EmptyDevices {
-    /// No device, as in auth-simple since 0.6.0.
-    NoDevice,
-    /// Any device, as in earlier versions (`insecure_empty_devices_allow_any = true`).
-    AnyDevice,
 }

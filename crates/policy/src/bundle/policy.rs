@@ -6,8 +6,9 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use kms_attest::clock::unix_now;
+use kms_attest::identity::BootInfo;
 
-use super::shadow::Shadow;
+use super::shadow::{Differences, Shadow};
 use super::{Bundle, BundleDigest};
 use crate::decision::{Decision, Denial, DenialCode, Ruling, Subject};
 use crate::drop_in_background::drop_in_background;
@@ -32,7 +33,7 @@ pub struct Bundled {
     source_problem: ArcSwapOption<String>,
     is_forked: AtomicBool,
     /// Judges beside the bundle in force.
-    pub(super) shadow: ArcSwapOption<Shadow>,
+    shadow: ArcSwapOption<Shadow>,
     is_held: AtomicBool,
 }
 
@@ -87,6 +88,37 @@ impl Bundled {
         );
         if let Some(before) = self.in_force.swap(Some(Arc::new(BundleInForce { bundle, since }))) {
             drop_in_background(before);
+        }
+    }
+
+    /// Lets `bundle` judge live requests from now on, in place of another one.
+    pub fn begin_shadow(&self, bundle: Bundle) {
+        self.shadow.store(Some(Arc::new(Shadow::new(bundle))));
+    }
+
+    /// No bundle judges beside the one in force from now on.
+    pub fn end_shadow(&self) {
+        self.shadow.store(None);
+    }
+
+    /// What the bundle with this digest would have changed so far.
+    pub fn differences(&self, digest: BundleDigest) -> Option<Differences> {
+        let shadow = self.shadow.load();
+        Some(shadow.as_ref().filter(|shadow| shadow.digest() == digest)?.differences())
+    }
+
+    /// Compares the decision about a live request with that of the bundle that judges beside. `releases` says whether keys are
+    /// released by a decision, which depends on the guest's stage and the epochs too.
+    pub fn observe(&self, subject: Subject<'_>, active: &Decision, releases: impl Fn(&Decision) -> bool) {
+        if let Some(shadow) = self.shadow.load().as_ref() {
+            shadow.observe(subject, self.settings.empty_devices, active, releases);
+        }
+    }
+
+    /// As [`Bundled::observe`], for this KMS itself.
+    pub(crate) fn observe_own(&self, own: &BootInfo, active: &Decision) {
+        if let Some(shadow) = self.shadow.load().as_ref() {
+            shadow.observe_own(own, self.settings.empty_devices, active);
         }
     }
 

@@ -1,13 +1,12 @@
 //! The shadow of a bundle: it judges live requests beside the bundle in force, without deciding.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kms_attest::identity::BootInfo;
 
-use super::policy::Bundled;
 use super::{Bundle, BundleDigest};
 use crate::decision::{Decision, Subject};
+use crate::settings::EmptyDevices;
 
 /// A bundle with what it would have changed so far.
 #[derive(Debug)]
@@ -32,61 +31,59 @@ pub struct Differences {
     pub denies_this_kms: bool,
 }
 
-impl Bundled {
-    /// Lets `bundle` judge live requests from now on, in place of another one.
-    pub fn begin_shadow(&self, bundle: Bundle) {
-        self.shadow.store(Some(Arc::new(Shadow {
+impl Shadow {
+    pub(super) fn new(bundle: Bundle) -> Self {
+        Self {
             bundle,
             compared: AtomicU64::new(0),
             newly_allowed: AtomicU64::new(0),
             newly_denied: AtomicU64::new(0),
             denies_this_kms: AtomicBool::new(false),
-        })));
+        }
     }
 
-    /// No bundle judges beside the one in force from now on.
-    pub fn end_shadow(&self) {
-        self.shadow.store(None);
+    pub(super) fn digest(&self) -> BundleDigest {
+        self.bundle.digest()
     }
 
-    /// What the bundle with this digest would have changed so far.
-    pub fn differences(&self, digest: BundleDigest) -> Option<Differences> {
-        let shadow = self.shadow.load();
-        let it = shadow.as_ref().filter(|it| it.bundle.digest() == digest)?;
-        Some(Differences {
-            compared: it.compared.load(Ordering::Relaxed),
-            newly_allowed: it.newly_allowed.load(Ordering::Relaxed),
-            newly_denied: it.newly_denied.load(Ordering::Relaxed),
-            denies_this_kms: it.denies_this_kms.load(Ordering::Relaxed),
-        })
+    /// What the bundle would have changed so far.
+    pub(super) fn differences(&self) -> Differences {
+        Differences {
+            compared: self.compared.load(Ordering::Relaxed),
+            newly_allowed: self.newly_allowed.load(Ordering::Relaxed),
+            newly_denied: self.newly_denied.load(Ordering::Relaxed),
+            denies_this_kms: self.denies_this_kms.load(Ordering::Relaxed),
+        }
     }
 
-    /// Compares the decision about a live request with that of the bundle that judges beside. `releases` says whether keys are
-    /// released by a decision, which depends on the guest's stage and the epochs too.
-    pub fn observe(&self, subject: Subject<'_>, active: &Decision, releases: impl Fn(&Decision) -> bool) {
-        let shadow = self.shadow.load();
-        let Some(it) = shadow.as_ref() else { return };
-        let candidate = it.bundle.rules.decide(subject, self.settings().empty_devices);
+    /// Compares the decision about a live request with that of the bundle. `releases` says whether keys are released by a
+    /// decision.
+    pub(super) fn observe(
+        &self,
+        subject: Subject<'_>,
+        empty_devices: EmptyDevices,
+        active: &Decision,
+        releases: impl Fn(&Decision) -> bool,
+    ) {
+        let candidate = self.bundle.rules.decide(subject, empty_devices);
         match (releases(active), releases(&candidate)) {
-            (true, false) => it.newly_denied.fetch_add(1, Ordering::Relaxed),
-            (false, true) => it.newly_allowed.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.newly_denied.fetch_add(1, Ordering::Relaxed),
+            (false, true) => self.newly_allowed.fetch_add(1, Ordering::Relaxed),
             (true, true) | (false, false) => 0,
         };
-        it.compared.fetch_add(1, Ordering::Relaxed);
+        self.compared.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// As [`Bundled::observe`], for this KMS itself. Where it is not known whether it will be allowed, it counts as denied.
-    pub(crate) fn observe_own(&self, own: &BootInfo, active: &Decision) {
-        let shadow = self.shadow.load();
-        let Some(it) = shadow.as_ref() else { return };
-        let candidate = it.bundle.rules.decide(Subject::Kms(own), self.settings().empty_devices);
+    /// As [`Shadow::observe`], for this KMS itself. Where it is not known whether it will be allowed, it counts as denied.
+    pub(super) fn observe_own(&self, own: &BootInfo, empty_devices: EmptyDevices, active: &Decision) {
+        let candidate = self.bundle.rules.decide(Subject::Kms(own), empty_devices);
         let is_denied = match (active, &candidate) {
             (Decision::Denied(_), _) | (_, Decision::Allowed { .. }) => false,
             (_, Decision::Denied(_)) | (Decision::Allowed { .. }, Decision::IfImage(_)) => true,
             (Decision::IfImage(before), Decision::IfImage(after)) => before.image() != after.image(),
         };
         if is_denied {
-            it.denies_this_kms.store(true, Ordering::Relaxed);
+            self.denies_this_kms.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -8,10 +8,11 @@ use kms_attest::clock::unix_now;
 
 use super::abi::{self, CallData, Verdict};
 use super::block::Block;
+use super::bounds::{BLOCKS_A_SECOND, MAX_BACK, MAX_LEAP};
 use super::error::{ChainError, NodeError};
 use super::marks::{Marks, Now};
 use super::node::{Head, Node};
-use super::view::{BLOCKS_A_SECOND, MAX_BACK, MAX_LEAP, State, Terms, View};
+use super::view::{State, Terms, View};
 use crate::settings::BlockChoice;
 
 /// The log mentions disagreement at most this often; the metric counts all cases.

@@ -5,7 +5,7 @@ use std::fmt;
 use reqwest::StatusCode;
 
 use super::abi::NotAbi;
-use super::view::MAX_BACK;
+use super::bounds::MAX_BACK;
 
 /// Why one endpoint gave no valid result. It contains no URL, and at most a bounded part of a node's message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

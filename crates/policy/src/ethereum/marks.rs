@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use super::block::Block;
+use super::bounds::{BLOCKS_A_SECOND, MAX_BACK, MAX_LEAP};
 use super::error::NodeError;
-use super::view::{BLOCKS_A_SECOND, MAX_BACK, MAX_LEAP};
 
 /// How much older than a block that decided a block with a far lower number may be, in seconds. All nodes
 /// share the time, so the newest block of an honest node is not older than this, whatever number another node

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::findings::MAX_FINDINGS;
 use super::*;
 
 const APP: &str = "1111111111111111111111111111111111111111";
@@ -31,7 +32,7 @@ fn found(text: &str, empty_devices: EmptyDevices) -> Vec<(Severity, &'static str
     let review = Review::of(text.as_bytes(), empty_devices);
     let is_usable = Rules::parse(text.as_bytes()).is_ok();
     assert_eq!(review.is_usable(), is_usable, "what decides and what is reviewed agree: {text}");
-    assert_eq!(review.has_errors(), !is_usable, "{text}");
+    assert_eq!(review.findings.has_errors(), !is_usable, "{text}");
     assert!(
         review.findings().iter().all(|finding| finding.code != "invalid"),
         "an error has a place: {text}"

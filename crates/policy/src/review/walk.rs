@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::{Review, Severity};
+use super::findings::{Findings, Severity};
 use crate::decision::ReleaseStage;
 use crate::epochs::{AppEpochs, ReadableEpoch, RootChoice};
 use crate::hex_text::bytes_of;
@@ -43,59 +43,59 @@ const TOP: [&str; 9] = [
 const ENTRY: [&str; 7] =
     ["composeHashes", "devices", "allowAnyDevice", "releaseStage", "rootEpoch", "appEpoch", "readableEpochs"];
 
-pub(super) fn file(value: &Value, empty_devices: EmptyDevices, review: &mut Review) {
-    let Some(fields) = object(value, "", review) else { return };
-    known(fields, &TOP, "", review);
+pub(super) fn file(value: &Value, empty_devices: EmptyDevices, findings: &mut Findings) {
+    let Some(fields) = object(value, "", findings) else { return };
+    known(fields, &TOP, "", findings);
     for key in ["gatewayAppId", "kmsContractAddr", "appImplementation"] {
         if fields.get(key).is_some_and(|value| !value.is_string()) {
-            error(review, key, "must be a text");
+            error(findings, key, "must be a text");
         }
     }
     match fields.get("gatewayAppId").and_then(Value::as_str) {
         Some("any") => {
             warn(
-                review,
+                findings,
                 "any_gateway",
                 "gatewayAppId",
                 "turns off the check of gateways in every guest".into(),
             );
         }
         Some("") | None => {
-            warn(review, "no_gateway", "gatewayAppId", "is empty: guests accept no gateway".to_owned());
+            warn(findings, "no_gateway", "gatewayAppId", "is empty: guests accept no gateway".to_owned());
         }
         Some(_) => {}
     }
     if fields.get("chainId").is_some_and(|value| !value.is_u64()) {
-        error(review, "chainId", "must be a whole number, not negative");
+        error(findings, "chainId", "must be a whole number, not negative");
     }
-    if hashes(fields, "osImages", "", HASH, review) == Some(0) {
-        warn(review, "denies_all", "osImages", "lists no OS image: everyone is denied".to_owned());
+    if hashes(fields, "osImages", "", HASH, findings) == Some(0) {
+        warn(findings, "denies_all", "osImages", "lists no OS image: everyone is denied".to_owned());
     }
-    statuses(fields, review);
-    for (index, id) in texts(fields, "allowedAdvisoryIds", "", review).into_iter().flatten().enumerate() {
+    statuses(fields, findings);
+    for (index, id) in texts(fields, "allowedAdvisoryIds", "", findings).into_iter().flatten().enumerate() {
         let is_usual = id
             .strip_prefix("INTEL-SA-")
             .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()));
         if !is_usual {
             let message =
                 format!("{} is not an Intel advisory; they have names such as INTEL-SA-00837", shown(id));
-            warn(review, "unknown_advisory", &format!("allowedAdvisoryIds[{index}]"), message);
+            warn(findings, "unknown_advisory", &format!("allowedAdvisoryIds[{index}]"), message);
         }
     }
-    kms(fields.get("kms"), fields.get("osImages"), empty_devices, review);
-    apps(fields.get("apps"), empty_devices, review);
+    kms(fields.get("kms"), fields.get("osImages"), empty_devices, findings);
+    apps(fields.get("apps"), empty_devices, findings);
 }
 
-fn statuses(fields: &Map<String, Value>, review: &mut Review) {
-    let Some(statuses) = texts(fields, "allowedTcbStatuses", "", review) else { return };
+fn statuses(fields: &Map<String, Value>, findings: &mut Findings) {
+    let Some(statuses) = texts(fields, "allowedTcbStatuses", "", findings) else { return };
     if statuses.is_empty() && fields.contains_key("allowedTcbStatuses") {
-        warn(review, "denies_all", "allowedTcbStatuses", "lists no status: everyone is denied".to_owned());
+        warn(findings, "denies_all", "allowedTcbStatuses", "lists no status: everyone is denied".to_owned());
     }
     for (index, status) in statuses.into_iter().enumerate() {
         let at = format!("allowedTcbStatuses[{index}]");
         if status == "Revoked" {
             let message = "allows platforms whose keys Intel has revoked".to_owned();
-            warn(review, "revoked_allowed", &at, message);
+            warn(findings, "revoked_allowed", &at, message);
         } else if !TCB_STATUSES.contains(&status) {
             let message = match nearest(status, &TCB_STATUSES) {
                 Some(name) => format!("{} is not a TCB status, did you mean `{name}`?", shown(status)),
@@ -103,41 +103,46 @@ fn statuses(fields: &Map<String, Value>, review: &mut Review) {
                     format!("{} is not a TCB status; they are {}", shown(status), TCB_STATUSES.join(", "))
                 }
             };
-            warn(review, "unknown_tcb_status", &at, message);
+            warn(findings, "unknown_tcb_status", &at, message);
         }
     }
 }
 
-fn kms(value: Option<&Value>, os_images: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review) {
+fn kms(
+    value: Option<&Value>,
+    os_images: Option<&Value>,
+    empty_devices: EmptyDevices,
+    findings: &mut Findings,
+) {
     let empty = Map::new();
     let fields = match value {
         None => &empty,
-        Some(value) => match object(value, "kms", review) {
+        Some(value) => match object(value, "kms", findings) {
             Some(fields) => fields,
             None => return,
         },
     };
-    known(fields, &["mrAggregated", "images", "devices", "allowAnyDevice"], "kms", review);
-    let measurements = hashes(fields, "mrAggregated", "kms", HASH, review);
-    let images = images(fields, os_images, review);
+    known(fields, &["mrAggregated", "images", "devices", "allowAnyDevice"], "kms", findings);
+    let measurements = hashes(fields, "mrAggregated", "kms", HASH, findings);
+    let images = images(fields, os_images, findings);
     let is_none = measurements == Some(0) && images == 0;
     if is_none {
         let message = "lists no measurement, so no KMS is allowed, including this one".to_owned();
-        warn(review, "no_kms", "kms.mrAggregated", message);
+        warn(findings, "no_kms", "kms.mrAggregated", message);
     }
-    let open = devices(fields, "kms", empty_devices, review);
+    let open = devices(fields, "kms", empty_devices, findings);
     if open && !is_none {
         let message =
             "is empty: any device may run a KMS, because insecure_empty_devices_allow_any is set".to_owned();
-        warn(review, "any_device", "kms.devices", message);
+        warn(findings, "any_device", "kms.devices", message);
     }
 }
 
 /// The number of entries of `kms.images`.
-fn images(fields: &Map<String, Value>, os_images: Option<&Value>, review: &mut Review) -> usize {
+fn images(fields: &Map<String, Value>, os_images: Option<&Value>, findings: &mut Findings) -> usize {
     let Some(value) = fields.get("images") else { return 0 };
     let Value::Array(list) = value else {
-        error(review, "kms.images", "must be a list of objects");
+        error(findings, "kms.images", "must be a list of objects");
         return 0;
     };
     let listed: HashSet<Box<[u8]>> = os_images
@@ -151,14 +156,14 @@ fn images(fields: &Map<String, Value>, os_images: Option<&Value>, review: &mut R
     for (index, entry) in list.iter().enumerate() {
         let at = format!("kms.images[{index}]");
         match KmsImage::parse(entry.clone()) {
-            Err(problem) => error(review, &at, &problem),
+            Err(problem) => error(findings, &at, &problem),
             Ok(entry) => {
                 if !listed.contains(&entry.image.0[..]) {
                     let message = "allows nothing: its OS image is not in osImages".to_owned();
-                    warn(review, "image_not_listed", &at, message);
+                    warn(findings, "image_not_listed", &at, message);
                 }
                 if !seen.insert(entry) {
-                    warn(review, "duplicate_value", &at, "is in the list already".to_owned());
+                    warn(findings, "duplicate_value", &at, "is in the list already".to_owned());
                 }
             }
         }
@@ -166,10 +171,10 @@ fn images(fields: &Map<String, Value>, os_images: Option<&Value>, review: &mut R
     list.len()
 }
 
-fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review) {
+fn apps(value: Option<&Value>, empty_devices: EmptyDevices, findings: &mut Findings) {
     let Some(value) = value else { return };
     let Value::Object(entries) = value else {
-        error(review, "apps", "must be an object: app id to entry");
+        error(findings, "apps", "must be an object: app id to entry");
         return;
     };
     let mut ids: HashMap<Box<[u8]>, &str> = HashMap::new();
@@ -179,32 +184,32 @@ fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review)
         match bytes_of(id) {
             Some(bytes) => {
                 if bytes.len() != APP_ID {
-                    warn(review, "impossible_value", &at, impossible(bytes.len(), APP_ID));
+                    warn(findings, "impossible_value", &at, impossible(bytes.len(), APP_ID));
                 }
                 if let Some(other) = ids.insert(bytes, id) {
                     let message = format!("is the same app as {}; the last one counts", shown(other));
-                    warn(review, "duplicate_app", &at, message);
+                    warn(findings, "duplicate_app", &at, message);
                 }
             }
-            None => warn(review, "impossible_value", &at, format!("allows nothing: {}", not_hex(id))),
+            None => warn(findings, "impossible_value", &at, format!("allows nothing: {}", not_hex(id))),
         }
-        let Some(fields) = object(entry, &at, review) else { continue };
-        known(fields, &ENTRY, &at, review);
+        let Some(fields) = object(entry, &at, findings) else { continue };
+        known(fields, &ENTRY, &at, findings);
         if let Some((key, name)) = misspelt(entry) {
-            error(review, &below(&at, key), &format!("must be written {name}"));
+            error(findings, &below(&at, key), &format!("must be written {name}"));
         }
-        epochs(fields, &at, review);
+        epochs(fields, &at, findings);
         let stage = fields.get("releaseStage");
         if stage.is_some_and(|stage| {
             !stage.is_null() && stage.as_str().is_none_or(|it| ReleaseStage::parse(it).is_err())
         }) {
-            error(review, &below(&at, "releaseStage"), "must be \"boot\" or \"any\"");
+            error(findings, &below(&at, "releaseStage"), "must be \"boot\" or \"any\"");
         }
-        if hashes(fields, "composeHashes", &at, HASH, review) == Some(0) {
+        if hashes(fields, "composeHashes", &at, HASH, findings) == Some(0) {
             let message = "lists no compose hash: this app is never allowed".to_owned();
-            warn(review, "no_compose_hash", &format!("{at}.composeHashes"), message);
+            warn(findings, "no_compose_hash", &format!("{at}.composeHashes"), message);
         }
-        if devices(fields, &at, empty_devices, review) {
+        if devices(fields, &at, empty_devices, findings) {
             open.push(at);
         }
     }
@@ -218,16 +223,16 @@ fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review)
             "is empty{more}: any device is allowed, because insecure_empty_devices_allow_any is set; list \
              devices or set allowAnyDevice"
         );
-        warn(review, "any_device", &format!("{first}.devices"), message);
+        warn(findings, "any_device", &format!("{first}.devices"), message);
     }
 }
 
 /// Epochs that do not parse, and readable ones that say nothing because they are not older.
-fn epochs(fields: &Map<String, Value>, at: &str, review: &mut Review) {
+fn epochs(fields: &Map<String, Value>, at: &str, findings: &mut Findings) {
     let epochs = match AppEpochs::parse(fields) {
         Ok(Some(epochs)) => epochs,
         Ok(None) => return,
-        Err(wrong) => return error(review, &below(at, wrong.key), wrong.problem),
+        Err(wrong) => return error(findings, &below(at, wrong.key), wrong.problem),
     };
     let RootChoice::Fixed(own) = epochs.root.unwrap_or(RootChoice::Fixed(0)) else { return };
     let app = epochs.app.unwrap_or_default();
@@ -239,26 +244,31 @@ fn epochs(fields: &Map<String, Value>, at: &str, review: &mut Review) {
         if !is_older {
             let message =
                 format!("{epoch} has no effect: it is not older than the app's own epochs, {own}.{app}");
-            warn(review, "epoch_not_older", &below(at, "readableEpochs"), message);
+            warn(findings, "epoch_not_older", &below(at, "readableEpochs"), message);
         }
     }
 }
 
 /// Whether an empty list means any device although `allowAnyDevice` is false.
-fn devices(fields: &Map<String, Value>, at: &str, empty_devices: EmptyDevices, review: &mut Review) -> bool {
+fn devices(
+    fields: &Map<String, Value>,
+    at: &str,
+    empty_devices: EmptyDevices,
+    findings: &mut Findings,
+) -> bool {
     let any = fields.get("allowAnyDevice");
     if any.is_some_and(|any| !any.is_boolean()) {
-        error(review, &below(at, "allowAnyDevice"), "must be true or false");
+        error(findings, &below(at, "allowAnyDevice"), "must be true or false");
     }
     let any = any.and_then(Value::as_bool).unwrap_or_default();
-    let given = hashes(fields, "devices", at, HASH, review);
+    let given = hashes(fields, "devices", at, HASH, findings);
     if any && given.is_some_and(|given| given > 0) {
         let message = "has no effect: allowAnyDevice is true".to_owned();
-        warn(review, "devices_ignored", &below(at, "devices"), message);
+        warn(findings, "devices_ignored", &below(at, "devices"), message);
     }
     if given == Some(0) && !any && empty_devices == EmptyDevices::NoDevice {
         let message = "is empty: no device is allowed, unless allowAnyDevice is true".to_owned();
-        warn(review, "no_device", &below(at, "devices"), message);
+        warn(findings, "no_device", &below(at, "devices"), message);
     }
     given == Some(0) && !any && empty_devices == EmptyDevices::AnyDevice
 }
@@ -269,20 +279,20 @@ fn hashes(
     key: &str,
     at: &str,
     width: usize,
-    review: &mut Review,
+    findings: &mut Findings,
 ) -> Option<usize> {
-    let list = texts(fields, key, at, review)?;
+    let list = texts(fields, key, at, findings)?;
     let mut seen = HashSet::new();
     for (index, text) in list.iter().enumerate() {
         let at = format!("{}[{index}]", below(at, key));
         match bytes_of(text) {
-            None => warn(review, "impossible_value", &at, format!("allows nothing: {}", not_hex(text))),
+            None => warn(findings, "impossible_value", &at, format!("allows nothing: {}", not_hex(text))),
             Some(bytes) => {
                 if bytes.len() != width {
-                    warn(review, "impossible_value", &at, impossible(bytes.len(), width));
+                    warn(findings, "impossible_value", &at, impossible(bytes.len(), width));
                 }
                 if !seen.insert(bytes) {
-                    warn(review, "duplicate_value", &at, "is in the list already".to_owned());
+                    warn(findings, "duplicate_value", &at, "is in the list already".to_owned());
                 }
             }
         }
@@ -295,18 +305,18 @@ fn texts<'a>(
     fields: &'a Map<String, Value>,
     key: &str,
     at: &str,
-    review: &mut Review,
+    findings: &mut Findings,
 ) -> Option<Vec<&'a str>> {
     let Some(value) = fields.get(key) else { return Some(Vec::new()) };
     let at = below(at, key);
     let Value::Array(list) = value else {
-        error(review, &at, "must be a list of texts");
+        error(findings, &at, "must be a list of texts");
         return None;
     };
     let texts = list.iter().enumerate().map(|(index, value)| {
         let text = value.as_str();
         if text.is_none() {
-            error(review, &format!("{at}[{index}]"), "must be a text");
+            error(findings, &format!("{at}[{index}]"), "must be a text");
         }
         text
     });
@@ -315,21 +325,21 @@ fn texts<'a>(
     texts.into_iter().collect()
 }
 
-fn object<'a>(value: &'a Value, at: &str, review: &mut Review) -> Option<&'a Map<String, Value>> {
+fn object<'a>(value: &'a Value, at: &str, findings: &mut Findings) -> Option<&'a Map<String, Value>> {
     if !value.is_object() {
-        error(review, at, "must be an object");
+        error(findings, at, "must be an object");
     }
     value.as_object()
 }
 
-fn known(fields: &Map<String, Value>, names: &[&str], at: &str, review: &mut Review) {
+fn known(fields: &Map<String, Value>, names: &[&str], at: &str, findings: &mut Findings) {
     for key in fields.keys().filter(|key| !names.contains(&key.as_str())) {
         let message = match nearest(key, names) {
             Some(name) => format!("is not a known key and is ignored, did you mean `{name}`?"),
             None => format!("is not a known key and is ignored; the keys here are {}", names.join(", ")),
         };
         let key: String = key.chars().take(64).collect();
-        warn(review, "unknown_key", &below(at, &key), message);
+        warn(findings, "unknown_key", &below(at, &key), message);
     }
 }
 
@@ -368,10 +378,10 @@ fn below(at: &str, key: &str) -> String {
     if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") }
 }
 
-fn error(review: &mut Review, at: &str, message: &str) {
-    review.find(Severity::Error, "wrong_type", at, message.to_owned());
+fn error(findings: &mut Findings, at: &str, message: &str) {
+    findings.find(Severity::Error, "wrong_type", at, message.to_owned());
 }
 
-fn warn(review: &mut Review, code: &'static str, at: &str, message: String) {
-    review.find(Severity::Warning, code, at, message);
+fn warn(findings: &mut Findings, code: &'static str, at: &str, message: String) {
+    findings.find(Severity::Warning, code, at, message);
 }

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use kms_attest::identity::{BootInfo, OsImageHash};
 use serde_json::Value;
 
-use super::RulesError;
 use crate::kms_image::KmsImage;
 
 /// The entries.
@@ -13,9 +12,11 @@ use crate::kms_image::KmsImage;
 pub(super) struct KmsImages(HashSet<KmsImage>);
 
 impl KmsImages {
-    pub(super) fn parse(entries: Vec<Value>) -> Result<Self, RulesError> {
+    /// # Errors
+    /// The first entry that is not one, and what it lacks.
+    pub(super) fn parse(entries: Vec<Value>) -> Result<Self, String> {
         let entries = entries.into_iter().enumerate().map(|(index, entry)| {
-            KmsImage::parse(entry).map_err(|problem| RulesError(format!("kms.images[{index}] {problem}")))
+            KmsImage::parse(entry).map_err(|problem| format!("kms.images[{index}] {problem}"))
         });
         entries.collect::<Result<_, _>>().map(Self)
     }
