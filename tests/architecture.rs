@@ -1,9 +1,15 @@
-//! Imports follow the tables of ARCHITECTURE.md, and the `kms` binary does not link the simulator.
+//! Imports follow the tables of ARCHITECTURE.md, no modules of `attest` and `policy` need each other, and the `kms`
+//! binary does not link the simulator.
+
+#[path = "architecture/graph.rs"]
+mod graph;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use graph::Graph;
 
 /// The modules of `src/`, top to bottom. A module may import those of lower rows only, and none of its own
 /// row. `ARCHITECTURE.md` shows the same table.
@@ -98,6 +104,21 @@ fn imports(text: &str) -> BTreeSet<String> {
     found
 }
 
+/// The modules below `root`, without those of tests, with what each names.
+fn graph_of(root: &Path) -> Graph {
+    let mut files = Vec::new();
+    sources(root, &mut files);
+    let mut texts = BTreeMap::new();
+    for file in files.iter().filter(|file| !is_test_file(file) && !file.ends_with("main.rs")) {
+        let text = fs::read_to_string(file).expect("source");
+        let code = text.split("#[cfg(test)]\nmod tests {").next().expect("a first part").to_owned();
+        let module = file.strip_prefix(root).expect("below src").with_extension("");
+        let names = module.iter().map(|name| name.to_str().expect("text").to_owned());
+        texts.insert(names.filter(|name| name != "lib").collect(), code);
+    }
+    Graph::read(&texts)
+}
+
 /// Files of tests, which may import anything.
 fn is_test_file(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).expect("text");
@@ -151,6 +172,75 @@ fn imports_of_attest_point_down() {
 fn imports_of_policy_point_down() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/policy/src");
     assert_imports_point_down(&root, &POLICY_ROWS);
+}
+
+/// A module that needs another one, which needs the first, can only be read, moved or tested together with it.
+#[test]
+fn no_modules_of_attest_and_policy_need_each_other() {
+    for source in ["crates/attest/src", "crates/policy/src"] {
+        let graph = graph_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join(source));
+        let circles = graph.circles();
+        assert!(circles.is_empty(), "modules of {source} that need each other: {circles:#?}");
+        let pairs = graph.pairs();
+        assert!(pairs.is_empty(), "folders of {source} that need each other: {pairs:#?}");
+    }
+}
+
+#[test]
+fn the_graph_sees_modules_that_need_each_other() {
+    let of = |sources: &[(&str, &str)]| {
+        let module =
+            |name: &str| name.split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Graph::read(&sources.iter().map(|(name, text)| (module(name), (*text).to_owned())).collect())
+    };
+    let circle = |modules: &[&str]| BTreeSet::from([modules.iter().map(|name| (*name).to_owned()).collect()]);
+    let pair = |one: &str, other: &str| BTreeSet::from([(one.to_owned(), other.to_owned())]);
+    let root = ("", "mod a;");
+
+    // Files beside each other: by a `use`, and by a path in the code.
+    let beside = of(&[
+        root,
+        ("a", "mod b;\nmod c;"),
+        ("a::b", "use super::c::C;"),
+        ("a::c", "fn c() { super::b::b() }"),
+    ]);
+    assert_eq!(beside.circles(), circle(&["a::b", "a::c"]));
+    assert_eq!(beside.pairs(), pair("a::b", "a::c"));
+
+    // A parent that calls its child, which takes what the parent declares: also if the parent re-exports the child's type.
+    let above = "mod b;\npub use b::B;\npub struct A;\nimpl A { fn b(&self) -> B { B::new() } }";
+    let parent = of(&[root, ("a", above), ("a::b", "use crate::a::A;\npub struct B;")]);
+    assert_eq!(parent.circles(), circle(&["a", "a::b"]));
+    // What the parent only re-exports is of the module that declares it, whoever names it by the parent.
+    let names = "mod b;\nmod c;\npub use b::B;\npub use self::c::{C, d as e};";
+    let apart =
+        of(&[root, ("a", names), ("a::b", "pub struct B;"), ("a::c", "use super::B;\npub struct C;")]);
+    assert_eq!((apart.circles(), apart.pairs()), Default::default());
+
+    // Two folders, through different files of each, and through a third one.
+    let folders = of(&[
+        root,
+        ("a", "mod b;\nmod c;"),
+        ("a::b", "mod x;\nmod y;"),
+        ("a::b::x", "use crate::a::c::z;"),
+        ("a::b::y", ""),
+        ("a::c", "mod z;"),
+        ("a::c::z", "use super::super::b::y::{self, Y};"),
+    ]);
+    assert_eq!((folders.circles(), folders.pairs()), (BTreeSet::new(), pair("a::b", "a::c")));
+    let round = of(&[
+        root,
+        ("a", "mod b;\nmod c;\nmod d;"),
+        ("a::b", "use super::c;"),
+        ("a::c", "use super::{d::D, other as b};"),
+        ("a::d", "use crate::{x::Y, a::{b::B}};"),
+    ]);
+    assert_eq!(round.circles(), circle(&["a::b", "a::c", "a::d"]));
+
+    // Comments, texts and other crates name nothing.
+    let text = "//! [`super::c`]\nuse other::a::c; // super::c\nconst C: &str = \"super::c::C\";";
+    let none = of(&[root, ("a", "mod b;\nmod c;"), ("a::b", text), ("a::c", "use super::b::B;")]);
+    assert_eq!((none.circles(), none.pairs()), Default::default());
 }
 
 #[test]
