@@ -1,8 +1,8 @@
 //! Bytes in, service calls, bytes out: listener, TLS, and the codecs of the API on one router.
 
 mod actions;
-mod activity;
 mod admin_auth;
+mod answer;
 mod approvals;
 mod attestation;
 pub mod auth_backend;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, Uri, header};
 
-use super::middleware::{Answer, refusal};
+use super::answer::{Answer, refusal};
 use super::oidc::{Issuer, Refusal};
 use super::passwords::{Passwords, Verdict};
 use super::same_site::{self, OwnNames};

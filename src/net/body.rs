@@ -12,8 +12,8 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, Sleep, sleep};
 use zeroize::Zeroize as _;
 
-use super::activity::Running;
 use super::memory::{Exhausted, Reservation};
+use super::slots::Running;
 use crate::error::{Code, Error};
 
 /// How long a caller may take to send a body.
@@ -330,8 +330,8 @@ mod tests {
 
     use http_body_util::{Full, StreamBody};
 
-    use super::super::activity::{Activity, Use};
     use super::super::memory::{Holder, RequestMemory};
+    use super::super::slots::{Activity, Use};
     use super::*;
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 
-use super::middleware::Answer;
+use super::answer::Answer;
 
 /// The methods that such a page may use: those of gRPC-web clients and of `fetch` with JSON.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST");

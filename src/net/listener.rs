@@ -13,10 +13,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::activity::Activity;
 use super::handshake::{Handshakes, Metered};
 use super::middleware::Middleware;
-use super::slots::Slots;
+use super::slots::{Activity, Slots};
 use super::tls;
 use crate::admission::Peer;
 use crate::api::{Caller, Transport};

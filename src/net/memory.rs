@@ -26,8 +26,8 @@ use tokio::time::Instant;
 use self::class::Class;
 pub(super) use self::class::{Arrival, Holder};
 pub(super) use self::reservation::Reservation;
-use super::activity::Activity;
 use super::party::Party;
+use super::slots::Activity;
 use crate::config::Limits;
 
 /// What a request holds beside its headers and body: the stream, the task and its buffers.

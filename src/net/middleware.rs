@@ -10,23 +10,23 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
 
-use super::activity::{Activity, PeerTrust, Use};
 use super::admin_auth::AdminAuth;
+use super::answer::{Answer, refusal};
 use super::body::{HeldBody, RequestBody, Rest};
 use super::cors::Cors;
 use super::lanes::{Asks, Lanes, in_lane};
 use super::limit::{MessageLimit, RequestLimit};
 use super::memory::{Arrival, Exhausted, Holder, RequestMemory, Reservation};
 use super::oidc::Issuer;
-use super::prpc::{self, Encoding};
 use super::refusal_log::RefusalLog;
 use super::restore::SHARES;
 use super::same_site::OwnNames;
+use super::slots::{Activity, PeerTrust, Use};
 use super::{events, grpc, probes, status, verbs};
 use crate::api::routes::Route;
 use crate::api::{Access, Caller, METHODS, Method, Role, Service};
@@ -37,8 +37,6 @@ use crate::metrics::{Metrics, Observed};
 use crate::operator::{Credentials, Operator};
 use crate::request::{self, Asked, Context, ErrorBody, Ids, Tracer};
 use crate::state::shared::View;
-
-pub(super) type Answer = Response<Body>;
 
 /// How many requests wait for a turn where their number follows from no setting.
 const MAX_WAITING: usize = 4096;
@@ -504,14 +502,6 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             rest.drain().await;
             Ok(answer)
         }))
-    }
-}
-
-/// A refusal in the protocol of the request; JSON where the encoding is not known.
-pub(super) fn refusal(is_grpc: bool, cause: &Error) -> Answer {
-    match is_grpc {
-        true => status::grpc_answer(cause),
-        false => prpc::error(Encoding::Json, cause).map(Body::new),
     }
 }
 

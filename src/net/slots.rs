@@ -1,6 +1,7 @@
 //! Connection slots: shares of one address or app, slots reserved for known callers, and idle connections
 //! that are closed for new ones.
 
+mod activity;
 mod known;
 
 use std::collections::HashMap;
@@ -11,8 +12,8 @@ use std::time::Duration;
 use kms_attest::identity::AppId;
 use tokio::time::Instant;
 
+pub(super) use self::activity::{Activity, PeerTrust, Running, Use};
 use self::known::Known;
-use super::activity::{Activity, PeerTrust};
 use super::party::Party;
 use crate::address::bucket;
 

@@ -13,8 +13,8 @@ use http::{HeaderName, HeaderValue, Method as Verb, header};
 use tokio::sync::mpsc::{self, Sender};
 use tokio::time::timeout;
 
-use super::super::activity::Running;
 use super::super::prpc;
+use super::super::slots::Running;
 use crate::api::Caller;
 use crate::api::events::{EventService, Stream};
 use crate::error::{Error, Result};

@@ -8,8 +8,8 @@ use super::{Claim, Lane, Lanes, Place, Share, Standing};
 use crate::address::bucket;
 use crate::api::Caller;
 use crate::control::Domains;
-use crate::net::activity::Activity;
 use crate::net::party::Party;
+use crate::net::slots::Activity;
 
 /// What a costly request asks for, as far as it says whose work it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

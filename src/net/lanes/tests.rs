@@ -7,8 +7,8 @@ use kms_attest::identity::AppId;
 use super::*;
 use crate::admission::Peer;
 use crate::config::DomainSettings;
-use crate::net::activity::Activity;
 use crate::net::party::Party;
+use crate::net::slots::Activity;
 
 fn lanes(at_once: usize, limit: usize) -> Lanes {
     Lanes::new(at_once, limit, Arc::new(Metrics::new([])))
@@ -227,7 +227,7 @@ fn the_lane_is_that_of_the_domain_that_was_proved() {
         let share = of(Some(&domains), asks);
         assert_eq!((share.place.lane, share.limit), (Lane::Unproved, 50), "nobody knows it");
     }
-    activity.admit(crate::net::activity::PeerTrust::Admitted(AppId([2; 20])));
+    activity.admit(crate::net::slots::PeerTrust::Admitted(AppId([2; 20])));
     let share = of(Some(&domains), Asks::Anything);
     assert_eq!(share.place, place("small", 1, Standing::Proved));
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use kms_attest::identity::AppId;
 use tokio::time::Instant;
 
+use super::activity::PeerTrust;
 use super::one_less;
-use crate::net::activity::PeerTrust;
 use crate::net::party::Party;
 
 /// How long an address stays known after a caller from it was admitted.

@@ -2,7 +2,6 @@
 
 use super::known::{KNOWN_FOR, MAX_KNOWN};
 use super::*;
-use crate::net::activity::Use;
 
 fn address(last: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, last])
@@ -84,7 +83,7 @@ fn a_crowd_that_is_never_idle_makes_room_for_others_and_not_for_itself() {
 }
 
 /// Starts a request on each of them.
-fn busy(slots: &[Slot]) -> Vec<super::super::activity::Running> {
+fn busy(slots: &[Slot]) -> Vec<Running> {
     let running: Vec<_> = slots.iter().map(|slot| slot.activity().begin(Use::Method)).collect();
     running.iter().for_each(|request| request.received());
     running

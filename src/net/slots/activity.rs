@@ -9,10 +9,10 @@ use kms_attest::identity::AppId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::slots::Table;
+use super::Table;
 
 #[derive(Debug)]
-pub(super) struct Activity {
+pub(in crate::net) struct Activity {
     address: IpAddr,
     table: Weak<Table>,
     evicted: Notify,
@@ -21,7 +21,7 @@ pub(super) struct Activity {
 
 /// What the caller on a connection has proved: later variants prove more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PeerTrust {
+pub(in crate::net) enum PeerTrust {
     /// Nothing.
     Stranger,
     /// Policy has given this app a permit.
@@ -45,7 +45,7 @@ struct State {
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
+pub(in crate::net) enum Use {
     /// A call of a method.
     Method,
     /// A health probe (`/health`), which is no reason to keep a connection that others need.
@@ -54,7 +54,7 @@ pub(super) enum Use {
 
 /// A running request; dropping it ends it.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(in crate::net) struct Running {
     activity: Arc<Activity>,
     purpose: Use,
     is_whole: AtomicBool,
@@ -63,7 +63,7 @@ pub(super) struct Running {
 
 impl Activity {
     /// A connection from `address` without requests so far. `table` is told when its caller is admitted.
-    pub(super) fn new(address: IpAddr, table: Weak<Table>, is_known: bool) -> Self {
+    pub(in crate::net) fn new(address: IpAddr, table: Weak<Table>, is_known: bool) -> Self {
         let now = Instant::now();
         let trust = PeerTrust::Stranger;
         let state = State { trust, is_known, running: 0, working: 0, quiet_since: now, idle_since: now };
@@ -71,28 +71,28 @@ impl Activity {
     }
 
     /// The IPv4 address or IPv6 /64 that the connection comes from.
-    pub(super) fn address(&self) -> IpAddr {
+    pub(in crate::net) fn address(&self) -> IpAddr {
         self.address
     }
 
     /// Tells the connection to close.
-    pub(super) fn evict(&self) {
+    pub(in crate::net) fn evict(&self) {
         self.evicted.notify_one();
     }
 
     /// Resolves when the connection must close.
-    pub(super) async fn evicted(&self) {
+    pub(in crate::net) async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    pub(super) fn begin(self: &Arc<Self>, purpose: Use) -> Running {
+    pub(in crate::net) fn begin(self: &Arc<Self>, purpose: Use) -> Running {
         self.lock().running += 1;
         let (is_whole, is_refused) = (AtomicBool::new(false), AtomicBool::new(false));
         Running { activity: Arc::clone(self), purpose, is_whole, is_refused }
     }
 
     /// Records what the caller has proved. The first proof is kept, unless an operator's credentials follow.
-    pub(super) fn admit(&self, trust: PeerTrust) {
+    pub(in crate::net) fn admit(&self, trust: PeerTrust) {
         let is_news = {
             let mut state = self.lock();
             let is_news = match state.trust {
@@ -112,13 +112,13 @@ impl Activity {
     }
 
     /// What the caller has proved, and how long the connection has been idle: `None` while we work on a request.
-    pub(super) fn idle_for(&self, now: Instant) -> (PeerTrust, Option<Duration>) {
+    pub(in crate::net) fn idle_for(&self, now: Instant) -> (PeerTrust, Option<Duration>) {
         let state = self.lock();
         (state.trust, (state.working == 0).then(|| now.duration_since(state.idle_since)))
     }
 
     /// The app as which callers from its address were admitted recently, if it is one.
-    pub(super) fn known_app(&self) -> Option<AppId> {
+    pub(in crate::net) fn known_app(&self) -> Option<AppId> {
         if let PeerTrust::Admitted(app) = self.lock().trust {
             return Some(app);
         }
@@ -126,13 +126,13 @@ impl Activity {
     }
 
     /// Whether a caller from its address was admitted recently.
-    pub(super) fn is_known(&self) -> bool {
+    pub(in crate::net) fn is_known(&self) -> bool {
         self.lock().is_known
     }
 
     /// Resolves when nothing has run for `limit`. A streaming response does not count as running once it has
     /// begun.
-    pub(super) async fn quiet_for(&self, limit: Duration) {
+    pub(in crate::net) async fn quiet_for(&self, limit: Duration) {
         loop {
             let now = Instant::now();
             let since = {
@@ -153,19 +153,19 @@ impl Activity {
 
 impl Running {
     /// The body has been received: from now on the delay is ours.
-    pub(super) fn received(&self) {
+    pub(in crate::net) fn received(&self) {
         if self.purpose == Use::Method && !self.is_whole.swap(true, Ordering::Relaxed) {
             self.activity.lock().working += 1;
         }
     }
 
     /// Closes the connection, because its caller does not read the response.
-    pub(super) fn end_connection(&self) {
+    pub(in crate::net) fn end_connection(&self) {
         self.activity.evict();
     }
 
     /// Marks the request as refused: it does not make the connection less idle.
-    pub(super) fn refused(&self) {
+    pub(in crate::net) fn refused(&self) {
         self.is_refused.store(true, Ordering::Relaxed);
     }
 }
