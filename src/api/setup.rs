@@ -2,6 +2,7 @@
 //! beforehand.
 
 mod calls;
+mod check;
 mod checks;
 mod console;
 mod finding;
@@ -19,8 +20,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 pub use self::calls::Machine;
+pub use self::check::Check;
+pub use self::checks::About;
 use self::checks::Turns;
-pub use self::checks::{About, Check};
 pub use self::console::Console;
 pub use self::finding::Finding;
 pub use self::services::Services;

@@ -13,7 +13,7 @@ use kms_client::url::{KmsUrl, UrlError};
 use kms_policy::{Denial, DenialCode, Policy, Subject};
 
 use super::SetupService;
-use super::checks::Listener;
+use super::check::Listener;
 use super::finding::{self, Failure};
 use super::reasons::{date, is_not_current, unattested, unreached, unverified};
 use crate::admission::{Foundation, ImageCheck, Settled, TcbTolerance, own_identity};

@@ -10,7 +10,7 @@ use reqwest::{Client, Method, redirect};
 use rustls_pki_types::CertificateDer;
 use url::Url;
 
-use super::checks::{Check, ended};
+use super::check::{Check, ended};
 use super::finding::{Failure, Finding};
 use crate::config::{Core, Postgres, State};
 use crate::state::shared;
