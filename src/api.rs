@@ -2,6 +2,7 @@
 
 pub mod actions;
 pub mod admin;
+pub mod approval_gate;
 pub mod approvals;
 pub mod attestation;
 pub mod ceremony;
@@ -11,6 +12,7 @@ pub mod domains;
 mod env_keys;
 pub mod epochs;
 pub mod events;
+mod exchange;
 pub mod fleet;
 pub mod health;
 pub(crate) mod images;

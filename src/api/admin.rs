@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use kms_attest::identity::BootInfo;
 
-use super::approvals::ApprovalGate;
+use super::approval_gate::ApprovalGate;
 use super::images::{clear, note_cleared};
 use super::kms::{self, KmsService};
 use super::{Caller, Method};

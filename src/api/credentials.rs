@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::Caller;
-use super::approvals::ApprovalGate;
+use super::approval_gate::ApprovalGate;
 use crate::audit::Audit;
 use crate::clock::unix_now;
 use crate::control::{

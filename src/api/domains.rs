@@ -15,7 +15,7 @@ use self::loss::Loss;
 pub use self::loss::LostKeys;
 pub use self::shown::{DomainDetail, DomainList, DomainShown, MemberShown};
 use super::Caller;
-use super::approvals::ApprovalGate;
+use super::approval_gate::ApprovalGate;
 use super::events::EventService;
 use crate::admission::Foundation;
 use crate::clock::unix_now;

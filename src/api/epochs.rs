@@ -19,7 +19,7 @@ pub use self::fetch::FetchBody;
 pub use self::lost::LostEpochs;
 pub(in crate::api) use self::lost::{newest_accepted, newest_records};
 pub use self::shown::{EpochPreview, EpochShown, EpochSummary, Epochs};
-use super::approvals::ApprovalGate;
+use super::approval_gate::ApprovalGate;
 use super::events::EventService;
 use super::onboard::HandoverTerms;
 use crate::admission::Foundation;

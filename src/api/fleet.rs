@@ -13,7 +13,7 @@ use serde::Deserialize;
 pub use self::lists::show_lists;
 pub use self::report::StatusReporter;
 use super::Caller;
-use super::approvals::ApprovalGate;
+use super::approval_gate::ApprovalGate;
 use super::readiness::Readiness;
 use crate::admission::Foundation;
 use crate::audit::Event;

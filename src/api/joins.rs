@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::Caller;
-use super::approvals::ApprovalGate;
+use super::approval_gate::ApprovalGate;
 use crate::admission::Foundation;
 use crate::clock::rfc3339;
 use crate::config::Config;

@@ -423,7 +423,8 @@ impl KmsService {
     /// guest learns nothing more, so the refusal is kept for operators.
     async fn current_self_authorization(&self, method: Method, caller: &Caller) -> Result<SelfAuthorization> {
         let attempt = Attempt {
-            service: self,
+            foundation: &self.foundation,
+            denials: &self.denials,
             method,
             role: None,
             caller,

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 pub use self::drill::{DrillAccepted, DrillResult, DrillStatus};
 pub use self::sets::{CreateSet, MAX_CREATE, MadeFile, MadeSet};
 pub use self::view::{RecoveryShown, RetiredShown, SetShown};
-use super::approvals::ApprovalGate;
+use super::approval_gate::ApprovalGate;
 use super::ceremony::Attempts;
 use crate::admission::Foundation;
 use crate::clock::{rfc3339, unix_now};

@@ -6,20 +6,20 @@ use kms_attest::identity::{DomainName, Identity};
 use kms_policy::Role;
 use sha2::{Digest as _, Sha256};
 
-use super::kms::KmsService;
 use super::{Caller, Method, remedy};
 use crate::admission::{
-    AskedEpochs, AskedFresh, Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step,
+    AskedEpochs, AskedFresh, Foundation, Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step,
 };
 use crate::audit::{AuditError, Event, Proof, Subject, Why};
 use crate::clock::CLOCK_REMEDY;
-use crate::control::{Concerns, FreshEvidence, Novelty, RefusedRequest, Shown};
+use crate::control::{Concerns, Denials, FreshEvidence, Novelty, RefusedRequest, Shown};
 use crate::error::{Code, DenialReference, Error};
 use crate::request;
 
 /// A request for something that is only released with permission.
 pub(super) struct Attempt<'a> {
-    pub(super) service: &'a KmsService,
+    pub(super) foundation: &'a Foundation,
+    pub(super) denials: &'a Denials,
     pub(super) method: Method,
     /// The role that the caller claims; `None` where every caller gets the same.
     pub(super) role: Option<Role>,
@@ -44,12 +44,12 @@ impl Attempt<'_> {
         let remedy = self.remedy(&refusal);
         let place = detail.identity.and_then(|identity| self.place(identity));
         let fresh = self.fresh(&refusal);
-        let metrics = &self.service.foundation.metrics;
+        let metrics = &self.foundation.metrics;
         metrics.denied(detail.code.name());
         if let Some(place) = &place {
             metrics.denied_in(place.as_str(), detail.code.name());
         }
-        let (id, novelty) = self.service.denials.record(RefusedRequest {
+        let (id, novelty) = self.denials.record(RefusedRequest {
             method: self.method.row().name,
             remote: self.caller.remote(),
             role: self.role,
@@ -101,13 +101,13 @@ impl Attempt<'_> {
 
     /// The domain that the caller is in: a KMS is in none.
     fn place(&self, identity: &Identity) -> Option<DomainName> {
-        let (domain, _) = self.service.foundation.place_of(self.role, &identity.app_id);
+        let (domain, _) = self.foundation.place_of(self.role, &identity.app_id);
         Some(domain).filter(|_| self.role != Some(Role::Kms))
     }
 
     /// What would allow the request.
     fn remedy(&self, refusal: &Refusal) -> Option<String> {
-        let foundation = &self.service.foundation;
+        let foundation = self.foundation;
         let policy = match refusal.fault()?.identity {
             Some(identity) => foundation.place_of(self.role, &identity.app_id).1,
             None => &foundation.policy,
@@ -138,7 +138,7 @@ impl Attempt<'_> {
 
     /// Keeps an outage for operators, and returns its id.
     fn listed(&self, detail: RefusalDetail<'_>, reason: &str, fresh: FreshEvidence) -> String {
-        let (id, _) = self.service.denials.record(RefusedRequest {
+        let (id, _) = self.denials.record(RefusedRequest {
             method: self.method.row().name,
             remote: self.caller.remote(),
             role: self.role,
@@ -197,7 +197,7 @@ impl Attempt<'_> {
             return;
         }
         why.evidence_sha256 = self.digest();
-        let (audit, remote) = (&self.service.foundation.audit, self.caller.remote());
+        let (audit, remote) = (&self.foundation.audit, self.caller.remote());
         let (code, reason) = (detail.code.name().to_owned(), refusal.words());
         match detail.identity {
             Some(identity) => {

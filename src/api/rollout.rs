@@ -16,7 +16,7 @@ use serde::Deserialize;
 use self::plan::Refusal;
 pub use self::plan::StartRequest;
 use super::Caller;
-use super::approvals::ApprovalGate;
+use super::approval_gate::ApprovalGate;
 use crate::admission::Foundation;
 use crate::audit::Event;
 use crate::control::{

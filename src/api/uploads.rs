@@ -1,7 +1,6 @@
 //! Files that owners upload. Each is checked whole before it replaces another by one rename.
 
 mod collateral;
-pub(super) mod exchange;
 mod htpasswd;
 
 use std::sync::Arc;

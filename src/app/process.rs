@@ -21,7 +21,7 @@ use super::AppError;
 use super::hot::HotParts;
 use crate::admission::{Foundation, ImageCheck, SelfAuthorizer, TcbTolerance, WATCHED_FOR};
 use crate::api::METHODS;
-use crate::api::approvals::ApprovalGate;
+use crate::api::approval_gate::ApprovalGate;
 use crate::api::health::Boot;
 use crate::api::images::download_recorder;
 use crate::api::kms::KmsService;

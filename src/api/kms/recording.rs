@@ -32,7 +32,8 @@ impl KmsService {
         asked: Asked<'a>,
     ) -> Attempt<'a> {
         Attempt {
-            service: self,
+            foundation: &self.foundation,
+            denials: &self.denials,
             method,
             role: Some(role),
             caller,

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{PolicyService, Problem};
 use crate::api::Caller;
-use crate::api::uploads::exchange::{Exchange, digest_of, note_of};
+use crate::api::exchange::{Exchange, digest_of, note_of};
 use crate::control::{ActivatePolicy, Approved, Author, Consent};
 use crate::error::{Code, Error, Result};
 use crate::request;

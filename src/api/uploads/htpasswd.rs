@@ -7,10 +7,10 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
-use super::exchange::{Exchange, content_of, digest_of, note_of};
 use super::{Intent, UploadName};
 use crate::api::Caller;
-use crate::api::approvals::ApprovalGate;
+use crate::api::approval_gate::ApprovalGate;
+use crate::api::exchange::{Exchange, content_of, digest_of, note_of};
 use crate::api::policy::Placed;
 use crate::audit::Audit;
 use crate::control::{Approved, Author, Consent, ReplaceHtpasswd};

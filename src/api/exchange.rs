@@ -16,16 +16,16 @@ const MAX_OLD: u64 = 64 << 20;
 
 /// Content that was checked, and what it replaces.
 #[derive(Debug)]
-pub(in crate::api) struct Exchange<'a> {
+pub(super) struct Exchange<'a> {
     /// The name in events.
-    pub(in crate::api) name: &'static str,
-    pub(in crate::api) path: &'a Path,
+    pub(super) name: &'static str,
+    pub(super) path: &'a Path,
     /// The permissions of a file that did not exist.
-    pub(in crate::api) mode: u32,
-    pub(in crate::api) content: Arc<[u8]>,
-    pub(in crate::api) sha256: [u8; 32],
+    pub(super) mode: u32,
+    pub(super) content: Arc<[u8]>,
+    pub(super) sha256: [u8; 32],
     /// SHA-256 of the old file.
-    pub(in crate::api) replaces: Option<[u8; 32]>,
+    pub(super) replaces: Option<[u8; 32]>,
 }
 
 impl Exchange<'_> {
@@ -33,7 +33,7 @@ impl Exchange<'_> {
     ///
     /// # Errors
     /// The disk or the audit log refuses it; the old file stays.
-    pub(in crate::api) async fn run(self, author: &Author, audit: &Audit) -> Result<Durability> {
+    pub(super) async fn run(self, author: &Author, audit: &Audit) -> Result<Durability> {
         let Self { name, path, mode, content, sha256, replaces } = self;
         let (path, bytes) = (path.to_owned(), content.len() as u64);
         let staged = blocking(move || StagedFile::write(&path, &content, mode)).await;
@@ -65,7 +65,7 @@ impl Exchange<'_> {
 }
 
 /// What an answer adds where a crash may undo a change.
-pub(in crate::api) fn note_of(durability: Durability) -> &'static str {
+pub(super) fn note_of(durability: Durability) -> &'static str {
     match durability {
         Durability::Synced => "",
         Durability::Unconfirmed => "; the disk has not confirmed it, so a crash may bring the old one back",
@@ -73,12 +73,12 @@ pub(in crate::api) fn note_of(durability: Durability) -> &'static str {
 }
 
 /// SHA-256 of a file; `None` if it cannot be read.
-pub(in crate::api) async fn digest_of(path: &Path) -> Option<[u8; 32]> {
+pub(super) async fn digest_of(path: &Path) -> Option<[u8; 32]> {
     content_of(path).await.map(|content| Sha256::digest(&content).into())
 }
 
 /// The content of a file; `None` if it cannot be read.
-pub(in crate::api) async fn content_of(path: &Path) -> Option<Vec<u8>> {
+pub(super) async fn content_of(path: &Path) -> Option<Vec<u8>> {
     let path = path.to_owned();
     blocking(move || small_file(&path, MAX_OLD)).await.ok()
 }
