@@ -40,6 +40,7 @@ pub mod refusal_log;
 mod restart;
 mod restore;
 mod rollout;
+mod route;
 mod router;
 mod same_site;
 mod sessions;

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 use http::Method as Verb;
 
-use super::router::{json, part, read_optional_json, route};
+use super::route::{json, part, read_optional_json, route};
 use super::{prpc, same_site, verbs};
 use crate::api::Service;
 use crate::api::actions::{Action, ActionRequest, ActionService, Done};

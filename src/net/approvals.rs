@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 
 use super::prpc;
-use super::router::{json, part, read_optional_json, route};
+use super::route::{json, part, read_optional_json, route};
 use crate::api::approvals::{ApprovalService, ApproveRequest, Shown};
 use crate::api::{Caller, Service};
 use crate::error::Result;

@@ -11,7 +11,7 @@ use axum::response::Response;
 use http::{HeaderValue, header};
 
 use super::prpc;
-use super::router::route;
+use super::route::route;
 use crate::api::attestation::AttestationService;
 use crate::api::{Caller, Service};
 use crate::error::{Code, Error, Result};

@@ -8,7 +8,7 @@ use http::Method as Verb;
 use serde::Serialize;
 
 use super::prpc;
-use super::router::{json, part, read_body, read_json, route};
+use super::route::{json, part, read_body, read_json, route};
 use crate::api::credentials::{CreateRequest, CredentialService};
 use crate::api::{Caller, Service};
 use crate::error::Result;

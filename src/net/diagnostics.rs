@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 
-use super::router::{json, route};
+use super::route::{json, route};
 use crate::api::Service;
 use crate::api::diagnostics::DiagnosticsService;
 use crate::error::Error;

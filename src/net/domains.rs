@@ -9,7 +9,7 @@ use http::Method as Verb;
 use serde::de::DeserializeOwned;
 
 use super::prpc;
-use super::router::{json, part, read_json, read_optional_json, route};
+use super::route::{json, part, read_json, read_optional_json, route};
 use crate::api::domains::{
     AssignApp, CreateDomain, DomainDetail, DomainService, MoveBody, NoContent, PlacedApp,
 };

@@ -14,7 +14,7 @@ use kms_ledger::tile::{Content, Tile};
 use serde_json::{Value, json};
 
 use super::prpc;
-use super::router::{read_body, route, uncached};
+use super::route::{read_body, route, uncached};
 use super::same_site;
 use crate::api::events::{EventService, now};
 use crate::api::{Caller, Service};

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 
 use super::prpc;
-use super::router::{json, read_json, route};
+use super::route::{json, read_json, route};
 use crate::api::Service;
 use crate::api::fleet::{FleetService, FleetView};
 use crate::error::Result;

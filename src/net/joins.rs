@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::Method as Verb;
 
 use super::prpc;
-use super::router::{json, part, read_json, route};
+use super::route::{json, part, read_json, route};
 use crate::api::Service;
 use crate::api::joins::{InvitedShown, JoinService, JoinShown};
 use crate::error::Result;

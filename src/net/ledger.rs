@@ -11,7 +11,7 @@ use http::{HeaderValue, StatusCode, header};
 use kms_ledger::tile::{Content, Tile};
 
 use super::probes::Reader;
-use super::router::route;
+use super::route::route;
 use crate::api::Service;
 use crate::audit::{Audit, AuditError};
 

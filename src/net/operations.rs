@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 
-use super::router::{json, part, route};
+use super::route::{json, part, route};
 use crate::api::Service;
 use crate::api::operations::OperationService;
 

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 
 use super::prpc;
-use super::router::{json, read_json, route};
+use super::route::{json, read_json, route};
 use crate::api::policy::{ActivateRequest, CheckRequest, Checked, Placed, PolicyService};
 use crate::api::{Caller, Service};
 use crate::error::Result;

@@ -9,7 +9,7 @@ use http::Method as Verb;
 use kms_wire::bundles::BundleOutcome;
 
 use super::prpc;
-use super::router::{json, read_body, read_json, route};
+use super::route::{json, read_body, read_json, route};
 use crate::api::policy::BundleService;
 use crate::api::{Caller, Service};
 use crate::error::Result;

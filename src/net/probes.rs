@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use kms_wire::media;
 use serde_json::{Value, json as value};
 
-use super::router::{json, route};
+use super::route::{json, route};
 use super::{prpc, verbs};
 use crate::api::health::{Detail, HealthService};
 use crate::api::readiness::{Effect, Readiness, Reason};

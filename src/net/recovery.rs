@@ -8,7 +8,7 @@ use axum::extract::Request;
 use http::Method as Verb;
 
 use super::restore::SHARES;
-use super::router::{json, part, read_json, route};
+use super::route::{json, part, read_json, route};
 use super::{body, prpc};
 use crate::api::Service;
 use crate::api::recovery::{CreateSet, DrillAccepted, DrillStatus, MadeSet, RecoveryService};

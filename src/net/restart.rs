@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 
 use super::prpc;
-use super::router::{json, route};
+use super::route::{json, route};
 use super::setup::STATUS;
 use crate::api::Service;
 use crate::api::health::HealthService;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::body::Wiped;
 use super::prpc;
-use super::router::{json, read_body, route};
+use super::route::{json, read_body, route};
 use crate::api::Service;
 use crate::api::onboard::{OnboardService, RestoreStatus, ShareAccepted};
 use crate::error::{Error, Result};

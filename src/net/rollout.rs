@@ -9,7 +9,7 @@ use http::Method as Verb;
 use kms_wire::rollout::RolloutView;
 
 use super::prpc;
-use super::router::{json, part, read_json, read_optional_json, route};
+use super::route::{json, part, read_json, read_optional_json, route};
 use crate::api::Service;
 use crate::api::rollout::{OrderRequest, RolloutService, StartRequest, StepRequest};
 use crate::error::Result;

@@ -7,7 +7,7 @@ use axum::extract::Request;
 use http::Method as Verb;
 
 use super::prpc;
-use super::router::{json, read_body, route};
+use super::route::{json, read_body, route};
 use crate::api::Service;
 use crate::api::reload::{ReloadService, Reloaded, Trigger};
 use crate::api::settings::{Settings, SettingsService};

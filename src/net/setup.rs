@@ -11,7 +11,7 @@ use http::{HeaderValue, header};
 use serde::Serialize;
 
 use super::prpc;
-use super::router::{from_object, part, read_body, route};
+use super::route::{from_object, part, read_body, route};
 use crate::api::Service;
 use crate::api::setup::{About, Check, Finding, SetupService, Status};
 use crate::error::{Error, Result};

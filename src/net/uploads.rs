@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 
 use super::prpc;
-use super::router::{flag, json, part, read_body, route};
+use super::route::{flag, json, part, read_body, route};
 use crate::api::Service;
 use crate::api::policy::Placed;
 use crate::api::uploads::{Intent, UploadName, UploadService};

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::prpc;
-use super::router::{json, part, read_optional_json, route};
+use super::route::{json, part, read_optional_json, route};
 use crate::api::views::{
     BundleQuery, CvmQuery, DenialQuery, FreezeBody, HistoryQuery, LiftBody, Nothing, PreviewBody,
     ReleaseQuery, ResolveQuery, Views, read_query,
