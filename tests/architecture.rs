@@ -187,6 +187,13 @@ fn no_modules_of_attest_and_policy_need_each_other() {
 }
 
 #[test]
+fn no_two_modules_of_net_and_api_need_each_other() {
+    let mut pairs = graph_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).pairs();
+    pairs.retain(|(one, _)| ["net::", "api::"].iter().any(|folder| one.starts_with(folder)));
+    assert!(pairs.is_empty(), "{pairs:#?}");
+}
+
+#[test]
 fn the_graph_sees_modules_that_need_each_other() {
     let of = |sources: &[(&str, &str)]| {
         let module =
