@@ -45,6 +45,7 @@ pub mod wrong_credentials;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use kms_attest::identity::AppId;
 pub use kms_wire::method::{Access, ByGet, METHODS, Method, Reach, Row, Service, WhileStale};
 pub use kms_wire::role::Role;
 
@@ -249,6 +250,15 @@ pub(crate) fn other_domain(scope: &DomainScope, why: &str) -> Error {
     let domain = scope.limit().map_or("default", |domain| domain.as_str());
     let text = format!("your credential is limited to the domain {domain}, and {why}");
     Error::new(Code::Denied, text).because("other_domain")
+}
+
+/// The app id that an operator wrote, with or without `0x`.
+fn app_id(text: &str) -> Result<AppId> {
+    let mut id = [0; 20];
+    match hex::decode_to_slice(text.strip_prefix("0x").unwrap_or(text), &mut id) {
+        Ok(()) => Ok(AppId(id)),
+        Err(_) => Err(Error::invalid("an app id has 40 hex digits")),
+    }
 }
 
 #[cfg(test)]

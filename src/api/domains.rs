@@ -14,9 +14,9 @@ use tokio::sync::Mutex;
 use self::loss::Loss;
 pub use self::loss::LostKeys;
 pub use self::shown::{DomainDetail, DomainList, DomainShown, MemberShown};
-use super::Caller;
 use super::approval_gate::ApprovalGate;
 use super::events::EventService;
+use super::{Caller, app_id};
 use crate::admission::Foundation;
 use crate::clock::unix_now;
 use crate::config::{DefaultEpoch, DomainRules};
@@ -321,14 +321,6 @@ impl PlacedApp {
 
 fn parse(name: &str) -> Result<DomainName> {
     name.parse().map_err(|error: BadDomainName| Error::invalid(error.to_string()))
-}
-
-fn app_id(text: &str) -> Result<AppId> {
-    let mut id = [0; 20];
-    match hex::decode_to_slice(text.strip_prefix("0x").unwrap_or(text), &mut id) {
-        Ok(()) => Ok(AppId(id)),
-        Err(_) => Err(Error::invalid("an app id has 40 hex digits")),
-    }
 }
 
 fn refused(error: DomainError) -> Error {

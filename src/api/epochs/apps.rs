@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::EpochService;
-use crate::api::{Caller, other_domain};
+use crate::api::{Caller, app_id, other_domain};
 use crate::clock::{rfc3339, unix_now};
 use crate::control::{Adopted, AppChoice, AppEpochError};
 use crate::error::{Code, Error, Result};
@@ -230,14 +230,6 @@ impl AppEpochsShown {
             since: choice.map(|choice| rfc3339(choice.since)),
             by: choice.map(|choice| choice.by.clone()),
         }
-    }
-}
-
-fn app_id(text: &str) -> Result<AppId> {
-    let mut id = [0; 20];
-    match hex::decode_to_slice(text.strip_prefix("0x").unwrap_or(text), &mut id) {
-        Ok(()) => Ok(AppId(id)),
-        Err(_) => Err(Error::invalid("an app id has 40 hex digits")),
     }
 }
 
