@@ -9,6 +9,7 @@ mod exit;
 mod files;
 mod input;
 mod output;
+mod person;
 mod pin;
 mod target;
 mod trust;

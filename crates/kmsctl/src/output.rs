@@ -1,7 +1,7 @@
 //! Output: results on standard output for people or programs, progress and warnings on standard error.
 
 use std::fmt;
-use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,9 +10,6 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::exit::{Failure, Outcome};
-
-/// The longest reply to a question.
-const MAX_ANSWER_BYTES: u64 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Audience {
@@ -156,16 +153,6 @@ impl Terminal {
         bar.set_message(doing);
         bar.enable_steady_tick(Duration::from_millis(120));
         Progress(Some(bar))
-    }
-
-    /// Asks for confirmation on the terminal; only `yes` counts, as with ssh.
-    pub(crate) fn confirmed(&self, question: &str) -> Outcome<bool> {
-        let failed = |error: io::Error| Failure::failed(format_args!("terminal: {error}"));
-        eprint!("{question} (yes/no)? ");
-        io::stderr().flush().map_err(failed)?;
-        let mut answer = String::new();
-        io::stdin().lock().take(MAX_ANSWER_BYTES).read_line(&mut answer).map_err(failed)?;
-        Ok(answer.trim().eq_ignore_ascii_case("yes"))
     }
 
     pub(crate) fn audience(&self) -> Audience {

@@ -1,13 +1,12 @@
 //! `kmsctl approvals`: what waits for a second owner.
 
-use std::io::{self, IsTerminal as _};
-
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
+use crate::person::Person;
 use crate::target::{Administered, Reply};
 
 const APPROVALS: &str = "/api/v1/approvals";
@@ -126,19 +125,16 @@ impl Approvals {
 async fn approve(admin: &Administered, terminal: &Terminal, id: &str, yes: bool) -> Outcome {
     let waiting: Shown = admin.get(terminal, &of(id, "")?, REPLY).await?;
     if !yes && waiting.state == "waiting" {
-        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            let why = "an approval is carried out at once, and there is no terminal to confirm it: use --yes";
-            return Err(Failure::usage(why));
-        }
+        let person = Person::needed(
+            "an approval is carried out at once, and there is no terminal to confirm it: use --yes",
+        )?;
         terminal.note(format_args!(
             "{}, requested by {}",
             printable(&waiting.detail),
             printable(&waiting.requested_by)
         ));
         waiting.document_lines().for_each(|line| terminal.note(line));
-        if !terminal.confirmed("Do this now")? {
-            return Err(Failure::usage("nothing was approved"));
-        }
+        person.must_confirm("Do this now", "nothing was approved")?;
     }
     let body = json!({ "sha256": waiting.sha256 });
     let shown: Shown =

@@ -1,7 +1,5 @@
 //! `kmsctl domain`: parts of a KMS whose apps have keys of their own.
 
-use std::io::{self, IsTerminal as _};
-
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,6 +8,7 @@ use crate::command::freeze::at_each;
 use crate::exit::{Failure, Outcome};
 use crate::input;
 use crate::output::{Page, Terminal, printable};
+use crate::person::Person;
 use crate::target::{AdminService, Administered};
 
 const DOMAINS: &str = "/api/v1/domains";
@@ -255,14 +254,9 @@ impl Move {
             let told: Placed = send(admin, terminal, path, body.clone().into_bytes()).await?;
             terminal.note(format_args!("{}: {}", admin.url, printable(&told.message)));
         }
-        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            let why = "the app gets other keys, and there is no terminal to confirm it: use --yes";
-            return Err(Failure::usage(why));
-        }
-        match terminal.confirmed("Move the app now")? {
-            true => Ok(()),
-            false => Err(Failure::usage("nothing was moved")),
-        }
+        let person =
+            Person::needed("the app gets other keys, and there is no terminal to confirm it: use --yes")?;
+        person.must_confirm("Move the app now", "nothing was moved")
     }
 }
 

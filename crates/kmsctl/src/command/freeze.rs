@@ -1,7 +1,5 @@
 //! `kmsctl freeze`, `unfreeze`, `frozen`: stop releases to one target now.
 
-use std::io::{self, IsTerminal as _};
-
 use clap::{Args, ValueEnum};
 use kms_client::proto::{
     FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse, UnfreezeRequest,
@@ -14,6 +12,7 @@ use serde_json::{Value, json};
 use super::inventory::{number, text};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
+use crate::person::Person;
 use crate::target::{AdminService, Administered};
 use crate::{input, when};
 
@@ -182,11 +181,8 @@ async fn preview(admin: &Administered, target: &Target, terminal: &Terminal) -> 
 
 /// Shows what freezing whole KMSs stops, and continues only if the user confirms.
 async fn confirm(admin: &Administered, terminal: &Terminal) -> Outcome<()> {
-    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Err(Failure::usage(
-            "this stops all releases, and there is no terminal to confirm it: use --yes",
-        ));
-    }
+    let person =
+        Person::needed("this stops all releases, and there is no terminal to confirm it: use --yes")?;
     for admin in admin.each() {
         let frozen: ListFrozenResponse = admin.call(terminal, "ListFrozen", &()).await?;
         // Earlier versions do not count them.
@@ -207,10 +203,7 @@ async fn confirm(admin: &Administered, terminal: &Terminal) -> Outcome<()> {
             ));
         }
     }
-    match terminal.confirmed("Stop all releases from now on")? {
-        true => Ok(()),
-        false => Err(Failure::usage("nothing was frozen")),
-    }
+    person.must_confirm("Stop all releases from now on", "nothing was frozen")
 }
 
 /// Does the same at each KMS. With several, each response is shown under its URL, and the highest exit code

@@ -5,7 +5,6 @@ mod identity;
 mod owner;
 mod shown;
 
-use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -18,6 +17,7 @@ use self::shown::Shown;
 use crate::attested::{Attested, Phase, Verified};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Terminal, Tone, printable};
+use crate::person::Person;
 use crate::{files, when};
 
 const STATUS: &str = "/recovery";
@@ -230,13 +230,8 @@ impl Officer {
         if self.yes {
             return Ok(());
         }
-        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            return Err(Failure::usage("there is no terminal to confirm that the share is sent: use --yes"));
-        }
-        match terminal.confirmed("Send the share to this KMS")? {
-            true => Ok(()),
-            false => Err(Failure::usage("nothing was sent")),
-        }
+        let person = Person::needed("there is no terminal to confirm that the share is sent: use --yes")?;
+        person.must_confirm("Send the share to this KMS", "nothing was sent")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use kms_client::statement::Signer;
 use crate::exit::{Failure, Outcome};
 use crate::files;
 use crate::output::Terminal;
+use crate::person::Person;
 
 /// The trusted signers.
 #[derive(Args, Debug)]
@@ -108,17 +109,17 @@ impl Signers {
             terminal.warn(format_args!("{kms} is now known by its signer {signer}"));
             return Ok(());
         }
-        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        let Some(person) = Person::present() else {
             return Err(Failure::unproven(format_args!(
                 "the signer of {kms} is not known and nobody can be asked\n  shown   {signer}\ncompare it with the k256 \
                  key of the KMS, then pin it with --signer, or accept it unverified with --accept-new"
             )));
-        }
+        };
         terminal.note(format_args!(
             "The signer of {kms} is not known.\nIts k256 key is {signer}\nCompare it with what the operator of the KMS \
              published, or with `kmsctl verify`."
         ));
-        if !terminal.confirmed("Encrypt to the key that it signed, and remember it")? {
+        if !person.confirms("Encrypt to the key that it signed, and remember it")? {
             return Err(Failure::unproven("the signer was not accepted; nothing was encrypted"));
         }
         append(path, kms, signer)?;

@@ -1,6 +1,5 @@
 //! `kmsctl epoch list`, `show`, `prepare`, `activate`, `retire`, `destroy` and `fetch`: the epochs of the root keys.
 
-use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -12,6 +11,7 @@ use super::apps::{self, APPS, Listed};
 use crate::command::freeze::at_each;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Page, Terminal, Tone, printable};
+use crate::person::Person;
 use crate::target::{AdminService, Administered, Reply, token_in};
 use crate::when;
 
@@ -192,17 +192,13 @@ impl End {
     async fn run(self, terminal: &Terminal, verb: &str, question: &str) -> Outcome {
         let path = format!("{EPOCHS}/{}", self.epoch);
         if !self.yes {
-            if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-                let why = "this cannot be undone, and there is no terminal to confirm it: use --yes";
-                return Err(Failure::usage(why));
-            }
+            let person =
+                Person::needed("this cannot be undone, and there is no terminal to confirm it: use --yes")?;
             let preview: Preview = self.admin.get(terminal, &path, REPLY).await?;
             for warning in &preview.warnings {
                 terminal.note(printable(warning));
             }
-            if !terminal.confirmed(question)? {
-                return Err(Failure::usage("nothing was changed"));
-            }
+            person.must_confirm(question, "nothing was changed")?;
         }
         let told: Epochs = self.admin.post(terminal, &format!("{path}/{verb}"), Vec::new(), REPLY).await?;
         terminal.show(&told, |page| page_of(page, &told))?;
@@ -222,12 +218,8 @@ impl Accept {
             }
         };
         if !self.yes {
-            if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-                return Err(Failure::usage("there is no terminal to confirm it: use --yes"));
-            }
-            if !terminal.confirmed(question)? {
-                return Err(Failure::usage("nothing was changed"));
-            }
+            let person = Person::needed("there is no terminal to confirm it: use --yes")?;
+            person.must_confirm(question, "nothing was changed")?;
         }
         let body = json!({ "what": what }).to_string().into_bytes();
         let told: Epochs = self.admin.post(terminal, &format!("{EPOCHS}/accept"), body, REPLY).await?;

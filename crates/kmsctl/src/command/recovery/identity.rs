@@ -1,6 +1,6 @@
 //! The identity of an officer, which opens the officer's share: an age identity file, an ssh private key, or a plugin.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use kms_recovery::{Callbacks, Identities, MAX_SHARE_FILE, SecretString, Share, decrypt};
@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::exit::{Failure, Outcome};
 use crate::files;
 use crate::output::printable;
+use crate::person::Person;
 
 /// The largest identity file: ssh keys of RSA have a few thousand bytes.
 const MAX_IDENTITY: usize = 64 << 10;
@@ -61,10 +62,8 @@ enum Echo {
 
 /// One line from the terminal; `None` where there is none.
 fn ask(question: &str, echo: Echo) -> Option<Zeroizing<String>> {
+    let _person = Person::present()?;
     let stdin = io::stdin();
-    if !(stdin.is_terminal() && io::stderr().is_terminal()) {
-        return None;
-    }
     let before = termios::tcgetattr(&stdin).ok()?;
     let _ = write!(io::stderr(), "{question}: ");
     if echo == Echo::Off {
