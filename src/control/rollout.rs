@@ -345,29 +345,22 @@ impl Rollouts {
     }
 
     /// Changes the document for all nodes. `edit` may be called more than once, each time with the shared document and what is known then.
-    async fn change<T: Clone + Send + 'static>(
+    async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         by: &str,
         edit: impl Fn(&mut Option<Rollout>, &Facts) -> Result<T, RolloutError> + Send + 'static,
     ) -> Result<T, RolloutError> {
-        let made = Arc::new(Mutex::new(None));
-        let (kept, rollouts) = (Arc::clone(&made), Arc::clone(self));
+        let rollouts = Arc::clone(self);
         let changed = self.shared.change(DOCUMENT, by, move |there: Option<&[u8]>| {
             let facts = rollouts.facts();
             let mut rollout = there.map(rollout::parse).transpose().map_err(RolloutError::Unreadable)?;
             let before = rollout.clone();
             let result = edit(&mut rollout, &facts)?;
-            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-            match rollout {
-                Some(rollout) if Some(&rollout) != before.as_ref() => {
-                    rollout::content(&rollout).map(Some).map_err(RolloutError::TooLarge)
-                }
-                _ => Ok(None),
-            }
+            let changed = rollout.filter(|rollout| Some(rollout) != before.as_ref());
+            let body = changed.as_ref().map(rollout::content).transpose().map_err(RolloutError::TooLarge)?;
+            Ok((body, result))
         });
-        changed.await??;
-        let made = made.lock().unwrap_or_else(PoisonError::into_inner).take();
-        made.ok_or(RolloutError::NotShared(Unshared::NotRunning))
+        changed.await?
     }
 
     /// Puts a document in force here: this node drains if it is to be replaced.

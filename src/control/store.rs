@@ -46,7 +46,7 @@ impl Store {
 /// # Errors
 /// [`Unshared`]: that is not known.
 pub(super) async fn see_newest(shared: &Shared, document: &'static str) -> Result<(), Unshared> {
-    let Ok(()) = shared.change(document, "", |_| Ok::<_, Infallible>(None)).await?;
+    let Ok(()) = shared.change(document, "", |_| Ok::<_, Infallible>((None, ()))).await?;
     Ok(())
 }
 

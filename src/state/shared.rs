@@ -247,36 +247,34 @@ impl Shared {
     }
 
     /// Changes a document for all nodes: `edit` makes its new bytes from those that are there, more than once if others change it
-    /// meanwhile. When this returns, it is in the database, and adopted here.
+    /// meanwhile. When this returns, it is in the database, and adopted here. Gives what the last call of `edit` gave beside the bytes.
     ///
     /// # Errors
     /// [`Unshared`]; within, what `edit` refused. Nothing was changed, unless the database does not answer any more.
-    pub async fn change<E: Send + 'static>(
+    pub async fn change<T: Send + 'static, E: Send + 'static>(
         &self,
         document: &'static str,
         operator: &str,
-        mut edit: impl FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>, E> + Send + 'static,
-    ) -> Result<Result<(), E>, Unshared> {
-        let refusal = Arc::new(Mutex::new(None));
-        let kept = Arc::clone(&refusal);
-        let edit = Box::new(move |there: Option<&[u8]>| match edit(there) {
-            Ok(Some(bytes)) => Edited::To(bytes),
-            Ok(None) => Edited::Unchanged,
-            Err(error) => {
-                *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Edited::Refused
-            }
+        mut edit: impl FnMut(Option<&[u8]>) -> Result<(Option<Vec<u8>>, T), E> + Send + 'static,
+    ) -> Result<Result<T, E>, Unshared> {
+        let last = Arc::new(Mutex::new(None));
+        let kept = Arc::clone(&last);
+        let edit = Box::new(move |there: Option<&[u8]>| {
+            let (edited, outcome) = match edit(there) {
+                Ok((Some(bytes), value)) => (Edited::To(bytes), Ok(value)),
+                Ok((None, value)) => (Edited::Unchanged, Ok(value)),
+                Err(error) => (Edited::Refused, Err(error)),
+            };
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+            edited
         });
         let operator = operator.to_owned();
-        let written = self.ask(Wanted::Change { document, operator, edit }).await?;
-        let refused = refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (written, refused) {
-            (Written::Refused, Some(error)) => Ok(Err(error)),
-            (Written::Refused, None) | (Written::State | Written::Nothing, _) => Ok(Ok(())),
-        }
+        let _: Written = self.ask(Wanted::Change { document, operator, edit }).await?;
+        // `edit` has been called when there is an answer.
+        last.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(Unshared::NotRunning)
     }
 
-    /// [`Shared::change`] of what a document says, in its [`Format`].
+    /// [`Shared::change`] of what a document says, in its [`Format`]. Gives what the last call of `edit` did.
     ///
     /// # Errors
     /// Those of the format and of `edit`. Nothing was changed, unless the database does not answer any more.
@@ -286,13 +284,13 @@ impl Shared {
         operator: &str,
         format: F,
         mut edit: impl FnMut(&mut F::Content) -> Result<Edit, F::Error> + Send + 'static,
-    ) -> Result<(), F::Error> {
+    ) -> Result<Edit, F::Error> {
         let edit = move |there: Option<&[u8]>| {
             let mut content = there.map_or_else(|| Ok(F::Content::default()), |there| format.parse(there))?;
-            match edit(&mut content)? {
-                Edit::Changed => format.encode(&content).map(Some),
-                Edit::Unchanged => Ok(None),
-            }
+            Ok(match edit(&mut content)? {
+                Edit::Changed => (Some(format.encode(&content)?), Edit::Changed),
+                Edit::Unchanged => (None, Edit::Unchanged),
+            })
         };
         self.change(document, operator, edit).await?
     }

@@ -106,7 +106,7 @@ impl AppEpochs {
             }
             Ok(Edit::Changed)
         };
-        shared.edit(DOCUMENT, by, InFile, edit).await
+        shared.edit(DOCUMENT, by, InFile, edit).await.map(drop)
     }
 }
 

@@ -311,7 +311,7 @@ impl NamedCredentials {
             }
             change(directory).map(|()| Edit::Changed)
         };
-        shared.edit(DOCUMENT, by, InFile::of(&self.named), edit).await
+        shared.edit(DOCUMENT, by, InFile::of(&self.named), edit).await.map(drop)
     }
 
     fn encoded(&self, directory: &Directory) -> Result<Vec<u8>, String> {

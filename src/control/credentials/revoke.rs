@@ -179,7 +179,7 @@ impl NamedCredentials {
         let by = &revocation.changer.author.by;
         let decided = shared.edit(DOCUMENT, by, InFile::of(&self.named), edit).await;
         let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
-        (decided, seen)
+        (decided.map(drop), seen)
     }
 
     /// Revokes here what was in force for all nodes a moment ago.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
 
@@ -118,21 +117,16 @@ impl Domains {
         change: &DomainChange,
         author: &Author,
     ) -> Result<Edit, DomainError> {
-        let made = Arc::new(AtomicBool::new(false));
-        let is_made = Arc::clone(&made);
         let (configured, change, by) = (Arc::clone(&self.configured), change.clone(), author.clone());
         let format = InFile(Arc::clone(&configured));
         let edit = move |records: &mut DomainRecords| {
-            let is_one = Map::new(&configured, records).map_err(contradiction)?.admits(&change)?;
-            is_made.store(is_one, Ordering::Relaxed);
-            if !is_one {
+            if !Map::new(&configured, records).map_err(contradiction)?.admits(&change)? {
                 return Ok(Edit::Unchanged);
             }
             change.apply(records, &by)?;
             Ok(Edit::Changed)
         };
-        shared.edit(DOCUMENT, &author.by, format, edit).await?;
-        Ok(if made.load(Ordering::Relaxed) { Edit::Changed } else { Edit::Unchanged })
+        shared.edit(DOCUMENT, &author.by, format, edit).await
     }
 }
 

@@ -286,20 +286,14 @@ impl Drain {
         by: &str,
     ) -> Result<bool, DrainError> {
         let ending = Ending::begin(self, node);
-        let was_there = Arc::new(AtomicBool::new(false));
-        let (found, end) = (Arc::clone(&was_there), Arc::clone(&ending.end));
-        let edit = move |nodes: &mut Nodes| {
-            let edit = end.edit(nodes);
-            found.store(edit == Edit::Changed, Ordering::Relaxed);
-            Ok(edit)
-        };
-        fleet.shared.edit(DOCUMENT, by, InFile, edit).await?;
+        let end = Arc::clone(&ending.end);
+        let edited = fleet.shared.edit(DOCUMENT, by, InFile, move |nodes| Ok(end.edit(nodes))).await?;
         // What no other node has seen is not in the shared state, so its end is not adopted from there.
         let was_here = ending.take();
         if was_here {
             self.keep(fleet).await.map_err(DrainError::EndNotKept)?;
         }
-        match was_here || was_there.load(Ordering::Relaxed) {
+        match was_here || edited == Edit::Changed {
             false if ending.end.is_overtaken() => Err(DrainError::Overtaken),
             is_over => Ok(is_over),
         }

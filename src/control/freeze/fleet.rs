@@ -5,7 +5,6 @@ mod document;
 mod lift;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -284,27 +283,22 @@ impl Freezes {
     ) -> Result<bool, FreezeError> {
         let lift = Arc::clone(&lifting.lift);
         let scope = lift.scope;
-        let was_there = Arc::new(AtomicBool::new(false));
-        let found = Arc::clone(&was_there);
         let edit = move |freezes: &mut BTreeMap<Scope, Freeze>| match freezes.remove(&scope) {
             _ if lift.is_overtaken() => Ok(Edit::Unchanged),
             None => Ok(Edit::Unchanged),
             Some(freeze) if seen.as_ref().is_some_and(|seen| *seen != SeenFreeze::from(&freeze)) => {
                 Err(FreezeError::Changed { current: Arc::new(freeze) })
             }
-            Some(_) => {
-                found.store(true, Ordering::Relaxed);
-                Ok(Edit::Changed)
-            }
+            Some(_) => Ok(Edit::Changed),
         };
-        shared.edit(DOCUMENT, &author.by, InFile, edit).await?;
+        let edited = shared.edit(DOCUMENT, &author.by, InFile, edit).await?;
         // What no other node has seen is not in the shared state, so its end is not adopted from there.
         let file = Arc::clone(&self.file).lock_owned().await;
         let taken = lifting.take();
         let Written { outcome, turn: _turn } = state::write(file, records(&self.kept(), &self.store)).await;
         let was_here = taken.map_err(|current| FreezeError::FrozenAgain { current })?;
         outcome.map_err(FreezeError::UnfreezeLeftOnDisk)?;
-        Ok(was_here || was_there.load(Ordering::Relaxed))
+        Ok(was_here || edited == Edit::Changed)
     }
 
     /// Replaces a freeze by one that ends earlier, on all nodes at once: as an unfreeze, it must be in the shared state first. If
@@ -318,12 +312,8 @@ impl Freezes {
         let lifting = Lifting::begin_replacing(self, freeze.scope, Some(freeze.clone()));
         let (by, lift) = (freeze.author.by.clone(), Arc::clone(&lifting.lift));
         let (kept, freeze) = (freeze.clone(), freeze.clone());
-        let is_there = Arc::new(AtomicBool::new(false));
-        let written = Arc::clone(&is_there);
         let edit = move |freezes: &mut BTreeMap<Scope, Freeze>| {
-            let is_last = !lift.is_overtaken();
-            written.store(is_last, Ordering::Relaxed);
-            if !is_last {
+            if lift.is_overtaken() {
                 return Ok(Edit::Unchanged);
             }
             overtake(&before);
@@ -338,7 +328,7 @@ impl Freezes {
             drop(lifting);
             self.hold(&kept).await;
         }
-        outcome.map(|()| is_there.load(Ordering::Relaxed))
+        outcome.map(|edited| edited == Edit::Changed)
     }
 
     /// Freezes a scope for which this node knows a freeze that lasts longer: another node may have ended that one, which is not adopted
@@ -360,7 +350,7 @@ impl Freezes {
         let edited = shared.edit(DOCUMENT, &freeze.author.by, InFile, edit);
         let why = match tokio::time::timeout(SHARE_TIME, edited).await {
             Ok(Err(FreezeError::UnfreezeNotShared(unshared))) => unshared,
-            Ok(done) => return done.map(|()| true),
+            Ok(done) => return done.map(|_| true),
             Err(_) => Unshared::Database(DatabaseError::Slow),
         };
         self.overtake_lifts(freeze.scope);

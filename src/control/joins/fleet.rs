@@ -121,7 +121,7 @@ impl Joins {
             prune(records, &turn);
             Ok(Edit::Changed)
         };
-        shared.edit(DOCUMENT, by, InFile, edit).await
+        shared.edit(DOCUMENT, by, InFile, edit).await.map(drop)
     }
 }
 
