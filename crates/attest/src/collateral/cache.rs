@@ -229,7 +229,7 @@ impl CollateralCache {
             if let Some(kept) = entries.take(platform, self.clock().now()) {
                 return Ok(kept);
             }
-            if let Some(error) = entries.refusal(platform) {
+            if let Some(error) = entries.refusal(platform, Instant::now()) {
                 return Err(error);
             }
             self.join_fetch(platform)
@@ -383,7 +383,7 @@ impl CollateralCache {
                 Ok(placed)
             }
             Err(error) => {
-                entries.refuse(platform, &error, options);
+                entries.refuse(platform, &error, Instant::now(), options);
                 Err(error)
             }
         }

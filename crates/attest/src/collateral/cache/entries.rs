@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-
-use tokio::time::Instant;
+use std::time::Instant;
 
 use crate::collateral::cache::EntryStats;
 use crate::collateral::{
@@ -108,13 +107,19 @@ impl Entries {
     }
 
     /// The error of the last fetch, while no new fetch is allowed.
-    pub(super) fn refusal(&self, platform: PlatformKey) -> Option<CollateralError> {
-        let refusal = self.refusals.get(&platform).filter(|refusal| refusal.until > Instant::now())?;
+    pub(super) fn refusal(&self, platform: PlatformKey, now: Instant) -> Option<CollateralError> {
+        let refusal = self.refusals.get(&platform).filter(|refusal| refusal.until > now)?;
         Some(refusal.error.clone())
     }
 
     /// Remembers a failed fetch.
-    pub(super) fn refuse(&mut self, platform: PlatformKey, error: &CollateralError, options: &CacheOptions) {
+    pub(super) fn refuse(
+        &mut self,
+        platform: PlatformKey,
+        error: &CollateralError,
+        now: Instant,
+        options: &CacheOptions,
+    ) {
         let is_unknown = match error {
             CollateralError::Unavailable { failures } => {
                 !failures.is_empty() && failures.iter().all(FetchFailure::is_unknown_platform)
@@ -126,7 +131,6 @@ impl Entries {
             | CollateralError::Malformed(_) => false,
         };
         let pause = if is_unknown { options.unknown_for } else { options.retry_after };
-        let now = Instant::now();
         self.refusals.retain(|_, refusal| refusal.until > now);
         if self.refusals.len() < MAX_REFUSALS || self.refusals.contains_key(&platform) {
             self.refusals.insert(platform, Refusal { error: error.clone(), until: now + pause });
@@ -155,6 +159,12 @@ impl Entries {
             self.entries.iter().map(|(platform, entry)| (*platform, entry.collateral.numbers())).collect();
         held.sort_by_key(|(platform, _)| *platform);
         held
+    }
+
+    /// As if this time had passed since each failure.
+    #[cfg(test)]
+    pub(super) fn pass(&mut self, time: std::time::Duration) {
+        self.refusals.values_mut().for_each(|refusal| refusal.until -= time);
     }
 
     /// Forgets failures, so that each platform can be fetched again.
@@ -217,9 +227,11 @@ fn jittered(seconds: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::collateral::CaKind;
     use crate::collateral::testing::{NOW, collateral_set, numbered};
+    use crate::collateral::{CaKind, Resource};
 
     const MOCK: PlatformKey = PlatformKey { fmspc: [0; 6], ca: CaKind::Platform };
 
@@ -276,14 +288,28 @@ mod tests {
 
     #[test]
     fn remembered_failures_are_bounded() {
-        let (mut entries, options) = (Entries::default(), CacheOptions::default());
+        let (mut entries, options, now) = (Entries::default(), CacheOptions::default(), Instant::now());
         let error = CollateralError::unavailable(FetchFailure::Deadline);
         for n in 0..2 * MAX_REFUSALS as u64 {
-            entries.refuse(key(n), &error, &options);
+            entries.refuse(key(n), &error, now, &options);
         }
         assert_eq!(entries.refusals.len(), MAX_REFUSALS);
-        assert_eq!(entries.refusal(key(0)), Some(error));
-        assert_eq!(entries.refusal(key(MAX_REFUSALS as u64)), None);
+        assert_eq!(entries.refusal(key(0), now), Some(error));
+        assert_eq!(entries.refusal(key(MAX_REFUSALS as u64), now), None);
+    }
+
+    #[test]
+    fn a_failure_is_remembered_for_its_time_and_not_longer() {
+        let (now, options) = (Instant::now(), CacheOptions::default());
+        for (failure, pause) in [
+            (FetchFailure::Deadline, options.retry_after),
+            (FetchFailure::Status { resource: Resource::TcbInfo, status: 404 }, options.unknown_for),
+        ] {
+            let (mut entries, error) = (Entries::default(), CollateralError::unavailable(failure));
+            entries.refuse(MOCK, &error, now, &options);
+            assert_eq!(entries.refusal(MOCK, now + pause - Duration::from_nanos(1)), Some(error));
+            assert_eq!(entries.refusal(MOCK, now + pause), None);
+        }
     }
 
     #[test]
