@@ -9,11 +9,12 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::support::http::{self, request, with};
+use crate::support::http::{self, request};
+use crate::support::operator::authorized;
 use crate::support::postgres::Postgres;
 use crate::support::program::{Program, Setting, Sibling};
 use crate::support::proxy::Proxy;
-use crate::support::{ADMIN_TOKEN, Answer, Caller, DOMAIN, World, eventually};
+use crate::support::{Answer, Caller, DOMAIN, World, eventually};
 
 /// Which nodes share their state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +137,7 @@ impl Node {
     }
 
     async fn operator(&self, request: ::http::Request<bytes::Bytes>) -> std::io::Result<Answer> {
-        Caller::new(self.program.admin).plain().try_send(with(request, "x-admin-token", ADMIN_TOKEN)).await
+        Caller::new(self.program.admin).plain().try_send(authorized(request)).await
     }
 
     pub(crate) async fn is_ready(&self) -> bool {

@@ -11,11 +11,12 @@ use std::{
         LazyLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use alloy_primitives::Address;
 use alloy_sol_types::{SolCall, sol};
+use kms_attest::clock::unix_now;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -80,7 +81,7 @@ impl Drop for Anvil {
 impl Anvil {
     /// A node with a new chain.
     pub(crate) async fn start() -> Self {
-        Self::begun(now() - GENESIS_AGE.as_secs(), CHAIN_ID).await
+        Self::begun(unix_now() - GENESIS_AGE.as_secs(), CHAIN_ID).await
     }
 
     /// A node whose chain began at this time, in seconds since 1970. Its finalized block is two blocks old.
@@ -172,11 +173,6 @@ impl Anvil {
         assert_eq!(receipt["status"], "0x1", "{receipt}");
         receipt
     }
-}
-
-/// The time, in seconds since 1970.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
 fn hexed(bytes: &[u8]) -> String {

@@ -1,24 +1,20 @@
 //! Health and actions of operators: drain, reload, self-test and the others.
 
 use crate::support::http::{json, post, request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
-use http::Request;
+use crate::support::operator::authorized;
+use crate::support::{Answer, Caller, World, eventually};
 use serde_json::{Value, json};
-
-fn as_operator(call: Request<bytes::Bytes>) -> Request<bytes::Bytes> {
-    with(call, "x-admin-token", ADMIN_TOKEN)
-}
 
 async fn admin(world: &World) -> Caller {
     Caller::new(world.admin_address().await).plain()
 }
 
 async fn run(world: &World, name: &str) -> Answer {
-    admin(world).await.send(as_operator(post(&format!("/api/v1/actions/{name}"), ""))).await
+    admin(world).await.send(authorized(post(&format!("/api/v1/actions/{name}"), ""))).await
 }
 
 async fn get(world: &World, path: &str) -> Answer {
-    admin(world).await.send(as_operator(request("GET", path, ""))).await
+    admin(world).await.send(authorized(request("GET", path, ""))).await
 }
 
 /// The lines of `/logs`, without their times.
@@ -143,13 +139,13 @@ async fn without_other_nodes_a_kms_drains_itself_only() {
         ("[]", "must be a JSON object"),
     ] {
         for name in ["drain", "undrain"] {
-            let call = as_operator(post(&format!("/api/v1/actions/{name}"), body));
+            let call = authorized(post(&format!("/api/v1/actions/{name}"), body));
             let refused = admin(&world).await.send(call).await;
             assert!(refused.status == 400 && refused.text().contains(problem), "{body}: {}", refused.text());
         }
     }
     assert_eq!(world.caller().get("/readyz").await.status, 200);
-    let done = admin(&world).await.send(as_operator(post("/api/v1/actions/drain", "{}"))).await;
+    let done = admin(&world).await.send(authorized(post("/api/v1/actions/drain", "{}"))).await;
     assert_eq!((done.status, &done.value()["shared"]), (200, &Value::Null), "{}", done.text());
     assert!(!world.key_file("drains.json").exists(), "it ends with the process");
 }
@@ -216,7 +212,7 @@ async fn what_is_no_action_is_refused_and_not_recorded() {
     }
     let browser = with(request("GET", "/api/v1/actions/drain", ""), "sec-fetch-site", "same-origin");
     for call in [browser, request("HEAD", "/api/v1/actions/drain", "")] {
-        let refused = admin(&world).await.send(as_operator(call)).await;
+        let refused = admin(&world).await.send(authorized(call)).await;
         assert_eq!((refused.status, refused.header("x-error-code")), (400, "invalid_request"));
     }
     assert_eq!(world.caller().get("/readyz").await.status, 200);
@@ -255,6 +251,6 @@ async fn errors_of_routes_have_a_code_and_a_message_and_those_of_methods_do_not(
     }
     let refused = world.caller().send(json("Nothing", json!({}))).await;
     assert_eq!(refused.value(), json!({ "error": "Service not found: Nothing" }));
-    let refused = admin(&world).await.send(as_operator(json("Nothing", json!({})))).await;
+    let refused = admin(&world).await.send(authorized(json("Nothing", json!({})))).await;
     assert_eq!(refused.value(), json!({ "error": "Service not found: Nothing" }));
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use crate::support::http::{json, post, request, with};
+use crate::support::operator::authorized;
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
 use cvm_kms::app::Preflight;
 use cvm_kms::config::Config;
@@ -119,10 +120,6 @@ async fn a_token_or_a_password_opens_the_admin_listener() {
         let both = with(json("ClearImageCache", json!({})), "authorization", &bearer);
         assert_eq!(caller.send(with(both, "x-admin-token", token)).await.status, 200, "one of two is enough");
     }
-}
-
-fn authorized(call: http::Request<bytes::Bytes>) -> http::Request<bytes::Bytes> {
-    with(call, "x-admin-token", ADMIN_TOKEN)
 }
 
 #[tokio::test]
@@ -603,7 +600,7 @@ async fn an_operators_own_certificate_is_used_as_it_is_and_must_fit_its_key() {
     assert_eq!(shown(&world).await, der);
     assert_eq!(fs::read_to_string(world.path("own.crt")).expect("a file"), pem, "it stays as it was");
     let caller = Caller::new(world.admin_address().await);
-    let call = with(json("ListFrozen", json!({})), "x-admin-token", ADMIN_TOKEN);
+    let call = authorized(json("ListFrozen", json!({})));
     assert_eq!(caller.send(call).await.status, 200);
 
     let other = P256Key::generate().pem().to_string();

@@ -6,6 +6,7 @@ use cvm_kms::config::Config;
 use serde_json::{Value, json};
 
 use crate::support::http::{request, with};
+use crate::support::operator::authorized;
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, basic};
 
 const APPROVALS: &str = "/api/v1/approvals";
@@ -516,7 +517,7 @@ async fn a_chosen_secret_of_admin_waits_for_a_second_owner() {
         })
         .await
     };
-    let set = with(request("POST", "/api/v1/set-basic-auth", secret), "x-admin-token", ADMIN_TOKEN);
+    let set = authorized(request("POST", "/api/v1/set-basic-auth", secret));
     let answer = owners.admin.send(set).await;
     let id = waiting(&answer, 202);
     assert!(!answer.text().contains("chosen:") && !answer.text().contains("argon2"), "{}", answer.text());
@@ -547,7 +548,7 @@ async fn who_has_chosen_the_secret_of_admin_is_no_second_owner_by_it() {
     let mut world = World::ready().await;
     let owners = Owners::of_two(&mut world).await;
     let set = async |secret: &'static str| {
-        let set = with(request("POST", "/api/v1/set-basic-auth", secret), "x-admin-token", ADMIN_TOKEN);
+        let set = authorized(request("POST", "/api/v1/set-basic-auth", secret));
         let id = waiting(&owners.admin.send(set).await, 202);
         owners.approve(&id, &owners.bob).await;
     };

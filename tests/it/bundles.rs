@@ -11,7 +11,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::support::http::{post, request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, Identity, World, eventually};
+use crate::support::operator::Operator;
+use crate::support::{Answer, Identity, World, eventually};
 use cvm_kms::clock::unix_now;
 use kms_policy::bundle::{BundleDigest, Header, SecretKey, UnverifiedBundle, add_signature, sign};
 use serde_json::{Value, json};
@@ -25,8 +26,7 @@ struct Signed {
 }
 
 async fn send(world: &World, call: http::Request<bytes::Bytes>) -> Answer {
-    let caller = Caller::new(world.admin_address().await).plain();
-    caller.send(with(call, "x-admin-token", ADMIN_TOKEN)).await
+    Operator::of(world).await.send(call).await
 }
 
 fn code(answer: &Answer) -> (u16, String) {

@@ -5,12 +5,12 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::support::faults::{Asked, Fault, FaultServer, Reply, SECRET};
+use crate::support::faults::{Fault, FaultServer, Reply, SECRET};
 use crate::support::http::{post, with};
 use crate::support::process::run;
 use crate::support::{Identity, World, csr};
 use cvm_kms::config::Config;
-use cvm_kms::proto::{AppKeyResponse, GetMetaResponse, PrpcError, SignCertRequest, SignCertResponse};
+use cvm_kms::proto::{AppKeyResponse, PrpcError, SignCertRequest, SignCertResponse};
 use kms_attest::binding::ReportData;
 use kms_attest::csr::Csr;
 use kms_attest::evidence::{Evidence, Platform, Tdx, TpmPlatform, TpmQuote};
@@ -23,10 +23,6 @@ use serde_json::{Value, json};
 const RELEASED_0_6_0: &str = include_str!("../support/released-0.6.0.toml");
 const AUTO_BOOTSTRAP: &str = "core.onboard.auto_bootstrap_domain = \"localhost\"";
 
-async fn meta(world: &World) -> GetMetaResponse {
-    world.caller().json("GetMeta", json!({})).await.message()
-}
-
 async fn app_key(world: &World, app: &Cvm) -> crate::support::Answer {
     world.caller().shows(&Identity::self_issued(app)).json("GetAppKey", json!({})).await
 }
@@ -34,15 +30,15 @@ async fn app_key(world: &World, app: &Cvm) -> crate::support::Answer {
 #[tokio::test]
 async fn kms_004_get_meta_describes_the_kms_to_anyone_and_says_whether_images_are_verified() {
     let mut world = World::ready().await;
-    let first = meta(&world).await;
+    let first = world.meta().await;
     assert!(first.ca_cert.contains("BEGIN CERTIFICATE") && first.k256_pubkey.len() == 33 && !first.is_dev);
     assert!(first.bootstrap_info.is_some());
     assert_eq!(first.os_image_verification, Some(false));
-    let again = meta(&world).await;
+    let again = world.meta().await;
     assert_eq!((again.ca_cert, again.k256_pubkey), (first.ca_cert.clone(), first.k256_pubkey.clone()));
     world.configure("core.image.verify = true");
     world.start().await.expect("starts");
-    let verifying = meta(&world).await;
+    let verifying = world.meta().await;
     assert_eq!(verifying.os_image_verification, Some(true));
     assert_eq!(verifying.k256_pubkey, first.k256_pubkey);
 }
@@ -205,7 +201,7 @@ async fn attestatio_005_a_file_of_the_released_peer_starts_and_serves() {
     let mut keys = Vec::new();
     for start in ["the first start", "the second start"] {
         world.start().await.unwrap_or_else(|error| panic!("{start}: {error}"));
-        let described = meta(&world).await;
+        let described = world.meta().await;
         assert_eq!((described.os_image_verification, described.is_dev), (Some(false), true), "{start}");
         let answer = app_key(&world, &app).await;
         assert_eq!(answer.status, 200, "{start}: {answer:?}");
@@ -257,17 +253,6 @@ async fn keys_certs_008_two_counters_are_integers_and_count_good_and_bad_calls()
     assert!(metrics.lines().any(|line| line.starts_with("cvm_kms_requests_total{")));
 }
 
-/// A webhook that allows everyone, and describes itself.
-fn good(asked: &Asked) -> Reply {
-    Reply::json(&match asked.verb.as_str() {
-        "POST" => json!({"isAllowed": true, "gatewayAppId": "0xback", "reason": ""}),
-        _ => json!({
-            "status": "ok", "kmsContractAddr": "0x33", "gatewayAppId": "0xback", "chainId": 9,
-            "appImplementation": "0x44",
-        }),
-    })
-}
-
 /// A KMS that uses this webhook for apps only, with a timeout of two seconds.
 async fn asking(server: &FaultServer) -> World {
     let webhook = format!("url = \"{}\", timeout = \"2s\"", server.url());
@@ -279,7 +264,7 @@ async fn asking(server: &FaultServer) -> World {
 
 #[tokio::test]
 async fn keys_certs_008_get_meta_answers_while_the_webhook_is_silent_and_keys_are_refused_in_time() {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let world = asking(&server).await;
     let app = world.app(1);
     assert_eq!(app_key(&world, &app).await.status, 200);
@@ -309,13 +294,13 @@ fn contents(world: &World) -> Vec<(String, Vec<u8>)> {
 #[tokio::test]
 async fn keys_certs_009_root_keys_without_a_certificate_are_kept_and_served() {
     let mut world = World::ready().await;
-    let before = meta(&world).await;
+    let before = world.meta().await;
     world.stop().await;
     let keys = contents(&world);
     fs::remove_file(world.key_file("rpc.crt")).expect("removed");
     world.configure(AUTO_BOOTSTRAP);
     world.start().await.expect("the peer's refuses; here the certificate is made again");
-    assert_eq!(meta(&world).await.k256_pubkey, before.k256_pubkey, "no new identity");
+    assert_eq!(world.meta().await.k256_pubkey, before.k256_pubkey, "no new identity");
     assert_eq!(contents(&world), keys, "no key is touched");
 }
 
@@ -372,7 +357,7 @@ async fn auth_001_the_allowlist_is_read_again_and_fails_closed() {
 
 #[tokio::test]
 async fn auth_010_no_decision_is_kept_and_malformed_identities_are_refused_before_the_question() {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let world = asking(&server).await;
     let questions = || server.asked().iter().filter(|asked| asked.path.ends_with("/bootAuth/app")).count();
     let app = world.app(1);

@@ -4,7 +4,8 @@ use cvm_kms::api::routes::{Route, Verb};
 use cvm_kms::api::{Access, Method, Reach, Role, Service};
 
 use crate::support::http::{post, request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
+use crate::support::operator::authorized;
+use crate::support::{Answer, Caller, World};
 
 const FILES: [&str; 4] =
     ["/", "/assets/console/app.js", "/assets/console/views/overview.js", "/assets/vendor/preact.js"];
@@ -34,7 +35,7 @@ async fn the_files_need_no_credential_and_everything_else_still_does() {
         assert_eq!((head.status, head.body.len()), (200, 0), "{path}");
         assert_eq!(admin(&world).await.send(post(path, "")).await.status, 401, "{path}");
     }
-    let call = with(request("GET", "/livez", ""), "x-admin-token", ADMIN_TOKEN);
+    let call = authorized(request("GET", "/livez", ""));
     assert_eq!(admin(&world).await.send(call).await.status, 200, "the address is not locked");
     for path in
         ["/api/v1/me", "/assets/", "/assets/onboard.js", "//api/v1/me", "/assets/console/%2e%2e/api/v1/me"]

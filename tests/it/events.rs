@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::http::{post, request, with};
+use crate::support::operator::{Operator, authorized};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, PATIENCE, World, eventually};
 
 async fn admin(world: &World) -> Caller {
@@ -14,14 +15,11 @@ async fn admin(world: &World) -> Caller {
 }
 
 async fn get(world: &World, path: &str) -> Answer {
-    admin(world).await.send(with(request("GET", path, ""), "x-admin-token", ADMIN_TOKEN)).await
+    Operator::of(world).await.get(path).await
 }
 
 async fn new_event(world: &World, body: &str) -> Answer {
-    admin(world)
-        .await
-        .send(with(post("/api/v1/new_event", body.to_owned()), "x-admin-token", ADMIN_TOKEN))
-        .await
+    Operator::of(world).await.send(post("/api/v1/new_event", body.to_owned())).await
 }
 
 /// The response of `/api/v1/events` to this query, once it has `count` events.
@@ -150,12 +148,12 @@ async fn no_page_and_no_link_makes_a_browser_report_an_event() {
     let world = World::ready().await;
     let admin = admin(&world).await;
     for (site, status) in [("cross-site", 403), ("same-site", 403), ("none", 400), ("same-origin", 400)] {
-        let call = with(request("GET", "/api/v1/new_event?message=x", ""), "x-admin-token", ADMIN_TOKEN);
+        let call = authorized(request("GET", "/api/v1/new_event?message=x", ""));
         assert_eq!(admin.send(with(call, "sec-fetch-site", site)).await.status, status, "{site}");
     }
-    let call = with(post("/api/v1/new_event", "message=x"), "x-admin-token", ADMIN_TOKEN);
+    let call = authorized(post("/api/v1/new_event", "message=x"));
     assert_eq!(admin.send(with(call, "sec-fetch-site", "cross-site")).await.status, 403);
-    let head = with(request("HEAD", "/api/v1/new_event?message=x", ""), "x-admin-token", ADMIN_TOKEN);
+    let head = authorized(request("HEAD", "/api/v1/new_event?message=x", ""));
     assert_eq!(admin.send(head).await.status, 400);
     assert!(world.audited("reported").is_empty());
 }
@@ -179,7 +177,7 @@ async fn malformed_and_giant_queries_are_refused_by_name() {
         }
     }
     for id in ["x", "-1", "999999999999999999999"] {
-        let call = with(request("GET", "/api/v1/events/stream", ""), "x-admin-token", ADMIN_TOKEN);
+        let call = authorized(request("GET", "/api/v1/events/stream", ""));
         let answer = admin(&world).await.send(with(call, "last-event-id", id)).await;
         assert_eq!(answer.refusal(), (400, "Last-Event-ID must be the id of an event".to_owned()), "{id}");
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::support::faults::{FaultServer, Reply};
 use crate::support::operator::Operator;
-use crate::support::{Answer, Identity, World, http};
+use crate::support::{Answer, Identity, World};
 use cvm_kms::proto::{Check, ExplainRequest, ExplainResponse, GetAppKeyRequest, ListDenialsResponse};
 use kms_attest::binding::ReportData;
 use kms_attest::certificate;
@@ -534,13 +534,8 @@ async fn a_denial_is_read_by_a_plain_get() {
     let world = World::ready().await;
     let caller = world.caller().shows(&world.attested(&world.app(1)).await);
     let (_, id) = reference(&caller.get("/prpc/GetAppKey").await);
-    let admin = crate::support::Caller::new(world.admin_address().await).plain();
-    let call = http::with(
-        http::request("GET", &format!("/prpc/Admin.Explain?denial_id={id}"), ""),
-        "x-admin-token",
-        crate::support::ADMIN_TOKEN,
-    );
-    let explanation: ExplainResponse = admin.send(call).await.message();
+    let path = format!("/prpc/Admin.Explain?denial_id={id}");
+    let explanation: ExplainResponse = Operator::of(&world).await.get(&path).await.message();
     assert_eq!(explanation.code, "app_not_registered");
 }
 

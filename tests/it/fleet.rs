@@ -121,7 +121,7 @@ impl Fleet {
     pub(crate) async fn freeze(&self, node: usize) -> Value {
         let value = hex::encode(self.app.app_id());
         let request = json!({ "scope": "app", "value": value, "reason": "a test" });
-        self.operator(node).await.done("Freeze", request).await["shared"].clone()
+        self.operator(node).await.called("Freeze", request).await["shared"].clone()
     }
 
     /// Freezes the app on a node, and waits until the others have it, which a busy machine may need some time for.
@@ -318,7 +318,10 @@ async fn two_nodes_freeze_at_once_while_the_database_restarts_and_both_hold() {
         let value = hex::encode(app.app_id());
         let operator = fleet.operator(node);
         async move {
-            operator.await.done("Freeze", json!({ "scope": "app", "value": value, "reason": "a test" })).await
+            operator
+                .await
+                .called("Freeze", json!({ "scope": "app", "value": value, "reason": "a test" }))
+                .await
         }
     };
     let (one, two) = tokio::join!(freeze(0, &fleet.app), freeze(1, &other));
@@ -326,7 +329,7 @@ async fn two_nodes_freeze_at_once_while_the_database_restarts_and_both_hold() {
     fleet.postgres.resume().await;
     for node in 0..2 {
         eventually("both freezes", async || {
-            let frozen = fleet.operator(node).await.done("ListFrozen", json!({})).await;
+            let frozen = fleet.operator(node).await.called("ListFrozen", json!({})).await;
             (frozen["frozen"].as_array().map(Vec::len) == Some(2)).then_some(())
         })
         .await;
@@ -335,7 +338,7 @@ async fn two_nodes_freeze_at_once_while_the_database_restarts_and_both_hold() {
     for node in 0..2 {
         fleet.is_frozen(node).await;
         eventually("one freeze", async || {
-            let frozen = fleet.operator(node).await.done("ListFrozen", json!({})).await;
+            let frozen = fleet.operator(node).await.called("ListFrozen", json!({})).await;
             (frozen["frozen"].as_array().map(Vec::len) == Some(1)).then_some(())
         })
         .await;
@@ -403,7 +406,7 @@ async fn nodes_with_other_root_keys_in_the_same_database_share_nothing_and_are_a
     operator.freezes_all(json!({ "scope": "kms", "value": "", "reason": "a test" })).await;
     fleet.freeze_all(0).await;
     fleet.is_frozen(1).await;
-    let frozen = operator.done("ListFrozen", json!({})).await;
+    let frozen = operator.called("ListFrozen", json!({})).await;
     assert_eq!(frozen["frozen"].as_array().map(Vec::len), Some(1), "{frozen}");
     fleet.unfreeze(1).await;
     fleet.releases(0).await;
@@ -662,7 +665,7 @@ async fn a_new_root_epoch_takes_the_shared_state_over_before_the_old_one_is_reti
     fleet.done(1, "POST", &format!("{epochs}/fetch"), source).await;
     fleet.unfreeze(1).await;
     eventually("no freeze", async || {
-        let frozen = fleet.operator(0).await.done("ListFrozen", json!({})).await;
+        let frozen = fleet.operator(0).await.called("ListFrozen", json!({})).await;
         frozen["frozen"].as_array().is_none_or(Vec::is_empty).then_some(())
     })
     .await;

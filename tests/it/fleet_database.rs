@@ -94,10 +94,7 @@ async fn a_connection_that_has_read_much_is_replaced_and_nothing_stops() {
     .await;
     let freeze = json!({ "scope": "app", "value": "07".repeat(20), "reason": "a test" });
     Operator::of(&node).await.freezes_all(freeze).await;
-    let view = request("GET", "/api/v1/fleet", "");
-    let view = crate::support::http::with(view, "x-admin-token", crate::support::ADMIN_TOKEN);
-    let caller = crate::support::Caller::new(node.admin_address().await).plain();
-    assert_eq!(caller.send(view).await.value()["warnings"], json!([]));
+    assert_eq!(Operator::of(&node).await.get("/api/v1/fleet").await.value()["warnings"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -6,16 +6,16 @@ use kms_simulator::Cvm;
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
-use crate::support::http::{request, with};
+use crate::support::http::request;
 use crate::support::proxy::Network;
-use crate::support::{ADMIN_TOKEN, Caller, eventually};
+use crate::support::{ADMIN_TOKEN, eventually};
 
 const SHORT: &str = "core.postgres.max_view_age = \"3s\"";
 
 impl Fleet {
     async fn frozen(&self, node: usize, count: usize) {
         eventually(&format!("{count} freezes on node {node}"), async || {
-            let frozen = self.operator(node).await.done("ListFrozen", json!({})).await;
+            let frozen = self.operator(node).await.called("ListFrozen", json!({})).await;
             (frozen["frozen"].as_array().map_or(0, Vec::len) == count).then_some(())
         })
         .await;
@@ -23,7 +23,7 @@ impl Fleet {
 
     async fn freeze_app(&self, node: usize, app: &Cvm) -> Value {
         let request = json!({ "scope": "app", "value": hex::encode(app.app_id()), "reason": "a test" });
-        self.operator(node).await.done("Freeze", request).await["shared"].clone()
+        self.operator(node).await.called("Freeze", request).await["shared"].clone()
     }
 
     async fn credential(&self, node: usize, name: &str, role: &str) -> String {
@@ -296,10 +296,9 @@ async fn on_a_stale_node_an_owner_who_may_be_revoked_approves_the_repair_only() 
     fleet.adopted(1, 1).await;
     fleet.networks[1].set(Network::Reset);
     fleet.is_stale(1).await;
-    let caller = Caller::new(fleet.nodes[1].admin_address().await).plain();
+    let operator = fleet.operator(1).await;
     let asked = async |verb: &str, path: &str, body: &str| {
-        let asked = with(request(verb, path, body.to_owned()), "x-admin-token", ADMIN_TOKEN);
-        let waits = caller.send(asked).await;
+        let waits = operator.send(request(verb, path, body.to_owned())).await;
         waits.value()["approval"]["id"].as_str().unwrap_or_else(|| panic!("{}", waits.text())).to_owned()
     };
     let epoch = asked("POST", "/api/v1/epochs", "").await;

@@ -4,14 +4,15 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use crate::support::http::{self, with};
-use crate::support::operator::Operator;
+use crate::support::operator::{Operator, done};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, Identity, World, csr, eventually};
 use axum::Router;
 use axum::routing::post;
 use cvm_kms::proto::{FreezeRequest, ListFrozenResponse, SignCertRequest};
+use kms_attest::clock::unix_now;
 use kms_attest::csr::Csr;
 use kms_attest::p256::P256Key;
 use kms_simulator::Cvm;
@@ -21,10 +22,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 const TOLD: &str = "Boot denied: frozen by the operator";
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
-}
 
 /// The scopes that apply to an app, with their values.
 fn scopes_of(cvm: &Cvm) -> [(&'static str, Vec<u8>); 5] {
@@ -58,7 +55,7 @@ fn is_frozen(answer: &Answer, prefix: &str) {
 async fn the_apps_that_a_freeze_of_everything_would_stop_are_counted() {
     let world = World::ready().await;
     let operator = Operator::of(&world).await;
-    let before = operator.done("RecentReleases", json!({})).await;
+    let before = operator.called("RecentReleases", json!({})).await;
     assert_eq!(before["apps"], 0);
     for number in [1, 2, 1] {
         let app = world.app(number);
@@ -68,7 +65,7 @@ async fn the_apps_that_a_freeze_of_everything_would_stop_are_counted() {
     }
     let stranger = world.caller().shows(&world.attested(&world.app(3)).await);
     assert_eq!(stranger.json("GetAppKey", json!({})).await.status, 403);
-    let after = operator.done("RecentReleases", json!({})).await;
+    let after = operator.called("RecentReleases", json!({})).await;
     assert_eq!((&after["apps"], &after["since"]), (&json!(2), &before["since"]));
     assert!(after["since"].as_u64().is_some_and(|since| since <= unix_now()), "{after}");
 }
@@ -243,7 +240,7 @@ async fn freezes_are_kept_over_restarts_and_say_who_did_them() {
         expires_at: Some(end),
         replace: false,
     };
-    operator.done("Freeze", serde_json::to_value(&request).expect("JSON")).await;
+    operator.called("Freeze", serde_json::to_value(&request).expect("JSON")).await;
     let by_alice = Caller::new(world.admin_address().await).plain();
     let body = json!({ "scope": "device", "value": "07".repeat(32), "reason": "stolen" });
     let call = crate::support::http::with(
@@ -288,13 +285,13 @@ async fn a_freeze_ends_by_the_clock() {
     let operator = Operator::of(&world).await;
     let caller = world.caller().shows(&world.attested(&app).await);
     let request = json!({ "scope": "kms", "reason": "for a moment", "expires_at": unix_now() + 3 });
-    operator.done("Freeze", request).await;
+    operator.called("Freeze", request).await;
     is_frozen(&caller.json("GetAppKey", json!({})).await, "App not allowed: ");
     eventually("the end of the freeze", async || {
         (caller.json("GetAppKey", json!({})).await.status == 200).then_some(())
     })
     .await;
-    assert_eq!(operator.done("ListFrozen", json!({})).await, json!({ "frozen": [] }));
+    assert_eq!(operator.called("ListFrozen", json!({})).await, json!({ "frozen": [] }));
 }
 
 #[tokio::test]
@@ -323,7 +320,7 @@ async fn what_cannot_be_frozen_is_refused_and_changes_nothing() {
         assert_eq!(status, 400, "{request}");
         assert!(text.starts_with(told), "{request}: {text}");
     }
-    assert_eq!(operator.done("ListFrozen", json!({})).await, json!({ "frozen": [] }));
+    assert_eq!(operator.called("ListFrozen", json!({})).await, json!({ "frozen": [] }));
     assert!(world.audited("frozen").is_empty());
 }
 
@@ -355,7 +352,7 @@ async fn a_kms_that_does_not_know_what_is_frozen_does_not_start() {
     }
     fs::write(&file, whole).expect("the file");
     world.start().await.expect("starts");
-    let shown = Operator::of(&world).await.done("ListFrozen", json!({})).await;
+    let shown = Operator::of(&world).await.called("ListFrozen", json!({})).await;
     assert_eq!(shown["frozen"][0]["scope"], "kms");
 }
 
@@ -386,9 +383,9 @@ async fn operators_leave_room_for_the_freezes_of_owners_and_can_always_freeze_ev
     fs::write(world.key_file("frozen.json"), text).expect("a file");
     world.start().await.expect("starts");
     let admin = Caller::new(world.admin_address().await).plain();
-    let shift = json!({ "name": "shift", "role": "operator" }).to_string();
-    let made = admin.send(with(http::post("/api/v1/credentials", shift), "x-admin-token", ADMIN_TOKEN)).await;
-    let token = format!("Bearer {}", made.value()["token"].as_str().expect("a token"));
+    let shift = json!({ "name": "shift", "role": "operator" });
+    let made = done(&world, "POST", "/api/v1/credentials", shift).await;
+    let token = format!("Bearer {}", made["token"].as_str().expect("a token"));
     let freeze = async |header: &'static str, token: &str, scope: &str, value: &str| {
         let request = json!({ "scope": scope, "value": value, "reason": "a test" });
         admin.send(with(http::json("Freeze", request), header, token)).await

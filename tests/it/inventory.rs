@@ -2,25 +2,24 @@
 
 use std::sync::Arc;
 
-use crate::support::http::{post, request, with};
 use crate::support::operator::Operator;
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
+use crate::support::{Answer, World, eventually};
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 
-struct Reader(Caller);
+struct Reader(Operator);
 
 impl Reader {
     async fn of(world: &World) -> Self {
-        Self(Caller::new(world.admin_address().await).plain())
+        Self(Operator::of(world).await)
     }
 
     async fn get(&self, path: &str) -> Answer {
-        self.0.send(with(request("GET", path, ""), "x-admin-token", ADMIN_TOKEN)).await
+        self.0.get(path).await
     }
 
     async fn post(&self, path: &str, body: Value) -> Answer {
-        self.0.send(with(post(path, body.to_string()), "x-admin-token", ADMIN_TOKEN)).await
+        self.0.ask("POST", path, body).await
     }
 
     /// The document at `path`, once the index is as far as the audit log.

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::support::http::{request, with};
+use crate::support::operator::Operator;
 use crate::support::postgres::Postgres;
 use crate::support::{ADMIN_TOKEN, Answer, Caller, Identity, World, eventually};
 use cvm_kms::api::routes::ROUTES;
@@ -14,28 +15,17 @@ const JOINS: &str = "/api/v1/replica-joins";
 const BY_INVITATION: &str = "core.onboard.public_key_handover = false";
 
 /// An operator of a KMS.
-struct Owner(Caller);
+struct Owner(Operator);
 
 impl Owner {
     async fn of(world: &World) -> Self {
-        Self(Caller::new(world.admin_address().await).plain())
-    }
-
-    async fn ask(&self, verb: &str, path: &str, body: &Value) -> Answer {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        self.0.send(with(request(verb, path, body), "x-admin-token", ADMIN_TOKEN)).await
-    }
-
-    async fn done(&self, verb: &str, path: &str, body: Value) -> Value {
-        let answer = self.ask(verb, path, &body).await;
-        assert_eq!(answer.status, 200, "{verb} {path}: {}", answer.text());
-        answer.value()
+        Self(Operator::of(world).await)
     }
 
     /// Invites a replica: the id, the token and the SHA-256 of the root.
     async fn invites(&self, valid_for: u64) -> Invited {
         let body = json!({ "domain": "replica.example", "label": "rack 7", "valid_for": valid_for });
-        let made = self.done("POST", JOINS, body).await;
+        let made = self.0.done("POST", JOINS, body).await;
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         Invited {
             id: text(&made["join"]["id"]),
@@ -45,18 +35,18 @@ impl Owner {
     }
 
     async fn join(&self, invited: &Invited) -> Value {
-        self.done("GET", &format!("{JOINS}/{}", invited.id), Value::Null).await
+        self.0.done("GET", &format!("{JOINS}/{}", invited.id), Value::Null).await
     }
 
     async fn cancels(&self, invited: &Invited) -> Answer {
-        self.ask("DELETE", &format!("{JOINS}/{}", invited.id), &Value::Null).await
+        self.0.ask("DELETE", &format!("{JOINS}/{}", invited.id), &Value::Null).await
     }
 
     /// Waits until an invitation is in this state.
     async fn is(&self, invited: &Invited, state: &str) -> Value {
         let path = format!("{JOINS}/{}", invited.id);
         eventually(&format!("the state {state}"), async || {
-            let join = self.ask("GET", &path, &Value::Null).await.value();
+            let join = self.0.ask("GET", &path, &Value::Null).await.value();
             (join["state"] == state).then_some(join)
         })
         .await
@@ -142,7 +132,7 @@ async fn an_invited_replica_gets_the_keys_and_says_that_it_serves() {
     assert!(!join.to_string().contains(&invited.token[30..]), "{join}");
     assert!(join["advice"].is_null(), "{join}");
     let body = json!({ "domain": "nat.example", "source_url": "https://[2001:db8::1]:9000/prpc" });
-    let made = owner.done("POST", JOINS, body).await;
+    let made = owner.0.done("POST", JOINS, body).await;
     let command = made["join"]["command"].as_str().expect("a command");
     assert!(command.contains(" --source 'https://[2001:db8::1]:9000' "), "{command}");
 
@@ -160,17 +150,17 @@ async fn an_invited_replica_gets_the_keys_and_says_that_it_serves() {
     replica.finish().await;
     let join = owner.is(&invited, "serving").await;
     assert_eq!((&join["over"], &join["confirmed"]), (&json!(true), &json!(true)));
-    let operation = owner.done("GET", &format!("/api/v1/operations/{}", invited.id), Value::Null).await;
-    assert_eq!(operation, owner.done("GET", &format!("/status/{}", invited.id), Value::Null).await);
+    let operation = owner.0.done("GET", &format!("/api/v1/operations/{}", invited.id), Value::Null).await;
+    assert_eq!(operation, owner.0.done("GET", &format!("/status/{}", invited.id), Value::Null).await);
     assert_eq!(
         (&operation["kind"], &operation["state"], &operation["succeeded"], &operation["stages"]),
         (&json!("replica_join"), &json!("serving"), &json!(true), &join["stages"])
     );
-    let listed = owner.done("GET", "/api/v1/operations", Value::Null).await;
+    let listed = owner.0.done("GET", "/api/v1/operations", Value::Null).await;
     let listed = listed["operations"].as_array().expect("operations").clone();
     assert_eq!(listed.len(), 2, "{listed:?}");
     assert!(listed.contains(&operation), "{listed:?}");
-    let answer = owner.ask("GET", "/api/v1/operations/0123456789abcdef", &Value::Null).await;
+    let answer = owner.0.ask("GET", "/api/v1/operations/0123456789abcdef", &Value::Null).await;
     assert_eq!(code(&answer), (400, "operation_unknown".to_owned()), "{answer:?}");
     assert_eq!(source.root_keys().ca_spki(), replica.root_keys().ca_spki());
 
@@ -221,7 +211,7 @@ async fn an_invitation_belongs_to_the_machine_that_used_it_first_and_replaces_no
     let refused = &join["stages"].as_array().expect("stages")[2];
     let denial = refused["denial_id"].as_str().expect("a denial");
     assert!(refused["code"].is_string(), "{join}");
-    owner.done("GET", &format!("/api/v1/denials/{denial}"), Value::Null).await;
+    owner.0.done("GET", &format!("/api/v1/denials/{denial}"), Value::Null).await;
 
     // Another machine with the right measurement.
     let replica = World::onboarding().await;
@@ -313,16 +303,16 @@ async fn expired_cancelled_and_wrong_tokens_open_nothing() {
         (json!({ "domain": "a.example", "source_url": "https://a.example/$(id)" }), "letters, digits"),
         (json!({}), "missing field"),
     ] {
-        let answer = owner.ask("POST", JOINS, &body).await;
+        let answer = owner.0.ask("POST", JOINS, &body).await;
         assert!(answer.status == 400 && answer.text().contains(text), "{body}: {answer:?}");
     }
-    assert_eq!(owner.ask("GET", &format!("{JOINS}/x"), &Value::Null).await.status, 400);
+    assert_eq!(owner.0.ask("GET", &format!("{JOINS}/x"), &Value::Null).await.status, 400);
     let mut made = 0;
-    while owner.ask("POST", JOINS, &json!({ "domain": "a.example" })).await.status == 200 {
+    while owner.0.ask("POST", JOINS, &json!({ "domain": "a.example" })).await.status == 200 {
         made += 1;
         assert!(made <= 32, "they are bounded");
     }
-    let answer = owner.ask("POST", JOINS, &json!({ "domain": "a.example" })).await;
+    let answer = owner.0.ask("POST", JOINS, &json!({ "domain": "a.example" })).await;
     assert_eq!(code(&answer), (409, "joins_full".to_owned()), "{answer:?}");
 }
 
@@ -395,7 +385,7 @@ async fn invitations_survive_a_restart_and_what_the_disk_does_not_take_opens_not
     let answer = get_keys(&source, &identity, &open.token).await;
     refuses(&answer, 503, "cannot be noted now");
     assert!(!answer.text().contains("joins.json"), "{answer:?}");
-    let answer = owner.ask("POST", JOINS, &json!({ "domain": "a.example" })).await;
+    let answer = owner.0.ask("POST", JOINS, &json!({ "domain": "a.example" })).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     assert_eq!(owner.join(&open).await["stages"], json!([]));
     assert_eq!(released(&source), 1);
@@ -433,7 +423,7 @@ async fn two_nodes_never_both_use_one_invitation_and_without_the_database_none_d
     let second = first.sibling_with(&config(1)).await;
     let (here, there) = (Owner::of(&first).await, Owner::of(&second).await);
     eventually("a shared state", async || {
-        let view = there.done("GET", "/api/v1/fleet", Value::Null).await;
+        let view = there.0.done("GET", "/api/v1/fleet", Value::Null).await;
         (view["stale"].is_null() && view["nodes"].as_array()?.len() == 2).then_some(())
     })
     .await;

@@ -4,14 +4,13 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::support::http::{request, with};
-use crate::support::operator::Operator;
-use crate::support::{ADMIN_TOKEN, Caller, World, certificate_request, eventually};
+use crate::support::operator::{Operator, done};
+use crate::support::{Caller, World, certificate_request, eventually};
 use cvm_kms::audit::{Audit, Event, Receipt};
 use cvm_kms::keys::epoch::RootEpoch;
 use cvm_kms::lifecycle::{Node, Ready};
 use cvm_kms::proto::{
-    AppId as AppIdMessage, AppKeyResponse, ExplainRequest, GetAppKeyRequest, GetMetaResponse, KmsKeyResponse,
+    AppId as AppIdMessage, AppKeyResponse, ExplainRequest, GetAppKeyRequest, KmsKeyResponse,
     PublicKeyResponse, SignCertResponse,
 };
 use cvm_kms::store::{KeyDirectory, Permissions};
@@ -103,10 +102,6 @@ async fn guest(world: &World, app: &Cvm) -> Caller {
     world.caller().shows(&world.attested(app).await)
 }
 
-async fn meta(world: &World) -> GetMetaResponse {
-    world.caller().json("GetMeta", json!({})).await.message()
-}
-
 fn epochs(keys: &AppKeyResponse) -> (Option<u32>, Option<u32>) {
     (keys.root_epoch, keys.app_epoch)
 }
@@ -153,9 +148,9 @@ async fn a_guest_that_knows_no_epochs_is_served_unchanged_after_a_rotation() {
     for name in ["root_epoch", "app_epoch", "previous"] {
         assert!(!before.0.contains(name) && !before.2.contains(name), "{name}");
     }
-    assert!(meta(&world).await.epochs.is_empty());
+    assert!(world.meta().await.epochs.is_empty());
     rotated(&mut world).await;
-    assert_eq!(meta(&world).await.epochs.len(), 2);
+    assert_eq!(world.meta().await.epochs.len(), 2);
     assert_eq!(served(&world).await, before);
     // Nor is anything else in the records.
     let recorded = world.audited("app_key_released");
@@ -165,14 +160,14 @@ async fn a_guest_that_knows_no_epochs_is_served_unchanged_after_a_rotation() {
 #[tokio::test]
 async fn who_pinned_the_root_of_epoch_0_can_follow_after_the_identity_has_moved() {
     let (mut world, _) = rotated_world().await;
-    let before = meta(&world).await;
+    let before = world.meta().await;
     let pinned = Signer::try_from(before.k256_pubkey.as_slice()).expect("a key");
     let new = stated_epoch(&before, 1).expect("the root key states epoch 1");
     let stopped = Stopped::of(&mut world).await;
     stopped.retire(0).await;
     drop(stopped);
     world.start().await.expect("it starts again");
-    let after = meta(&world).await;
+    let after = world.meta().await;
     assert_eq!(after.k256_pubkey, new.signer.as_bytes());
     let shown = &after.epochs[1];
     assert_eq!(root_epoch_signer(1, &new.ca_spki, &new.signer, &shown.signature), Ok(pinned));
@@ -195,7 +190,7 @@ async fn a_log_goes_on_as_the_same_tree_when_its_key_changes() {
         keys.receipt.clone().expect("a receipt")
     };
     let old_receipt = released(&world).await;
-    let before = meta(&world).await;
+    let before = world.meta().await;
     let pinned = Signer::try_from(before.k256_pubkey.as_slice()).expect("a key");
     let (old_log, _) = shown_log(&before).expect("a log");
     let pin = checkpoint(&world).await;
@@ -208,7 +203,7 @@ async fn a_log_goes_on_as_the_same_tree_when_its_key_changes() {
     for start in 1..=2 {
         world.start().await.expect("it starts again");
         let receipt = released(&world).await;
-        let after = meta(&world).await;
+        let after = world.meta().await;
         let (log, signer) = shown_log(&after).expect("a log");
         assert_ne!(log, old_log);
         assert_eq!(log.origin(), old_log.origin(), "the same log");
@@ -243,7 +238,7 @@ async fn an_app_that_follows_gets_new_keys_and_can_still_read_the_old_ones() {
     let first: AppKeyResponse = caller.json("GetAppKey", json!({})).await.message();
     assert_eq!((epochs(&first), first.previous.len()), ((None, None), 0));
     says(&world, &app, &json!({ "rootEpoch": "current" }));
-    let meta = meta(&world).await;
+    let meta = world.meta().await;
     let new = stated_epoch(&meta, 1).expect("the root key states epoch 1");
     assert_eq!(new.stated_by.as_bytes().as_slice(), meta.k256_pubkey);
 
@@ -320,9 +315,8 @@ async fn records_receipts_and_the_inventory_say_the_epochs() {
     println!("{length} bytes");
     assert!(length <= 2048, "{length}");
 
-    let admin = Caller::new(world.admin_address().await).plain();
-    let get =
-        async |path: &str| admin.send(with(request("GET", path, ""), "x-admin-token", ADMIN_TOKEN)).await;
+    let admin = Operator::of(&world).await;
+    let get = async |path: &str| admin.get(path).await;
     let cvm = eventually("the CVM in the inventory", async || {
         let list = get("/api/v1/cvms").await.value();
         list["cvms"].as_array()?.iter().find(|cvm| cvm["epochs"] == "1.4000000000").cloned()
@@ -435,11 +429,9 @@ async fn the_policy_must_still_allow_the_caller_for_an_older_epoch() {
 #[tokio::test]
 async fn an_operators_choice_counts_until_the_policy_says_otherwise() {
     let (world, app) = rotated_world().await;
-    let admin = Caller::new(world.admin_address().await).plain();
     let path = format!("/api/v1/epochs/apps/{}", hex::encode(app.app_id()));
-    let body = json!({ "root_epoch": "current", "app_epoch": 2 }).to_string();
-    let answer = admin.send(with(request("PUT", &path, body), "x-admin-token", ADMIN_TOKEN)).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let body = json!({ "root_epoch": "current", "app_epoch": 2 });
+    done(&world, "PUT", &path, body).await;
     let caller = guest(&world, &app).await;
     let used = async || epochs(&caller.json("GetAppKey", json!({})).await.message());
     assert_eq!(used().await, (Some(1), Some(2)));
@@ -460,7 +452,7 @@ async fn a_replica_that_can_store_one_epoch_gets_none_of_several() {
     let handed: Vec<_> = keys.epochs.iter().map(|epoch| (epoch.number, epoch.state.as_str())).collect();
     assert_eq!(handed, [(0, "active"), (1, "active")]);
     assert_eq!((keys.keys.len(), keys.identity_epoch), (1, None));
-    let shown = meta(&world).await.epochs;
+    let shown = world.meta().await.epochs;
     for (handed, shown) in keys.epochs.iter().zip(&shown) {
         assert_eq!((&handed.ca_pubkey, &handed.k256_pubkey), (&shown.ca_pubkey, &shown.k256_pubkey));
         let ca = P256Key::from_pem(&handed.ca_key).expect("a key");

@@ -5,8 +5,8 @@ use cvm_kms::audit;
 use cvm_kms::keys::derive::{self, AppKeys};
 use cvm_kms::keys::{K256Key, statement};
 use cvm_kms::proto::{
-    AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
-    KmsKeyResponse, PublicKeyResponse,
+    AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, KmsKeyResponse,
+    PublicKeyResponse,
 };
 use kms_attest::binding::ReportData;
 use kms_attest::evidence::{Evidence, Platform, TpmPlatform, TpmQuote};
@@ -28,10 +28,6 @@ fn signer(digest: [u8; 32], signature: &[u8]) -> Vec<u8> {
 
 fn expected_keys(world: &World, app: &Cvm) -> AppKeys {
     derive::app_keys(&world.root_keys(), &AppId(*app.app_id()), app.instance_id()).expect("keys")
-}
-
-async fn meta(world: &World) -> GetMetaResponse {
-    world.caller().json("GetMeta", json!({})).await.message()
 }
 
 #[tokio::test]
@@ -71,7 +67,7 @@ async fn the_signature_over_an_apps_key_recovers_to_the_key_that_get_meta_shows(
     let keys: AppKeyResponse = caller.json("GetAppKey", json!({})).await.message();
     let public = *K256Key::from_bytes(&keys.k256_key).expect("key").public_key();
     let digest = statement::digest(b"dstack-kms-issued", app.app_id(), &public);
-    assert_eq!(signer(digest, &keys.k256_signature), meta(&world).await.k256_pubkey);
+    assert_eq!(signer(digest, &keys.k256_signature), world.meta().await.k256_pubkey);
 }
 
 #[tokio::test]
@@ -88,7 +84,7 @@ async fn deployers_get_the_env_key_that_the_app_will_hold_signed_with_and_withou
     let public = x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(secret));
     assert_eq!(key.public_key, public.as_bytes());
 
-    let root = meta(&world).await.k256_pubkey;
+    let root = world.meta().await.k256_pubkey;
     let prefix = b"dstack-env-encrypt-pubkey";
     let plain = statement::digest(prefix, app.app_id(), &key.public_key);
     assert_eq!(signer(plain, &key.signature), root);
@@ -456,13 +452,6 @@ async fn what_cannot_be_recorded_is_not_released() {
     assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
 }
 
-/// The value of a metric with the given labels.
-async fn metric(world: &World, name: &str) -> f64 {
-    let text = world.caller().get("/metrics").await;
-    let line = text.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0.0, |value| value.parse().expect("a number"))
-}
-
 #[tokio::test]
 async fn a_connection_is_verified_once_and_the_next_one_asks_nobody() {
     // Without self-authorization nothing is fetched before the first app's request.
@@ -479,7 +468,7 @@ async fn a_connection_is_verified_once_and_the_next_one_asks_nobody() {
     }
     let fetched = world.pccs.request_count();
     assert!(fetched > 0);
-    assert_eq!(metric(&world, verified).await, 1.0);
+    assert_eq!(world.metric(verified).await, Some(1.0));
 
     world.pccs.set_mode(PccsMode::Down);
     let other = world.app(2);
@@ -489,7 +478,7 @@ async fn a_connection_is_verified_once_and_the_next_one_asks_nobody() {
         assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
     }
     assert_eq!(world.pccs.request_count(), fetched);
-    assert_eq!(metric(&world, verified).await, 3.0);
+    assert_eq!(world.metric(verified).await, Some(3.0));
 }
 
 #[tokio::test]

@@ -19,13 +19,9 @@ use cvm_kms::proto::{
     AppKeyResponse, GetAppKeyRequest, GetMetaResponse, KmsKeyResponse, Receipt, SignCertResponse,
 };
 
-async fn meta(world: &World) -> GetMetaResponse {
-    world.caller().json("GetMeta", json!({})).await.message()
-}
-
 /// The record in a receipt, after every verification that a caller can make.
 async fn proven(world: &World, receipt: Option<&Receipt>) -> Value {
-    let (meta, receipt) = (meta(world).await, receipt.expect("a receipt"));
+    let (meta, receipt) = (world.meta().await, receipt.expect("a receipt"));
     let text = format!("cvm-kms-log-key-v1:{}", meta.log_key);
     let (signature, recovery) = meta.log_key_signature.split_at(64);
     let recovery = RecoveryId::try_from(i32::from(recovery[0])).expect("recovery id");
@@ -135,15 +131,15 @@ async fn each_start_of_the_process_has_a_boot_id() {
 #[tokio::test]
 async fn a_log_keeps_its_name_over_a_restart_and_another_node_has_another() {
     let (mut world, other) = (World::ready().await, World::ready().await);
-    let before = meta(&world).await;
+    let before = world.meta().await;
     world.start().await.expect("the KMS starts again");
-    assert_eq!(meta(&world).await.log_key, before.log_key);
+    assert_eq!(world.meta().await.log_key, before.log_key);
     assert!(
         origin(&before).starts_with(&format!("{}/cvm-kms/", crate::support::DOMAIN)),
         "{}",
         before.log_key
     );
-    assert_ne!(origin(&meta(&other).await), origin(&before));
+    assert_ne!(origin(&other.meta().await), origin(&before));
 }
 
 async fn read(caller: &Caller, path: &str) -> Answer {
@@ -157,7 +153,7 @@ async fn anyone_reads_hashes_and_operators_read_entries() {
     let checkpoint = read(&anyone, "/log/checkpoint").await;
     assert_eq!(checkpoint.header("content-type"), "text/plain; charset=utf-8");
     assert_eq!(checkpoint.header("cache-control"), "no-cache");
-    let log = Log::of_key(meta(&world).await.log_key.parse().expect("a key")).expect("an origin");
+    let log = Log::of_key(world.meta().await.log_key.parse().expect("a key")).expect("an origin");
     let signed = log.open(&checkpoint.body, &[]).expect("a signed checkpoint");
     let size = signed.checkpoint().size.get();
     assert!((1..256).contains(&size), "{size}");

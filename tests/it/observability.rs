@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::support::faults::{Fault, FaultServer, Reply};
 use crate::support::http::{post, request, with};
+use crate::support::operator::{Operator, authorized};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
 
 const REQUEST_ID: &str = "x-request-id";
@@ -41,9 +42,9 @@ async fn every_response_of_both_listeners_has_an_id_of_its_own() {
         (&caller, grpc(), 200),
         (&admin, request("GET", "/livez", ""), 401),
         (&admin, request("GET", "/api/v1/credentials", ""), 401),
-        (&admin, with(request("GET", "/livez", ""), "x-admin-token", ADMIN_TOKEN), 200),
-        (&admin, with(request("GET", "/no/such", ""), "x-admin-token", ADMIN_TOKEN), 404),
-        (&admin, with(request("TRACE", "/livez", ""), "x-admin-token", ADMIN_TOKEN), 404),
+        (&admin, authorized(request("GET", "/livez", "")), 200),
+        (&admin, authorized(request("GET", "/no/such", "")), 404),
+        (&admin, authorized(request("TRACE", "/livez", "")), 404),
     ] {
         let shown = format!("{} {}", request.method(), request.uri());
         let answer = caller.send(request).await;
@@ -75,8 +76,8 @@ async fn a_plain_id_of_the_caller_comes_back_and_any_other_is_replaced() {
 #[tokio::test]
 async fn errors_of_our_routes_name_the_request_and_those_of_the_peer_do_not() {
     let world = World::ready().await;
-    let admin = Caller::new(world.admin_address().await).plain();
-    let ask = async |request| -> Answer { admin.send(with(request, "x-admin-token", ADMIN_TOKEN)).await };
+    let admin = Operator::of(&world).await;
+    let ask = async |request| -> Answer { admin.send(request).await };
     let answer = ask(with(post("/api/v1/credentials", "{}"), REQUEST_ID, "from-my-proxy")).await;
     let body = answer.value();
     assert_eq!(answer.status, 400);
@@ -192,8 +193,7 @@ async fn what_operators_do_is_recorded_with_the_id_of_their_request() {
 const KEY_FLOW: &str = "/api/v1/diagnostics/key-flow";
 
 async fn key_flow(world: &World) -> serde_json::Value {
-    let admin = Caller::new(world.admin_address().await).plain();
-    let answer = admin.send(with(request("GET", KEY_FLOW, ""), "x-admin-token", ADMIN_TOKEN)).await;
+    let answer = Operator::of(world).await.get(KEY_FLOW).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.header("cache-control"), "no-store");
     answer.value()
@@ -278,7 +278,7 @@ async fn diagnostics_take_no_parameters_and_need_a_credential() {
     let world = World::ready().await;
     let admin = Caller::new(world.admin_address().await).plain();
     let path = format!("{KEY_FLOW}?verbose=1");
-    let answer = admin.send(with(request("GET", &path, ""), "x-admin-token", ADMIN_TOKEN)).await;
+    let answer = admin.send(authorized(request("GET", &path, ""))).await;
     let text = "unknown parameter \"verbose\": there are none".to_owned();
     assert_eq!(answer.refusal(), (400, text));
     assert_eq!(admin.send(request("GET", KEY_FLOW, "")).await.status, 401);

@@ -11,6 +11,7 @@ use cvm_kms::api::Role;
 use cvm_kms::config::Config;
 use cvm_kms::operator::oidc::{Holder, KeySet, Rules, Token, TokenError};
 use futures_util::FutureExt as _;
+use kms_attest::clock::unix_now;
 use serde_json::{Value, json};
 
 use crate::support::http::{request, with};
@@ -255,10 +256,6 @@ async fn world(issuer: &Issuer, more: &str) -> (World, Caller) {
 
 async fn get(admin: &Caller, path: &str, token: &str) -> Answer {
     admin.send(with(request("GET", path, ""), "authorization", &format!("Bearer {token}"))).await
-}
-
-fn unix_now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
 #[tokio::test(flavor = "multi_thread")]

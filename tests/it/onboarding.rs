@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::support::http::{json, post, request, with};
 use crate::support::{Closed, DOMAIN, World, eventually};
 use cvm_kms::keys::statement;
-use cvm_kms::proto::{AppKeyResponse, BootstrapRequest, BootstrapResponse, GetMetaResponse, OnboardResponse};
+use cvm_kms::proto::{AppKeyResponse, BootstrapRequest, BootstrapResponse, OnboardResponse};
 use kms_attest::evidence::Evidence;
 use kms_attest::measurement::EventVersion;
 use kms_attest::{certificate, ra_tls};
@@ -45,10 +45,6 @@ fn key_files(world: &World) -> Vec<String> {
 fn nothing_is_stored(world: &World) {
     let stored: Vec<String> = key_files(world).into_iter().filter(|name| FILES.contains(&&**name)).collect();
     assert!(stored.is_empty(), "{stored:?}");
-}
-
-async fn meta(world: &World) -> GetMetaResponse {
-    world.caller().json("GetMeta", json!({})).await.message()
 }
 
 #[tokio::test]
@@ -146,7 +142,7 @@ async fn bootstrap_makes_keys_an_attested_statement_and_a_directory_that_the_pee
 
     assert_eq!(world.audited("keys_bootstrapped").len(), 1);
     world.finish().await;
-    let meta = meta(&world).await;
+    let meta = world.meta().await;
     assert_eq!(meta.bootstrap_info, Some(statement));
     assert_eq!(meta.ca_cert, text("root-ca.crt"));
 }
@@ -382,10 +378,10 @@ async fn connections_of_the_old_phase_get_their_answers_and_end() {
 #[tokio::test]
 async fn a_restart_finds_the_keys_and_does_not_onboard_again() {
     let mut world = World::ready().await;
-    let before = meta(&world).await;
+    let before = world.meta().await;
     let leaf = fs::read(world.key_file("rpc.crt")).expect("leaf");
     world.start().await.expect("starts again");
-    let after = meta(&world).await;
+    let after = world.meta().await;
     assert_eq!((before.ca_cert, before.k256_pubkey), (after.ca_cert, after.k256_pubkey));
     assert_eq!(before.bootstrap_info, after.bootstrap_info);
     assert_ne!(leaf, fs::read(world.key_file("rpc.crt")).expect("leaf"), "issued anew, with fresh evidence");
@@ -399,13 +395,13 @@ async fn a_restart_finds_the_keys_and_does_not_onboard_again() {
 #[tokio::test]
 async fn what_derives_from_the_keys_is_made_again() {
     let mut world = World::ready().await;
-    let before = meta(&world).await;
+    let before = world.meta().await;
     world.stop().await;
     for name in ["rpc.crt", "rpc.key", "root-ca.crt", "tmp-ca.crt", "bootstrap-info.json"] {
         fs::remove_file(world.key_file(name)).expect("removed");
     }
     world.start().await.expect("starts");
-    let after = meta(&world).await;
+    let after = world.meta().await;
     assert_eq!(after.k256_pubkey, before.k256_pubkey);
     let spki = |pem: &str| ra_tls::spki_of(&certificate::der(pem).expect("PEM")).expect("key");
     assert_eq!(spki(&after.ca_cert), spki(&before.ca_cert));
@@ -453,14 +449,14 @@ async fn without_keys_and_without_onboarding_there_is_no_start() {
 #[tokio::test]
 async fn auto_bootstrap_serves_keys_at_once_and_again() {
     let mut world = World::onboarding_with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
-    let first = meta(&world).await;
+    let first = world.meta().await;
     let info = first.bootstrap_info.clone().expect("a statement");
     assert_eq!(info.k256_pubkey, first.k256_pubkey);
     assert!(!info.attestation.is_empty());
     assert_eq!(fs::read_to_string(world.key_file("rpc-domain")).expect("domain"), DOMAIN);
     world.configure("core.onboard.auto_bootstrap_domain = \"other.example\"");
     world.start().await.expect("starts again");
-    assert_eq!(meta(&world).await.k256_pubkey, first.k256_pubkey);
+    assert_eq!(world.meta().await.k256_pubkey, first.k256_pubkey);
     let line = world.caller().connect().await.expect("a connection");
     let leaf = line.server_certificate.expect("a certificate");
     assert!(String::from_utf8_lossy(&leaf).contains("other.example"), "the configured name is served");
@@ -488,7 +484,7 @@ async fn auto_bootstrap_needs_no_guest_agent_where_nothing_has_to_be_attested() 
     .await;
     world.agent.set_mode(AgentMode::Down);
     world.start().await.expect("starts");
-    let meta = meta(&world).await;
+    let meta = world.meta().await;
     assert_eq!((meta.bootstrap_info, meta.k256_pubkey.len()), (None, 33));
 }
 
@@ -514,7 +510,7 @@ async fn without_a_tee_nothing_is_attested_and_everything_says_so() {
     let refusal = world.caller().plain().json("Onboard", body).await.refusal();
     assert_eq!(refusal, (400, "KMS has already been onboarded".to_owned()));
     world.finish().await;
-    let meta = meta(&world).await;
+    let meta = world.meta().await;
     assert_eq!(meta.bootstrap_info, Some(statement));
     for code in ["no_tee", "rpc_cert_not_attested", "self_authorization_off"] {
         assert!(meta.relaxed_settings.iter().any(|found| found == code), "{code}");
@@ -596,13 +592,6 @@ async fn the_onboarding_token_guards_what_changes_state_and_nothing_else() {
     assert!(grpc.bootstrap(request).await.is_ok());
 }
 
-/// A KMS on the same platform with another OS image.
-async fn other_image(toml: &str) -> World {
-    let platform: Arc<Platform> = Platform::from_seed(b"integration tests");
-    let cvm = Cvm::builder(&platform).app_id([0xca; 20]).os_image_hash([5; 32]).stage(Stage::Ready).build();
-    World::stopped_in(cvm, toml).await
-}
-
 async fn onboard(replica: &World, source: &World) -> crate::support::Answer {
     let url = format!("https://{}", source.address());
     replica.caller().plain().json("Onboard", json!({ "source_url": url, "domain": "replica.example" })).await
@@ -617,7 +606,7 @@ async fn a_replica_receives_the_keys_of_its_source_and_serves_the_same_apps() {
     let received: OnboardResponse = answer.message();
     replica.finish().await;
 
-    let (source_meta, replica_meta) = (meta(&source).await, meta(&replica).await);
+    let (source_meta, replica_meta) = (source.meta().await, replica.meta().await);
     assert_eq!(received.k256_pubkey, source_meta.k256_pubkey);
     assert_eq!(replica_meta.k256_pubkey, source_meta.k256_pubkey);
     assert_eq!(replica_meta.bootstrap_info, None);
@@ -698,7 +687,7 @@ async fn every_usual_form_of_the_source_url_is_understood_and_a_second_onboard_r
 #[tokio::test]
 async fn a_replica_in_a_state_that_the_source_does_not_allow_gets_nothing() {
     let source = World::ready().await;
-    let mut replica = other_image("").await;
+    let mut replica = World::of_another_image("").await;
     replica.allow_kms(&source.cvm);
     replica.start().await.expect("starts");
     let (_, text) = onboard(&replica, &source).await.refusal();
@@ -714,7 +703,7 @@ async fn a_replica_in_a_state_that_the_source_does_not_allow_gets_nothing() {
 #[tokio::test]
 async fn a_source_in_a_state_that_the_replica_does_not_allow_is_not_asked_for_keys() {
     let source = World::ready().await;
-    let mut replica = other_image("").await;
+    let mut replica = World::of_another_image("").await;
     source.allow_kms(&replica.cvm);
     replica.start().await.expect("starts");
     let (_, text) = onboard(&replica, &source).await.refusal();
@@ -775,7 +764,7 @@ async fn keys_that_cannot_be_saved_are_told_and_received_again() {
     nothing_is_stored(&replica);
     assert_eq!(onboard(&replica, &source).await.status, 200);
     replica.finish().await;
-    assert_eq!(meta(&replica).await.k256_pubkey, meta(&source).await.k256_pubkey);
+    assert_eq!(replica.meta().await.k256_pubkey, source.meta().await.k256_pubkey);
 }
 
 #[tokio::test]

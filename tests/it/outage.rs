@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::grpc::origin;
-use crate::support::http::{post, request, with};
+use crate::support::http::post;
 use crate::support::operator::Operator;
-use crate::support::{ADMIN_TOKEN, Caller, Closed, Identity, World, eventually};
+use crate::support::{Closed, Identity, World, eventually};
 use cvm_kms::proto::{AppKeyResponse, GetAppKeyRequest, GetMetaResponse};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
@@ -501,8 +501,7 @@ async fn is_told_everywhere(world: &World, code: &str) {
     assert_eq!(meta.not_ready[0].code, code);
 
     let public = world.caller().get("/readyz").await;
-    let admin = Caller::new(world.admin_address().await).plain();
-    let admin = admin.send(with(request("GET", "/readyz", ""), "x-admin-token", ADMIN_TOKEN)).await;
+    let admin = Operator::of(world).await.get("/readyz").await;
     assert_eq!((admin.status, &admin.value()["reasons"][0]["code"]), (503, &json!(code)));
     for secret in ["127.0.0.1", "secret", "auth-config.json", "detail", &*world.path("").to_string_lossy()] {
         assert!(!public.text().contains(secret), "{code}: {secret} in {}", public.text());
@@ -517,7 +516,7 @@ async fn is_listed(world: &World, method: &str, code: &str) {
     assert_eq!(body["denial_id"], answer.header("x-denial-id"));
     let again = world.caller().json(method, json!({})).await.value();
     assert_eq!(again["denial_id"], body["denial_id"], "one finding, whoever asks");
-    let listed = Operator::of(world).await.done("ListDenials", json!({ "code": code })).await;
+    let listed = Operator::of(world).await.called("ListDenials", json!({ "code": code })).await;
     let found = listed["denials"].as_array().expect("a list").iter().find(|it| it["id"] == body["denial_id"]);
     assert_eq!(found.expect("listed")["method"], method, "{listed}");
 }
@@ -609,7 +608,7 @@ async fn an_audit_log_that_cannot_be_written_makes_a_kms_not_ready() {
         (503, &json!("audit_log_unavailable")),
         "{answer:?}"
     );
-    let listed = Operator::of(&world).await.done("ListDenials", json!({})).await;
+    let listed = Operator::of(&world).await.called("ListDenials", json!({})).await;
     assert_eq!(listed["denials"][0]["id"], answer.value()["denial_id"], "{listed}");
 }
 

@@ -5,13 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use crate::support::http::{post, request, with};
 use crate::support::operator::Operator;
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
+use crate::support::{Answer, World, eventually};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 async fn send(world: &World, call: http::Request<bytes::Bytes>) -> Answer {
-    let caller = Caller::new(world.admin_address().await).plain();
-    caller.send(with(call, "x-admin-token", ADMIN_TOKEN)).await
+    Operator::of(world).await.send(call).await
 }
 
 async fn upload(world: &World, query: &str, content: impl Into<Vec<u8>>) -> Answer {
@@ -270,7 +269,10 @@ async fn a_candidate_that_was_reviewed_can_be_activated_and_no_other() {
     let text = String::from_utf8(candidate.clone()).expect("text");
     let start = async |text: &str, strict: Value| {
         operator
-            .done("StartShadow", json!({ "auth_config_json": text, "name": "v2", "strict_devices": strict }))
+            .called(
+                "StartShadow",
+                json!({ "auth_config_json": text, "name": "v2", "strict_devices": strict }),
+            )
             .await
     };
     start(&text, Value::Null).await;

@@ -24,17 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Immediate failures take much less, but machines that run tests are busy.
 const QUICK: Duration = Duration::from_secs(8);
 
-/// A webhook that allows everything while it has no fault.
-fn good(asked: &Asked) -> Reply {
-    Reply::json(&match asked.verb.as_str() {
-        "POST" => json!({"isAllowed": true, "gatewayAppId": "0xback", "reason": ""}),
-        _ => json!({
-            "status": "ok", "kmsContractAddr": "0x33", "gatewayAppId": "0xback", "chainId": 9,
-            "appImplementation": "0x44",
-        }),
-    })
-}
-
 fn webhook(server: &FaultServer) -> String {
     format!(
         "[core]\nenforce_self_authorization = false\nauth_api.type = \"webhook\"\nauth_api.webhook.url = \"{}\"",
@@ -169,7 +158,7 @@ impl Fixtures {
 
 #[tokio::test]
 async fn a_webhook_that_fails_at_once_allows_nobody_and_is_found_again() {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let fixtures = Fixtures::new(&webhook(&server)).await;
     fixtures.recovered("nothing").await;
     let table = Fault::table(PATIENCE).into_iter().chain([denied_by_an_outage()]);
@@ -185,7 +174,7 @@ async fn a_webhook_that_fails_at_once_allows_nobody_and_is_found_again() {
 async fn the_log_tells_what_callers_are_not_told_but_not_where_the_webhook_is() {
     let log = Log::default();
     let _kept = log.kept();
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let fixtures = Fixtures::new(&webhook(&server)).await;
     let port = server.address().port().to_string();
     for (fault, cause) in [
@@ -216,7 +205,7 @@ async fn the_log_tells_what_callers_are_not_told_but_not_where_the_webhook_is() 
 
 #[tokio::test]
 async fn grpc_callers_are_told_the_same() {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let fixtures = Fixtures::new(&webhook(&server)).await;
     for fault in
         [Fault::Down, Fault::Page(500, SECRET.into()), Fault::Page(200, SECRET.into()), denied_by_an_outage()]
@@ -243,7 +232,7 @@ async fn grpc_callers_are_told_the_same() {
 
 /// A fault that shows only by its delay; each has its own KMS, so that they can be waited for concurrently.
 async fn waited_for(fault: Fault) {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let fixtures = Fixtures::new(&webhook(&server)).await;
     server.suffer(fault.clone()).await;
     let began = Instant::now();
@@ -275,7 +264,7 @@ async fn a_webhook_that_keeps_callers_waiting_is_given_up_and_found_again() {
 
 #[tokio::test]
 async fn a_slow_webhook_is_still_one() {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let fixtures = Fixtures::new(&webhook(&server)).await;
     for fault in [Fault::Slow(Duration::from_millis(500)), Fault::Dripping(Duration::from_millis(2))] {
         server.suffer(fault.clone()).await;
@@ -285,7 +274,7 @@ async fn a_slow_webhook_is_still_one() {
 
 #[tokio::test]
 async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let fixtures = Fixtures::new(&webhook(&server)).await;
     let hanging = hex::encode([2; 20]);
     server.suffer_when(Fault::Hanging, move |asked| asked.json()["appId"] == hanging.as_str()).await;
@@ -322,7 +311,7 @@ async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
 /// it.
 #[tokio::test]
 async fn requests_that_come_together_share_the_question_about_this_kms() {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let toml = webhook(&server).replace("enforce_self_authorization = false\n", "");
     let fixtures = Fixtures::new(&toml).await;
     let about_us = || server.asked().iter().filter(|asked| asked.path.ends_with("/bootAuth/kms")).count();
@@ -348,7 +337,7 @@ async fn requests_that_come_together_share_the_question_about_this_kms() {
 
 #[tokio::test]
 async fn callers_without_evidence_have_nobody_asked() {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let toml = webhook(&server).replace("enforce_self_authorization = false\n", "");
     let fixtures = Fixtures::new(&toml).await;
     let caller = fixtures.world.caller();
@@ -365,7 +354,7 @@ async fn callers_without_evidence_have_nobody_asked() {
 
 #[tokio::test]
 async fn nobody_waits_for_a_webhook_that_is_known_to_be_gone() {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let fixtures = Fixtures::new(&webhook(&server)).await;
     server.suffer(Fault::Down).await;
     eventually("the breaker opens", async || {
@@ -417,14 +406,14 @@ fn signed(signer: &DecisionSigner, asked: &Asked) -> Reply {
     let kind = match asked.path.rsplit('/').next() {
         Some("app") => SubjectKind::App,
         Some("kms") => SubjectKind::Kms,
-        _ => return good(asked),
+        _ => return Reply::allowing(asked),
     };
     let nonce = Nonce::parse(asked.header(NONCE_HEADER).expect("a nonce")).expect("hex");
     let answer =
         Claims { is_allowed: true, gateway_app_id: "0xback", reason: "", release_stage: None, epochs: None };
     let expires = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 60;
     let signature = signer.sign(SignedRequest { kind, body: &asked.body, nonce: &nonce }, answer, expires);
-    let mut reply: Value = serde_json::from_slice(&good(asked).body).expect("JSON");
+    let mut reply: Value = serde_json::from_slice(&Reply::allowing(asked).body).expect("JSON");
     reply["signature"] = json!(signature);
     Reply::json(&reply)
 }
@@ -449,7 +438,7 @@ async fn a_replayed_decision_is_none() {
 
 #[tokio::test]
 async fn an_unsigned_decision_is_none_where_a_key_is_pinned() {
-    let server = FaultServer::answering(good).await;
+    let server = FaultServer::answering(Reply::allowing).await;
     let toml = format!("{}\nauth_api.webhook.decision_key = \"{}\"", webhook(&server), signer().public_key());
     let fixtures = Fixtures::new(&toml).await;
     fixtures.gets_nothing(&server, "unsigned", QUICK).await;
@@ -573,7 +562,7 @@ async fn what_is_revoked_while_our_own_standing_is_waited_for_is_not_released() 
     let asked_about = Arc::clone(&questions);
     let server = FaultServer::answering(move |asked| {
         if !asked.path.ends_with("/bootAuth/app") {
-            return good(asked);
+            return Reply::allowing(asked);
         }
         let mut questions = asked_about.lock().expect("no panic");
         questions.push(Instant::now());
@@ -599,7 +588,7 @@ async fn a_webhook_says_at_which_stage_keys_are_released() {
     let stage = Arc::new(Mutex::new(json!(null)));
     let said = Arc::clone(&stage);
     let server = FaultServer::answering(move |asked| {
-        let mut reply: Value = serde_json::from_slice(&good(asked).body).expect("JSON");
+        let mut reply: Value = serde_json::from_slice(&Reply::allowing(asked).body).expect("JSON");
         reply["releaseStage"] = said.lock().expect("no panic").clone();
         Reply::json(&reply)
     })

@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::support::http::{post, request, with};
+use crate::support::http::{post, with};
+use crate::support::operator::ask;
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
 
 const RECOVERY: &str = "/api/v1/recovery";
@@ -21,12 +22,6 @@ const DRILL: &str = "/api/v1/recovery/drill";
 struct Officers {
     identities: Vec<Identity>,
     made: Value,
-}
-
-async fn ask(world: &World, verb: &str, path: &str, body: &Value) -> Answer {
-    let caller = Caller::new(world.admin_address().await).plain();
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    caller.send(with(request(verb, path, body), "x-admin-token", ADMIN_TOKEN)).await
 }
 
 fn recipients(identities: &[Identity]) -> Value {

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use crate::support::faults::{Fault, FaultServer, Reply};
 use crate::support::http::{post, with};
-use crate::support::recovery::{Officers, now, subsets};
+use crate::support::recovery::{Officers, subsets};
 use crate::support::{ADMIN_TOKEN, Answer, Caller, DOMAIN, World, eventually};
 use cvm_kms::keys::epoch::RootEpoch;
 use cvm_kms::keys::keyring::{EpochChange, Keyring};
 use cvm_kms::keys::{RootKeys, material};
-use cvm_kms::proto::{AppKeyResponse, GetMetaResponse};
+use cvm_kms::proto::AppKeyResponse;
 use cvm_kms::store::{KeyDirectory, Permissions, State};
+use kms_attest::clock::unix_now;
 use serde_json::{Value, json};
 
 const OPEN: &str = "/recovery/restore";
@@ -93,10 +94,6 @@ async fn app_keys(world: &World) -> AppKeyResponse {
     answer.message()
 }
 
-async fn meta(world: &World) -> GetMetaResponse {
-    world.caller().json("GetMeta", json!({})).await.message()
-}
-
 async fn env_key(world: &World) -> Value {
     let answer = world.caller().json("GetAppEnvEncryptPubKey", json!({ "app_id": "01".repeat(20) })).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -106,7 +103,7 @@ async fn env_key(world: &World) -> Value {
 #[tokio::test]
 async fn a_restored_kms_hands_out_the_same_keys() {
     let lost = World::ready().await;
-    let (keys, env, before) = (app_keys(&lost).await, env_key(&lost).await, meta(&lost).await);
+    let (keys, env, before) = (app_keys(&lost).await, env_key(&lost).await, lost.meta().await);
     let ceremony = Ceremony::of(Officers::of(&lost.root_keys(), 2, 3)).await;
     drop(lost);
     let opened = ceremony.open().await;
@@ -138,7 +135,7 @@ async fn a_restored_kms_hands_out_the_same_keys() {
     let sha256 = hex::encode(ceremony.officers.set.manifest.manifest().sha256());
     assert_eq!((&line["manifest_sha256"], line.get("ledger_origin")), (&json!(sha256), None));
     world.finish().await;
-    let (again, after) = (app_keys(world).await, meta(world).await);
+    let (again, after) = (app_keys(world).await, world.meta().await);
     assert!(again.disk_crypt_key == keys.disk_crypt_key && again.env_crypt_key == keys.env_crypt_key);
     assert!(again.k256_key == keys.k256_key && again.k256_signature == keys.k256_signature);
     assert_eq!(env_key(world).await, env);
@@ -234,7 +231,7 @@ async fn every_three_of_five_restore_and_every_two_restore_nothing() {
 #[tokio::test]
 async fn the_keys_of_every_epoch_come_back_with_their_states() {
     let first = Keyring::first(RootKeys::generate());
-    let (made, now) = (now() - 1000, now());
+    let (made, now) = (unix_now() - 1000, unix_now());
     let new = first.new_epoch(made).expect("a second");
     let keyring = first.after(EpochChange::Prepare(&new), made).expect("prepared");
     let active = EpochChange::Activate { epoch: RootEpoch(1), at: made + 10 };
@@ -254,7 +251,7 @@ async fn the_keys_of_every_epoch_come_back_with_their_states() {
         assert_eq!(ceremony.status().await["restored"]["epochs"].as_array().map(Vec::len), Some(3));
         ceremony.world.finish().await;
         let signer = keyring.epoch(keyring.identity(now)).expect("an epoch").public().k256;
-        assert_eq!(meta(&ceremony.world).await.k256_pubkey, signer);
+        assert_eq!(ceremony.world.meta().await.k256_pubkey, signer);
         ceremony.world.stop().await;
         let directory =
             KeyDirectory::open(&ceremony.world.path("certs"), Permissions::OwnerOnly).expect("opens");
@@ -505,10 +502,10 @@ async fn the_keys_get_the_name_that_is_given_or_that_of_the_set() {
 #[tokio::test]
 async fn a_clock_before_the_set_was_made_is_told() {
     let root = RootKeys::generate();
-    let ceremony = Ceremony::of(Officers::made_at(&root, 2, 2, now() + 3600)).await;
+    let ceremony = Ceremony::of(Officers::made_at(&root, 2, 2, unix_now() + 3600)).await;
     refused(&ceremony.open().await, 409, "clock_behind", "correct the clock");
     // A few minutes are no lie.
-    let ceremony = Ceremony::of(Officers::made_at(&root, 2, 2, now() + 60)).await;
+    let ceremony = Ceremony::of(Officers::made_at(&root, 2, 2, unix_now() + 60)).await;
     assert_eq!(ceremony.open().await.status, 200);
 }
 
@@ -529,7 +526,7 @@ async fn shares_live_in_the_memory_of_one_process_only() {
         assert_eq!(ceremony.send(index).await.status, 200);
     }
     ceremony.world.finish().await;
-    assert_eq!(meta(&ceremony.world).await.k256_pubkey, root.k256_public());
+    assert_eq!(ceremony.world.meta().await.k256_pubkey, root.k256_public());
 }
 
 #[tokio::test]

@@ -3,14 +3,14 @@
 use std::fs;
 
 use crate::support::http::{post, request, with};
+use crate::support::operator::Operator;
 use crate::support::{ADMIN_TOKEN, Answer, Caller, PATIENCE, World, eventually};
 use cvm_kms::app;
 use cvm_kms::config::{Config, Sources};
 use serde_json::{Value, json};
 
 async fn send(world: &World, call: http::Request<bytes::Bytes>) -> Answer {
-    let caller = Caller::new(world.admin_address().await).plain();
-    caller.send(with(call, "x-admin-token", ADMIN_TOKEN)).await
+    Operator::of(world).await.send(call).await
 }
 
 async fn patch(world: &World, body: impl ToString) -> Answer {

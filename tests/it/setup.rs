@@ -13,7 +13,7 @@ use crate::support::http::{post, request, with};
 use crate::support::program::Setting;
 use crate::support::{Answer, Closed, DOMAIN, World, eventually};
 use kms_ledger::signature::CosigningKey;
-use kms_simulator::{AgentMode, CollateralSpec, Cvm, PccsMode, Platform, Stage, Validity};
+use kms_simulator::{AgentMode, CollateralSpec, PccsMode, Validity};
 use rustix::fs::inotify;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -89,14 +89,6 @@ fn snapshot(directory: &Path) -> BTreeMap<String, Vec<u8>> {
 async fn settled(world: &World) -> BTreeMap<String, Vec<u8>> {
     eventually("the start is recorded", async || world.audited("started").first().cloned()).await;
     snapshot(&world.path(""))
-}
-
-async fn other_image() -> World {
-    let platform = Platform::from_seed(b"integration tests");
-    let cvm = Cvm::builder(&platform).app_id([0xca; 20]).os_image_hash([5; 32]).stage(Stage::Ready).build();
-    let mut world = World::stopped_in(cvm, "").await;
-    world.start().await.expect("starts");
-    world
 }
 
 fn steps(status: &Value) -> Vec<&str> {
@@ -456,7 +448,8 @@ async fn sources_that_are_none_are_told_apart_and_given_nothing() {
     let closed = refusing.address();
     let world = World::onboarding().await;
     let onboarding = World::onboarding().await;
-    let stranger = other_image().await;
+    let mut stranger = World::of_another_image("").await;
+    stranger.start().await.expect("starts");
     stranger.bootstrap().await;
     stranger.finish().await;
     let before = settled(&world).await;

@@ -30,7 +30,7 @@ async fn a_candidate_says_what_it_would_newly_allow_and_deny_and_changes_nothing
     let operator = Operator::of(&world).await;
     assert_eq!(report(&operator).await, ShadowReportResponse::default());
     let body = json!({ "auth_config_json": candidate.to_string(), "name": "spring cleaning" });
-    let started = operator.done("StartShadow", body).await;
+    let started = operator.called("StartShadow", body).await;
     assert_eq!((&started["replaced"], &started["allows_this_kms"]), (&json!(false), &json!(true)));
     assert!(started["rules"].as_str().expect("text").starts_with("2 apps"), "{started}");
 
@@ -74,7 +74,7 @@ async fn a_candidate_that_would_stop_this_kms_itself_says_so() {
     let mut candidate = active(&world);
     candidate["kms"]["mrAggregated"] = json!([]);
     let body = json!({ "auth_config_json": candidate.to_string() });
-    assert_eq!(operator.done("StartShadow", body).await["allows_this_kms"], false);
+    assert_eq!(operator.called("StartShadow", body).await["allows_this_kms"], false);
     let seen = report(&operator).await;
     assert_eq!(seen.allows_this_kms, Some(false));
     assert_eq!(seen.denies_this_kms_because, "aggregated MR not allowed");
@@ -85,7 +85,7 @@ async fn a_candidate_looks_on_beside_any_policy() {
     let world = World::ready_with(r#"core.auth_api = { type = "dev" }"#).await;
     let app = world.app(1);
     let operator = Operator::of(&world).await;
-    operator.done("StartShadow", json!({ "auth_config_json": "{}" })).await;
+    operator.called("StartShadow", json!({ "auth_config_json": "{}" })).await;
     let caller = world.caller().shows(&world.attested(&app).await);
     assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
     let seen = report(&operator).await;
@@ -104,7 +104,7 @@ async fn device_lists_mean_what_the_operator_says() {
     let caller = world.caller().shows(&world.attested(&app).await);
     for (strict, newly_denied) in [(Value::Null, 1), (json!(false), 0), (json!(true), 1)] {
         let body = json!({ "auth_config_json": candidate.to_string(), "strict_devices": strict });
-        operator.done("StartShadow", body).await;
+        operator.called("StartShadow", body).await;
         assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
         assert_eq!(report(&operator).await.newly_denied, newly_denied, "{strict}");
     }
@@ -114,7 +114,7 @@ async fn device_lists_mean_what_the_operator_says() {
 async fn what_is_no_allowlist_is_refused_and_the_old_candidate_goes_on() {
     let world = World::ready().await;
     let operator = Operator::of(&world).await;
-    let started = operator.done("StartShadow", json!({ "auth_config_json": "{}", "name": "one" })).await;
+    let started = operator.called("StartShadow", json!({ "auth_config_json": "{}", "name": "one" })).await;
     assert_eq!(started["replaced"], false);
     for (body, told) in [
         (json!({}), "the candidate is not a valid auth-config.json"),
@@ -131,7 +131,7 @@ async fn what_is_no_allowlist_is_refused_and_the_old_candidate_goes_on() {
         assert!(text.starts_with(told), "{body}: {text}");
     }
     assert_eq!(report(&operator).await.name, "one");
-    let again = operator.done("StartShadow", json!({ "auth_config_json": "{}", "name": "two" })).await;
+    let again = operator.called("StartShadow", json!({ "auth_config_json": "{}", "name": "two" })).await;
     assert_eq!(again["replaced"], true);
     assert_eq!(report(&operator).await.name, "two");
 }

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::process::run;
 use crate::support::{World, csr};
 use cvm_kms::proto::{SignCertRequest, SignCertResponse};
 use kms_attest::binding::ReportData;
 use kms_attest::certificate::{self, LAST_SECOND, LONG_AGO};
+use kms_attest::clock::unix_now;
 use kms_attest::csr::Csr;
 use kms_attest::evidence::Wire;
 use kms_attest::p256::P256Key;
@@ -20,10 +20,6 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 const DAY: u64 = 86_400;
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs()
-}
 
 /// A small request of an app for its own key.
 fn wish(app: &Cvm, key: &P256Key) -> Csr {

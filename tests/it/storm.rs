@@ -34,12 +34,6 @@ async fn liar(world: &World, of: &Cvm) -> Caller {
     world.caller().shows(&stolen)
 }
 
-async fn metric(world: &World, name: &str) -> u64 {
-    let exposition = world.caller().get("/metrics").await;
-    let line = exposition.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or("0").parse().expect("a number")
-}
-
 #[tokio::test]
 async fn of_two_domains_that_boot_at_once_nobody_is_lost_and_all_have_the_keys_of_their_app() {
     let world = world().await;
@@ -60,8 +54,8 @@ async fn of_two_domains_that_boot_at_once_nobody_is_lost_and_all_have_the_keys_o
     let (of_many, of_few) = keys.split_at(many.len());
     assert!(of_many.iter().all(|key| *key == of_many[0]) && of_few.iter().all(|key| *key == of_few[0]));
     assert_ne!(of_many[0], of_few[0]);
-    assert_eq!(metric(&world, r#"cvm_kms_lane_shed_total{domain="small"}"#).await, 0);
-    assert_eq!(metric(&world, "cvm_kms_false_domain_claims_total").await, 0);
+    assert_eq!(world.metric(r#"cvm_kms_lane_shed_total{domain="small"}"#).await.unwrap_or(0), 0);
+    assert_eq!(world.metric("cvm_kms_false_domain_claims_total").await.unwrap_or(0), 0);
 }
 
 #[tokio::test]
@@ -69,7 +63,7 @@ async fn who_claims_the_domain_of_another_is_found_out_once_for_each_address_and
     let world = world().await;
     let victim = instances(&world, 2, 2);
     world.allow_app(&victim[0]);
-    let false_claims = async || metric(&world, "cvm_kms_false_domain_claims_total").await;
+    let false_claims = async || world.metric("cvm_kms_false_domain_claims_total").await.unwrap_or(0);
     for (last, expected) in [(1, 1), (1, 1), (2, 2), (2, 2)] {
         let answer = liar(&world, &victim[0]).await.from(address(last)).json("GetAppKey", json!({})).await;
         assert!(answer.status >= 400, "{}", answer.text());
@@ -94,7 +88,7 @@ async fn with_the_default_domain_only_no_claim_is_looked_at() {
     let app = world.app(2);
     let answer = liar(&world, &app).await.json("GetAppKey", json!({})).await;
     assert!(answer.status >= 400, "{}", answer.text());
-    assert_eq!(metric(&world, "cvm_kms_false_domain_claims_total").await, 0);
+    assert_eq!(world.metric("cvm_kms_false_domain_claims_total").await.unwrap_or(0), 0);
 }
 
 #[tokio::test]

@@ -4,8 +4,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support::operator::ask;
 use crate::support::program::Setting;
-use crate::support::{Answer, Caller, Identity, World, eventually};
+use crate::support::{Answer, Identity, World, eventually};
 use cvm_kms::proto::{GetMetaResponse, RefreshCollateralResponse};
 use kms_attest::binding::ReportData;
 use kms_attest::evidence::Platform;
@@ -53,16 +54,9 @@ async fn relaxed_settings(world: &World) -> Vec<String> {
     world.caller().json("GetMeta", json!({})).await.message::<GetMetaResponse>().relaxed_settings
 }
 
-/// The value of a metric, by its name and labels.
-async fn metric(world: &World, name: &str) -> Option<u64> {
-    let answer = world.caller().get("/metrics").await;
-    let value = answer.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?.to_owned();
-    value.parse().ok()
-}
-
 async fn relaxed_decisions(world: &World, relaxation: &str) -> u64 {
     let name = format!("cvm_kms_relaxed_decisions_total{{relaxation=\"{relaxation}\"}}");
-    metric(world, &name).await.unwrap_or(0)
+    world.metric(&name).await.unwrap_or(0)
 }
 
 /// The last record of an event: the measured status and advisories, and the relaxations.
@@ -103,7 +97,7 @@ async fn a_grace_counts_from_the_recovery_and_shows_everywhere() {
     assert_eq!(recorded(&world, "app_key_released").await, expected, "the log has what was measured");
     assert_eq!(relaxed_decisions(&world, "tcb_grace:OutOfDate").await, 1);
     assert!(relaxed_settings(&world).await.contains(&"tcb_grace".to_owned()));
-    assert_eq!(metric(&world, "cvm_kms_relaxed{code=\"tcb_grace\"}").await, Some(1));
+    assert_eq!(world.metric("cvm_kms_relaxed{code=\"tcb_grace\"}").await, Some(1));
 
     let other = app_at(&world, TcbLevel::OutOfDateConfigurationNeeded);
     assert_eq!(app_key(&world, &other).await.refusal(), (403, STATUS.to_owned()), "another status");
@@ -354,10 +348,7 @@ fn numbered(number: u32, issued: u64) -> CollateralSpec {
 }
 
 async fn refresh(world: &World) -> RefreshCollateralResponse {
-    let admin = Caller::new(world.admin_address().await).plain();
-    let request = crate::support::http::request("POST", "/prpc/RefreshCollateral?json", "{}");
-    let answer =
-        admin.send(crate::support::http::with(request, "x-admin-token", crate::support::ADMIN_TOKEN)).await;
+    let answer = ask(world, "POST", "/prpc/RefreshCollateral?json", json!({})).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.message()
 }
@@ -365,7 +356,7 @@ async fn refresh(world: &World) -> RefreshCollateralResponse {
 /// Refusals of collateral by kind.
 async fn rollbacks(world: &World, kind: &str) -> u64 {
     let name = format!("cvm_kms_collateral_rollbacks_total{{kind=\"{kind}\"}}");
-    metric(world, &name).await.unwrap_or(0)
+    world.metric(&name).await.unwrap_or(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -490,10 +481,10 @@ async fn a_ca_file_that_cannot_be_used_keeps_the_kms_from_starting() {
 
 /// The gauges of the forecast: platforms, date, models by state.
 async fn tcb_forecast(world: &World) -> (Option<u64>, Option<u64>, [Option<u64>; 3]) {
-    let state = async |state| metric(world, &format!("cvm_kms_early_tcb_sets{{state=\"{state}\"}}")).await;
+    let state = async |state| world.metric(&format!("cvm_kms_early_tcb_sets{{state=\"{state}\"}}")).await;
     (
-        metric(world, "cvm_kms_tcb_falling_behind").await,
-        metric(world, "cvm_kms_tcb_recovery_timestamp_seconds").await,
+        world.metric("cvm_kms_tcb_falling_behind").await,
+        world.metric("cvm_kms_tcb_recovery_timestamp_seconds").await,
         [state("newer").await, state("same").await, state("unavailable").await],
     )
 }
@@ -552,7 +543,7 @@ async fn an_early_set_that_cannot_be_had_or_is_not_intels_warns_of_nothing_and_d
     }
     let app = app_at(&world, TcbLevel::UpToDate);
     assert_eq!(app_key(&world, &app).await.status, 200);
-    assert_eq!(metric(&world, "cvm_kms_collateral_failures_total").await, Some(0), "nobody is blamed");
+    assert_eq!(world.metric("cvm_kms_collateral_failures_total").await, Some(0), "nobody is blamed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

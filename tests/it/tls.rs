@@ -1,7 +1,7 @@
 //! TLS: versions, protocols, accepted client certificates, and the server's certificate.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use std::{fs, io};
 
 use crate::support::http::{json, request};
@@ -11,6 +11,7 @@ use crate::support::{DOMAIN, Identity, PATIENCE, World, eventually};
 use cvm_kms::net::tls::{self, ClientPolicy, Leaf};
 use kms_attest::binding::ReportData;
 use kms_attest::certificate::{self, CertificateSpec, Issuer, LAST_SECOND, LONG_AGO, Role, Validity};
+use kms_attest::clock::unix_now;
 use kms_attest::p256::P256Key;
 use kms_attest::ra_tls;
 use kms_client::{ClientIdentity, Connection, Trust};
@@ -29,10 +30,6 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Each TLS version alone.
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&TLS13], &[&TLS12]];
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs()
-}
 
 #[tokio::test]
 async fn tls_1_2_and_1_3_are_spoken_and_h2_is_preferred() {
@@ -219,13 +216,6 @@ async fn only_certificates_of_the_temporary_ca_or_with_an_attestation_pass_the_h
     assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
 }
 
-/// A sample of the exposition.
-async fn metric(world: &World, sample: &str) -> f64 {
-    let answer = world.caller().get("/metrics").await;
-    let line = answer.text().lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-    line.map_or(0.0, |value| value.parse().expect("a number"))
-}
-
 const HANDSHAKE_CPU: &str = "cvm_kms_handshake_cpu_seconds_total";
 
 #[tokio::test]
@@ -266,11 +256,11 @@ async fn a_chain_beyond_two_intermediates_or_16_kib_fails_the_handshake_and_cost
         ),
     ] {
         for versions in VERSIONS {
-            let before = metric(&world, HANDSHAKE_CPU).await;
+            let before = world.metric(HANDSHAKE_CPU).await.unwrap_or(0.0);
             let answer =
                 world.caller().shows(&identity).speaks(versions).try_json("GetMeta", json!({})).await;
             assert_eq!(answer.is_ok_and(|answer| answer.status == 200), passes, "{name}");
-            let cost = metric(&world, HANDSHAKE_CPU).await - before;
+            let cost = world.metric(HANDSHAKE_CPU).await.unwrap_or(0.0) - before;
             assert!(cost > 0.0 && cost < 0.5, "{name}: {cost} CPU-seconds");
         }
     }
@@ -281,7 +271,7 @@ async fn key_exchange_is_hybrid_with_all_who_have_it_and_classic_with_the_rest()
     const HYBRID: &dyn SupportedKxGroup = kx_group::X25519MLKEM768;
     let world = World::ready_with("core.metrics.enabled = true").await;
     let counted = async |group: &str| {
-        metric(&world, &format!("cvm_kms_key_exchanges_total{{group=\"{group}\"}}")).await
+        world.metric(&format!("cvm_kms_key_exchanges_total{{group=\"{group}\"}}")).await.unwrap_or(0.0)
     };
     for (offered, versions, agreed) in [
         (&[HYBRID, kx_group::X25519][..], VERSIONS[0], "X25519MLKEM768"),

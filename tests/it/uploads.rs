@@ -4,6 +4,7 @@ use std::fs;
 
 use crate::credentials::{Admin, CREDENTIALS};
 use crate::support::http::{post, request, with};
+use crate::support::operator::Operator;
 use crate::support::{ADMIN_TOKEN, Answer, Caller, World, basic, eventually};
 use cvm_kms::api::Role;
 use kms_simulator::{CollateralSpec, Platform, Validity};
@@ -11,9 +12,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 async fn upload(world: &World, query: &str, content: impl Into<Vec<u8>>) -> Answer {
-    let caller = Caller::new(world.admin_address().await).plain();
     let call = post(&format!("/api/v1/file-upload/collateral-bundle{query}"), content.into());
-    caller.send(with(call, "x-admin-token", ADMIN_TOKEN)).await
+    Operator::of(world).await.send(call).await
 }
 
 /// A KMS with keys that reaches no collateral service, and has kept nothing of one.
@@ -146,9 +146,7 @@ async fn with_users(world: &mut World, users: &str) {
 }
 
 async fn upload_users(world: &World, content: impl Into<Vec<u8>>) -> Answer {
-    let caller = Caller::new(world.admin_address().await).plain();
-    let call = post("/api/v1/file-upload/htpasswd", content.into());
-    caller.send(with(call, "x-admin-token", ADMIN_TOKEN)).await
+    Operator::of(world).await.send(post("/api/v1/file-upload/htpasswd", content.into())).await
 }
 
 #[tokio::test]

@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::support::http::{post, request, with};
-use crate::support::operator::Operator;
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
+use crate::support::operator::{Operator, done};
+use crate::support::{Answer, World, eventually};
 use kms_ledger::proof_file::ProofFile;
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 async fn get(world: &World, path: &str) -> Answer {
-    let admin = Caller::new(world.admin_address().await).plain();
-    admin.send(with(request("GET", path, ""), "x-admin-token", ADMIN_TOKEN)).await
+    Operator::of(world).await.get(path).await
 }
 
 /// The document at `path`, once the index is as far as the audit log.
@@ -81,10 +79,8 @@ async fn the_overview_says_what_a_kms_is_has_done_and_needs() {
 
     let end = std::time::SystemTime::now() + std::time::Duration::from_secs(86_400);
     let end = end.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
-    let admin = Caller::new(world.admin_address().await).plain();
-    let ends_soon = json!({ "name": "ci", "role": "viewer", "expires_at": end }).to_string();
-    let create = with(post("/api/v1/credentials", ends_soon), "x-admin-token", ADMIN_TOKEN);
-    assert_eq!(admin.send(create).await.status, 200);
+    let ends_soon = json!({ "name": "ci", "role": "viewer", "expires_at": end });
+    done(&world, "POST", "/api/v1/credentials", ends_soon).await;
     let attention = document(&world, "/api/v1/overview").await["attention"].clone();
     let item = |code: &str| {
         let item = attention.as_array().expect("a list").iter().find(|item| item["code"] == code);

@@ -17,8 +17,9 @@ use kms_ledger::witness::{Rejection, Request, SIZE_TYPE};
 use kms_ledger::{Hash, Size};
 use serde_json::{Value, json};
 
-use crate::support::http::{request, with};
-use crate::support::{ADMIN_TOKEN, Caller, Identity, World, eventually, free_port, tools};
+use crate::support::http::request;
+use crate::support::operator::{Operator, ask};
+use crate::support::{Identity, World, eventually, free_port, tools};
 use cvm_kms::proto::{AppKeyResponse, GetMetaResponse};
 
 /// A witness that follows the specification, with its one log.
@@ -76,9 +77,9 @@ async fn log_of(world: &World) -> Log {
 
 /// A document of the admin listener, once the index is open.
 async fn read(world: &World, path: &str) -> Value {
-    let admin = Caller::new(world.admin_address().await).plain();
+    let admin = Operator::of(world).await;
     eventually("a document", async || {
-        let answer = admin.send(with(request("GET", path, ""), "x-admin-token", ADMIN_TOKEN)).await;
+        let answer = admin.get(path).await;
         (answer.status == 200).then(|| answer.value())
     })
     .await
@@ -241,8 +242,7 @@ async fn a_witness_that_we_did_not_write_cosigns_and_a_verifier_agrees() {
 }
 
 async fn change(world: &World, path: &str) -> crate::support::Answer {
-    let admin = Caller::new(world.admin_address().await).plain();
-    admin.send(with(request("POST", path, ""), "x-admin-token", ADMIN_TOKEN)).await
+    ask(world, "POST", path, Value::Null).await
 }
 
 #[tokio::test]

@@ -59,10 +59,6 @@ pub(crate) fn said(ran: &Ran) -> Value {
     serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.text()))
 }
 
-async fn meta(world: &World) -> GetMetaResponse {
-    world.caller().json("GetMeta", json!({})).await.message()
-}
-
 /// The env key of an app, as deployers fetch it, and the keys of the app.
 async fn env_key_and_keys(world: &World, app: &Cvm) -> (PublicKeyResponse, AppKeyResponse) {
     world.allow_app(app);
@@ -150,7 +146,7 @@ async fn the_sdks_accept_our_env_keys_and_the_app_reads_what_they_encrypt() {
     let world = World::ready().await;
     let app = world.app(1);
     let (key, keys) = env_key_and_keys(&world, &app).await;
-    let root = format!("0x{}", hex::encode(meta(&world).await.k256_pubkey));
+    let root = format!("0x{}", hex::encode(world.meta().await.k256_pubkey));
     let checks = checks(&world, &app, &key);
     let environments = [
         json!([{ "key": "TOKEN", "value": "secret" }, { "key": "EMPTY", "value": "" }]),
@@ -191,7 +187,7 @@ async fn vmm_cli_and_dstack_cloud_get_the_env_key_in_their_own_ways() {
     let world = World::ready().await;
     let app = world.app(1);
     let (key, keys) = env_key_and_keys(&world, &app).await;
-    let root = format!("0x{}", hex::encode(meta(&world).await.k256_pubkey));
+    let root = format!("0x{}", hex::encode(world.meta().await.k256_pubkey));
     let base = format!("https://{}", world.address());
     let id = hex::encode(app.app_id());
     let asked = json!([
@@ -326,7 +322,7 @@ async fn grpcio_finds_the_services_by_reflection_and_calls_them() {
     let world = World::ready().await;
     let app = world.app(1);
     let (key, keys) = env_key_and_keys(&world, &app).await;
-    let meta = meta(&world).await;
+    let meta = world.meta().await;
     let target = format!("{DOMAIN}:{}", world.address().port());
     let id = json!({ "app_id": base64(app.app_id()) });
 
@@ -442,10 +438,10 @@ async fn grpc_health_probes_see_what_is_served() {
     assert_eq!(ask(address.to_string(), None).await, json!(expected("kms.Onboard")));
     world.bootstrap().await;
     world.finish().await;
-    let roots = meta(&world).await.ca_cert;
+    let roots = world.meta().await.ca_cert;
     let target = format!("{DOMAIN}:{}", address.port());
     assert_eq!(ask(target.clone(), Some(roots)).await, json!(expected("kms.KMS")));
-    let other = meta(&World::ready().await).await.ca_cert;
+    let other = World::ready().await.meta().await.ca_cert;
     let refused = ask(target, Some(other)).await;
     assert_eq!(refused[""][0], "UNAVAILABLE", "another KMS's root: {refused}");
 }
@@ -614,7 +610,7 @@ async fn verifiers_of_others_judge_the_proof_of_a_release_as_ours_does() {
     let mut cases = Vec::new();
     for _ in 0..5 {
         let (_, keys) = env_key_and_keys(&world, &app).await;
-        cases.extend(proof_cases(&keys, &meta(&world).await));
+        cases.extend(proof_cases(&keys, &world.meta().await));
     }
     let input: Value = cases.iter().map(|case| case.input.clone()).collect();
     for verdicts in

@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::anvil::{Anvil, CHAIN_ID, GENESIS_AGE, now};
+use crate::anvil::{Anvil, CHAIN_ID, GENESIS_AGE};
 use crate::chain::{Chain, allowed, boot_info, denied, policy, unanswered, word};
 use crate::support::eventually;
 use crate::support::faults::{Asked, ELSEWHERE, Fault, FaultServer, Reply, SECRET, SECRET_PATH};
 use alloy_primitives::Address;
+use kms_attest::clock::unix_now;
 use kms_attest::identity::BootInfo;
 use kms_policy::{Policy, Subject};
 use serde_json::{Value, json};
@@ -30,7 +31,7 @@ fn looks(node: &FaultServer) -> usize {
 
 /// The same chain on several nodes, with an allowed app.
 async fn copies<const N: usize>() -> ([Chain; N], BootInfo) {
-    let genesis = now() - GENESIS_AGE.as_secs();
+    let genesis = unix_now() - GENESIS_AGE.as_secs();
     let (mut chains, mut info) = (Vec::new(), None);
     for _ in 0..N {
         let chain = Chain::on(Anvil::begun(genesis, CHAIN_ID).await).await;
@@ -339,9 +340,9 @@ async fn two_final_blocks_of_one_number_are_a_contradiction() {
 
 #[tokio::test]
 async fn a_node_that_says_too_little_about_the_present_is_not_used() {
-    let old = Chain::on(Anvil::begun(now() - 7200, CHAIN_ID).await).await;
+    let old = Chain::on(Anvil::begun(unix_now() - 7200, CHAIN_ID).await).await;
     let info = old.allowed_app().await;
-    let early = Chain::on(Anvil::begun(now() + 600, CHAIN_ID).await).await;
+    let early = Chain::on(Anvil::begun(unix_now() + 600, CHAIN_ID).await).await;
     early.allowed_app().await;
     let current = Chain::new().await;
     current.allowed_app().await;
@@ -366,7 +367,7 @@ async fn a_node_that_says_too_little_about_the_present_is_not_used() {
 
 #[tokio::test]
 async fn a_node_of_another_chain_is_never_asked_who_is_allowed() {
-    let other = Chain::on(Anvil::begun(now() - GENESIS_AGE.as_secs(), 5).await).await;
+    let other = Chain::on(Anvil::begun(unix_now() - GENESIS_AGE.as_secs(), 5).await).await;
     let info = other.allowed_app().await;
     let chain = Chain::new().await;
     chain.app("DstackApp", &[]).await;

@@ -21,12 +21,6 @@ async fn world() -> World {
     .await
 }
 
-async fn desk(world: &World) -> Desk {
-    Desk::in_world(world)
-        .with("KMS_ADMIN_URL", format!("http://{}", world.admin_address().await))
-        .with("KMS_ADMIN_TOKEN", TOKEN)
-}
-
 /// Releases keys to an app that is allowed, so often.
 async fn released(world: &World, times: usize) -> String {
     let app = world.app(1);
@@ -91,7 +85,7 @@ async fn events(desk: &Desk, count: usize, arguments: &[&str]) -> Vec<Value> {
 #[tokio::test]
 async fn an_operator_reads_and_reports_events() {
     let world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let app_id = released(&world, 3).await;
     let found = events(&desk, 3, &["--app-id", &app_id, "--type", "app_key_released"]).await;
     let recorded = world.audited("app_key_released");
@@ -139,7 +133,7 @@ async fn an_operator_reads_and_reports_events() {
 #[tokio::test]
 async fn events_are_followed_over_a_restart_of_the_kms() {
     let mut world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     released(&world, 2).await;
     events(&desk, 2, &["--type", "app_key_released"]).await;
     let following =
@@ -165,7 +159,7 @@ async fn events_are_followed_over_a_restart_of_the_kms() {
 #[tokio::test]
 async fn a_reader_that_goes_away_ends_what_follows() {
     let world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let mut command = desk.command(&["events", "--follow"]).await;
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kmsctl");
     let mut out = BufReader::new(child.stdout.take().expect("piped"));
@@ -188,7 +182,7 @@ async fn a_reader_that_goes_away_ends_what_follows() {
 #[tokio::test]
 async fn an_auditor_verifies_the_files_of_a_log() {
     let mut world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     released(&world, 4).await;
     let meta: Value = world.caller().json("GetMeta", json!({})).await.value();
     let key = meta["log_key"].as_str().expect("a key").to_owned();
@@ -239,7 +233,7 @@ async fn root_key(world: &World) -> String {
 #[tokio::test]
 async fn an_auditor_verifies_and_watches_the_log_of_a_running_kms() {
     let mut world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     released(&world, 3).await;
     let root = root_key(&world).await;
     let url = format!("https://{}", world.address());
@@ -310,7 +304,7 @@ async fn who_pinned_the_old_root_follows_a_kms_to_the_new_one() {
         free_port()
     ));
     world.start().await.expect("the KMS starts");
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     released(&world, 3).await;
     let meta: Value = world.caller().json("GetMeta", json!({})).await.value();
     let root = meta["k256_pubkey"].as_str().expect("a key").to_owned();
@@ -376,7 +370,7 @@ async fn who_pinned_the_old_root_follows_a_kms_to_the_new_one() {
 #[tokio::test]
 async fn an_auditor_exports_events_that_can_be_verified() {
     let world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let app_id = released(&world, 700).await;
     events(&desk, 700, &["--type", "app_key_released", "--limit", "1000"]).await;
     let export =

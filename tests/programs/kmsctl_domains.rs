@@ -14,12 +14,6 @@ async fn world(more: &str) -> World {
     World::ready_with(&format!("core.admin.auth_token = \"{TOKEN}\"\n{more}\n{fixed}")).await
 }
 
-async fn desk(world: &World, token: &str) -> Desk {
-    Desk::in_world(world)
-        .with("KMS_ADMIN_URL", format!("http://{}", world.admin_address().await))
-        .with("KMS_ADMIN_TOKEN", token)
-}
-
 fn id(app: &Cvm) -> String {
     hex::encode(app.app_id())
 }
@@ -45,7 +39,7 @@ async fn create(desk: &Desk) -> Value {
 #[tokio::test]
 async fn a_domain_is_made_shown_archived_and_restored() {
     let world = world("").await;
-    let desk = desk(&world, TOKEN).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let made =
         desk.json(0, &["domain", "create", "team", "--instance-scoped", "--tcb-status", "UpToDate"]).await;
     assert_eq!(
@@ -87,7 +81,7 @@ async fn a_domain_is_made_shown_archived_and_restored() {
 #[tokio::test]
 async fn what_is_no_domain_or_no_app_and_what_is_configured_changes_nothing() {
     let world = world("").await;
-    let desk = desk(&world, TOKEN).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     create(&desk).await;
     let app = "22".repeat(20);
     for (code, arguments, text) in [
@@ -123,9 +117,9 @@ async fn what_is_no_domain_or_no_app_and_what_is_configured_changes_nothing() {
 #[tokio::test]
 async fn an_app_with_keys_is_moved_by_two_owners_after_its_loss_was_told() {
     let world = world("core.admin.approvals = 2").await;
-    let first = desk(&world, TOKEN).await;
+    let first = Desk::of_operator(&world, TOKEN).await;
     let bob = first.json(0, &["credential", "create", "bob", "--role", "owner"]).await;
-    let bob = desk(&world, bob["token"].as_str().expect("a token")).await;
+    let bob = Desk::of_operator(&world, bob["token"].as_str().expect("a token")).await;
     create(&first).await;
     let [with_keys, without] = [1, 2].map(|number| world.app(number));
     for app in [&with_keys, &without] {
@@ -169,7 +163,7 @@ async fn an_app_with_keys_is_moved_by_two_owners_after_its_loss_was_told() {
 #[tokio::test]
 async fn an_owner_of_a_domain_sees_it_and_its_denials_and_changes_neither() {
     let world = world("").await;
-    let owner = desk(&world, TOKEN).await;
+    let owner = Desk::of_operator(&world, TOKEN).await;
     create(&owner).await;
     let [inside, outside] = [1, 2].map(|number| world.app(number));
     owner.json(0, &["domain", "assign", &id(&inside), "team"]).await;
@@ -178,7 +172,7 @@ async fn an_owner_of_a_domain_sees_it_and_its_denials_and_changes_neither() {
     }
     let create = ["credential", "create", "ada", "--role", "owner", "--domain", "team"];
     let ada = owner.json(0, &create).await;
-    let ada = desk(&world, ada["token"].as_str().expect("a token")).await;
+    let ada = Desk::of_operator(&world, ada["token"].as_str().expect("a token")).await;
 
     let listed = ada.json(0, &["domain", "list"]).await;
     assert_eq!(

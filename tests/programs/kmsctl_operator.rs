@@ -14,16 +14,10 @@ async fn world() -> World {
     World::ready_with(&format!("core.admin.auth_token = \"{TOKEN}\"")).await
 }
 
-async fn desk(world: &World) -> Desk {
-    Desk::in_world(world)
-        .with("KMS_ADMIN_URL", format!("http://{}", world.admin_address().await))
-        .with("KMS_ADMIN_TOKEN", TOKEN)
-}
-
 #[tokio::test]
 async fn an_operator_finds_out_why_and_pastes_what_helps() {
     let world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let app = world.app(1);
     let identity = world.attested(&app).await;
     let caller = world.caller().shows(&identity);
@@ -97,11 +91,11 @@ async fn an_operator_finds_out_why_and_pastes_what_helps() {
 #[tokio::test]
 async fn an_owner_gives_others_credentials_of_their_own() {
     let world = world().await;
-    let owner = desk(&world).await;
+    let owner = Desk::of_operator(&world, TOKEN).await;
     assert!(owner.run(&["credential", "list"]).await.out.starts_with("There are no named credentials."));
     let created = owner.json(0, &["credential", "create", "ci", "--role", "viewer", "--expires", "8h"]).await;
     let token = created["token"].as_str().expect("a token");
-    let viewer = desk(&world).await.with("KMS_ADMIN_TOKEN", token);
+    let viewer = Desk::of_operator(&world, token).await;
     assert_eq!(viewer.run(&["frozen"]).await.code, 0);
     let refused = viewer.run(&["freeze", "kms", "--reason", "r", "--yes"]).await;
     assert_eq!(refused.code, 3, "{}", refused.text());
@@ -118,7 +112,7 @@ async fn an_owner_gives_others_credentials_of_their_own() {
     assert_ne!(viewer.run(&["frozen"]).await.code, 0, "the old token");
 
     let invited = owner.json(0, &["credential", "create", "eve", "--role", "auditor", "--invite"]).await;
-    let invitation = desk(&world).await.with("KMS_ADMIN_TOKEN", invited["token"].as_str().expect("a token"));
+    let invitation = Desk::of_operator(&world, invited["token"].as_str().expect("a token")).await;
     let activated = invitation.json(0, &["credential", "activate"]).await;
     assert_eq!((&activated["name"], &activated["state"]), (&json!("eve"), &json!("active")));
     assert_ne!(invitation.run(&["credential", "activate"]).await.code, 0, "once");
@@ -135,9 +129,9 @@ async fn an_owner_gives_others_credentials_of_their_own() {
 async fn a_second_owner_approves_what_the_first_requests() {
     let config = format!("core.admin.auth_token = \"{TOKEN}\"\ncore.admin.approvals = 2");
     let world = World::ready_with(&config).await;
-    let first = desk(&world).await;
+    let first = Desk::of_operator(&world, TOKEN).await;
     let bob = first.json(0, &["credential", "create", "bob", "--role", "owner"]).await;
-    let bob = desk(&world).await.with("KMS_ADMIN_TOKEN", bob["token"].as_str().expect("a token"));
+    let bob = Desk::of_operator(&world, bob["token"].as_str().expect("a token")).await;
     assert!(first.run(&["approvals", "list"]).await.out.starts_with("Nothing waits for a second owner."));
     assert_eq!(first.run(&["freeze", "kms", "--reason", "r", "--yes"]).await.code, 0);
 
@@ -172,7 +166,7 @@ async fn a_second_owner_approves_what_the_first_requests() {
     );
     let shown = first.json(0, &["approvals", "show", &id]).await;
     let invitation = format!("{}{second}", shown["token"].as_str().expect("the other half"));
-    let carol = desk(&world).await.with("KMS_ADMIN_TOKEN", &invitation);
+    let carol = Desk::of_operator(&world, &invitation).await;
     assert_eq!(carol.run(&["credential", "activate"]).await.code, 0);
     let waits = bob.json(3, &["credential", "revoke", "carol"]).await;
     let id = waits["approval"]["id"].as_str().expect("an id").to_owned();
@@ -185,7 +179,7 @@ async fn a_second_owner_approves_what_the_first_requests() {
 #[tokio::test]
 async fn an_operator_stops_one_thing_and_lets_it_go_again() {
     let world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let app = world.app(1);
     world.allow_app(&app);
     let id = hex::encode(app.app_id());
@@ -241,7 +235,7 @@ async fn an_operator_stops_one_thing_and_lets_it_go_again() {
 #[tokio::test]
 async fn collateral_goes_from_a_running_kms_to_another_one_in_a_file() {
     let world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let shown = desk.json(0, &["collateral", "show"]).await;
     assert_eq!((&shown["offline"], &shown["refused"]), (&json!(false), &json!([])));
     let model = &shown["models"][0];
@@ -280,7 +274,7 @@ async fn collateral_goes_from_a_running_kms_to_another_one_in_a_file() {
 #[tokio::test]
 async fn an_operator_has_collateral_fetched_again() {
     let world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let asked = world.pccs.request_count();
     let same = desk.run(&["refresh-collateral"]).await;
     assert_eq!(same.code, 0, "{}", same.text());
@@ -327,7 +321,7 @@ async fn an_operator_says_that_a_clock_was_ahead_and_nothing_else_does() {
     let ready = world.caller().get("/readyz").await;
     assert_eq!((ready.status, &ready.value()["reasons"][0]["code"]), (503, &json!("clock")), "{ready:?}");
     assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let denials = desk.json(0, &["denials"]).await;
     let found = denials.as_array().expect("a list").iter().find(|it| it["code"] == "clock");
     let found = found.unwrap_or_else(|| panic!("{denials}"));
@@ -366,7 +360,7 @@ async fn an_operator_says_that_a_clock_was_ahead_and_nothing_else_does() {
 #[tokio::test]
 async fn a_freeze_is_made_longer_but_shorter_only_where_that_is_meant() {
     let world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let id = "0a".repeat(20);
     let freeze = |more: &[&'static str]| {
         let mut arguments = vec!["freeze", "app", id.as_str(), "--reason", "second"];
@@ -394,7 +388,7 @@ async fn a_freeze_is_made_longer_but_shorter_only_where_that_is_meant() {
 #[tokio::test]
 async fn several_kmss_are_frozen_at_once_and_the_one_that_fails_is_named() {
     let (first, second) = (world().await, world().await);
-    let desk = desk(&first).await;
+    let desk = Desk::of_operator(&first, TOKEN).await;
     let admin = async |world: &World| format!("http://{}", world.admin_address().await);
     let both = format!("{},{}", admin(&first).await, admin(&second).await);
     let frozen = desk.json(0, &["freeze", "kms", "--reason", "r", "--yes", "--admin", &both]).await;
@@ -420,7 +414,7 @@ async fn several_kmss_are_frozen_at_once_and_the_one_that_fails_is_named() {
 #[tokio::test]
 async fn an_operator_tries_an_allowlist_before_it_decides() {
     let world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let app = world.app(1);
     world.allow_app(&app);
     assert!(desk.run(&["shadow", "report"]).await.out.starts_with("No candidate is running."));
@@ -455,7 +449,7 @@ async fn without_the_token_nothing_is_told() {
 #[tokio::test]
 async fn status_says_that_a_kms_can_release_nothing_and_denials_says_why() {
     let world = world().await;
-    let desk = desk(&world).await.with("KMS_URL", format!("https://{}", world.address()));
+    let desk = Desk::of_operator(&world, TOKEN).await.with("KMS_URL", format!("https://{}", world.address()));
     let ran = desk.run(&["status"]).await;
     assert_eq!(ran.code, 0, "{}", ran.text());
     assert!(ran.out.contains("serving"), "{}", ran.out);
@@ -562,7 +556,7 @@ async fn a_replica_is_onboarded_through_the_admin_listener_by_a_node_that_proves
 #[tokio::test]
 async fn diagnostics_show_what_a_release_took_and_what_failed() {
     let world = world().await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let app = world.app(1);
     world.allow_app(&app);
     let caller = world.caller().shows(&world.attested(&app).await);

@@ -6,13 +6,6 @@ use serde_json::{Value, json};
 
 const TOKEN: &str = "operators-token";
 
-/// An operator of both KMSs; the new one has its own onboarding address.
-async fn desk(source: &World) -> Desk {
-    Desk::in_world(source)
-        .with("KMS_ADMIN_URL", format!("http://{}", source.admin_address().await))
-        .with("KMS_ADMIN_TOKEN", TOKEN)
-}
-
 async fn source() -> World {
     let toml = format!("core.admin.auth_token = \"{TOKEN}\"\ncore.onboard.public_key_handover = false");
     World::ready_with(&toml).await
@@ -25,7 +18,7 @@ fn text(value: &Value) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invited_node_is_followed_until_it_serves() {
     let (source, replica) = (source().await, World::onboarding().await);
-    let desk = desk(&source).await;
+    let desk = Desk::of_operator(&source, TOKEN).await;
     let invite = ["replica", "invite", "--domain", "kms2.example", "--label", "rack 7", "--valid-for", "10m"];
     let made = desk.json(0, &invite).await;
     let (id, token) = (text(&made["join"]["id"]), text(&made["token"]));
@@ -85,7 +78,7 @@ async fn an_invited_node_is_followed_until_it_serves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invitation_that_ends_without_a_node_is_a_failure() {
     let source = source().await;
-    let desk = desk(&source).await;
+    let desk = Desk::of_operator(&source, TOKEN).await;
     let made = desk.json(0, &["replica", "invite", "--domain", "kms2.example"]).await;
     let id = text(&made["join"]["id"]);
     let mut invite =

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::clients::{python, said};
 use crate::support::faults::{Fault, FaultServer, Reply};
 use crate::support::http::{post, request, with};
+use crate::support::operator::authorized;
 use crate::support::process::finish;
 use crate::support::program::Setting;
 use crate::support::{ADMIN_TOKEN, Caller, World, eventually, tools};
@@ -249,7 +250,7 @@ async fn only_an_operator_can_ask_for_a_trace() {
     assert_eq!(admin.send(asked("/api/v1/me")).await.status, 401);
     assert_eq!(admin.send(with(asked("/livez"), "x-admin-token", "wrong")).await.status, 401);
     let right = with(post("/prpc/Admin.ListFrozen?json", "{}"), "traceparent", PARENT);
-    assert_eq!(admin.send(with(right, "x-admin-token", ADMIN_TOKEN)).await.status, 200);
+    assert_eq!(admin.send(authorized(right)).await.status, 200);
     let spans = spans_with(&collector, "ListFrozen").await;
     let [span] = &spans[..] else { panic!("one was asked for: {spans:#?}") };
     assert_eq!((&span["trace"], &span["parent"]), (&json!(PARENTS_TRACE), &json!("b7ad6b7169203331")));

@@ -6,7 +6,7 @@ use crate::support::http::{post, request};
 use crate::support::recovery::Officers;
 use crate::support::{DOMAIN, World, free_port};
 use cvm_kms::proto::GetMetaResponse;
-use kms_simulator::{AgentMode, Cvm, Platform, Stage};
+use kms_simulator::{AgentMode, Cvm};
 use serde_json::{Value, json};
 
 fn page_of(world: &World) -> String {
@@ -45,21 +45,6 @@ async fn the_state_of_the_setup_says_where_the_console_will_be() {
     assert_eq!(console_of("core.admin.enabled = false").await, Value::Null);
 }
 
-async fn meta(world: &World) -> GetMetaResponse {
-    let answer = world.caller().json("GetMeta", json!({})).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.message()
-}
-
-/// A KMS with another OS image on the same platform.
-async fn other_image() -> World {
-    let platform = Platform::from_seed(b"integration tests");
-    let cvm = Cvm::builder(&platform).app_id([0xca; 20]).os_image_hash([5; 32]).stage(Stage::Ready).build();
-    let mut world = World::stopped_in(cvm, "").await;
-    world.start().await.expect("starts");
-    world
-}
-
 #[tokio::test]
 async fn the_first_kms_goes_from_nothing_to_serving() {
     let port = free_port();
@@ -78,7 +63,7 @@ async fn the_first_kms_goes_from_nothing_to_serving() {
     assert_eq!(seen["file"], file);
     assert_eq!(texts(&seen["steps"]), ["Done"; 3]);
 
-    let meta = meta(&world).await;
+    let meta = world.meta().await;
     let info = meta.bootstrap_info.expect("a statement");
     let hex = |bytes: &[u8]| format!("0x{}", hex::encode(bytes));
     let key_provider = hex::encode(&info.ca_pubkey);
@@ -110,7 +95,7 @@ async fn a_replica_is_onboarded_from_a_running_source() {
     let finding = seen["finding"].as_str().expect("a text");
     assert!(finding.contains(&hex::encode(source.cvm.mr_aggregated())), "{finding}");
     assert_eq!(source.audited("kms_key_released").len(), 1, "a check asks for no keys");
-    let (theirs, ours) = (meta(&source).await, meta(&replica).await);
+    let (theirs, ours) = (source.meta().await, replica.meta().await);
     assert_eq!(theirs.k256_pubkey, ours.k256_pubkey);
     assert_eq!(texts(&seen["result"]), [format!("0x{}", hex::encode(ours.k256_pubkey))]);
     assert_eq!(texts(&seen["verdicts"]), ["match", "match", "match", "differs", ""]);
@@ -166,7 +151,7 @@ async fn officers_restore_a_kms_while_the_page_shows_whose_shares_have_arrived()
     assert!(command.contains(&pin) && command.contains(&officers.number()), "{command}");
     assert!(texts(&seen["officers"])[2].ends_with("Arrived"), "{seen:#}");
     assert!(texts(&seen["result"]).contains(&&*format!("0x{}", hex::encode(root.k256_public()))), "{seen:#}");
-    assert_eq!(meta(&world).await.k256_pubkey, root.k256_public());
+    assert_eq!(world.meta().await.k256_pubkey, root.k256_public());
 }
 
 #[tokio::test]
@@ -220,7 +205,8 @@ async fn whoever_keeps_the_check_of_the_source_busy_keeps_nobody_from_onboarding
 #[tokio::test]
 async fn refusals_are_told_with_the_reason_of_the_kms_and_can_be_retried() {
     let source = World::ready().await;
-    let replica = other_image().await;
+    let mut replica = World::of_another_image("").await;
+    replica.start().await.expect("starts");
     let allows_itself = std::fs::read_to_string(replica.allowlist.path()).expect("allowlist");
     replica.allowlist.write(&json!({}));
     // First the replica allows itself and the source, then the source allows the replica.
@@ -286,7 +272,7 @@ async fn a_page_opened_late_says_what_is_there_and_what_finish_waits_for() {
         told.iter().any(|text| text.contains("the attester of this machine does not answer")),
         "{told:?}"
     );
-    assert_eq!(meta(&world).await.k256_pubkey.len(), 33);
+    assert_eq!(world.meta().await.k256_pubkey.len(), 33);
 }
 
 #[tokio::test]
@@ -309,14 +295,14 @@ async fn the_whole_road_can_be_walked_by_keyboard() {
     let world = World::onboarding().await;
     let seen = play("keyboard", &page_of(&world), json!({})).await;
     assert!(texts(&seen["stops"]).len() > 10, "{seen}");
-    assert_eq!(meta(&world).await.k256_pubkey.len(), 33);
+    assert_eq!(world.meta().await.k256_pubkey.len(), 33);
 }
 
 #[tokio::test]
 async fn the_token_is_asked_for_and_kept_in_memory_only() {
     let world = World::onboarding_with("core.onboard.auth_token = \"s3cret & more\"").await;
     play("token", &page_of(&world), json!({ "token": "s3cret & more" })).await;
-    assert_eq!(meta(&world).await.k256_pubkey.len(), 33);
+    assert_eq!(world.meta().await.k256_pubkey.len(), 33);
 }
 
 #[tokio::test]
@@ -324,7 +310,7 @@ async fn the_page_works_over_plain_http_under_a_name_and_over_https() {
     let world = World::onboarding().await;
     let seen = play("plain", &page_of(&world), port_of(&world)).await;
     assert_eq!(seen["clipboard"], hex::encode(world.platform.device_id()));
-    assert_eq!(meta(&world).await.k256_pubkey.len(), 33);
+    assert_eq!(world.meta().await.k256_pubkey.len(), 33);
 }
 
 #[tokio::test]
@@ -360,7 +346,7 @@ async fn grpc_web_works_from_pages_of_listed_origins_and_no_others() {
     }
     // Pages of unlisted sites cannot read the response.
     assert_eq!(seen["unlisted"], json!({ "binary": "blocked", "text": "blocked", "json": "blocked" }));
-    assert_eq!(seen["json"], hex::encode(&meta(&world).await.k256_pubkey));
+    assert_eq!(seen["json"], hex::encode(&world.meta().await.k256_pubkey));
 }
 
 #[tokio::test]

@@ -10,16 +10,10 @@ use crate::support::kmsctl::Desk;
 const TOKEN: &str = "operators-token";
 const ROOT: [&str; 2] = ["--dangerous-root", "root.der"];
 
-async fn desk(world: &World) -> Desk {
-    Desk::in_world(world)
-        .with("KMS_ADMIN_URL", format!("http://{}", world.admin_address().await))
-        .with("KMS_ADMIN_TOKEN", TOKEN)
-}
-
 #[tokio::test]
 async fn owners_make_a_set_and_its_officers_prove_it() {
     let world = World::ready_with(&format!("core.admin.auth_token = \"{TOKEN}\"")).await;
-    let desk = desk(&world).await;
+    let desk = Desk::of_operator(&world, TOKEN).await;
     let doctor = desk.run(&["doctor"]).await;
     assert!(doctor.out.contains("there is no recovery set"), "{}", doctor.text());
 
@@ -108,5 +102,5 @@ async fn owners_make_a_set_and_its_officers_prove_it() {
 }
 
 async fn desk_of(world: &World, token: &str) -> Desk {
-    desk(world).await.with("KMS_ADMIN_TOKEN", token)
+    Desk::of_operator(world, token).await
 }

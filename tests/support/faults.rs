@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -170,6 +170,17 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Of a webhook that allows everyone, and describes itself.
+    pub fn allowing(asked: &Asked) -> Self {
+        Self::json(&match asked.verb.as_str() {
+            "POST" => json!({"isAllowed": true, "gatewayAppId": "0xback", "reason": ""}),
+            _ => json!({
+                "status": "ok", "kmsContractAddr": "0x33", "gatewayAppId": "0xback", "chainId": 9,
+                "appImplementation": "0x44",
+            }),
+        })
+    }
+
     /// 200 with JSON.
     pub fn json(body: &Value) -> Self {
         Self { status: 200, headers: Vec::new(), body: body.to_string().into_bytes() }

@@ -63,6 +63,13 @@ impl Desk {
         Self { home, environment: [("KMS_PCCS_URL", world.pccs.url())].into() }
     }
 
+    /// For an operator of a world, with this token.
+    pub async fn of_operator(world: &World, token: &str) -> Self {
+        Self::in_world(world)
+            .with("KMS_ADMIN_URL", format!("http://{}", world.admin_address().await))
+            .with("KMS_ADMIN_TOKEN", token)
+    }
+
     /// Sets an environment variable.
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.environment.insert(name, value.into());

@@ -34,6 +34,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cvm_kms::app::{self, AppError, Running};
 use cvm_kms::config::Config;
-use cvm_kms::proto::{BootstrapResponse, GetTempCaCertResponse};
+use cvm_kms::proto::{BootstrapResponse, GetMetaResponse, GetTempCaCertResponse};
 use kms_attest::binding::ReportData;
 use kms_attest::csr::Csr;
 use kms_attest::p256::P256Key;
@@ -146,6 +147,13 @@ impl World {
         });
         let config = config::laid_over(config, toml);
         Self { platform, pccs, agent, cvm, allowlist, config, directory, kms: None }
+    }
+
+    /// Like [`World::stopped_with`], on the same machine with another OS image.
+    pub async fn of_another_image(toml: &str) -> Self {
+        let cvm =
+            Cvm::builder(&PLATFORM).app_id([0xca; 20]).os_image_hash([5; 32]).stage(Stage::Ready).build();
+        Self::stopped_in(cvm, toml).await
     }
 
     /// Another node with the same root keys, which serves: the key files are copied, as a replica would have received them.
@@ -274,6 +282,20 @@ impl World {
         let answer = self.caller().json("GetTempCaCert", json!({})).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.message()
+    }
+
+    /// What the KMS says about itself.
+    pub async fn meta(&self) -> GetMetaResponse {
+        let answer = self.caller().json("GetMeta", json!({})).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.message()
+    }
+
+    /// The value of a metric, by its name and labels.
+    pub async fn metric<T: FromStr>(&self, sample: &str) -> Option<T> {
+        let answer = self.caller().get("/metrics").await;
+        let value = answer.text().lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
+        Some(value.parse().ok().expect("a number"))
     }
 
     /// A certificate of the temporary CA with evidence of `cvm`.

@@ -1,10 +1,9 @@
 //! Officers with their shares of the root keys of a KMS.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use age::secrecy::ExposeSecret as _;
 use cvm_kms::keys::keyring::{Epoch, Keyring};
 use cvm_kms::keys::{K256Key, RootKeys, material};
+use kms_attest::clock::unix_now;
 use kms_attest::p256::P256Key;
 use kms_recovery::{Description, Identities, Named, NewSet, NoCallbacks, Share, decrypt, split};
 
@@ -17,15 +16,10 @@ pub struct Officers {
     identities: Vec<age::x25519::Identity>,
 }
 
-/// Unix seconds.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
-}
-
 impl Officers {
     /// `officers` officers, of whom `threshold` restore these keys.
     pub fn of(root: &RootKeys, threshold: usize, officers: usize) -> Self {
-        Self::made_at(root, threshold, officers, now())
+        Self::made_at(root, threshold, officers, unix_now())
     }
 
     /// As [`Officers::of`], by a KMS whose clock said `created_at`.

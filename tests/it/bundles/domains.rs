@@ -1,6 +1,7 @@
 //! Bundles of several domains: each has its keys, its serials and its activation.
 
 use super::*;
+use crate::support::Caller;
 use crate::support::faults::{Asked, FaultServer, Reply};
 
 pub(super) struct Team {

@@ -5,6 +5,7 @@ use cvm_kms::api::Role;
 use super::domains::{Team, team};
 use super::*;
 use crate::credentials::{Admin, CREDENTIALS};
+use crate::support::ADMIN_TOKEN;
 
 const ACTIVATE: &str = "/api/v1/policy/bundles/activate";
 const APPROVALS: &str = "/api/v1/approvals";

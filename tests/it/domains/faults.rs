@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::run_time::{DOMAINS, assign, create, done, is_given, move_to, send, send_as};
+use super::run_time::{DOMAINS, assign, create, is_given, move_to, send_as};
 use super::{Derived, guest, refused};
 use crate::support::images::{OsImage, verified_by_download};
+use crate::support::operator::{ask, done};
 use crate::support::{World, eventually};
 use cvm_kms::proto::AppKeyResponse;
 use kms_simulator::Cvm;
@@ -54,7 +55,7 @@ async fn a_file_that_cannot_be_written_changes_nothing_and_the_answer_says_so() 
     std::fs::create_dir_all(blocked.join("x")).expect("a directory in its place");
     let before = done(&world, "GET", DOMAINS, Value::Null).await;
     let answer =
-        send(&world, "POST", DOMAINS, json!({ "name": "team", "rules": { "allow_dev_images": true } })).await;
+        ask(&world, "POST", DOMAINS, json!({ "name": "team", "rules": { "allow_dev_images": true } })).await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert!(
         answer.text().contains("nothing was changed: the file of the domains cannot be written"),

@@ -1,8 +1,9 @@
 //! Domains that were made at run time reach new replicas and come back with a recovery set; others must be equal.
 
-use super::run_time::{DOMAINS, assign, create, done, is_given, send};
+use super::run_time::{DOMAINS, assign, create, is_given};
 use super::{in_domain, keys};
 use crate::support::http::post;
+use crate::support::operator::{ask, done};
 use crate::support::{Answer, World};
 use age::secrecy::ExposeSecret as _;
 use age::x25519::Identity;
@@ -95,7 +96,7 @@ async fn a_new_replica_gives_apps_the_keys_of_the_domains_that_were_made_at_the_
     // Later changes are told, and not taken by a fetch.
     create(&source, "later").await;
     let fetch = json!({ "source_url": format!("https://{}", source.address()) });
-    let answer = send(&replica, "POST", "/api/v1/epochs/fetch", fetch).await;
+    let answer = ask(&replica, "POST", "/api/v1/epochs/fetch", fetch).await;
     assert_eq!(
         (answer.status, &answer.value()["code"]),
         (409, &json!("domains_differ")),

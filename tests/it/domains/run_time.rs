@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{Derived, guest, in_domain, keys};
 use crate::support::http::{request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World, certificate_request, eventually};
+use crate::support::operator::{ask, done};
+use crate::support::{Answer, Caller, World, certificate_request, eventually};
 use kms_attest::p256::P256Key;
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
@@ -23,18 +24,8 @@ pub(super) async fn send_as(world: &World, token: &str, verb: &str, path: &str, 
     .await
 }
 
-pub(super) async fn send(world: &World, verb: &str, path: &str, body: Value) -> Answer {
-    send_as(world, ADMIN_TOKEN, verb, path, body).await
-}
-
-pub(super) async fn done(world: &World, verb: &str, path: &str, body: Value) -> Value {
-    let answer = send(world, verb, path, body).await;
-    assert_eq!(answer.status, 200, "{verb} {path}: {}", answer.text());
-    answer.value()
-}
-
 pub(super) async fn refused(world: &World, path: &str, body: Value, status: u16, text: &str) {
-    let answer = send(world, "POST", path, body).await;
+    let answer = ask(world, "POST", path, body).await;
     assert_eq!(answer.status, status, "{path}: {}", answer.text());
     assert!(answer.text().contains(text), "{path}: {}", answer.text());
 }
@@ -148,7 +139,7 @@ async fn a_move_says_which_keys_are_lost_and_moving_back_gives_the_first_ones_ag
         create(&world, name).await;
     }
     assert!(is_given(&world, "default", &app).await);
-    let answer = send(&world, "POST", &format!("{DOMAINS}/team/apps"), json!({ "app_id": id(&app) })).await;
+    let answer = ask(&world, "POST", &format!("{DOMAINS}/team/apps"), json!({ "app_id": id(&app) })).await;
     assert_eq!((answer.status, &answer.value()["code"]), (409, &json!("needs_move")), "{}", answer.text());
     assert!(is_given(&world, "default", &app).await, "nothing was changed");
     let preview = done(&world, "POST", &move_to("team", &app), json!({ "preview": true })).await;
@@ -203,7 +194,7 @@ async fn two_owners() -> (World, Arc<Cvm>, String) {
 
 /// The approval that this request of the first owner waits for.
 async fn waits(world: &World, path: &str) -> String {
-    let answer = send(world, "POST", path, Value::Null).await;
+    let answer = ask(world, "POST", path, Value::Null).await;
     assert_eq!(
         (answer.status, &answer.value()["code"]),
         (202, &json!("approval_needed")),
@@ -274,7 +265,7 @@ async fn with_two_owners_an_archived_domain_is_restored_when_the_second_one_appr
     let detail = shown["detail"].as_str().expect("a text");
     assert!(detail.starts_with("let keys be released in the domain team again, archived since "), "{detail}");
     let approve = format!("/api/v1/approvals/{first}/approve");
-    let own = send(&world, "POST", &approve, json!({})).await;
+    let own = ask(&world, "POST", &approve, json!({})).await;
     assert_ne!(own.status, 200, "not by the one who requested it: {}", own.text());
     assert!(is_archived().await);
     let approved = send_as(&world, &bob, "POST", &approve, json!({})).await;
@@ -337,7 +328,7 @@ async fn what_the_configuration_says_is_not_changed_at_run_time_and_refusals_say
     let names: Vec<_> =
         listed["domains"].as_array().expect("a list").iter().map(|domain| &domain["name"]).collect();
     assert_eq!(names, ["default", "prod", "team"]);
-    assert_eq!(send(&world, "GET", &format!("{DOMAINS}/none"), Value::Null).await.status, 400);
+    assert_eq!(ask(&world, "GET", &format!("{DOMAINS}/none"), Value::Null).await.status, 400);
     assert_eq!(world.audited("domain_created").len(), 1);
     // The domain itself can be archived, though the configuration has it.
     done(&world, "POST", &format!("{DOMAINS}/prod/archive"), Value::Null).await;
@@ -356,7 +347,7 @@ async fn of_many_changes_at_once_each_app_ends_in_one_domain_and_all_are_on_the_
     let app = world.app(1);
     let one = async |name: &str| {
         let body = json!({ "app_id": id(&app) });
-        send(&world, "POST", &format!("{DOMAINS}/{name}/apps"), body).await.status
+        ask(&world, "POST", &format!("{DOMAINS}/{name}/apps"), body).await.status
     };
     let (a, b, c, d) = tokio::join!(one("a"), one("b"), one("c"), one("d"));
     let mut found = [a, b, c, d];
@@ -387,6 +378,6 @@ async fn keys_of_a_domain_are_not_forgotten_because_the_app_got_those_of_another
     let told = preview["message"].as_str().expect("a text");
     assert!(told.contains("default, which 1 CVM may have received before"), "{told}");
     let path = format!("{DOMAINS}/other/apps");
-    let answer = send(&world, "POST", &path, json!({ "app_id": id(&app) })).await;
+    let answer = ask(&world, "POST", &path, json!({ "app_id": id(&app) })).await;
     assert_eq!((answer.status, &answer.value()["code"]), (409, &json!("needs_move")), "{}", answer.text());
 }

@@ -2,23 +2,12 @@
 
 use std::fs;
 
-use crate::support::http::{request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
+use crate::support::http::request;
+use crate::support::operator::{Operator, done};
+use crate::support::{World, eventually};
 use serde_json::{Value, json};
 
 const APPS: &str = "/api/v1/epochs/apps";
-
-async fn send(world: &World, verb: &str, path: &str, body: &str) -> Answer {
-    let caller = Caller::new(world.admin_address().await).plain();
-    caller.send(with(request(verb, path, body.to_owned()), "x-admin-token", ADMIN_TOKEN)).await
-}
-
-async fn done(world: &World, verb: &str, path: &str, body: Value) -> Value {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    let answer = send(world, verb, path, &body).await;
-    assert_eq!(answer.status, 200, "{verb} {path}: {}", answer.text());
-    answer.value()
-}
 
 #[tokio::test]
 async fn a_choice_for_an_app_is_shown_recorded_and_kept_over_a_restart() {
@@ -71,7 +60,7 @@ async fn what_is_not_a_choice_is_refused_and_changes_nothing() {
         ("DELETE", &app, "{}", "takes no body"),
         ("GET", "/api/v1/epochs/apps/abcd", "", "40 hex digits"),
     ] {
-        let answer = send(&world, verb, path, body).await;
+        let answer = Operator::of(&world).await.send(request(verb, path, body)).await;
         let message = answer.value()["message"].as_str().unwrap_or_default().to_owned();
         assert!(answer.status == 400 && message.contains(text), "{verb} {body}: {}", answer.text());
     }

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::support::http::{request, with};
+use crate::support::operator::{ask, done};
 use crate::support::source::{Authority, Cluster, Reply, Source};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World, eventually};
+use crate::support::{Answer, Caller, World, eventually};
 use cvm_kms::proto::{AppKeyResponse, GetMetaResponse};
 use futures_util::future::join;
 use kms_attest::p256::P256Key;
@@ -13,20 +14,8 @@ use serde_json::{Value, json};
 
 const EPOCHS: &str = "/api/v1/epochs";
 
-async fn send(world: &World, verb: &str, path: &str, body: &Value) -> Answer {
-    let caller = Caller::new(world.admin_address().await).plain();
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    caller.send(with(request(verb, path, body), "x-admin-token", ADMIN_TOKEN)).await
-}
-
-async fn done(world: &World, verb: &str, path: &str, body: Value) -> Value {
-    let answer = send(world, verb, path, &body).await;
-    assert_eq!(answer.status, 200, "{verb} {path}: {}", answer.text());
-    answer.value()
-}
-
 async fn refused(world: &World, path: &str, body: Value, code: &str, text: &str) {
-    let answer = send(world, "POST", path, &body).await;
+    let answer = ask(world, "POST", path, &body).await;
     let told = (answer.status, answer.header("x-error-code").to_owned());
     assert_eq!(
         told,
@@ -108,7 +97,7 @@ async fn an_epoch_is_made_fetched_by_replicas_activated_and_gives_the_same_keys_
 
     let path = format!("{EPOCHS}/1/activate");
     refused(&source, &path, Value::Null, "replicas_lack_epoch", "lack epoch 1").await;
-    let unknown = send(&source, "POST", &path, &json!({ "except": ["00"] })).await;
+    let unknown = ask(&source, "POST", &path, &json!({ "except": ["00"] })).await;
     assert!(unknown.status == 400 && unknown.text().contains("no replica has the id"), "{}", unknown.text());
     assert_eq!(keys(&source).await, before);
 
@@ -228,7 +217,7 @@ async fn epochs_chosen_for_apps_reach_new_replicas_and_those_that_fetch_and_chan
     assert_eq!(chosen(&replica).await, chosen(&source).await);
     assert_eq!(keys(&replica).await, keys(&source).await);
     let body = json!({ "source_url": main_url(&source), "app_epochs": "newest" });
-    let refused = send(&replica, "POST", &format!("{EPOCHS}/fetch"), &body).await;
+    let refused = ask(&replica, "POST", &format!("{EPOCHS}/fetch"), &body).await;
     assert_eq!(refused.status, 400, "{}", refused.text());
 }
 
@@ -427,7 +416,7 @@ async fn a_source_that_is_of_others_lies_or_is_behind_changes_nothing() {
         let answers = cluster
             .answering(move |call| call.starts_with("GetKmsKey").then(|| Reply::Json(handover.clone())));
         let lying = Source::start(&[cluster.leaf(&replica.cvm)], answers).await;
-        let answer = send(&replica, "POST", &path, &json!({ "source_url": lying.url() })).await;
+        let answer = ask(&replica, "POST", &path, &json!({ "source_url": lying.url() })).await;
         assert!(answer.status >= 400 && answer.text().contains(text), "{}", answer.text());
     }
     // It chose an epoch for an app that it does not have.
@@ -452,7 +441,7 @@ async fn a_source_that_is_of_others_lies_or_is_behind_changes_nothing() {
     let answers = cluster
         .answering(move |call| call.starts_with("GetKmsKey").then(|| Reply::Truncated(handover.clone())));
     let broken = Source::start(&[cluster.leaf(&replica.cvm)], answers).await;
-    let answer = send(&replica, "POST", &path, &json!({ "source_url": broken.url() })).await;
+    let answer = ask(&replica, "POST", &path, &json!({ "source_url": broken.url() })).await;
     assert!(answer.status >= 400, "{}", answer.text());
     assert_eq!(states(&replica).await, ["active"]);
     assert!(replica.audited("epoch_received").is_empty() && !replica.key_file("keyring.json").exists());
@@ -489,7 +478,7 @@ async fn two_owners_at_once_make_one_epoch_and_each_change_needs_both() {
         })
         .await
     };
-    let (one, two) = join(send(&world, "POST", EPOCHS, &Value::Null), by_bob(EPOCHS)).await;
+    let (one, two) = join(ask(&world, "POST", EPOCHS, &Value::Null), by_bob(EPOCHS)).await;
     let id = |answer: &Answer| {
         assert_eq!(answer.value()["code"], "approval_needed", "{}", answer.text());
         answer.value()["approval"]["id"].as_str().expect("an id").to_owned()
@@ -504,7 +493,7 @@ async fn two_owners_at_once_make_one_epoch_and_each_change_needs_both() {
     assert!(late["result"].as_str().expect("why").contains("was made meanwhile"), "{late}");
     assert_eq!(states(&world).await, ["active", "prepared"]);
 
-    let asked = send(&world, "POST", &format!("{EPOCHS}/1/activate"), &Value::Null).await.value();
+    let asked = ask(&world, "POST", &format!("{EPOCHS}/1/activate"), &Value::Null).await.value();
     assert_eq!(
         (&asked["code"], &asked["approval"]["action"]),
         (&json!("approval_needed"), &json!("activate_epoch"))
@@ -531,14 +520,14 @@ async fn states_that_are_fetched_need_both_owners_and_the_keys_come_at_once() {
     let admin = Caller::new(replica.admin_address().await).plain();
     let path = format!("{EPOCHS}/fetch");
     let body = json!({ "source_url": main_url(&source) });
-    let asked = send(&replica, "POST", &path, &body).await.value();
+    let asked = ask(&replica, "POST", &path, &body).await.value();
     assert_eq!(asked["code"], "approval_needed", "{asked}");
     // The keys are received, and nobody gets them before both agree.
     assert_eq!(states(&replica).await, ["active", "prepared"]);
     assert!(replica.audited("epoch_activated").is_empty());
     let id = asked["approval"]["id"].as_str().expect("an id");
     let approve = format!("/api/v1/approvals/{id}/approve");
-    let own = send(&replica, "POST", &approve, &Value::Null).await;
+    let own = ask(&replica, "POST", &approve, &Value::Null).await;
     assert!(own.status >= 400, "one owner is not two: {}", own.text());
     assert_eq!(states(&replica).await, ["active", "prepared"]);
     let by_bob = eventually("a password that is checked", async || {
@@ -574,7 +563,7 @@ async fn a_time_that_has_passed_puts_no_epoch_in_force() {
         refused(&world, &path, json!({ "at": at }), "epoch_refused", "has passed").await;
     }
     for at in [json!(-1), json!("tomorrow"), json!(1.5)] {
-        let answer = send(&world, "POST", &path, &json!({ "at": at })).await;
+        let answer = ask(&world, "POST", &path, &json!({ "at": at })).await;
         assert_eq!(answer.status, 400, "{at}: {}", answer.text());
     }
     assert_eq!(states(&world).await, ["active", "prepared"]);
@@ -587,7 +576,7 @@ async fn an_epoch_that_cannot_be_recorded_is_not_made() {
     prepare(&world).await;
     world.start_without_room_for_audit().await;
     for path in [EPOCHS.to_owned(), format!("{EPOCHS}/1/activate")] {
-        let answer = send(&world, "POST", &path, &Value::Null).await;
+        let answer = ask(&world, "POST", &path, &Value::Null).await;
         assert_eq!(answer.status, 503, "{path}: {}", answer.text());
     }
     assert_eq!(states(&world).await, ["active", "prepared"]);

@@ -1,7 +1,6 @@
 //! What the shared state says of credentials and invitations decides, whatever a node knows of it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use kms_attest::clock::unix_now;
 use serde_json::{Value, json};
 
 use super::Fleet;
@@ -12,10 +11,6 @@ const CREDENTIALS: &str = "/api/v1/credentials";
 
 fn revoke(name: &str) -> String {
     format!("{CREDENTIALS}/{name}/revoke")
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
 impl Fleet {
@@ -118,13 +113,13 @@ async fn a_revocation_ends_what_is_in_force_and_not_what_a_node_knows() {
     let fleet = Fleet::apart(2, "").await;
     // The node that did not hear of the later credential may give up before it hears of it: then it is tried again.
     eventually("a revocation of what another node has made again", async || {
-        let name = format!("bob-{}", now());
+        let name = format!("bob-{}", unix_now());
         fleet.created(0, &name, "operator").await;
-        let made = now();
+        let made = unix_now();
         fleet.comes(1, &name, true).await;
         fleet.networks[1].set(Network::BlackHole);
         fleet.done(0, "POST", &revoke(&name), json!({})).await;
-        eventually("a later second", async || (now() > made).then_some(())).await;
+        eventually("a later second", async || (unix_now() > made).then_some(())).await;
         let later = fleet.created(0, &name, "operator").await;
         let heals = async {
             fleet.comes(1, &name, false).await;

@@ -40,7 +40,7 @@ impl Fleet {
     /// Waits until the app is frozen for this reason as a node shows it.
     async fn is_frozen_for(&self, node: usize, reason: &str) -> Value {
         eventually(&format!("the freeze \"{reason}\" on node {node}"), async || {
-            let listed = self.operator(node).await.done("ListFrozen", json!({})).await;
+            let listed = self.operator(node).await.called("ListFrozen", json!({})).await;
             seen(&listed).filter(|freeze| freeze["reason"] == reason)
         })
         .await
@@ -53,7 +53,7 @@ async fn a_freeze_while_an_earlier_one_is_unfrozen_or_shortened_on_the_same_node
     for method in ["Unfreeze", "Freeze"] {
         // What waits for the database gives up after some time, which a busy machine may need for the other freeze.
         let ended = eventually("an end that another freeze overtakes", async || {
-            fleet.operator(0).await.done("Freeze", fleet.request(json!({ "replace": true }))).await;
+            fleet.operator(0).await.called("Freeze", fleet.request(json!({ "replace": true }))).await;
             fleet.is_frozen_for(1, "a test").await;
             let before = fleet.nodes[0].audited("frozen").len();
             let head = fleet.postgres.client().await;
@@ -111,7 +111,7 @@ async fn operators_see_which_freezes_the_other_nodes_do_not_know_yet() {
     let listed = async |node: usize| {
         eventually("both lists", async || {
             let in_api = fleet.done(node, "GET", "/api/v1/freezes", Value::Null).await["freezes"].clone();
-            let in_prpc = fleet.operator(node).await.done("ListFrozen", json!({})).await["frozen"].clone();
+            let in_prpc = fleet.operator(node).await.called("ListFrozen", json!({})).await["frozen"].clone();
             (in_api[0]["shared"] == in_prpc[0]["shared"]).then(|| in_api[0]["shared"].clone())
         })
         .await
@@ -241,7 +241,7 @@ async fn a_node_tells_that_a_freeze_does_not_fit_into_the_shared_state_until_it_
     };
     warned(true).await;
     let last = json!({ "scope": "app", "value": app(4001), "reason": "r" });
-    let listed = fleet.operator(0).await.done("ListFrozen", json!({})).await;
+    let listed = fleet.operator(0).await.called("ListFrozen", json!({})).await;
     let shared = |is: bool| {
         let frozen = listed["frozen"].as_array().expect("freezes");
         frozen

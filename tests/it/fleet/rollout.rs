@@ -500,10 +500,9 @@ async fn where_changes_need_two_owners_a_start_does() {
 #[tokio::test]
 async fn with_files_nothing_is_rolled_out() {
     let world = World::ready().await;
-    let operator = crate::support::Caller::new(world.admin_address().await).plain();
+    let operator = crate::support::operator::Operator::of(&world).await;
     let ask = async |verb: &str, body: String| {
-        let asked = crate::support::http::request(verb, ROLLOUT, body);
-        operator.send(crate::support::http::with(asked, "x-admin-token", ADMIN_TOKEN)).await
+        operator.send(crate::support::http::request(verb, ROLLOUT, body)).await
     };
     let shown = ask("GET", String::new()).await.value();
     assert_eq!((&shown["shared"], &shown["next"]["do"]), (&json!(false), &json!("end")), "{shown}");

@@ -92,7 +92,7 @@ async fn what_is_ended_after_a_repair_stays_ended_while_a_node_cannot_read_anoth
         let request = json!({ "scope": "app", "value": hex::encode(other.app_id()), "reason": "a test" });
         fleet.operator(1).await.freezes_all(request).await;
         let frozen = eventually("the freeze of the other node", async || {
-            let frozen = fleet.operator(0).await.done("ListFrozen", json!({})).await["frozen"].clone();
+            let frozen = fleet.operator(0).await.called("ListFrozen", json!({})).await["frozen"].clone();
             let is_there = frozen.to_string().contains(&hex::encode(other.app_id()));
             is_there.then_some(frozen)
         })

@@ -108,7 +108,7 @@ async fn one_entry_allows_replicas_of_every_shape_and_nothing_else() {
     let operator = Operator::of(&kms.world).await;
     let mut candidate = active(&kms);
     candidate["kms"]["images"] = json!([]);
-    operator.done("StartShadow", json!({ "auth_config_json": candidate.to_string(), "name": "" })).await;
+    operator.called("StartShadow", json!({ "auth_config_json": candidate.to_string(), "name": "" })).await;
     let opened = replica(0).build();
     opened.emit("ssh-enabled", b"");
     assert_eq!(
@@ -128,7 +128,7 @@ async fn one_entry_allows_replicas_of_every_shape_and_nothing_else() {
     assert_eq!(root_keys(&kms, &small).await.status, 200);
     assert_eq!(counts().await, (1, 1, 0, 0), "one that was not opened is allowed by the entry alone");
     // Nor does a candidate allow it by another entry.
-    operator.done("StartShadow", json!({ "auth_config_json": active(&kms).to_string(), "name": "" })).await;
+    operator.called("StartShadow", json!({ "auth_config_json": active(&kms).to_string(), "name": "" })).await;
     assert_eq!(root_keys(&kms, &opened).await.status, 403);
     assert_eq!(counts().await, (1, 0, 0, 0));
 

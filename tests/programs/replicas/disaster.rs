@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use age::secrecy::ExposeSecret as _;
 use cvm_kms::proto::{AppKeyResponse, PublicKeyResponse};
+use kms_attest::clock::unix_now;
 use kms_attest::{certificate, ra_tls};
 use kms_simulator::{Cvm, Platform};
 use serde_json::{Value, json};
@@ -18,7 +19,6 @@ use tokio::time::{sleep, timeout};
 use super::Node;
 use crate::support::http::{request, with};
 use crate::support::kmsctl::Desk;
-use crate::support::recovery::now;
 use crate::support::{Caller, DOMAIN, Identity, eventually};
 
 /// The apps of the cluster. Every second one follows new root keys, the others stay at those of epoch 0.
@@ -212,11 +212,11 @@ async fn lost_and_restored() {
         owner(&nodes[replica], "POST", "/api/v1/epochs/fetch", body).await;
     }
     // At the same time everywhere.
-    let at = now() + 5;
+    let at = unix_now() + 5;
     for node in &nodes {
         owner(node, "POST", "/api/v1/epochs/1/activate", json!({ "at": at })).await;
     }
-    eventually("the new root keys are in force", async || (now() > at).then_some(())).await;
+    eventually("the new root keys are in force", async || (unix_now() > at).then_some(())).await;
     let everywhere = record(&callers, &apps, 1).await;
     let (old, new) = load.end().await;
     assert!(old > 0 && new > 0, "{old} answers before, {new} after");
