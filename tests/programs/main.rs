@@ -33,6 +33,7 @@ mod notify_command;
 mod observability;
 mod onboarding_page;
 mod openapi;
+mod outsider;
 mod policy_commands;
 mod python_client;
 mod recovery;
