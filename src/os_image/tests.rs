@@ -41,20 +41,6 @@ fn registers(case: &Value) -> Option<BootRegisters> {
     serde_json::from_value(case["expected"].clone()).ok()
 }
 
-fn quoted(registers: &BootRegisters) -> Quoted {
-    Quoted {
-        mr_td: registers.mrtd,
-        rt_mr0: registers.rtmr0,
-        rt_mr1: registers.rtmr1,
-        rt_mr2: registers.rtmr2,
-        rt_mr3: [0; 48],
-        mr_config_id: [0; 48],
-        mr_owner: [0; 48],
-        mr_owner_config: [0; 48],
-        report_data: [0; 64],
-    }
-}
-
 /// A tar archive of files, gzipped in two members, with the `./` that published images have.
 fn packed(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
@@ -235,7 +221,7 @@ impl World {
     }
 
     async fn check(&self, config: &VmConfig, registers: &BootRegisters) -> Result<(), OsImageError> {
-        self.images.check(config.clone(), &[], &quoted(registers)).await
+        self.images.check(config.clone(), &[], &Quoted::of(registers)).await
     }
 
     async fn refusal(&self, config: &VmConfig) -> OsImageError {
@@ -563,7 +549,10 @@ async fn images_run_with_pinned_tables_only_and_lite_attestation_can_be_refused(
             let directory = tempfile::tempdir().expect("temporary directory");
             let images =
                 OsImages::new(settings, ImageCache::new(directory.path().join("cache"))).expect("client");
-            images.check(config.clone(), &log, &quoted(&expected)).await.map_err(|error| error.to_string())
+            images
+                .check(config.clone(), &log, &Quoted::of(&expected))
+                .await
+                .map_err(|error| error.to_string())
         };
         let plain = || settings(&archives.template, None);
         let pinned = |image: [u8; 32], tables: &[[u8; 48]]| Settings {
@@ -608,7 +597,7 @@ async fn a_programs_tables_are_held_to_the_pins_whenever_they_were_measured() {
         let acpi_tables = Some(world.path("acpi-program"));
         let settings = Settings { acpi_digests: pins, ..settings(&archives.template, acpi_tables) };
         let images = OsImages::new(settings, world.cache.clone()).expect("client");
-        images.check(config.clone(), &[], &quoted(&expected)).await.map_err(|error| error.to_string())
+        images.check(config.clone(), &[], &Quoted::of(&expected)).await.map_err(|error| error.to_string())
     };
     let refusal = format!(
         "the ACPI tables of this VM are not pinned for its image (core.image.acpi_digests): SHA-384 {}",
@@ -636,7 +625,7 @@ async fn what_another_program_or_none_has_measured_is_not_served() {
     let check = async |program: Option<&Path>| {
         let settings = settings(&archives.template, program.map(Path::to_owned));
         let images = OsImages::new(settings, world.cache.clone()).expect("client");
-        images.check(config.clone(), &[], &quoted(&expected)).await.map_err(|error| error.to_string())
+        images.check(config.clone(), &[], &Quoted::of(&expected)).await.map_err(|error| error.to_string())
     };
     let path = world.path("acpi-program");
     assert_eq!(check(Some(&path)).await, Ok(()));

@@ -185,11 +185,11 @@ fn legacy(case: &Json, images: &[Packed], tables: &[u8]) -> Check {
     let registers = image.registers(&config, AcpiTables::Given(tables))?;
     expected.is_json(&json!(registers))?;
     let matching = case.at("verify_matching")?;
-    let refusal = registers.compare(&quoted(&registers)).err();
+    let refusal = registers.compare(&Quoted::of(&registers)).err();
     matching.at("error")?.is_json(&json!(refusal.map(|error| error.to_string())))?;
     matching.at("is_dev")?.is_bool(metadata.is_dev)?;
     matching.at("version")?.is_text(&metadata.version)?;
-    let mut other = quoted(&registers);
+    let mut other = Quoted::of(&registers);
     other.rt_mr1[0] ^= 1;
     let refusal = registers.compare(&other).err();
     case.at("verify_rtmr1_differs")?.at("error")?.is_json(&json!(refusal.map(|error| error.to_string())))
@@ -345,21 +345,4 @@ fn launch(input: &Json) -> Check<Result<Launch, LaunchError>> {
     let guest_features = input.at("guest_features")?.number()?;
     let cpu = CpuModel::parse(input.at("vcpu_type")?.text()?);
     Ok(cpu.map(|cpu| Launch { image, vcpus, cpu, guest_features }))
-}
-
-/// Registers in a quote.
-pub(super) fn quoted(registers: &BootRegisters) -> Quoted {
-    let BootRegisters { mrtd, rtmr0, rtmr1, rtmr2 } = *registers;
-    let zero = [0; 48];
-    Quoted {
-        mr_td: mrtd,
-        rt_mr0: rtmr0,
-        rt_mr1: rtmr1,
-        rt_mr2: rtmr2,
-        rt_mr3: zero,
-        mr_config_id: zero,
-        mr_owner: zero,
-        mr_owner_config: zero,
-        report_data: [0; 64],
-    }
 }

@@ -2,6 +2,7 @@
 
 use kms_attest::measurement::TdxEvent;
 use kms_attest::platform::manifest::{Manifest, UnvouchedError, image_hash};
+use kms_attest::platform::tdx::Quoted;
 use kms_attest::platform::tdx::image::acpi::{AcpiDigests, Shape, ShapeError};
 use kms_attest::platform::tdx::image::legacy::AcpiTables;
 use kms_attest::platform::tdx::image::lite::{self, LiteError};
@@ -12,7 +13,7 @@ use sha2::{Digest as _, Sha384};
 
 use super::cases::{Cases, Notes};
 use super::json::{Check, Failure, Json, ensure};
-use super::os_image::{Packed, quoted};
+use super::os_image::Packed;
 
 const VERSION_3: &str = "a document of version 3 is read too: older images carry one";
 const ROOT_PORTS: &str =
@@ -66,7 +67,7 @@ fn lite(case: &Json, notes: &mut Notes) -> Check {
             };
             case.at("expected")?.is_json(&json!(registers))?;
             let actual = actual.ok_or_else(|| Failure(format!("{}: has no registers", case.path())))?;
-            registers.compare(&quoted(&actual)).map_err(Failure::from)
+            registers.compare(&Quoted::of(&actual)).map_err(Failure::from)
         }
         "refused" => refused(case, &config, computed, actual, notes),
         other => Err(Failure(format!("{}: unknown verdict {other:?}", case.path()))),
@@ -84,7 +85,7 @@ fn refused(
     match (computed, actual) {
         (Ok(registers), Some(actual)) => {
             case.at("expected")?.is_json(&json!(registers))?;
-            let Err(Mismatch { register, .. }) = registers.compare(&quoted(&actual)) else {
+            let Err(Mismatch { register, .. }) = registers.compare(&Quoted::of(&actual)) else {
                 return Err(Failure(format!("{}: is accepted", case.path())));
             };
             ensure!(expected == 16, "{}: gets to step 16", case.path());

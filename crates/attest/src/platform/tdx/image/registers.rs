@@ -26,6 +26,26 @@ pub struct BootRegisters {
     pub rtmr2: [u8; 48],
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl Quoted {
+    /// Of a guest with these registers, and zeros otherwise.
+    pub fn of(registers: &BootRegisters) -> Self {
+        let BootRegisters { mrtd, rtmr0, rtmr1, rtmr2 } = *registers;
+        let zero = [0; 48];
+        Self {
+            mr_td: mrtd,
+            rt_mr0: rtmr0,
+            rt_mr1: rtmr1,
+            rt_mr2: rtmr2,
+            rt_mr3: zero,
+            mr_config_id: zero,
+            mr_owner: zero,
+            mr_owner_config: zero,
+            report_data: [0; 64],
+        }
+    }
+}
+
 /// A register of [`BootRegisters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Register {

@@ -107,27 +107,12 @@ fn registers(case: &Value) -> Option<BootRegisters> {
     serde_json::from_value(case["expected"].clone()).ok()
 }
 
-/// Quote registers equal to `registers`.
-fn quoted(registers: &BootRegisters) -> Quoted {
-    Quoted {
-        mr_td: registers.mrtd,
-        rt_mr0: registers.rtmr0,
-        rt_mr1: registers.rtmr1,
-        rt_mr2: registers.rtmr2,
-        rt_mr3: [0; 48],
-        mr_config_id: [0; 48],
-        mr_owner: [0; 48],
-        mr_owner_config: [0; 48],
-        report_data: [0; 64],
-    }
-}
-
 #[test]
 fn the_first_register_that_differs_is_named() {
     let vectors = Vectors::load();
     for case in vectors.list("legacy").iter().filter(|case| registers(case).is_some()) {
         let expected = registers(case).unwrap();
-        let mut actual = quoted(&expected);
+        let mut actual = Quoted::of(&expected);
         assert_eq!(expected.compare(&actual), Ok(()));
         actual.rt_mr1[0] ^= 1;
         let mismatch = expected.compare(&actual).unwrap_err();
@@ -141,7 +126,7 @@ fn the_first_register_that_differs_is_named() {
         }
     }
     let expected = vectors.measure(&vectors.plain()).unwrap();
-    let mut actual = quoted(&expected);
+    let mut actual = Quoted::of(&expected);
     actual.rt_mr2[0] ^= 1;
     assert_eq!(expected.compare(&actual).unwrap_err().register, Register::Rtmr2);
 }
