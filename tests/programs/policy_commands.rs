@@ -13,6 +13,7 @@ use crate::support::program::KMS;
 use crate::support::{AllowlistFile, Caller, Identity, PATIENCE, World, eventually};
 use base64::Engine as _;
 use http::Request;
+use kms_policy::bundle::minisign_vectors;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -368,13 +369,10 @@ async fn bundles_are_made_signed_by_several_and_checked() {
     assert_eq!(policy(&[&["sign", &*rules], &unsigned[..]].concat()).await.code, 0);
     let ran = policy(&["show", &text]).await;
     assert!(ran.code == 1 && ran.err.contains("has no signature"), "{}", ran.err);
-    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/minisign");
-    let vector = |name: &str| fs::read_to_string(vectors.join(name)).expect("a vector");
     let by_minisign = path("4.bundle");
-    fs::write(&by_minisign, vector("prod-1.bundle")).expect("a text");
-    fs::write(path("4.bundle.minisig"), vector("prod-1.one.minisig")).expect("a signature");
-    let public = vector("one.pub");
-    let public = public.lines().nth(1).expect("a key");
+    fs::write(&by_minisign, minisign_vectors::FIRST).expect("a text");
+    fs::write(path("4.bundle.minisig"), minisign_vectors::BY_ONE).expect("a signature");
+    let public = minisign_vectors::ONE.lines().nth(1).expect("a key");
     let shown: Value = serde_json::from_str(&done(&["show", &by_minisign, "--json"]).await).expect("JSON");
     assert_eq!(shown["claimed_signers"], json!(["minisign/DDFD49498CF8CC92"]));
     done(&["check", &by_minisign, "--minisign-signer", public]).await;
@@ -384,7 +382,7 @@ async fn bundles_are_made_signed_by_several_and_checked() {
     let checked: Value =
         serde_json::from_str(&done(&[&["check", &*both], &keys[..]].concat()).await).expect("JSON");
     assert_eq!(checked["bundle"]["signers"], json!(["team/ann", "minisign/DDFD49498CF8CC92"]));
-    fs::write(path("4.bundle.minisig"), vector("prod-2.one.minisig")).expect("a signature");
+    fs::write(path("4.bundle.minisig"), minisign_vectors::SECOND_BY_ONE).expect("a signature");
     let ran = policy(&["check", &by_minisign, "--minisign-signer", public]).await;
     assert!(ran.code == 1 && ran.err.contains("it is not over this text"), "{}", ran.err);
     let foreign = path("agent-attestation-allowlist.json");

@@ -30,6 +30,8 @@ pub use self::digest::BundleDigest;
 pub use self::error::{BundleError, FIRST_LINE, MAX_BUNDLE};
 pub use self::header::{Header, HeaderError, MAX_SERIAL};
 use self::minisign::Minisignature;
+#[cfg(any(test, feature = "testing"))]
+pub use self::minisign::vectors as minisign_vectors;
 pub use self::minisign::{is_unsigned, with_minisig};
 pub use self::policy::{BundleInForce, Bundled, Expiry};
 pub use self::shadow::Differences;

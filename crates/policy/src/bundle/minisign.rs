@@ -97,5 +97,8 @@ pub fn with_minisig(text: &[u8], minisig: &[u8]) -> Vec<u8> {
     [text, b"\n", minisig, end].concat()
 }
 
+#[cfg(any(test, feature = "testing"))]
+pub mod vectors;
+
 #[cfg(test)]
 mod tests;

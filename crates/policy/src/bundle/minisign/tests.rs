@@ -3,22 +3,9 @@
 use proptest::prelude::*;
 
 use super::super::{Bundle, BundleError, SecretKey, UnverifiedBundle, add_signature, sign_text};
+use super::vectors::{BY_ONE, BY_TWO, FIRST, LEGACY, ONE, SECOND, SECOND_BY_ONE, SECOND_BY_ONE_LEGACY, TWO};
 use super::*;
 use crate::settings::PinnedKeys;
-
-macro_rules! vector {
-    ($name:literal) => {
-        include_str!(concat!("../../../../../tests/vectors/minisign/", $name))
-    };
-}
-
-const ONE: &str = vector!("one.pub");
-const TWO: &str = vector!("two.pub");
-const FIRST: &str = vector!("prod-1.bundle");
-const SECOND: &str = vector!("prod-2.bundle");
-const BY_ONE: &str = vector!("prod-1.one.minisig");
-const BY_TWO: &str = vector!("prod-1.two.minisig");
-const LEGACY: &str = vector!("prod-1.one.legacy.minisig");
 
 fn pinned(keys: &[&str], threshold: u64) -> PinnedKeys {
     PinnedKeys::with_minisign([], keys.iter().copied(), threshold).expect("keys")
@@ -37,10 +24,7 @@ fn what_the_program_signed_is_verified_prehashed_and_not() {
         assert_eq!(open(FIRST, &[first], &pinned(&[ONE], 1)).expect("one"), NAMES[..1]);
         assert_eq!(open(FIRST, &[first, BY_TWO], &both).expect("both"), NAMES);
     }
-    assert_eq!(
-        open(SECOND, &[vector!("prod-2.one.minisig")], &pinned(&[ONE], 1)).expect("the second"),
-        NAMES[..1]
-    );
+    assert_eq!(open(SECOND, &[SECOND_BY_ONE], &pinned(&[ONE], 1)).expect("the second"), NAMES[..1]);
     // As Windows writes it, and without the last newline.
     assert!(open(FIRST, &[&BY_ONE.replace('\n', "\r\n")], &pinned(&[ONE], 1)).is_ok());
     assert!(open(FIRST, &[BY_ONE.trim_end()], &pinned(&[ONE], 1)).is_ok());
@@ -130,7 +114,7 @@ fn signatures_of_other_texts_keys_and_modes_are_refused() {
     for other in [BY_ONE, LEGACY] {
         invalid(SECOND, other);
     }
-    for other in [vector!("prod-2.one.minisig"), vector!("prod-2.one.legacy.minisig")] {
+    for other in [SECOND_BY_ONE, SECOND_BY_ONE_LEGACY] {
         invalid(FIRST, other);
     }
     // The comment that is signed was altered, or is that of another signature.

@@ -7,6 +7,7 @@ use kms_ledger::key::{PublicKey, VerifyingKey};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use super::super::minisign_vectors::{BY_ONE as MINISIG, FIRST as TEXT, ONE as MINISIGN};
 use super::super::{UnverifiedBundle, with_minisig};
 use super::*;
 use crate::settings::{Activation, EmptyDevices, OnExpiry, PinnedKeys};
@@ -125,10 +126,6 @@ async fn a_file_is_new_when_its_content_is() {
     let nowhere = Fetcher::new(&settings(BundleSource::Operators)).unwrap();
     assert_eq!(nowhere.fetch().await, Err(FetchError::NoSource));
 }
-
-const MINISIGN: &str = include_str!("../../../../../tests/vectors/minisign/one.pub");
-const TEXT: &str = include_str!("../../../../../tests/vectors/minisign/prod-1.bundle");
-const MINISIG: &str = include_str!("../../../../../tests/vectors/minisign/prod-1.one.minisig");
 
 fn with_key_of_minisign(source: BundleSource) -> Bundle {
     Bundle { keys: PinnedKeys::with_minisign([], [MINISIGN], 1).unwrap(), ..settings(source) }
