@@ -369,13 +369,15 @@ pub fn csr(app: &Cvm, key: &P256Key) -> Csr {
 
 /// The first result of `attempt`, within [`PATIENCE`].
 pub async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
-    let began = Instant::now();
+    let (began, mut pause) = (Instant::now(), Duration::from_millis(5));
     loop {
         if let Some(found) = attempt().await {
             return found;
         }
         assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(pause).await;
+        // An attempt is often a connection with TLS, whose CPU time others need.
+        pause = (2 * pause).min(Duration::from_millis(40));
     }
 }
 
