@@ -3,6 +3,7 @@
 
 mod cause;
 mod domains;
+mod policies;
 mod probe;
 mod reasons;
 mod report;
@@ -14,10 +15,9 @@ use kms_attest::identity::DomainName;
 use tokio::sync::watch;
 
 pub use self::cause::{Cause, Effect};
+pub(in crate::api) use self::policies::policy_problem;
 use self::probe::probe;
 pub use self::reasons::collateral_left;
-use self::reasons::ending;
-pub(in crate::api) use self::reasons::policy_problem;
 pub(super) use self::reasons::reasons;
 pub use self::report::{Reason, Report};
 use super::epochs::LostEpochs;

@@ -6,7 +6,8 @@ use kms_attest::identity::DomainName;
 use kms_policy::Policy;
 use kms_policy::bundle::Bundled;
 
-use super::{Cause, Reason, ending, policy_problem};
+use super::policies::{ending, policy_problem};
+use super::{Cause, Reason};
 use crate::admission::Foundation;
 
 /// The reasons of each domain that has a policy of its own and is not archived.

@@ -2,10 +2,11 @@
 
 use kms_attest::collateral::{CacheStats, CollateralCache};
 use kms_policy::Policy;
-use kms_policy::bundle::{Bundled, Expiry};
+use kms_policy::bundle::Bundled;
 
 use super::cause::Cause;
 use super::domains;
+use super::policies::ending;
 use super::report::Reason;
 use crate::admission::{Foundation, Missing, SelfDenialCode, SelfRefusal};
 use crate::audit::{FailureReason, Health};
@@ -18,17 +19,6 @@ const COLLATERAL_LEFT: u64 = 24 * 60 * 60;
 
 /// The same where no service is asked: somebody has to bring a file.
 const COLLATERAL_LEFT_OFFLINE: u64 = 7 * COLLATERAL_LEFT;
-
-/// Why the policy cannot decide, in words that a record may have: a backend's own words may name hosts.
-pub(in crate::api) fn policy_problem(policy: &Policy) -> Option<String> {
-    let problem = policy.last_error()?;
-    Some(match policy {
-        Policy::Allowlist(_) | Policy::Bundled(_) => problem,
-        Policy::AllowAll(_) | Policy::Webhook(_) | Policy::Ethereum(_) => {
-            Cause::PolicyUnavailable.text().to_owned()
-        }
-    })
-}
 
 /// What stops the release of keys now, or will soon.
 pub(in super::super) fn reasons(foundation: &Foundation) -> Vec<Reason> {
@@ -160,19 +150,6 @@ fn of_bundle(bundled: &Bundled, now: u64) -> Vec<Reason> {
         Reason::new(Cause::PolicyHeld, "core.auth_api.bundle: see kmsctl policy history".to_owned())
     });
     fork.into_iter().chain(held).chain(end).collect()
-}
-
-/// A text if the bundle in force expires soon, or has expired.
-pub(super) fn ending(bundled: &Bundled, now: u64) -> Option<String> {
-    let in_force = bundled.bundle()?;
-    let header = in_force.bundle.header();
-    let word = match bundled.expiry(now)? {
-        Expiry::Far => return None,
-        Expiry::Soon => "expires",
-        Expiry::Expired => "has expired",
-    };
-    let (name, serial, end) = (header.name(), header.serial(), rfc3339(header.expires()));
-    Some(format!("bundle {name} with serial {serial} {word} at {end}"))
 }
 
 /// What is wrong with collateral: none is valid, or nothing replaces what is kept.
