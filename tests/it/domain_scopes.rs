@@ -234,7 +234,11 @@ async fn a_refused_kms_is_in_no_domain_also_after_a_restart() {
         let (status, _) =
             teams.gets(&token, &format!("/api/v1/denials/{}", of_kms["id"].as_str().expect("an id"))).await;
         assert_eq!(status, 404);
-        let (_, events) = teams.gets(&token, "/api/v1/events?type=denied").await;
+        let events = eventually("the denial in the index of events", async || {
+            let (_, events) = teams.gets(&token, "/api/v1/events?type=denied").await;
+            events.as_array().is_some_and(|events| !events.is_empty()).then_some(events)
+        })
+        .await;
         assert_eq!(texts(&events, "app_id"), [id(&teams.default[1])], "{events}");
         teams.world.start().await.expect("it starts again");
         teams.admin = Admin::of(&teams.world).await;

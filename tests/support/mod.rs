@@ -59,6 +59,10 @@ pub use self::identity::Identity;
 pub const DOMAIN: &str = "localhost";
 /// How long a test waits for what must happen, on a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// What every error says of a file that another process has locked.
+const LOCKED: &str = "is in use by another process";
+/// More than a program takes from its start until it closes the files of the process that starts it.
+const UNTIL_PROGRAMS_RUN: Duration = Duration::from_secs(2);
 /// The token of the admin listener.
 pub const ADMIN_TOKEN: &str = "the token of operators";
 
@@ -168,9 +172,20 @@ impl World {
     pub async fn start(&mut self) -> Result<(), AppError> {
         self.stop().await;
         let text = toml::to_string(&self.config).expect("TOML");
-        let (config, _) = Config::from_toml(&text).expect("a valid configuration");
-        self.kms = Some(app::start(config).await?);
-        Ok(())
+        let began = Instant::now();
+        loop {
+            let (config, _) = Config::from_toml(&text).expect("a valid configuration");
+            match app::start(config).await {
+                // A program that another test starts has the files of this process, and so their locks, until it runs.
+                Err(error) if error.to_string().contains(LOCKED) && began.elapsed() < UNTIL_PROGRAMS_RUN => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                started => {
+                    self.kms = Some(started?);
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Restarts the KMS with an audit log on a device that is always full.
@@ -178,7 +193,7 @@ impl World {
         self.configure(r#"core.audit.file = "/dev/full""#);
         // Another test may hold the lock of that file for a moment.
         while let Err(error) = self.start().await {
-            assert!(error.to_string().contains("in use by another process"), "{error}");
+            assert!(error.to_string().contains(LOCKED), "{error}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
