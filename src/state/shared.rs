@@ -105,25 +105,8 @@ pub enum Unshared {
     NotRunning,
 }
 
-/// What became of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
-    /// It is in the state with this number.
-    State,
-    /// Nothing had to be changed.
-    Nothing,
-    /// The edit refused.
-    Refused,
-}
-
-/// Makes the new bytes of a document from those that are there.
-type EditBytes = Box<dyn FnMut(Option<&[u8]>) -> Edited + Send>;
-
-enum Edited {
-    To(Vec<u8>),
-    Unchanged,
-    Refused,
-}
+/// Makes the new bytes of a document from those that are there; none if nothing is to be written.
+type EditBytes = Box<dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send>;
 
 struct Request {
     what: Wanted,
@@ -133,7 +116,7 @@ struct Request {
 /// Who waits for a change.
 #[derive(Debug)]
 struct Asked {
-    reply: oneshot::Sender<Result<Written, Unshared>>,
+    reply: oneshot::Sender<Result<(), Unshared>>,
     stage: Arc<Mutex<Stage>>,
 }
 
@@ -243,7 +226,7 @@ impl Shared {
     /// # Errors
     /// [`Unshared`]: the shared state does not have it yet; it is written as soon as possible.
     pub async fn push(&self, document: &str) -> Result<(), Unshared> {
-        self.ask(Wanted::Push(document.to_owned())).await.map(drop)
+        self.ask(Wanted::Push(document.to_owned())).await
     }
 
     /// Changes a document for all nodes: `edit` makes its new bytes from those that are there, more than once if others change it
@@ -260,16 +243,15 @@ impl Shared {
         let last = Arc::new(Mutex::new(None));
         let kept = Arc::clone(&last);
         let edit = Box::new(move |there: Option<&[u8]>| {
-            let (edited, outcome) = match edit(there) {
-                Ok((Some(bytes), value)) => (Edited::To(bytes), Ok(value)),
-                Ok((None, value)) => (Edited::Unchanged, Ok(value)),
-                Err(error) => (Edited::Refused, Err(error)),
+            let (bytes, outcome) = match edit(there) {
+                Ok((bytes, value)) => (bytes, Ok(value)),
+                Err(error) => (None, Err(error)),
             };
             *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-            edited
+            bytes
         });
         let operator = operator.to_owned();
-        let _: Written = self.ask(Wanted::Change { document, operator, edit }).await?;
+        self.ask(Wanted::Change { document, operator, edit }).await?;
         // `edit` has been called when there is an answer.
         last.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(Unshared::NotRunning)
     }
@@ -300,7 +282,7 @@ impl Shared {
     /// # Errors
     /// [`Unshared`]; [`Unshared::Behind`] where this node would have believed the shared state.
     pub async fn repair(&self, operator: &str) -> Result<(), Unshared> {
-        self.ask(Wanted::Repair { operator: operator.to_owned() }).await.map(drop)
+        self.ask(Wanted::Repair { operator: operator.to_owned() }).await
     }
 
     /// Removes what a node said of itself. One that still runs is there again with its next beat.
@@ -308,10 +290,10 @@ impl Shared {
     /// # Errors
     /// [`Unshared`].
     pub async fn forget(&self, node: NodeId) -> Result<(), Unshared> {
-        self.ask(Wanted::Forget(node)).await.map(drop)
+        self.ask(Wanted::Forget(node)).await
     }
 
-    async fn ask(&self, what: Wanted) -> Result<Written, Unshared> {
+    async fn ask(&self, what: Wanted) -> Result<(), Unshared> {
         let (reply, answer) = oneshot::channel();
         let stage = Arc::new(Mutex::new(Stage::Open));
         let asked = Asked { reply, stage: Arc::clone(&stage) };

@@ -10,7 +10,7 @@ use super::error::DatabaseError;
 use super::judge::authentic;
 use super::keeper::Keeper;
 use super::seal::NodeId;
-use super::{Unshared, Written, table};
+use super::{Unshared, table};
 use crate::clock::unix_now_ms;
 
 /// A node that has written nothing for so long is forgotten. By the clocks of two nodes: a wrong one costs nothing, since a node that
@@ -27,14 +27,14 @@ fn is_gone(written_ms: Option<u64>, now_ms: u64) -> bool {
 
 impl Keeper {
     /// Forgets a node that an owner names.
-    pub(super) async fn forget(&mut self, client: &mut Client, node: NodeId) -> Result<Written, Unshared> {
+    pub(super) async fn forget(&mut self, client: &mut Client, node: NodeId) -> Result<(), Unshared> {
         let forgotten = async {
             let change = client.transaction().await?;
             table::forget_node(&change, self.seals().fleet, node).await?;
             self.commit(change).await
         };
         within(EXCHANGE, forgotten).await?;
-        Ok(Written::State)
+        Ok(())
     }
 
     /// Forgets the nodes that have written nothing for long.

@@ -16,7 +16,7 @@ use super::keeper::{Keeper, Look, provenance};
 use super::schema::Past;
 use super::seal::{Sealed, Seals};
 use super::table::{self, HeadRow, Hold};
-use super::{Asked, Edited, Request, Unshared, Wanted, Written};
+use super::{Asked, Request, Unshared, Wanted};
 
 /// How often a change is made again because another node was faster.
 const ATTEMPTS: usize = 8;
@@ -29,7 +29,8 @@ enum Attempt {
     Made(New),
     /// The shared document has it already, which this node has not read yet.
     There(Vec<u8>),
-    Done(Written),
+    /// Nothing had to be written.
+    Nothing,
     /// Another node has written meanwhile.
     Overtaken,
     Doubted(Alarm),
@@ -87,7 +88,7 @@ impl Keeper {
         };
         let lost = match &done {
             Err(Unshared::Database(error)) => Err(error.clone()),
-            Err(_) | Ok(_) => Ok(()),
+            Err(_) | Ok(()) => Ok(()),
         };
         if let Some(Asked { reply, .. }) = self.asked.take() {
             // The caller may have gone.
@@ -128,7 +129,7 @@ impl Keeper {
                 continue;
             }
             match self.push(client, document.name()).await {
-                Ok(_) => {}
+                Ok(()) => {}
                 Err(Unshared::Database(error)) => return Err(error),
                 Err(error) => {
                     untold =
@@ -148,23 +149,17 @@ impl Keeper {
         self.documents.iter().filter(stops).cloned().collect()
     }
 
-    async fn push(&mut self, client: &mut Client, name: &str) -> Result<Written, Unshared> {
-        let Some(document) = self.document(name) else { return Ok(Written::Nothing) };
+    async fn push(&mut self, client: &mut Client, name: &str) -> Result<(), Unshared> {
+        let Some(document) = self.document(name) else { return Ok(()) };
         let mut unreadable = None;
-        let written = self
-            .write(client, name, Needs::of(&*document), "", &mut |there| match document.merge(there) {
-                Ok(Some(body)) => Edited::To(body),
-                Ok(None) => Edited::Unchanged,
-                Err(problem) => {
-                    unreadable = Some(problem);
-                    Edited::Refused
-                }
+        self.write(client, name, Needs::of(&*document), "", &mut |there| {
+            document.merge(there).unwrap_or_else(|problem| {
+                unreadable = Some(problem);
+                None
             })
-            .await?;
-        match unreadable {
-            None => Ok(written),
-            Some(problem) => Err(Unshared::Unusable(problem)),
-        }
+        })
+        .await?;
+        unreadable.map_or(Ok(()), |problem| Err(Unshared::Unusable(problem)))
     }
 
     /// A head as this node may write it: where it may keep none, it says so.
@@ -186,8 +181,8 @@ impl Keeper {
         name: &str,
         needs: Needs,
         operator: &str,
-        edit: &mut (dyn FnMut(Option<&[u8]>) -> Edited + Send),
-    ) -> Result<Written, Unshared> {
+        edit: &mut (dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send),
+    ) -> Result<(), Unshared> {
         for _ in 0..ATTEMPTS {
             if self.head.is_none() || self.view.alarm().is_some() {
                 match self.look(client).await? {
@@ -202,13 +197,13 @@ impl Keeper {
             match attempt.unwrap_or_else(|_| Err(self.late()))? {
                 Attempt::Made(new) => {
                     self.written(name, new).await;
-                    return Ok(Written::State);
+                    return Ok(());
                 }
                 Attempt::There(body) => {
                     self.known_there(name, &body).await;
-                    return Ok(Written::Nothing);
+                    return Ok(());
                 }
-                Attempt::Done(written) => return Ok(written),
+                Attempt::Nothing => return Ok(()),
                 Attempt::Overtaken => match self.look(client).await? {
                     Look::Believed { .. } | Look::Empty => {}
                     Look::Unread if self.suffices(needs, name) => {}
@@ -239,7 +234,7 @@ impl Keeper {
         client: &mut Client,
         name: &str,
         operator: &str,
-        edit: &mut (dyn FnMut(Option<&[u8]>) -> Edited + Send),
+        edit: &mut (dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send),
     ) -> Result<Attempt, DatabaseError> {
         let seals = self.seals();
         let change = client.transaction().await?;
@@ -259,13 +254,12 @@ impl Keeper {
             },
         };
         let body = match edit(there.as_deref()) {
-            Edited::Refused => return Ok(Attempt::Done(Written::Refused)),
-            Edited::To(body) if Some(&body) != there.as_ref() => body,
-            Edited::To(body) => {
+            Some(body) if Some(&body) != there.as_ref() => body,
+            Some(body) => {
                 change.rollback().await?;
                 return Ok(Attempt::There(body));
             }
-            Edited::Unchanged => return Ok(Attempt::Done(Written::Nothing)),
+            None => return Ok(Attempt::Nothing),
         };
         if body.len() > MAX_DOCUMENT {
             return Ok(Attempt::Unusable(format!("it must have at most {MAX_DOCUMENT} bytes")));
@@ -415,7 +409,7 @@ impl Keeper {
 
     /// Writes the state of this node over whatever is there, with a number above every one that was seen. A newer state that follows
     /// the one of this node is taken over instead.
-    async fn repair(&mut self, client: &mut Client, operator: &str) -> Result<Written, Unshared> {
+    async fn repair(&mut self, client: &mut Client, operator: &str) -> Result<(), Unshared> {
         let before = self.memory.known(self.seals().fleet).map(|known| known.head);
         self.look(client).await?;
         let seals = self.seals();
@@ -465,7 +459,7 @@ impl Keeper {
             "the state of this node was written over what was in the database"
         );
         self.written_all(&head, id, bodies).await;
-        Ok(Written::State)
+        Ok(())
     }
 }
 
