@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kms_attest::outgoing::{self, Endpoint, GetError, RequestError, ResponseTimeout, Timeouts};
-use kms_attest::single_flight::{Answer, Latest};
+use kms_attest::single_flight::{Answer, InFlight, Latest, SingleFlight, Unfinished};
 use reqwest::{Client, StatusCode, redirect};
 use serde::Deserialize;
-use tokio::task::JoinHandle;
 use url::Url;
 
 use crate::config::{FileError, Oidc};
@@ -82,8 +81,10 @@ pub struct Issuer {
     may_be_exposed: Exposure,
     client: Client,
     bounds: Bounds,
-    /// The last attempt to fetch the keys. One at a time.
+    /// The last attempt to fetch the keys.
     attempts: Latest<Attempt>,
+    /// The attempt that is running, for all callers that need one.
+    refreshes: SingleFlight<(), Outcome>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +131,7 @@ impl Issuer {
             client: client.pool_max_idle_per_host(1).build().map_err(|error| unusable(error.into()))?,
             bounds,
             attempts: Latest::default(),
+            refreshes: SingleFlight::new(1),
         })
     }
 
@@ -150,7 +152,10 @@ impl Issuer {
         let mut fetched = self.usable();
         if fetched.as_ref().is_none_or(|fetched| !token.is_signed_with_one_of(&fetched.keys)) {
             // A caller that hangs up does not end the attempt, because only an attempt that has ended delays the next.
-            let outcome = self.refreshing().await.unwrap_or(Outcome::Failed);
+            let outcome = match self.refreshing() {
+                Ok(running) => running.result().await.unwrap_or(Outcome::Failed),
+                Err(_) => Outcome::Failed,
+            };
             fetched = self.usable();
             let is_known = fetched.as_ref().is_some_and(|fetched| token.is_signed_with_one_of(&fetched.keys));
             if !is_known && outcome == Outcome::Failed {
@@ -160,7 +165,8 @@ impl Issuer {
         let fetched = fetched.ok_or(Refusal::Unreachable)?;
         let holder = token.verify(&fetched.keys, &self.rules, now).map_err(refused)?;
         if fetched.at.elapsed() >= self.bounds.refresh {
-            drop(self.refreshing());
+            // Nobody waits for it.
+            let _ = self.refreshing();
         }
         let Holder { subject, name, role, expires_at } = holder;
         Ok(Operator::Oidc { subject, name, role, expires_at })
@@ -171,18 +177,15 @@ impl Issuer {
         self.attempts.last()?.value.keys.clone().filter(|fetched| fetched.at.elapsed() < self.bounds.keep)
     }
 
-    /// [`Issuer::refresh`] in a task of its own.
-    fn refreshing(self: &Arc<Self>) -> JoinHandle<Outcome> {
+    /// [`Issuer::refresh`] in a task of its own, or the one that is running.
+    fn refreshing(self: &Arc<Self>) -> Result<InFlight<Outcome>, Unfinished> {
         let issuer = Arc::clone(self);
-        tokio::spawn(async move { issuer.refresh().await })
+        self.refreshes.join((), || async move { issuer.refresh().await })
     }
 
-    /// Fetches the keys, unless that was tried just now. Waits for an attempt that is running.
+    /// Fetches the keys, unless that was tried just now.
     async fn refresh(&self) -> Outcome {
-        let began = Instant::now();
-        let is_recent = |attempt: &Arc<Answer<Attempt>>| {
-            attempt.asked > began || attempt.asked.elapsed() < self.bounds.pause
-        };
+        let is_recent = |attempt: &Arc<Answer<Attempt>>| attempt.asked.elapsed() < self.bounds.pause;
         let attempt = async |last: Option<Arc<Answer<Attempt>>>| {
             Ok::<_, Infallible>(match self.fetched().await {
                 Ok(keys) => {
