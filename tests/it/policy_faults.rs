@@ -43,10 +43,13 @@ fn denied_by_an_outage() -> Fault {
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    fn kept(&self) -> tracing::subscriber::DefaultGuard {
+    /// Keeps the log until the guard is dropped. The second subscriber sees nothing: with only one, `tracing` asks the thread that
+    /// reaches a log line first whether anybody wants it, and that may be the thread of another test, for which nobody does.
+    fn kept(&self) -> (tracing::subscriber::DefaultGuard, tracing::Dispatch) {
         let log = self.clone();
+        let another = tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(io::sink).finish());
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).finish();
-        tracing::subscriber::set_default(subscriber)
+        (tracing::subscriber::set_default(subscriber), another)
     }
 
     /// The lines about requests that ended without a result.

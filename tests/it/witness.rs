@@ -186,8 +186,9 @@ async fn a_witness_that_we_did_not_write_cosigns_and_a_verifier_agrees() {
     let directory = world.path("witness");
     std::fs::create_dir(&directory).expect("a directory");
     let program = |name: &str| {
-        let mut program = std::process::Command::new(programs.join(name));
-        program.env("AICS_WITNESS_CONFIG", directory.join("witness.json")).current_dir(&directory);
+        // Not the program itself, which names the directory that its Python was installed in.
+        let mut program = std::process::Command::new(&python);
+        program.arg(programs.join(name)).env("AICS_WITNESS_CONFIG", directory.join("witness.json")).current_dir(&directory);
         program
     };
     let run = |arguments: &[&str]| {
