@@ -188,7 +188,10 @@ async fn a_witness_that_we_did_not_write_cosigns_and_a_verifier_agrees() {
     let program = |name: &str| {
         // Not the program itself, which names the directory that its Python was installed in.
         let mut program = std::process::Command::new(&python);
-        program.arg(programs.join(name)).env("AICS_WITNESS_CONFIG", directory.join("witness.json")).current_dir(&directory);
+        program
+            .arg(programs.join(name))
+            .env("AICS_WITNESS_CONFIG", directory.join("witness.json"))
+            .current_dir(&directory);
         program
     };
     let run = |arguments: &[&str]| {
