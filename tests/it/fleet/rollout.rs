@@ -85,7 +85,7 @@ impl Fleet {
                 return rollout.clone();
             }
             assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}: {view}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(40)).await;
         }
     }
 
