@@ -23,10 +23,10 @@ pub fn built(program: &str, test: &str) -> PathBuf {
     // Cargo has set these for this test. A build script of a dependency names some of them, so with them that dependency
     // and all that depend on it would be built again.
     for (name, _) in std::env::vars_os() {
-        if name
-            .to_str()
-            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
-        {
+        let of_this_test = |name: &str| {
+            name == "OUT_DIR" || ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|set| name.starts_with(set))
+        };
+        if name.to_str().is_some_and(of_this_test) {
             cargo.env_remove(name);
         }
     }
