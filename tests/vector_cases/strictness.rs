@@ -308,7 +308,7 @@ fn altered_directories_fail() -> Check {
         let files = directory.files();
         let cases = files.iter().flat_map(|(name, file)| directory.cases(name, file));
         let mut cases = cases
-            .chain([directory.listing()])
+            .chain([directory.listing("directory")])
             .filter(|case| expected.starts_with(&case.name) || case.name.starts_with(expected));
         let is_told = cases.any(|case| failure(case).is_some_and(|failure| failure.contains(expected)));
         ensure!(is_told, "not told: {expected}");
