@@ -1,11 +1,11 @@
 //! Operators who sign in with OpenID Connect: the issuer's keys are fetched, kept, and fetched again when they change.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use kms_attest::outgoing::{self, Endpoint, GetError, RequestError, ResponseTimeout, Timeouts};
-use kms_attest::single_flight::{Answer, InFlight, Latest, SingleFlight, Unfinished};
+use kms_attest::single_flight::{InFlight, SingleFlight, Unfinished};
 use reqwest::{Client, StatusCode, redirect};
 use serde::Deserialize;
 use url::Url;
@@ -82,9 +82,9 @@ pub struct Issuer {
     client: Client,
     bounds: Bounds,
     /// The last attempt to fetch the keys.
-    attempts: Latest<Attempt>,
+    last: ArcSwapOption<Attempt>,
     /// The attempt that is running, for all callers that need one.
-    refreshes: SingleFlight<(), Outcome>,
+    running: SingleFlight<(), Outcome>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +96,7 @@ enum Exposure {
 /// An attempt to fetch the keys. A failed one is kept too, so that the next one waits.
 #[derive(Debug)]
 struct Attempt {
+    began: Instant,
     outcome: Outcome,
     /// The keys of the last attempt that fetched some.
     keys: Option<Arc<Fetched>>,
@@ -130,8 +131,8 @@ impl Issuer {
             may_be_exposed: if config.insecure_plain_http { Exposure::Accepted } else { Exposure::Refused },
             client: client.pool_max_idle_per_host(1).build().map_err(|error| unusable(error.into()))?,
             bounds,
-            attempts: Latest::default(),
-            refreshes: SingleFlight::new(1),
+            last: ArcSwapOption::empty(),
+            running: SingleFlight::new(1),
         })
     }
 
@@ -151,10 +152,9 @@ impl Issuer {
         let token = Token::parse(text).map_err(refused)?;
         let mut fetched = self.usable();
         if fetched.as_ref().is_none_or(|fetched| !token.is_signed_with_one_of(&fetched.keys)) {
-            // A caller that hangs up does not end the attempt, because only an attempt that has ended delays the next.
-            let outcome = match self.refreshing() {
-                Ok(running) => running.result().await.unwrap_or(Outcome::Failed),
-                Err(_) => Outcome::Failed,
+            let outcome = match self.recent() {
+                Some(attempt) => attempt.outcome,
+                None => self.refreshed().await.unwrap_or(Outcome::Failed),
             };
             fetched = self.usable();
             let is_known = fetched.as_ref().is_some_and(|fetched| token.is_signed_with_one_of(&fetched.keys));
@@ -164,9 +164,9 @@ impl Issuer {
         }
         let fetched = fetched.ok_or(Refusal::Unreachable)?;
         let holder = token.verify(&fetched.keys, &self.rules, now).map_err(refused)?;
-        if fetched.at.elapsed() >= self.bounds.refresh {
+        if fetched.at.elapsed() >= self.bounds.refresh && self.recent().is_none() {
             // Nobody waits for it.
-            let _ = self.refreshing();
+            let _ = self.refresh();
         }
         let Holder { subject, name, role, expires_at } = holder;
         Ok(Operator::Oidc { subject, name, role, expires_at })
@@ -174,33 +174,40 @@ impl Issuer {
 
     /// The keys, unless they are too old.
     fn usable(&self) -> Option<Arc<Fetched>> {
-        self.attempts.last()?.value.keys.clone().filter(|fetched| fetched.at.elapsed() < self.bounds.keep)
+        self.last.load().as_ref()?.keys.clone().filter(|fetched| fetched.at.elapsed() < self.bounds.keep)
     }
 
-    /// [`Issuer::refresh`] in a task of its own, or the one that is running.
-    fn refreshing(self: &Arc<Self>) -> Result<InFlight<Outcome>, Unfinished> {
+    /// The last attempt, unless there may be another now.
+    fn recent(&self) -> Option<Arc<Attempt>> {
+        self.last.load_full().filter(|attempt| attempt.began.elapsed() < self.bounds.pause)
+    }
+
+    /// What becomes of the attempt that is running, or of a new one. A caller that hangs up does not end it, because only an attempt
+    /// that has ended delays the next.
+    async fn refreshed(self: &Arc<Self>) -> Result<Outcome, Unfinished> {
+        self.refresh()?.result().await
+    }
+
+    fn refresh(self: &Arc<Self>) -> Result<InFlight<Outcome>, Unfinished> {
         let issuer = Arc::clone(self);
-        self.refreshes.join((), || async move { issuer.refresh().await })
+        self.running.join((), || async move { issuer.attempt().await })
     }
 
-    /// Fetches the keys, unless that was tried just now.
-    async fn refresh(&self) -> Outcome {
-        let is_recent = |attempt: &Arc<Answer<Attempt>>| attempt.asked.elapsed() < self.bounds.pause;
-        let attempt = async |last: Option<Arc<Answer<Attempt>>>| {
-            Ok::<_, Infallible>(match self.fetched().await {
-                Ok(keys) => {
-                    let keys = Some(Arc::new(Fetched { keys, at: Instant::now() }));
-                    Attempt { outcome: Outcome::Fetched, keys }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the issuer of core.admin.oidc gives no keys");
-                    let keys = last.and_then(|last| last.value.keys.clone());
-                    Attempt { outcome: Outcome::Failed, keys }
-                }
-            })
+    /// Fetches the keys, unless an attempt has just ended.
+    async fn attempt(&self) -> Outcome {
+        if let Some(attempt) = self.recent() {
+            return attempt.outcome;
+        }
+        let began = Instant::now();
+        let (outcome, keys) = match self.fetched().await {
+            Ok(keys) => (Outcome::Fetched, Some(Arc::new(Fetched { keys, at: Instant::now() }))),
+            Err(error) => {
+                tracing::warn!(%error, "the issuer of core.admin.oidc gives no keys");
+                (Outcome::Failed, self.last.load().as_ref().and_then(|last| last.keys.clone()))
+            }
         };
-        let Ok(attempt) = self.attempts.get(is_recent, attempt).await;
-        attempt.value.outcome
+        self.last.store(Some(Arc::new(Attempt { began, outcome, keys })));
+        outcome
     }
 
     async fn fetched(&self) -> Result<KeySet, IssuerError> {
