@@ -137,6 +137,13 @@ struct Segment {
     began: Option<u64>,
 }
 
+impl Drop for Segment {
+    /// Closing alone would leave the lock with a child process that is about to execute another program.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 impl Writer {
     /// Serves until every sender is gone.
     pub(super) fn run(&mut self, mut jobs: Receiver<Job>, runtime: &Runtime) {
