@@ -32,7 +32,10 @@ pub use self::inventory::{Cvm, CvmId, Handover, RELEASES, Refusal, Span, Subject
 pub use self::live::{Gap, Live, Next, Subscription, frame, waiting};
 pub use self::outside::{MAX_MESSAGE, Message, MessageError, ReportError, Reports};
 pub use self::pipe::{Lines, Pipe, PipeError};
-pub use self::query::{A_TIME, Filter, Format, MAX_LIMIT, MAX_QUERY, Query, QueryError, last_event_id, time};
+pub use self::query::{
+    A_TIME, Filter, Format, MAX_DIGITS, MAX_LIMIT, MAX_QUERY, Query, QueryError, hex, last_event_id, number,
+    time,
+};
 pub use self::reported::{MAX_REPORTED, Reported, Told, check_reported};
 use crate::audit::{Audit, Progress, Record};
 use crate::config;

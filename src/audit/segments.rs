@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kms_attest::state_file::suffixed;
 use kms_ledger::compressed::{self, plain_name};
 
 use super::disk::{Identity, Seen, directory};
@@ -152,12 +153,6 @@ pub(super) fn node_name(path: &Path) -> PathBuf {
 /// The file with the newest signed checkpoint that stands beside the name of the node.
 pub(super) fn checkpoint_name(path: &Path) -> PathBuf {
     path.with_extension("checkpoint")
-}
-
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(suffix);
-    path.with_file_name(name)
 }
 
 /// Gives the file at `path` the name of a closed one whose last record has this number. It keeps its old name too,

@@ -226,9 +226,10 @@ pub(super) fn milliseconds(text: &str) -> Option<u64> {
 }
 
 /// The most digits of a number.
-const MAX_DIGITS: usize = 20;
+pub const MAX_DIGITS: usize = 20;
 
-fn number(text: &str) -> Option<u64> {
+/// A whole number in decimal digits.
+pub fn number(text: &str) -> Option<u64> {
     let is_number =
         !text.is_empty() && text.len() <= MAX_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number { text.parse().ok() } else { None }
@@ -239,7 +240,8 @@ fn kind(text: &str) -> Option<String> {
     (!text.is_empty() && text.len() <= MAX_WORD && text.bytes().all(is_word)).then(|| text.to_owned())
 }
 
-fn hex(text: &str) -> Option<String> {
+/// At most 128 hexadecimal digits, in lower case and without `0x`.
+pub fn hex(text: &str) -> Option<String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let is_hex =
         !digits.is_empty() && digits.len() <= MAX_WORD && digits.bytes().all(|byte| byte.is_ascii_hexdigit());

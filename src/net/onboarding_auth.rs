@@ -111,8 +111,8 @@ fn is_open(verb: &Verb, path: &str) -> bool {
         return verbs::needed(route, verb) == Access::Open;
     }
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
-    let (grpc_health, _) = probes::over_grpc(Service::Onboard);
-    path.starts_with("/grpc.") && grpc_health == Access::Open
+    let is_open_over_grpc = || probes::over_grpc(Service::Onboard).0 == Access::Open;
+    path.starts_with("/grpc.") && is_open_over_grpc()
         || !is_json(path)
             && Method::find(Service::Onboard, name).is_some_and(|row| row.access == Access::Open)
 }

@@ -1,7 +1,7 @@
 //! Reads a small file whole.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::mem;
 use std::path::Path;
 
@@ -44,12 +44,21 @@ pub fn small_input(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     content.ok_or_else(|| too_large(limit))
 }
 
-/// The content of `file`, allocated for `size` bytes; `None` if it is larger than `limit`.
-fn read(file: File, size: u64, limit: u64) -> io::Result<Option<Vec<u8>>> {
+/// All that standard input has, at most `limit` bytes.
+///
+/// # Errors
+/// It cannot be read, or is larger.
+pub fn small_stdin(limit: u64) -> io::Result<Vec<u8>> {
+    let content = read(io::stdin().lock(), limit.min(64 << 10), limit)?;
+    content.ok_or_else(|| too_large(limit))
+}
+
+/// What can be read, allocated for `size` bytes; `None` if it is larger than `limit`.
+fn read(input: impl Read, size: u64, limit: u64) -> io::Result<Option<Vec<u8>>> {
     // Allocated at once, because growing would leave copies of a secret in memory. One byte more, in case the
     // file grows. Wiped unless it is returned.
     let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1));
-    file.take(limit.saturating_add(1)).read_to_end(&mut content)?;
+    input.take(limit.saturating_add(1)).read_to_end(&mut content)?;
     Ok((content.len() as u64 <= limit).then(|| mem::take(&mut *content)))
 }
 

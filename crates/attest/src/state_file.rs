@@ -95,7 +95,7 @@ fn lock_name(path: &Path) -> PathBuf {
 }
 
 /// The file beside the one at `path` with this after its name.
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+pub fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(suffix);
     path.with_file_name(name)
@@ -176,7 +176,11 @@ impl Replaced {
 /// How the directory at a path is synced, after a file in it was replaced.
 type SyncDirectory = fn(&Path) -> io::Result<()>;
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+/// Waits until the disk has the names of the files in the directory at `path`.
+///
+/// # Errors
+/// Errors of the system.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -1,11 +1,11 @@
 //! Files: read with a limit, written whole or not at all, secrets readable by their owner only.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use kms_attest::small_file::small_input;
+use kms_attest::small_file::{small_input, small_stdin};
 use tempfile::{Builder, PersistError};
 use zeroize::Zeroizing;
 
@@ -28,22 +28,14 @@ pub(crate) enum Readers {
 
 /// The content of a file, or of standard input for `-`; at most `limit` bytes. Wiped when dropped.
 pub(crate) fn read(path: &Path, limit: usize) -> Outcome<Zeroizing<Vec<u8>>> {
-    let outcome = if path == Path::new("-") { stdin(limit) } else { small_input(path, limit as u64) };
+    let outcome =
+        if path == Path::new("-") { small_stdin(limit as u64) } else { small_input(path, limit as u64) };
     outcome.map(Zeroizing::new).map_err(|error| match error.kind() {
         io::ErrorKind::FileTooLarge => {
             Failure::usage(format_args!("{}: longer than {limit} bytes", path.display()))
         }
         _ => Failure::usage(format_args!("{}: {error}", path.display())),
     })
-}
-
-fn stdin(limit: usize) -> io::Result<Vec<u8>> {
-    let mut content = Zeroizing::new(Vec::with_capacity(limit.min(64 << 10)));
-    io::stdin().lock().take(limit as u64 + 1).read_to_end(&mut content)?;
-    if content.len() > limit {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(std::mem::take(&mut *content))
 }
 
 /// The text of a file, or of standard input for `-`.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::unix_now;
 use crate::error::{Error, Result};
-use crate::events::{A_TIME, MAX_QUERY, time};
+use crate::events::{A_TIME, MAX_DIGITS, MAX_QUERY, hex, number, time};
 
 /// A route without parameters.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -81,12 +81,7 @@ parameter!(
 parameter!(
     /// Hexadecimal digits, in lower case and without `0x`.
     Digits(String),
-    |text| {
-        let digits = text.strip_prefix("0x").unwrap_or(text);
-        let is_hex = !digits.is_empty() && digits.len() <= 128;
-        (is_hex && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
-            .then(|| digits.to_ascii_lowercase())
-    },
+    hex,
     "app, image and device must be hexadecimal digits"
 );
 
@@ -156,19 +151,11 @@ parameter!(
     "page must be a whole number from 1"
 );
 
-/// The most digits of a number.
-const MAX_DIGITS: usize = 20;
-
 /// A span of time in seconds, whose unit has at least `min_unit` seconds.
 fn span(text: &str, min_unit: u64) -> Option<u64> {
     let (count, unit) = number_and_unit(text)?;
     let is_accepted = unit >= min_unit && text.len() <= MAX_DIGITS + 1;
     count.checked_mul(unit).filter(|_| is_accepted)
-}
-
-fn number(text: &str) -> Option<u64> {
-    let is_number = text.len() <= MAX_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
-    if is_number { text.parse().ok() } else { None }
 }
 
 impl Limit {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
-use kms_attest::state_file;
+use kms_attest::state_file::{self, sync_directory};
 use kms_ledger::compressed;
 use kms_ledger::files::Names;
 use kms_ledger::verify::{Known, verify};
@@ -46,7 +46,7 @@ impl Archive {
         }
         let made = DirBuilder::new().mode(0o700).create(&self.to);
         if made.is_ok() {
-            sync(state_file::directory(&self.to))?;
+            sync_directory(state_file::directory(&self.to))?;
         } else if !self.to.is_dir() {
             made.with_context(|| format!("{} is not a directory and cannot be created", self.to.display()))?;
         }
@@ -73,7 +73,7 @@ impl Archive {
             note_archived(&own.file, &archived)
                 .context("the archived files cannot be recorded in the log")?;
             fs::remove_file(&file).with_context(|| file.display().to_string())?;
-            sync(state_file::directory(&file))?;
+            sync_directory(state_file::directory(&file))?;
             say!("{} was moved to {}", file.display(), self.to.display());
             moved += 1;
         }
@@ -97,7 +97,7 @@ fn copy(names: &Names, file: &Path, last: u64, to: &Path) -> anyhow::Result<Arch
         copy.sync_all()?;
         ensure!(digest(&part)? == (sha256, bytes), "the copy of {} differs", file.display());
         fs::rename(&part, &target)?;
-        sync(to)?;
+        sync_directory(to)?;
     }
     ensure!(digest(&target)? == (sha256, bytes), "{} is a different file", target.display());
     debug_assert_eq!(names.last_record(&target), Some(last));
@@ -120,10 +120,6 @@ fn digest(file: &Path) -> anyhow::Result<([u8; 32], u64)> {
         digest.update(&buffer[..read]);
         bytes += read as u64;
     }
-}
-
-fn sync(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
