@@ -106,7 +106,7 @@ pub enum Unshared {
 }
 
 /// Makes the new bytes of a document from those that are there; none if nothing is to be written.
-type EditBytes = Box<dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send>;
+type EditBytes<'a> = dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send + 'a;
 
 struct Request {
     what: Wanted,
@@ -137,7 +137,7 @@ enum Wanted {
     Change {
         document: &'static str,
         operator: String,
-        edit: EditBytes,
+        edit: Box<EditBytes<'static>>,
     },
     /// The state of this node over whatever is there.
     Repair {

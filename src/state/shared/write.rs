@@ -16,7 +16,7 @@ use super::keeper::{Keeper, Look, provenance};
 use super::schema::Past;
 use super::seal::{Sealed, Seals};
 use super::table::{self, HeadRow, Hold};
-use super::{Asked, Request, Unshared, Wanted};
+use super::{Asked, EditBytes, Request, Unshared, Wanted};
 
 /// How often a change is made again because another node was faster.
 const ATTEMPTS: usize = 8;
@@ -181,7 +181,7 @@ impl Keeper {
         name: &str,
         needs: Needs,
         operator: &str,
-        edit: &mut (dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send),
+        edit: &mut EditBytes<'_>,
     ) -> Result<(), Unshared> {
         for _ in 0..ATTEMPTS {
             if self.head.is_none() || self.view.alarm().is_some() {
@@ -234,7 +234,7 @@ impl Keeper {
         client: &mut Client,
         name: &str,
         operator: &str,
-        edit: &mut (dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>> + Send),
+        edit: &mut EditBytes<'_>,
     ) -> Result<Attempt, DatabaseError> {
         let seals = self.seals();
         let change = client.transaction().await?;
