@@ -2,13 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::support::http::{post, request, with};
 use crate::support::operator::{Operator, authorized};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, PATIENCE, World, eventually};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, PATIENCE, World, eventually, process};
 
 async fn admin(world: &World) -> Caller {
     Caller::new(world.admin_address().await).plain()
@@ -285,6 +286,16 @@ fn resident() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_streams_get_an_event_each_within_100_mb() {
     const STREAMS: usize = 1000;
+    // In a process of its own: other tests of this one use memory too.
+    const ALONE: &str = "KMS_TEST_ALONE";
+    const NAME: &str = "events::a_thousand_streams_get_an_event_each_within_100_mb";
+    if std::env::var_os(ALONE).is_none() {
+        let mut alone = Command::new(std::env::current_exe().expect("this test"));
+        alone.args(["--exact", NAME, "--nocapture"]).env(ALONE, "1");
+        let ran = process::finish(alone, String::new()).await.expect_ok();
+        assert!(ran.out.contains("1 passed"), "{}", ran.text());
+        return;
+    }
     // Both ends of each are in this process.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
