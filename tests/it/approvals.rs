@@ -242,8 +242,7 @@ async fn each_encoding_says_that_a_second_owner_is_needed() {
     let body = json!({ "reason": "it was ahead", "now": 0 });
     let answer = owners.ask("POST", "/prpc/LowerClockFloor", body, ADMIN_TOKEN).await;
     assert!(answer.text().contains("set the one that is wrong first"), "{}", answer.text());
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now = kms_attest::clock::unix_now();
     let body = json!({ "reason": "it was ahead", "now": now });
     let id = waiting(&owners.ask("POST", "/prpc/LowerClockFloor", body, ADMIN_TOKEN).await, 400);
     let told = owners.approve(&id, &owners.bob).await;

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use cvm_kms::api::routes::{ROUTES, Route, Verb};
 use cvm_kms::api::{Access, METHODS, Reach, Role, Service};
+use kms_attest::clock::unix_now;
 use serde_json::{Value, json};
 
 use crate::access_cases::codec::Codec;
@@ -18,10 +19,6 @@ pub(crate) const ME: &str = "/api/v1/me";
 
 /// The admin listener, with what its callers show.
 pub(crate) struct Admin(pub(crate) Caller);
-
-fn unix_now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
-}
 
 impl Admin {
     pub(crate) async fn of(world: &World) -> Self {

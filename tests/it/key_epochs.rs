@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use crate::support::operator::{Operator, done};
 use crate::support::{Caller, World, certificate_request, eventually};
@@ -57,7 +57,7 @@ impl Stopped {
         let new = self.ready.new_epoch().expect("a new epoch");
         let number = new.number();
         self.ready.prepare_epoch(&new, self.recorded(number).await, now).expect("prepared");
-        let at = now.duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+        let at = kms_attest::clock::unix(now);
         self.ready.activate_epoch(number, at, self.recorded(number).await, now).expect("activated");
     }
 

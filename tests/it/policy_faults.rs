@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use crate::support::faults::{Asked, ELSEWHERE, Fault, FaultServer, Reply, SECRET, SECRET_PATH};
@@ -414,7 +414,7 @@ fn signed(signer: &DecisionSigner, asked: &Asked) -> Reply {
     let nonce = Nonce::parse(asked.header(NONCE_HEADER).expect("a nonce")).expect("hex");
     let answer =
         Claims { is_allowed: true, gateway_app_id: "0xback", reason: "", release_stage: None, epochs: None };
-    let expires = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 60;
+    let expires = kms_attest::clock::unix_now() + 60;
     let signature = signer.sign(SignedRequest { kind, body: &asked.body, nonce: &nonce }, answer, expires);
     let mut reply: Value = serde_json::from_slice(&Reply::allowing(asked).body).expect("JSON");
     reply["signature"] = json!(signature);

@@ -2,7 +2,6 @@
 //! everyone; and the warning some weeks ahead.
 
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::operator::ask;
 use crate::support::program::Setting;
@@ -21,7 +20,7 @@ use tokio::net::TcpListener;
 const DAY: u64 = 86_400;
 
 fn days_ago(days: u64) -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() - days * DAY
+    kms_attest::clock::unix_now() - days * DAY
 }
 
 /// Collateral in which outdated platforms are outdated since a date; the others stay up to date.

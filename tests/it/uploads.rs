@@ -259,8 +259,7 @@ async fn an_owner_of_a_domain_changes_nothing_of_the_whole_kms() {
     let whole = format!("Bearer {ADMIN_TOKEN}");
     let freeze = json!({ "scope": "kms", "value": "", "reason": "a leak" });
     assert_eq!(send("POST", "/prpc/Freeze", freeze.to_string(), &whole).await.status, 200);
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now = kms_attest::clock::unix_now();
     let rules = fs::read_to_string(world.path("auth-config.json")).expect("file") + "\n";
     let collateral = serde_json::to_string(&world.platform.collateral()).expect("JSON");
     for (verb, path, body) in [

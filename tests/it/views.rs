@@ -77,8 +77,7 @@ async fn the_overview_says_what_a_kms_is_has_done_and_needs() {
     let denial = document(&world, &format!("/api/v1/denials/{id}")).await;
     assert_eq!(denial["app_id"], hex::encode(world.app(2).app_id()));
 
-    let end = std::time::SystemTime::now() + std::time::Duration::from_secs(86_400);
-    let end = end.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let end = kms_attest::clock::unix_now() + 86_400;
     let ends_soon = json!({ "name": "ci", "role": "viewer", "expires_at": end });
     done(&world, "POST", "/api/v1/credentials", ends_soon).await;
     let attention = document(&world, "/api/v1/overview").await["attention"].clone();

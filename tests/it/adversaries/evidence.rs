@@ -1,7 +1,5 @@
 //! Evidence that does not verify, or belongs to another caller.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use kms_attest::binding::ReportData;
 use kms_attest::p256::P256Key;
 use kms_simulator::{CollateralSpec, Cvm, Stage, Validity};
@@ -15,7 +13,7 @@ const UNAVAILABLE: &str = "Failed to verify the attestation of the source KMS: c
                            quote is not available at the moment";
 
 fn expired() -> CollateralSpec {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+    let now = kms_attest::clock::unix_now();
     CollateralSpec::valid(Validity::new(now - 40 * 86_400, now - 86_400))
 }
 
