@@ -12,24 +12,24 @@ await scenario(async (browser) => {
   const { page, seen } = await console_(browser, given.owner, { place: '#/nowhere', expected: /status of 503/ });
   await page.locator('main h1', { hasText: 'Not found' }).waitFor();
   let mode = 'slow';
-  let go = null;
+  let held = [];
   await page.route((url) => /^\/(api|prpc|log)\//.test(url.pathname), async (route) => {
     if (mode === 'up' || FRAME.test(route.request().url())) return route.fallback();
-    if (mode === 'slow') await new Promise((later) => { go = later; });
+    if (mode === 'slow') await new Promise((later) => held.push(later));
     return route.fulfill({ status: 503, json: { error: 'the index is being built', code: 'unavailable', message: 'the index is being built', request_id: 'req-42' } });
   });
   const told = [];
   for (const [place] of given.views) {
     if (STILL.includes(place)) continue;
     mode = 'slow';
-    go = null;
+    held = [];
     // A new page, because the console keeps what it has seen.
     await page.goto(`${given.url}?${told.length}${place}`);
     await page.locator('input[name=token]').fill(given.owner);
     await page.getByRole('button', { name: 'Sign in', exact: true }).click();
     await page.locator('main .skeleton').first().waitFor();
     mode = 'down';
-    go?.();
+    for (const go of held) go();
     const alert = page.locator('main [role=alert]').filter({ hasText: 'the index is being built' }).first();
     await alert.waitFor();
     await accessible(page, `${place}, which failed`);
