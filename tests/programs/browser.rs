@@ -6,14 +6,15 @@ use std::sync::LazyLock;
 
 use crate::support::{process, tools};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
 
-/// One browser at a time, because each needs most of a small machine.
-static BROWSER: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
+/// As many browsers at once as there are cores: each needs most of one.
+static BROWSERS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
 
 /// Runs `tests/page/<scenario>.mjs` against the page at `url`, and returns its result.
 pub(crate) async fn play(scenario: &str, url: &str, more: Value) -> Value {
-    let _turn = BROWSER.lock().await;
+    let _turn = BROWSERS.acquire().await.expect("never closed");
     let directory = tokio::task::spawn_blocking(|| tools::npm("page")).await.expect("no panic");
     let screenshots = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/page-screenshots");
     std::fs::create_dir_all(&screenshots).expect("directory for pictures");
