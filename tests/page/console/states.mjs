@@ -16,6 +16,7 @@ await scenario(async (browser) => {
   await page.route((url) => /^\/(api|prpc|log)\//.test(url.pathname), async (route) => {
     if (mode === 'up' || FRAME.test(route.request().url())) return route.fallback();
     if (mode === 'slow') await new Promise((later) => held.push(later));
+    if (mode === 'up') return route.fallback();
     return route.fulfill({ status: 503, json: { error: 'the index is being built', code: 'unavailable', message: 'the index is being built', request_id: 'req-42' } });
   });
   const told = [];
@@ -33,8 +34,12 @@ await scenario(async (browser) => {
     const alert = page.locator('main [role=alert]').filter({ hasText: 'the index is being built' }).first();
     await alert.waitFor();
     await accessible(page, `${place}, which failed`);
-    mode = 'up';
+    // Nothing is answered until the click: a view that asks again by itself would take the button away.
+    mode = 'slow';
+    held = [];
     await alert.getByRole('button', { name: 'Try again' }).click();
+    mode = 'up';
+    for (const go of held) go();
     await alert.waitFor({ state: 'detached' });
     await settled(page);
     told.push(place);
