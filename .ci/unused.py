@@ -48,7 +48,8 @@ def main():
             kind = dependency["kind"] or "normal"
             name = dependency["rename"] or libraries.get(dependency["name"], dependency["name"])
             name = name.replace("-", "_")
-            used = re.search(rf"\b{name}\b", text_of(package, {kind}))
+            # As a path, or in a `use`: a word in a text or a comment is no use.
+            used = re.search(rf"\b{name}::|\buse {name}\b|\b{name} as\b", text_of(package, {kind}))
             if not used and dependency["name"] not in GENERATED.get(package["name"], ()):
                 findings.append(f"{package['name']}: {kind} dependency {dependency['name']} is not used")
     workspace = tomllib.loads(pathlib.Path("Cargo.toml").read_text())["workspace"].get("dependencies", {})
