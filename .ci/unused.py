@@ -1,7 +1,7 @@
 """Finds direct dependencies that their package does not use, and entries of [workspace.dependencies] that no package uses.
 
-A dependency is used if its name occurs in a Rust file that can refer to it: src/ and build.rs for normal ones, also tests and
-benches for others. Names in comments do not count.
+A dependency is used if a path or a `use` begins with its name in a Rust file that can refer to it: src/ and build.rs for normal
+ones, also tests and benches for others. Names in comments do not count.
 """
 
 import json
@@ -48,8 +48,8 @@ def main():
             kind = dependency["kind"] or "normal"
             name = dependency["rename"] or libraries.get(dependency["name"], dependency["name"])
             name = name.replace("-", "_")
-            # As a path, or in a `use`: a word in a text or a comment is no use.
-            used = re.search(rf"\b{name}::|\buse {name}\b|\b{name} as\b", text_of(package, {kind}))
+            # As a path, or in a `use`: a word alone can stand in a text.
+            used = re.search(rf"\b{name}::|\buse {name}\b", text_of(package, {kind}))
             if not used and dependency["name"] not in GENERATED.get(package["name"], ()):
                 findings.append(f"{package['name']}: {kind} dependency {dependency['name']} is not used")
     workspace = tomllib.loads(pathlib.Path("Cargo.toml").read_text())["workspace"].get("dependencies", {})

@@ -73,7 +73,7 @@ async fn the_admin_listener_does_what_its_description_says() {
     let path = document.to_str().expect("text");
     let main = format!("https://{}", setting.address);
     let began = Instant::now();
-    // An action such as drain changes what the others find, and so does a restart.
+    // An action such as drain changes what later calls find, and so does a restart.
     let all = [path];
     let safe = ["--exclude-path", "/api/v1/actions/{name}", "--exclude-path", "/api/v1/restart", path];
     let (as_viewer, as_anyone) = tokio::join!(
